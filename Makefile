@@ -1,0 +1,38 @@
+# Try `make help`.
+.PHONY: help setup demo run test lint types unit interop clean
+
+help:
+	@echo 'torsocks_tx: a SOCKS4, SOCKS4a and SOCKS5 server that speaks through Tor.'
+	@echo
+	@echo '  make demo      every feature with real clients, on a private Tor network on this machine'
+	@echo '  make run       the server on the live Tor network, at 127.0.0.1:1080, until Ctrl-C'
+	@echo '                 more options:  make run ARGS="--help"'
+	@echo '  make test      every check there is'
+	@echo
+	@echo '  make setup     a virtual environment in .venv with all that development needs'
+	@echo '  make lint      lint and format          make unit      unit tests and fuzzing'
+	@echo '  make types     type checks              make interop   unmodified clients, private Tor network'
+	@echo '  make clean     away with all that these made'
+	@echo
+	@echo 'The first call of each sets up what it needs; PYTHON=/path/to/python3 chooses the Python.'
+
+setup:
+	@tools/setup
+
+demo:
+	@tools/setup demo
+	@exec .venv/bin/python tools/demo.py $(ARGS)
+
+run:
+	@tools/setup run
+	@exec tools/run $(ARGS)
+
+test:
+	@exec tools/check
+
+lint types unit interop:
+	@exec tools/check $@
+
+clean:
+	rm -rf .venv .venv-oldest build dist *.egg-info .mypy_cache .ruff_cache .hypothesis twisted/plugins/dropin.cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,64 @@
+"""What the tests of the tor backend share: short directories, a fake tor, real tors, log lines."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.endpoints import UNIXClientEndpoint, UNIXServerEndpoint
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+
+from tests.backends.tor.fake_tor import FakeTor
+from tests.backends.tor.real_tor import RealTor
+from torsocks_tx.backends.tor.watchdog import Watchdog
+
+
+@pytest.fixture
+def short_directory() -> Iterator[Path]:
+    """Give a private directory with a path short enough for unix sockets."""
+    path = Path(tempfile.mkdtemp(prefix="tor-"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest_twisted.async_yield_fixture
+async def fake_tor(short_directory: Path) -> AsyncIterator[FakeTor]:
+    """Give a fake tor that listens at its ``endpoint``."""
+    fake = FakeTor()
+    path = str(short_directory / "control")
+    port = await UNIXServerEndpoint(reactor, path).listen(fake)
+    fake.endpoint = UNIXClientEndpoint(reactor, path)
+    yield fake
+    await port.stopListening()
+    fake.drop()
+
+
+@pytest_twisted.async_yield_fixture
+async def real_tor(short_directory: Path) -> AsyncIterator[RealTor]:
+    """Give a real tor that is not yet started."""
+    guard = Watchdog(reactor)
+    await guard.start()
+    tor = RealTor(short_directory, guard)
+    yield tor
+    await tor.stop()
+    await guard.stop()
+
+
+@pytest.fixture
+def log_lines() -> Iterator[list[str]]:
+    """Give the lines that are logged above debug, each with its level."""
+    lines: list[str] = []
+
+    def observe(event: LogEvent) -> None:
+        level = event.get("log_level")
+        if level is not None and level.name != "debug" and "torsocks_tx" in event["log_namespace"]:
+            lines.append(f"{level.name}: {formatEvent(event)}")
+
+    globalLogPublisher.addObserver(observe)
+    yield lines
+    globalLogPublisher.removeObserver(observe)

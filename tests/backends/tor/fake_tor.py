@@ -1,0 +1,90 @@
+"""A control port that says what a test wants: commands are recorded, answers come from tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.protocol import ServerFactory, connectionDone
+from twisted.protocols.basic import LineOnlyReceiver
+from twisted.python.failure import Failure
+
+BOOTSTRAPPED = 'NOTICE BOOTSTRAP PROGRESS=100 TAG=done SUMMARY="Done"'
+STARTING = (
+    'NOTICE BOOTSTRAP PROGRESS=45 TAG=requesting_descriptors SUMMARY="Asking for descriptors"'
+)
+EVENTS = "CIRC STREAM HS_DESC SIGNAL STATUS_CLIENT CONF_CHANGED"
+
+
+class FakeControl(LineOnlyReceiver):
+    """One control connection."""
+
+    factory: FakeTor
+
+    def connectionMade(self) -> None:
+        self.factory.connections.append(self)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.factory.connections.remove(self)
+
+    def lineReceived(self, line: bytes) -> None:
+        text = line.decode()
+        self.factory.commands.append(text)
+        answer = self.factory.answer(text)
+        if answer is not None:
+            self.send(answer)
+
+    def send(self, text: str) -> None:
+        self.transport.write("".join(f"{line}\r\n" for line in text.split("\n")).encode())
+
+
+class FakeTor(ServerFactory):
+    """The tables: ``info`` and ``conf`` by key, ``answers`` by the whole command."""
+
+    protocol = FakeControl
+    noisy = False
+
+    def __init__(self) -> None:
+        self.connections: list[FakeControl] = []
+        self.commands: list[str] = []
+        self.answers: dict[str, str | None] = {
+            "PROTOCOLINFO 1": "250-PROTOCOLINFO 1\n250-AUTH METHODS=NULL\n250 OK"
+        }
+        self.info = {
+            "version": "0.4.9.11",
+            "events/names": EVENTS,
+            "signal/names": "RELOAD NEWNYM",
+            "status/bootstrap-phase": BOOTSTRAPPED,
+            "net/listeners/socks": '"127.0.0.1:9050"',
+        }
+        self.conf: dict[str, list[str]] = {"SocksPort": [], "__SocksPort": []}
+
+    def answer(self, command: str) -> str | None:
+        if command in self.answers:
+            return self.answers[command]
+        word, _, rest = command.partition(" ")
+        if word == "GETINFO":
+            return self._get_info(rest)
+        if word == "GETCONF":
+            return self._get_conf(rest.split())
+        return "250 OK"
+
+    def event(self, text: str) -> None:
+        """Send one event on every connection."""
+        for connection in tuple(self.connections):
+            connection.send(f"650 {text}")
+
+    def drop(self) -> None:
+        """Lose every connection."""
+        for connection in tuple(self.connections):
+            transport: Any = connection.transport
+            transport.abortConnection()
+
+    def _get_info(self, key: str) -> str:
+        if key not in self.info:
+            return f'552 Unrecognized key "{key}"'
+        return f"250-{key}={self.info[key]}\n250 OK"
+
+    def _get_conf(self, keys: list[str]) -> str:
+        lines = [f"{key}={value}" for key in keys for value in self.conf[key]]
+        lines += [key for key in keys if not self.conf[key]]
+        return "\n".join([*(f"250-{line}" for line in lines[:-1]), f"250 {lines[-1]}"])

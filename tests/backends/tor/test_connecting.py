@@ -1,0 +1,302 @@
+"""Every way to authenticate, on a real tor; every way in which connecting fails, in a sentence."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import (
+    TCP4ClientEndpoint,
+    TCP4ServerEndpoint,
+    UNIXClientEndpoint,
+    UNIXServerEndpoint,
+)
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
+
+from tests.backends.tor.fake_tor import FakeTor
+from tests.backends.tor.real_tor import NO_NETWORK, UNREACHABLE, RealTor
+from torsocks_tx.backends.tor.connecting import ControlRefused, ControlUnavailable, connect
+from torsocks_tx.backends.tor.control import Control
+from torsocks_tx.backends.tor.daemon import find_tor
+
+LIGHT_PATH = [
+    "PROTOCOLINFO 1",
+    "AUTHENTICATE",
+    "GETINFO signal/names",
+    "GETINFO version",
+    "GETINFO events/names",
+    "USEFEATURE EXTENDED_EVENTS",
+]
+NOBODY = 65534
+
+
+def hashed(password: str) -> str:
+    """A torrc line that asks for this password."""
+    command = [find_tor(), "--quiet", "--hash-password", password]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return f"HashedControlPassword {output.split()[-1]}"
+
+
+def sentence_of(error: BaseException) -> str:
+    text = str(error)
+    assert "\n" not in text
+    assert "Traceback" not in text
+    return text
+
+
+async def works(control: Control) -> bool:
+    version = await control.get_info("version")
+    control.close()
+    await control.when_lost()
+    return version.startswith("0.")
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Do without root's power to read everything."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_more_than_the_light_path_is_sent(fake_tor: FakeTor) -> None:
+    control = await connect(reactor, fake_tor.endpoint)
+    assert fake_tor.commands == LIGHT_PATH
+    control.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_real_tor_with_a_cookie(real_tor: RealTor) -> None:
+    await real_tor.start()
+    assert await works(await connect(reactor, real_tor.endpoint))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_cookie_goes_before_a_password(real_tor: RealTor) -> None:
+    await real_tor.start((*NO_NETWORK, "CookieAuthentication 1", hashed("right")))
+    assert await works(await connect(reactor, real_tor.endpoint, password="wrong"))
+    real_tor.cookie.unlink()
+    assert await works(await connect(reactor, real_tor.endpoint, password="right"))
+    with pytest.raises(ControlRefused, match="does not accept the password"):
+        await connect(reactor, real_tor.endpoint, password="wrong")
+    with pytest.raises(ControlRefused, match="No such file") as caught:
+        await connect(reactor, real_tor.endpoint)
+    assert str(real_tor.cookie) in sentence_of(caught.value)
+    real_tor.cookie.write_bytes(b"x" * 31)
+    with pytest.raises(ControlRefused, match="is not 32 bytes"):
+        await connect(reactor, real_tor.endpoint)
+    real_tor.cookie.write_bytes(b"x" * 32)
+    with pytest.raises(ControlRefused, match="does not accept the cookie: is it another tor's"):
+        await connect(reactor, real_tor.endpoint)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_real_tor_with_a_password(real_tor: RealTor) -> None:
+    await real_tor.start((*NO_NETWORK, hashed('with "quotes" and \\')))
+    assert await works(await connect(reactor, real_tor.endpoint, password='with "quotes" and \\'))
+    with pytest.raises(ControlRefused, match="does not accept the password: give the one"):
+        await connect(reactor, real_tor.endpoint, password="wrong")
+    with pytest.raises(ControlRefused, match="wants a password"):
+        await connect(reactor, real_tor.endpoint)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_real_tor_without_authentication(real_tor: RealTor) -> None:
+    await real_tor.start(NO_NETWORK)
+    assert await works(await connect(reactor, real_tor.endpoint))
+    assert await works(await connect(reactor, real_tor.endpoint, password="not asked for"))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_plain_cookie(fake_tor: FakeTor, short_directory: Path) -> None:
+    cookie = short_directory / 'c "q"'
+    cookie.write_bytes(bytes(range(32)))
+    quoted = str(cookie).replace('"', '\\"')
+    fake_tor.answers["PROTOCOLINFO 1"] = (
+        f'250-PROTOCOLINFO 1\n250-AUTH METHODS=COOKIE COOKIEFILE="{quoted}"\n250 OK'
+    )
+    control = await connect(reactor, fake_tor.endpoint)
+    assert f"AUTHENTICATE {bytes(range(32)).hex()}" in fake_tor.commands
+    control.close()
+    fake_tor.answers[f"AUTHENTICATE {bytes(range(32)).hex()}"] = "515 Bad authentication"
+    with pytest.raises(ControlRefused, match="does not accept the cookie"):
+        await connect(reactor, fake_tor.endpoint)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_cookie_that_we_may_not_read(fake_tor: FakeTor, short_directory: Path) -> None:
+    cookie = short_directory / "cookie"
+    cookie.write_bytes(bytes(32))
+    cookie.chmod(0)
+    short_directory.chmod(0o755)
+    fake_tor.answers["PROTOCOLINFO 1"] = (
+        f'250-PROTOCOLINFO 1\n250-AUTH METHODS=COOKIE COOKIEFILE="{cookie}"\n250 OK'
+    )
+    connecting = Deferred.fromCoroutine(connect(reactor, fake_tor.endpoint, password="unused"))
+    with as_nobody(), pytest.raises(ControlRefused) as caught:
+        await connecting
+    group = cookie.group()
+    assert re.fullmatch(
+        f"tor's authentication cookie {re.escape(str(cookie))} cannot be read"
+        rf" \(Permission denied\): join the group {group}, or set HashedControlPassword"
+        " in tor's torrc and give the password",
+        sentence_of(caught.value),
+    )
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_cookie_out_of_sight_is_debians(fake_tor: FakeTor, short_directory: Path) -> None:
+    hidden = short_directory / "hidden"
+    hidden.mkdir(mode=0)
+    short_directory.chmod(0o755)
+    fake_tor.answers["PROTOCOLINFO 1"] = (
+        "250-PROTOCOLINFO 1\n"
+        f'250-AUTH METHODS=COOKIE,SAFECOOKIE COOKIEFILE="{hidden}/cookie"\n250 OK'
+    )
+    connecting = Deferred.fromCoroutine(connect(reactor, fake_tor.endpoint))
+    with as_nobody(), pytest.raises(ControlRefused, match="join the group debian-tor, or"):
+        await connecting
+
+
+class Speaker(Protocol):
+    """Says one thing and listens."""
+
+    words = b""
+
+    def connectionMade(self) -> None:
+        if self.words:
+            self.transport.write(self.words)
+
+
+NOT_CONTROL = [
+    b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    b"\x05\xff\r\n",
+    b"\xff\xfe\r\n",
+    b"abc\r\n",
+    b"250\r\n",
+    b"250 OK\r\n",
+    b"250-AUTH nothing\r\n250 OK\r\n",
+    b"250-AUTH METHODS=COOKIE\r\n250 OK\r\n",
+    b"999 What\r\n",
+    b"451 Later\r\n",
+    b"650 CIRC\r\n250-A\r\n251 B\r\n",
+    b"514 Authentication required\r\n",
+]
+
+
+@pytest.mark.parametrize("words", NOT_CONTROL)
+@pytest_twisted.ensureDeferred
+async def test_a_peer_that_is_no_control_port(short_directory: Path, words: bytes) -> None:
+    path = str(short_directory / "peer")
+    factory = Factory.forProtocol(type("Peer", (Speaker,), {"words": words}))
+    factory.noisy = False
+    port = await UNIXServerEndpoint(reactor, path).listen(factory)
+    endpoint = UNIXClientEndpoint(reactor, path)
+    with pytest.raises(ControlRefused, match=r"the thing (is not a control port|cannot|answered)"):
+        await connect(reactor, endpoint, name="the thing", timeout=20)
+    await port.stopListening()
+
+
+@pytest_twisted.ensureDeferred
+async def test_tors_own_socks_port_is_no_control_port(real_tor: RealTor) -> None:
+    socks = str(real_tor.directory / "socks")
+    await real_tor.start(("SocksPort unix:" + socks, *UNREACHABLE))
+    with pytest.raises(ControlRefused, match="is not a control port of tor"):
+        await connect(reactor, UNIXClientEndpoint(reactor, socks))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_peer_that_never_answers(short_directory: Path) -> None:
+    path = str(short_directory / "peer")
+    factory = Factory.forProtocol(Speaker)
+    factory.noisy = False
+    built: Deferred[Protocol] = Deferred()
+    make = factory.buildProtocol
+    factory.buildProtocol = lambda address: built.callback(None) or make(address)
+    port = await UNIXServerEndpoint(reactor, path).listen(factory)
+    clock = Clock()
+    connecting = Deferred.fromCoroutine(
+        connect(clock, UNIXClientEndpoint(reactor, path), timeout=10)
+    )
+    await built
+    clock.advance(10)
+    with pytest.raises(ControlUnavailable, match="did not answer within 10 s"):
+        await connecting
+    assert clock.getDelayedCalls() == []
+    await port.stopListening()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_tor_that_hangs_in_the_middle(fake_tor: FakeTor) -> None:
+    fake_tor.answers["GETINFO events/names"] = None
+    asked: Deferred[None] = Deferred()
+    answer = fake_tor.answer
+
+    def notice(command: str) -> str | None:
+        if command == "GETINFO events/names":
+            asked.callback(None)
+        return answer(command)
+
+    fake_tor.answer = notice  # type: ignore[method-assign]
+    clock = Clock()
+    connecting = Deferred.fromCoroutine(connect(clock, fake_tor.endpoint, timeout=10))
+    await asked
+    clock.advance(10)
+    with pytest.raises(ControlUnavailable, match="did not answer within 10 s"):
+        await connecting
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_connection_that_is_lost_before_it_is_made(fake_tor: FakeTor) -> None:
+    fake_tor.answers["AUTHENTICATE"] = None
+    answer = fake_tor.answer
+    fake_tor.answer = lambda command: (  # type: ignore[method-assign]
+        fake_tor.drop() if command == "AUTHENTICATE" else answer(command)
+    )
+    with pytest.raises(ControlUnavailable, match="closed the connection before it was made"):
+        await connect(reactor, fake_tor.endpoint)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_error_in_the_middle(fake_tor: FakeTor) -> None:
+    fake_tor.answers["GETINFO version"] = "510 Filtered"
+    with pytest.raises(ControlRefused, match="answered with an error: 510 Filtered"):
+        await connect(reactor, fake_tor.endpoint)
+
+
+@pytest_twisted.ensureDeferred
+async def test_nobody_is_there(short_directory: Path) -> None:
+    with pytest.raises(ControlUnavailable, match=r"\(No such file or directory\): tor must run"):
+        await connect(reactor, UNIXClientEndpoint(reactor, str(short_directory / "none")))
+    port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(Factory())
+    number = port.getHost().port
+    await port.stopListening()
+    endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", number)
+    with pytest.raises(ControlUnavailable, match=r"X cannot be reached \(Connection refused\)"):
+        await connect(reactor, endpoint, name="X")
+
+
+@pytest_twisted.ensureDeferred
+async def test_connecting_can_be_cancelled(fake_tor: FakeTor) -> None:
+    fake_tor.answers["AUTHENTICATE"] = None
+    clock = Clock()
+    connecting = Deferred.fromCoroutine(connect(clock, fake_tor.endpoint))
+    connecting.cancel()
+    with pytest.raises(CancelledError):
+        await connecting
+    assert clock.getDelayedCalls() == []

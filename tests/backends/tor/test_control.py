@@ -1,0 +1,200 @@
+"""Commands and events over one control connection, on a fake tor and on a real one."""
+
+from __future__ import annotations
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+
+from tests.backends.tor.fake_tor import FakeTor
+from tests.backends.tor.real_tor import RealTor
+from torsocks_tx.backends.tor.connecting import connect
+from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
+
+
+async def connected(tor: FakeTor | RealTor) -> Control:
+    return await connect(reactor, tor.endpoint)
+
+
+def later(control: Control, line: str) -> Deferred[str]:
+    return Deferred.fromCoroutine(control.command(line))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_command_and_its_answer(fake_tor: FakeTor) -> None:
+    control = await connected(fake_tor)
+    fake_tor.answers["SIGNAL NEWNYM"] = "250 OK"
+    fake_tor.answers["TWO"] = "250-one=1\n250-two=2\n250 OK"
+    assert await control.command("SIGNAL NEWNYM") == "OK"
+    assert await control.command("TWO") == "one=1\ntwo=2"
+    assert control.version == "0.4.9.11"
+    assert control.peer_host is None
+    control.close()
+    await control.when_lost()
+
+
+@pytest.mark.parametrize("bad", ["GETINFO version\r\nQUIT", "A\n", "A\r", "A\0B"])
+@pytest_twisted.ensureDeferred
+async def test_a_command_is_one_line(fake_tor: FakeTor, bad: str) -> None:
+    control = await connected(fake_tor)
+    sent = list(fake_tor.commands)
+    with pytest.raises(ValueError, match="one line"):
+        await control.command(bad)
+    assert await control.command("NEXT") == "OK"
+    assert fake_tor.commands == [*sent, "NEXT"]
+    control.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_refusal_has_its_code(fake_tor: FakeTor) -> None:
+    control = await connected(fake_tor)
+    fake_tor.answers["FOO"] = '510 Unrecognized command "FOO"'
+    with pytest.raises(ControlError) as caught:
+        await control.command("FOO")
+    assert (caught.value.code, caught.value.text) == (510, 'Unrecognized command "FOO"')
+    assert str(caught.value) == '510 Unrecognized command "FOO"'
+    control.close()
+
+
+VALUES = [
+    ("250-k=v\n250 OK", "v"),
+    ("250-k=\n250 OK", ""),
+    ('250-k="a" "b"\n250 OK', '"a" "b"'),
+    ("250-k=a=b\n250 OK", "a=b"),
+    ("250+k=\none\ntwo=2\n.\n250 OK", "one\ntwo=2"),
+]
+
+
+@pytest.mark.parametrize(("answer", "value"), VALUES)
+@pytest_twisted.ensureDeferred
+async def test_the_raw_value_of_a_key(fake_tor: FakeTor, answer: str, value: str) -> None:
+    control = await connected(fake_tor)
+    fake_tor.answers["GETINFO k"] = answer
+    assert await control.get_info("k") == value
+    control.close()
+
+
+@pytest.mark.parametrize("answer", ["250-other=1\n250 OK", "250 OK", "250-k\n250 OK"])
+@pytest_twisted.ensureDeferred
+async def test_an_answer_about_something_else(fake_tor: FakeTor, answer: str) -> None:
+    control = await connected(fake_tor)
+    fake_tor.answers["GETINFO k"] = answer
+    with pytest.raises(ControlError, match="no value of k"):
+        await control.get_info("k")
+    control.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_silence_is_an_error_after_the_deadline(fake_tor: FakeTor) -> None:
+    clock = Clock()
+    control = await connect(clock, fake_tor.endpoint)
+    fake_tor.answers["SLOW"] = None
+    answer = later(control, "SLOW")
+    clock.advance(9.9)
+    assert not answer.called
+    clock.advance(0.2)
+    with pytest.raises(ControlError, match="did not answer in time"):
+        await answer
+    assert clock.getDelayedCalls() == []
+    control.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_giving_up_on_an_answer_keeps_the_order(fake_tor: FakeTor) -> None:
+    control = await connected(fake_tor)
+    first, second = later(control, "ONE"), later(control, "GETINFO version")
+    first.cancel()
+    with pytest.raises(CancelledError):
+        await first
+    assert await second == "version=0.4.9.11"
+    control.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_hangs_when_tor_is_gone(fake_tor: FakeTor) -> None:
+    control = await connected(fake_tor)
+    fake_tor.answers["SLOW"] = None
+    answers = [later(control, "SLOW"), later(control, "QUEUED")]
+    heard = control.listen("CIRC", print)
+    lost, again = control.when_lost(), control.when_lost()
+    fake_tor.drop()
+    await lost
+    await again
+    await control.when_lost()
+    for answer in (*answers, heard, later(control, "LATE"), control.listen("STREAM", print)):
+        with pytest.raises(ControlLost):
+            await answer
+    await control.unlisten("CIRC", print)
+
+
+@pytest_twisted.ensureDeferred
+async def test_every_listener_gets_every_event(fake_tor: FakeTor) -> None:
+    control = await connected(fake_tor)
+    heard: list[tuple[int, str]] = []
+
+    def once(text: str) -> None:
+        heard.append((1, text))
+        control.unlisten("CIRC", once)
+
+    def always(text: str) -> None:
+        heard.append((2, text))
+
+    first, second = control.listen("CIRC", once), control.listen("CIRC", always)
+    assert not second.called, "tor has not agreed yet"
+    await first
+    await second
+    await control.listen("STREAM", always)
+    assert [line for line in fake_tor.commands if "SETEVENTS" in line] == [
+        "SETEVENTS CIRC",
+        "SETEVENTS CIRC STREAM",
+    ]
+    fake_tor.event('CIRC 1 BUILT SOCKS_USERNAME="a b"')
+    fake_tor.event("CIRC 2 CLOSED")
+    await control.command("FENCE")
+    assert heard == [
+        (1, '1 BUILT SOCKS_USERNAME="a b"'),
+        (2, '1 BUILT SOCKS_USERNAME="a b"'),
+        (2, "2 CLOSED"),
+    ]
+    await control.unlisten("CIRC", always)
+    await control.unlisten("STREAM", always)
+    assert fake_tor.commands[-2:] == ["SETEVENTS STREAM", "SETEVENTS "]
+    fake_tor.event("CIRC 3 CLOSED")
+    await control.command("FENCE")
+    assert len(heard) == 3
+    control.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_event_that_tor_does_not_know(fake_tor: FakeTor) -> None:
+    control = await connected(fake_tor)
+    with pytest.raises(ControlError, match="no event NOTHING"):
+        await control.listen("NOTHING", print)
+    fake_tor.answers["SETEVENTS CIRC"] = "552 Unrecognized event"
+    for _ in range(2):
+        with pytest.raises(ControlError, match="552"):
+            await control.listen("CIRC", print)
+    control.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_on_a_real_tor(real_tor: RealTor) -> None:
+    await real_tor.start()
+    control = await connected(real_tor)
+    assert (await control.get_info("version")).startswith(control.version)
+    assert "HS_DESC" in await control.get_info("events/names")
+    assert (await control.get_info("config-text")).count("\n") > 1
+    assert await control.get_info("net/listeners/socks") == ""
+    with pytest.raises(ControlError, match="552"):
+        await control.get_info("no-such-key")
+    changes: Deferred[str] = Deferred()
+    await control.listen("CONF_CHANGED", changes.callback)
+    await control.command("SETCONF Nickname=changed")
+    assert "Nickname=changed" in await changes
+    lost = control.when_lost()
+    await real_tor.kill()
+    await lost
+    with pytest.raises(ControlLost):
+        await control.command("GETINFO version")

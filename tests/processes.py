@@ -1,0 +1,129 @@
+"""Real processes in tests: start one, wait for its lines and for its end, without polling."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import ProcessProtocol
+
+DEADLINE = 20.0
+"""Seconds that a test waits for a process before it fails."""
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class _Pidfd(FileDescriptor):
+    """Readable once the process, anyone's child, has ended."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(reactor)
+        self._fd = os.pidfd_open(pid)
+        self.ended: Deferred[None] = Deferred(lambda _: self._close())
+        self.startReading()
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def doRead(self) -> None:
+        self._close()
+        self.ended.callback(None)
+
+    def _close(self) -> None:
+        self.stopReading()
+        os.close(self._fd)
+        self._fd = -1
+
+
+def process_ended(pid: int, deadline: float = DEADLINE) -> Deferred[None]:
+    """Fire when the process has ended, at once if there is none."""
+    try:
+        return _Pidfd(pid).ended.addTimeout(deadline, reactor)
+    except ProcessLookupError:
+        ended: Deferred[None] = Deferred()
+        ended.callback(None)
+        return ended
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether the process runs or is stopped; a zombie is dead."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in (b"Z", b"X")
+
+
+class Program(ProcessProtocol):
+    """A program under test; its standard output is read by line, its standard error kept."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.errors = b""
+        self.status: int | None = None
+        self._pending = b""
+        self._line_waiters: list[Deferred[None]] = []
+        self.ended: Deferred[Any] = Deferred()
+
+    @property
+    def pid(self) -> int:
+        return self.transport.pid
+
+    def outReceived(self, data: bytes) -> None:
+        *lines, self._pending = (self._pending + data).split(b"\n")
+        self.lines.extend(line.decode() for line in lines)
+        self._wake()
+
+    def errReceived(self, data: bytes) -> None:
+        self.errors += data
+
+    def processEnded(self, reason: Any) -> None:
+        end = reason.value
+        self.status = -end.signal if end.signal else end.exitCode
+        self._wake()
+        self.ended.callback(self.status)
+
+    async def line(self, start: str = "", deadline: float = DEADLINE) -> str:
+        """Take the lines up to the first that begins so, and return that one."""
+        while True:
+            while self.lines:
+                line = self.lines.pop(0)
+                if line.startswith(start):
+                    return line
+            assert self.status is None, f"ended with {self.status}: {self.errors.decode()}"
+            waiter: Deferred[None] = Deferred()
+            self._line_waiters.append(waiter)
+            await waiter.addTimeout(deadline, reactor)
+
+    async def end(self, deadline: float = DEADLINE) -> int:
+        """Wait for its end; return the exit status, or minus the signal."""
+        if self.status is None:
+            await process_ended(self.pid, deadline)
+            await self.ended
+        assert self.status is not None
+        return self.status
+
+    def _wake(self) -> None:
+        waiters, self._line_waiters = self._line_waiters, []
+        for waiter in waiters:
+            if not waiter.called:
+                waiter.callback(None)
+
+
+def start_program(arguments: Sequence[str], environment: dict[str, str] | None = None) -> Program:
+    """Start a program; the package is importable in it."""
+    program = Program()
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}
+    reactor.spawnProcess(program, arguments[0], list(arguments), env=environ)
+    return program
+
+
+def start_python(*arguments: str, environment: dict[str, str] | None = None) -> Program:
+    """Start this same Python."""
+    return start_program([sys.executable, *arguments], environment)

@@ -1,0 +1,95 @@
+# shellcheck shell=bash
+# What the scripts of this directory share. Source it; it prints and installs nothing by itself.
+
+tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck disable=SC2034  # for those who source this
+root=$(dirname "$tools")
+
+PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+# Whatever was set for another Python must not reach ours.
+unset PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONWARNINGS VIRTUAL_ENV
+
+say() { printf '%s\n' "$*"; }
+
+complain() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
+
+fail() { complain "$@"; exit 1; }
+
+# foreground COMMAND...: run it to its end and return its status. Unlike a plain command, it is told at once when this
+# script is asked to stop: Ctrl-C reaches it from the terminal by itself, SIGTERM and SIGHUP are passed on as SIGINT.
+foreground() {
+    local child signalled status
+    (trap - INT QUIT; exec "$@") <&0 &
+    child=$!
+    trap 'signalled=yes' INT
+    trap 'signalled=yes; kill -INT "$child" 2>/dev/null' TERM HUP
+    signalled=yes
+    while [ -n "$signalled" ]; do
+        signalled=
+        status=0
+        wait "$child" || status=$?
+    done
+    trap - INT TERM HUP
+    return "$status"
+}
+
+# Debian's package for a command.
+package_of() {
+    case "$1" in
+        tor | tor-resolve) echo tor ;;
+        nc.openbsd) echo netcat-openbsd ;;
+        ssh | ssh-keygen) echo openssh-client ;;
+        sshd) echo openssh-server ;;
+        apt-get) echo apt ;;
+        *) echo "$1" ;;
+    esac
+}
+
+# missing_commands COMMAND...: print those that are not there.
+missing_commands() {
+    local name
+    for name; do command -v "$name" >/dev/null || echo "$name"; done
+}
+
+# packages_of COMMAND...: print Debian's packages for them, each once.
+packages_of() {
+    local name
+    for name; do package_of "$name"; done | sort -u
+}
+
+# may_install: are there Debian packages here, and may we install them without asking for a password?
+may_install() {
+    command -v apt-get >/dev/null && { [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }
+}
+
+# install_packages PACKAGE...: install Debian packages; starts no service.
+install_packages() {
+    local as_root=()
+    [ "$(id -u)" = 0 ] || as_root=(sudo -n)
+    say "Installing Debian packages: $*"
+    "${as_root[@]}" bash "$tools/install-packages" "$@"
+}
+
+# how_to_install PACKAGE...: the one sentence for those who must do it themselves.
+how_to_install() {
+    if command -v apt-get >/dev/null; then
+        echo "please run 'sudo apt-get install $*' and try again."
+    else
+        echo "please install these programs (named here as Debian packages them) and try again: $*."
+    fi
+}
+
+# need_packages COMMAND...: see that every command is there; install Debian's packages for those that are not, if we may.
+need_packages() {
+    local missing packages
+    mapfile -t missing < <(missing_commands "$@")
+    [ ${#missing[@]} -gt 0 ] || return 0
+    mapfile -t packages < <(packages_of "${missing[@]}")
+    if may_install; then
+        install_packages "${packages[@]}" || return 1
+        mapfile -t missing < <(missing_commands "$@")
+        [ ${#missing[@]} -gt 0 ] || return 0
+    fi
+    complain "cannot find ${missing[*]}: $(how_to_install "${packages[@]}")"
+    return 1
+}

@@ -1,0 +1,68 @@
+"""A SOCKS4, SOCKS4a and SOCKS5 server for Twisted, with Tor behind it.
+
+Serve a backend by listening with a factory::
+
+    endpoint.listen(SOCKSFactory(TorBackend.from_tor(reactor, tor)))
+
+What is imported here is the public API, with ``torsocks_tx.testing``; everything else may move.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torsocks_tx.errors import Refused
+from torsocks_tx.limits import Limits
+from torsocks_tx.messages import Address, Credentials, Request
+from torsocks_tx.policy import ListenerPolicy
+
+if TYPE_CHECKING:
+    from torsocks_tx.backends.direct import DirectBackend
+    from torsocks_tx.backends.endpoint import EndpointBackend
+    from torsocks_tx.backends.memory import MemoryBackend
+    from torsocks_tx.backends.tor.backend import TorBackend
+    from torsocks_tx.protocol import SOCKS4Protocol, SOCKS5Protocol, SOCKSProtocol
+    from torsocks_tx.server import SOCKS4Factory, SOCKS5Factory, SOCKSFactory
+
+__all__ = [
+    "Address",
+    "Credentials",
+    "DirectBackend",
+    "EndpointBackend",
+    "Limits",
+    "ListenerPolicy",
+    "MemoryBackend",
+    "Refused",
+    "Request",
+    "SOCKS4Factory",
+    "SOCKS4Protocol",
+    "SOCKS5Factory",
+    "SOCKS5Protocol",
+    "SOCKSFactory",
+    "SOCKSProtocol",
+    "TorBackend",
+]
+
+# Twisted installs its reactor at the first import of some modules, and txtorcon takes a second to
+# load: both happen when a name is used, not when the package is imported.
+_HOMES = {
+    "DirectBackend": "backends.direct",
+    "EndpointBackend": "backends.endpoint",
+    "MemoryBackend": "backends.memory",
+    "TorBackend": "backends.tor.backend",
+    "SOCKS4Factory": "server",
+    "SOCKS5Factory": "server",
+    "SOCKSFactory": "server",
+    "SOCKS4Protocol": "protocol",
+    "SOCKS5Protocol": "protocol",
+    "SOCKSProtocol": "protocol",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'torsocks_tx' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"torsocks_tx.{_HOMES[name]}"), name)

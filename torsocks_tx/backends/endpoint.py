@@ -1,0 +1,43 @@
+"""A backend over any ``IStreamClientEndpoint``: a function chooses one for each request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.task import deferLater
+from zope.interface import implementer
+
+from torsocks_tx.backends.stream import Stream
+from torsocks_tx.errors import CommandNotSupported
+from torsocks_tx.interfaces import IBackend, IReceiver
+from torsocks_tx.isolation import Isolation
+from torsocks_tx.messages import Address, Request
+
+EndpointChooser = Callable[[Request, Isolation], IStreamClientEndpoint]
+"""Gives the endpoint that leads to ``request.address``; raises ``Refused`` to say no."""
+
+
+@implementer(IBackend)
+class EndpointBackend:
+    """Connects to the endpoint that ``choose`` gives. Look-ups are refused: endpoints cannot do them."""
+
+    def __init__(self, reactor: IReactorTime, choose: EndpointChooser) -> None:
+        self._reactor = reactor
+        self._choose = choose
+
+    def open(self, request: Request, isolation: Isolation, receiver: IReceiver) -> Stream:
+        """Begin a stream. ``choose`` is called in the reactor's next turn."""
+        stream = Stream(self._reactor, receiver, half_close=True)
+        # Never from inside ``open``: an endpoint may connect at once.
+        next_turn = deferLater(self._reactor, 0.0, self._choose, request, isolation)
+        next_turn.addCallback(stream.connect)
+        stream.wait_for(next_turn)
+        return stream
+
+    def resolve(self, request: Request, isolation: Isolation) -> Deferred[Address]:
+        """Refuse."""
+        return fail(CommandNotSupported("this backend looks nothing up"))
+
+    resolve_ptr = resolve

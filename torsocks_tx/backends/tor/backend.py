@@ -1,0 +1,154 @@
+"""Streams and look-ups through tor's SocksPort, each with the credentials that stand for its isolation.
+
+Host names are never looked up here: they go to tor as they came. When there is no tor, clients are refused; nothing
+ever goes around it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from torsocks_tx.backends.stream import Stream
+from torsocks_tx.backends.tor.owned import OwnedControlSupply
+from torsocks_tx.backends.tor.supply import SocksPort, Supply, SupplyState
+from torsocks_tx.codes import Version
+from torsocks_tx.errors import Refused, TorDown
+from torsocks_tx.initiator import Initiator
+from torsocks_tx.interfaces import IBackend, IReceiver
+from torsocks_tx.isolation import Isolation
+from torsocks_tx.messages import Address, Request
+
+QUIET_SECONDS = 60.0
+"""How long a line about an unreachable SocksPort is not repeated."""
+
+
+@implementer(IBackend)
+class TorBackend:
+    """Carries everything through the tor that ``supply`` provides.
+
+    ``optimistic_data``: send a client's early data along with the request. None: if tor is C Tor, which takes it;
+    Arti closes the connection instead.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, clock: IReactorTime, supply: Supply, *, optimistic_data: bool | None = None
+    ) -> None:
+        self.supply = supply
+        self._clock = clock
+        self._optimistic_data = optimistic_data
+        self._quiet_until = 0.0
+
+    @classmethod
+    def from_tor(cls, reactor: Any, tor: Any) -> TorBackend:
+        """A backend over a txtorcon ``Tor``, or over its control protocol, that the application owns.
+
+        tor's SocksPort is found by asking tor; its configuration is not touched.
+        """
+        supply = OwnedControlSupply(reactor, tor)
+        supply.start()
+        return cls(reactor, supply)
+
+    def open(self, request: Request, isolation: Isolation, receiver: IReceiver) -> Stream:
+        """Begin a stream. While tor starts, the client waits."""
+        stream = Stream(self._clock, receiver, half_close=False, meaning=self._connect_failed)
+        upstream = Request(
+            Version.SOCKS5, request.command, request.address.literal(), isolation.credentials
+        )
+        port = self._ready_port(isolation)
+        if port is not None:
+            self._connect(port, stream, upstream)
+        else:
+            waiting = self.supply.when_ready()
+            waiting.addCallback(lambda _: self.supply.port_for(isolation.port_flags))
+            waiting.addCallback(self._connect, stream, upstream)
+            stream.wait_for(waiting)
+        return stream
+
+    def _ready_port(self, isolation: Isolation) -> SocksPort | None:
+        """The port to use, without a Deferred, in the usual case."""
+        if self.supply.state is not SupplyState.READY or isolation.port_flags:
+            return None
+        return self.supply.port
+
+    def _connect(self, port: SocksPort, stream: Stream, upstream: Request) -> None:
+        early = port.pipelined if self._optimistic_data is None else self._optimistic_data
+        initiator = Initiator(upstream, pipelined=port.pipelined)
+        stream.connect(port.endpoint, initiator, early_data=early)
+
+    def _connect_failed(self, failure: Failure) -> Refused:
+        """What a client hears when tor's SocksPort cannot be reached."""
+        if isinstance(failure.value, Refused):
+            return failure.value
+        self._say_unreachable(type(failure.value).__name__)
+        return TorDown("tor's SocksPort cannot be reached")
+
+    def _say_unreachable(self, kind: str) -> None:
+        """One line, and not again before a while has passed, however many clients there are."""
+        now = self._clock.seconds()
+        if now >= self._quiet_until:
+            self._quiet_until = now + QUIET_SECONDS
+            self._log.warn(
+                "tor's SocksPort cannot be reached ({kind}): clients are refused until it can",
+                kind=kind,
+            )
+
+    def resolve(self, request: Request, isolation: Isolation) -> Deferred[Address]:
+        """Have tor look up a name (or, with RESOLVE_PTR, the name of an address)."""
+        answer = _Answer()
+        stream = self.open(request, isolation, answer)
+        return answer.await_on(stream)
+
+    resolve_ptr = resolve
+
+
+@implementer(IReceiver)
+class _Answer:
+    """Takes the bound address of a stream's reply for the answer, and gives the stream up."""
+
+    def __init__(self) -> None:
+        self._outcome: Refused | None = None
+        self._stream: Stream | None = None
+        self._answer: Deferred[Address] = Deferred(self._cancelled)
+
+    def await_on(self, stream: Stream) -> Deferred[Address]:
+        """Begin to wait; the stream may be refused already."""
+        self._stream = stream
+        if self._outcome is not None:
+            self._answer.errback(self._outcome)
+        return self._answer
+
+    def _cancelled(self, _: Deferred[Address]) -> None:
+        if self._stream is not None:
+            self._stream.abort()
+
+    def opened(self) -> None:
+        """The reply is there."""
+        assert self._stream is not None
+        reply = self._stream.reply
+        assert reply is not None
+        self._stream.abort()
+        self._answer.callback(reply.address)
+
+    def refused(self, reason: Refused) -> None:
+        """There is no answer."""
+        if self._stream is None:
+            self._outcome = reason
+        else:
+            self._answer.errback(reason)
+
+    def data(self, data: bytes) -> None:
+        """Nothing follows the reply to a look-up."""
+
+    def eof(self) -> None:
+        """Nothing follows the reply to a look-up."""
+
+    def lost(self, clean: bool) -> None:
+        """Nothing follows the reply to a look-up."""

@@ -1,0 +1,195 @@
+"""Commands and events over one control connection, with the edges of txtorcon's protocol guarded.
+
+Every command has a deadline, none can hold a line break, none hangs when tor is gone, and each
+listener gets every event. Works the same over a connection of ours (:mod:`.connecting`) and over
+one that an application's txtorcon owns. It never reads or changes tor's configuration by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import Any, NoReturn, TypeVar
+
+from twisted.internet.defer import Deferred, TimeoutError, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from txtorcon.torcontrolprotocol import TorDisconnectError, TorProtocolError
+
+from torsocks_tx.backends.tor.waiters import Waiters
+
+COMMAND_TIMEOUT = 10.0
+"""Seconds that tor may take to answer a command; it answers in milliseconds unless it hangs."""
+
+Listener = Callable[[str], None]
+_T = TypeVar("_T")
+
+
+class ControlError(Exception):
+    """A command brought no result; ``code`` is tor's own, or 0 where tor said nothing."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(f"{code} {text}" if code else text)
+        self.code = code
+        self.text = text
+
+
+class ControlLost(ControlError):
+    """The control connection is gone."""
+
+    def __init__(self) -> None:
+        super().__init__(0, "the control connection is lost")
+
+
+class Control:
+    """Commands and events over one authenticated ``TorControlProtocol`` of txtorcon."""
+
+    def __init__(
+        self, protocol: Any, clock: IReactorTime, timeout: float = COMMAND_TIMEOUT
+    ) -> None:
+        self.protocol = protocol
+        self._clock = clock
+        self._timeout = timeout
+        self._subscriptions: dict[str, _Subscription] = {}
+        self._losing: Waiters[None] | None = Waiters()
+        protocol.when_disconnected().addBoth(self._note_loss)
+
+    @property
+    def version(self) -> str:
+        """What tor says its version is, such as ``0.4.9.11``."""
+        return str(self.protocol.version)
+
+    @property
+    def peer_host(self) -> str | None:
+        """The address on which tor's control port answers; None for a unix socket."""
+        return getattr(self.protocol.transport.getPeer(), "host", None)
+
+    async def command(self, line: str) -> str:
+        """Send one command and return the text of its answer, one line under the other.
+
+        The ``250`` of each line and the final ``OK`` are left out. A line break or a NUL in
+        ``line`` is a ``ValueError``; tor's no, a loss and a silence are a ``ControlError``.
+        """
+        if any(character in line for character in "\r\n\0"):
+            raise ValueError("a control command is one line")
+        if self._losing is None:
+            raise ControlLost
+        return await self._deadline(self.protocol.queue_command(line))
+
+    async def get_info(self, key: str) -> str:
+        """Return the raw value of one GETINFO key: quotes and escapes as tor sent them."""
+        answer = await self.command(f"GETINFO {key}")
+        name, equals, value = answer.partition("=")
+        if name != key or not equals:
+            raise ControlError(0, f"no value of {key} in the answer to GETINFO")
+        return value.removeprefix("\n").removesuffix("\n")
+
+    def listen(self, event: str, callback: Listener) -> Deferred[None]:
+        """Have ``callback`` called with the text of each such event (without its name).
+
+        The Deferred fires when tor has agreed to send them; it fails with a ``ControlError``.
+        """
+        return Deferred.fromCoroutine(self._listen(event, callback))
+
+    def unlisten(self, event: str, callback: Listener) -> Deferred[None]:
+        """Undo one ``listen``; after the last one tor stops sending such events."""
+        return Deferred.fromCoroutine(self._unlisten(event, callback))
+
+    def when_lost(self) -> Deferred[None]:
+        """Fire, and never fail, when the connection is gone; cancelling ends only this waiting."""
+        return succeed(None) if self._losing is None else self._losing.wait()
+
+    def close(self) -> None:
+        """Drop the connection at once, even if tor hangs."""
+        self.protocol.transport.abortConnection()
+
+    async def _listen(self, event: str, callback: Listener) -> None:
+        if self._losing is None:
+            raise ControlLost
+        subscription = self._subscriptions.get(event)
+        if subscription is None:
+            subscription = self._subscriptions[event] = _Subscription(event)
+            try:
+                added = self.protocol.add_event_listener(event, subscription.deliver)
+            except RuntimeError:  # txtorcon knows tor's events by name
+                del self._subscriptions[event]
+                raise ControlError(552, f"tor knows no event {event}") from None
+            self._deadline(added).addCallbacks(subscription.accepted, subscription.failed)
+        subscription.callbacks.append(callback)
+        await subscription.when_accepted()
+
+    async def _unlisten(self, event: str, callback: Listener) -> None:
+        subscription = self._subscriptions[event]
+        subscription.callbacks.remove(callback)
+        if subscription.callbacks:
+            return
+        del self._subscriptions[event]
+        if self._losing is not None:
+            await self._deadline(self.protocol.remove_event_listener(event, subscription.deliver))
+
+    def _deadline(self, answer: Deferred[_T]) -> Deferred[_T]:
+        """Give ``answer`` a deadline, and turn every failure into a ``ControlError``."""
+        return answer.addTimeout(self._timeout, self._clock).addErrback(_as_control_error)
+
+    def _note_loss(self, _: object) -> None:
+        losing, self._losing = self._losing, None
+        if losing is not None:
+            losing.fire(None)
+
+
+class _Agreement(Enum):
+    """Whether tor has agreed to send an event."""
+
+    ASKED = auto()
+    ACCEPTED = auto()
+    FAILED = auto()
+
+
+class _Subscription:
+    """All that listen to one event; txtorcon knows only this one listener."""
+
+    _log = Logger()
+
+    def __init__(self, event: str) -> None:
+        self.event = event
+        self.callbacks: list[Listener] = []
+        self._agreement = _Agreement.ASKED
+        self._error: ControlError = ControlLost()
+        self._waiters: Waiters[None] = Waiters()
+
+    def deliver(self, text: str) -> None:
+        """Call every listener, also if one of them stops listening or fails meanwhile."""
+        for callback in tuple(self.callbacks):
+            try:
+                callback(text)
+            except Exception:
+                self._log.failure("a listener to tor's {event} failed", event=self.event)
+
+    def when_accepted(self) -> Deferred[None]:
+        if self._agreement is _Agreement.ASKED:
+            return self._waiters.wait()
+        if self._agreement is _Agreement.FAILED:
+            raise self._error
+        return succeed(None)
+
+    def accepted(self, _: object) -> None:
+        self._agreement = _Agreement.ACCEPTED
+        self._waiters.fire(None)
+
+    def failed(self, failure: Failure) -> None:
+        self._agreement = _Agreement.FAILED
+        assert isinstance(failure.value, ControlError)
+        error = self._error = failure.value
+        self._waiters.fail(lambda: error)
+
+
+def _as_control_error(failure: Failure) -> NoReturn:
+    error = failure.value
+    if isinstance(error, TorProtocolError):
+        raise ControlError(int(error.code), str(error.text)) from None
+    if isinstance(error, TimeoutError):
+        raise ControlError(0, "tor did not answer in time") from None
+    if isinstance(error, TorDisconnectError):
+        raise ControlLost from None
+    failure.raiseException()

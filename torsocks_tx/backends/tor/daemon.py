@@ -1,0 +1,209 @@
+"""One tor daemon of our own: its torrc, its process, its end.
+
+Knows nothing of what the daemon does; who needs its control port connects to it. The daemon goes
+when we go, however we go: see :mod:`torsocks_tx.backends.tor.watchdog`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections import deque
+from collections.abc import Callable, Sequence
+from enum import Enum, auto
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.python.failure import Failure
+
+from torsocks_tx.backends.tor.process_output import LineProtocol, describe_end
+from torsocks_tx.backends.tor.watchdog import Watchdog, signal_if_alive, spawn_guarded
+
+KEPT_LINES = 50
+"""How many of tor's last output lines are kept to explain a failure."""
+
+_TORRC_MODE = 0o600
+_DIRECTORY_MODE = 0o700
+
+
+class TorNotFound(Exception):
+    """There is no tor (or no tool of tor's) on this machine; the text says what to install."""
+
+
+class DaemonState(Enum):
+    """Where a daemon is in its life."""
+
+    NEW = auto()
+    RUNNING = auto()
+    SUSPENDED = auto()
+    EXITED = auto()
+
+
+def find_tor(explicit: str | None = None, *, name: str = "tor") -> str:
+    """Return the full path of tor, or of a tool that comes with it.
+
+    Args:
+        explicit: a path or a name that the user gave instead.
+        name: the program, where nothing was given.
+
+    Raises:
+        TorNotFound: there is no such program; one sentence on what to do.
+    """
+    path = shutil.which(explicit or name, path=_search_path())
+    if path is not None:
+        return os.path.abspath(path)
+    if explicit is not None:
+        raise TorNotFound(f"{explicit!r} is not an executable program: give the path of {name}")
+    raise TorNotFound(
+        f"{name} is not installed: install the package 'tor' (on Debian: apt install tor)"
+    )
+
+
+def _search_path() -> str:
+    # Debian keeps tor in /usr/bin, others in an sbin that a user's PATH may lack.
+    return os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin"])
+
+
+def quote_value(value: str) -> str:
+    """Quote a torrc value, such as a path with spaces."""
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+class TorDaemon:
+    """A tor process in a directory of its own (mode 0700), which is also its DataDirectory.
+
+    Args:
+        reactor: what starts processes and tells the time.
+        directory: made if it is missing, kept when the daemon ends.
+        torrc_lines: the configuration. DataDirectory and the owner are added.
+        tor_binary: the program; found by :func:`find_tor` if not given.
+        watchdog: a started watchdog.
+        owner_pid: the process whose end tor takes as its own; this one if not given.
+        on_line: called with every line that tor prints.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        directory: str | Path,
+        torrc_lines: Sequence[str],
+        *,
+        tor_binary: str | None = None,
+        watchdog: Watchdog,
+        owner_pid: int | None = None,
+        on_line: Callable[[str], None] | None = None,
+    ) -> None:
+        self.directory = Path(directory).absolute()
+        self.torrc_lines = tuple(torrc_lines)
+        self.state = DaemonState.NEW
+        self.pid: int | None = None
+        self.last_lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self._reactor = reactor
+        self._tor_binary = tor_binary
+        self._watchdog = watchdog
+        self._owner_pid = os.getpid() if owner_pid is None else owner_pid
+        self._on_line = on_line
+        self._protocol: LineProtocol | None = None
+        self._waiting: list[Deferred[int | str]] = []
+        self._ending: int | str = 0
+
+    def start(self) -> Deferred[None]:
+        """Write the torrc and start the process; fires when it is spawned, not when it is ready.
+
+        A daemon that has ended may be started again.
+
+        Raises (by errback):
+            TorNotFound: there is no tor.
+            ValueError: a line of the configuration holds a line break.
+        """
+        return maybeDeferred(self._start)
+
+    def when_exited(self) -> Deferred[int | str]:
+        """Fire with the exit status, or the name of the signal, once the process has ended.
+
+        Fires at once if it has ended before; cancelling stops waiting and nothing else.
+        """
+        if self.state is DaemonState.EXITED:
+            return succeed(self._ending)
+        waiting: Deferred[int | str] = Deferred(self._waiting.remove)
+        self._waiting.append(waiting)
+        return waiting
+
+    def stop(self, grace: float = 5.0) -> Deferred[None]:
+        """Ask it to end, kill it after ``grace`` seconds; fires when it is gone."""
+        if self.state in (DaemonState.NEW, DaemonState.EXITED):
+            return succeed(None)
+        self._signal(signal.SIGTERM)
+        self._signal(signal.SIGCONT)
+        impatience = self._reactor.callLater(grace, self.kill)
+
+        def gone(_: object) -> None:
+            if impatience.active():
+                impatience.cancel()
+
+        return self.when_exited().addCallback(gone)
+
+    def suspend(self) -> None:
+        """Stop the process where it stands (SIGSTOP): its sockets stay open, nobody answers."""
+        if self.state is DaemonState.RUNNING:
+            self._signal(signal.SIGSTOP)
+            self.state = DaemonState.SUSPENDED
+
+    def resume(self) -> None:
+        """Let a suspended process go on."""
+        if self.state is DaemonState.SUSPENDED:
+            self._signal(signal.SIGCONT)
+            self.state = DaemonState.RUNNING
+
+    def kill(self) -> None:
+        """Kill the process now (SIGKILL)."""
+        self._signal(signal.SIGKILL)
+
+    def _start(self) -> None:
+        if self.state not in (DaemonState.NEW, DaemonState.EXITED):
+            raise RuntimeError("this daemon is running")
+        tor = find_tor(self._tor_binary)
+        torrc = self._write_torrc()
+        self.last_lines.clear()
+        self._protocol = LineProtocol(self._reactor, self._line, self._ended)
+        # An empty defaults file: the machine's own torrc must not leak in.
+        command = [tor, "--defaults-torrc", os.devnull, "-f", str(torrc)]
+        self.pid = spawn_guarded(self._reactor, self._watchdog, self._protocol, command)
+        self.state = DaemonState.RUNNING
+
+    def _write_torrc(self) -> Path:
+        lines = [
+            *self.torrc_lines,
+            f"DataDirectory {quote_value(str(self.directory))}",
+            f"__OwningControllerProcess {self._owner_pid}",
+        ]
+        for line in lines:
+            if any(character in line for character in "\r\n\0"):
+                raise ValueError("a torrc line must not hold a line break or a NUL")
+        self.directory.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
+        self.directory.chmod(_DIRECTORY_MODE)
+        torrc = self.directory / "torrc"
+        torrc.touch(mode=_TORRC_MODE)
+        torrc.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        return torrc
+
+    def _line(self, line: str) -> None:
+        self.last_lines.append(line)
+        if self._on_line is not None:
+            self._on_line(line)
+
+    def _ended(self, reason: Failure) -> None:
+        assert self.pid is not None
+        self._watchdog.release_process(self.pid)
+        self.state = DaemonState.EXITED
+        self._ending = describe_end(reason)
+        waiting, self._waiting = self._waiting, []
+        for deferred in waiting:
+            deferred.callback(self._ending)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._protocol is not None:
+            signal_if_alive(self._protocol.transport, number)

@@ -1,0 +1,117 @@
+r"""The texts of tor's control port: events, and lists of quoted strings (control-spec 2.1.1, 4.1).
+
+Quoted fields hold what clients sent (user names, passwords): they are read as what they are, so
+that no client can forge a keyword. Unknown keywords and additional fields are kept, never an error.
+What tor calls a QuotedString is a CString: ``\n``, ``\t``, ``\r``, three octal digits, else the
+character itself. One character of a value is one byte (latin-1). Nothing here knows what an event
+means.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
+_KEYWORD = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*)=")
+_BARE = re.compile(r"[^ ]*")
+_ESCAPE = re.compile(r"\\([0-7]{1,3}|.)", re.DOTALL)
+_TO_ESCAPE = re.compile(r'[^\x20-\x7e]|["\\]')
+_LETTERS = {"n": "\n", "t": "\t", "r": "\r"}
+_UNKNOWN_REASON = "UNKNOWN_"
+
+
+class EventError(ValueError):
+    """A text from the control port that does not follow its grammar."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """The fields of one event line, unquoted: ``positional`` in order, ``keywords`` by name.
+
+    Where a keyword comes twice, the first one counts.
+    """
+
+    positional: tuple[str, ...]
+    keywords: Mapping[str, str]
+
+
+def quote(value: str) -> str:
+    """Return the CString that tor reads as ``value``; each character of it must be one byte."""
+    if any(ord(character) > 0xFF for character in value):
+        raise EventError("only single bytes can be quoted")
+    return '"' + _TO_ESCAPE.sub(_escaped, value) + '"'
+
+
+def unquote(text: str) -> str:
+    """Return the value of one CString; a text that is not one is an ``EventError``."""
+    match = _QUOTED.fullmatch(text)
+    if match is None:
+        raise EventError("not a quoted string")
+    return _ESCAPE.sub(_unescaped, match[1])
+
+
+def parse_event(text: str) -> Event:
+    """Take apart the first line of ``text``, an event without its name."""
+    positional: list[str] = []
+    keywords: dict[str, str] = {}
+    empty_reason: str | None = None
+    for name, value in _fields(text.partition("\n")[0].rstrip("\r")):
+        if name is not None:
+            keywords.setdefault(name, value)
+        elif empty_reason is not None and value.startswith(_UNKNOWN_REASON):
+            keywords[empty_reason] = value  # tor prints "REASON= UNKNOWN_264"
+        else:
+            positional.append(value)
+        empty_reason = name if name is not None and keywords[name] == "" else None
+    return Event(tuple(positional), MappingProxyType(keywords))
+
+
+def parse_strings(text: str) -> tuple[str, ...]:
+    """Return the values of a list like ``"127.0.0.1:9050" "unix:/run/tor/socks"``."""
+    return tuple(value for _, value in _fields(text, with_keywords=False))
+
+
+def _fields(line: str, with_keywords: bool = True) -> Iterator[tuple[str | None, str]]:
+    """Yield each field as (keyword or None, value)."""
+    position = 0
+    while position < len(line):
+        if line[position] == " ":
+            position += 1
+            continue
+        match = _KEYWORD.match(line, position) if with_keywords else None
+        value, position = _value(line, match.end() if match else position)
+        yield (match[1] if match else None), value
+
+
+def _value(line: str, start: int) -> tuple[str, int]:
+    """Return the quoted or bare value that begins at ``start``, and where it ends."""
+    if not line.startswith('"', start):
+        bare = _BARE.match(line, start)
+        assert bare is not None  # the pattern matches an empty text too
+        return bare[0], bare.end()
+    doubled = line.startswith('""', start) and line[start + 2 : start + 3] not in ("", " ")
+    quoted = _QUOTED.match(line, start + doubled)  # tor prints DATA=""GET / HT""
+    if quoted is None:
+        raise EventError("a quoted string without its end")
+    end = quoted.end() + doubled
+    if (doubled and line[end - 1 : end] != '"') or line[end : end + 1] not in ("", " "):
+        raise EventError("a quoted string with something behind its end")
+    return _ESCAPE.sub(_unescaped, quoted[1]), end
+
+
+def _escaped(match: re.Match[str]) -> str:
+    character = match[0]
+    return "\\" + character if character in '"\\' else f"\\{ord(character):03o}"
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    body = match[1]
+    if body[0] not in "01234567":
+        return _LETTERS.get(body, body)
+    number = int(body, 8)
+    if number > 0xFF:
+        raise EventError("an octal escape that is more than a byte")
+    return chr(number)

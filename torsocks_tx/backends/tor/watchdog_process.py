@@ -1,0 +1,114 @@
+"""The watchdog itself: a separate process that kills and removes what its owner leaves behind.
+
+Run as ``python -I -S watchdog_process.py`` by :mod:`torsocks_tx.backends.tor.watchdog`, never
+imported. Orders come as lines on standard input; the end of that input means that the owner is
+gone (a SIGKILL closes a pipe too). Standard library only, and little of it: it starts in 10 ms.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from functools import partial
+
+_PATIENCE = 10.0
+"""Seconds for killed processes to vanish, and again for their directories to be removed."""
+
+_PAUSE = 0.05
+_READ_SIZE = 65536
+_IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
+
+
+def process_start(pid: int) -> str:
+    """Return when the process started, in the kernel's ticks; "" if there is none.
+
+    A process that is dead but not yet waited for counts as none. Without ``/proc`` the answer is
+    always "": then nothing protects a reused process id.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as status:
+            fields = status.read().rpartition(b")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in (b"Z", b"X") else fields[19].decode("ascii")
+
+
+def remove_tree(top: bytes) -> bool:
+    """Remove a directory and all in it, follow no link; tell whether it is gone."""
+    for parent, directories, files in os.walk(top, topdown=False):
+        for name in files + directories:
+            path = os.path.join(parent, name)
+            with contextlib.suppress(OSError):
+                _remove_one(path)
+    with contextlib.suppress(OSError):
+        _remove_one(top)
+    return not os.path.lexists(top)
+
+
+def _remove_one(path: bytes) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
+        os.rmdir(path)
+    else:
+        os.unlink(path)
+
+
+class Guarded:
+    """What has to go when the owner does."""
+
+    def __init__(self) -> None:
+        self.processes: dict[int, str] = {}
+        self.directories: dict[bytes, None] = {}
+
+    def obey(self, line: bytes) -> None:
+        """Carry out one line: an order, its subject, and for a process when it started."""
+        order, subject, *rest = line.decode("ascii").split(" ")
+        if order == "guard-process":
+            self.processes[int(subject)] = rest[0]
+        elif order == "release-process":
+            self.processes.pop(int(subject), None)
+        elif order == "guard-directory":
+            self.directories[bytes.fromhex(subject)] = None
+        elif order == "release-directory":
+            self.directories.pop(bytes.fromhex(subject), None)
+
+    def kill_all(self) -> None:
+        """Kill every guarded process, then remove every guarded directory."""
+        for pid in self._living():
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        _until(lambda: not self._living())
+        for directory in self.directories:
+            _until(partial(remove_tree, directory))
+
+    def _living(self) -> list[int]:
+        return [pid for pid, start in self.processes.items() if process_start(pid) == start]
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(_PAUSE)
+
+
+def main() -> None:
+    """Obey until the owner is gone, then clean up after it."""
+    with contextlib.suppress(PermissionError):
+        os.setsid()
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    os.chdir("/")
+    os.write(1, b"ready\n")
+    guarded = Guarded()
+    pending = b""
+    while received := os.read(0, _READ_SIZE):
+        *lines, pending = (pending + received).split(b"\n")
+        for line in lines:
+            guarded.obey(line)
+    guarded.kill_all()
+
+
+if __name__ == "__main__":
+    main()

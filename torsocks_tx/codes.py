@@ -1,0 +1,99 @@
+"""The numbers on the wire: versions, methods, commands, address types and reply codes.
+
+Sources: SOCKS4 and 4a (Koblas; Lee), RFC 1928, RFC 1929, Tor's socks-extensions (RESOLVE, RESOLVE_PTR,
+the onion-service replies) and Tor proposal 229 (method X'97', replies X'E0' and X'E1').
+A number without a name here stays a plain ``int``: ``named`` turns those that it knows into members.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TypeVar
+
+
+class Version(IntEnum):
+    """The first byte of a message: which SOCKS is spoken."""
+
+    SOCKS4 = 0x04
+    SOCKS5 = 0x05
+
+
+class Method(IntEnum):
+    """An authentication method of the SOCKS5 greeting (RFC 1928, section 3)."""
+
+    NO_AUTH = 0x00
+    GSSAPI = 0x01
+    USERNAME_PASSWORD = 0x02
+    EXTENDED = 0x97
+    NONE_ACCEPTABLE = 0xFF
+
+
+class Command(IntEnum):
+    """What a request asks for. The last three are Tor's own."""
+
+    CONNECT = 0x01
+    BIND = 0x02
+    UDP_ASSOCIATE = 0x03
+    RESOLVE = 0xF0
+    RESOLVE_PTR = 0xF1
+    CONNECT_DIR = 0xF2
+
+
+class AddressType(IntEnum):
+    """How an address is written in a SOCKS5 message (RFC 1928, section 5)."""
+
+    IPV4 = 0x01
+    HOSTNAME = 0x03
+    IPV6 = 0x04
+
+
+class Reply4(IntEnum):
+    """The second byte of a SOCKS4 reply."""
+
+    GRANTED = 0x5A
+    REJECTED = 0x5B
+
+
+class Reply5(IntEnum):
+    """The REP byte of a SOCKS5 reply, as RFC 1928, section 6 assigns it."""
+
+    SUCCEEDED = 0x00
+    GENERAL_FAILURE = 0x01
+    NOT_ALLOWED = 0x02
+    NETWORK_UNREACHABLE = 0x03
+    HOST_UNREACHABLE = 0x04
+    CONNECTION_REFUSED = 0x05
+    TTL_EXPIRED = 0x06
+    COMMAND_NOT_SUPPORTED = 0x07
+    ADDRESS_TYPE_NOT_SUPPORTED = 0x08
+
+
+class OnionReply(IntEnum):
+    """The REP bytes for failed onion-service connections (socks-extensions, section 6)."""
+
+    DESCRIPTOR_NOT_FOUND = 0xF0
+    DESCRIPTOR_INVALID = 0xF1
+    INTRODUCTION_FAILED = 0xF2
+    RENDEZVOUS_FAILED = 0xF3
+    MISSING_CLIENT_AUTH = 0xF4
+    WRONG_CLIENT_AUTH = 0xF5
+    INVALID_ADDRESS = 0xF6
+    INTRODUCTION_TIMED_OUT = 0xF7
+
+
+class AuthStatus(IntEnum):
+    """The STATUS byte that answers RFC 1929 credentials (any other value is a failure too)."""
+
+    SUCCESS = 0x00
+    FAILURE = 0x01
+
+
+_E = TypeVar("_E", bound=IntEnum)
+
+
+def named(kind: type[_E], number: int) -> _E | int:
+    """The member of ``kind`` with this number, or the number itself where it has no name."""
+    try:
+        return kind(number)
+    except ValueError:
+        return number

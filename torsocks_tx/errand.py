@@ -1,0 +1,154 @@
+"""One request being carried out: a stream to open and relay, or a name to look up."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from torsocks_tx import replies
+from torsocks_tx.codes import Command
+from torsocks_tx.errors import GeneralFailure, HostUnreachable, Refused, TimedOut
+from torsocks_tx.interfaces import IBackend
+from torsocks_tx.isolation import Isolation
+from torsocks_tx.limits import Limits
+from torsocks_tx.messages import Address, Request
+from torsocks_tx.relay import Relay
+from torsocks_tx.transports import Deadline
+
+
+class Client(Protocol):
+    """The connection that an errand is run for."""
+
+    transport: Any
+    deadline: Deadline
+
+    def finish(self, data: bytes) -> None:
+        """Write these bytes, flush, close."""
+
+    def reset(self) -> None:
+        """Close with a reset."""
+
+    def note(self, reason: str) -> None:
+        """Write a debug line."""
+
+
+class Errand:
+    """Carries one request out and answers it; afterwards it is the client's end of the relay."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        client: Client,
+        request: Request,
+        *,
+        clock: IReactorTime,
+        limits: Limits,
+        extended_errors: bool,
+    ) -> None:
+        self._client = client
+        self._request = request
+        self._limits = limits
+        self._audience = replies.Audience.of(request, extended_errors=extended_errors)
+        self._relay = Relay(self, client.transport, clock, client.deadline, limits)
+        self._look_up: Deferred[Address] | None = None
+
+    def begin(self, backend: IBackend, isolation: Isolation, rest: bytes) -> None:
+        """Set out; ``rest`` is early data, which a look-up has no use for."""
+        if self._request.command is Command.CONNECT:
+            onion = self._request.address.is_onion
+            timeout = self._limits.onion_timeout if onion else self._limits.connect_timeout
+            self._relay.begin(backend.open(self._request, isolation, self._relay), rest, timeout)
+            return
+        literal = self._request.address.literal()
+        if self._request.command is Command.RESOLVE and literal.is_ip:
+            self._answer(literal)
+        elif self._request.command is Command.RESOLVE:
+            self._await(backend.resolve(self._request, isolation))
+        else:
+            self._await(backend.resolve_ptr(self._request, isolation))
+
+    # The client's side.
+
+    def client_data(self, data: bytes) -> None:
+        """Payload from the client. Behind a look-up there is none to speak of."""
+        self._relay.client_data(data)
+
+    def client_eof(self) -> None:
+        """The client will send no more. While there is no answer yet, that means that it is gone."""
+        if self._relay.is_open:
+            self._relay.client_eof()
+        else:
+            self._client.note("the client closed before the reply")
+            self._client.reset()
+
+    def client_lost(self, clean: bool) -> None:
+        """The client's connection is gone: give up what is under way."""
+        self._relay.client_lost(clean)
+        self._give_up_look_up()
+
+    # What the relay says: RelayOwner.
+
+    def relay_opened(self) -> None:
+        """The far end is reached: tell the client."""
+        self._client.transport.write(replies.success(self._request))
+
+    def relay_refused(self, reason: Refused) -> None:
+        """The answer is no: tell the client why, as far as it may know."""
+        self._client.note(f"{type(reason).__name__}: {reason}")
+        self._client.finish(replies.failure(reason, self._audience))
+
+    def relay_over(self, clean: bool) -> None:
+        """The far end is gone."""
+        if clean:
+            self._client.finish(b"")
+        else:
+            self._client.reset()
+
+    def relay_remote_eof(self) -> None:
+        """The far end will send no more: pass that on, and go on listening to the client."""
+        self._client.transport.unregisterProducer()
+        self._client.transport.loseWriteConnection()
+
+    # Look-ups.
+
+    def _await(self, look_up: Deferred[Address]) -> None:
+        self._look_up = look_up
+        self._client.deadline.start(self._limits.connect_timeout, self._timed_out)
+        look_up.addCallbacks(self._answer, self._refuse)
+        look_up.addErrback(self._fault)
+
+    def _answer(self, answer: Address) -> None:
+        self._look_up = None
+        try:
+            reply = replies.success(self._request, Address(answer.type, answer.host, 0))
+        except ValueError:
+            self.relay_refused(HostUnreachable("the answer does not fit the reply"))
+        else:
+            self._client.finish(reply)
+
+    def _refuse(self, failure: Failure) -> None:
+        if self._look_up is None:
+            return
+        self._look_up = None
+        if isinstance(failure.value, Refused):
+            self.relay_refused(failure.value)
+        else:
+            self._fault(failure)
+
+    def _fault(self, failure: Failure) -> None:
+        self._log.failure("a fault while looking up; the client gets a failure", failure)
+        self.relay_refused(GeneralFailure("fault"))
+
+    def _timed_out(self) -> None:
+        self._give_up_look_up()
+        self.relay_refused(TimedOut("no answer within the connect deadline"))
+
+    def _give_up_look_up(self) -> None:
+        look_up, self._look_up = self._look_up, None
+        if look_up is not None:
+            look_up.cancel()

@@ -1,0 +1,193 @@
+"""What can go wrong, in three kinds that are never mixed.
+
+``ProtocolError``: the peer broke the protocol. ``Refused``: the network, tor or our own rules said no.
+Anything else that is raised is a fault of ours: it is logged with its traceback and the client gets
+a general failure. ``Incomplete`` is not an error: more bytes are needed.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torsocks_tx.codes import OnionReply, Reply5
+
+
+class Incomplete(Exception):
+    """The frame is not all there yet."""
+
+
+class ProtocolError(Exception):
+    """The peer broke the protocol.
+
+    ``answer`` holds the bytes to send before closing: empty where only a close is right. The text
+    never quotes what the peer sent.
+    """
+
+    def __init__(self, reason: str, answer: bytes = b"") -> None:
+        super().__init__(reason)
+        self.answer = answer
+
+
+class Refused(Exception):
+    """A request was understood, and its answer is no.
+
+    One subclass for each meaning. The docstring of the class is the sentence for a person; ``code`` is
+    the nearest code of RFC 1928. The text given to the constructor is for debug logs.
+    """
+
+    code: ClassVar[int] = Reply5.GENERAL_FAILURE
+
+    @property
+    def sentence(self) -> str:
+        """What happened, in a sentence for a person."""
+        return (type(self).__doc__ or "").strip().split("\n")[0]
+
+
+class GeneralFailure(Refused):
+    """The connection could not be made, and nothing more is known."""
+
+
+class TorDown(GeneralFailure):
+    """There is no tor to carry the connection."""
+
+
+class NotAllowed(Refused):
+    """The rules of this server, or of the exit relay, do not allow the connection."""
+
+    code = Reply5.NOT_ALLOWED
+
+
+class NetworkUnreachable(Refused):
+    """The network could not be reached."""
+
+    code = Reply5.NETWORK_UNREACHABLE
+
+
+class HostUnreachable(Refused):
+    """The host was not found or could not be reached."""
+
+    code = Reply5.HOST_UNREACHABLE
+
+
+class ConnectionRefused(Refused):
+    """The destination refused the connection."""
+
+    code = Reply5.CONNECTION_REFUSED
+
+
+class TimedOut(Refused):
+    """The connection was not made in time."""
+
+    code = Reply5.TTL_EXPIRED
+
+
+class CommandNotSupported(Refused):
+    """The command is not supported."""
+
+    code = Reply5.COMMAND_NOT_SUPPORTED
+
+
+class AddressTypeNotSupported(Refused):
+    """This kind of address is not supported."""
+
+    code = Reply5.ADDRESS_TYPE_NOT_SUPPORTED
+
+
+class OnionRefused(Refused):
+    """An onion service could not be reached.
+
+    ``onion_code`` is its code of socks-extensions, section 6; ``code`` is what tor says in its place
+    on a port without ExtendedErrors (measured on tor 0.4.9.11; tor never sends F1 or F3).
+    """
+
+    onion_code: ClassVar[OnionReply]
+
+
+class DescriptorNotFound(OnionRefused):
+    """No directory has a descriptor of the onion service: it is not running, or never was."""
+
+    code = Reply5.HOST_UNREACHABLE
+    onion_code = OnionReply.DESCRIPTOR_NOT_FOUND
+
+
+class DescriptorInvalid(OnionRefused):
+    """The descriptor of the onion service cannot be read or its signature is wrong."""
+
+    code = Reply5.HOST_UNREACHABLE
+    onion_code = OnionReply.DESCRIPTOR_INVALID
+
+
+class IntroductionFailed(OnionRefused):
+    """The onion service is no longer at its introduction points."""
+
+    code = Reply5.HOST_UNREACHABLE
+    onion_code = OnionReply.INTRODUCTION_FAILED
+
+
+class RendezvousFailed(OnionRefused):
+    """The onion service was told, but did not come to the rendezvous point."""
+
+    code = Reply5.TTL_EXPIRED
+    onion_code = OnionReply.RENDEZVOUS_FAILED
+
+
+class MissingClientAuth(OnionRefused):
+    """The onion service wants client authorization, and tor holds no key for it."""
+
+    onion_code = OnionReply.MISSING_CLIENT_AUTH
+
+
+class WrongClientAuth(OnionRefused):
+    """The onion service does not accept the client authorization key that tor holds."""
+
+    onion_code = OnionReply.WRONG_CLIENT_AUTH
+
+
+class InvalidOnionAddress(OnionRefused):
+    """This is not the address of an onion service: it was mistyped, or is of an older kind."""
+
+    onion_code = OnionReply.INVALID_ADDRESS
+
+
+class IntroductionTimedOut(OnionRefused):
+    """No introduction point of the onion service answered in time."""
+
+    code = Reply5.HOST_UNREACHABLE
+    onion_code = OnionReply.INTRODUCTION_TIMED_OUT
+
+
+PLAIN: tuple[type[Refused], ...] = (
+    GeneralFailure,
+    NotAllowed,
+    NetworkUnreachable,
+    HostUnreachable,
+    ConnectionRefused,
+    TimedOut,
+    CommandNotSupported,
+    AddressTypeNotSupported,
+)
+ONION: tuple[type[OnionRefused], ...] = (
+    DescriptorNotFound,
+    DescriptorInvalid,
+    IntroductionFailed,
+    RendezvousFailed,
+    MissingClientAuth,
+    WrongClientAuth,
+    InvalidOnionAddress,
+    IntroductionTimedOut,
+)
+_BY_CODE: dict[int, type[Refused]] = {
+    **{kind.code: kind for kind in PLAIN},
+    **{kind.onion_code: kind for kind in ONION},
+}
+
+
+def refusal(code: int) -> Refused:
+    """The ``Refused`` that a tor meant by this REP byte; unknown codes are general failures.
+
+    X'F0' to X'F7' are read as tor's onion codes, never as those of a pluggable transport.
+    """
+    kind = _BY_CODE.get(code)
+    if kind is None:
+        return GeneralFailure(f"upstream answered with unknown code {code}")
+    return kind(f"upstream answered with code {code}")

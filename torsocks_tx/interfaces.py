@@ -1,0 +1,81 @@
+"""The joints between the server and what carries its streams: ``IBackend``, ``IOutbound``, ``IReceiver``."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPushProducer
+from zope.interface import Attribute, Interface
+
+from torsocks_tx.errors import Refused
+from torsocks_tx.isolation import Isolation
+from torsocks_tx.messages import Address, Request
+
+
+class IReceiver(Interface):
+    """Hears what becomes of a stream. Plain calls, from the reactor thread.
+
+    First ``opened`` (never from inside ``IBackend.open``) or ``refused``, never both; after ``refused`` nothing
+    more. After ``opened``: ``data`` any number of times, ``eof`` at most once, ``lost`` once and last.
+    """
+
+    def opened() -> None:
+        """The far end is reached."""
+
+    def refused(reason: Refused) -> None:
+        """The far end is not reached, and never will be by this stream."""
+
+    def data(data: bytes) -> None:
+        """Bytes from the far end."""
+
+    def eof() -> None:
+        """The far end will send no more, but still listens."""
+
+    def lost(clean: bool) -> None:
+        """The stream is gone; ``clean`` is False if it was reset."""
+
+
+class IOutbound(IPushProducer):
+    """One stream towards a destination, usable as soon as ``IBackend.open`` returns.
+
+    What is written before ``opened`` is kept, in order; the caller bounds it. As a producer it can be paused
+    after ``opened``.
+    """
+
+    transport = Attribute("The raw Twisted transport once there is one, else None.")
+
+    def write(data: bytes) -> None:
+        """Send bytes to the far end."""
+
+    def register_producer(producer: IPushProducer) -> None:
+        """After ``opened``: pause this producer while the far end takes no more."""
+
+    def unregister_producer() -> None:
+        """Forget the producer."""
+
+    def lose_write() -> None:
+        """Nothing more will be written. A backend that can pass this on without losing the answer does."""
+
+    def close() -> None:
+        """Send what was written, then close. ``lost`` follows unless it already came."""
+
+    def abort() -> None:
+        """Give the stream up at once, also while it opens. The receiver is called no more."""
+
+
+class IBackend(Interface):
+    """Opens streams and looks names up on behalf of clients."""
+
+    def open(request: Request, isolation: Isolation, receiver: IReceiver) -> IOutbound:
+        """Begin a stream to ``request.address``. Never raises ``Refused``: the receiver hears it."""
+
+    def resolve(request: Request, isolation: Isolation) -> Deferred[Address]:
+        """Look up the address of the name ``request.address.host``.
+
+        Fires with an IPv4 or IPv6 address whose port is 0; errback ``Refused``. Cancelling gives it up.
+        """
+
+    def resolve_ptr(request: Request, isolation: Isolation) -> Deferred[Address]:
+        """Look up the canonical name of the IP address ``request.address``.
+
+        Fires with a host name whose port is 0; errback ``Refused``. Cancelling gives it up.
+        """

@@ -1,0 +1,109 @@
+"""Which streams may share a circuit. The only place that decides it.
+
+Tor sees one client, us. What tells our clients apart is folded into a key (``isolation_key``), and the key into the
+credentials that tor gets (``Isolator``): ``<torS0X>0`` and an HMAC, so that nothing of a client shows in tor's
+events. Equality follows socks-extensions: two streams share only if every part of their keys is equal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import os
+import struct
+from dataclasses import dataclass, field
+
+from torsocks_tx.codes import AddressType, Version
+from torsocks_tx.messages import Credentials, Request
+from torsocks_tx.wire.userpass import ISOLATION_USERNAME
+
+SECRET_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class IsolationFlags:
+    """The isolation flags of one listener, with tor(1)'s names and defaults."""
+
+    client_addr: bool = True
+    socks_auth: bool = True
+    client_protocol: bool = False
+    dest_port: bool = False
+    dest_addr: bool = False
+    session_group: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Isolation:
+    """What a backend is told of a stream: the credentials that stand for its isolation key, and the
+    names of the flags that the SocksPort it uses must have (``NoIPv6Traffic`` and the like)."""
+
+    credentials: Credentials = field(repr=False)
+    port_flags: frozenset[str] = frozenset()
+
+
+def isolation_key(
+    flags: IsolationFlags, listener: str, client: str | None, request: Request
+) -> tuple[bytes, ...]:
+    """The parts that must be equal for two streams to share a circuit.
+
+    ``listener`` names the listener; ``client`` is the client's IP address, None on a unix socket.
+    """
+    if flags.session_group is not None:
+        parts = [b"group", str(flags.session_group).encode()]
+    else:
+        parts = [b"listener", listener.encode()]
+    # The authenticated user always counts: one tenant must never choose another's circuits.
+    parts += [b"avatar", request.avatar] if request.avatar is not None else [b"anyone"]
+    if flags.client_addr and client is not None:
+        parts += [b"client", _packed(client)]
+    if flags.socks_auth:
+        parts += _auth_parts(request)
+    if flags.client_protocol:
+        parts += [b"protocol", bytes([request.version])]
+    destination = request.address.literal()
+    if flags.dest_port:
+        parts += [b"port", struct.pack("!H", destination.port)]
+    if flags.dest_addr:
+        parts += [b"address", destination.host.lower().encode("latin-1")]
+    return tuple(parts)
+
+
+def _packed(client: str) -> bytes:
+    """The address in bytes; an IPv4 address inside IPv6 is that IPv4 address."""
+    address = ipaddress.ip_address(client.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return address.packed
+
+
+def _auth_parts(request: Request) -> list[bytes]:
+    credentials = request.credentials
+    if request.version is Version.SOCKS4:
+        return [b"socks4", credentials.username if credentials else b""]
+    if credentials is None:
+        return [b"no-auth"]
+    if credentials.username == ISOLATION_USERNAME:
+        return [b"torS0X0", credentials.password]
+    return [b"userpass", credentials.username, credentials.password]
+
+
+class Isolator:
+    """Turns keys into credentials for tor, with a secret that never leaves the process.
+
+    Servers that share a ``secret`` (32 random bytes) give equal keys equal credentials.
+    """
+
+    def __init__(self, secret: bytes | None = None) -> None:
+        self._secret = os.urandom(SECRET_BYTES) if secret is None else secret
+
+    def credentials(self, key: tuple[bytes, ...]) -> Credentials:
+        """``<torS0X>0`` and 64 hexadecimal digits: a keyed hash of the parts, each with its length."""
+        message = b"".join(struct.pack("!I", len(part)) + part for part in key)
+        digest = hmac.new(self._secret, message, hashlib.sha256).hexdigest()
+        return Credentials(ISOLATION_USERNAME, digest.encode("ascii"))
+
+
+def is_hostname(request: Request) -> bool:
+    """Whether the request names its destination (and no IP address hides in the name)."""
+    return request.address.literal().type is AddressType.HOSTNAME

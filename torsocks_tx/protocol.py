@@ -1,0 +1,188 @@
+"""One client's connection: bytes -> handshake -> errand. Each SOCKS version is an ``IProtocol``.
+
+HANDSHAKE -> (AUTHENTICATING) -> BUSY -> CLOSING -> CLOSED, and from everywhere to CLOSING. A fault of ours is logged
+with its traceback and the client gets a general failure.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import TYPE_CHECKING, ClassVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from torsocks_tx.codes import Version
+from torsocks_tx.errand import Errand
+from torsocks_tx.errors import GeneralFailure, Refused
+from torsocks_tx.handshake import (
+    BOTH_VERSIONS,
+    Authenticate,
+    Handshake,
+    Rejected,
+    Requested,
+    Send,
+    Step,
+)
+from torsocks_tx.messages import Credentials, Request
+from torsocks_tx.transports import Deadline, Farewell, prepare
+
+if TYPE_CHECKING:
+    from torsocks_tx.server import SOCKSFactory
+
+
+class State(Enum):
+    """How far a client's connection is."""
+
+    HANDSHAKE = auto()
+    AUTHENTICATING = auto()
+    BUSY = auto()
+    CLOSING = auto()
+    CLOSED = auto()
+
+
+@implementer(IHalfCloseableProtocol)
+class SOCKSProtocol(Protocol):
+    """Speaks the version that the client's first byte announces."""
+
+    versions: ClassVar[frozenset[Version]] = BOTH_VERSIONS
+    factory: SOCKSFactory
+    deadline: Deadline
+    _errand: Errand
+    _log = Logger()
+
+    def __init__(self) -> None:
+        self.state = State.HANDSHAKE
+        self._authentication: Deferred[bytes | None] | None = None
+
+    def connectionMade(self) -> None:
+        """Start the handshake and its deadline."""
+        # Twisted's own name for a transport holds the client's address, and it heads log lines.
+        self.transport.logstr = type(self).__name__
+        prepare(self.transport)
+        limits = self.factory.limits
+        self.deadline = Deadline(self.factory.clock)
+        self._farewell = Farewell(self.transport, self.deadline, limits)
+        self._handshake = Handshake(self.factory.handshake_options(self.versions))
+        self.deadline.start(limits.handshake_timeout, self._handshake_timed_out)
+        self.factory.connected(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take bytes from the client."""
+        if self.state is State.BUSY:
+            self._errand.client_data(data)
+        elif self.state is State.CLOSING:
+            self._farewell.received(data)
+        elif self.state is State.HANDSHAKE:
+            self._carry_out(self._handshake.receive(data))
+
+    def readConnectionLost(self) -> None:
+        """The client will send no more. Before the reply that means that it is gone."""
+        if self.state is State.BUSY:
+            self._errand.client_eof()
+        elif self.state is State.CLOSING:
+            self._farewell.closed()
+        else:
+            self.note("the client closed before its request")
+            self.transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """Everything that was written is out, and our sending side is shut down."""
+        if self.state is State.CLOSING:
+            self._farewell.flushed()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The client's connection is gone: nothing of it stays behind."""
+        previous, self.state = self.state, State.CLOSED
+        self.deadline.stop()
+        if previous is State.BUSY:
+            self._errand.client_lost(reason.check(ConnectionDone) is not None)
+        if self._authentication is not None:
+            self._authentication.cancel()
+        self.factory.disconnected(self)
+
+    # The handshake's orders.
+
+    def _carry_out(self, steps: list[Step]) -> None:
+        for step in steps:
+            match step:
+                case Send(data):
+                    self.transport.write(data)
+                case Authenticate(credentials):
+                    self._authenticate(credentials)
+                case Requested(request, rest):
+                    self._set_out(request, rest)
+                case Rejected(data, reason):
+                    self.note(reason)
+                    self.finish(data)
+
+    def _authenticate(self, credentials: Credentials) -> None:
+        self.state = State.AUTHENTICATING
+        self.transport.pauseProducing()
+        self._authentication = self.factory.authenticate(credentials)
+        self._authentication.addCallback(self._authenticated)
+        self._authentication.addErrback(self._authentication_failed)
+
+    def _authenticated(self, avatar: bytes | None) -> None:
+        self._authentication = None
+        if self.state is State.AUTHENTICATING:
+            self.state = State.HANDSHAKE
+            self.transport.resumeProducing()
+            self._carry_out(self._handshake.authenticated(avatar))
+
+    def _authentication_failed(self, failure: Failure) -> None:
+        if self.state is not State.CLOSED:
+            self._log.failure("a fault while checking credentials; the client is refused", failure)
+            self._authenticated(None)
+
+    def _set_out(self, request: Request, rest: bytes) -> None:
+        self._errand = errand = self.factory.errand(self, request)
+        self.state = State.BUSY
+        try:
+            isolation = self.factory.admit(request, self.transport.getPeer())
+            errand.begin(self.factory.backend, isolation, rest)
+        except Refused as reason:
+            errand.relay_refused(reason)
+        except Exception:
+            self._log.failure("a fault of this server; the client gets a general failure")
+            errand.relay_refused(GeneralFailure("fault"))
+
+    # Ends.
+
+    def finish(self, data: bytes) -> None:
+        """Write these bytes, flush, close."""
+        if self.state not in (State.CLOSING, State.CLOSED):
+            self.state = State.CLOSING
+            if data:
+                self.transport.write(data)
+            self._farewell.begin()
+
+    def reset(self) -> None:
+        """Close with a reset."""
+        self.transport.abortConnection()
+
+    def note(self, reason: str) -> None:
+        """Write a debug line, which never holds what the client sent."""
+        if self.factory.debugging:
+            self._log.debug("{protocol}: {reason}", protocol=type(self).__name__, reason=reason)
+
+    def _handshake_timed_out(self) -> None:
+        self.note("no whole request within the handshake deadline")
+        self.finish(b"")
+
+
+class SOCKS4Protocol(SOCKSProtocol):
+    """Speaks SOCKS4 and SOCKS4a only."""
+
+    versions = frozenset({Version.SOCKS4})
+
+
+class SOCKS5Protocol(SOCKSProtocol):
+    """Speaks SOCKS5 only."""
+
+    versions = frozenset({Version.SOCKS5})

@@ -1,0 +1,211 @@
+"""Two sides become one stream: a client's transport and an ``IOutbound``.
+
+The relay stands before the reply does: early data goes to the outbound at once, up to a bound, and only the way to
+the client waits. Half-close goes both ways; backpressure is Twisted's, each side the producer of the other. What
+ends the client's connection (a reply, a farewell, a reset) is the owner's: ``IRelayOwner``.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import Any, Protocol
+
+from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
+
+from torsocks_tx.errors import Refused, TimedOut
+from torsocks_tx.interfaces import IOutbound, IReceiver
+from torsocks_tx.limits import Limits
+from torsocks_tx.transports import Deadline, Throttle
+
+
+class RelayOwner(Protocol):
+    """What a relay tells the protocol that owns it."""
+
+    def relay_opened(self) -> None:
+        """The far end is reached: send the success reply now. Data follows."""
+
+    def relay_refused(self, reason: Refused) -> None:
+        """It is not reached. The relay is over."""
+
+    def relay_over(self, clean: bool) -> None:
+        """The far end is gone: flush and close, or reset if not ``clean``. The relay is over."""
+
+    def relay_remote_eof(self) -> None:
+        """The far end will send no more: shut the sending side towards the client down."""
+
+
+class State(Enum):
+    """How far a stream is. The two DONE states are half-closed."""
+
+    OPENING = auto()
+    OPEN = auto()
+    CLIENT_DONE = auto()
+    REMOTE_DONE = auto()
+    OVER = auto()
+
+
+_FLOWING_OUT = frozenset({State.OPEN, State.CLIENT_DONE})
+
+
+@implementer(IReceiver)
+class Relay:
+    """One stream. ``sent`` and ``received`` count the client's payload bytes, towards and from the far end."""
+
+    def __init__(
+        self, owner: RelayOwner, transport: Any, clock: IReactorTime, deadline: Deadline, limits: Limits
+    ) -> None:
+        self._owner = owner
+        self._transport = transport
+        self._clock = clock
+        self._deadline = deadline
+        self._limits = limits
+        self._outbound: IOutbound | None = None
+        self._state = State.OPENING
+        self._last_activity = 0.0
+        self._linger_end = 0.0
+        self.sent = 0
+        self.received = 0
+
+    @property
+    def state(self) -> State:
+        """How far the stream is."""
+        return self._state
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the client was told that the far end is reached."""
+        return self._state is not State.OPENING and self._outbound is not None
+
+    @property
+    def outbound(self) -> IOutbound | None:
+        """The far side, None when there is nothing left to do with it."""
+        return self._outbound
+
+    # The client's side.
+
+    def begin(self, outbound: IOutbound, early: bytes, timeout: float) -> None:
+        """Take the outbound that was opened with this relay as its receiver."""
+        if self._state is not State.OPENING:
+            return
+        self._outbound = outbound
+        self._deadline.start(timeout, self._open_timed_out)
+        if early:
+            self.client_data(early)
+
+    def client_data(self, data: bytes) -> None:
+        """Bytes from the client: early data, or payload."""
+        if self._outbound is None:
+            return
+        self.sent += len(data)
+        self._last_activity = self._clock.seconds()
+        self._outbound.write(data)
+        if self._state is State.OPENING and self.sent >= self._limits.early_data:
+            self._transport.pauseProducing()
+
+    def client_eof(self) -> None:
+        """The client will send no more. While opening that means that it is gone."""
+        if self._state is State.OPENING:
+            self.client_lost(clean=False)
+        elif self._state is State.OPEN and self._outbound is not None:
+            self._state = State.CLIENT_DONE
+            self._outbound.lose_write()
+            now = self._clock.seconds()
+            self._last_activity = now
+            self._linger_end = now + self._limits.linger_limit
+            self._deadline.start(self._limits.linger_timeout, self._linger_expired)
+        elif self._state is State.REMOTE_DONE:
+            self._finish()
+            self._owner.relay_over(True)
+
+    def client_lost(self, clean: bool) -> None:
+        """The client's connection is gone. What it had sent in a clean end still goes out."""
+        if self._state is State.OPENING or not clean:
+            outbound = self._release()
+            if outbound is not None:
+                outbound.abort()
+        else:
+            self._finish()
+
+    # The far side: IReceiver.
+
+    def opened(self) -> None:
+        """The far end is reached."""
+        if self._state is not State.OPENING or self._outbound is None:
+            return
+        self._state = State.OPEN
+        self._last_activity = self._clock.seconds()
+        self._owner.relay_opened()
+        self._outbound.register_producer(Throttle(self._transport))
+        self._transport.registerProducer(Throttle(self._outbound), True)
+        self._transport.resumeProducing()
+        self._deadline.start(self._limits.idle_timeout, self._idle_expired)
+
+    def refused(self, reason: Refused) -> None:
+        """The far end is not reached."""
+        if self._state is State.OPENING:
+            self._release()
+            self._owner.relay_refused(reason)
+
+    def data(self, data: bytes) -> None:
+        """Bytes from the far end."""
+        if self._state in _FLOWING_OUT:
+            self.received += len(data)
+            self._last_activity = self._clock.seconds()
+            self._transport.write(data)
+
+    def eof(self) -> None:
+        """The far end will send no more, but still listens."""
+        if self._state is State.OPEN:
+            self._state = State.REMOTE_DONE
+            self._owner.relay_remote_eof()
+        elif self._state is State.CLIENT_DONE:
+            self._finish()
+            self._owner.relay_over(True)
+
+    def lost(self, clean: bool) -> None:
+        """The far end is gone."""
+        if self._state is State.OVER:
+            return
+        self._release()
+        self._owner.relay_over(clean)
+
+    # Ends.
+
+    def _release(self) -> IOutbound | None:
+        self._state = State.OVER
+        self._deadline.stop()
+        outbound, self._outbound = self._outbound, None
+        return outbound
+
+    def _finish(self) -> None:
+        outbound = self._release()
+        if outbound is not None:
+            outbound.unregister_producer()
+            outbound.close()
+
+    def _open_timed_out(self) -> None:
+        outbound = self._release()
+        if outbound is not None:
+            outbound.abort()
+        self._owner.relay_refused(TimedOut("no outcome within the connect deadline"))
+
+    def _idle_expired(self) -> None:
+        left = self._remaining(self._limits.idle_timeout or 0.0)
+        if left > 0:
+            self._deadline.start(left, self._idle_expired)
+            return
+        self._finish()
+        self._owner.relay_over(True)
+
+    def _linger_expired(self) -> None:
+        left = self._remaining(self._limits.linger_timeout)
+        left = min(left, self._linger_end - self._clock.seconds())
+        if left > 0:
+            self._deadline.start(left, self._linger_expired)
+            return
+        self._finish()
+        self._owner.relay_over(True)
+
+    def _remaining(self, period: float) -> float:
+        return self._last_activity + period - self._clock.seconds()

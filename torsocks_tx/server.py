@@ -1,0 +1,165 @@
+"""The factories: what all connections of one listener share. With ``protocol`` this is the embedding API.
+
+    endpoint.listen(SOCKSFactory(backend))
+
+A factory may serve several ports, but a listener of its own gets a factory of its own: streams of different
+factories never share a circuit, unless their policies name the same session group.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Awaitable, Callable
+from typing import Any, ClassVar
+
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+
+from torsocks_tx.codes import Command, Version
+from torsocks_tx.errand import Errand
+from torsocks_tx.handshake import HandshakeOptions
+from torsocks_tx.interfaces import IBackend
+from torsocks_tx.isolation import Isolation, Isolator, isolation_key
+from torsocks_tx.limits import Limits
+from torsocks_tx.messages import Credentials, Request
+from torsocks_tx.policy import ListenerPolicy
+from torsocks_tx.protocol import SOCKS4Protocol, SOCKS5Protocol, SOCKSProtocol
+
+Authenticator = Callable[[Credentials], "Deferred[bytes | None]"]
+"""Checks RFC 1929 credentials: fires with the user's name, or with None for a refusal."""
+
+_listener_numbers = itertools.count(1)
+_isolator = Isolator()
+
+
+class SOCKSFactory(Factory):
+    """Makes protocols that speak SOCKS4, SOCKS4a and SOCKS5.
+
+    ``backend`` carries the streams; ``policy`` and ``limits`` have defaults that suit Tor. With an ``authenticator`` only
+    clients with credentials that it accepts are served. ``listener`` names the listener where circuits are
+    isolated; ``isolator`` holds the secret that masks isolation keys: processes that serve one listener together
+    are given the same two.
+    """
+
+    protocol: ClassVar[type[SOCKSProtocol]] = SOCKSProtocol  # type: ignore[misc,assignment]
+    noisy = False
+    _log = Logger()
+
+    def __init__(
+        self,
+        backend: IBackend,
+        *,
+        policy: ListenerPolicy | None = None,
+        limits: Limits | None = None,
+        authenticator: Authenticator | None = None,
+        listener: str | None = None,
+        isolator: Isolator | None = None,
+        clock: IReactorTime | None = None,
+        debugging: bool = True,
+    ) -> None:
+        if clock is None:
+            from twisted.internet import reactor
+
+            clock = reactor  # type: ignore[assignment]
+        assert clock is not None
+        self.backend = backend
+        self.policy = policy or ListenerPolicy()
+        self.limits = limits or Limits()
+        self.clock = clock
+        self.debugging = debugging
+        self.connections: set[SOCKSProtocol] = set()
+        self._authenticator = authenticator
+        self._listener = listener or f"listener-{next(_listener_numbers)}"
+        self._isolator = isolator or _isolator
+        self._port_flags = self.policy.port_flags
+        self._empty: list[Deferred[None]] = []
+        self._full_said = False
+
+    def buildProtocol(self, addr: IAddress) -> SOCKSProtocol | None:
+        """A protocol for a new client, or None (the connection is closed) when there are too many."""
+        most = self.limits.max_connections
+        if most is not None and len(self.connections) >= most:
+            if not self._full_said:
+                self._full_said = True
+                self._log.warn("{most} clients are connected: more are turned away", most=most)
+            return None
+        protocol = self.protocol()
+        protocol.factory = self
+        return protocol
+
+    def handshake_options(self, versions: frozenset[Version]) -> HandshakeOptions:
+        """What a handshake of these versions accepts here."""
+        prefer = self.policy.prefer_socks_no_auth or not self.policy.isolation.socks_auth
+        return HandshakeOptions(versions, prefer, self._authenticator is not None)
+
+    def authenticate(self, credentials: Credentials) -> Deferred[bytes | None]:
+        """Ask the authenticator; without one nobody is refused."""
+        if self._authenticator is None:
+            return succeed(None)
+        return maybeDeferred(self._authenticator, credentials)
+
+    def admit(self, request: Request, peer: IAddress) -> Isolation:
+        """Judge a request, and say which streams it may share circuits with. Raises ``Refused``."""
+        if self.policy.test_socks:
+            self._say_test(request)
+        self.policy.check(request)
+        client = getattr(peer, "host", None)
+        key = isolation_key(self.policy.isolation, self._listener, client, request)
+        return Isolation(self._isolator.credentials(key), self._port_flags)
+
+    def errand(self, client: SOCKSProtocol, request: Request) -> Errand:
+        """What carries this request out."""
+        extended = self.policy.extended_errors
+        return Errand(
+            client, request, clock=self.clock, limits=self.limits, extended_errors=extended
+        )
+
+    def _say_test(self, request: Request) -> None:
+        by_ip = request.address.literal().is_ip and request.command is not Command.RESOLVE_PTR
+        verdict = (
+            "by IP address: this client may have looked the name up itself, outside Tor"
+            if by_ip
+            else "by host name: safe"
+        )
+        name = request.version.name
+        self._log.info("TestSocks: {name} request {verdict}", name=name, verdict=verdict)
+
+    def connected(self, protocol: SOCKSProtocol) -> None:
+        """Count a connection."""
+        self.connections.add(protocol)
+
+    def disconnected(self, protocol: SOCKSProtocol) -> None:
+        """Count it no more."""
+        self.connections.discard(protocol)
+        self._full_said = self._full_said and bool(self.connections)
+        if not self.connections:
+            waiting, self._empty = self._empty, []
+            for deferred in waiting:
+                deferred.callback(None)
+
+    def when_empty(self) -> Awaitable[Any]:
+        """Fires when no client is connected."""
+        if not self.connections:
+            return succeed(None)
+        deferred: Deferred[None] = Deferred()
+        self._empty.append(deferred)
+        return deferred
+
+    def close_all(self) -> None:
+        """Reset every connection, for a server that stops."""
+        for protocol in list(self.connections):
+            protocol.reset()
+
+
+class SOCKS4Factory(SOCKSFactory):
+    """Makes protocols that speak SOCKS4 and SOCKS4a only."""
+
+    protocol = SOCKS4Protocol
+
+
+class SOCKS5Factory(SOCKSFactory):
+    """Makes protocols that speak SOCKS5 only."""
+
+    protocol = SOCKS5Protocol

@@ -1,0 +1,180 @@
+"""One daemon of the private network: started until it is ready, stopped, suspended, killed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import clientFromString, quoteStringArgument
+
+from torsocks_tx.backends.tor.connecting import connect
+from torsocks_tx.backends.tor.control import Control
+from torsocks_tx.backends.tor.daemon import DaemonState, TorDaemon
+from torsocks_tx.backends.tor.watchdog import Watchdog
+
+START_DEADLINE = 120.0
+"""Seconds for one daemon to be ready; the whole network needs 10 to 20."""
+
+_BOOTSTRAPPED = re.compile(r"Bootstrapped (\d+)%")
+_LAST_LINES = 5
+_MAX_SOCKET_PATH = 104
+
+Progress = Callable[[str], None]
+"""Called with one short line for a person, whenever something has been reached."""
+
+
+class NetworkError(Exception):
+    """The private network, or one of its daemons, does not come up; the text says why."""
+
+
+class Node:
+    """A daemon of the network, whatever its role.
+
+    Attributes:
+        name: such as ``auth0``, ``exit3``, ``client0`` or ``service0``.
+        directory: its data directory, mode 0700.
+        control_endpoint: a Twisted endpoint string of its control port (cookie authentication).
+        bootstrapped: how many per cent of its start are done.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        watchdog: Watchdog,
+        directory: Path,
+        torrc_lines: Sequence[str],
+        tor: str,
+    ) -> None:
+        self.name = directory.name
+        self.directory = directory
+        self.control_endpoint = f"unix:{quoteStringArgument(str(control_socket(directory)))}"
+        self.bootstrapped = 0
+        self._reactor = reactor
+        self._daemon = TorDaemon(
+            reactor,
+            directory,
+            torrc_lines,
+            tor_binary=tor,
+            watchdog=watchdog,
+            on_line=self._line,
+        )
+        self._control: Control | None = None
+        self._waiting: Deferred[None] | None = None
+        self._progress: Progress | None = None
+
+    @property
+    def pid(self) -> int:
+        """Its process id; the last one, if it has ended."""
+        assert self._daemon.pid is not None, "it was never started"
+        return self._daemon.pid
+
+    @property
+    def state(self) -> DaemonState:
+        """Whether it runs."""
+        return self._daemon.state
+
+    @property
+    def last_lines(self) -> tuple[str, ...]:
+        """What it printed last."""
+        return tuple(self._daemon.last_lines)
+
+    async def start(self, progress: Progress | None = None) -> None:
+        """Start it and wait until it has circuits, or knows why it never will.
+
+        Raises:
+            NetworkError: it ended instead, or took too long.
+        """
+        self.bootstrapped = 0
+        self._progress = progress
+        await self._daemon.start()
+        ready = self._waiting = Deferred()
+        ended = self._daemon.when_exited().addCallback(self._ended_early)
+        ended.addErrback(lambda _: None)  # given up below
+        ready.addTimeout(START_DEADLINE, self._reactor, self._too_slow)
+        try:
+            await ready
+        finally:
+            self._waiting = None
+            ended.cancel()
+
+    async def stop(self) -> None:
+        """End it; nothing of it is worth a farewell."""
+        self._drop_control()
+        self._daemon.kill()
+        if self._daemon.state is not DaemonState.NEW:
+            await self._daemon.when_exited()
+
+    def suspend(self) -> None:
+        """Stop it where it stands: its connections stay open and silent."""
+        self._daemon.suspend()
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self._daemon.resume()
+
+    def kill(self) -> None:
+        """Kill it; ``PrivateNetwork.restart`` brings it back."""
+        self._daemon.kill()
+
+    def when_exited(self) -> Deferred[int | str]:
+        """Fire with the exit status or the name of a signal when it has ended."""
+        return self._daemon.when_exited()
+
+    async def control(self) -> Control:
+        """Return a control connection to it, the same one until it is lost."""
+        if self._control is not None:
+            return self._control
+        endpoint = clientFromString(self._reactor, self.control_endpoint)
+        control = await connect(self._reactor, endpoint, name=f"{self.name}'s control port")
+        if self._control is not None:  # somebody else asked at the same time
+            control.close()
+            return self._control
+        self._control = control
+        control.when_lost().addCallback(self._lost, control)
+        return control
+
+    def _lost(self, _: None, control: Control) -> None:
+        if self._control is control:
+            self._control = None
+
+    def _drop_control(self) -> None:
+        control, self._control = self._control, None
+        if control is not None:
+            control.close()
+
+    def _line(self, line: str) -> None:
+        match = _BOOTSTRAPPED.search(line)
+        if match is None:
+            return
+        self.bootstrapped = int(match[1])
+        if self._progress is not None:
+            self._progress(f"{self.name} bootstrapped {self.bootstrapped}%")
+        if self.bootstrapped == 100 and self._waiting is not None:
+            waiting, self._waiting = self._waiting, None
+            waiting.callback(None)
+
+    def _ended_early(self, end: int | str) -> None:
+        if self._waiting is not None:
+            waiting, self._waiting = self._waiting, None
+            waiting.errback(NetworkError(f"{self.name} ended with {end} while starting: {self}"))
+
+    def _too_slow(self, _: object, seconds: float) -> None:
+        raise NetworkError(f"{self.name} was not ready within {seconds:g} s: {self}")
+
+    def __str__(self) -> str:
+        return " / ".join(self.last_lines[-_LAST_LINES:])
+
+
+def control_socket(directory: Path) -> Path:
+    """Return the path of the control socket of the daemon in this directory."""
+    return checked_socket(directory / "control")
+
+
+def checked_socket(path: Path) -> Path:
+    """Return the path, if a unix socket can have it; they are limited to about 100 bytes."""
+    if len(str(path).encode()) > _MAX_SOCKET_PATH:
+        raise NetworkError(f"the path {path} is too long for a socket: give a shorter directory")
+    return path

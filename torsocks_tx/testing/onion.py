@@ -1,0 +1,141 @@
+"""Onion services on demand, and the keys of clients that are let in (rend-spec-v3, control-spec).
+
+X25519 (RFC 7748) is written out here because making a key pair now and then is all that is needed
+of it. It is not constant-time: these keys are for tests.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from torsocks_tx.backends.tor.control import Control
+from torsocks_tx.backends.tor.events import parse_event
+
+UPLOAD_DEADLINE = 60.0
+"""Seconds until the descriptor is at the directories; they need about two."""
+
+_PRIME = 2**255 - 19
+_A24 = 121665
+_BASE_POINT = 9
+
+
+@dataclass(frozen=True, slots=True)
+class ClientKey:
+    """The X25519 key of a client that an onion service lets in; ``private`` is 32 bytes."""
+
+    private: bytes = field(repr=False)
+
+    @classmethod
+    def generate(cls) -> ClientKey:
+        """Make a new one."""
+        return cls(os.urandom(32))
+
+    @property
+    def public_base32(self) -> str:
+        """The public half as ``ADD_ONION ... ClientAuthV3=`` wants it."""
+        return base64.b32encode(x25519_public(self.private)).decode("ascii").rstrip("=")
+
+    @property
+    def private_base64(self) -> str:
+        """The private half as ``ONION_CLIENT_AUTH_ADD`` wants it, behind ``x25519:``."""
+        return base64.b64encode(self.private).decode("ascii")
+
+
+def x25519_public(private: bytes) -> bytes:
+    """Return the public key of 32 private bytes: the Montgomery ladder of RFC 7748 section 5."""
+    clamped = bytes([private[0] & 248, *private[1:31], (private[31] & 127) | 64])
+    scalar = int.from_bytes(clamped, "little")
+    x2, z2, x3, z3 = 1, 0, _BASE_POINT, 1
+    for position in range(254, -1, -1):
+        swap = scalar >> position & 1
+        if swap:
+            x2, z2, x3, z3 = x3, z3, x2, z2
+        total, difference = x2 + z2, x2 - z2
+        squared_total, squared_difference = total * total, difference * difference
+        gap = squared_total - squared_difference
+        left, right = (x3 - z3) * total, (x3 + z3) * difference
+        x3, z3 = (left + right) ** 2 % _PRIME, _BASE_POINT * (left - right) ** 2 % _PRIME
+        x2 = squared_total * squared_difference % _PRIME
+        z2 = gap * (squared_total + _A24 * gap) % _PRIME
+        if swap:
+            x2, z2, x3, z3 = x3, z3, x2, z2
+    return (x2 * pow(z2, _PRIME - 2, _PRIME) % _PRIME).to_bytes(32, "little")
+
+
+@dataclass(frozen=True, slots=True)
+class OnionService:
+    """A running onion service.
+
+    Attributes:
+        address: ``<56 characters>.onion``.
+        virtual_port: the port that clients connect to.
+        target_port: the port of 127.0.0.1 that they reach.
+    """
+
+    address: str
+    virtual_port: int
+    target_port: int
+    _control: Control = field(repr=False)
+
+    async def remove(self) -> None:
+        """Take it down; its descriptor stays at the directories until it expires."""
+        await self._control.command(f"DEL_ONION {self.address.removesuffix('.onion')}")
+
+
+async def add_onion_service(
+    reactor: Any,
+    control: Control,
+    target_port: int,
+    virtual_port: int = 80,
+    client_auth_key: ClientKey | None = None,
+) -> OnionService:
+    """Create a service and wait until every directory that was to have its descriptor has it."""
+    flags, key = "DiscardPK", ""
+    if client_auth_key is not None:
+        flags, key = "DiscardPK,V3Auth", f" ClientAuthV3={client_auth_key.public_base32}"
+    uploads = _Uploads()
+    await control.listen("HS_DESC", uploads.note)
+    try:
+        answer = await control.command(
+            f"ADD_ONION NEW:ED25519-V3 Flags={flags}"
+            f" Port={virtual_port},127.0.0.1:{target_port}{key}"
+        )
+        service = answer.partition("ServiceID=")[2].split()[0]
+        await uploads.when_done(service).addTimeout(UPLOAD_DEADLINE, reactor)
+    finally:
+        await control.unlisten("HS_DESC", uploads.note)
+    return OnionService(f"{service}.onion", virtual_port, target_port, control)
+
+
+class _Uploads:
+    """Which descriptors are on their way to which directories."""
+
+    def __init__(self) -> None:
+        self._under_way: dict[str, set[tuple[str, ...]]] = {}
+        self._service = ""
+        self._done: Deferred[None] = Deferred()
+
+    def note(self, text: str) -> None:
+        """Take one HS_DESC event."""
+        action, service, _, directory, *descriptor = parse_event(text).positional
+        under_way = self._under_way.setdefault(service, set())
+        upload = (directory, *descriptor)
+        if action == "UPLOAD":
+            under_way.add(upload)
+        elif action == "UPLOADED":
+            under_way.discard((directory,))
+        self._check()
+
+    def when_done(self, service: str) -> Deferred[None]:
+        """Fire when every upload that was begun for this service has come through."""
+        self._service = service
+        self._check()
+        return self._done
+
+    def _check(self) -> None:
+        pass

@@ -1,0 +1,130 @@
+"""The configuration of every daemon of the private Tor network, as text. Pure.
+
+See tor(1) for the options. What is special: the network agrees on a consensus within seconds, and
+every socket of every daemon is bound to loopback, so that the kernel refuses all else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+Lines = tuple[str, ...]
+
+_VOTING_INTERVAL = 20
+_PLACEHOLDER_IDENTITY = "1" * 40
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """A directory authority as the other daemons know it."""
+
+    name: str
+    or_port: int
+    dir_port: int
+    v3_identity: str = _PLACEHOLDER_IDENTITY
+    fingerprint: str = _PLACEHOLDER_IDENTITY
+
+    @property
+    def line(self) -> str:
+        """The line by which a daemon trusts this authority."""
+        return (
+            f"DirAuthority {self.name} orport={self.or_port} no-v2 v3ident={self.v3_identity}"
+            f" 127.0.0.1:{self.dir_port} {self.fingerprint}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What all daemons of one network have in common."""
+
+    authorities: Sequence[Authority]
+    resolver_file: str
+    ipv6: bool
+
+    def loopback_addresses(self) -> Lines:
+        """The only addresses that a daemon may send from."""
+        return ("127.0.0.1", "[::1]") if self.ipv6 else ("127.0.0.1",)
+
+
+def common(network: Network, name: str, control_socket: str) -> Lines:
+    """Return what every daemon needs."""
+    return (
+        "TestingTorNetwork 1",
+        *(authority.line for authority in network.authorities),
+        f"Nickname {name}",
+        "Address 127.0.0.1",
+        *(f"OutboundBindAddress {address}" for address in network.loopback_addresses()),
+        f"ControlSocket {control_socket}",
+        "CookieAuthentication 1",
+        "AssumeReachable 1",
+        "PathsNeededToBuildCircuits 0.67",
+        "V3AuthNIntervalsValid 2",
+        f"V3AuthVotingInterval {_VOTING_INTERVAL}",
+        "V3AuthVoteDelay 4",
+        "V3AuthDistDelay 4",
+        "TestingV3AuthInitialVotingInterval 5",
+        "TestingV3AuthInitialVoteDelay 2",
+        "TestingV3AuthInitialDistDelay 2",
+        "ShutdownWaitLength 0",
+        "NumCPUs 1",
+        "Log notice stdout",
+    )
+
+
+def relay(network: Network, or_port: int) -> Lines:
+    """Return what a daemon that relays needs besides; it never leaves this machine."""
+    return (
+        f"ORPort 127.0.0.1:{or_port}",
+        "SocksPort 0",
+        "ContactInfo nobody@example.org",
+        *(f"OutboundBindAddressExit {address}" for address in network.loopback_addresses()),
+        f"ServerDNSResolvConfFile {network.resolver_file}",
+        "ServerDNSDetectHijacking 0",
+        "ServerDNSTestAddresses",
+        "ServerDNSAllowBrokenConfig 1",
+    )
+
+
+def authority(dir_port: int) -> Lines:
+    """Return what a relay that is also an authority needs besides."""
+    return (
+        f"DirPort 127.0.0.1:{dir_port}",
+        "AuthoritativeDirectory 1",
+        "V3AuthoritativeDirectory 1",
+        "AuthDirMaxServersPerAddr 0",
+        "TestingDirAuthVoteExit *",
+        "TestingDirAuthVoteHSDir *",
+        "TestingDirAuthVoteGuard *",
+        "TestingMinExitFlagThreshold 0",
+        "ExitRelay 0",
+    )
+
+
+def exit_relay() -> Lines:
+    """Return what a relay that connects to anything on this machine needs besides."""
+    return (
+        "ExitRelay 1",
+        "IPv6Exit 1",
+        "ExitPolicyRejectPrivate 0",
+        "ExitPolicy accept *:*",
+        "ExitPolicy accept6 *6:*",
+    )
+
+
+def client(
+    socks_ports: Iterable[str], mapped_addresses: Mapping[str, str], extra: Iterable[str] = ()
+) -> Lines:
+    """Return what a client needs besides: its SocksPorts, and addresses that stand for others."""
+    return (
+        *(f"SocksPort {port}" for port in socks_ports),
+        *(f"MapAddress {address} {target}" for address, target in mapped_addresses.items()),
+        # One circuit per stream, so that a stream's circuit id says what it shares.
+        "ConfluxEnabled 0",
+        *extra,
+    )
+
+
+def onion_host() -> Lines:
+    """Return what the daemon that hosts the onion services needs besides."""
+    return ("SocksPort 0",)
