@@ -11,7 +11,7 @@ help:
 	@echo
 	@echo '  make setup     a virtual environment in .venv with all that development needs'
 	@echo '  make lint      lint and format          make unit      unit tests and fuzzing'
-	@echo '  make types     type checks              make interop   unmodified clients, private Tor network'
+	@echo '  make types     type checks              make interop   real clients and a private Tor'
 	@echo '  make clean     away with all that these made'
 	@echo
 	@echo 'The first call of each sets up what it needs; PYTHON=/path/to/python3 chooses the Python.'
@@ -34,5 +34,6 @@ lint types unit interop:
 	@exec tools/check $@
 
 clean:
-	rm -rf .venv .venv-oldest build dist *.egg-info .mypy_cache .ruff_cache .hypothesis twisted/plugins/dropin.cache
+	rm -rf .venv .venv-oldest build dist *.egg-info .mypy_cache .ruff_cache .hypothesis
+	rm -f twisted/plugins/dropin.cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -21,13 +21,13 @@ RINGS: tuple[tuple[str, ...], ...] = (
     ("codes", "errors", "messages"),
     ("wire", "wire.*"),
     ("handshake*", "initiator"),
-    ("isolation", "replies", "policy", "limits"),
+    ("isolation", "replies", "policy", "flags", "limits"),
     ("interfaces", "relay", "transports"),
     ("backends", "backends.*"),
     ("errand", "protocol"),
-    ("server", "client", "pt", "pt.*"),
+    ("server", "authentication", "client", "pt", "pt.*"),
     ("testing", "testing.*"),
-    ("tap",),
+    ("tap", "listening", "options", "optiontext", "service", "upstream"),
     ("",),
 )
 PURE_RINGS = 4

@@ -15,8 +15,9 @@ complain() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 
 fail() { complain "$@"; exit 1; }
 
-# foreground COMMAND...: run it to its end and return its status. Unlike a plain command, it is told at once when this
-# script is asked to stop: Ctrl-C reaches it from the terminal by itself, SIGTERM and SIGHUP are passed on as SIGINT.
+# foreground COMMAND...: run it to its end and return its status. Unlike a plain command, it is told
+# at once when this script is asked to stop: Ctrl-C reaches it from the terminal by itself, SIGTERM
+# and SIGHUP are passed on as SIGINT.
 foreground() {
     local child signalled status
     (trap - INT QUIT; exec "$@") <&0 &
@@ -33,9 +34,11 @@ foreground() {
     return "$status"
 }
 
-# Debian's package for a command.
+# Debian's package for a command. PYTHON-venv stands for the ability of that Python to make virtual
+# environments: Debian keeps half of its venv module in a package of its own.
 package_of() {
     case "$1" in
+        *-venv) "${1%-venv}" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])' ;;
         tor | tor-resolve) echo tor ;;
         nc.openbsd) echo netcat-openbsd ;;
         ssh | ssh-keygen) echo openssh-client ;;
@@ -48,16 +51,21 @@ package_of() {
 # missing_commands COMMAND...: print those that are not there.
 missing_commands() {
     local name
-    for name; do command -v "$name" >/dev/null || echo "$name"; done
+    for name; do
+        case "$name" in
+            *-venv) "${name%-venv}" -c 'import ensurepip, venv' 2>/dev/null || echo "$name" ;;
+            *) command -v "$name" >/dev/null || echo "$name" ;;
+        esac
+    done
 }
 
-# packages_of COMMAND...: print Debian's packages for them, each once.
+# packages_of: read commands, one a line; print Debian's packages for them, each once.
 packages_of() {
     local name
-    for name; do package_of "$name"; done | sort -u
+    while read -r name; do package_of "$name"; done | sort -u
 }
 
-# may_install: are there Debian packages here, and may we install them without asking for a password?
+# may_install: is this a Debian, and may we install packages without asking for a password?
 may_install() {
     command -v apt-get >/dev/null && { [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }
 }
@@ -79,17 +87,19 @@ how_to_install() {
     fi
 }
 
-# need_packages COMMAND...: see that every command is there; install Debian's packages for those that are not, if we may.
+# need_packages COMMAND...: see that every command is there; install Debian's packages for those
+# that are not, if we may.
 need_packages() {
-    local missing packages
-    mapfile -t missing < <(missing_commands "$@")
-    [ ${#missing[@]} -gt 0 ] || return 0
-    mapfile -t packages < <(packages_of "${missing[@]}")
+    local missing names packages
+    missing=$(missing_commands "$@")
+    [ -n "$missing" ] || return 0
+    mapfile -t packages <<<"$(packages_of <<<"$missing")"
     if may_install; then
         install_packages "${packages[@]}" || return 1
-        mapfile -t missing < <(missing_commands "$@")
-        [ ${#missing[@]} -gt 0 ] || return 0
+        missing=$(missing_commands "$@")
+        [ -n "$missing" ] || return 0
     fi
-    complain "cannot find ${missing[*]}: $(how_to_install "${packages[@]}")"
+    mapfile -t names <<<"$missing"
+    complain "cannot find ${names[*]##*/}: $(how_to_install "${packages[@]}")"
     return 1
 }

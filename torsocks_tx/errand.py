@@ -79,7 +79,7 @@ class Errand:
         self._relay.client_data(data)
 
     def client_eof(self) -> None:
-        """The client will send no more. While there is no answer yet, that means that it is gone."""
+        """The client will send no more. While there is no answer yet, it is gone."""
         if self._relay.is_open:
             self._relay.client_eof()
         else:
@@ -95,12 +95,19 @@ class Errand:
 
     def relay_opened(self) -> None:
         """The far end is reached: tell the client."""
-        self._client.transport.write(replies.success(self._request))
+        self.send_reply(replies.success(self._request), final=False)
 
     def relay_refused(self, reason: Refused) -> None:
         """The answer is no: tell the client why, as far as it may know."""
         self._client.note(f"{type(reason).__name__}: {reason}")
-        self._client.finish(replies.failure(reason, self._audience))
+        self.send_reply(replies.failure(reason, self._audience), final=True)
+
+    def send_reply(self, reply: bytes, *, final: bool) -> None:
+        """Write the one reply; ``final``: the connection ends with it."""
+        if final:
+            self._client.finish(reply)
+        else:
+            self._client.transport.write(reply)
 
     def relay_over(self, clean: bool) -> None:
         """The far end is gone."""
@@ -129,7 +136,7 @@ class Errand:
         except ValueError:
             self.relay_refused(HostUnreachable("the answer does not fit the reply"))
         else:
-            self._client.finish(reply)
+            self.send_reply(reply, final=True)
 
     def _refuse(self, failure: Failure) -> None:
         if self._look_up is None:

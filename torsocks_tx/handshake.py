@@ -65,6 +65,15 @@ class HandshakeOptions:
     prefer_no_auth: bool = False
     require_auth: bool = False
 
+    def select(self, offered: bytes) -> Method:
+        """The method that is taken of those that a client offers."""
+        wanted = [Method.USERNAME_PASSWORD, Method.NO_AUTH]
+        if self.require_auth:
+            wanted = [Method.USERNAME_PASSWORD]
+        elif self.prefer_no_auth:
+            wanted.reverse()
+        return next((method for method in wanted if method in offered), Method.NONE_ACCEPTABLE)
+
 
 class _State(Enum):
     FIRST_BYTE = auto()
@@ -145,20 +154,12 @@ class Handshake:
         return Requested(request, b"")
 
     def _greeting(self, reader: Reader) -> Step | None:
-        method = self._select(socks5.parse_greeting(reader))
+        method = self._options.select(socks5.parse_greeting(reader))
         if method is Method.NONE_ACCEPTABLE:
             raise ProtocolError("no acceptable method", socks5.NO_ACCEPTABLE_METHOD)
         chosen = method is Method.USERNAME_PASSWORD
         self._state = _State.CREDENTIALS if chosen else _State.CREDENTIALS_OR_REQUEST
         return Send(socks5.build_selection(method))
-
-    def _select(self, offered: bytes) -> Method:
-        wanted = [Method.USERNAME_PASSWORD, Method.NO_AUTH]
-        if self._options.require_auth:
-            wanted = [Method.USERNAME_PASSWORD]
-        elif self._options.prefer_no_auth:
-            wanted.reverse()
-        return next((method for method in wanted if method in offered), Method.NONE_ACCEPTABLE)
 
     def _check(self, reader: Reader) -> Step | None:
         if reader.data[0] != userpass.VERSION:

@@ -1,4 +1,7 @@
-"""The joints between the server and what carries its streams: ``IBackend``, ``IOutbound``, ``IReceiver``."""
+"""The joints between the server and what carries its streams.
+
+``IBackend`` opens an ``IOutbound``, and an ``IReceiver`` hears what becomes of it.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,9 @@ from torsocks_tx.messages import Address, Request
 class IReceiver(Interface):
     """Hears what becomes of a stream. Plain calls, from the reactor thread.
 
-    First ``opened`` (never from inside ``IBackend.open``) or ``refused``, never both; after ``refused`` nothing
-    more. After ``opened``: ``data`` any number of times, ``eof`` at most once, ``lost`` once and last.
+    First ``opened`` (never from inside ``IBackend.open``) or ``refused``, never both; after
+    ``refused`` nothing more. After ``opened``: ``data`` any number of times, ``eof`` at most once,
+    ``lost`` once and last.
     """
 
     def opened() -> None:
@@ -37,8 +41,8 @@ class IReceiver(Interface):
 class IOutbound(IPushProducer):
     """One stream towards a destination, usable as soon as ``IBackend.open`` returns.
 
-    What is written before ``opened`` is kept, in order; the caller bounds it. As a producer it can be paused
-    after ``opened``.
+    What is written before ``opened`` is kept, in order; the caller bounds it. As a producer it can
+    be paused after ``opened``.
     """
 
     transport = Attribute("The raw Twisted transport once there is one, else None.")
@@ -53,25 +57,25 @@ class IOutbound(IPushProducer):
         """Forget the producer."""
 
     def lose_write() -> None:
-        """Nothing more will be written. A backend that can pass this on without losing the answer does."""
+        """Nothing more will be written. Passed on only where that does not lose the answer."""
 
     def close() -> None:
         """Send what was written, then close. ``lost`` follows unless it already came."""
 
     def abort() -> None:
-        """Give the stream up at once, also while it opens. The receiver is called no more."""
+        """Give the stream up at once, also while it opens; the receiver is called no more."""
 
 
 class IBackend(Interface):
     """Opens streams and looks names up on behalf of clients."""
 
     def open(request: Request, isolation: Isolation, receiver: IReceiver) -> IOutbound:
-        """Begin a stream to ``request.address``. Never raises ``Refused``: the receiver hears it."""
+        """Begin a stream to ``request.address``; never raises ``Refused``: ``receiver`` hears it."""
 
     def resolve(request: Request, isolation: Isolation) -> Deferred[Address]:
         """Look up the address of the name ``request.address.host``.
 
-        Fires with an IPv4 or IPv6 address whose port is 0; errback ``Refused``. Cancelling gives it up.
+        Fires with an IPv4 or IPv6 address and port 0; errback ``Refused``. Cancelling gives it up.
         """
 
     def resolve_ptr(request: Request, isolation: Isolation) -> Deferred[Address]:

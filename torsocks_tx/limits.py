@@ -1,4 +1,4 @@
-"""Every deadline and bound of a server, with its default. Seconds and bytes; None switches a deadline off."""
+"""Every deadline and bound of a server, with its default, in seconds and bytes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ class Limits:
 
     ``handshake_timeout``: from the first moment to a whole request, however the bytes trickle in.
     ``connect_timeout``: from the request to its outcome, for anything but onion services.
-    ``onion_timeout``: the same for onion services. tor ends such tries by itself, after 166 s in the worst case
-    that was seen, and works longer for services that ask for proof of work; this is the net below it.
-    ``idle_timeout``: how long an open stream may carry nothing at all.
-    ``linger_timeout``: after the client has closed its side, how long the far end may be silent. tor cannot be
-    told that the client will send no more without losing the answer, so this timer is the only end.
-    ``linger_limit``: how long that may last in all.
-    ``drain_timeout``, ``drain_bytes``: after the last byte to a client, how long and how much it may still send
-    before its connection is closed. Closing at once would reset it, and eat what it has not read.
+    ``onion_timeout``: the same for onion services. tor ends such tries by itself, after 166 s in
+    the worst case that was seen, and works longer for services that ask for proof of work; this is
+    the net below it.
+    ``idle_timeout``: how long an open stream may carry nothing at all; None for ever.
+    ``linger_timeout``: after the client has closed its side, how long the far end may be silent.
+    tor cannot be told that the client will send no more without losing the answer, so this timer
+    is the only end.
+    ``linger_limit``: how long that may last in all, and how long a client that is done may take to
+    read what is left for it.
+    ``drain_timeout``, ``drain_bytes``: after the last byte to a client, how long and how much it
+    may still send before its connection is closed. Closing at once would reset it, and eat what it
+    has not read.
     ``early_data``: bytes taken from a client before its stream is open.
-    ``max_connections``: clients at one time; one more is closed at once. None: as many as descriptors allow.
+    ``max_connections``: clients at one time; one more is closed at once. None: as many as
+    descriptors allow.
     """
 
     handshake_timeout: float = 30.0

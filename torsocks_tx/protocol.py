@@ -1,13 +1,13 @@
 """One client's connection: bytes -> handshake -> errand. Each SOCKS version is an ``IProtocol``.
 
-HANDSHAKE -> (AUTHENTICATING) -> BUSY -> CLOSING -> CLOSED, and from everywhere to CLOSING. A fault of ours is logged
-with its traceback and the client gets a general failure.
+HANDSHAKE -> (AUTHENTICATING) -> BUSY -> CLOSING -> CLOSED, and from everywhere to CLOSING. A fault
+of ours is logged with its traceback and the client gets a general failure.
 """
 
 from __future__ import annotations
 
 from enum import Enum, auto
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
@@ -52,6 +52,7 @@ class SOCKSProtocol(Protocol):
 
     versions: ClassVar[frozenset[Version]] = BOTH_VERSIONS
     factory: SOCKSFactory
+    transport: Any = None
     deadline: Deadline
     _errand: Errand
     _log = Logger()
@@ -78,7 +79,7 @@ class SOCKSProtocol(Protocol):
             self._errand.client_data(data)
         elif self.state is State.CLOSING:
             self._farewell.received(data)
-        elif self.state is State.HANDSHAKE:
+        elif self.state in (State.HANDSHAKE, State.AUTHENTICATING):
             self._carry_out(self._handshake.receive(data))
 
     def readConnectionLost(self) -> None:
@@ -124,9 +125,10 @@ class SOCKSProtocol(Protocol):
     def _authenticate(self, credentials: Credentials) -> None:
         self.state = State.AUTHENTICATING
         self.transport.pauseProducing()
-        self._authentication = self.factory.authenticate(credentials)
-        self._authentication.addCallback(self._authenticated)
-        self._authentication.addErrback(self._authentication_failed)
+        checking = self._authentication = self.factory.authenticate(credentials)
+        # The answer may be there already: then it is acted on from inside these calls.
+        checking.addCallback(self._authenticated)
+        checking.addErrback(self._authentication_failed)
 
     def _authenticated(self, avatar: bytes | None) -> None:
         self._authentication = None
@@ -150,6 +152,7 @@ class SOCKSProtocol(Protocol):
             errand.relay_refused(reason)
         except Exception:
             self._log.failure("a fault of this server; the client gets a general failure")
+            errand.client_lost(clean=False)
             errand.relay_refused(GeneralFailure("fault"))
 
     # Ends.

@@ -1,8 +1,9 @@
 """Two sides become one stream: a client's transport and an ``IOutbound``.
 
-The relay stands before the reply does: early data goes to the outbound at once, up to a bound, and only the way to
-the client waits. Half-close goes both ways; backpressure is Twisted's, each side the producer of the other. What
-ends the client's connection (a reply, a farewell, a reset) is the owner's: ``IRelayOwner``.
+The relay stands before the reply does: early data goes to the outbound at once, up to a bound, and
+only the way to the client waits. Half-close goes both ways; backpressure is Twisted's, each side
+the producer of the other. What ends the client's connection (a reply, a farewell, a reset) is the
+owner's: ``RelayOwner``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from zope.interface import implementer
 from torsocks_tx.errors import Refused, TimedOut
 from torsocks_tx.interfaces import IOutbound, IReceiver
 from torsocks_tx.limits import Limits
-from torsocks_tx.transports import Deadline, Throttle
+from torsocks_tx.transports import Deadline, Throttle, can_half_close
 
 
 class RelayOwner(Protocol):
@@ -50,10 +51,15 @@ _FLOWING_OUT = frozenset({State.OPEN, State.CLIENT_DONE})
 
 @implementer(IReceiver)
 class Relay:
-    """One stream. ``sent`` and ``received`` count the client's payload bytes, towards and from the far end."""
+    """One stream; ``sent`` and ``received`` count the payload, towards and from the far end."""
 
     def __init__(
-        self, owner: RelayOwner, transport: Any, clock: IReactorTime, deadline: Deadline, limits: Limits
+        self,
+        owner: RelayOwner,
+        transport: Any,
+        clock: IReactorTime,
+        deadline: Deadline,
+        limits: Limits,
     ) -> None:
         self._owner = owner
         self._transport = transport
@@ -156,10 +162,10 @@ class Relay:
 
     def eof(self) -> None:
         """The far end will send no more, but still listens."""
-        if self._state is State.OPEN:
+        if self._state is State.OPEN and can_half_close(self._transport):
             self._state = State.REMOTE_DONE
             self._owner.relay_remote_eof()
-        elif self._state is State.CLIENT_DONE:
+        elif self._state in _FLOWING_OUT:
             self._finish()
             self._owner.relay_over(True)
 

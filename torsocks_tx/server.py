@@ -1,16 +1,16 @@
-"""The factories: what all connections of one listener share. With ``protocol`` this is the embedding API.
+"""The factories: what all connections of one listener share. The embedding API, with ``protocol``.
 
     endpoint.listen(SOCKSFactory(backend))
 
-A factory may serve several ports, but a listener of its own gets a factory of its own: streams of different
-factories never share a circuit, unless their policies name the same session group.
+A factory may serve several ports, but a listener of its own gets a factory of its own: streams of
+different factories never share a circuit, unless their policies name the same session group.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Awaitable, Callable
-from typing import Any, ClassVar
+from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IAddress, IReactorTime
@@ -37,13 +37,13 @@ _isolator = Isolator()
 class SOCKSFactory(Factory):
     """Makes protocols that speak SOCKS4, SOCKS4a and SOCKS5.
 
-    ``backend`` carries the streams; ``policy`` and ``limits`` have defaults that suit Tor. With an ``authenticator`` only
-    clients with credentials that it accepts are served. ``listener`` names the listener where circuits are
-    isolated; ``isolator`` holds the secret that masks isolation keys: processes that serve one listener together
-    are given the same two.
+    ``backend`` carries the streams; ``policy`` and ``limits`` have defaults that suit Tor. With an
+    ``authenticator`` only clients with credentials that it accepts are served. ``listener`` names
+    the listener where circuits are isolated; ``isolator`` holds the secret that masks isolation
+    keys: processes that serve one listener together are given the same two.
     """
 
-    protocol: ClassVar[type[SOCKSProtocol]] = SOCKSProtocol  # type: ignore[misc,assignment]
+    protocol: Any = SOCKSProtocol
     noisy = False
     _log = Logger()
 
@@ -62,8 +62,7 @@ class SOCKSFactory(Factory):
         if clock is None:
             from twisted.internet import reactor
 
-            clock = reactor  # type: ignore[assignment]
-        assert clock is not None
+            clock = reactor
         self.backend = backend
         self.policy = policy or ListenerPolicy()
         self.limits = limits or Limits()
@@ -77,15 +76,17 @@ class SOCKSFactory(Factory):
         self._empty: list[Deferred[None]] = []
         self._full_said = False
 
-    def buildProtocol(self, addr: IAddress) -> SOCKSProtocol | None:
-        """A protocol for a new client, or None (the connection is closed) when there are too many."""
+    def buildProtocol(  # type: ignore[override]
+        self, addr: IAddress | None
+    ) -> SOCKSProtocol | None:
+        """A protocol for a new client, or None when there are too many: it is closed at once."""
         most = self.limits.max_connections
         if most is not None and len(self.connections) >= most:
             if not self._full_said:
                 self._full_said = True
                 self._log.warn("{most} clients are connected: more are turned away", most=most)
             return None
-        protocol = self.protocol()
+        protocol: SOCKSProtocol = self.protocol()
         protocol.factory = self
         return protocol
 

@@ -1,4 +1,4 @@
-"""What is done to a Twisted transport in more than one place: deadlines, throttles, and a clean farewell."""
+"""What is done to Twisted transports in more than one place: deadlines, throttles, farewells."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Deadline:
 class Throttle:
     """Lets one side of a relay be paused by the other, and by nothing else.
 
-    Twisted calls ``stopProducing`` on the producer of a transport that is lost. For a transport that would mean
-    closing: the relay decides that, so here it does nothing.
+    Twisted calls ``stopProducing`` on the producer of a transport that is lost. For a transport
+    that would mean closing: the relay decides that, so here it does nothing.
     """
 
     __slots__ = ("_producer",)
@@ -74,8 +74,8 @@ def prepare(transport: Any) -> None:
 def can_half_close(transport: Any) -> bool:
     """Whether the sending side can be shut down alone.
 
-    Wrappers such as TLS pass unknown attributes on to the transport below them, where shutting down would cut
-    the wrapper's own protocol short: only a method of the transport's own class counts.
+    Wrappers such as TLS pass unknown attributes on to the transport below them, where shutting down
+    would cut the wrapper's own protocol short: only a method of the transport's own class counts.
     """
     own = hasattr(type(transport), "loseWriteConnection")
     return own and not getattr(transport, "TLS", False)
@@ -84,8 +84,8 @@ def can_half_close(transport: Any) -> bool:
 class Farewell:
     """Ends a connection so that the peer can read everything that was written to it.
 
-    Write, shut down our sending side, take and drop what still comes for a bounded time, close. A plain close with
-    unread bytes becomes a reset, which destroys what the peer has not read yet.
+    Write, shut down our sending side, take and drop what still comes for a bounded time, close. A
+    plain close with unread bytes becomes a reset, which destroys what the peer has not read yet.
     """
 
     __slots__ = ("_deadline", "_dropped", "_limits", "_transport")
@@ -99,13 +99,12 @@ class Farewell:
     def begin(self) -> None:
         """Flush and shut down. A peer that does not read is given up after ``linger_limit``."""
         self._transport.unregisterProducer()
-        if not can_half_close(self._transport):
-            self._deadline.start(self._limits.drain_timeout, self._transport.abortConnection)
-            self._transport.loseConnection()
-            return
-        self._transport.loseWriteConnection()
-        self._transport.resumeProducing()
         self._deadline.start(self._limits.linger_limit, self._transport.abortConnection)
+        if can_half_close(self._transport):
+            self._transport.loseWriteConnection()
+            self._transport.resumeProducing()
+        else:
+            self._transport.loseConnection()
 
     def flushed(self) -> None:
         """Our sending side is shut down: the peer has ``drain_timeout`` to close its own."""

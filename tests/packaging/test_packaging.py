@@ -9,13 +9,10 @@ from email import message_from_bytes
 from pathlib import Path
 from zipfile import ZipFile
 
-import pytest
 from packaging.requirements import Requirement
 
 from tests.packaging.conftest import ROOT
 from tests.packaging.environment import Environment, run
-
-pytestmark = pytest.mark.packaging
 
 PLUGIN = "twisted/plugins/torsocks_tx_plugin.py"
 IMPORT_ALL = """

@@ -1,8 +1,8 @@
 """A backend without Tor: names are looked up here, and connections leave from this machine.
 
-Never a fall-back for tor. Unless ``allow_internal`` says otherwise, an address is judged after its look-up, and the
-very address that was judged is connected to: loopback, link-local, private, shared (CGNAT) and every other address
-that is not of the public Internet is refused.
+Never a fall-back for tor. Unless ``allow_internal`` says otherwise, an address is judged after its
+look-up, and the very address that was judged is connected to: loopback, link-local, private, shared
+(CGNAT) and every other address that is not of the public Internet is refused.
 """
 
 from __future__ import annotations
@@ -15,9 +15,14 @@ from typing import Any
 from twisted.internet import error
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
-from twisted.internet.interfaces import IAddress, IHostResolution, IProtocolFactory, IResolutionReceiver
-from twisted.internet.interfaces import IStreamClientEndpoint
-from twisted.internet.protocol import Protocol
+from twisted.internet.interfaces import (
+    IAddress,
+    IHostResolution,
+    IProtocol,
+    IProtocolFactory,
+    IResolutionReceiver,
+    IStreamClientEndpoint,
+)
 from twisted.internet.threads import deferToThreadPool
 from zope.interface import implementer
 
@@ -32,6 +37,7 @@ ATTEMPT_TIMEOUT = 10.0
 """Seconds for one address of a name that has several."""
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 
 
 def is_internal(host: str) -> bool:
@@ -46,8 +52,11 @@ def is_internal(host: str) -> bool:
             inner.append(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF))
         if any(v4 is not None and is_internal(str(v4)) for v4 in inner):
             return True
-        if ip.ipv4_mapped is not None:
+        if ip.ipv4_mapped is not None or ip in _NAT64:
             return False
+        # Python counts the rest of the space, which nobody has been given, as global.
+        if ip not in _GLOBAL_UNICAST:
+            return True
     return not ip.is_global or ip.is_multicast or ip.is_unspecified
 
 
@@ -80,10 +89,10 @@ class _DirectEndpoint:
         self._backend = backend
         self._address = address
 
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Protocol]:
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         return Deferred.fromCoroutine(self._connect(protocolFactory))
 
-    async def _connect(self, factory: IProtocolFactory) -> Protocol:
+    async def _connect(self, factory: IProtocolFactory) -> IProtocol:
         hosts = await self._backend.look_up(self._address)
         for host in hosts[:-1]:
             try:
@@ -92,17 +101,17 @@ class _DirectEndpoint:
                 continue
         return await self._attempt(hosts[-1], None, factory)
 
-    async def _attempt(self, host: str, timeout: float | None, factory: Any) -> Protocol:
+    async def _attempt(self, host: str, timeout: float | None, factory: Any) -> IProtocol:
         kind = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
         # The server's own connect deadline ends the last attempt.
         endpoint = kind(self._backend.reactor, host, self._address.port, timeout=timeout or 1e6)
-        protocol: Protocol = await endpoint.connect(factory)
+        protocol: IProtocol = await endpoint.connect(factory)
         return protocol
 
 
 @implementer(IBackend)
 class DirectBackend:
-    """Connects from this machine. ``reactor`` is Twisted's; ``allow_internal`` admits internal addresses."""
+    """Connects from this machine; ``allow_internal`` admits internal addresses."""
 
     def __init__(self, reactor: Any, *, allow_internal: bool = False) -> None:
         self.reactor = reactor

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torsocks_tx.backends.stream import Stream
-from torsocks_tx.errors import CommandNotSupported
+from torsocks_tx.errors import CommandNotSupported, Refused
 from torsocks_tx.interfaces import IBackend, IReceiver
 from torsocks_tx.isolation import Isolation
 from torsocks_tx.messages import Address, Request
@@ -21,7 +23,12 @@ EndpointChooser = Callable[[Request, Isolation], IStreamClientEndpoint]
 
 @implementer(IBackend)
 class EndpointBackend:
-    """Connects to the endpoint that ``choose`` gives. Look-ups are refused: endpoints cannot do them."""
+    """Connects to the endpoint that ``choose`` gives; refuses look-ups, which endpoints cannot do.
+
+    What ``choose`` raises, other than ``Refused``, is a fault: it is logged with its traceback.
+    """
+
+    _log = Logger()
 
     def __init__(self, reactor: IReactorTime, choose: EndpointChooser) -> None:
         self._reactor = reactor
@@ -32,9 +39,14 @@ class EndpointBackend:
         stream = Stream(self._reactor, receiver, half_close=True)
         # Never from inside ``open``: an endpoint may connect at once.
         next_turn = deferLater(self._reactor, 0.0, self._choose, request, isolation)
-        next_turn.addCallback(stream.connect)
+        next_turn.addCallbacks(stream.connect, self._fault)
         stream.wait_for(next_turn)
         return stream
+
+    def _fault(self, failure: Failure) -> Failure:
+        if failure.check(Refused, CancelledError) is None:
+            self._log.failure("a fault while choosing an endpoint; the client is refused", failure)
+        return failure
 
     def resolve(self, request: Request, isolation: Isolation) -> Deferred[Address]:
         """Refuse."""

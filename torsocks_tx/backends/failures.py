@@ -28,12 +28,12 @@ _BY_EXCEPTION: tuple[tuple[type[BaseException], type[Refused]], ...] = (
     (error.TimeoutError, TimedOut),
     (error.DNSLookupError, HostUnreachable),
     (error.UnknownHostError, HostUnreachable),
-    (error.NoRouteError, HostUnreachable),
+    (error.NoRouteError, NetworkUnreachable),
 )
 
 
 def refused_by(failure: Failure) -> Refused:
-    """The ``Refused`` for a failed attempt; it names the kind of error and nothing of the destination."""
+    """The ``Refused`` for a failed attempt; it names the kind of error, not the destination."""
     reason = failure.value
     if isinstance(reason, Refused):
         return reason

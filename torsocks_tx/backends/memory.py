@@ -1,7 +1,7 @@
 """A backend without a network: every stream is in the hands of a script, or of a test.
 
-Public: programs that embed a server, and authors of SOCKS clients, test with it. Without a script each opened
-``MemoryOutbound`` waits in ``MemoryBackend.outbounds`` for calls on its ``receiver``.
+Public: programs that embed a server, and authors of SOCKS clients, test with it. Without a script
+each opened ``MemoryOutbound`` waits in ``MemoryBackend.outbounds`` for calls on its ``receiver``.
 """
 
 from __future__ import annotations
@@ -82,8 +82,9 @@ LookUp = Callable[[Request], Deferred[Address]]
 class MemoryBackend:
     """Hands every stream to ``script``, and every look-up to ``look_up``.
 
-    ``script`` is called once for each stream, before ``open`` returns: it must call the receiver later (from a
-    reactor's ``callLater(0, ...)``, say) or keep the outbound. ``outbounds`` and ``lookups`` record all that was asked.
+    ``script`` is called once for each stream, before ``open`` returns: it must call the receiver
+    later (from a reactor's ``callLater(0, ...)``, say) or keep the outbound. ``outbounds`` and
+    ``lookups`` record all that was asked.
     """
 
     def __init__(self, script: Script | None = None, look_up: LookUp | None = None) -> None:

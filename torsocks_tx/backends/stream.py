@@ -1,8 +1,8 @@
 """One stream of a backend over a Twisted connection, with or without a SOCKS conversation ahead.
 
-What is written before the stream is open is kept; with a pipelining ``Initiator`` it leaves in the same write as the
-request. ``half_close`` says whether the far end may be told that no more will come: tor may not, since it would drop
-the answer with the rest of the stream.
+What is written before the stream is open is kept; with a pipelining ``Initiator`` it leaves in the
+same write as the request. ``half_close`` says whether the far end may be told that no more will
+come: tor may not, since it would drop the answer with the rest of the stream.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from torsocks_tx.handshake import Send
 from torsocks_tx.initiator import Failed, Initiator, Opened
 from torsocks_tx.interfaces import IOutbound, IReceiver
 from torsocks_tx.messages import Reply
-from torsocks_tx.transports import Deadline, prepare
+from torsocks_tx.transports import Deadline, can_half_close, prepare
 
 CLOSE_TIMEOUT = 30.0
 """Seconds that written bytes may take to leave once a stream is closed."""
@@ -135,7 +135,7 @@ class Stream(Protocol):
 
     def lose_write(self) -> None:
         """Tell the far end that no more will come, if that does no harm."""
-        if self._half_close and self._state is State.OPEN:
+        if self._half_close and self._state is State.OPEN and can_half_close(self.transport):
             self.transport.unregisterProducer()
             self.transport.loseWriteConnection()
 
@@ -196,10 +196,14 @@ class Stream(Protocol):
 
     def readConnectionLost(self) -> None:
         """The far end will send no more; where it cannot half-close, it is gone."""
-        if self._half_close and self._state is State.OPEN:
+        if self._state is State.OPEN and self._half_close:
             self._receiver.eof()
-        else:
-            self.transport.loseConnection()
+        elif self._state is State.OPEN:
+            self.close()
+            self._state = State.OVER
+            self._receiver.lost(True)
+        elif self._state is State.SPEAKING and self._initiator is not None:
+            self._follow(self._initiator.eof())
 
     def writeConnectionLost(self) -> None:
         """Our sending side is shut down: nothing follows from it."""
@@ -239,5 +243,5 @@ class Stream(Protocol):
             self.transport.write(bytes(self._held))
             self._held.clear()
         self._receiver.opened()
-        if rest:
+        if rest and self._state is State.OPEN:
             self._receiver.data(rest)

@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from torsocks_tx.backends.tor.daemon import find_tor, quote_value
-from torsocks_tx.backends.tor.process_output import LineProtocol, describe_end
+from torsocks_tx.backends.tor.process_output import Ending, LineProtocol
 from torsocks_tx.backends.tor.watchdog import Watchdog, spawn_guarded
 
 TOOL_DEADLINE = 60.0
@@ -60,11 +60,11 @@ class Tools:
 
     async def _run(self, command: Sequence[str]) -> list[str]:
         lines: list[str] = []
-        ended: Deferred[Any] = Deferred()
+        ended: Deferred[Ending] = Deferred()
         protocol = LineProtocol(self._reactor, lines.append, ended.callback)
         pid = spawn_guarded(self._reactor, self._watchdog, protocol, command)
         # Given up, it stays guarded: whoever gives up stops the watchdog.
-        end = describe_end(await ended.addTimeout(TOOL_DEADLINE, self._reactor))
+        end = await ended.addTimeout(TOOL_DEADLINE, self._reactor)
         self._watchdog.release_process(pid)
         if end != 0:
             raise ToolFailed(f"{command[0]} ended with {end}: {' / '.join(lines)}")

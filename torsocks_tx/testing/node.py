@@ -13,6 +13,7 @@ from twisted.internet.endpoints import clientFromString, quoteStringArgument
 from torsocks_tx.backends.tor.connecting import connect
 from torsocks_tx.backends.tor.control import Control
 from torsocks_tx.backends.tor.daemon import DaemonState, TorDaemon
+from torsocks_tx.backends.tor.waiters import Waiters
 from torsocks_tx.backends.tor.watchdog import Watchdog
 
 START_DEADLINE = 120.0
@@ -37,7 +38,7 @@ class Node:
         name: such as ``auth0``, ``exit3``, ``client0`` or ``service0``.
         directory: its data directory, mode 0700.
         control_endpoint: a Twisted endpoint string of its control port (cookie authentication).
-        bootstrapped: how many per cent of its start are done.
+        bootstrapped: how many per cent of its start are done; -1 before it has opened its ports.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Node:
         self.name = directory.name
         self.directory = directory
         self.control_endpoint = f"unix:{quoteStringArgument(str(control_socket(directory)))}"
-        self.bootstrapped = 0
+        self.bootstrapped = -1
         self._reactor = reactor
         self._daemon = TorDaemon(
             reactor,
@@ -62,7 +63,7 @@ class Node:
             on_line=self._line,
         )
         self._control: Control | None = None
-        self._waiting: Deferred[None] | None = None
+        self._watchers: Waiters[None] = Waiters()
         self._progress: Progress | None = None
 
     @property
@@ -82,23 +83,25 @@ class Node:
         return tuple(self._daemon.last_lines)
 
     async def start(self, progress: Progress | None = None) -> None:
-        """Start it and wait until it has circuits, or knows why it never will.
+        """Start it and wait until it is ready, or never will be.
 
         Raises:
             NetworkError: it ended instead, or took too long.
         """
-        self.bootstrapped = 0
+        await self.launch(progress)
+        await self.ready()
+
+    async def launch(self, progress: Progress | None = None) -> None:
+        """Start it and wait until it has opened its ports; raises as :meth:`start` does."""
+        self.bootstrapped = -1
         self._progress = progress
         await self._daemon.start()
-        ready = self._waiting = Deferred()
-        ended = self._daemon.when_exited().addCallback(self._ended_early)
-        ended.addErrback(lambda _: None)  # given up below
-        ready.addTimeout(START_DEADLINE, self._reactor, self._too_slow)
-        try:
-            await ready
-        finally:
-            self._waiting = None
-            ended.cancel()
+        self._daemon.when_exited().addCallback(self._note_end)
+        await self._reach(0)
+
+    async def ready(self) -> None:
+        """Wait until it has circuits; raises as :meth:`start` does."""
+        await self._reach(100)
 
     async def stop(self) -> None:
         """End it; nothing of it is worth a farewell."""
@@ -145,26 +148,32 @@ class Node:
         if control is not None:
             control.close()
 
+    async def _reach(self, percentage: int) -> None:
+        reaching = Deferred.fromCoroutine(self._watch_until(percentage))
+        await reaching.addTimeout(START_DEADLINE, self._reactor, self._too_slow)
+
+    async def _watch_until(self, percentage: int) -> None:
+        while self.bootstrapped < percentage:
+            if self.state is DaemonState.EXITED:
+                raise NetworkError(f"{self.name} ended while it started: {self._last_words()}")
+            await self._watchers.wait()
+
     def _line(self, line: str) -> None:
         match = _BOOTSTRAPPED.search(line)
-        if match is None:
-            return
-        self.bootstrapped = int(match[1])
-        if self._progress is not None:
-            self._progress(f"{self.name} bootstrapped {self.bootstrapped}%")
-        if self.bootstrapped == 100 and self._waiting is not None:
-            waiting, self._waiting = self._waiting, None
-            waiting.callback(None)
+        if match is not None:
+            self.bootstrapped = int(match[1])
+            if self._progress is not None:
+                self._progress(f"{self.name} bootstrapped {self.bootstrapped}%")
+            self._watchers.fire(None)
 
-    def _ended_early(self, end: int | str) -> None:
-        if self._waiting is not None:
-            waiting, self._waiting = self._waiting, None
-            waiting.errback(NetworkError(f"{self.name} ended with {end} while starting: {self}"))
+    def _note_end(self, _: object) -> None:
+        self._drop_control()
+        self._watchers.fire(None)
 
     def _too_slow(self, _: object, seconds: float) -> None:
-        raise NetworkError(f"{self.name} was not ready within {seconds:g} s: {self}")
+        raise NetworkError(f"{self.name} was not ready within {seconds:g} s: {self._last_words()}")
 
-    def __str__(self) -> str:
+    def _last_words(self) -> str:
         return " / ".join(self.last_lines[-_LAST_LINES:])
 
 

@@ -8,10 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import floor
 
 Lines = tuple[str, ...]
 
 _VOTING_INTERVAL = 20
+_FIRST_INTERVAL = 10
+"""Seconds from the start to the first consensus.
+
+The authorities vote 4 s before it, so that every relay has 6 s to start and to upload its
+descriptor. A relay that comes too late waits for the next one, up to 20 s.
+"""
+
+_FIRST_VOTE_DELAY = 2
+_VOTE_DELAY = 4
 _PLACEHOLDER_IDENTITY = "1" * 40
 
 
@@ -61,13 +71,17 @@ def common(network: Network, name: str, control_socket: str) -> Lines:
         "PathsNeededToBuildCircuits 0.67",
         "V3AuthNIntervalsValid 2",
         f"V3AuthVotingInterval {_VOTING_INTERVAL}",
-        "V3AuthVoteDelay 4",
-        "V3AuthDistDelay 4",
-        "TestingV3AuthInitialVotingInterval 5",
-        "TestingV3AuthInitialVoteDelay 2",
-        "TestingV3AuthInitialDistDelay 2",
+        f"V3AuthVoteDelay {_VOTE_DELAY}",
+        f"V3AuthDistDelay {_VOTE_DELAY}",
+        f"TestingV3AuthInitialVotingInterval {_FIRST_INTERVAL}",
+        f"TestingV3AuthInitialVoteDelay {_FIRST_VOTE_DELAY}",
+        f"TestingV3AuthInitialDistDelay {_FIRST_VOTE_DELAY}",
         "ShutdownWaitLength 0",
         "NumCPUs 1",
+        "GeoIPFile /dev/null",
+        "GeoIPv6File /dev/null",
+        # Vanguards need more stable relays than a network a minute old has.
+        "VanguardsLiteEnabled 0",
         "Log notice stdout",
     )
 
@@ -86,9 +100,18 @@ def relay(network: Network, or_port: int) -> Lines:
     )
 
 
-def authority(dir_port: int) -> Lines:
+def voting_offset(now: float) -> int:
+    """Return the offset for authorities that start now (Unix time).
+
+    tor counts intervals from the epoch; the offset makes one of them begin now.
+    """
+    return floor(now) % _FIRST_INTERVAL
+
+
+def authority(dir_port: int, voting_offset: int) -> Lines:
     """Return what a relay that is also an authority needs besides."""
     return (
+        f"TestingV3AuthVotingStartOffset {voting_offset}",
         f"DirPort 127.0.0.1:{dir_port}",
         "AuthoritativeDirectory 1",
         "V3AuthoritativeDirectory 1",
@@ -104,6 +127,8 @@ def authority(dir_port: int) -> Lines:
 def exit_relay() -> Lines:
     """Return what a relay that connects to anything on this machine needs besides."""
     return (
+        # Asking before there is a consensus only makes it wait longer and longer.
+        f"TestingServerConsensusDownloadInitialDelay {_FIRST_INTERVAL}",
         "ExitRelay 1",
         "IPv6Exit 1",
         "ExitPolicyRejectPrivate 0",

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.endpoints import UNIXClientEndpoint, UNIXServerEndpoint
+from twisted.internet.endpoints import UNIXServerEndpoint
+from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
 from tests.backends.tor.fake_tor import FakeTor
@@ -29,13 +30,14 @@ def short_directory() -> Iterator[Path]:
 @pytest_twisted.async_yield_fixture
 async def fake_tor(short_directory: Path) -> AsyncIterator[FakeTor]:
     """Give a fake tor that listens at its ``endpoint``."""
-    fake = FakeTor()
-    path = str(short_directory / "control")
-    port = await UNIXServerEndpoint(reactor, path).listen(fake)
-    fake.endpoint = UNIXClientEndpoint(reactor, path)
+    fake = FakeTor(short_directory)
+    await fake.listen()
+    silent = Factory.forProtocol(Protocol)
+    silent.noisy = False
+    socks = await UNIXServerEndpoint(reactor, fake.socks).listen(silent)
     yield fake
-    await port.stopListening()
-    fake.drop()
+    await fake.stop()
+    await socks.stopListening()
 
 
 @pytest_twisted.async_yield_fixture

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from twisted.internet import reactor
+from twisted.internet.endpoints import UNIXClientEndpoint, UNIXServerEndpoint
 from twisted.internet.protocol import ServerFactory, connectionDone
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
@@ -43,7 +46,11 @@ class FakeTor(ServerFactory):
     protocol = FakeControl
     noisy = False
 
-    def __init__(self) -> None:
+    def __init__(self, directory: Path) -> None:
+        self.path = str(directory / "control")
+        self.socks = str(directory / "socks")
+        self.endpoint = UNIXClientEndpoint(reactor, self.path)
+        self._port: Any = None
         self.connections: list[FakeControl] = []
         self.commands: list[str] = []
         self.answers: dict[str, str | None] = {
@@ -54,9 +61,9 @@ class FakeTor(ServerFactory):
             "events/names": EVENTS,
             "signal/names": "RELOAD NEWNYM",
             "status/bootstrap-phase": BOOTSTRAPPED,
-            "net/listeners/socks": '"127.0.0.1:9050"',
+            "net/listeners/socks": f'"unix:{self.socks}"',
         }
-        self.conf: dict[str, list[str]] = {"SocksPort": [], "__SocksPort": []}
+        self.conf: dict[str, list[str]] = {"SocksPort": [f"unix:{self.socks}"], "__SocksPort": []}
 
     def answer(self, command: str) -> str | None:
         if command in self.answers:
@@ -78,6 +85,18 @@ class FakeTor(ServerFactory):
         for connection in tuple(self.connections):
             transport: Any = connection.transport
             transport.abortConnection()
+
+    async def listen(self) -> None:
+        """Be there, for the first time or again."""
+        self.commands.clear()
+        self._port = await UNIXServerEndpoint(reactor, self.path).listen(self)
+
+    async def stop(self) -> None:
+        """Be gone, as a tor that was killed."""
+        self.drop()
+        port, self._port = self._port, None
+        if port is not None:
+            await port.stopListening()
 
     def _get_info(self, key: str) -> str:
         if key not in self.info:

@@ -123,7 +123,8 @@ def test_what_can_be_used_from_here(
 
 def test_ports_get_the_flags_of_their_lines() -> None:
     configured = parse_config(
-        "SocksPort=unix:/a ExtendedErrors\nSocksPort=9050 PreferIPv6\nSocksPort=auto IsolateDestAddr"
+        "SocksPort=unix:/a ExtendedErrors\nSocksPort=9050 PreferIPv6\n"
+        "SocksPort=auto IsolateDestAddr"
     )
     places: list[Place] = ["/a", ("127.0.0.1", 9050), ("127.0.0.1", 40001), ("::1", 9), "/other"]
     assert [listener.flags for listener in with_flags(places, configured)] == [

@@ -1,14 +1,14 @@
-"""Streams and look-ups through tor's SocksPort, each with the credentials that stand for its isolation.
+"""Streams and look-ups through tor's SocksPort, each with credentials that isolate it.
 
-Host names are never looked up here: they go to tor as they came. When there is no tor, clients are refused; nothing
-ever goes around it.
+Host names are never looked up here: they go to tor as they came. When there is no tor, clients are
+refused; nothing ever goes around it.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -17,12 +17,13 @@ from zope.interface import implementer
 from torsocks_tx.backends.stream import Stream
 from torsocks_tx.backends.tor.owned import OwnedControlSupply
 from torsocks_tx.backends.tor.supply import SocksPort, Supply, SupplyState
-from torsocks_tx.codes import Version
+from torsocks_tx.codes import Command, Version
 from torsocks_tx.errors import Refused, TorDown
 from torsocks_tx.initiator import Initiator
 from torsocks_tx.interfaces import IBackend, IReceiver
 from torsocks_tx.isolation import Isolation
 from torsocks_tx.messages import Address, Request
+from torsocks_tx.wire.onion import check_onion
 
 QUIET_SECONDS = 60.0
 """How long a line about an unreachable SocksPort is not repeated."""
@@ -32,8 +33,8 @@ QUIET_SECONDS = 60.0
 class TorBackend:
     """Carries everything through the tor that ``supply`` provides.
 
-    ``optimistic_data``: send a client's early data along with the request. None: if tor is C Tor, which takes it;
-    Arti closes the connection instead.
+    ``optimistic_data``: send a client's early data along with the request. None: if tor is C Tor,
+    which takes it; Arti closes the connection instead.
     """
 
     _log = Logger()
@@ -48,13 +49,17 @@ class TorBackend:
 
     @classmethod
     def from_tor(cls, reactor: Any, tor: Any) -> TorBackend:
-        """A backend over a txtorcon ``Tor``, or over its control protocol, that the application owns.
+        """A backend over the application's own txtorcon ``Tor``, or over its control protocol.
 
         tor's SocksPort is found by asking tor; its configuration is not touched.
         """
         supply = OwnedControlSupply(reactor, tor)
-        supply.start()
+        supply.start().addErrback(cls._say_not_started)
         return cls(reactor, supply)
+
+    @classmethod
+    def _say_not_started(cls, failure: Failure) -> None:
+        cls._log.error("{reason}", reason=failure.getErrorMessage())
 
     def open(self, request: Request, isolation: Isolation, receiver: IReceiver) -> Stream:
         """Begin a stream. While tor starts, the client waits."""
@@ -62,6 +67,12 @@ class TorBackend:
         upstream = Request(
             Version.SOCKS5, request.command, request.address.literal(), isolation.credentials
         )
+        if upstream.command is Command.CONNECT and upstream.address.is_onion:
+            try:
+                check_onion(upstream.address.host)
+            except Refused as reason:
+                stream.wait_for(fail(reason))
+                return stream
         port = self._ready_port(isolation)
         if port is not None:
             self._connect(port, stream, upstream)

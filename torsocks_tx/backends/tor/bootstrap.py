@@ -20,7 +20,7 @@ _ACTION = "BOOTSTRAP"
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One step of the bootstrap: ``summary`` is tor's own words, ``warning`` why it is stuck or ""."""
+    """One step of the bootstrap, in tor's own words; ``warning``: why it is stuck, if it is."""
 
     percent: int
     tag: str
@@ -84,9 +84,7 @@ class BootstrapWatch:
 
     _log = Logger()
 
-    def __init__(
-        self, control: Control, board: ProgressBoard, on_step: Callable[[], None]
-    ) -> None:
+    def __init__(self, control: Control, board: ProgressBoard, on_step: Callable[[], None]) -> None:
         self._control = control
         self._board = board
         self._on_step = on_step

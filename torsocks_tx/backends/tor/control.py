@@ -120,7 +120,9 @@ class Control:
         await subscription.when_accepted()
 
     async def _unlisten(self, event: str, callback: Listener) -> None:
-        subscription = self._subscriptions[event]
+        subscription = self._subscriptions.get(event)
+        if subscription is None or callback not in subscription.callbacks:
+            return
         subscription.callbacks.remove(callback)
         if subscription.callbacks:
             return

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
-from twisted.python.failure import Failure
 
-from torsocks_tx.backends.tor.process_output import LineProtocol, describe_end
+from torsocks_tx.backends.tor.process_output import Ending, LineProtocol
 from torsocks_tx.backends.tor.watchdog import Watchdog, signal_if_alive, spawn_guarded
 
 KEPT_LINES = 50
@@ -107,8 +106,8 @@ class TorDaemon:
         self._owner_pid = os.getpid() if owner_pid is None else owner_pid
         self._on_line = on_line
         self._protocol: LineProtocol | None = None
-        self._waiting: list[Deferred[int | str]] = []
-        self._ending: int | str = 0
+        self._waiting: list[Deferred[Ending]] = []
+        self._ending: Ending = 0
 
     def start(self) -> Deferred[None]:
         """Write the torrc and start the process; fires when it is spawned, not when it is ready.
@@ -121,14 +120,14 @@ class TorDaemon:
         """
         return maybeDeferred(self._start)
 
-    def when_exited(self) -> Deferred[int | str]:
+    def when_exited(self) -> Deferred[Ending]:
         """Fire with the exit status, or the name of the signal, once the process has ended.
 
         Fires at once if it has ended before; cancelling stops waiting and nothing else.
         """
         if self.state is DaemonState.EXITED:
             return succeed(self._ending)
-        waiting: Deferred[int | str] = Deferred(self._waiting.remove)
+        waiting: Deferred[Ending] = Deferred(self._waiting.remove)
         self._waiting.append(waiting)
         return waiting
 
@@ -195,11 +194,11 @@ class TorDaemon:
         if self._on_line is not None:
             self._on_line(line)
 
-    def _ended(self, reason: Failure) -> None:
+    def _ended(self, ending: Ending) -> None:
         assert self.pid is not None
         self._watchdog.release_process(self.pid)
         self.state = DaemonState.EXITED
-        self._ending = describe_end(reason)
+        self._ending = ending
         waiting, self._waiting = self._waiting, []
         for deferred in waiting:
             deferred.callback(self._ending)

@@ -10,6 +10,9 @@ from twisted.internet.error import ProcessDone, ProcessTerminated
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
+Ending = int | str
+"""How a process ended: its exit status, or the name of the signal."""
+
 MAX_LINE = 4096
 """Bytes of one output line; longer ones are cut there."""
 
@@ -21,7 +24,7 @@ class LineProtocol(ProcessProtocol):
     """Cuts a process's output into lines and reports its end."""
 
     def __init__(
-        self, reactor: Any, on_line: Callable[[str], None], on_end: Callable[[Failure], None]
+        self, reactor: Any, on_line: Callable[[str], None], on_end: Callable[[Ending], None]
     ) -> None:
         self._reactor = reactor
         self._on_line = on_line
@@ -47,13 +50,13 @@ class LineProtocol(ProcessProtocol):
         for rest in self._pending.values():
             if rest:
                 self._deliver(rest)
-        self._on_end(reason)
+        self._on_end(_describe_end(reason))
 
     def _deliver(self, line: bytes) -> None:
         self._on_line(line[:MAX_LINE].decode("utf-8", "replace").rstrip("\r"))
 
 
-def describe_end(reason: Failure) -> int | str:
+def _describe_end(reason: Failure) -> Ending:
     """Return the exit status as a number, or the name of the signal that ended the process."""
     end = reason.value
     assert isinstance(end, ProcessDone | ProcessTerminated)

@@ -1,8 +1,8 @@
 """Which SocksPorts a tor has, what their flags mean for us, and which one to use.
 
 Reads ``GETINFO net/listeners/socks`` (where they are) and ``GETCONF SocksPort __SocksPort`` (their
-flags, by tor's own rules: any case, ``No`` inverts, a trailing "s" of isolation flags is ignored, the
-last one wins). Opens nothing and changes nothing.
+flags, by tor's own rules: any case, ``No`` inverts, a trailing "s" is ignored, the last one wins).
+Opens nothing and changes nothing.
 """
 
 from __future__ import annotations
@@ -130,8 +130,9 @@ def seen_from_here(place: Place, control_host: str | None) -> Place | None:
 def choose(listeners: Iterable[SocksListener], wanted: frozenset[str]) -> SocksListener | None:
     """Pick the best port that has the flags ``wanted``; None if there is no such port.
 
-    If none are wanted, a port with restrictions is better than none. Otherwise: isolation over none,
-    plain over ExtendedErrors (its answers cannot be trusted for onion services), unix over TCP.
+    If none are wanted, a port with restrictions is better than none. Otherwise: isolation before
+    none, plain before ExtendedErrors (whose answers about onion services cannot be trusted), unix
+    before TCP.
     """
     fitting = [listener for listener in listeners if wanted <= listener.known_flags]
     return min(fitting, key=lambda listener: _demerits(listener, wanted), default=None)

@@ -1,11 +1,12 @@
 """Who provides the SocksPort of tor through which connections go, and whether it can be used now.
 
 The kinds of :class:`Supply`: a running tor, one that an application owns, one that we launch, and a
-bare endpoint; each in a module of its own. :class:`Readiness` is what they have in common.
+bare endpoint; each in a module of its own.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -15,7 +16,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.logger import Logger
 
-from torsocks_tx.backends.tor.bootstrap import ProgressCallback
+from torsocks_tx.backends.tor.bootstrap import ProgressBoard, ProgressCallback
 from torsocks_tx.backends.tor.control import Control
 from torsocks_tx.backends.tor.waiters import Waiters
 from torsocks_tx.errors import GeneralFailure, TorDown
@@ -48,86 +49,125 @@ class SocksPort:
     flags: frozenset[str] = frozenset()
 
 
-class Supply(Protocol):
-    """Provides SocksPorts of one tor, from ``start`` to ``stop``, and says when there are none."""
-
-    @property
-    def state(self) -> SupplyState:
-        """Whether connections can be made now."""
-
-    @property
-    def port(self) -> SocksPort | None:
-        """The port last known, also while tor is down."""
-
-    @property
-    def control(self) -> Control | None:
-        """The control connection, while there is one."""
-
-    def start(self) -> Deferred[None]:
-        """Begin; fires after the first try, fails if somebody must mend something first."""
-
-    def stop(self) -> Deferred[None]:
-        """End; fires when all that belongs to this supply is gone."""
-
-    def when_ready(self) -> Deferred[SocksPort]:
-        """Fire with the port: at once when READY, later when STARTING; else fail with TorDown."""
+class PortSource(Protocol):
+    """Has SocksPorts, by their flags."""
 
     def port_for(self, flags: Iterable[str]) -> SocksPort:
-        """Return the port last known for these flags of tor's SocksPort.
-
-        Raises ``TorDown`` where no port is known yet, ``NoSuchPort`` where none has them, and
-        ``ValueError`` for a flag that tor does not have.
-        """
-
-    def on_progress(self, callback: ProgressCallback) -> None:
-        """Have ``callback`` called with each step of tor's bootstrap."""
+        """Do what ``Supply.port_for`` says, once ports are known."""
 
 
 class Readiness:
-    """The state of a supply and who waits for it; one log line when tor goes, one when it is back."""
+    """A state and who waits for it; one log line when tor goes, and one when it is back.
+
+    ``ports`` are those last known, whether they can be used now or not.
+    """
 
     _log = Logger()
 
     def __init__(self) -> None:
         self.state = SupplyState.STARTING
-        self.port: SocksPort | None = None
+        self.ports: PortSource | None = None
         self._reason = ""
-        self._told_down = False
+        self._told = ""
         self._waiters: Waiters[SocksPort] = Waiters()
 
     def when_ready(self) -> Deferred[SocksPort]:
         """Do what ``Supply.when_ready`` says."""
         if self.state is SupplyState.STARTING:
             return self._waiters.wait()
-        if self.state is SupplyState.READY and self.port is not None:
-            return succeed(self.port)
+        if self.state is SupplyState.READY and self.ports is not None:
+            return succeed(self.ports.port_for(()))
         return fail(TorDown(self._reason))
+
+    def started(self) -> None:
+        """Whoever asks waits; only this leads out of STOPPED."""
+        self.state = SupplyState.STARTING
 
     def starting(self) -> None:
         """Tor is there, but not yet of use: whoever asks waits."""
-        self.state = SupplyState.STARTING
+        if self.state is not SupplyState.STOPPED:
+            self.state = SupplyState.STARTING
 
-    def ready(self, port: SocksPort) -> None:
-        """Connections can be made through ``port``."""
-        before, self.state, self.port = self.state, SupplyState.READY, port
+    def ready(self) -> None:
+        """Connections can be made through ``ports``."""
+        if self.state is SupplyState.STOPPED or self.ports is None:
+            return
+        before, self.state = self.state, SupplyState.READY
         if before is not SupplyState.READY:
-            self._log.info("tor is back" if self._told_down else "tor is ready")
-        self._told_down = False
-        self._waiters.fire(port)
+            self._log.info("tor is back" if self._told else "tor is ready")
+        self._told = ""
+        self._waiters.fire(self.ports.port_for(()))
 
     def down(self, reason: str) -> None:
-        """No connections can be made, for a reason that is said in the log."""
+        """No connections can be made; the log says why, each reason once."""
+        if self.state is SupplyState.STOPPED:
+            return
         self.state, self._reason = SupplyState.DOWN, reason
-        if not self._told_down:
+        if reason != self._told:
             self._log.warn("{reason}; clients are refused until tor is back", reason=reason)
-        self._told_down = True
+        self._told = reason
         self._refuse()
 
     def stopped(self) -> None:
         """No connections will be made any more."""
-        self.state, self._reason, self._told_down = SupplyState.STOPPED, "stopped", False
+        self.state, self._reason, self._told = SupplyState.STOPPED, "stopped", ""
         self._refuse()
 
     def _refuse(self) -> None:
         reason = self._reason
         self._waiters.fail(lambda: TorDown(reason))
+
+
+class Supply(ABC):
+    """Provides SocksPorts of one tor, from ``start`` to ``stop``, and says when there are none.
+
+    ``control`` is the control connection while there is one: it changes when tor is restarted.
+    """
+
+    def __init__(self) -> None:
+        self.control: Control | None = None
+        self._readiness = Readiness()
+        self._board = ProgressBoard()
+
+    @property
+    def state(self) -> SupplyState:
+        """Whether connections can be made now."""
+        return self._readiness.state
+
+    @property
+    def port(self) -> SocksPort | None:
+        """The SocksPort without special flags that was last known, also while tor is down."""
+        ports = self._readiness.ports
+        return None if ports is None else ports.port_for(())
+
+    def when_ready(self) -> Deferred[SocksPort]:
+        """Fire with the port: at once when READY, later when STARTING; else fail with TorDown.
+
+        Whoever waits is refused as soon as tor turns out to be down. Can be cancelled.
+        """
+        return self._readiness.when_ready()
+
+    def port_for(self, flags: Iterable[str]) -> SocksPort:
+        """Return the port last known for these flags of tor's SocksPort.
+
+        Raises:
+            TorDown: no port is known yet.
+            NoSuchPort: none has these flags.
+            ValueError: tor has no such flag.
+        """
+        ports = self._readiness.ports
+        if ports is None:
+            raise TorDown("no SocksPort of tor is known yet")
+        return ports.port_for(flags)
+
+    def on_progress(self, callback: ProgressCallback) -> None:
+        """Have ``callback`` called with each step of tor's bootstrap from now on."""
+        self._board.add(callback)
+
+    @abstractmethod
+    def start(self) -> Deferred[None]:
+        """Begin; fires after the first try, fails if somebody must mend something first."""
+
+    @abstractmethod
+    def stop(self) -> Deferred[None]:
+        """End; fires when all that belongs to this supply is gone."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -18,7 +18,7 @@ class Waiters(Generic[_T]):
 
     def wait(self) -> Deferred[_T]:
         """Return a Deferred for the next ``fire`` or ``fail``; cancelling it ends this waiting."""
-        waiting: Deferred[_T] = Deferred(self._waiting.remove)
+        waiting: Deferred[_T] = Deferred(self._give_up)
         self._waiting.append(waiting)
         return waiting
 
@@ -32,7 +32,11 @@ class Waiters(Generic[_T]):
         for waiting in self._take():
             waiting.errback(make_error())
 
-    def _take(self) -> list[Deferred[_T]]:
-        waiting = self._waiting[:]
-        self._waiting.clear()
-        return waiting
+    def _give_up(self, waiting: Deferred[_T]) -> None:
+        if waiting in self._waiting:  # else it is about to be fired
+            self._waiting.remove(waiting)
+
+    def _take(self) -> Iterator[Deferred[_T]]:
+        """Yield each that waits now, but none that an earlier one has cancelled meanwhile."""
+        taken, self._waiting = self._waiting, []
+        return (waiting for waiting in taken if not waiting.called)

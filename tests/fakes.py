@@ -1,0 +1,175 @@
+"""A fake tor: a SOCKS server that a test scripts, over real sockets, and a backend that leads to it.
+
+It parses by itself, not with the package's parsers: an error in those must not meet itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from twisted.internet.address import UNIXAddress
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from zope.interface import implementer
+
+from tests.peers import Peer, PeerFactory
+from torsocks_tx.backends.stream import Stream
+from torsocks_tx.codes import Version
+from torsocks_tx.errors import CommandNotSupported
+from torsocks_tx.initiator import Initiator
+from torsocks_tx.interfaces import IBackend, IReceiver
+from torsocks_tx.isolation import Isolation
+from torsocks_tx.messages import Address, Request
+
+
+class Asked(NamedTuple):
+    """A request as it reached the upstream: ``host`` is raw, 4 or 16 bytes or a name."""
+
+    command: int
+    kind: int
+    host: bytes
+    port: int
+
+
+class Leg(Peer):
+    """One connection to the fake upstream. After the request, ``received`` is payload.
+
+    It answers as C Tor does: replies that are due at one time overwrite each other, so greeting
+    and credentials in one segment are answered by ``01 00`` alone.
+    """
+
+    factory: Upstream
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.segments: list[bytes] = []
+        self.methods: bytes | None = None
+        self.credentials: tuple[bytes, bytes] | None = None
+        self.asked: Asked | None = None
+        self._said = b""
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.asked is not None:
+            super().dataReceived(data)
+            return
+        self.segments.append(data)
+        self.received += data
+        answer = b""
+        while self.asked is None and (step := self._step()) is not None:
+            answer = step or answer
+        if answer:
+            self.transport.write(answer)
+        if self.asked is not None:
+            self.factory.script(self)
+        self.notice()
+
+    def _step(self) -> bytes | None:
+        """Take one message; return what is due for it, or None if it is not all there."""
+        data = self.received
+        if self.methods is None:
+            if len(data) < 2 or len(data) < 2 + data[1]:
+                return None
+            self.methods = self._cut(2 + data[1])[2:]
+            return b"\5\2" if b"\2" in self.methods else b"\5\0"
+        if b"\2" in self.methods and self.credentials is None:
+            if (
+                len(data) < 2
+                or len(data) < 3 + data[1]
+                or len(data) < 3 + data[1] + data[2 + data[1]]
+            ):
+                return None
+            message = self._cut(3 + data[1] + data[2 + data[1]])
+            self.credentials = (message[2 : 2 + message[1]], message[3 + message[1] :])
+            return b"\1\0"
+        if len(data) < 5:
+            return None
+        start, size = {1: (4, 4), 3: (5, data[4]), 4: (4, 16)}[data[3]]
+        if len(data) < start + size + 2:
+            return None
+        message = self._cut(start + size + 2)
+        port = int.from_bytes(message[-2:], "big")
+        self.asked = Asked(message[1], message[3], message[start:-2], port)
+        return b""
+
+    def _cut(self, count: int) -> bytes:
+        taken = bytes(self.received[:count])
+        del self.received[:count]
+        return taken
+
+    async def request(self) -> Asked:
+        """Wait for the whole request."""
+        await self.until(lambda: self.asked is not None or self.over)
+        assert self.asked is not None
+        return self.asked
+
+    def answer(self, code: int = 0, data: bytes = b"") -> None:
+        """Send the reply and bytes behind it in one write: 10 bytes over TCP, 22 over unix."""
+        long = isinstance(self.transport.getHost(), UNIXAddress)
+        address = b"\4" + bytes(18) if long else b"\1" + bytes(6)
+        self.send(bytes([5, code, 0]) + address + data)
+
+
+Script = Callable[[Leg], None]
+
+
+def hold(leg: Leg) -> None:
+    """Leave the request unanswered: the test answers."""
+
+
+def grant(leg: Leg) -> None:
+    """Open the stream at once."""
+    leg.answer()
+
+
+def refuse(code: int) -> Script:
+    """Return the script that answers with this code and closes."""
+
+    def script(leg: Leg) -> None:
+        leg.answer(code)
+        leg.close()
+
+    return script
+
+
+class Upstream(PeerFactory):
+    """The fake tor. ``script`` is called with each ``Leg`` whose request is there."""
+
+    def __init__(self, script: Script = hold) -> None:
+        super().__init__(Leg)
+        self.script = script
+
+    async def asked(self, number: int = 0) -> Leg:
+        """Wait for a connection and the request on it, the first by default."""
+        leg: Leg = await self.peer(number)
+        await leg.request()
+        return leg
+
+
+@implementer(IBackend)
+class UpstreamBackend:
+    """Streams by way of the SOCKS server at ``endpoint``, made as those through a real tor are.
+
+    ``pipelined``: everything in one write, as C Tor takes it, with early data behind it.
+    """
+
+    def __init__(
+        self, clock: IReactorTime, endpoint: IStreamClientEndpoint, *, pipelined: bool = True
+    ) -> None:
+        self._clock = clock
+        self._endpoint = endpoint
+        self._pipelined = pipelined
+
+    def open(self, request: Request, isolation: Isolation, receiver: IReceiver) -> Stream:
+        stream = Stream(self._clock, receiver, half_close=False)
+        upstream = Request(
+            Version.SOCKS5, request.command, request.address.literal(), isolation.credentials
+        )
+        initiator = Initiator(upstream, pipelined=self._pipelined)
+        stream.connect(self._endpoint, initiator, early_data=self._pipelined)
+        return stream
+
+    def resolve(self, request: Request, isolation: Isolation) -> Deferred[Address]:
+        return fail(CommandNotSupported("not scripted"))
+
+    resolve_ptr = resolve

@@ -1,0 +1,88 @@
+"""One ``twistd torsocks`` on the private Tor network, for all unmodified clients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import ensureDeferred
+
+from tests.running import Twistd
+from torsocks_tx.testing.onion import OnionService
+from torsocks_tx.testing.tornet import PrivateNetwork
+
+BAD_ONION = "duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswzazad.onion"
+"""A well-formed address with a wrong checksum."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """What the clients need to know of the server and of what is behind it."""
+
+    twistd: Twistd
+    address: str
+    extended: str
+    web: int
+    echo: int
+    banner: int
+    onion: str
+    network: PrivateNetwork
+
+    @property
+    def port(self) -> str:
+        """The port of the plain listener."""
+        return self.address.rpartition(":")[2]
+
+    def url(self, name: str = "web.test", path: str = "/") -> str:
+        """A page of the web origin."""
+        return f"http://{name}:{self.web}{path}"
+
+
+async def _serve(network: PrivateNetwork, directory: Path) -> tuple[Twistd, OnionService]:
+    onion = await network.add_onion_service(network.web.port)
+    loopback = "tcp:0:interface=127.0.0.1"
+    twistd = Twistd(
+        "--listen",
+        loopback,
+        "--listen",
+        f"{loopback} ExtendedErrors",
+        "--tor",
+        network.client.control_endpoint,
+        "--shutdown-grace",
+        "1",
+        directory=directory,
+        listeners=2,
+    )
+    await twistd.up()
+    await twistd.said("tor is ready")
+    return twistd, onion
+
+
+@pytest.fixture(scope="session")
+def served(
+    private_network: PrivateNetwork, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    """The server; at the end its log must be clean."""
+    directory = tmp_path_factory.mktemp("twistd")
+    twistd, onion = pytest_twisted.blockon(ensureDeferred(_serve(private_network, directory)))
+    plain, extended = twistd.addresses
+    yield Served(
+        twistd,
+        plain,
+        extended,
+        private_network.web.port,
+        private_network.echo.port,
+        private_network.banner.port,
+        onion.address,
+        private_network,
+    )
+    pytest_twisted.blockon(ensureDeferred(twistd.stop()))
+    log = twistd.output
+    assert "Traceback" not in log
+    assert "Unhandled" not in log
+    for secret in ("web.test", "doc.test", "nx.test", onion.address, "alice", "203.0.113.9"):
+        assert secret not in log, secret
+    assert "127.0.0.1" not in log.replace(f"at {plain}", "").replace(f"at {extended}", "")

@@ -1,0 +1,68 @@
+"""Chromium, headless: a page through the proxy, and the page for a browser that is set up wrongly."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+
+from tests.interop.conftest import Served
+from tests.noskip import client
+from tests.rows import rows
+from tests.running import Ended, run
+
+pytestmark = pytest.mark.network
+
+
+async def chromium(profile: Path, *arguments: str) -> Ended:
+    """Run Chromium with a profile of its own, and nothing that calls home."""
+    return await run(
+        client("chromium"), "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic",
+        "--no-first-run", "--disable-background-networking", "--disable-component-update",
+        "--disable-sync", "--disable-dev-shm-usage", f"--user-data-dir={profile}",
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", *arguments,
+    )  # fmt: skip
+
+
+@rows("S-06", "S-16")
+@pytest_twisted.ensureDeferred
+async def test_a_page_through_the_proxy(served: Served, tmp_path: Path) -> None:
+    proxy = f"--proxy-server=socks5://{served.address}"
+    ended = await chromium(tmp_path, proxy, "--dump-dom", served.url())
+    assert "origin" in ended.text, ended.complaint
+
+
+@rows("S-34", "S-35", "S-36")
+@pytest_twisted.ensureDeferred
+async def test_the_page_for_a_browser_that_is_set_up_wrongly(
+    served: Served, tmp_path: Path
+) -> None:
+    proxy = f"--proxy-server=http://{served.address}"
+    shot = tmp_path / "page.png"
+    arguments = [proxy, f"--screenshot={shot}", "--window-size=800,600", "http://canary.test/"]
+    await chromium(tmp_path / "a", *arguments)
+    dom = await chromium(tmp_path / "b", proxy, "--dump-dom", "http://canary.test/")
+    assert "This is a SOCKS proxy, not an HTTP proxy" in dom.text
+    assert "canary" not in dom.text
+    width, height, shades = look_at(shot.read_bytes())
+    assert (width, height) == (800, 600)
+    # A blank page, or one without its style, has only a few.
+    assert shades > 20
+
+
+def look_at(png: bytes) -> tuple[int, int, int]:
+    """The width and height of a picture, and how many different lines of pixels it has."""
+    width, height = struct.unpack("!II", png[16:24])
+    position, compressed = 8, b""
+    while position < len(png):
+        length, kind = struct.unpack("!I4s", png[position : position + 8])
+        if kind == b"IDAT":
+            compressed += png[position + 8 : position + 8 + length]
+        position += length + 12
+    rows_of_pixels = zlib.decompress(compressed)
+    stride = len(rows_of_pixels) // height
+    lines = {rows_of_pixels[start : start + stride] for start in range(0, height * stride, stride)}
+    return width, height, len(lines)

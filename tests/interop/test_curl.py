@@ -1,0 +1,147 @@
+"""curl, unmodified, in every way that it speaks SOCKS."""
+
+from __future__ import annotations
+
+import pytest
+import pytest_twisted
+
+from tests.interop.conftest import BAD_ONION, Served
+from tests.noskip import client
+from tests.rows import rows
+from tests.running import Ended, run
+
+pytestmark = pytest.mark.network
+
+
+async def curl(*arguments: str) -> Ended:
+    """Run curl with its errors shown and no settings of the user's."""
+    return await run(client("curl"), "-q", "-sS", "--max-time", "50", *arguments)
+
+
+async def page(*arguments: str, words: str = "origin") -> None:
+    """The page arrives."""
+    ended = await curl(*arguments)
+    assert ended.status == 0, ended.complaint
+    assert words in ended.text
+
+
+@rows("S-01", "S-04", "S-08", "S-52")
+@pytest_twisted.ensureDeferred
+async def test_socks4(served: Served) -> None:
+    await page("--socks4", served.address, served.url("203.0.113.9"), words="IPv4")
+
+
+@rows("S-05", "S-08", "S-13", "S-52", "R-02")
+@pytest.mark.parametrize("user", ["", "alice@"])
+@pytest_twisted.ensureDeferred
+async def test_socks4a(served: Served, user: str) -> None:
+    await page("-x", f"socks4a://{user}{served.address}", served.url())
+
+
+@rows("S-06", "S-08", "S-15", "S-16")
+@pytest_twisted.ensureDeferred
+async def test_socks5_by_name_while_gssapi_is_offered_too(served: Served) -> None:
+    await page("--socks5-hostname", served.address, served.url())
+
+
+@rows("S-08", "S-14")
+@pytest_twisted.ensureDeferred
+async def test_socks5_by_ipv6_address(served: Served) -> None:
+    await page("--socks5", served.address, served.url("[2001:db8::9]"), words="IPv6")
+
+
+@rows("S-17", "S-19")
+@pytest.mark.parametrize("user", ["alice:secret", ":", "alice:", ":secret", "%3CtorS0X%3E0:token"])
+@pytest_twisted.ensureDeferred
+async def test_credentials_are_taken(served: Served, user: str) -> None:
+    await page("-x", f"socks5h://{user}@{served.address}", served.url())
+
+
+@rows("S-17", "S-20")
+@pytest_twisted.ensureDeferred
+async def test_unknown_format_of_extended_credentials_is_refused(served: Served) -> None:
+    ended = await curl("-x", f"socks5h://%3CtorS0X%3E9:x@{served.address}", served.url())
+    assert ended.status == 97
+    assert "rejected by the SOCKS5 server" in ended.complaint
+
+
+@rows("S-41", "S-42", "S-22")
+@pytest_twisted.ensureDeferred
+async def test_reply_codes_depend_on_the_listener(served: Served) -> None:
+    url = f"http://{BAD_ONION}/"
+    plain = await curl("--socks5-hostname", served.address, url)
+    extended = await curl("--socks5-hostname", served.extended, url)
+    assert (plain.status, extended.status) == (97, 97)
+    assert plain.complaint.rstrip().endswith("(1)")
+    assert extended.complaint.rstrip().endswith("(246)")
+
+
+@rows("S-22", "S-41")
+@pytest_twisted.ensureDeferred
+async def test_a_name_that_does_not_exist(served: Served) -> None:
+    for address in (served.address, served.extended):
+        ended = await curl("--socks5-hostname", address, "http://nx.test/")
+        assert ended.status == 97
+        assert ended.complaint.rstrip().endswith("(4)")
+    ended = await curl("--socks4a", served.address, "http://nx.test/")
+    assert ended.status == 97
+    assert "(91)" in ended.complaint
+
+
+@rows("S-34", "S-35", "S-36")
+@pytest_twisted.ensureDeferred
+async def test_a_socks_port_taken_for_an_http_proxy(served: Served) -> None:
+    plain = await curl("-i", "-x", f"http://{served.address}", "http://canary.test/")
+    assert plain.status == 0
+    assert plain.text.startswith("HTTP/1.0 501 Tor is not an HTTP Proxy")
+    assert "canary" not in plain.text
+    tunnel = await curl("-x", f"http://{served.address}", "https://canary.test/")
+    assert tunnel.status == 56
+    assert "501" in tunnel.complaint
+
+
+@rows("S-03")
+@pytest_twisted.ensureDeferred
+async def test_an_http_proxy_behind_the_socks_proxy(served: Served) -> None:
+    inner = f"http://web.test:{served.web}"
+    through = ("--preproxy", f"socks5h://{served.address}", "-x", inner)
+    ended = await curl(*through, "-w", "%{http_code}", "-o", "/dev/null", "http://x.test/")
+    assert ended.status == 0, ended.complaint
+    assert ended.text in ("200", "404")
+
+
+@rows("S-03")
+@pytest_twisted.ensureDeferred
+async def test_ten_megabytes_each_way(served: Served, tmp_path_factory: object) -> None:
+    size = 10 * 1024 * 1024
+    down = await curl(
+        "--socks5-hostname", served.address, "-w", "%{size_download}", "-o", "/dev/null",
+        served.url(path=f"/bytes/{size}"),
+    )  # fmt: skip
+    assert down.text == str(size), down.complaint
+    body = bytes(range(256)) * (size // 256)
+    up = await run(
+        client("curl"), "-q", "-sS", "--socks5-hostname", served.address,
+        "--data-binary", "@-", served.url(path="/echo"), stdin=body,
+    )  # fmt: skip
+    assert up.status == 0, up.complaint
+    assert up.out == body
+
+
+@rows("S-01", "S-07")
+@pytest_twisted.ensureDeferred
+async def test_an_onion_service_by_each_version(served: Served) -> None:
+    url = f"http://{served.onion}/"
+    await page("--socks5-hostname", served.address, url)
+    await page("--socks4a", served.address, url)
+    upper = served.onion.removesuffix(".onion").upper()
+    await page("--socks5-hostname", served.address, "-H", "Host: x", f"http://www.{upper}.onion/")
+
+
+@rows("S-06", "R-23")
+@pytest_twisted.ensureDeferred
+async def test_names_and_credentials_that_curl_itself_gives_up_on(served: Served) -> None:
+    long_name = ".".join(["a" * 60] * 5)
+    await curl("--socks5-hostname", served.address, f"http://{long_name}/")
+    await curl("-x", f"socks5h://{served.address}", "--proxy-user", "u" * 256 + ":p", served.url())
+    await page("--socks5-hostname", served.address, served.url())

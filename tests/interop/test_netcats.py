@@ -1,0 +1,149 @@
+"""ncat, socat, OpenBSD's nc, and ssh through them: clients that half-close, and long-lived streams."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+
+from tests.interop.conftest import Served
+from tests.noskip import client
+from tests.rows import rows
+from tests.running import run
+from torsocks_tx.testing.ports import LOOPBACK
+
+pytestmark = pytest.mark.network
+
+REQUEST = b"GET / HTTP/1.0\r\n\r\n"
+
+
+@rows("S-03", "S-17")
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--proxy-type", "socks5"],
+        ["--proxy-type", "socks5", "--proxy-auth", "alice:secret"],
+        ["--proxy-type", "socks4"],
+    ],
+    ids=["socks5", "socks5-auth", "socks4"],
+)
+@pytest_twisted.ensureDeferred
+async def test_ncat_prints_the_answer_although_it_half_closes(
+    served: Served, options: list[str]
+) -> None:
+    host = "203.0.113.9" if "socks4" in options else "web.test"
+    ended = await run(
+        client("ncat"), "--proxy", served.address, *options, host, str(served.web), stdin=REQUEST
+    )
+    assert ended.status == 0, ended.complaint
+    assert "origin" in ended.text
+
+
+@rows("S-03", "S-05", "S-13")
+@pytest.mark.parametrize("user", ["", ",socksuser=alice"])
+@pytest_twisted.ensureDeferred
+async def test_socat_prints_the_answer_although_it_half_closes(served: Served, user: str) -> None:
+    target = f"SOCKS4A:127.0.0.1:web.test:{served.web},socksport={served.port}{user}"
+    ended = await run(client("socat"), "-t10", "-", target, stdin=REQUEST)
+    assert ended.status == 0, ended.complaint
+    assert "origin" in ended.text
+
+
+@rows("S-03", "S-04", "S-06")
+@pytest.mark.parametrize("version", ["5", "4"])
+@pytest_twisted.ensureDeferred
+async def test_openbsd_nc(served: Served, version: str) -> None:
+    host = "203.0.113.9" if version == "4" else "web.test"
+    ended = await run(
+        client("nc.openbsd"), "-q5", "-X", version, "-x", served.address, host, str(served.web),
+        stdin=REQUEST,
+    )  # fmt: skip
+    assert ended.status == 0, ended.complaint
+    assert "origin" in ended.text
+
+
+@rows("S-34", "S-35")
+@pytest_twisted.ensureDeferred
+async def test_openbsd_nc_takes_the_port_for_an_http_proxy(served: Served) -> None:
+    ended = await run(
+        client("nc.openbsd"), "-X", "connect", "-x", served.address, "web.test", str(served.web)
+    )
+    assert ended.status != 0
+    assert "501 Tor is not an HTTP Proxy" in ended.complaint
+
+
+@rows("S-03", "R-32")
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_speaks_first(served: Served) -> None:
+    ended = await run(
+        client("ncat"), "--proxy", served.address, "--proxy-type", "socks5", "--recv-only",
+        "-i", "2", "web.test", str(served.banner),
+    )  # fmt: skip
+    assert "220 this server speaks first" in ended.text
+
+
+class Sshd:
+    """An sshd of our own on loopback, with keys of its own, started for one connection at a time."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.key = directory / "key"
+
+    def command(self) -> str:
+        """What socat runs for each connection."""
+        settings = {
+            "HostKey": self.directory / "host",
+            "AuthorizedKeysFile": self.directory / "key.pub",
+            "StrictModes": "no",
+            "PermitRootLogin": "prohibit-password",
+            "UsePAM": "no",
+            "PidFile": "none",
+        }
+        options = " ".join(f"-o {name}={value}" for name, value in settings.items())
+        return f"{client('sshd')} -i -e -f /dev/null {options}"
+
+
+@pytest.fixture
+def sshd(tmp_path: Path) -> Iterator[Sshd]:
+    """Keys for an sshd. Its separation directory must exist, as its package makes it at boot."""
+    separation = Path("/run/sshd")
+    made = os.geteuid() == 0 and not separation.exists()
+    if made:
+        separation.mkdir(mode=0o755)
+    yield Sshd(tmp_path)
+    if made:
+        shutil.rmtree(separation)
+
+
+@rows("S-03")
+@pytest_twisted.ensureDeferred
+async def test_ssh_runs_a_command_through_the_proxy(served: Served, sshd: Sshd) -> None:
+    for name in ("host", "key"):
+        key = str(sshd.directory / name)
+        made = await run(client("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", key)
+        assert made.status == 0, made.complaint
+    from twisted.internet.protocol import Factory
+
+    from tests.interop.inetd import Inetd
+
+    factory = Factory.forProtocol(lambda: Inetd(sshd.command().split()))
+    factory.noisy = False
+    port = reactor.listenTCP(0, factory, interface=LOOPBACK)
+    proxy = f"{client('ncat')} --proxy {served.address} --proxy-type socks5 %h %p"
+    try:
+        ended = await run(
+            client("ssh"), "-F", "/dev/null", "-i", str(sshd.key), "-o", f"ProxyCommand={proxy}",
+            "-o", "StrictHostKeyChecking=no", "-o", f"UserKnownHostsFile={sshd.directory}/known",
+            "-o", "BatchMode=yes", "-o", "LogLevel=ERROR", "-p", str(port.getHost().port),
+            f"{getpass.getuser()}@web.test", "seq 1 20000",
+        )  # fmt: skip
+    finally:
+        await port.stopListening()
+    assert ended.status == 0, ended.complaint
+    assert ended.text.splitlines() == [str(number) for number in range(1, 20001)]

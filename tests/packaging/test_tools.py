@@ -1,0 +1,94 @@
+"""The Makefile and the scripts behind it: what they say, and that a signal ends what they run."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from tests.packaging.conftest import ROOT
+
+# Says when it is there, and by its exit code which signal ended it.
+CHILD = """
+import signal, sys
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, frame: sys.exit(40 + number))
+print("there", flush=True)
+signal.pause()
+"""
+
+
+@contextmanager
+def foreground(*command: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a command by the scripts' ``foreground``, in a session of its own, until it speaks."""
+    script = ["bash", "-c", '. tools/lib.sh; foreground "$@"; exit $?', "test", *command]
+    with subprocess.Popen(
+        script, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as running:
+        assert running.stdout
+        assert running.stdout.readline() == "there\n"
+        yield running
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_script_passes_its_end_on(number: signal.Signals) -> None:
+    with foreground(sys.executable, "-c", CHILD) as running:
+        running.send_signal(number)
+        assert running.wait(20) == 40 + signal.SIGINT
+
+
+def test_ctrl_c_reaches_the_command_once_and_its_status_is_kept() -> None:
+    with foreground(sys.executable, "-c", CHILD) as running:
+        subprocess.run(["kill", "-INT", f"-{running.pid}"], check=True)
+        assert running.wait(20) == 40 + signal.SIGINT
+
+
+def test_the_status_of_a_command_is_passed_on() -> None:
+    with foreground("sh", "-c", "echo there; exit 7") as running:
+        assert running.wait(20) == 7
+
+
+def test_what_is_missing_is_told_in_one_sentence() -> None:
+    script = ". tools/lib.sh; may_install() { false; }; need_packages bash no-such-tool nc.not"
+    done = subprocess.run(
+        ["bash", "-c", script, "setup"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("setup: cannot find no-such-tool nc.not: please ")
+    assert "nc.not no-such-tool" in line
+
+
+def test_help_names_every_target() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = makefile.partition(".PHONY:")[2].splitlines()[0].split()
+    text = subprocess.run(
+        ["make"], cwd=ROOT, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL
+    ).stdout
+    assert [t for t in targets if t != "help" and f"make {t} " not in text] == []
+
+
+def test_the_oldest_versions_that_are_tested_are_the_oldest_that_we_admit(
+    requirements: list[str],
+) -> None:
+    text = (ROOT / "tools" / "constraints-debian12.txt").read_text(encoding="utf-8")
+    pinned = dict(re.findall(r"^([\w.-]+)==(\S+)$", text, re.MULTILINE))
+    for wanted in map(Requirement, requirements):
+        (lowest,) = wanted.specifier
+        assert lowest.operator == ">="
+        assert f"{pinned[wanted.name]}.".startswith(f"{lowest.version}.")
+
+
+@pytest.mark.parametrize("script", [".ci/run", "tools/setup", "tools/check", "tools/run"])
+def test_scripts_may_be_run(script: str) -> None:
+    path = Path(ROOT / script)
+    assert path.stat().st_mode & 0o111
+    subprocess.run(["bash", "-n", path], check=True)

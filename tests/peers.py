@@ -1,0 +1,241 @@
+"""Real sockets in tests: clients and origins that keep what comes, and the ground they stand on.
+
+Nothing here uses the package's own parsers: an error in them must not meet itself. Every wait has
+the deadline ``DEADLINE``, and ``Ground.close`` fails if a socket or a timer is left over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import (
+    TCP4ClientEndpoint,
+    TCP4ServerEndpoint,
+    UNIXClientEndpoint,
+    UNIXServerEndpoint,
+)
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IHalfCloseableProtocol, IStreamClientEndpoint
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from torsocks_tx.server import SOCKSFactory
+
+DEADLINE = 10.0
+"""Seconds that a test waits for anything before it fails."""
+
+GRANTED = bytes.fromhex("05 00 00 01 00000000 0000")
+"""The whole answer to a SOCKS5 CONNECT that succeeded."""
+
+
+def refused(code: int) -> bytes:
+    """Return the whole answer to a SOCKS5 request that failed."""
+    return bytes([5, code]) + GRANTED[2:]
+
+
+def named(host: str | bytes, port: int, command: int = 1) -> bytes:
+    """Return a SOCKS5 request for a host name."""
+    name = host if isinstance(host, bytes) else host.encode()
+    return bytes([5, command, 0, 3, len(name)]) + name + port.to_bytes(2, "big")
+
+
+def turn() -> Deferred[None]:
+    """Fire in the reactor's next turn, after the events that were there already."""
+    return deferLater(reactor, 0, lambda: None)
+
+
+@implementer(IHalfCloseableProtocol)
+class Peer(Protocol):
+    """One end of a real connection. ``received`` holds what came and was not yet taken."""
+
+    transport: Any
+
+    def __init__(self) -> None:
+        self.received = bytearray()
+        self.eof = False
+        self.lost: Failure | None = None
+        self._waiting: list[tuple[Callable[[], bool], Deferred[None]]] = []
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more can come."""
+        return self.eof or self.lost is not None
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
+        self.notice()
+
+    def readConnectionLost(self) -> None:
+        self.eof = True
+        self.notice()
+
+    def writeConnectionLost(self) -> None:
+        self.notice()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.lost = reason
+        self.notice()
+
+    def notice(self) -> None:
+        """Look again at what is being waited for."""
+        waiting, self._waiting = self._waiting, []
+        for condition, deferred in waiting:
+            if deferred.called:
+                continue
+            if condition():
+                deferred.callback(None)
+            else:
+                self._waiting.append((condition, deferred))
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for something that this connection brings about."""
+        if not condition():
+            deferred: Deferred[None] = Deferred()
+            self._waiting.append((condition, deferred))
+            await deferred.addTimeout(DEADLINE, reactor)
+
+    async def take(self, count: int) -> bytes:
+        """Wait for so many bytes and take them; fewer if no more can come."""
+        await self.until(lambda: len(self.received) >= count or self.over)
+        taken = bytes(self.received[:count])
+        del self.received[:count]
+        return taken
+
+    async def take_rest(self) -> bytes:
+        """Take all bytes up to the end of the stream."""
+        await self.until(lambda: self.over)
+        return await self.take(len(self.received))
+
+    async def closed(self) -> bool:
+        """Wait for the end of the connection; say whether it was a clean one."""
+        await self.until(lambda: self.lost is not None)
+        assert self.lost is not None
+        return self.lost.check(ConnectionDone) is not None
+
+    def send(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def shut(self) -> None:
+        """Send a FIN once all is out, and go on reading."""
+        self.transport.loseWriteConnection()
+
+    def close(self) -> None:
+        """Close both ways, as a program does that exits."""
+        self.transport.loseConnection()
+
+    def reset(self) -> None:
+        """Send a RST."""
+        self.transport.abortConnection()
+
+    async def negotiate(self, request: bytes, *, greeting: bytes = b"\5\1\0") -> bytes:
+        """Speak SOCKS5 step by step, without credentials; return the 10 bytes of the answer."""
+        self.send(greeting)
+        assert await self.take(2) == b"\5\0"
+        self.send(request)
+        return await self.take(10)
+
+
+class PeerFactory(Factory):
+    """Makes one kind of ``Peer`` for each connection; ``peers`` holds all that there were."""
+
+    noisy = False
+
+    def __init__(self, kind: Callable[[], Peer] = Peer) -> None:
+        self.peers: list[Peer] = []
+        self._kind = kind
+        self._waiting: list[tuple[int, Deferred[Peer]]] = []
+
+    def buildProtocol(self, addr: Any) -> Peer:
+        peer = self._kind()
+        peer.factory = self
+        self.peers.append(peer)
+        waiting, self._waiting = self._waiting, []
+        for number, deferred in waiting:
+            if number < len(self.peers):
+                deferred.callback(self.peers[number])
+            elif not deferred.called:
+                self._waiting.append((number, deferred))
+        return peer
+
+    async def peer(self, number: int = 0) -> Any:
+        """Wait for a connection, the first by default."""
+        if number < len(self.peers):
+            return self.peers[number]
+        deferred: Deferred[Peer] = Deferred()
+        self._waiting.append((number, deferred))
+        return await deferred.addTimeout(DEADLINE, reactor)
+
+
+def open_sockets() -> set[str]:
+    """Return the sockets of this process."""
+    names = set()
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            names.add(os.readlink(f"/proc/self/fd/{number}"))
+    return {name for name in names if name.startswith("socket:")}
+
+
+class Ground:
+    """Where a test's sockets live; ``kind`` is "tcp" or "unix"."""
+
+    def __init__(self, kind: str, directory: Path) -> None:
+        self.kind = kind
+        self._directory = directory
+        self._ports: list[Any] = []
+        self._clients: list[Peer] = []
+        self._servers: list[SOCKSFactory] = []
+        self._origins: list[PeerFactory] = []
+        self._before = open_sockets()
+
+    async def listen(self, factory: PeerFactory | SOCKSFactory) -> IStreamClientEndpoint:
+        """Listen, and return the endpoint that leads there."""
+        if isinstance(factory, PeerFactory):
+            self._origins.append(factory)
+        else:
+            self._servers.append(factory)
+        if self.kind == "unix":
+            path = str(self._directory / str(len(self._ports)))
+            self._ports.append(await UNIXServerEndpoint(reactor, path).listen(factory))
+            return UNIXClientEndpoint(reactor, path)
+        port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
+        self._ports.append(port)
+        return TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
+
+    async def connect(self, endpoint: IStreamClientEndpoint) -> Peer:
+        """Connect a client."""
+        peer: Peer = await endpoint.connect(PeerFactory()).addTimeout(DEADLINE, reactor)
+        self._clients.append(peer)
+        return peer
+
+    async def client(self, server: SOCKSFactory) -> Peer:
+        """Listen with a server, and connect a client to it."""
+        return await self.connect(await self.listen(server))
+
+    async def close(self) -> None:
+        """End all clients; fail if a server then keeps a stream, a socket or a timer."""
+        for port in self._ports:
+            await port.stopListening()
+        for server in self._servers:
+            server.close_all()
+        for client in self._clients:
+            client.reset()
+        for origin in [peer for factory in self._origins for peer in factory.peers]:
+            origin.transport.resumeProducing()
+            await origin.until(lambda origin=origin: origin.over)  # type: ignore[misc]
+            origin.reset()
+        end = reactor.seconds() + DEADLINE
+        while (left := self._leftovers()) and reactor.seconds() < end:
+            await turn()
+        assert left == []
+
+    def _leftovers(self) -> list[Any]:
+        calls = [call for call in reactor.getDelayedCalls() if call.active()]
+        return calls + sorted(open_sockets() - self._before)

@@ -1,0 +1,3 @@
+"""placeholder while being written"""
+
+from torsocks_tx.backends.tor.running import RunningSupply as LaunchedSupply

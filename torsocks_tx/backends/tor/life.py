@@ -1,0 +1,66 @@
+"""The life of a supply: one coroutine, from a start that may fail to a stop that cancels it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+
+class Life:
+    """Runs a coroutine that calls ``begun`` once it has got so far that the start has succeeded."""
+
+    _log = Logger()
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._started: Deferred[None] = succeed(None)
+        self._running: Deferred[None] = succeed(None)
+        self._coroutine: Coroutine[Any, Any, None] | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the start has succeeded, or has ended otherwise."""
+        return self._started.called
+
+    def start(
+        self, coroutine: Coroutine[Any, Any, None], on_failure: Callable[[str], None]
+    ) -> Deferred[None]:
+        """Run it; fires when it has begun, and fails with what it raises before that.
+
+        What it raises later is a fault of ours: it is logged, and ``on_failure`` is told.
+        """
+        started = self._started = Deferred()
+        self._coroutine = coroutine
+        self._running = Deferred.fromCoroutine(coroutine)
+        self._running.addErrback(self._ended, on_failure)
+        return started
+
+    def begun(self) -> None:
+        """Fire what ``start`` has returned, if that is not done yet."""
+        if not self._started.called:
+            self._started.callback(None)
+
+    def stop(self) -> None:
+        """Cancel the coroutine where it waits; a start that still waits fires.
+
+        It may be what calls this, by way of those that it has told something: then it is cancelled
+        when it waits next, because a coroutine that runs cannot be cancelled.
+        """
+        if getattr(self._coroutine, "cr_running", False):
+            self._clock.callLater(0, self._running.cancel)
+        else:
+            self._running.cancel()
+
+    def _ended(self, failure: Failure, on_failure: Callable[[str], None]) -> None:
+        if failure.check(CancelledError):
+            self.begun()
+        elif not self._started.called:
+            self._started.errback(failure)
+        else:
+            self._log.failure("what follows tor has failed", failure)
+            on_failure("tor is not followed any more")

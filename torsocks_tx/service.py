@@ -1,0 +1,161 @@
+"""The running server of ``twistd torsocks``: a backend, its listeners, and an orderly end."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import resource
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks, maybeDeferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from torsocks_tx.listening import Listener, bound_privately, describe
+from torsocks_tx.server import SOCKSFactory
+
+RESERVED_DESCRIPTORS = 64
+"""Descriptors kept for listeners, logs, tor and the like."""
+
+
+class StartError(Exception):
+    """The server cannot start; the text is the one line that a person reads."""
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the soft limit of open descriptors to the hard one; the connections that it allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    most = hard if hard != resource.RLIM_INFINITY else 1 << 20
+    return max((most - RESERVED_DESCRIPTORS) // 2, 1)
+
+
+def exit_with_failure() -> None:
+    """Make the process end with status 1 once everything else is done: twistd itself says 0."""
+
+    def leave() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
+
+    atexit.register(leave)
+
+
+class TorsocksService(Service):
+    """Starts the backend and the listeners, and stops them in order.
+
+    First no new clients, then a grace for those that are served, then a reset for the rest, then
+    the backend.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        listeners: Sequence[tuple[Listener, SOCKSFactory]],
+        upstream: Any,
+        *,
+        authenticated: bool,
+        grace: float,
+        most: int,
+    ) -> None:
+        self._reactor = reactor
+        self._listeners = listeners
+        self._upstream = upstream
+        self._authenticated = authenticated
+        self._grace = grace
+        self._most = most
+        self._ports: list[IListeningPort] = []
+        self._starting: Deferred[Any] | None = None
+        self._old_hangup: Any = None
+
+    def privilegedStartService(self) -> None:
+        """Bind the listeners, while that is still allowed; end the process if one cannot be."""
+        for listener, factory in self._listeners:
+            try:
+                self._bind(listener, factory)
+            except StartError as error:
+                self._log.critical("{error}", error=error)
+                sys.stderr.write(f"twistd torsocks: {error}\n")
+                raise SystemExit(1) from None
+
+    def _bind(self, listener: Listener, factory: SOCKSFactory) -> None:
+        outcome: list[Any] = []
+        try:
+            serverFromString(self._reactor, listener.endpoint).listen(factory).addBoth(
+                outcome.append
+            )
+        except Exception as error:
+            raise StartError(f"cannot listen at {listener.text}: {error}") from None
+        if not outcome:
+            raise StartError(f"cannot listen at {listener.text}: not ready at once")
+        port = outcome[0]
+        if isinstance(port, Failure):
+            raise StartError(f"cannot listen at {listener.text}: {port.getErrorMessage()}")
+        self._ports.append(port)
+        address = port.getHost()
+        public = not bound_privately(address)
+        if public and not (listener.policy.allow_public or self._authenticated):
+            raise StartError(
+                f"{listener.text} is a socket at {describe(address)}, where others could reach it;"
+                " add the flag AllowPublic, or --auth, if that is meant"
+            )
+        if public:
+            self._log.warn(
+                "OTHERS CAN REACH this proxy at {place}, and SOCKS is not encrypted",
+                place=describe(address),
+            )
+        self._log.info("SOCKS4, SOCKS4a and SOCKS5 at {place}", place=describe(address))
+        for note in listener.notes:
+            self._log.info("{place}: {note}", place=describe(address), note=note)
+
+    def startService(self) -> None:
+        """Start the backend. Clients that come earlier wait for it."""
+        super().startService()
+        self._log.info("up to {most} clients at one time", most=self._most)
+        if not self._ports:
+            self.privilegedStartService()
+        self._old_hangup = signal.signal(signal.SIGHUP, self._hangup)
+        self._starting = maybeDeferred(self._upstream.start)
+        self._starting.addErrback(self._start_failed)
+
+    def _hangup(self, _number: int, _frame: Any) -> None:
+        self._reactor.callFromThread(self._log.info, "SIGHUP: there is nothing to read again")
+
+    def _start_failed(self, failure: Failure) -> None:
+        if not self.running:
+            return
+        # Whatever stops a backend from starting is something that a person must mend.
+        self._log.critical("{error}", error=failure.getErrorMessage())
+        sys.stderr.write(f"twistd torsocks: {failure.getErrorMessage()}\n")
+        exit_with_failure()
+        self._reactor.callLater(0, self._reactor.stop)
+
+    @inlineCallbacks
+    def stopService(self) -> Any:
+        """Stop in order; fires when nothing is left."""
+        super().stopService()
+        if self._old_hangup is not None:
+            signal.signal(signal.SIGHUP, self._old_hangup)
+        yield DeferredList([maybeDeferred(port.stopListening) for port in self._ports])
+        self._ports.clear()
+        factories = [factory for _, factory in self._listeners]
+        busy = sum(len(factory.connections) for factory in factories)
+        if busy:
+            self._log.info(
+                "stopping: {busy} connections have {grace:g} s to end", busy=busy, grace=self._grace
+            )
+        calls = [self._reactor.callLater(self._grace, factory.close_all) for factory in factories]
+        yield DeferredList([factory.when_empty() for factory in factories])
+        for call in calls:
+            if call.active():
+                call.cancel()
+        yield self._upstream.stop()

@@ -1,0 +1,85 @@
+"""``twistd torsocks``: from options to a service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torsocks_tx.authentication import CredAuthenticator
+from torsocks_tx.limits import Limits
+from torsocks_tx.options import Options
+from torsocks_tx.server import SOCKSFactory
+from torsocks_tx.service import TorsocksService, raise_descriptor_limit
+
+__all__ = ["Options", "makeService"]
+
+
+def make_limits(options: Options, allowed: int) -> Limits:
+    """The limits that the options ask for; descriptors suffice for ``allowed`` connections."""
+    return Limits(
+        handshake_timeout=options["handshake-timeout"],
+        connect_timeout=options["connect-timeout"],
+        idle_timeout=options["idle-timeout"] or None,
+        linger_timeout=options["linger-timeout"],
+        linger_limit=options["linger-limit"],
+        early_data=options["early-data"],
+        max_connections=min(options["max-connections"] or allowed, allowed),
+    )
+
+
+def make_upstream(reactor: Any, options: Options) -> Any:
+    """What the options put behind the listeners."""
+    # txtorcon takes a second to load: a usage error need not wait for it.
+    from torsocks_tx import upstream
+
+    if options["backend"] == "direct":
+        return upstream.DirectUpstream(reactor, allow_internal=bool(options["allow-internal"]))
+    tor = options["tor"] or "launch"
+    if options["tor-socks"]:
+        supply = upstream.fixed_supply(reactor, options["tor-socks"])
+    elif tor == "launch":
+        supply = upstream.launched_supply(
+            reactor,
+            data_directory=Path(options["tor-data-directory"] or upstream.default_data_directory()),
+            options=options.tor_options,
+            binary=options["tor-binary"],
+            policies=list({listener.policy.port_flags for listener in options.listeners}),
+        )
+    elif tor == "private":
+        supply = upstream.private_supply(reactor)
+    else:
+        supply = upstream.running_supply(reactor, tor, options.get("tor-password"))
+    return upstream.TorUpstream(reactor, supply, True if options["optimistic-data"] else None)
+
+
+def makeService(options: Options) -> TorsocksService:
+    """The service that ``twistd torsocks`` runs."""
+    from twisted.internet import reactor
+
+    allowed = raise_descriptor_limit()
+    limits = make_limits(options, allowed)
+    upstream = make_upstream(reactor, options)
+    checkers = options.get("credCheckers")
+    authenticator = CredAuthenticator(checkers) if checkers else None
+    listeners = [
+        (
+            listener,
+            SOCKSFactory(
+                upstream.backend,
+                policy=listener.policy,
+                limits=limits,
+                authenticator=authenticator,
+                listener=f"listen-{number}",
+                debugging=bool(options["debug"]),
+            ),
+        )
+        for number, listener in enumerate(options.listeners)
+    ]
+    return TorsocksService(
+        reactor,
+        listeners,
+        upstream,
+        authenticated=bool(checkers),
+        grace=options["shutdown-grace"],
+        most=limits.max_connections or allowed,
+    )

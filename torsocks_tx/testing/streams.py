@@ -1,0 +1,140 @@
+"""Which streams a client tor has and on which circuits: what isolation tests assert on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from torsocks_tx.backends.tor.control import Control
+from torsocks_tx.backends.tor.events import Event, parse_event
+
+WAIT_DEADLINE = 30.0
+"""Seconds that :meth:`StreamWatch.wait_for` waits."""
+
+_HOP = re.compile(r"\$[0-9A-F]{40}(?:[~=](\w+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEvent:
+    """One STREAM event (control-spec 4.1.2), or one line of GETINFO stream-status.
+
+    Attributes:
+        stream_id: tor's number of the stream.
+        status: such as NEW, SENTCONNECT, SUCCEEDED, FAILED, CLOSED.
+        circuit_id: tor's number of the circuit; 0 while it has none.
+        target: ``host:port`` as tor has it.
+        socks_username: what the client gave, if it gave one; in events only.
+        socks_password: likewise.
+        event: all the fields.
+    """
+
+    stream_id: int
+    status: str
+    circuit_id: int
+    target: str
+    socks_username: str | None
+    socks_password: str | None
+    event: Event
+
+    @classmethod
+    def parse(cls, text: str) -> StreamEvent:
+        """Read the text of an event, without its name."""
+        event = parse_event(text)
+        stream_id, status, circuit_id, target = event.positional[:4]
+        username = event.keywords.get("SOCKS_USERNAME")
+        password = event.keywords.get("SOCKS_PASSWORD")
+        return cls(int(stream_id), status, int(circuit_id), target, username, password, event)
+
+
+@dataclass(frozen=True, slots=True)
+class LiveStream:
+    """A stream that exists now, and its circuit.
+
+    Attributes:
+        path: the names of the circuit's relays, first hop first; empty without a circuit.
+        purpose: of the circuit, such as GENERAL or HS_CLIENT_REND.
+    """
+
+    stream_id: int
+    status: str
+    circuit_id: int
+    target: str
+    path: tuple[str, ...]
+    purpose: str
+
+
+class StreamWatch:
+    """Records the STREAM events of one client, from the moment it was made until it is closed."""
+
+    def __init__(self, reactor: Any, control: Control) -> None:
+        self.events: list[StreamEvent] = []
+        self._reactor = reactor
+        self._control = control
+        self._waiting: list[tuple[Callable[[StreamEvent], bool], Deferred[StreamEvent]]] = []
+
+    async def open(self) -> StreamWatch:
+        """Start recording."""
+        await self._control.listen("STREAM", self._note)
+        return self
+
+    async def close(self) -> None:
+        """Stop recording; what was recorded stays."""
+        await self._control.unlisten("STREAM", self._note)
+
+    def circuits(self, target: str, status: str = "SUCCEEDED") -> list[int]:
+        """Return the circuits on which streams to this ``host:port`` came to this status."""
+        return [
+            event.circuit_id
+            for event in self.events
+            if event.target == target and event.status == status
+        ]
+
+    async def wait_for(self, status: str, target: str, count: int = 1) -> list[StreamEvent]:
+        """Wait until ``count`` streams to this ``host:port`` have come to this status."""
+
+        def wanted(event: StreamEvent) -> bool:
+            return event.status == status and event.target == target
+
+        while len(found := [event for event in self.events if wanted(event)]) < count:
+            waiting: Deferred[StreamEvent] = Deferred()
+            entry = (wanted, waiting)
+            self._waiting.append(entry)
+            try:
+                await waiting.addTimeout(WAIT_DEADLINE, self._reactor)
+            finally:
+                self._waiting.remove(entry)
+        return found
+
+    def _note(self, text: str) -> None:
+        event = StreamEvent.parse(text)
+        self.events.append(event)
+        for wanted, waiting in self._waiting:
+            if wanted(event) and not waiting.called:
+                waiting.callback(event)
+
+
+async def live_streams(control: Control) -> list[LiveStream]:
+    """Return the streams that exist now."""
+    streams = (await control.get_info("stream-status")).splitlines()
+    circuits = {}
+    for line in (await control.get_info("circuit-status")).splitlines():
+        circuit = parse_event(line)
+        circuits[int(circuit.positional[0])] = circuit
+    return [_live_stream(StreamEvent.parse(line), circuits) for line in streams if line]
+
+
+def _live_stream(stream: StreamEvent, circuits: dict[int, Event]) -> LiveStream:
+    circuit = circuits.get(stream.circuit_id)
+    path: tuple[str, ...] = ()
+    purpose = ""
+    if circuit is not None:
+        hops = circuit.positional[2] if len(circuit.positional) > 2 else ""
+        path = tuple(_HOP.findall(hops))
+        purpose = circuit.keywords.get("PURPOSE", "")
+    return LiveStream(
+        stream.stream_id, stream.status, stream.circuit_id, stream.target, path, purpose
+    )

@@ -1,0 +1,195 @@
+"""A private Tor network on loopback, for tests and trials: real tor daemons, nothing leaves.
+
+::
+
+    net = PrivateNetwork(reactor)
+    await net.start(progress=print)           # 10 to 20 s
+    host, port = net.client.socks_tcp         # SOCKS here: http://web.test:{net.web.port}/
+    service = await net.add_onion_service(net.web.port)
+    await net.stop()                          # no process and no file is left
+
+``python -m torsocks_tx.testing.tornet`` does the same from a command line. Wherever the program
+ends, by SIGKILL too, the daemons and their directory go with it. Needs tor and tor-gencert.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from torsocks_tx.backends.tor.watchdog import Watchdog
+from torsocks_tx.testing.building import Builder, all_of
+from torsocks_tx.testing.client import Client
+from torsocks_tx.testing.consensus import wait_for_relays
+from torsocks_tx.testing.names import DEFAULT_NAMES, DEFAULT_POINTERS, NameServer
+from torsocks_tx.testing.node import Node, Progress
+from torsocks_tx.testing.onion import ClientKey, OnionService, add_onion_service
+from torsocks_tx.testing.origins import banner_origin, echo_origin, web_origin
+from torsocks_tx.testing.ports import has_ipv6_loopback
+
+AUTHORITIES = 4
+EXITS = 5
+SERVICE = "service0"
+
+
+class PrivateNetwork:
+    """Authorities, exits, clients, a name server, and servers to connect to.
+
+    Args:
+        reactor: the running reactor.
+        directory: where all files go: a path that does not exist yet, removed at the end. By
+            default a new one among the temporary files. Keep it short: it holds unix sockets.
+        clients: how many client daemons to start with.
+        exits: how many relays connect to the servers.
+        names: what the name server knows: addresses by name.
+        pointers: names by address.
+
+    Attributes:
+        daemons: every tor by its name: ``auth0``..., ``exit0``..., ``client0``..., ``service0``.
+        clients: the clients, in order; :attr:`client` is the first.
+        names: the name server; ``names.asked`` is what the exits asked it.
+        web: an HTTP server: ``/``, ``/bytes/N``, ``POST /echo``.
+        echo: a server that echoes.
+        banner: a server that speaks first, then echoes.
+        ipv6: whether the machine has ::1, and so the servers.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        directory: str | Path | None = None,
+        *,
+        clients: int = 1,
+        exits: int = EXITS,
+        names: Mapping[str, Sequence[str]] = DEFAULT_NAMES,
+        pointers: Mapping[str, str] = DEFAULT_POINTERS,
+    ) -> None:
+        self.directory = _fresh_path() if directory is None else Path(directory).absolute()
+        self.daemons: dict[str, Node] = {}
+        self.clients: list[Client] = []
+        self.names = NameServer(names, pointers)
+        self.web, self.echo, self.banner = web_origin(), echo_origin(), banner_origin()
+        self.ipv6 = has_ipv6_loopback()
+        self._reactor = reactor
+        self._client_count = clients
+        self._exit_count = exits
+        self._watchdog = Watchdog(reactor)
+        self._builder: Builder | None = None
+        self._progress: Progress | None = None
+
+    @property
+    def client(self) -> Client:
+        """The first client."""
+        return self.clients[0]
+
+    async def start(self, progress: Progress | None = None) -> None:
+        """Bring it all up; a failure or a cancellation takes it all down again.
+
+        Raises:
+            TorNotFound: tor or tor-gencert is not installed.
+            NetworkError: a daemon does not come up.
+        """
+        self._progress = progress
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """End every daemon, close every server, remove every file; harmless when done before."""
+        await all_of(node.stop() for node in self.daemons.values())
+        for server in (self.names, self.web, self.echo, self.banner):
+            await server.stop()
+        await self._watchdog.stop()  # it removes the directory
+        if self._builder is not None:
+            self._builder.release_ports()
+
+    async def add_client(self, torrc_lines: Iterable[str] = ()) -> Client:
+        """Start one more client, with these lines in its configuration besides the usual ones."""
+        client = self._new_client(torrc_lines)
+        await self._bring_in(client.node)
+        return client
+
+    async def restart(self, name: str) -> None:
+        """Stop a daemon if it runs, start it again, and wait until it is ready."""
+        node = self.daemons[name]
+        await node.stop()
+        await node.start(self._progress)
+
+    async def add_onion_service(
+        self,
+        target_port: int,
+        virtual_port: int = 80,
+        client_auth_key: ClientKey | None = None,
+    ) -> OnionService:
+        """Offer a port of 127.0.0.1 as an onion service; returns when clients can reach it.
+
+        Args:
+            target_port: such as ``net.web.port``.
+            virtual_port: the port that clients ask for.
+            client_auth_key: if given, only clients that have it get in (``Client.authorize``).
+        """
+        control = await self.daemons[SERVICE].control()
+        return await add_onion_service(
+            self._reactor, control, target_port, virtual_port, client_auth_key
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """Return all that a program in another process needs, ready for JSON."""
+        return {
+            "directory": str(self.directory),
+            "pids": {name: node.pid for name, node in self.daemons.items()},
+            "control": {name: node.control_endpoint for name, node in self.daemons.items()},
+            "clients": [client.name for client in self.clients],
+            "origins": {"web": self.web.port, "echo": self.echo.port, "banner": self.banner.port},
+            "names": {},
+            "ipv6": self.ipv6,
+        }
+
+    async def _start(self) -> None:
+        await self._watchdog.start()
+        self._watchdog.guard_directory(self.directory)
+        self.directory.mkdir(mode=0o700)
+        builder = self._builder = Builder(self._reactor, self._watchdog, self.directory)
+        builder.use_name_server(self.names.start(self._reactor))
+        for origin in (self.web, self.echo, self.banner):
+            origin.start(self._reactor)
+        authorities = await builder.authorities(AUTHORITIES)
+        self._say("keys of the authorities made")
+        exits = [builder.exit(index) for index in range(self._exit_count)]
+        self.daemons.update((node.name, node) for node in (*authorities, *exits))
+        await all_of(node.launch(self._progress) for node in self.daemons.values())
+        self._say("authorities and exits up")
+        await all_of(node.ready() for node in self.daemons.values())
+        self._say("consensus")
+        host = self.daemons[SERVICE] = builder.onion_host(SERVICE)
+        clients = [self._new_client() for _ in range(self._client_count)]
+        await all_of(self._bring_in(node) for node in (host, *(each.node for each in clients)))
+        self._say("all daemons ready")
+
+    async def _bring_in(self, node: Node) -> None:
+        await node.start(self._progress)
+        relays = AUTHORITIES + self._exit_count
+        await wait_for_relays(self._reactor, await node.control(), relays)
+
+    def _new_client(self, torrc_lines: Iterable[str] = ()) -> Client:
+        assert self._builder is not None, "start the network first"
+        client = self._builder.client(len(self.clients), torrc_lines)
+        self.clients.append(client)
+        self.daemons[client.name] = client.node
+        return client
+
+    def _say(self, text: str) -> None:
+        if self._progress is not None:
+            self._progress(text)
+
+
+def _fresh_path() -> Path:
+    return Path(tempfile.gettempdir(), f"torsocks_tx-{secrets.token_hex(6)}")

@@ -1,0 +1,105 @@
+"""What stands behind the listeners of ``twistd torsocks``: which backend, from which options.
+
+Each has ``backend``, ``start`` and ``stop``. ``start`` fails with a sentence that says what to
+mend.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.endpoints import clientFromString
+from twisted.logger import Logger
+
+from torsocks_tx.backends.direct import DirectBackend
+from torsocks_tx.backends.tor.backend import TorBackend
+from torsocks_tx.backends.tor.fixed import FixedSupply
+from torsocks_tx.backends.tor.launched import LaunchedSupply
+from torsocks_tx.backends.tor.running import RunningSupply
+from torsocks_tx.backends.tor.supply import Supply
+
+
+def default_data_directory() -> Path:
+    """Where a launched tor keeps its guards: they must outlive it."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/torsocks_tx/tor")
+    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(state) / "torsocks_tx" / "tor"
+
+
+class DirectUpstream:
+    """No Tor at all."""
+
+    _log = Logger()
+
+    def __init__(self, reactor: Any, *, allow_internal: bool) -> None:
+        self.backend = DirectBackend(reactor, allow_internal=allow_internal)
+        self._allow_internal = allow_internal
+
+    def start(self) -> Deferred[None]:
+        """Say so."""
+        self._log.warn("NO TOR: connections leave from this machine, and names are looked up here")
+        if self._allow_internal:
+            self._log.warn(
+                "--allow-internal: clients can reach this machine and its local networks"
+            )
+        return succeed(None)
+
+    def stop(self) -> Deferred[None]:
+        """Nothing is held."""
+        return succeed(None)
+
+
+class TorUpstream:
+    """A tor, however it is come by."""
+
+    def __init__(self, reactor: Any, supply: Supply, optimistic_data: bool | None) -> None:
+        self.supply = supply
+        self.backend = TorBackend(reactor, supply, optimistic_data=optimistic_data)
+
+    def start(self) -> Deferred[None]:
+        """Start or find tor."""
+        return self.supply.start()
+
+    def stop(self) -> Deferred[None]:
+        """End what was started."""
+        return self.supply.stop()
+
+
+def fixed_supply(reactor: Any, description: str) -> Supply:
+    """A SocksPort without a control port."""
+    return FixedSupply(clientFromString(reactor, description))
+
+
+def private_supply(reactor: Any) -> Supply:
+    """The private Tor network, on this machine."""
+    from torsocks_tx.testing.supply import PrivateSupply
+
+    return PrivateSupply(reactor)
+
+
+def running_supply(reactor: Any, description: str, password: str | None) -> Supply:
+    """A tor that runs already."""
+    return RunningSupply(reactor, clientFromString(reactor, description), password=password)
+
+
+def launched_supply(
+    reactor: Any,
+    *,
+    data_directory: Path,
+    options: Sequence[tuple[str, str]],
+    binary: str | None,
+    policies: Sequence[frozenset[str]],
+) -> Supply:
+    """A tor of our own."""
+    return LaunchedSupply(
+        reactor,
+        str(data_directory),
+        torrc_options=list(options),
+        tor_binary=binary,
+        policies=[tuple(sorted(policy)) for policy in policies],
+    )
