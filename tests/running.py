@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -21,7 +22,7 @@ DEADLINE = 60.0
 
 @dataclass(frozen=True)
 class Ended:
-    """How a program ended, and what it printed. ``status`` is minus the signal's number if killed."""
+    """How a program ended and what it printed; ``status`` is minus the number of a signal."""
 
     status: int
     out: bytes
@@ -63,10 +64,8 @@ class _Program(ProcessProtocol):
             )
 
     def _cancelled(self, _: Deferred[Ended]) -> None:
-        try:
+        with contextlib.suppress(ProcessExitedAlready):
             self.transport.signalProcess("KILL")
-        except ProcessExitedAlready:
-            pass
 
 
 async def run(
@@ -84,7 +83,7 @@ async def run(
 
 
 class Twistd(ProcessProtocol):
-    """One ``twistd -n torsocks``, started as a user starts it, in this interpreter's environment."""
+    """One ``twistd -n torsocks``, started as a user starts it, by this interpreter."""
 
     def __init__(self, *arguments: str, directory: Path, listeners: int = 1) -> None:
         self.output = ""

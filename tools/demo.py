@@ -154,7 +154,7 @@ class Demo:
             await self._page(
                 "-x", f"{scheme}://{user}@{self.address}", url=self.url, words="origin"
             )
-        await watch.wait_for("SUCCEEDED", target, len(who))
+        await watch.wait_for("SENTCONNECT", target, len(who))
         await watch.close()
         return _judge_circuits(watch, target)
 
@@ -223,7 +223,7 @@ class Demo:
 
 
 def _judge_circuits(watch: StreamWatch, target: str) -> str:
-    circuits = watch.circuits(target)
+    circuits = watch.circuits(target, "SENTCONNECT")
     first, second, other, socks4 = circuits
     if first != second or len({first, other, socks4}) != 3:
         raise StepFailed(f"circuits {circuits}")
@@ -311,18 +311,20 @@ async def main(_reactor: Any) -> None:
             return gatherResults([ended])
 
         trigger = reactor.addSystemEventTrigger("before", "shutdown", interrupted)
+        held: bool | None
         try:
             held = await playing
         except CancelledError:
-            print("\nstopped", flush=True)
-            held = False
+            print("\nStopped.", flush=True)
+            held = None
         finally:
             await stage.end()
             if not ended.called:
                 ended.callback(None)
         if reactor.running:
             reactor.removeSystemEventTrigger(trigger)
-    print("Every step held." if held else "Not every step held.", flush=True)
+    if held is not None:
+        print("Every step held." if held else "Not every step held.", flush=True)
     if not held:
         raise SystemExit(1)
 

@@ -1,8 +1,9 @@
 """The numbers on the wire: versions, methods, commands, address types and reply codes.
 
-Sources: SOCKS4 and 4a (Koblas; Lee), RFC 1928, RFC 1929, Tor's socks-extensions (RESOLVE, RESOLVE_PTR,
-the onion-service replies) and Tor proposal 229 (method X'97', replies X'E0' and X'E1').
-A number without a name here stays a plain ``int``: ``named`` turns those that it knows into members.
+Sources: SOCKS4 and 4a (Koblas; Lee), RFC 1928, RFC 1929, Tor's socks-extensions (RESOLVE,
+RESOLVE_PTR, the onion-service replies) and Tor proposal 229 (method X'97').
+A number without a name here stays a plain ``int``: ``named`` turns those that it knows into
+members.
 """
 
 from __future__ import annotations

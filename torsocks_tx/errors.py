@@ -1,8 +1,8 @@
 """What can go wrong, in three kinds that are never mixed.
 
-``ProtocolError``: the peer broke the protocol. ``Refused``: the network, tor or our own rules said no.
-Anything else that is raised is a fault of ours: it is logged with its traceback and the client gets
-a general failure. ``Incomplete`` is not an error: more bytes are needed.
+``ProtocolError``: the peer broke the protocol. ``Refused``: the network, tor or our own rules said
+no. Anything else that is raised is a fault of ours: it is logged with its traceback and the client
+gets a general failure. ``Incomplete`` is not an error: more bytes are needed.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class ProtocolError(Exception):
 class Refused(Exception):
     """A request was understood, and its answer is no.
 
-    One subclass for each meaning. The docstring of the class is the sentence for a person; ``code`` is
-    the nearest code of RFC 1928. The text given to the constructor is for debug logs.
+    One subclass for each meaning. The docstring of the class is the sentence for a person; ``code``
+    is the nearest code of RFC 1928. The text given to the constructor is for debug logs.
     """
 
     code: ClassVar[int] = Reply5.GENERAL_FAILURE
@@ -88,7 +88,7 @@ class CommandNotSupported(Refused):
 
 
 class AddressTypeNotSupported(Refused):
-    """This kind of address is not supported."""
+    """Addresses of this kind are not supported."""
 
     code = Reply5.ADDRESS_TYPE_NOT_SUPPORTED
 
@@ -96,8 +96,8 @@ class AddressTypeNotSupported(Refused):
 class OnionRefused(Refused):
     """An onion service could not be reached.
 
-    ``onion_code`` is its code of socks-extensions, section 6; ``code`` is what tor says in its place
-    on a port without ExtendedErrors (measured on tor 0.4.9.11; tor never sends F1 or F3).
+    ``onion_code`` is its code of socks-extensions, section 6; ``code`` is what tor says in its
+    place on a port without ExtendedErrors (measured on tor 0.4.9.11; tor never sends F1 or F3).
     """
 
     onion_code: ClassVar[OnionReply]
@@ -144,7 +144,7 @@ class WrongClientAuth(OnionRefused):
 
 
 class InvalidOnionAddress(OnionRefused):
-    """This is not the address of an onion service: it was mistyped, or is of an older kind."""
+    """The address of the onion service is not valid: it was mistyped, or is of an older kind."""
 
     onion_code = OnionReply.INVALID_ADDRESS
 

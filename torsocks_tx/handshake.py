@@ -1,8 +1,9 @@
 """The server's side of the conversation, from the first byte to one request. No I/O.
 
-``receive(bytes)`` returns steps, and each step is an order to the caller, to be carried out in turn:
-``Send``, ``Authenticate`` (answer with ``authenticated``), ``Requested`` or ``Rejected``. The last two end the
-conversation. Bytes behind a request are its ``rest``: early data, never thrown away here.
+``receive(bytes)`` returns steps, and each step is an order to the caller, to be carried out in
+turn: ``Send``, ``Authenticate`` (answer with ``authenticated``), ``Requested`` or ``Rejected``. The
+last two end the conversation. Bytes behind a request are its ``rest``: early data, never thrown
+away here.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ Step = Send | Authenticate | Requested | Rejected
 class HandshakeOptions:
     """What a listener accepts before the request.
 
-    ``prefer_no_auth``: method 00 over 02 where both are offered. ``require_auth``: only method 02, and its
-    credentials are checked; SOCKS4 is rejected, since it has none.
+    ``prefer_no_auth``: method 00 over 02 where both are offered. ``require_auth``: only method 02,
+    and its credentials are checked; SOCKS4 is rejected, since it has none.
     """
 
     versions: frozenset[Version] = BOTH_VERSIONS
@@ -87,8 +88,11 @@ class _State(Enum):
 
 
 class Handshake:
-    """One client's conversation. Holds at most one unfinished frame of at most 513 bytes, and what
-    came behind it in the same read."""
+    """One client's conversation.
+
+    Holds at most one unfinished frame, of fewer than 513 bytes; behind an ``Authenticate`` also
+    what came in the same read.
+    """
 
     def __init__(self, options: HandshakeOptions | None = None) -> None:
         self._options = options or HandshakeOptions()
@@ -174,7 +178,7 @@ class Handshake:
         return Send(userpass.ACCEPTED)
 
     def _credentials_or_request(self, reader: Reader) -> Step | None:
-        # Some clients send credentials although method 00 was selected: Tor takes them as if asked for.
+        # Some clients send credentials although method 00 was selected: Tor takes them anyway.
         if reader.data[0] == userpass.VERSION:
             return self._check(reader)
         return self._request_5(reader)

@@ -1,8 +1,10 @@
 """The client's side of the conversation: how a request is made of a SOCKS server. No I/O.
 
-``start()`` gives the first bytes; ``receive(bytes)`` returns steps until ``Opened`` or ``Failed``. ``pipelined`` sends
-greeting, credentials and request at once, as C Tor takes it; its answer then may lack the method selection (tor
-overwrites it), so both forms are understood. Other servers are spoken to step by step.
+``start()`` gives the first bytes; ``receive(bytes)`` returns steps until ``Opened`` or ``Failed``.
+``pipelined`` sends greeting, credentials and request at once, as C Tor takes it. tor then keeps
+only its last answer to what came in one read: the method selection may be missing, and a request
+that it refuses at sight is answered by the reply alone. All forms are understood. Other servers are
+spoken to step by step.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The request was refused, or the server broke the protocol (a ``GeneralFailure`` that says so)."""
+    """The request was refused, or the server broke the protocol (then a ``GeneralFailure``)."""
 
     reason: Refused
 
@@ -44,8 +46,11 @@ class _State(Enum):
 
 
 class Initiator:
-    """Makes one request. Without credentials only method 00 is offered; with them only 02, because a
-    fall-back to 00 would lose the isolation without a word."""
+    """Makes one request.
+
+    Without credentials only method 00 is offered; with them only 02, because a fall-back to 00
+    would lose the isolation without a word.
+    """
 
     def __init__(self, request: Request, *, pipelined: bool = False) -> None:
         self._request = request
@@ -56,19 +61,21 @@ class Initiator:
 
     @property
     def requested(self) -> bool:
-        """Whether the request itself is among the bytes given out so far, so that data may follow it."""
+        """Whether the request is among the bytes given out so far, so that data may follow it."""
         return self._pipelined or self._state in (_State.REPLY, _State.OVER)
 
     def start(self) -> bytes:
         """The bytes to send first."""
         if self._request.version is Version.SOCKS4:
             return socks4.build_request(self._request)
-        credentials = self._request.credentials
-        method = Method.NO_AUTH if credentials is None else Method.USERNAME_PASSWORD
-        greeting = socks5.build_greeting([method])
+        greeting = socks5.build_greeting([self._method])
         if not self._pipelined:
             return greeting
         return greeting + self._build_credentials() + self._build_request()
+
+    @property
+    def _method(self) -> Method:
+        return Method.NO_AUTH if self._request.credentials is None else Method.USERNAME_PASSWORD
 
     def _build_credentials(self) -> bytes:
         credentials = self._request.credentials
@@ -79,7 +86,8 @@ class Initiator:
 
     def receive(self, data: bytes) -> list[Step]:
         """Take bytes from the server; what to do about them, in order."""
-        self._buffer += data
+        if self._state is not _State.OVER:
+            self._buffer += data
         steps: list[Step] = []
         while self._buffer and self._state is not _State.OVER:
             reader = Reader(self._buffer)
@@ -117,15 +125,21 @@ class Initiator:
 
     def _selection(self, reader: Reader) -> Step | None:
         method = socks5.parse_selection(reader)
-        if method == Method.NO_AUTH and self._request.credentials is None:
+        if method == self._method == Method.NO_AUTH:
             self._state = _State.REPLY
             return None if self._pipelined else Send(self._build_request())
-        if method == Method.USERNAME_PASSWORD and self._request.credentials is not None:
+        if method == self._method:
             self._state = _State.STATUS
             return None if self._pipelined else Send(self._build_credentials())
+        if self._pipelined and method != Method.NO_AUTH:
+            # No selection: the start of a reply that tor sent in place of all answers.
+            return self._fail(refusal(method))
         raise ProtocolError("the SOCKS server selected a method that was not offered")
 
     def _status(self, reader: Reader) -> Step | None:
+        if self._pipelined and reader.data[0] == 0:
+            # Neither was ``05 02`` a selection: ``05 02 00`` is tor's reply under SafeSocks.
+            return self._fail(refusal(Reply5.NOT_ALLOWED))
         if userpass.parse_status(reader) != 0:
             return self._fail(GeneralFailure("the SOCKS server refused the credentials"))
         self._state = _State.REPLY
@@ -134,15 +148,13 @@ class Initiator:
     def _reply(self, reader: Reader) -> Step:
         if self._request.version is Version.SOCKS4:
             reply = socks4.parse_reply(reader)
-            granted = reply.code == Reply4.GRANTED
-            reason: Refused = GeneralFailure("the SOCKS4 server rejected the request")
+            if reply.code != Reply4.GRANTED:
+                return self._fail(GeneralFailure("the SOCKS4 server rejected the request"))
         else:
             # A refusal is known after two bytes: some servers send no more than that.
-            if len(reader.data) >= 2 and reader.data[0] == 5 and reader.data[1] != 0:
-                return self._fail(refusal(reader.data[1]))
+            start = reader.data[:2]
+            if len(start) == 2 and start[0] == Version.SOCKS5 and start[1] != Reply5.SUCCEEDED:
+                return self._fail(refusal(start[1]))
             reply = socks5.parse_reply(reader)
-            granted, reason = reply.code == Reply5.SUCCEEDED, refusal(reply.code)
-        if not granted:
-            return self._fail(reason)
         self._state = _State.OVER
         return Opened(reply, b"")

@@ -70,7 +70,10 @@ class IBackend(Interface):
     """Opens streams and looks names up on behalf of clients."""
 
     def open(request: Request, isolation: Isolation, receiver: IReceiver) -> IOutbound:
-        """Begin a stream to ``request.address``; never raises ``Refused``: ``receiver`` hears it."""
+        """Begin a stream to ``request.address``.
+
+        Never raises ``Refused``: the receiver hears it.
+        """
 
     def resolve(request: Request, isolation: Isolation) -> Deferred[Address]:
         """Look up the address of the name ``request.address.host``.

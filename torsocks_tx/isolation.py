@@ -1,8 +1,9 @@
 """Which streams may share a circuit. The only place that decides it.
 
-Tor sees one client, us. What tells our clients apart is folded into a key (``isolation_key``), and the key into the
-credentials that tor gets (``Isolator``): ``<torS0X>0`` and an HMAC, so that nothing of a client shows in tor's
-events. Equality follows socks-extensions: two streams share only if every part of their keys is equal.
+Tor sees one client, us. What tells our clients apart is folded into a key (``isolation_key``), and
+the key into the credentials that tor gets (``Isolator``): ``<torS0X>0`` and an HMAC, so that
+nothing of a client shows in tor's events. Equality follows socks-extensions: two streams share only
+if every part of their keys is equal.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import struct
 from dataclasses import dataclass, field
 
-from torsocks_tx.codes import AddressType, Version
+from torsocks_tx.codes import Version
 from torsocks_tx.messages import Credentials, Request
 from torsocks_tx.wire.userpass import ISOLATION_USERNAME
 
@@ -35,8 +36,11 @@ class IsolationFlags:
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """What a backend is told of a stream: the credentials that stand for its isolation key, and the
-    names of the flags that the SocksPort it uses must have (``NoIPv6Traffic`` and the like)."""
+    """What a backend is told of a stream.
+
+    ``credentials`` stand for its isolation key; ``port_flags`` are the names of the flags that the
+    SocksPort it uses must have (``NoIPv6Traffic`` and the like).
+    """
 
     credentials: Credentials = field(repr=False)
     port_flags: frozenset[str] = frozenset()
@@ -98,12 +102,7 @@ class Isolator:
         self._secret = os.urandom(SECRET_BYTES) if secret is None else secret
 
     def credentials(self, key: tuple[bytes, ...]) -> Credentials:
-        """``<torS0X>0`` and 64 hexadecimal digits: a keyed hash of the parts, each with its length."""
+        """``<torS0X>0`` and 64 hexadecimal digits: a keyed hash of the parts and their lengths."""
         message = b"".join(struct.pack("!I", len(part)) + part for part in key)
         digest = hmac.new(self._secret, message, hashlib.sha256).hexdigest()
         return Credentials(ISOLATION_USERNAME, digest.encode("ascii"))
-
-
-def is_hostname(request: Request) -> bool:
-    """Whether the request names its destination (and no IP address hides in the name)."""
-    return request.address.literal().type is AddressType.HOSTNAME

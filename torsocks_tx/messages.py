@@ -5,6 +5,7 @@ They know nothing of bytes on a wire (``wire`` does) and nothing of sockets.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 from dataclasses import dataclass, field
 
@@ -16,8 +17,8 @@ class Address:
     """A destination, or an answer: a host and a TCP port (0 to 65535).
 
     ``host`` is text: ``"192.0.2.1"``, ``"2001:db8::1"`` (no brackets) or a host name as the peer
-    wrote it. ``type`` says how it stood on the wire: a name may hold the text of an IP address, and then
-    ``literal()`` is that IP address.
+    wrote it. ``type`` says how it stood on the wire: a name may hold the text of an IP address, and
+    then ``literal()`` is that IP address.
     """
 
     type: AddressType
@@ -26,19 +27,22 @@ class Address:
 
     @classmethod
     def of(cls, host: str, port: int = 0) -> Address:
-        """An address whose type is the one that fits the text: IPv4, IPv6 or a name."""
-        text = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-        try:
-            parsed = ipaddress.ip_address(text) if "%" not in text else None
-        except ValueError:
-            parsed = None
-        if parsed is None:
-            return cls(AddressType.HOSTNAME, host, port)
-        kind = AddressType.IPV4 if parsed.version == 4 else AddressType.IPV6
-        return cls(kind, str(parsed), port)
+        """An address whose type is the one that fits the text: IPv4, IPv6 or a name.
+
+        Brackets belong to IPv6 only, and a scope (``%eth0``) means nothing to Tor.
+        """
+        bracketed = host.startswith("[") and host.endswith("]")
+        parsed: ipaddress.IPv4Address | ipaddress.IPv6Address | None = None
+        with contextlib.suppress(ValueError):
+            parsed = ipaddress.ip_address(host[1:-1] if bracketed else host)
+        if isinstance(parsed, ipaddress.IPv6Address) and parsed.scope_id is None:
+            return cls(AddressType.IPV6, str(parsed), port)
+        if isinstance(parsed, ipaddress.IPv4Address) and not bracketed:
+            return cls(AddressType.IPV4, str(parsed), port)
+        return cls(AddressType.HOSTNAME, host, port)
 
     def literal(self) -> Address:
-        """This address with the text of an IP address, brackets or not, turned into that IP."""
+        """The same with the text of an IP address turned into that IP address."""
         return self if self.type is not AddressType.HOSTNAME else Address.of(self.host, self.port)
 
     @property
@@ -48,23 +52,26 @@ class Address:
 
     @property
     def is_onion(self) -> bool:
-        """Whether the last label is ``onion`` (in any case, with or without one trailing dot)."""
+        """Whether the name ends in ``.onion`` (in any case, with or without one trailing dot)."""
         return self.type is AddressType.HOSTNAME and onion_name(self.host) is not None
 
 
 def onion_name(host: str) -> str | None:
-    """The name without its trailing dot if its last label is ``onion``, else None.
+    """The name without its trailing dot if it ends in ``.onion``, else None.
 
-    A trailing dot would make tor treat the name as an ordinary one and ask an exit for it.
+    A trailing dot would make tor treat the name as an ordinary one and ask an exit for it. The bare
+    word ``onion`` is an ordinary name to tor.
     """
-    bare = host[:-1] if host.endswith(".") else host
-    last = bare.rpartition(".")[2]
-    return bare if last.lower() == "onion" else None
+    bare = host.removesuffix(".")
+    return bare if bare.lower().endswith(".onion") else None
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a client sent to name itself: a SOCKS4 user id, or the two fields of RFC 1929. Never logged."""
+    """What a client sent to name itself: a SOCKS4 user id, or the two fields of RFC 1929.
+
+    Never logged: its own representation shows neither.
+    """
 
     username: bytes = field(repr=False)
     password: bytes = field(default=b"", repr=False)

@@ -1,7 +1,8 @@
 """Which code a client hears. The only place that picks one.
 
-SOCKS4 has one failure. SOCKS5 CONNECT hears RFC 1928's codes, and X'F0' to X'F7' only where the listener has
-ExtendedErrors and the destination is an onion service. A failed look-up is 04 whatever its cause, as from tor.
+SOCKS4 has one failure. SOCKS5 CONNECT hears RFC 1928's codes, and X'F0' to X'F7' only where the
+listener has ExtendedErrors and the destination is an onion service. A failed look-up is 04 as from
+tor, whatever its cause, unless there is no tor or our own rules forbid it.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ def failure(reason: Refused, audience: Audience) -> bytes:
 def success(request: Request, answer: Address | None = None) -> bytes:
     """The bytes of the success reply: ``answer`` is what a look-up found, None for CONNECT.
 
-    A CONNECT is answered with 0.0.0.0:0: our own sockets are nobody's business. Raises ValueError for an answer
-    that the version cannot carry (a SOCKS4 reply has room for IPv4 only).
+    A CONNECT is answered with 0.0.0.0:0: our own sockets are nobody's business. Raises ValueError
+    for an answer that the version cannot carry (a SOCKS4 reply has room for IPv4 only).
     """
     reply = Reply(Reply5.SUCCEEDED) if answer is None else Reply(Reply5.SUCCEEDED, answer)
     if request.version is Version.SOCKS4:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -37,7 +38,5 @@ class Inetd(Protocol):
         self._program.transport.write(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        try:
+        with contextlib.suppress(ProcessExitedAlready):
             self._program.transport.signalProcess("HUP")
-        except ProcessExitedAlready:
-            pass

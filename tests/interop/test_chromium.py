@@ -1,4 +1,4 @@
-"""Chromium, headless: a page through the proxy, and the page for a browser that is set up wrongly."""
+"""Chromium, headless: a page through the proxy, and the page for one that is set up wrongly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ncat, socat, OpenBSD's nc, and ssh through them: clients that half-close, and long-lived streams."""
+"""ncat, socat, OpenBSD's nc, ssh: clients that half-close, and long-lived streams."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ async def test_a_server_that_speaks_first(served: Served) -> None:
 
 
 class Sshd:
-    """An sshd of our own on loopback, with keys of its own, started for one connection at a time."""
+    """An sshd with keys of its own, started anew for each connection."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +14,8 @@ from twisted.web.server import Site
 from twisted.web.static import File
 
 from tests.interop.conftest import Served
-from tests.noskip import client
 from tests.interop.wheel import write_wheel
+from tests.noskip import client
 from tests.rows import rows
 from tests.running import run
 from torsocks_tx.testing.ports import LOOPBACK
@@ -71,9 +72,7 @@ async def test_git(served: Served, files: tuple[Path, str]) -> None:
     for arguments in (["update-ref", "refs/heads/main", commit.text], ["update-server-info"]):
         await run(git, "-C", str(repository), *arguments, environment=identity)
     proxy = f"http.proxy=socks5h://{served.address}"
-    listed = await run(
-        git, "-c", proxy, "ls-remote", f"{url}/repository.git", environment=identity
-    )
+    listed = await run(git, "-c", proxy, "ls-remote", f"{url}/repository.git", environment=identity)
     assert listed.status == 0, listed.complaint
     assert listed.text == f"{commit.text}\trefs/heads/main"
     by_environment = identity | {"ALL_PROXY": f"socks5h://{served.address}"}
@@ -109,8 +108,7 @@ async def test_apt(served: Served, files: tuple[Path, str], tmp_path: Path, user
     options = [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
     ended = await run(client("apt-get"), *options, "update")
     assert ended.status == 0, ended.complaint
-    fetched = [path.read_text() for path in (tmp_path / "state/lists").glob("*_Packages")]
-    assert any("nothing-at-all" in text for text in fetched), ended.text
+    assert re.search(r"Get:\d+ .* Packages \[\d+ B\]", ended.text), ended.text
 
 
 @rows("S-03", "S-06")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -32,9 +33,13 @@ def foreground(*command: str) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
         script, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as running:
-        assert running.stdout
-        assert running.stdout.readline() == "there\n"
-        yield running
+        try:
+            assert running.stdout
+            assert running.stdout.readline() == "there\n"
+            yield running
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -46,7 +51,7 @@ def test_a_script_passes_its_end_on(number: signal.Signals) -> None:
 
 def test_ctrl_c_reaches_the_command_once_and_its_status_is_kept() -> None:
     with foreground(sys.executable, "-c", CHILD) as running:
-        subprocess.run(["kill", "-INT", f"-{running.pid}"], check=True)
+        os.killpg(running.pid, signal.SIGINT)
         assert running.wait(20) == 40 + signal.SIGINT
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,9 @@ _MAPPED6 = {
 }
 
 
-async def all_of(work: Iterable[Awaitable[Any]]) -> list[Any]:
+async def all_of(work: Iterable[Coroutine[Deferred[Any], Any, Any]]) -> list[Any]:
     """Do it all at once and return the results; the first failure ends the rest."""
-    tasks = [Deferred.fromCoroutine(task) for task in work]  # type: ignore[arg-type]
+    tasks = [Deferred.fromCoroutine(task) for task in work]
     try:
         results: list[Any] = await gatherResults(tasks, consumeErrors=True)
     except FirstError as error:

@@ -39,6 +39,17 @@ class Client:
         """A Twisted endpoint string of its control port (cookie authentication)."""
         return self.node.control_endpoint
 
+    def facts(self) -> dict[str, Any]:
+        """Return where it listens, ready for JSON."""
+        return {
+            "name": self.name,
+            "pid": self.node.pid,
+            "control": self.control_endpoint,
+            "socks_unix": self.socks_unix,
+            "socks_tcp": list(self.socks_tcp),
+            "socks_extended": list(self.socks_extended),
+        }
+
     async def stream_circuits(self) -> list[LiveStream]:
         """Return the streams that exist now, with their circuits."""
         return await live_streams(await self.node.control())

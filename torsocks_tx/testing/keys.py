@@ -11,15 +11,12 @@ from twisted.internet.defer import Deferred
 from torsocks_tx.backends.tor.daemon import find_tor, quote_value
 from torsocks_tx.backends.tor.process_output import Ending, LineProtocol
 from torsocks_tx.backends.tor.watchdog import Watchdog, spawn_guarded
+from torsocks_tx.testing.errors import NetworkError
 
 TOOL_DEADLINE = 60.0
 """Seconds for one tool; it needs about one."""
 
 _MONTHS_VALID = "12"
-
-
-class ToolFailed(Exception):
-    """A tool of tor's did not do its work; the text holds what it printed."""
 
 
 class Tools:
@@ -67,7 +64,7 @@ class Tools:
         end = await ended.addTimeout(TOOL_DEADLINE, self._reactor)
         self._watchdog.release_process(pid)
         if end != 0:
-            raise ToolFailed(f"{command[0]} ended with {end}: {' / '.join(lines)}")
+            raise NetworkError(f"{command[0]} ended with {end}: {' / '.join(lines)}")
         return lines
 
 
@@ -76,4 +73,4 @@ def _field(lines: Sequence[str], start: str) -> str:
     for line in lines:
         if line.startswith(start):
             return line.removeprefix(start)
-    raise ToolFailed(f"no line {start!r} in {len(lines)} lines of output")
+    raise NetworkError(f"no line {start!r} in {len(lines)} lines of output")

@@ -13,10 +13,10 @@ from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.names import dns, error, server
 
 DOCUMENTATION_ADDRESS = "203.0.113.9"
-"""An address that is nobody's (RFC 5737); a client connects to 127.0.0.1 instead."""
+"""An address that is nobody's (RFC 5737); clients of the network reach 127.0.0.1 by it."""
 
 DOCUMENTATION_ADDRESS6 = "2001:db8::9"
-"""An address that is nobody's (RFC 3849); a client connects to ::1 instead."""
+"""An address that is nobody's (RFC 3849); clients of the network reach ::1 by it."""
 
 DEFAULT_NAMES: Mapping[str, Sequence[str]] = {
     "web.test": ["127.0.0.1"],
@@ -48,6 +48,9 @@ class NameServer:
     Args:
         names: the addresses, of both kinds, of each name.
         pointers: the name of each address.
+
+    Attributes:
+        asked: every question so far, oldest first; a test may clear it.
     """
 
     def __init__(
@@ -56,6 +59,8 @@ class NameServer:
         pointers: Mapping[str, str] = DEFAULT_POINTERS,
     ) -> None:
         self.asked: list[Asked] = []
+        self.table = {name: list(addresses) for name, addresses in names.items()}
+        self.pointers = dict(pointers)
         self._records: dict[str, list[Any]] = {}
         for name, addresses in names.items():
             self._records[name.lower()] = [_address_record(text) for text in addresses]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import os
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from twisted.internet.defer import Deferred
 
 from torsocks_tx.backends.tor.control import Control
 from torsocks_tx.backends.tor.events import parse_event
+from torsocks_tx.backends.tor.waiters import Waiters
 
 UPLOAD_DEADLINE = 60.0
 """Seconds until the descriptor is at the directories; they need about two."""
@@ -106,36 +108,42 @@ async def add_onion_service(
             f" Port={virtual_port},127.0.0.1:{target_port}{key}"
         )
         service = answer.partition("ServiceID=")[2].split()[0]
-        await uploads.when_done(service).addTimeout(UPLOAD_DEADLINE, reactor)
+        uploading = Deferred.fromCoroutine(uploads.finished(service))
+        await uploading.addTimeout(UPLOAD_DEADLINE, reactor)
     finally:
         await control.unlisten("HS_DESC", uploads.note)
     return OnionService(f"{service}.onion", virtual_port, target_port, control)
 
 
 class _Uploads:
-    """Which descriptors are on their way to which directories."""
+    """Which descriptors are on their way to which directories.
+
+    A service makes two descriptors, for this time period and for a neighbour, and which one a
+    client asks for is the client's to know: both must be there. UPLOADED does not say which.
+    """
 
     def __init__(self) -> None:
-        self._under_way: dict[str, set[tuple[str, ...]]] = {}
-        self._service = ""
-        self._done: Deferred[None] = Deferred()
+        self._created: dict[str, set[str]] = defaultdict(set)
+        self._begun: dict[str, set[str]] = defaultdict(set)
+        self._pending: dict[str, int] = defaultdict(int)
+        self._changed: Waiters[None] = Waiters()
 
     def note(self, text: str) -> None:
         """Take one HS_DESC event."""
-        action, service, _, directory, *descriptor = parse_event(text).positional
-        under_way = self._under_way.setdefault(service, set())
-        upload = (directory, *descriptor)
-        if action == "UPLOAD":
-            under_way.add(upload)
-        elif action == "UPLOADED":
-            under_way.discard((directory,))
-        self._check()
+        action, service, *others = parse_event(text).positional
+        if action == "CREATED":
+            self._created[service].add(others[-1])
+        elif action == "UPLOAD":
+            self._begun[service].add(others[-1])
+            self._pending[service] += 1
+        elif action in ("UPLOADED", "FAILED"):
+            self._pending[service] -= 1
+        self._changed.fire(None)
 
-    def when_done(self, service: str) -> Deferred[None]:
-        """Fire when every upload that was begun for this service has come through."""
-        self._service = service
-        self._check()
-        return self._done
+    async def finished(self, service: str) -> None:
+        """Return when every descriptor of this service was sent and none is on its way."""
+        while not self._begun[service] >= self._created[service] or self._is_pending(service):
+            await self._changed.wait()
 
-    def _check(self) -> None:
-        pass
+    def _is_pending(self, service: str) -> bool:
+        return not self._begun[service] or self._pending[service] > 0

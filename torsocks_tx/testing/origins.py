@@ -9,7 +9,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol, IPullProducer
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPullProducer
 from twisted.internet.protocol import Factory, Protocol
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
@@ -37,7 +37,7 @@ class Origin(Factory):
 
     noisy = False
 
-    def __init__(self, factory: Factory) -> None:
+    def __init__(self, factory: Any) -> None:
         factory.noisy = False
         self.port = 0
         self.peers: list[tuple[str, int]] = []
@@ -74,10 +74,11 @@ class Origin(Factory):
         """Stop the server behind it."""
         self._factory.doStop()
 
-    def buildProtocol(self, addr: IAddress) -> Protocol | None:
+    def buildProtocol(self, addr: Any) -> Protocol | None:
         """Record the connection and hand it to the server."""
-        self.peers.append((addr.host, addr.port))  # type: ignore[attr-defined]
-        return self._factory.buildProtocol(addr)  # type: ignore[return-value]
+        self.peers.append((addr.host, addr.port))
+        protocol: Protocol | None = self._factory.buildProtocol(addr)
+        return protocol
 
 
 def web_origin() -> Origin:
@@ -102,6 +103,8 @@ def banner_origin() -> Origin:
 @implementer(IHalfCloseableProtocol)
 class EchoProtocol(Protocol):
     """Echoes with backpressure: a client that does not read is not read."""
+
+    transport: Any
 
     def connectionMade(self) -> None:
         """Let the transport pause itself while it cannot write."""
@@ -133,7 +136,7 @@ class BannerProtocol(EchoProtocol):
 class _QuietSite(Site):
     """Logs no requests."""
 
-    def log(self, request: Request) -> None:
+    def log(self, request: object) -> None:
         """Keep silent."""
 
 
@@ -202,5 +205,6 @@ class _Echo(Resource):
 
     def render_POST(self, request: Request) -> bytes:
         request.setHeader(b"content-type", b"application/octet-stream")
+        assert request.content is not None
         body: bytes = request.content.read()
         return body

@@ -21,12 +21,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred
-
 from torsocks_tx.backends.tor.watchdog import Watchdog
 from torsocks_tx.testing.building import Builder, all_of
 from torsocks_tx.testing.client import Client
 from torsocks_tx.testing.consensus import wait_for_relays
+from torsocks_tx.testing.errors import NetworkError
 from torsocks_tx.testing.names import DEFAULT_NAMES, DEFAULT_POINTERS, NameServer
 from torsocks_tx.testing.node import Node, Progress
 from torsocks_tx.testing.onion import ClientKey, OnionService, add_onion_service
@@ -146,17 +145,16 @@ class PrivateNetwork:
         return {
             "directory": str(self.directory),
             "pids": {name: node.pid for name, node in self.daemons.items()},
-            "control": {name: node.control_endpoint for name, node in self.daemons.items()},
-            "clients": [client.name for client in self.clients],
+            "clients": [client.facts() for client in self.clients],
             "origins": {"web": self.web.port, "echo": self.echo.port, "banner": self.banner.port},
-            "names": {},
+            "names": self.names.table,
+            "pointers": self.names.pointers,
             "ipv6": self.ipv6,
         }
 
     async def _start(self) -> None:
         await self._watchdog.start()
-        self._watchdog.guard_directory(self.directory)
-        self.directory.mkdir(mode=0o700)
+        self._make_directory()
         builder = self._builder = Builder(self._reactor, self._watchdog, self.directory)
         builder.use_name_server(self.names.start(self._reactor))
         for origin in (self.web, self.echo, self.banner):
@@ -186,6 +184,16 @@ class PrivateNetwork:
         self.daemons[client.name] = client.node
         return client
 
+    def _make_directory(self) -> None:
+        try:
+            self.directory.mkdir(mode=0o700)
+        except OSError as error:
+            reason = error.strerror
+            raise NetworkError(
+                f"cannot make the directory {self.directory} ({reason}): give a new path"
+            ) from None
+        self._watchdog.guard_directory(self.directory)  # only now: it is ours to remove
+
     def _say(self, text: str) -> None:
         if self._progress is not None:
             self._progress(text)
@@ -193,3 +201,9 @@ class PrivateNetwork:
 
 def _fresh_path() -> Path:
     return Path(tempfile.gettempdir(), f"torsocks_tx-{secrets.token_hex(6)}")
+
+
+if __name__ == "__main__":
+    from torsocks_tx.testing.tornet_command import main
+
+    sys.exit(main())

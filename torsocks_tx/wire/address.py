@@ -4,8 +4,9 @@
     | ATYP |   ADDR   | PORT |     ATYP 01: 4 bytes; 04: 16 bytes; 03: a length byte and a name
     +------+----------+------+
 
-The alphabet of names is C Tor's (``string_is_valid_dest``): labels of letters, digits, ``-`` and ``_`` that
-start with neither of the last two, and one trailing dot. It keeps attacker-chosen bytes out of logs.
+The alphabet of names is C Tor's (``string_is_valid_dest``): labels of letters, digits, ``-`` and
+``_`` that start with neither of the last two, and one trailing dot. It keeps attacker-chosen bytes
+out of logs.
 """
 
 from __future__ import annotations
@@ -59,8 +60,8 @@ def build_address(address: Address) -> bytes:
 def check_destination(address: Address) -> Address:
     """The address, if a client may ask for it, with the trailing dot of a ``.onion`` name removed.
 
-    Raises ProtocolError (without an answer: that depends on the version) for a name that is empty, too
-    long, or has a byte outside C Tor's alphabet.
+    Raises ProtocolError (without an answer: that depends on the version) for a name that is empty,
+    too long, or has a byte outside C Tor's alphabet.
     """
     if address.type is not AddressType.HOSTNAME or address.is_ip:
         return address

@@ -1,8 +1,11 @@
 """SOCKS5 messages (RFC 1928, sections 3, 4 and 6).
 
-    greeting   | 05 | N | METHODS N |            selection | 05 | METHOD |
+    greeting   | 05 | N | METHODS N |
+    selection  | 05 | METHOD |
     request    | 05 | CMD | 00 | ATYP | ADDR | PORT |
     reply      | 05 | REP | 00 | ATYP | ADDR | PORT |
+
+The address types and their lengths are in ``address``.
 """
 
 from __future__ import annotations
@@ -63,9 +66,10 @@ NO_ACCEPTABLE_METHOD = build_selection(Method.NONE_ACCEPTABLE)
 def parse_request(reader: Reader, credentials: Credentials | None = None) -> Request:
     """Read one request, judging each byte as soon as it is there.
 
-    Raises Incomplete, or ProtocolError with a 10-byte reply as its answer: 01 for a version that is not
-    5, a reserved byte that is not 0, port 0 or an invalid name; 07 for a command that this server does not
-    carry out; 08 for an unknown address type, and for a RESOLVE_PTR of something that is no IP address.
+    Raises Incomplete, or ProtocolError with a 10-byte reply as its answer: 01 for a version that is
+    not 5, a reserved byte that is not 0, port 0 in CONNECT, or an invalid name; 07 for a command
+    that this server does not carry out; 08 for an unknown address type, and for a RESOLVE_PTR of
+    something that is no IP address.
     """
     if reader.take_u8() != Version.SOCKS5:
         raise _rejected("not a SOCKS5 request", Reply5.GENERAL_FAILURE)
@@ -78,7 +82,7 @@ def parse_request(reader: Reader, credentials: Credentials | None = None) -> Req
         address = parse_address(reader)
     except UnknownAddressType as error:
         raise _rejected(str(error), Reply5.ADDRESS_TYPE_NOT_SUPPORTED) from None
-    if command == Command.RESOLVE_PTR and not address.is_ip:
+    if command == Command.RESOLVE_PTR and not address.is_ip and "\0" not in address.host:
         raise _rejected("no IP address to look up", Reply5.ADDRESS_TYPE_NOT_SUPPORTED)
     try:
         address = check_destination(address)
@@ -101,7 +105,7 @@ def build_request(command: int, address: Address) -> bytes:
 def parse_reply(reader: Reader) -> Reply:
     """Read one reply of any length. Raises Incomplete or ProtocolError.
 
-    C Tor answers a failed RESOLVE with the address type 00 and four bytes: taken for an IPv4 address.
+    C Tor answers a failed RESOLVE with the address type 00 and four bytes: taken for 0.0.0.0.
     """
     if reader.take_u8() != Version.SOCKS5:
         raise ProtocolError("not a SOCKS5 reply")

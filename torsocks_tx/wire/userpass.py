@@ -2,8 +2,9 @@
 
     request  | 01 | ULEN | UNAME | PLEN | PASSWD |        reply | 01 | STATUS |
 
-Lengths of 0 are allowed, as Tor does. A user name that starts with ``<torS0X>`` names a format in its ninth
-byte; format 0, the only one here, carries an isolation parameter in the password and nothing more in the name.
+Lengths of 0 are allowed, as Tor does. A user name that starts with ``<torS0X>`` names a format in
+its ninth byte; format 0, the only one here, carries an isolation parameter in the password and
+nothing more in the name.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ REFUSED = build_status(AuthStatus.FAILURE)
 
 
 def parse_credentials(reader: Reader) -> Credentials:
-    """Read one message. Raises Incomplete, or ProtocolError without an answer for a wrong version."""
+    """Read one message; ProtocolError without an answer for a wrong version."""
     if reader.take_u8() != VERSION:
         raise ProtocolError("not RFC 1929 credentials")
     username = reader.take(reader.take_u8())

@@ -380,6 +380,26 @@ async def test_it_can_be_started_again(fake_tor: FakeTor, running: Make) -> None
 
 
 @pytest_twisted.ensureDeferred
+async def test_it_can_be_stopped_by_one_whom_it_tells_something(
+    fake_tor: FakeTor, running: Make
+) -> None:
+    fake_tor.info["status/bootstrap-phase"] = STARTING
+    supply = running(fake_tor)
+    stopped: list[Deferred[None]] = []
+    supply.on_progress(lambda _: stopped.append(supply.stop()))
+    await supply.start()
+    await stopped[0]
+    assert supply.state is SupplyState.STOPPED
+    assert supply.control is None
+    other = running(fake_tor)
+    fake_tor.info["status/bootstrap-phase"] = BOOTSTRAPPED
+    stopping = other.when_ready().addCallback(lambda _: other.stop())
+    await other.start()
+    await stopping
+    assert other.state is SupplyState.STOPPED
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_search_that_ends_after_the_stop_revives_nothing(
     fake_tor: FakeTor, running: Make
 ) -> None:
@@ -413,10 +433,7 @@ async def test_a_real_tor_that_is_killed_and_started_again(
     await real_tor.start(options)
     await state_of(supply, SupplyState.STARTING)
     assert supply.control is not None
-    changed: Deferred[str] = Deferred()
-    await supply.control.listen("CONF_CHANGED", changed.callback)
     await supply.control.command("SETCONF DisableNetwork=1")
-    await changed
     await state_of(supply, SupplyState.DOWN)
     with pytest.raises(TorDown, match="has no SocksPort"):
         await supply.when_ready()

@@ -46,6 +46,7 @@ class PortTable:
     def __init__(self, reactor: Any, listeners: Sequence[SocksListener], pipelined: bool) -> None:
         self._listeners = tuple(listeners)
         self._pipelined = pipelined
+        self._chosen: dict[tuple[str, ...], SocksPort] = {}
         self._endpoints = {
             listener.place: endpoint_at(reactor, listener.place) for listener in listeners
         }
@@ -56,7 +57,12 @@ class PortTable:
 
     def port_for(self, flags: Iterable[str]) -> SocksPort:
         """Return the best port with these flags; see ``Supply.port_for``."""
-        wanted = parse_flags(flags, strict=True)
+        wanted = tuple(flags)
+        if wanted not in self._chosen:
+            self._chosen[wanted] = self._choose(parse_flags(wanted, strict=True))
+        return self._chosen[wanted]
+
+    def _choose(self, wanted: frozenset[str]) -> SocksPort:
         listener = choose(self._listeners, wanted)
         if listener is None:
             words = " ".join(sorted(wanted)) or "no flags"

@@ -34,6 +34,9 @@ class Life:
 
         What it raises later is a fault of ours: it is logged, and ``on_failure`` is told.
         """
+        if not self._running.called:
+            coroutine.close()
+            raise RuntimeError("this was started before and has not ended")
         started = self._started = Deferred()
         self._coroutine = coroutine
         self._running = Deferred.fromCoroutine(coroutine)
@@ -52,9 +55,12 @@ class Life:
         when it waits next, because a coroutine that runs cannot be cancelled.
         """
         if getattr(self._coroutine, "cr_running", False):
-            self._clock.callLater(0, self._running.cancel)
+            self._clock.callLater(0, self._cancel)
         else:
-            self._running.cancel()
+            self._cancel()
+
+    def _cancel(self) -> None:
+        self._running.cancel()
 
     def _ended(self, failure: Failure, on_failure: Callable[[str], None]) -> None:
         if failure.check(CancelledError):

@@ -1,0 +1,156 @@
+"""A tor that an application controls by its own txtorcon."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from txtorcon import TorProtocolFactory
+
+from tests.backends.tor.fake_tor import BOOTSTRAPPED, STARTING, FakeTor
+from tests.backends.tor.real_tor import UNREACHABLE, RealTor
+from tests.backends.tor.test_running import until
+from torsocks_tx.backends.tor.connecting import ControlUnavailable
+from torsocks_tx.backends.tor.owned import OwnedControlSupply
+from torsocks_tx.backends.tor.supply import SupplyState
+from torsocks_tx.errors import TorDown
+
+
+async def protocol_of(tor: FakeTor | RealTor) -> Any:
+    """The application's txtorcon protocol, not yet ready."""
+    protocol = await tor.endpoint.connect(TorProtocolFactory())
+    protocol.on_disconnect = None  # txtorcon 26 reads a deprecated attribute of it at the loss
+    return protocol
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_the_protocol_or_the_tor_of_an_application(fake_tor: FakeTor, wrapped: bool) -> None:
+    protocol = await protocol_of(fake_tor)
+    await protocol.post_bootstrap
+    commands = len(fake_tor.commands)
+    tor = SimpleNamespace(protocol=protocol) if wrapped else protocol
+    supply = OwnedControlSupply(reactor, tor)
+    await supply.start()
+    port = await supply.when_ready()
+    assert port.pipelined
+    assert supply.control is not None
+    assert supply.control.protocol is protocol
+    assert len(fake_tor.commands) - commands <= 5
+    await supply.stop()
+    assert supply.state is SupplyState.STOPPED
+    assert supply.control is None
+    assert fake_tor.commands[-1] == "SETEVENTS "
+    await protocol.queue_command("STILL THERE")
+    assert fake_tor.commands[-1] == "STILL THERE"
+    protocol.transport.abortConnection()
+    await until(lambda: not fake_tor.connections)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_protocol_that_is_not_ready_yet(fake_tor: FakeTor) -> None:
+    protocol = await protocol_of(fake_tor)
+    heard: list[object] = []
+    supply = OwnedControlSupply(reactor, protocol)
+    started = supply.start()
+    protocol.post_bootstrap.addCallback(heard.append)
+    assert not heard
+    await started
+    await until(lambda: heard == [protocol])
+    assert supply.state is SupplyState.READY
+    await supply.stop()
+    fake_tor.drop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_applications_own_listeners_stay(fake_tor: FakeTor) -> None:
+    fake_tor.info["status/bootstrap-phase"] = STARTING
+    protocol = await protocol_of(fake_tor)
+    await protocol.post_bootstrap
+    heard: list[str] = []
+    await protocol.add_event_listener("STATUS_CLIENT", heard.append)
+    supply = OwnedControlSupply(reactor, protocol)
+    await supply.start()
+    assert supply.state is SupplyState.STARTING
+    fake_tor.event(f"STATUS_CLIENT {BOOTSTRAPPED}")
+    await supply.when_ready()
+    await supply.stop()
+    assert fake_tor.commands[-1] == "SETEVENTS STATUS_CLIENT"
+    fake_tor.event("STATUS_CLIENT NOTICE CIRCUIT_ESTABLISHED")
+    await protocol.queue_command("FENCE")
+    assert len(heard) == 2
+    fake_tor.drop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_is_not_connected_again(fake_tor: FakeTor, log_lines: list[str]) -> None:
+    protocol = await protocol_of(fake_tor)
+    supply = OwnedControlSupply(reactor, protocol)
+    await supply.start()
+    fake_tor.drop()
+    await until(lambda: supply.state is SupplyState.DOWN)
+    with pytest.raises(TorDown, match="the application's control connection is lost"):
+        await supply.when_ready()
+    assert supply.control is None
+    assert supply.port is not None
+    assert fake_tor.connections == []
+    assert log_lines[-1].startswith("warn: tor is gone (the application's")
+    await supply.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_connection_that_was_lost_before(fake_tor: FakeTor) -> None:
+    protocol = await protocol_of(fake_tor)
+    await protocol.post_bootstrap
+    fake_tor.drop()
+    await protocol.when_disconnected().addErrback(lambda _: None)
+    supply = OwnedControlSupply(reactor, protocol)
+    await supply.start()
+    assert supply.state is SupplyState.DOWN
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_application_that_may_not_control_tor(fake_tor: FakeTor) -> None:
+    fake_tor.answers["AUTHENTICATE"] = "515 Bad authentication"
+    protocol = await protocol_of(fake_tor)
+    supply = OwnedControlSupply(reactor, protocol)
+    started = supply.start()
+    application: list[object] = []
+    protocol.post_bootstrap.addErrback(application.append)
+    with pytest.raises(ControlUnavailable, match="the application's control connection failed"):
+        await started
+    await until(lambda: len(application) == 1)
+    fake_tor.drop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_can_be_stopped_while_it_waits(fake_tor: FakeTor) -> None:
+    fake_tor.answers["AUTHENTICATE"] = None
+    protocol = await protocol_of(fake_tor)
+    supply = OwnedControlSupply(reactor, protocol)
+    started = supply.start()
+    await until(lambda: "AUTHENTICATE" in fake_tor.commands)
+    await supply.stop()
+    await started
+    assert supply.state is SupplyState.STOPPED
+    protocol.post_bootstrap.addErrback(lambda _: None)
+    fake_tor.drop()
+    await protocol.when_disconnected().addErrback(lambda _: None)
+
+
+@pytest.mark.network
+@pytest_twisted.ensureDeferred
+async def test_over_a_real_tor(real_tor: RealTor) -> None:
+    await real_tor.start(("SocksPort 127.0.0.1:auto", *UNREACHABLE))
+    protocol = await protocol_of(real_tor)
+    supply = OwnedControlSupply(reactor, protocol)
+    await supply.start()
+    assert supply.state is SupplyState.STARTING
+    assert supply.port is not None
+    asked = supply.when_ready()
+    await real_tor.kill()
+    with pytest.raises(TorDown):
+        await asked

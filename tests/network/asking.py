@@ -1,0 +1,84 @@
+"""A SOCKS client for tests on the private network: one request, and what came of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
+
+from torsocks_tx.codes import Command, Version
+from torsocks_tx.handshake import Send
+from torsocks_tx.initiator import Failed, Initiator, Opened
+from torsocks_tx.messages import Address, Credentials, Request
+
+DEADLINE = 60.0
+
+
+class Asker(Protocol):
+    """Makes one request; ``outcome`` fires with the reply, or fails with the refusal."""
+
+    def __init__(self, request: Request) -> None:
+        self._initiator = Initiator(request)
+        self.outcome: Deferred[Opened] = Deferred()
+        self.lost: Deferred[None] = Deferred()
+        self.received = b""
+
+    def connectionMade(self) -> None:
+        self.transport.write(self._initiator.start())
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.outcome.called:
+            self.received += data
+            return
+        self._follow(self._initiator.receive(data))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if not self.outcome.called:
+            self._follow(self._initiator.eof())
+        self.lost.callback(None)
+
+    def _follow(self, steps: list[Any]) -> None:
+        for step in steps:
+            match step:
+                case Send(data):
+                    self.transport.write(data)
+                case Opened():
+                    self.received = step.rest
+                    self.outcome.callback(step)
+                case Failed(reason):
+                    self.outcome.errback(reason)
+
+
+def request(
+    host: str,
+    port: int,
+    *,
+    version: Version = Version.SOCKS5,
+    user: bytes | None = None,
+    password: bytes = b"",
+    command: Command = Command.CONNECT,
+) -> Request:
+    """A request as a client makes it."""
+    credentials = None if user is None else Credentials(user, password)
+    return Request(version, command, Address.of(host, port), credentials)
+
+
+async def ask(server: str, what: Request, *, source: str | None = None) -> Asker:
+    """Connect to the server at ``host:port`` and make the request; raise if it is refused."""
+    host, _, port = server.rpartition(":")
+    bind = None if source is None else (source, 0)
+    endpoint = TCP4ClientEndpoint(reactor, host, int(port), bindAddress=bind)
+    asker = Asker(what)
+    await endpoint.connect(Factory.forProtocol(lambda: asker))
+    await asker.outcome.addTimeout(DEADLINE, reactor)
+    return asker
+
+
+async def hang_up(asker: Asker) -> None:
+    """Close, and wait until it is closed."""
+    asker.transport.abortConnection()
+    await asker.lost

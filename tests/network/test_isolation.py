@@ -1,0 +1,127 @@
+"""Which streams share circuits: seen on tor's control port, not on tokens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.endpoints import clientFromString
+
+from tests.network.asking import ask, hang_up, request
+from tests.rows import rows
+from torsocks_tx import SOCKSFactory, TorBackend
+from torsocks_tx.backends.tor.running import RunningSupply
+from torsocks_tx.codes import Version
+from torsocks_tx.flags import parse_flags
+from torsocks_tx.testing.tornet import PrivateNetwork
+
+pytestmark = pytest.mark.network
+
+
+@dataclass(frozen=True)
+class Who:
+    """One stream's client and destination. ``listener`` 0 and 1 are two listeners."""
+
+    user: bytes | None = None
+    password: bytes = b""
+    version: Version = Version.SOCKS5
+    source: str = "127.0.0.1"
+    host: str = "web.test"
+    origin: str = "web"
+    listener: int = 0
+
+
+NOBODY = Who()
+FOUR = Version.SOCKS4
+
+APART = "apart"
+TOGETHER = "together"
+
+CASES = [
+    ("the same client twice", "", NOBODY, NOBODY, TOGETHER),
+    ("the same credentials", "", Who(b"a", b"1"), Who(b"a", b"1"), TOGETHER),
+    ("the same SOCKS4 id", "", Who(b"a", version=FOUR), Who(b"a", version=FOUR), TOGETHER),
+    ("the same token", "", Who(b"<torS0X>0", b"t"), Who(b"<torS0X>0", b"t"), TOGETHER),
+    ("destinations, by default", "", NOBODY, Who(host="both.test"), TOGETHER),
+    ("ports, by default", "", NOBODY, Who(origin="echo"), TOGETHER),
+    ("user names", "", Who(b"a", b"1"), Who(b"b", b"1"), APART),
+    ("passwords", "", Who(b"a", b"1"), Who(b"a", b"2"), APART),
+    ("the border between name and password", "", Who(b"ab", b"c"), Who(b"a", b"bc"), APART),
+    ("no credentials and empty ones", "", NOBODY, Who(b"", b""), APART),
+    ("SOCKS4 id and SOCKS5 name", "", Who(b"a", version=FOUR), Who(b"a"), APART),
+    ("token and user name", "", Who(b"<torS0X>0", b"t"), Who(b"t", b"t"), APART),
+    ("client addresses", "", NOBODY, Who(source="127.0.0.2"), APART),
+    ("listeners", "", NOBODY, Who(listener=1), APART),
+    ("listeners of one group", "SessionGroup=7", NOBODY, Who(listener=1), TOGETHER),
+    ("client addresses that do not count", "NoIsolateClientAddr", NOBODY, Who(source="127.0.0.2"),
+     TOGETHER),
+    ("credentials that do not count", "NoIsolateSOCKSAuth", Who(b"a"), Who(b"b"), TOGETHER),
+    ("versions", "IsolateClientProtocol NoIsolateSOCKSAuth", NOBODY, Who(version=FOUR), APART),
+    ("versions that do not count", "NoIsolateSOCKSAuth", NOBODY, Who(version=FOUR), TOGETHER),
+    ("ports", "IsolateDestPort", NOBODY, Who(origin="echo"), APART),
+    ("destinations", "IsolateDestAddr", NOBODY, Who(host="both.test"), APART),
+    ("the case of a destination", "IsolateDestAddr", NOBODY, Who(host="WEB.test"), TOGETHER),
+]  # fmt: skip
+
+Listen = Callable[[str], Awaitable[list[str]]]
+
+
+@pytest_twisted.async_yield_fixture
+async def listen(private_network: PrivateNetwork) -> AsyncIterator[Listen]:
+    """Listens twice with the same flags on one tor; the two addresses."""
+    endpoint = clientFromString(reactor, private_network.client.control_endpoint)
+    supply = RunningSupply(reactor, endpoint)
+    await supply.start()
+    await supply.when_ready()
+    backend = TorBackend(reactor, supply)
+    ports = []
+
+    async def two(flags: str) -> list[str]:
+        policy, _ = parse_flags(flags.split())
+        for _ in range(2):
+            factory = SOCKSFactory(backend, policy=policy)
+            ports.append(reactor.listenTCP(0, factory, interface="127.0.0.1"))
+        return [f"127.0.0.1:{port.getHost().port}" for port in ports]
+
+    yield two
+    for port in ports:
+        await port.stopListening()
+    await supply.stop()
+
+
+async def _circuit_of(network: PrivateNetwork, servers: list[str], who: Who) -> int:
+    """Open the stream that ``who`` describes; the circuit that tor chose for it."""
+    port = getattr(network, who.origin).port
+    watch = await network.client.watch_streams()
+    what = request(who.host, port, version=who.version, user=who.user, password=who.password)
+    asker = await ask(servers[who.listener], what, source=who.source)
+    target = f"{who.host}:{port}"
+    (event,) = await watch.wait_for("SENTCONNECT", target.lower())
+    await watch.close()
+    await hang_up(asker)
+    # Nothing of the client shows in tor's events.
+    assert event.socks_username == "<torS0X>0"
+    assert re.fullmatch("[0-9a-f]{64}", event.socks_password or "")
+    return event.circuit_id
+
+
+@rows("S-13", "S-17", "S-23", "R-33")
+@pytest.mark.parametrize(("flags", "one", "other", "expected"), [c[1:] for c in CASES],
+                         ids=[c[0] for c in CASES])  # fmt: skip
+@pytest_twisted.ensureDeferred
+async def test_circuits(
+    private_network: PrivateNetwork,
+    listen: Listen,
+    flags: str,
+    one: Who,
+    other: Who,
+    expected: str,
+) -> None:
+    servers = await listen(flags)
+    first = await _circuit_of(private_network, servers, one)
+    second = await _circuit_of(private_network, servers, other)
+    assert (first == second) is (expected == TOGETHER)

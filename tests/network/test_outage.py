@@ -1,0 +1,145 @@
+"""Tor is stopped, killed and started again under a running server."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+
+from tests.network.asking import ask, hang_up, request
+from tests.rows import rows
+from tests.running import Twistd
+from torsocks_tx.errors import GeneralFailure
+from torsocks_tx.testing.tornet import PrivateNetwork
+
+pytestmark = pytest.mark.network
+
+
+@rows("S-02", "R-20", "R-29")
+@pytest_twisted.ensureDeferred
+async def test_tor_is_killed_and_comes_back(
+    private_network: PrivateNetwork, tmp_path: Path
+) -> None:
+    """Open streams end, new clients hear 01 quickly, and service resumes by itself."""
+    network = private_network
+    client = await network.add_client()
+    twistd = Twistd(
+        "--debug",
+        "--listen",
+        "tcp:0:interface=127.0.0.1",
+        "--tor",
+        client.control_endpoint,
+        directory=tmp_path,
+    )
+    try:
+        await twistd.up()
+        await twistd.said("tor is ready")
+        (server,) = twistd.addresses
+        what = request("web.test", network.echo.port)
+        before = await ask(server, what)
+        before.transport.write(b"hello")
+        client.node.kill()
+        await before.lost.addTimeout(10, reactor)
+        await twistd.said("tor is gone")
+        for _ in range(20):
+            began = reactor.seconds()
+            with pytest.raises(GeneralFailure):
+                await ask(server, what)
+            assert reactor.seconds() - began < 2
+        await network.restart(client.name)
+        await twistd.said("#info] tor is back")
+        await hang_up(await ask(server, what))
+    finally:
+        assert await twistd.stop() == -15
+    assert twistd.output.count("tor is gone") == 1
+    assert "Traceback" not in twistd.output
+
+
+@rows("R-29")
+@pytest_twisted.ensureDeferred
+async def test_a_client_vanishes_while_tor_connects(private_network: PrivateNetwork) -> None:
+    """The stream in tor is given up at once."""
+    network = private_network
+    from twisted.internet.endpoints import TCP4ClientEndpoint, clientFromString
+    from twisted.internet.protocol import Factory
+
+    from tests.network.asking import Asker
+    from torsocks_tx import SOCKSFactory, TorBackend
+    from torsocks_tx.backends.tor.running import RunningSupply
+
+    supply = RunningSupply(reactor, clientFromString(reactor, network.client.control_endpoint))
+    await supply.start()
+    await supply.when_ready()
+    port = reactor.listenTCP(0, SOCKSFactory(TorBackend(reactor, supply)), interface="127.0.0.1")
+    watch = await network.client.watch_streams()
+    # Nobody has this service, and tor looks for it for a while.
+    host = "duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswzczad.onion"
+    asker = Asker(request(host, 80))
+    endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
+    try:
+        await endpoint.connect(Factory.forProtocol(lambda: asker))
+        await watch.wait_for("NEW", f"{host}:80")
+        asker.outcome.addErrback(lambda failure: None)
+        asker.transport.loseConnection()
+        (closed,) = await watch.wait_for("CLOSED", f"{host}:80")
+        assert closed.event.keywords["REASON"] == "DONE"
+    finally:
+        await watch.close()
+        await port.stopListening()
+        await supply.stop()
+
+
+@rows("S-07")
+@pytest_twisted.ensureDeferred
+async def test_no_name_is_looked_up_here(
+    private_network: PrivateNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every way to look a name up is a trap, and names still work: an exit looks them up."""
+    import socket
+
+    from twisted.internet.endpoints import clientFromString
+
+    from torsocks_tx import SOCKSFactory, TorBackend
+    from torsocks_tx.backends.tor.running import RunningSupply
+    from torsocks_tx.codes import Command, Version
+
+    network = private_network
+    supply = RunningSupply(reactor, clientFromString(reactor, network.client.control_endpoint))
+    await supply.start()
+    await supply.when_ready()
+    port = reactor.listenTCP(0, SOCKSFactory(TorBackend(reactor, supply)), interface="127.0.0.1")
+    looked_up: list[object] = []
+
+    def trap(*arguments: object, **_: object) -> None:
+        looked_up.append(arguments)
+        raise OSError("no look-up is allowed here")
+
+    for name in (
+        "getaddrinfo",
+        "gethostbyname",
+        "gethostbyname_ex",
+        "gethostbyaddr",
+        "getnameinfo",
+    ):
+        monkeypatch.setattr(socket, name, trap)
+    monkeypatch.setattr(reactor.nameResolver, "resolveHostName", trap)
+    monkeypatch.setattr(reactor, "resolve", trap)
+    server = f"127.0.0.1:{port.getHost().port}"
+    # The exits remember what they have asked before.
+    unknown = f"nx{secrets.token_hex(8)}.test"
+    try:
+        for version in (Version.SOCKS4, Version.SOCKS5):
+            await hang_up(await ask(server, request("web.test", network.web.port, version=version)))
+            await ask(server, request("doc.test", 0, version=version, command=Command.RESOLVE))
+            for host in (unknown, "odd_name-.test", "x" * 63 + ".test"):
+                with pytest.raises(Exception, match=r"upstream|SOCKS4"):
+                    await ask(server, request(host, 80, version=version))
+        await ask(server, request("203.0.113.9", 0, command=Command.RESOLVE_PTR))
+    finally:
+        await port.stopListening()
+        await supply.stop()
+    assert not looked_up
+    assert unknown in {asked.name for asked in network.names.asked}

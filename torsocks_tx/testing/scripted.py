@@ -1,0 +1,34 @@
+"""A scripted SOCKS server, for authors of SOCKS clients: each reply there is, on demand.
+
+::
+
+    server = ScriptedServer(reactor)
+    address = await server.start()      # a client connects to reply-05.test: reply code 05
+    server.requests[0].address.host     # "reply-05.test"
+    await server.stop()
+
+``ScriptedProcess`` is the same for tests without a reactor, and ``python -m
+torsocks_tx.testing.scripted`` for all others; it prints the grammar of the names.
+"""
+
+from __future__ import annotations
+
+from torsocks_tx.testing.scripted_backend import BANNER, ScriptedBackend
+from torsocks_tx.testing.scripted_names import GRAMMAR
+from torsocks_tx.testing.scripted_process import ScriptedProcess
+from torsocks_tx.testing.scripted_server import ScriptedRequest, ScriptedServer, start_scripted
+
+__all__ = [
+    "BANNER",
+    "GRAMMAR",
+    "ScriptedBackend",
+    "ScriptedProcess",
+    "ScriptedRequest",
+    "ScriptedServer",
+    "start_scripted",
+]
+
+if __name__ == "__main__":
+    from torsocks_tx.testing.scripted_cli import main
+
+    main()

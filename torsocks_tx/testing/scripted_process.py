@@ -1,0 +1,131 @@
+"""A scripted server in a process of its own: for tests that block, or that have no reactor.
+
+::
+
+    with ScriptedProcess() as server:
+        socket.create_connection((server.host, server.port))
+        ...
+        server.requests
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any
+
+from torsocks_tx.testing.scripted_json import from_json
+from torsocks_tx.testing.scripted_server import ANY_PORT, METHODS, ScriptedRequest
+
+DEADLINE = 30.0
+"""Seconds for any answer of the process."""
+
+
+class ScriptedProcess:
+    """A server that runs from entering this context to leaving it, or to the end of this process.
+
+    Args:
+        listen: where, as an endpoint string of Twisted.
+        methods: see ``ScriptedServer``.
+        users: the passwords by user name, as text; see ``ScriptedServer``.
+
+    Attributes:
+        host: the address that it listens at.
+        port: the port.
+    """
+
+    def __init__(
+        self,
+        listen: str = ANY_PORT,
+        *,
+        methods: Iterable[int] = METHODS,
+        users: Mapping[str, str] | None = None,
+    ) -> None:
+        self.host = ""
+        self.port = 0
+        self._arguments = ["--json", f"--listen={listen}"]
+        self._arguments.append("--methods=" + ",".join(f"{method:02x}" for method in methods))
+        self._arguments += [f"--user={name}:{word}" for name, word in (users or {}).items()]
+        self._process: subprocess.Popen[bytes] | None = None
+        self._requests: list[ScriptedRequest] = []
+        self._read = b""
+        self._marks = 0
+
+    def __enter__(self) -> ScriptedProcess:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start it, and wait until it listens."""
+        command = [sys.executable, "-m", "torsocks_tx.testing.scripted", *self._arguments]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe)
+        try:
+            where = self._next()
+        except BaseException:
+            self.stop()
+            raise
+        self.host, self.port = where["host"], where["port"]
+
+    def stop(self) -> None:
+        """End it; harmless when done before."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        # The pipes are closed on leaving, and the end of its standard input ends the server.
+        with process:
+            assert process.stdin is not None
+            process.stdin.close()
+            try:
+                process.wait(DEADLINE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+    @property
+    def requests(self) -> list[ScriptedRequest]:
+        """The requests so far, oldest first: all that were answered, and maybe more."""
+        assert self._process is not None, "start the server first"
+        assert self._process.stdin is not None
+        self._marks += 1
+        self._process.stdin.write(b"%d\n" % self._marks)
+        self._process.stdin.flush()
+        while "mark" not in (line := self._next()):
+            self._requests.append(from_json(line))
+        return self._requests
+
+    def forget(self) -> None:
+        """Drop the requests so far."""
+        self.requests.clear()
+
+    def _next(self) -> dict[str, Any]:
+        """The next line of the process."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        descriptor = self._process.stdout.fileno()
+        end = time.monotonic() + DEADLINE
+        while b"\n" not in self._read:
+            left = max(end - time.monotonic(), 0)
+            ready, _, _ = select.select([descriptor], [], [], left)
+            if not ready:
+                raise TimeoutError(f"the scripted server did not answer within {DEADLINE:g} s")
+            data = os.read(descriptor, 65536)
+            if not data:
+                raise RuntimeError("the scripted server has ended; its standard error says why")
+            self._read += data
+        line, _, self._read = self._read.partition(b"\n")
+        answer: dict[str, Any] = json.loads(line)
+        return answer

@@ -1,0 +1,218 @@
+"""A SOCKS server for authors of SOCKS clients: what it does is in the destination's name.
+
+The grammar is in ``scripted_names``. Here are the methods that the server takes, and the record of
+what it was asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IAddress, IReactorTime, IStreamServerEndpoint
+
+from torsocks_tx.codes import Command, Method, Version
+from torsocks_tx.errand import Errand
+from torsocks_tx.handshake import HandshakeOptions
+from torsocks_tx.limits import Limits
+from torsocks_tx.messages import Address, Credentials, Request
+from torsocks_tx.protocol import SOCKSProtocol, State
+from torsocks_tx.server import SOCKSFactory
+from torsocks_tx.testing.scripted_backend import ScriptedBackend
+from torsocks_tx.testing.scripted_errand import ScriptedErrand
+from torsocks_tx.testing.scripted_names import script_of
+
+LIMITS = Limits(connect_timeout=3600.0, onion_timeout=3600.0)
+"""The action silent is meant: no deadline but a test's own ends it."""
+
+ANY_PORT = "tcp:0:interface=127.0.0.1"
+METHODS = (Method.USERNAME_PASSWORD, Method.NO_AUTH)
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptedRequest:
+    """One request as the client made it.
+
+    ``handshake``: every byte that it had sent by then, early data included. ``mistake``: why the
+    destination means nothing to a scripted server; empty if it does.
+    """
+
+    version: Version
+    command: Command
+    address: Address
+    credentials: Credentials | None
+    handshake: bytes = field(repr=False)
+    mistake: str
+
+
+class ScriptedProtocol(SOCKSProtocol):
+    """Keeps what the client sends up to its request."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.handshake = b""
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take bytes from the client."""
+        if self.state in (State.HANDSHAKE, State.AUTHENTICATING):
+            self.handshake += data
+        super().dataReceived(data)
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptedOptions(HandshakeOptions):
+    """Takes these methods, the first that the client offers."""
+
+    methods: tuple[Method, ...] = METHODS
+
+    def select(self, offered: bytes) -> Method:
+        """See ``HandshakeOptions``."""
+        return next((m for m in self.methods if m in offered), Method.NONE_ACCEPTABLE)
+
+
+class ScriptedFactory(SOCKSFactory):
+    """The factory of a scripted server; ``requests`` are those so far."""
+
+    protocol = ScriptedProtocol
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        *,
+        methods: Sequence[int] = METHODS,
+        users: Mapping[bytes, bytes] | None = None,
+        on_request: Callable[[ScriptedRequest], None] | None = None,
+    ) -> None:
+        super().__init__(
+            ScriptedBackend(clock),
+            limits=LIMITS,
+            authenticator=None if users is None else partial(_check, dict(users)),
+            clock=clock,
+        )
+        self.requests: list[ScriptedRequest] = []
+        self._methods = tuple(map(Method, methods))
+        self._must_authenticate = users is not None
+        self._on_request = on_request
+        self._waiting: list[tuple[int, Deferred[ScriptedRequest]]] = []
+
+    def handshake_options(self, versions: frozenset[Version]) -> HandshakeOptions:
+        """See ``SOCKSFactory``."""
+        return ScriptedOptions(versions, False, self._must_authenticate, self._methods)
+
+    def errand(self, client: SOCKSProtocol, request: Request) -> Errand:
+        """Record the request, and carry it out by its script."""
+        assert isinstance(client, ScriptedProtocol)
+        mistake = script_of(request).mistake
+        self._record(
+            ScriptedRequest(
+                request.version,
+                request.command,
+                request.address,
+                request.credentials,
+                client.handshake,
+                mistake,
+            )
+        )
+        return ScriptedErrand(
+            client, request, clock=self.clock, limits=self.limits, extended_errors=True
+        )
+
+    def _record(self, request: ScriptedRequest) -> None:
+        self.requests.append(request)
+        if self._on_request is not None:
+            self._on_request(request)
+        due = [entry for entry in self._waiting if entry[0] < len(self.requests)]
+        for entry in due:
+            self._waiting.remove(entry)
+            entry[1].callback(self.requests[entry[0]])
+
+    def when_requested(self, number: int) -> Deferred[ScriptedRequest]:
+        """Fires with the request of this number, counted from 0."""
+        if number < len(self.requests):
+            return succeed(self.requests[number])
+        waiting: Deferred[ScriptedRequest] = Deferred()
+        self._waiting.append((number, waiting))
+        return waiting
+
+
+def _check(users: Mapping[bytes, bytes], credentials: Credentials) -> Deferred[bytes | None]:
+    known = users.get(credentials.username) == credentials.password
+    return succeed(credentials.username if known else None)
+
+
+class ScriptedServer:
+    """A listening scripted server.
+
+    Args:
+        reactor: the running reactor.
+        endpoint: where it listens, as Twisted's endpoint or its string.
+        methods: the SOCKS5 methods that it takes, first choice first: 2 (user name and password)
+            and 0 (none) by default. Without any, every client hears 05 FF.
+        users: the passwords by user name; anybody else is refused by 01 01, and everybody if it
+            is empty. None: all credentials are taken.
+
+    Attributes:
+        address: where it listens, once started: ``address.host`` and ``address.port``.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        endpoint: IStreamServerEndpoint | str = ANY_PORT,
+        *,
+        methods: Sequence[int] = METHODS,
+        users: Mapping[bytes, bytes] | None = None,
+        on_request: Callable[[ScriptedRequest], None] | None = None,
+    ) -> None:
+        self.address: Any = None
+        self._endpoint = (
+            serverFromString(reactor, endpoint) if isinstance(endpoint, str) else endpoint
+        )
+        self._factory = ScriptedFactory(
+            reactor, methods=methods, users=users, on_request=on_request
+        )
+        self._port: Any = None
+
+    @property
+    def requests(self) -> list[ScriptedRequest]:
+        """The requests so far, oldest first."""
+        return self._factory.requests
+
+    def when_requested(self, number: int = 0) -> Deferred[ScriptedRequest]:
+        """Fires with the request of this number, counted from 0, once it is there."""
+        return self._factory.when_requested(number)
+
+    async def _start(self) -> IAddress:
+        self._port = await self._endpoint.listen(self._factory)
+        address: IAddress = self._port.getHost()
+        self.address = address
+        return address
+
+    def start(self) -> Deferred[IAddress]:
+        """Listen; fires with the address."""
+        return Deferred.fromCoroutine(self._start())
+
+    def stop(self) -> Deferred[None]:
+        """Stop listening and reset every client; fires when all sockets are closed."""
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        port, self._port = self._port, None
+        if port is not None:
+            await maybeDeferred(port.stopListening)
+        self._factory.close_all()
+        await self._factory.when_empty()
+
+
+def start_scripted(case: Any, reactor: Any, **options: Any) -> Deferred[ScriptedServer]:
+    """Start a server for one test of ``twisted.trial``; it is stopped when the test is over.
+
+    ``case`` is the test case, and the options are those of ``ScriptedServer``.
+    """
+    server = ScriptedServer(reactor, **options)
+    case.addCleanup(server.stop)
+    return server.start().addCallback(lambda _: server)

@@ -1,0 +1,229 @@
+"""The command ``python -m torsocks_tx.testing.tornet``: a private Tor network until told to stop.
+
+Facts go to standard output, once the network is up; progress and errors go to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
+
+from torsocks_tx.backends.tor.daemon import TorNotFound, find_tor
+from torsocks_tx.backends.tor.waiters import Waiters
+from torsocks_tx.backends.tor.watchdog import WatchdogError
+from torsocks_tx.testing.errors import NetworkError
+from torsocks_tx.testing.onion import OnionService
+from torsocks_tx.testing.tornet import PrivateNetwork
+
+NAME = "tornet"
+DESCRIPTION = """\
+Run a private Tor network on this machine's loopback interface: real tor daemons (4
+authorities, 5 exits, clients), a name server, and servers to connect to. It is up
+after about 18 seconds. Nothing leaves the machine, and nothing is left behind: not
+after Ctrl-C, not after SIGTERM, not after SIGKILL.
+"""
+EPILOG = """\
+What there is to reach, through a client's SocksPort:
+  http://web.test:WEB/    the web server by name (IPv4; web6.test: IPv6; both.test: both).
+                          Pages: / (says IPv4 or IPv6), /bytes/N, and POST /echo
+  203.0.113.9, 2001:db8::9
+                          the same servers by address: the clients map these two to
+                          127.0.0.1 and ::1
+  doc.test, doc6.test, docs.test
+                          names that resolve to those two addresses: for clients that look a
+                          name up and then connect to the address, such as torsocks. They
+                          cannot be connected to by name: the exits reach loopback only
+  --onion                 an onion service, port 80, with the web server behind it
+
+Exit status: 0 after a stop, 1 if the network does not come up or is stopped before it has.
+"""
+
+
+_READ_SIZE = 65536
+_TCP_PORTS = ("socks_tcp", "socks_extended")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        for program in ("tor", "tor-gencert"):
+            find_tor(name=program)
+    except TorNotFound as error:
+        return _complain(error)
+    from twisted.internet import reactor  # installs one: not before the command line is sound
+
+    command = _Command(reactor, options)
+    reactor.callWhenRunning(command.start)  # type: ignore[attr-defined]
+    reactor.run()  # type: ignore[attr-defined]
+    return command.status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m torsocks_tx.testing.{NAME}",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--clients", type=_count, default=1, metavar="N", help="client daemons (default: 1)")
+    add("--onion", action="store_true", help="offer the web server as an onion service too")
+    add("--json", action="store_true", help="print the facts as one line of JSON")
+    add(
+        "--directory",
+        type=Path,
+        help="where all files go: a short path that does not exist yet (default: a new one"
+        " among the temporary files); removed at the end",
+    )
+    add("--run-for", type=_seconds, metavar="SECONDS", help="stop by itself after so long")
+    add(
+        "--stop-with-stdin",
+        action="store_true",
+        help="stop when standard input ends, such as when the program that holds it is gone",
+    )
+    return parser
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if not 1 <= count <= 20:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 to 20")
+    return count
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds")
+    return seconds
+
+
+def _complain(error: Exception) -> int:
+    print(f"{NAME}: {error}", file=sys.stderr)
+    return 1
+
+
+class _Command:
+    """One run: from the start of the reactor to its end."""
+
+    def __init__(self, reactor: Any, options: argparse.Namespace) -> None:
+        self.status = 1
+        self._reactor = reactor
+        self._options = options
+        self._network = PrivateNetwork(reactor, options.directory, clients=options.clients)
+        self._running: Deferred[None] | None = None
+        self._shutting_down: Deferred[None] | None = None
+
+    def start(self) -> None:
+        """Begin; from here on every way to stop goes through :meth:`_shut_down`."""
+        signal.signal(signal.SIGHUP, self._hang_up)
+        self._reactor.addSystemEventTrigger("before", "shutdown", self._shut_down)
+        self._running = Deferred.fromCoroutine(self._run())
+        self._running.addBoth(self._finished)
+
+    async def _run(self) -> None:
+        try:
+            await self._network.start(_show_progress)
+            onion = None
+            if self._options.onion:
+                onion = await self._network.add_onion_service(self._network.web.port)
+            self._print(onion)
+            self.status = 0
+            await self._until_over()
+        except (NetworkError, WatchdogError) as error:
+            _complain(error)
+        except CancelledError:
+            if self.status:
+                _complain(NetworkError("stopped before the network was up"))
+        finally:
+            await self._network.stop()
+
+    async def _until_over(self) -> None:
+        over: Waiters[None] = Waiters()
+        if self._options.run_for is not None:
+            self._reactor.callLater(self._options.run_for, over.fire, None)
+        if self._options.stop_with_stdin:
+            _StandardInput(self._reactor, partial(over.fire, None)).startReading()
+        await over.wait()
+
+    def _shut_down(self) -> Deferred[None] | None:
+        # What is left to do has its own deadlines; a second Ctrl-C must not cut it short.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        assert self._running is not None
+        if self._running.called:
+            return None
+        self._shutting_down = Deferred()
+        self._running.cancel()
+        return self._shutting_down
+
+    def _finished(self, result: object) -> None:
+        if isinstance(result, Failure):
+            result.printTraceback(file=sys.stderr)
+            self.status = 1
+        if self._shutting_down is not None:
+            self._shutting_down.callback(None)
+        else:
+            self._reactor.stop()
+
+    def _hang_up(self, number: int, frame: object) -> None:
+        self._reactor.callFromThread(self._reactor.stop)
+
+    def _print(self, onion: OnionService | None) -> None:
+        facts = self._network.facts() | {"onion": None if onion is None else onion.address}
+        print(json.dumps(facts) if self._options.json else describe(facts), flush=True)
+
+
+class _StandardInput(FileDescriptor):
+    """Reads standard input to its end."""
+
+    def __init__(self, reactor: Any, at_end: Callable[[], None]) -> None:
+        super().__init__(reactor)
+        self._at_end = at_end
+
+    def fileno(self) -> int:
+        return 0
+
+    def doRead(self) -> None:
+        if not os.read(0, _READ_SIZE):
+            self.stopReading()
+            self._at_end()
+
+
+def _show_progress(text: str) -> None:
+    print(f"{NAME}: {text}", file=sys.stderr, flush=True)
+
+
+def describe(facts: Mapping[str, Any]) -> str:
+    """Return the facts of :meth:`PrivateNetwork.facts`, and ``onion``, for a person."""
+    origins = facts["origins"]
+    lines = ["The private Tor network is up; Ctrl-C ends it.", ""]
+    for client in facts["clients"]:
+        plain, extended = (":".join(map(str, client[key])) for key in _TCP_PORTS)
+        lines += [
+            f"{client['name']:10} SOCKS    {plain}",
+            f"{'':10}          unix:{client['socks_unix']}",
+            f"{'':10}          {extended} (ExtendedErrors)",
+            f"{'':10} control  {client['control']}",
+        ]
+    lines.append(f"{'servers':10} web {origins['web']}, echo {origins['echo']},")
+    lines.append(f"{'':10} speaks first {origins['banner']}")
+    for name, addresses in facts["names"].items():
+        lines.append(f"{name:10} {', '.join(addresses)}")
+    if facts["onion"]:
+        lines.append(f"{'onion':10} http://{facts['onion']}/")
+    host, port = facts["clients"][0]["socks_tcp"]
+    lines += ["", f"Try: curl -x socks5h://{host}:{port} http://web.test:{origins['web']}/"]
+    return "\n".join(lines)
