@@ -1,4 +1,4 @@
-"""A fake tor: a SOCKS server that a test scripts, over real sockets, and a backend that leads to it.
+"""A fake tor, a SOCKS server scripted by the test over real sockets, and a backend to reach it.
 
 It parses by itself, not with the package's parsers: an error in those must not meet itself.
 """
@@ -6,7 +6,7 @@ It parses by itself, not with the package's parsers: an error in those must not 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, fail

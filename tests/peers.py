@@ -7,6 +7,7 @@ the deadline ``DEADLINE``, and ``Ground.close`` fails if a socket or a timer is 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from torsocks_tx.protocol import SOCKSProtocol
 from torsocks_tx.server import SOCKSFactory
 
 DEADLINE = 10.0
@@ -52,17 +54,42 @@ def turn() -> Deferred[None]:
     return deferLater(reactor, 0, lambda: None)
 
 
+class Watcher:
+    """Lets a test wait for a condition, which is looked at again on every ``notice``."""
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[Callable[[], bool], Deferred[None]]] = []
+
+    def notice(self) -> None:
+        """Look again at what is being waited for."""
+        waiting, self._waiting = self._waiting, []
+        for condition, deferred in waiting:
+            if deferred.called:
+                continue
+            if condition():
+                deferred.callback(None)
+            else:
+                self._waiting.append((condition, deferred))
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until it holds, at most for ``DEADLINE``."""
+        if not condition():
+            deferred: Deferred[None] = Deferred()
+            self._waiting.append((condition, deferred))
+            await deferred.addTimeout(DEADLINE, reactor)
+
+
 @implementer(IHalfCloseableProtocol)
-class Peer(Protocol):
+class Peer(Protocol, Watcher):
     """One end of a real connection. ``received`` holds what came and was not yet taken."""
 
     transport: Any
 
     def __init__(self) -> None:
+        Watcher.__init__(self)
         self.received = bytearray()
         self.eof = False
         self.lost: Failure | None = None
-        self._waiting: list[tuple[Callable[[], bool], Deferred[None]]] = []
 
     @property
     def over(self) -> bool:
@@ -83,24 +110,6 @@ class Peer(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.lost = reason
         self.notice()
-
-    def notice(self) -> None:
-        """Look again at what is being waited for."""
-        waiting, self._waiting = self._waiting, []
-        for condition, deferred in waiting:
-            if deferred.called:
-                continue
-            if condition():
-                deferred.callback(None)
-            else:
-                self._waiting.append((condition, deferred))
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for something that this connection brings about."""
-        if not condition():
-            deferred: Deferred[None] = Deferred()
-            self._waiting.append((condition, deferred))
-            await deferred.addTimeout(DEADLINE, reactor)
 
     async def take(self, count: int) -> bytes:
         """Wait for so many bytes and take them; fewer if no more can come."""
@@ -143,35 +152,108 @@ class Peer(Protocol):
         return await self.take(10)
 
 
-class PeerFactory(Factory):
+class PeerFactory(Factory, Watcher):
     """Makes one kind of ``Peer`` for each connection; ``peers`` holds all that there were."""
 
     noisy = False
 
     def __init__(self, kind: Callable[[], Peer] = Peer) -> None:
+        Watcher.__init__(self)
         self.peers: list[Peer] = []
         self._kind = kind
-        self._waiting: list[tuple[int, Deferred[Peer]]] = []
 
     def buildProtocol(self, addr: Any) -> Peer:
         peer = self._kind()
         peer.factory = self
         self.peers.append(peer)
-        waiting, self._waiting = self._waiting, []
-        for number, deferred in waiting:
-            if number < len(self.peers):
-                deferred.callback(self.peers[number])
-            elif not deferred.called:
-                self._waiting.append((number, deferred))
+        self.notice()
         return peer
 
     async def peer(self, number: int = 0) -> Any:
-        """Wait for a connection, the first by default."""
-        if number < len(self.peers):
-            return self.peers[number]
-        deferred: Deferred[Peer] = Deferred()
-        self._waiting.append((number, deferred))
-        return await deferred.addTimeout(DEADLINE, reactor)
+        """Wait for a connection, the first by default, to be made."""
+        await self.until(lambda: number < len(self.peers))
+        peer = self.peers[number]
+        await peer.until(lambda: peer.transport is not None)
+        return peer
+
+
+class WatchedProtocol(SOCKSProtocol):
+    """The server's end of a client, for tests that wait until something was heard there."""
+
+    factory: WatchedServer
+
+    def dataReceived(self, data: bytes) -> None:
+        super().dataReceived(data)
+        self.factory.heard += len(data)
+        self.factory.notice()
+
+    def readConnectionLost(self) -> None:
+        super().readConnectionLost()
+        self.factory.ended += 1
+        self.factory.notice()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason)
+        self.factory.notice()
+
+
+class WatchedServer(SOCKSFactory, Watcher):
+    """A server that counts what it heard: bytes of all clients, and FINs."""
+
+    protocol = WatchedProtocol
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        Watcher.__init__(self)
+        self.heard = 0
+        self.ended = 0
+
+    @property
+    def client(self) -> WatchedProtocol:
+        """The server's end of the only client."""
+        [client] = self.connections
+        assert isinstance(client, WatchedProtocol)
+        return client
+
+    async def emptied(self) -> None:
+        """Wait until no client is left."""
+        await self.until(lambda: not self.connections)
+
+
+class Pump:
+    """Sends without end, as much as the connection takes; ``sent`` counts what it took."""
+
+    def __init__(self, peer: Peer, limit: int) -> None:
+        self.sent = 0
+        self.limit = limit
+        self.digest = hashlib.sha256()
+        self._peer = peer
+        peer.transport.registerProducer(self, False)
+
+    def resumeProducing(self) -> None:
+        """Send one more chunk: everything before it has left."""
+        if self.sent >= self.limit:
+            self.stop()
+            return
+        chunk = hashlib.sha256(self.sent.to_bytes(8, "big")).digest() * 2048
+        self.sent += len(chunk)
+        self.digest.update(chunk)
+        self._peer.send(chunk)
+
+    def stopProducing(self) -> None:
+        """The connection is gone."""
+
+    def stop(self) -> None:
+        """Send no more."""
+        self._peer.transport.unregisterProducer()
+
+    async def stalled(self) -> None:
+        """Wait until it takes no more, for many turns of the reactor, or the limit is reached."""
+        quiet = 0
+        while quiet < 50 and self.sent < self.limit:
+            before = self.sent
+            await turn()
+            quiet = 0 if self.sent > before else quiet + 1
 
 
 def open_sockets() -> set[str]:

@@ -127,3 +127,12 @@ def start_program(arguments: Sequence[str], environment: dict[str, str] | None =
 def start_python(*arguments: str, environment: dict[str, str] | None = None) -> Program:
     """Start this same Python."""
     return start_program([sys.executable, *arguments], environment)
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the ids of all processes that this one started, and so on; of other sessions too."""
+    found: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, path.read_text().split()):
+            found += [child, *descendants(child)]
+    return found

@@ -4,7 +4,8 @@ Serve a backend by listening with a factory::
 
     endpoint.listen(SOCKSFactory(TorBackend.from_tor(reactor, tor)))
 
-What is imported here is the public API, with ``torsocks_tx.testing``; everything else may move.
+What is imported here is the public API, with ``torsocks_tx.errors`` and ``torsocks_tx.testing``;
+everything else may move.
 """
 
 from __future__ import annotations
@@ -12,28 +13,43 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from torsocks_tx.errors import Refused
+from torsocks_tx.isolation import Isolation, IsolationFlags
 from torsocks_tx.limits import Limits
 from torsocks_tx.messages import Address, Credentials, Request
 from torsocks_tx.policy import ListenerPolicy
 
 if TYPE_CHECKING:
+    from torsocks_tx.authentication import CredAuthenticator
     from torsocks_tx.backends.direct import DirectBackend
     from torsocks_tx.backends.endpoint import EndpointBackend
     from torsocks_tx.backends.memory import MemoryBackend
     from torsocks_tx.backends.tor.backend import TorBackend
+    from torsocks_tx.backends.tor.fixed import FixedSupply
+    from torsocks_tx.backends.tor.launched import LaunchedSupply
+    from torsocks_tx.backends.tor.running import RunningSupply
+    from torsocks_tx.interfaces import IBackend, IOutbound, IReceiver
     from torsocks_tx.protocol import SOCKS4Protocol, SOCKS5Protocol, SOCKSProtocol
     from torsocks_tx.server import SOCKS4Factory, SOCKS5Factory, SOCKSFactory
 
 __all__ = [
     "Address",
+    "CredAuthenticator",
     "Credentials",
     "DirectBackend",
     "EndpointBackend",
+    "FixedSupply",
+    "IBackend",
+    "IOutbound",
+    "IReceiver",
+    "Isolation",
+    "IsolationFlags",
+    "LaunchedSupply",
     "Limits",
     "ListenerPolicy",
     "MemoryBackend",
     "Refused",
     "Request",
+    "RunningSupply",
     "SOCKS4Factory",
     "SOCKS4Protocol",
     "SOCKS5Factory",
@@ -46,10 +62,17 @@ __all__ = [
 # Twisted installs its reactor at the first import of some modules, and txtorcon takes a second to
 # load: both happen when a name is used, not when the package is imported.
 _HOMES = {
+    "CredAuthenticator": "authentication",
     "DirectBackend": "backends.direct",
     "EndpointBackend": "backends.endpoint",
     "MemoryBackend": "backends.memory",
+    "FixedSupply": "backends.tor.fixed",
+    "LaunchedSupply": "backends.tor.launched",
+    "RunningSupply": "backends.tor.running",
     "TorBackend": "backends.tor.backend",
+    "IBackend": "interfaces",
+    "IOutbound": "interfaces",
+    "IReceiver": "interfaces",
     "SOCKS4Factory": "server",
     "SOCKS5Factory": "server",
     "SOCKSFactory": "server",

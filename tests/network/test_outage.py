@@ -54,7 +54,7 @@ async def test_tor_is_killed_and_comes_back(
         await hang_up(await ask(server, what))
     finally:
         assert await twistd.stop() == -15
-    assert twistd.output.count("tor is gone") == 1
+    assert twistd.output.count("#warn] tor is gone") == 1
     assert "Traceback" not in twistd.output
 
 

@@ -21,6 +21,8 @@ START_DEADLINE = 120.0
 """Seconds for one daemon to be ready; the whole network needs 10 to 20."""
 
 _BOOTSTRAPPED = re.compile(r"Bootstrapped (\d+)%")
+_UP = 0
+_READY = 100
 _LAST_LINES = 5
 _MAX_SOCKET_PATH = 104
 
@@ -94,11 +96,11 @@ class Node:
         self._progress = progress
         await self._daemon.start()
         self._daemon.when_exited().addCallback(self._note_end)
-        await self._reach(0)
+        await self._reach(_UP)
 
     async def ready(self) -> None:
         """Wait until it has circuits; raises as :meth:`start` does."""
-        await self._reach(100)
+        await self._reach(_READY)
 
     async def stop(self) -> None:
         """End it; nothing of it is worth a farewell."""
@@ -159,8 +161,8 @@ class Node:
         match = _BOOTSTRAPPED.search(line)
         if match is not None:
             self.bootstrapped = int(match[1])
-            if self._progress is not None:
-                self._progress(f"{self.name} bootstrapped {self.bootstrapped}%")
+            if self._progress is not None and self.bootstrapped == _READY:
+                self._progress(f"{self.name} bootstrapped 100%")
             self._watchers.fire(None)
 
     def _note_end(self, _: object) -> None:

@@ -20,7 +20,6 @@ from twisted.internet.task import react
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 
-from torsocks_tx.listening import describe
 from torsocks_tx.testing.scripted_json import to_json
 from torsocks_tx.testing.scripted_names import GRAMMAR
 from torsocks_tx.testing.scripted_server import ANY_PORT, ScriptedRequest, ScriptedServer
@@ -85,7 +84,7 @@ class _Person:
         self.ended: Deferred[None] = Deferred()
 
     def started(self, address: Any) -> None:
-        where = describe(address)
+        where = f"{address.host}:{address.port}" if hasattr(address, "port") else str(address)
         print(f"SOCKS4, SOCKS4a and SOCKS5, scripted, at {where}. Ctrl-C ends it.")
         print(f"Try: curl --socks5-hostname {where} http://delay-2s.reply-05.test/\n")
         print(GRAMMAR, flush=True)

@@ -113,7 +113,13 @@ class PrivateNetwork:
     async def add_client(self, torrc_lines: Iterable[str] = ()) -> Client:
         """Start one more client, with these lines in its configuration besides the usual ones."""
         client = self._new_client(torrc_lines)
-        await self._bring_in(client.node)
+        try:
+            await self._bring_in(client.node)
+        except BaseException:
+            await client.node.stop()
+            self.clients.remove(client)
+            del self.daemons[client.name]
+            raise
         return client
 
     async def restart(self, name: str) -> None:
@@ -163,7 +169,7 @@ class PrivateNetwork:
         self._say("keys of the authorities made")
         exits = [builder.exit(index) for index in range(self._exit_count)]
         self.daemons.update((node.name, node) for node in (*authorities, *exits))
-        await all_of(node.launch(self._progress) for node in self.daemons.values())
+        await all_of(node.launch() for node in self.daemons.values())
         self._say("authorities and exits up")
         await all_of(node.ready() for node in self.daemons.values())
         self._say("consensus")

@@ -65,8 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from twisted.internet import reactor  # installs one: not before the command line is sound
 
     command = _Command(reactor, options)
-    reactor.callWhenRunning(command.start)  # type: ignore[attr-defined]
-    reactor.run()  # type: ignore[attr-defined]
+    reactor.callWhenRunning(command.start)
+    reactor.run()
     return command.status
 
 
