@@ -1,5 +1,5 @@
 # Try `make help`.
-.PHONY: help setup demo run test lint types unit interop clean
+.PHONY: conformance help setup demo run test lint types unit interop clean
 
 help:
 	@echo 'torsocks_tx: a SOCKS4, SOCKS4a and SOCKS5 server that speaks through Tor.'
@@ -29,6 +29,9 @@ run:
 
 test:
 	@exec tools/check
+
+conformance:
+	@.venv/bin/python tools/conformance.py
 
 lint types unit interop:
 	@exec tools/check $@

@@ -1,4 +1,4 @@
-"""A fake tor, a SOCKS server scripted by the test over real sockets, and a backend to reach it.
+"""A fake tor, a SOCKS server scripted by the test over real sockets, and servers in front of it.
 
 It parses by itself, not with the package's parsers: an error in those must not meet itself.
 """
@@ -6,21 +6,16 @@ It parses by itself, not with the package's parsers: an error in those must not 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from twisted.internet import reactor
 from twisted.internet.address import UNIXAddress
-from twisted.internet.defer import Deferred, fail
-from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
-from zope.interface import implementer
 
+from tests.ground import Ground, WatchedServer
 from tests.peers import Peer, PeerFactory
-from torsocks_tx.backends.stream import Stream
-from torsocks_tx.codes import Version
-from torsocks_tx.errors import CommandNotSupported
-from torsocks_tx.initiator import Initiator
-from torsocks_tx.interfaces import IBackend, IReceiver
-from torsocks_tx.isolation import Isolation
-from torsocks_tx.messages import Address, Request
+from torsocks_tx.backends.endpoint import EndpointBackend
+from torsocks_tx.backends.tor.backend import TorBackend
+from torsocks_tx.backends.tor.fixed import FixedSupply
 
 
 class Asked(NamedTuple):
@@ -47,18 +42,20 @@ class Leg(Peer):
         self.methods: bytes | None = None
         self.credentials: tuple[bytes, bytes] | None = None
         self.asked: Asked | None = None
-        self._said = b""
+        self.on_data: Callable[[], object] | None = None
 
     def dataReceived(self, data: bytes) -> None:
         if self.asked is not None:
             super().dataReceived(data)
+            if self.on_data is not None:
+                self.on_data()
             return
         self.segments.append(data)
         self.received += data
         answer = b""
         while self.asked is None and (step := self._step()) is not None:
             answer = step or answer
-        if answer:
+        if answer and not self.factory.mute:
             self.transport.write(answer)
         if self.asked is not None:
             self.factory.script(self)
@@ -66,22 +63,30 @@ class Leg(Peer):
 
     def _step(self) -> bytes | None:
         """Take one message; return what is due for it, or None if it is not all there."""
-        data = self.received
         if self.methods is None:
-            if len(data) < 2 or len(data) < 2 + data[1]:
-                return None
-            self.methods = self._cut(2 + data[1])[2:]
-            return b"\5\2" if b"\2" in self.methods else b"\5\0"
+            return self._greeting()
         if b"\2" in self.methods and self.credentials is None:
-            if (
-                len(data) < 2
-                or len(data) < 3 + data[1]
-                or len(data) < 3 + data[1] + data[2 + data[1]]
-            ):
-                return None
-            message = self._cut(3 + data[1] + data[2 + data[1]])
-            self.credentials = (message[2 : 2 + message[1]], message[3 + message[1] :])
-            return b"\1\0"
+            return self._credentials()
+        return self._request()
+
+    def _greeting(self) -> bytes | None:
+        data = self.received
+        if len(data) < 2 or len(data) < 2 + data[1]:
+            return None
+        self.methods = self._cut(2 + data[1])[2:]
+        return b"\5\2" if b"\2" in self.methods else b"\5\0"
+
+    def _credentials(self) -> bytes | None:
+        data = self.received
+        after_name = 2 + data[1] if len(data) > 1 else 2
+        if len(data) <= after_name or len(data) <= after_name + data[after_name]:
+            return None
+        message = self._cut(after_name + 1 + data[after_name])
+        self.credentials = (message[2:after_name], message[after_name + 1 :])
+        return b"\1\0"
+
+    def _request(self) -> bytes | None:
+        data = self.received
         if len(data) < 5:
             return None
         start, size = {1: (4, 4), 3: (5, data[4]), 4: (4, 16)}[data[3]]
@@ -133,11 +138,15 @@ def refuse(code: int) -> Script:
 
 
 class Upstream(PeerFactory):
-    """The fake tor. ``script`` is called with each ``Leg`` whose request is there."""
+    """The fake tor. ``script`` is called with each ``Leg`` whose request is there.
+
+    ``mute``: greeting and credentials are not answered either, only by the script.
+    """
 
     def __init__(self, script: Script = hold) -> None:
         super().__init__(Leg)
         self.script = script
+        self.mute = False
 
     async def asked(self, number: int = 0) -> Leg:
         """Wait for a connection and the request on it, the first by default."""
@@ -146,30 +155,24 @@ class Upstream(PeerFactory):
         return leg
 
 
-@implementer(IBackend)
-class UpstreamBackend:
-    """Streams by way of the SOCKS server at ``endpoint``, made as those through a real tor are.
+async def tor_like(
+    ground: Ground, script: Script = hold, *, pipelined: bool = True, **options: Any
+) -> tuple[WatchedServer, Upstream]:
+    """Return a server over a fake tor, and the fake tor; the options are the server's.
 
     ``pipelined``: everything in one write, as C Tor takes it, with early data behind it.
     """
+    upstream = Upstream(script)
+    supply = FixedSupply(await ground.listen(upstream), pipelined=pipelined)
+    await supply.start()
+    backend = TorBackend(options.get("clock", reactor), supply)
+    return WatchedServer(backend, **options), upstream
 
-    def __init__(
-        self, clock: IReactorTime, endpoint: IStreamClientEndpoint, *, pipelined: bool = True
-    ) -> None:
-        self._clock = clock
-        self._endpoint = endpoint
-        self._pipelined = pipelined
 
-    def open(self, request: Request, isolation: Isolation, receiver: IReceiver) -> Stream:
-        stream = Stream(self._clock, receiver, half_close=False)
-        upstream = Request(
-            Version.SOCKS5, request.command, request.address.literal(), isolation.credentials
-        )
-        initiator = Initiator(upstream, pipelined=self._pipelined)
-        stream.connect(self._endpoint, initiator, early_data=self._pipelined)
-        return stream
-
-    def resolve(self, request: Request, isolation: Isolation) -> Deferred[Address]:
-        return fail(CommandNotSupported("not scripted"))
-
-    resolve_ptr = resolve
+async def plain(
+    ground: Ground, *, kind: Callable[[], Peer] = Peer, **options: Any
+) -> tuple[WatchedServer, PeerFactory]:
+    """Return a server that connects every stream to an origin, without SOCKS, and the origin."""
+    origin = PeerFactory(kind)
+    endpoint = await ground.listen(origin)
+    return WatchedServer(EndpointBackend(reactor, lambda *_: endpoint), **options), origin

@@ -1,35 +1,22 @@
-"""Real sockets in tests: clients and origins that keep what comes, and the ground they stand on.
+"""The ends of real connections in tests: clients and origins that keep what comes.
 
-Nothing here uses the package's own parsers: an error in them must not meet itself. Every wait has
-the deadline ``DEADLINE``, and ``Ground.close`` fails if a socket or a timer is left over.
+Nothing here uses the package: an error in it must not meet itself. Every wait has a deadline.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import (
-    TCP4ClientEndpoint,
-    TCP4ServerEndpoint,
-    UNIXClientEndpoint,
-    UNIXServerEndpoint,
-)
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IHalfCloseableProtocol, IStreamClientEndpoint
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
-
-from torsocks_tx.protocol import SOCKSProtocol
-from torsocks_tx.server import SOCKSFactory
 
 DEADLINE = 10.0
 """Seconds that a test waits for anything before it fails."""
@@ -89,6 +76,7 @@ class Peer(Protocol, Watcher):
         Watcher.__init__(self)
         self.received = bytearray()
         self.eof = False
+        self._shut = False
         self.lost: Failure | None = None
 
     @property
@@ -96,12 +84,17 @@ class Peer(Protocol, Watcher):
         """Whether nothing more can come."""
         return self.eof or self.lost is not None
 
+    def connectionMade(self) -> None:
+        self.notice()
+
     def dataReceived(self, data: bytes) -> None:
         self.received += data
         self.notice()
 
     def readConnectionLost(self) -> None:
         self.eof = True
+        if self._shut:
+            self.transport.loseConnection()
         self.notice()
 
     def writeConnectionLost(self) -> None:
@@ -123,17 +116,22 @@ class Peer(Protocol, Watcher):
         await self.until(lambda: self.over)
         return await self.take(len(self.received))
 
-    async def closed(self) -> bool:
-        """Wait for the end of the connection; say whether it was a clean one."""
-        await self.until(lambda: self.lost is not None)
-        assert self.lost is not None
-        return self.lost.check(ConnectionDone) is not None
+    async def ended_well(self) -> bool:
+        """Wait for the far end's end; say whether it was a FIN, not a RST."""
+        await self.until(lambda: self.over)
+        return self.lost is None or self.lost.check(ConnectionDone) is not None
 
     def send(self, data: bytes) -> None:
         self.transport.write(data)
 
+    async def flushed(self) -> None:
+        """Wait until what was sent is in the kernel's hands."""
+        while self.transport.dataBuffer or self.transport._tempDataLen:
+            await turn()
+
     def shut(self) -> None:
-        """Send a FIN once all is out, and go on reading."""
+        """Send a FIN once all is out, and go on reading to the end."""
+        self._shut = True
         self.transport.loseWriteConnection()
 
     def close(self) -> None:
@@ -160,10 +158,10 @@ class PeerFactory(Factory, Watcher):
     def __init__(self, kind: Callable[[], Peer] = Peer) -> None:
         Watcher.__init__(self)
         self.peers: list[Peer] = []
-        self._kind = kind
+        self.kind = kind
 
     def buildProtocol(self, addr: Any) -> Peer:
-        peer = self._kind()
+        peer = self.kind()
         peer.factory = self
         self.peers.append(peer)
         self.notice()
@@ -175,49 +173,6 @@ class PeerFactory(Factory, Watcher):
         peer = self.peers[number]
         await peer.until(lambda: peer.transport is not None)
         return peer
-
-
-class WatchedProtocol(SOCKSProtocol):
-    """The server's end of a client, for tests that wait until something was heard there."""
-
-    factory: WatchedServer
-
-    def dataReceived(self, data: bytes) -> None:
-        super().dataReceived(data)
-        self.factory.heard += len(data)
-        self.factory.notice()
-
-    def readConnectionLost(self) -> None:
-        super().readConnectionLost()
-        self.factory.ended += 1
-        self.factory.notice()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        super().connectionLost(reason)
-        self.factory.notice()
-
-
-class WatchedServer(SOCKSFactory, Watcher):
-    """A server that counts what it heard: bytes of all clients, and FINs."""
-
-    protocol = WatchedProtocol
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        Watcher.__init__(self)
-        self.heard = 0
-        self.ended = 0
-
-    @property
-    def client(self) -> WatchedProtocol:
-        """The server's end of the only client."""
-        [client] = self.connections
-        assert isinstance(client, WatchedProtocol)
-        return client
-
-    async def emptied(self) -> None:
-        """Wait until no client is left."""
-        await self.until(lambda: not self.connections)
 
 
 class Pump:
@@ -254,70 +209,3 @@ class Pump:
             before = self.sent
             await turn()
             quiet = 0 if self.sent > before else quiet + 1
-
-
-def open_sockets() -> set[str]:
-    """Return the sockets of this process."""
-    names = set()
-    for number in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            names.add(os.readlink(f"/proc/self/fd/{number}"))
-    return {name for name in names if name.startswith("socket:")}
-
-
-class Ground:
-    """Where a test's sockets live; ``kind`` is "tcp" or "unix"."""
-
-    def __init__(self, kind: str, directory: Path) -> None:
-        self.kind = kind
-        self._directory = directory
-        self._ports: list[Any] = []
-        self._clients: list[Peer] = []
-        self._servers: list[SOCKSFactory] = []
-        self._origins: list[PeerFactory] = []
-        self._before = open_sockets()
-
-    async def listen(self, factory: PeerFactory | SOCKSFactory) -> IStreamClientEndpoint:
-        """Listen, and return the endpoint that leads there."""
-        if isinstance(factory, PeerFactory):
-            self._origins.append(factory)
-        else:
-            self._servers.append(factory)
-        if self.kind == "unix":
-            path = str(self._directory / str(len(self._ports)))
-            self._ports.append(await UNIXServerEndpoint(reactor, path).listen(factory))
-            return UNIXClientEndpoint(reactor, path)
-        port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
-        self._ports.append(port)
-        return TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
-
-    async def connect(self, endpoint: IStreamClientEndpoint) -> Peer:
-        """Connect a client."""
-        peer: Peer = await endpoint.connect(PeerFactory()).addTimeout(DEADLINE, reactor)
-        self._clients.append(peer)
-        return peer
-
-    async def client(self, server: SOCKSFactory) -> Peer:
-        """Listen with a server, and connect a client to it."""
-        return await self.connect(await self.listen(server))
-
-    async def close(self) -> None:
-        """End all clients; fail if a server then keeps a stream, a socket or a timer."""
-        for port in self._ports:
-            await port.stopListening()
-        for server in self._servers:
-            server.close_all()
-        for client in self._clients:
-            client.reset()
-        for origin in [peer for factory in self._origins for peer in factory.peers]:
-            origin.transport.resumeProducing()
-            await origin.until(lambda origin=origin: origin.over)  # type: ignore[misc]
-            origin.reset()
-        end = reactor.seconds() + DEADLINE
-        while (left := self._leftovers()) and reactor.seconds() < end:
-            await turn()
-        assert left == []
-
-    def _leftovers(self) -> list[Any]:
-        calls = [call for call in reactor.getDelayedCalls() if call.active()]
-        return calls + sorted(open_sockets() - self._before)

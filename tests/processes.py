@@ -68,7 +68,7 @@ class Program(ProcessProtocol):
         self.errors = b""
         self.status: int | None = None
         self._pending = b""
-        self._line_waiters: list[Deferred[None]] = []
+        self._waiters: list[Deferred[None]] = []
         self.ended: Deferred[Any] = Deferred()
 
     @property
@@ -82,6 +82,7 @@ class Program(ProcessProtocol):
 
     def errReceived(self, data: bytes) -> None:
         self.errors += data
+        self._wake()
 
     def processEnded(self, reason: Any) -> None:
         end = reason.value
@@ -91,15 +92,31 @@ class Program(ProcessProtocol):
 
     async def line(self, start: str = "", deadline: float = DEADLINE) -> str:
         """Take the lines up to the first that begins so, and return that one."""
+        found = Deferred.fromCoroutine(self._find_line(start))
+        return await found.addTimeout(deadline, reactor)
+
+    async def complaint(self, text: str, deadline: float = DEADLINE) -> None:
+        """Wait until this is part of its standard error."""
+        found = Deferred.fromCoroutine(self._find_complaint(text.encode()))
+        await found.addTimeout(deadline, reactor)
+
+    async def _find_line(self, start: str) -> str:
         while True:
             while self.lines:
                 line = self.lines.pop(0)
                 if line.startswith(start):
                     return line
-            assert self.status is None, f"ended with {self.status}: {self.errors.decode()}"
-            waiter: Deferred[None] = Deferred()
-            self._line_waiters.append(waiter)
-            await waiter.addTimeout(deadline, reactor)
+            await self._news()
+
+    async def _find_complaint(self, text: bytes) -> None:
+        while text not in self.errors:
+            await self._news()
+
+    async def _news(self) -> None:
+        assert self.status is None, f"ended with {self.status}: {self.errors.decode()}"
+        waiter: Deferred[None] = Deferred()
+        self._waiters.append(waiter)
+        await waiter
 
     async def end(self, deadline: float = DEADLINE) -> int:
         """Wait for its end; return the exit status, or minus the signal."""
@@ -110,7 +127,7 @@ class Program(ProcessProtocol):
         return self.status
 
     def _wake(self) -> None:
-        waiters, self._line_waiters = self._line_waiters, []
+        waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.called:
                 waiter.callback(None)

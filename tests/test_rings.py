@@ -25,9 +25,9 @@ RINGS: tuple[tuple[str, ...], ...] = (
     ("interfaces", "relay", "transports"),
     ("backends", "backends.*"),
     ("errand", "protocol"),
-    ("server", "authentication", "client", "pt", "pt.*"),
+    ("server", "authentication", "client", "listening", "pt", "pt.*"),
     ("testing", "testing.*"),
-    ("tap", "listening", "options", "optiontext", "service", "upstream"),
+    ("tap", "options", "optiontext", "service", "upstream"),
     ("",),
 )
 PURE_RINGS = 4

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from torsocks_tx.errors import Refused
-from torsocks_tx.isolation import Isolation, IsolationFlags
+from torsocks_tx.isolation import Isolation, IsolationFlags, Isolator
 from torsocks_tx.limits import Limits
 from torsocks_tx.messages import Address, Credentials, Request
 from torsocks_tx.policy import ListenerPolicy
@@ -43,6 +43,7 @@ __all__ = [
     "IReceiver",
     "Isolation",
     "IsolationFlags",
+    "Isolator",
     "LaunchedSupply",
     "Limits",
     "ListenerPolicy",

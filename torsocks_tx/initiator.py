@@ -113,6 +113,7 @@ class Initiator:
 
     def _fail(self, reason: Refused) -> Failed:
         self._state = _State.OVER
+        self._buffer.clear()
         return Failed(reason)
 
     def _next(self, reader: Reader) -> Step | None:

@@ -84,7 +84,6 @@ class TorsocksService(Service):
                 self._bind(listener, factory)
             except StartError as error:
                 self._log.critical("{error}", error=error)
-                sys.stderr.write(f"twistd torsocks: {error}\n")
                 raise SystemExit(1) from None
 
     def _bind(self, listener: Listener, factory: SOCKSFactory) -> None:
@@ -135,7 +134,6 @@ class TorsocksService(Service):
             return
         # Whatever stops a backend from starting is something that a person must mend.
         self._log.critical("{error}", error=failure.getErrorMessage())
-        sys.stderr.write(f"twistd torsocks: {failure.getErrorMessage()}\n")
         exit_with_failure()
         self._reactor.callLater(0, self._reactor.stop)
 

@@ -58,7 +58,10 @@ def makeService(options: Options) -> TorsocksService:
 
     allowed = raise_descriptor_limit()
     limits = make_limits(options, allowed)
-    upstream = make_upstream(reactor, options)
+    try:
+        upstream = make_upstream(reactor, options)
+    except ValueError as error:
+        raise SystemExit(f"twistd torsocks: {error}") from None
     checkers = options.get("credCheckers")
     authenticator = CredAuthenticator(checkers) if checkers else None
     listeners = [

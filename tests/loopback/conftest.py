@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 
-from tests.peers import Ground
+from tests.ground import Ground
 
 
 @pytest_twisted.async_yield_fixture(params=["tcp", "unix"])

@@ -7,12 +7,11 @@ import os
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor
 
-from tests.fakes import Upstream, UpstreamBackend, grant
-from tests.peers import GRANTED, Ground, named
+from tests.fakes import grant, tor_like
+from tests.ground import Ground
+from tests.peers import GRANTED, named
 from tests.rows import rows
-from torsocks_tx.server import SOCKSFactory
 
 SIZE = 10 * 1024 * 1024
 
@@ -25,13 +24,12 @@ def digest(data: bytes) -> str:
 @pytest.mark.parametrize("pipelined", [True, False])
 @pytest_twisted.ensureDeferred
 async def test_ten_megabytes_each_way_at_once(ground: Ground, pipelined: bool) -> None:
-    upstream = Upstream(grant)
-    endpoint = await ground.listen(upstream)
-    server = SOCKSFactory(UpstreamBackend(reactor, endpoint, pipelined=pipelined))
-    client = await ground.connect(await ground.listen(server))
+    server, upstream = await tor_like(ground, grant, pipelined=pipelined)
+    client = await ground.client(server)
     up, down = os.urandom(SIZE), os.urandom(SIZE)
     assert await client.negotiate(named("example.com", 80)) == GRANTED
     leg = await upstream.asked()
+    assert leg.asked == (1, 3, b"example.com", 80)
     client.send(up)
     leg.send(down)
     assert digest(await leg.take(SIZE)) == digest(up)

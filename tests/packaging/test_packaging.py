@@ -14,11 +14,13 @@ from packaging.requirements import Requirement
 from tests.packaging.conftest import ROOT
 from tests.packaging.environment import Environment, run
 
+# What plugs into pytest needs it; everything else works without.
+LEFT_OUT = ("__main__", "_pytest")
 PLUGIN = "twisted/plugins/torsocks_tx_plugin.py"
-IMPORT_ALL = """
-import importlib, json, pkgutil, sys, torsocks_tx
+IMPORT_ALL = f"""
+import importlib, json, pkgutil, torsocks_tx
 names = [m.name for m in pkgutil.walk_packages(torsocks_tx.__path__, "torsocks_tx.")]
-places = [importlib.import_module(n).__file__ for n in names if not n.endswith("__main__")]
+places = [importlib.import_module(n).__file__ for n in names if not n.endswith({LEFT_OUT})]
 print(json.dumps([torsocks_tx.__file__, *places]))
 """
 

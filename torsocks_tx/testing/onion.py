@@ -100,7 +100,7 @@ async def add_onion_service(
     flags, key = "DiscardPK", ""
     if client_auth_key is not None:
         flags, key = "DiscardPK,V3Auth", f" ClientAuthV3={client_auth_key.public_base32}"
-    uploads = _Uploads()
+    uploads = Uploads()
     await control.listen("HS_DESC", uploads.note)
     try:
         answer = await control.command(
@@ -115,7 +115,7 @@ async def add_onion_service(
     return OnionService(f"{service}.onion", virtual_port, target_port, control)
 
 
-class _Uploads:
+class Uploads:
     """Which descriptors are on their way to which directories.
 
     A service makes two descriptors, for this time period and for a neighbour, and which one a

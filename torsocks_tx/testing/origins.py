@@ -83,7 +83,7 @@ class Origin(Factory):
 
 def web_origin() -> Origin:
     """Return an HTTP server: ``/``, ``/bytes/N`` and ``POST /echo``."""
-    root = Resource()
+    root = _Root()
     root.putChild(b"", _Front())
     root.putChild(b"bytes", _Bytes())
     root.putChild(b"echo", _Echo())
@@ -138,6 +138,13 @@ class _QuietSite(Site):
 
     def log(self, request: object) -> None:
         """Keep silent."""
+
+
+class _Root(Resource):
+    """The pages; what is not one of them is missing."""
+
+    def getChild(self, path: bytes, request: Request) -> Resource:
+        return _Missing()
 
 
 class _Front(Resource):

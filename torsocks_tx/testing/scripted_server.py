@@ -87,6 +87,8 @@ class ScriptedFactory(SOCKSFactory):
         users: Mapping[bytes, bytes] | None = None,
         on_request: Callable[[ScriptedRequest], None] | None = None,
     ) -> None:
+        if not set(methods) <= set(METHODS):
+            raise ValueError("methods: a scripted server speaks 2 and 0 only")
         super().__init__(
             ScriptedBackend(clock),
             limits=LIMITS,

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from twisted.internet.defer import Deferred
 
 from torsocks_tx.backends.tor.control import Control
 from torsocks_tx.backends.tor.events import Event, parse_event
+from torsocks_tx.backends.tor.waiters import Waiters
 
 WAIT_DEADLINE = 30.0
-"""Seconds that :meth:`StreamWatch.wait_for` waits."""
+"""Seconds that :meth:`StreamWatch.wait_for` waits before it raises a ``TimeoutError``."""
 
 _HOP = re.compile(r"\$[0-9A-F]{40}(?:[~=](\w+))?")
 
@@ -26,7 +26,9 @@ class StreamEvent:
         stream_id: tor's number of the stream.
         status: such as NEW, SENTCONNECT, SUCCEEDED, FAILED, CLOSED.
         circuit_id: tor's number of the circuit; 0 while it has none.
-        target: ``host:port`` as tor has it.
+        target: ``host:port`` as tor has it at this moment: once it knows the address of a name,
+            the address.
+        requested: ``host:port`` as it was when the stream was new.
         socks_username: what the client gave, if it gave one; in events only.
         socks_password: likewise.
         event: all the fields.
@@ -36,6 +38,7 @@ class StreamEvent:
     status: str
     circuit_id: int
     target: str
+    requested: str
     socks_username: str | None
     socks_password: str | None
     event: Event
@@ -47,7 +50,8 @@ class StreamEvent:
         stream_id, status, circuit_id, target = event.positional[:4]
         username = event.keywords.get("SOCKS_USERNAME")
         password = event.keywords.get("SOCKS_PASSWORD")
-        return cls(int(stream_id), status, int(circuit_id), target, username, password, event)
+        number, circuit = int(stream_id), int(circuit_id)
+        return cls(number, status, circuit, target, target, username, password, event)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,8 @@ class StreamWatch:
         self.events: list[StreamEvent] = []
         self._reactor = reactor
         self._control = control
-        self._waiting: list[tuple[Callable[[StreamEvent], bool], Deferred[StreamEvent]]] = []
+        self._requested: dict[int, str] = {}
+        self._news: Waiters[None] = Waiters()
 
     async def open(self) -> StreamWatch:
         """Start recording."""
@@ -85,36 +90,32 @@ class StreamWatch:
         """Stop recording; what was recorded stays."""
         await self._control.unlisten("STREAM", self._note)
 
-    def circuits(self, target: str, status: str = "SUCCEEDED") -> list[int]:
+    def circuits(self, requested: str, status: str = "SUCCEEDED") -> list[int]:
         """Return the circuits on which streams to this ``host:port`` came to this status."""
-        return [
-            event.circuit_id
-            for event in self.events
-            if event.target == target and event.status == status
-        ]
+        return [event.circuit_id for event in self._matching(requested, status)]
 
-    async def wait_for(self, status: str, target: str, count: int = 1) -> list[StreamEvent]:
+    async def wait_for(self, status: str, requested: str, count: int = 1) -> list[StreamEvent]:
         """Wait until ``count`` streams to this ``host:port`` have come to this status."""
+        waiting = Deferred.fromCoroutine(self._wait_for(status, requested, count))
+        return await waiting.addTimeout(WAIT_DEADLINE, self._reactor)
 
-        def wanted(event: StreamEvent) -> bool:
-            return event.status == status and event.target == target
-
-        while len(found := [event for event in self.events if wanted(event)]) < count:
-            waiting: Deferred[StreamEvent] = Deferred()
-            entry = (wanted, waiting)
-            self._waiting.append(entry)
-            try:
-                await waiting.addTimeout(WAIT_DEADLINE, self._reactor)
-            finally:
-                self._waiting.remove(entry)
+    async def _wait_for(self, status: str, requested: str, count: int) -> list[StreamEvent]:
+        while len(found := self._matching(requested, status)) < count:
+            await self._news.wait()
         return found
+
+    def _matching(self, requested: str, status: str) -> list[StreamEvent]:
+        return [
+            event
+            for event in self.events
+            if event.requested == requested and event.status == status
+        ]
 
     def _note(self, text: str) -> None:
         event = StreamEvent.parse(text)
-        self.events.append(event)
-        for wanted, waiting in self._waiting:
-            if wanted(event) and not waiting.called:
-                waiting.callback(event)
+        requested = self._requested.setdefault(event.stream_id, event.target)
+        self.events.append(replace(event, requested=requested))
+        self._news.fire(None)
 
 
 async def live_streams(control: Control) -> list[LiveStream]:

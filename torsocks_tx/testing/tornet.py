@@ -15,6 +15,7 @@ ends, by SIGKILL too, the daemons and their directory go with it. Needs tor and 
 from __future__ import annotations
 
 import secrets
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -109,6 +110,7 @@ class PrivateNetwork:
         await self._watchdog.stop()  # it removes the directory
         if self._builder is not None:
             self._builder.release_ports()
+            shutil.rmtree(self.directory, ignore_errors=True)  # had the watchdog been killed
 
     async def add_client(self, torrc_lines: Iterable[str] = ()) -> Client:
         """Start one more client, with these lines in its configuration besides the usual ones."""

@@ -17,6 +17,7 @@ from typing import Any
 
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
 from torsocks_tx.backends.tor.daemon import TorNotFound, find_tor
@@ -35,20 +36,19 @@ after Ctrl-C, not after SIGTERM, not after SIGKILL.
 """
 EPILOG = """\
 What there is to reach, through a client's SocksPort:
-  http://web.test:WEB/    the web server by name (IPv4; web6.test: IPv6; both.test: both).
-                          Pages: / (says IPv4 or IPv6), /bytes/N, and POST /echo
+  http://web.test:WEB/  the web server by name, over IPv4 (web6.test: IPv6, both.test:
+                        both). Pages: / (says which), /bytes/N, and POST /echo
   203.0.113.9, 2001:db8::9
-                          the same servers by address: the clients map these two to
-                          127.0.0.1 and ::1
+                        the same servers by address: the clients map these two to
+                        127.0.0.1 and ::1
   doc.test, doc6.test, docs.test
-                          names that resolve to those two addresses: for clients that look a
-                          name up and then connect to the address, such as torsocks. They
-                          cannot be connected to by name: the exits reach loopback only
-  --onion                 an onion service, port 80, with the web server behind it
+                        names that resolve to those two addresses, for clients that look
+                        a name up and then connect to the address, such as torsocks. They
+                        cannot be connected to by name: the exits reach loopback only
+  --onion               an onion service, port 80, with the web server behind it
 
-Exit status: 0 after a stop, 1 if the network does not come up or is stopped before it has.
+Exit status: 0 after a stop; 1 if the network does not come up, or is stopped before.
 """
-
 
 _READ_SIZE = 65536
 _TCP_PORTS = ("socks_tcp", "socks_extended")
@@ -196,10 +196,11 @@ class _StandardInput(FileDescriptor):
     def fileno(self) -> int:
         return 0
 
-    def doRead(self) -> None:
-        if not os.read(0, _READ_SIZE):
-            self.stopReading()
-            self._at_end()
+    def doRead(self) -> Exception | None:
+        return None if os.read(0, _READ_SIZE) else ConnectionDone()
+
+    def connectionLost(self, reason: Failure) -> None:
+        self._at_end()
 
 
 def _show_progress(text: str) -> None:

@@ -80,12 +80,14 @@ async def test_no_more_than_the_light_path_is_sent(fake_tor: FakeTor) -> None:
     control.close()
 
 
+@pytest.mark.network
 @pytest_twisted.ensureDeferred
 async def test_a_real_tor_with_a_cookie(real_tor: RealTor) -> None:
     await real_tor.start()
     assert await works(await connect(reactor, real_tor.endpoint))
 
 
+@pytest.mark.network
 @pytest_twisted.ensureDeferred
 async def test_a_cookie_goes_before_a_password(real_tor: RealTor) -> None:
     await real_tor.start((*NO_NETWORK, "CookieAuthentication 1", hashed("right")))
@@ -105,6 +107,7 @@ async def test_a_cookie_goes_before_a_password(real_tor: RealTor) -> None:
         await connect(reactor, real_tor.endpoint)
 
 
+@pytest.mark.network
 @pytest_twisted.ensureDeferred
 async def test_a_real_tor_with_a_password(real_tor: RealTor) -> None:
     await real_tor.start((*NO_NETWORK, hashed('with "quotes" and \\')))
@@ -115,6 +118,7 @@ async def test_a_real_tor_with_a_password(real_tor: RealTor) -> None:
         await connect(reactor, real_tor.endpoint)
 
 
+@pytest.mark.network
 @pytest_twisted.ensureDeferred
 async def test_a_real_tor_without_authentication(real_tor: RealTor) -> None:
     await real_tor.start(NO_NETWORK)
@@ -212,6 +216,7 @@ async def test_a_peer_that_is_no_control_port(short_directory: Path, words: byte
     await port.stopListening()
 
 
+@pytest.mark.network
 @pytest_twisted.ensureDeferred
 async def test_tors_own_socks_port_is_no_control_port(real_tor: RealTor) -> None:
     socks = str(real_tor.directory / "socks")

@@ -179,6 +179,7 @@ async def test_an_event_that_tor_does_not_know(fake_tor: FakeTor) -> None:
     control.close()
 
 
+@pytest.mark.network
 @pytest_twisted.ensureDeferred
 async def test_on_a_real_tor(real_tor: RealTor) -> None:
     await real_tor.start()

@@ -195,6 +195,7 @@ def test_complaints_are_sentences_about_flags() -> None:
     assert "has NoIPv6Traffic PreferIPv6: this holds" in both
 
 
+@pytest.mark.network
 @pytest_twisted.ensureDeferred
 async def test_on_a_real_tor(real_tor: RealTor) -> None:
     directory = real_tor.directory

@@ -14,7 +14,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from torsocks_tx.backends.tor.backoff import RetryDelay, retry_delay
 from torsocks_tx.backends.tor.bootstrap import BootstrapWatch
@@ -93,9 +92,7 @@ class LaunchedSupply(Supply):
 
         Fails with ``LaunchError``, ``DirectoryError`` or ``TorNotFound``, and then nothing is left.
         """
-        self._readiness.started()
-        starting = self._life.start(self._live(), self._readiness.down)
-        return starting.addErrback(self._not_started)
+        return Deferred.fromCoroutine(self._start())
 
     def stop(self) -> Deferred[None]:
         """End tor and remove what belongs to it, all but its data directory."""
@@ -103,9 +100,14 @@ class LaunchedSupply(Supply):
         self._life.stop()
         return Deferred.fromCoroutine(self._close())
 
-    def _not_started(self, failure: Failure) -> Deferred[Failure]:
-        self._readiness.stopped()
-        return Deferred.fromCoroutine(self._close()).addCallback(lambda _: failure)
+    async def _start(self) -> None:
+        self._readiness.started()
+        try:
+            await self._life.start(self._live(), self._readiness.down)
+        except Exception:
+            self._readiness.stopped()
+            await self._close()
+            raise
 
     async def _close(self) -> None:
         daemon, self._daemon = self._daemon, None
@@ -157,7 +159,7 @@ class LaunchedSupply(Supply):
     async def _serve(self, daemon: TorDaemon, socket: Path) -> str | None:
         """Serve until the control connection is lost; return what was wrong if there was none."""
         try:
-            control = self.control = await self._reach(daemon, socket)
+            control = self.control = await _reach(self._reactor, daemon, socket)
         except ControlError as error:
             return f"tor runs, but cannot be controlled: {error}"
         watch = BootstrapWatch(control, self._board, lambda: self._settle(watch))
@@ -174,19 +176,6 @@ class LaunchedSupply(Supply):
             control.close()
             self.control = None
         return None
-
-    async def _reach(self, daemon: TorDaemon, socket: Path) -> Control:
-        """Try until the control socket is open, tor has ended, or the time is over."""
-        endpoint = UNIXClientEndpoint(self._reactor, str(socket))
-        deadline = self._reactor.seconds() + START_TIMEOUT
-        while True:
-            try:
-                return await connect(self._reactor, endpoint)
-            except ControlUnavailable:
-                is_late = self._reactor.seconds() > deadline
-                if is_late or daemon.state is not DaemonState.RUNNING:
-                    raise
-            await deferLater(self._reactor, _POLL)
 
     def _settle(self, watch: BootstrapWatch) -> None:
         if watch.is_done:
@@ -226,3 +215,16 @@ class _OwnPorts:
         if wanted not in self._ports:
             raise NoSuchPort(f"this tor was started without a SocksPort for {sorted(wanted)}")
         return self._ports[wanted]
+
+
+async def _reach(reactor: Any, daemon: TorDaemon, socket: Path) -> Control:
+    """Try until the control socket is open, tor has ended, or the time is over."""
+    endpoint = UNIXClientEndpoint(reactor, str(socket))
+    deadline = reactor.seconds() + START_TIMEOUT
+    while True:
+        try:
+            return await connect(reactor, endpoint)
+        except ControlUnavailable:
+            if reactor.seconds() > deadline or daemon.state is not DaemonState.RUNNING:
+                raise
+        await deferLater(reactor, _POLL)

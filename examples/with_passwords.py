@@ -1,0 +1,40 @@
+"""A SOCKS server over tor for users with passwords, checked by ``twisted.cred``.
+
+    python examples/with_passwords.py PASSWORDS [SOCKSPORT [LISTEN]]
+
+PASSWORDS is a file with a line ``name:password`` for each user. SOCKSPORT is tor's, and LISTEN is
+where clients connect, as endpoints of Twisted.
+"""
+
+import sys
+from typing import Any
+
+from twisted.cred.checkers import FilePasswordDB
+from twisted.internet import defer, endpoints, task
+
+from torsocks_tx import CredAuthenticator, FixedSupply, SOCKSFactory, TorBackend
+
+
+async def main(
+    reactor: Any,
+    passwords: str,
+    socks_port: str = "tcp:127.0.0.1:9050",
+    listen: str = "tcp:1080:interface=127.0.0.1",
+) -> None:
+    """Serve until interrupted."""
+    # A tor without a control port: nothing more is known of it than where its SocksPort is.
+    tor = FixedSupply(endpoints.clientFromString(reactor, socks_port))
+    await tor.start()
+
+    # Any checker for user names and passwords will do, and several may be given. Streams of
+    # different users never share a circuit, and tor hears neither names nor passwords.
+    authenticator = CredAuthenticator([FilePasswordDB(passwords)])
+    factory = SOCKSFactory(TorBackend(reactor, tor), authenticator=authenticator)
+    port = await endpoints.serverFromString(reactor, listen).listen(factory)
+    print(f"SOCKS at {port.getHost().host}:{port.getHost().port}", flush=True)
+    await defer.Deferred()
+
+
+if len(sys.argv) < 2:
+    raise SystemExit(f"{sys.argv[0]}: give a file with a line name:password for each user")
+task.react(main, sys.argv[1:])

@@ -1,0 +1,76 @@
+#!/usr/bin/env python3
+"""A program that passes for tor: it opens its control socket and says that it is bootstrapped.
+
+The option ``Nickname`` of its torrc tells what else it does: see ``main``. It opens no SocksPort.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+PHASES = {
+    "starting": 'NOTICE BOOTSTRAP PROGRESS=10 TAG=conn SUMMARY="Connecting"',
+    "done": 'NOTICE BOOTSTRAP PROGRESS=100 TAG=done SUMMARY="Done"',
+}
+INFO = {
+    "version": "0.4.9.11",
+    "signal/names": "RELOAD",
+    "events/names": "STATUS_CLIENT CONF_CHANGED",
+}
+
+
+def options_of(path: str) -> dict[str, str]:
+    lines = Path(path).read_text().splitlines()
+    pairs = (line.split(" ", 1) for line in lines)
+    return {name: value.strip('"') for name, value in pairs}
+
+
+def answer(line: str, phase: str) -> str:
+    if line.startswith("PROTOCOLINFO"):
+        return "250-PROTOCOLINFO 1\r\n250-AUTH METHODS=NULL\r\n250 OK"
+    if line == "GETINFO status/bootstrap-phase":
+        return f"250-status/bootstrap-phase={PHASES[phase]}\r\n250 OK"
+    if line.startswith("GETINFO "):
+        key = line.removeprefix("GETINFO ")
+        return f"250-{key}={INFO[key]}\r\n250 OK"
+    return "250 OK"
+
+
+def serve(listener: socket.socket, behaviour: str) -> None:
+    """Answer one connection to its end, which is ours too."""
+    peer, _ = listener.accept()
+    with peer, peer.makefile("rb") as lines:
+        for raw in lines:
+            line = raw.decode().strip()
+            phase = "starting" if behaviour == "starting" else "done"
+            peer.sendall(f"{answer(line, phase)}\r\n".encode())
+            print(f"Jan 01 00:00:00.000 [notice] {line}", flush=True)
+            if behaviour == "dying" and "status/bootstrap-phase" in line:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(torrc: str) -> None:
+    """Do as ``Nickname`` says: ``dying`` after a moment, ``starting`` for ever, ``stubborn``,
+    ``mute`` (no control socket)."""
+    options = options_of(torrc)
+    behaviour = options.get("Nickname", "")
+    if behaviour == "stubborn":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if behaviour == "mute":
+        signal.pause()
+    path = options["ControlSocket"]
+    Path(path).unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        serve(listener, behaviour)
+    if behaviour == "stubborn":
+        signal.pause()
+
+
+if __name__ == "__main__":
+    main(sys.argv[sys.argv.index("-f") + 1])

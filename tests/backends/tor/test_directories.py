@@ -1,0 +1,96 @@
+"""The directories of a tor of our own."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from torsocks_tx.backends.tor import directories
+from torsocks_tx.backends.tor.directories import (
+    DirectoryError,
+    make_socket_directory,
+    prepare_data_directory,
+    remove_directory,
+)
+
+
+def test_a_data_directory_is_made_private(tmp_path: Path) -> None:
+    made = prepare_data_directory(tmp_path / "a" / "b")
+    assert made == tmp_path / "a" / "b"
+    assert made.stat().st_mode & 0o777 == 0o700
+    (made / "state").write_text("kept")
+    assert prepare_data_directory(str(made)) == made
+    assert (made / "state").read_text() == "kept"
+
+
+def test_a_data_directory_in_the_users_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert prepare_data_directory("~/tor") == tmp_path / "tor"
+
+
+def test_a_data_directory_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(DirectoryError, match=r"cannot be made \(\w.*\): give another one"):
+            prepare_data_directory(path)
+
+
+def test_a_data_directory_of_somebody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1_000_000)
+    with pytest.raises(
+        DirectoryError, match=r"belongs to \w+: give another one that user 1\d+ can"
+    ):
+        prepare_data_directory(tmp_path)
+
+
+def test_a_data_directory_that_is_not_writable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.R_OK | os.W_OK | os.X_OK)
+    with pytest.raises(DirectoryError, match="is not writable"):
+        prepare_data_directory(tmp_path)
+
+
+def test_a_data_directory_that_another_tor_uses(tmp_path: Path) -> None:
+    with (tmp_path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(DirectoryError, match="is in use by another tor: give another one"):
+            prepare_data_directory(tmp_path)
+    prepare_data_directory(tmp_path)
+    with (tmp_path / "lock").open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    (tmp_path / "lock").unlink()
+    (tmp_path / "lock").mkdir()
+    with pytest.raises(DirectoryError, match="is not usable"):
+        prepare_data_directory(tmp_path)
+
+
+def test_a_directory_for_sockets_is_private_and_goes() -> None:
+    made = make_socket_directory()
+    assert made.stat().st_mode & 0o777 == 0o700
+    (made / "control").write_text("")
+    remove_directory(made)
+    assert not made.exists()
+    remove_directory(made)
+
+
+def test_a_directory_for_sockets_has_a_short_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("x" * 80)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    made = make_socket_directory()
+    assert len(str(made)) < 60
+    assert list(deep.iterdir()) == []
+    remove_directory(made)
+    monkeypatch.setattr(directories, "_SAFE_LENGTH", 3)
+    with pytest.raises(DirectoryError, match="short enough"):
+        make_socket_directory()
+    assert list(deep.iterdir()) == []

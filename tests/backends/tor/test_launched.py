@@ -1,0 +1,370 @@
+"""A tor of our own, from its start to its end: a scripted one, and a real one without network."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+
+from tests.backends.tor import scripted_tor
+from tests.backends.tor.real_tor import NO_NETWORK, UNREACHABLE
+from tests.backends.tor.test_running import connect_to, state_of, until
+from tests.processes import is_alive, process_ended, start_python
+from torsocks_tx.backends.tor import launched
+from torsocks_tx.backends.tor.daemon import TorNotFound
+from torsocks_tx.backends.tor.directories import DirectoryError
+from torsocks_tx.backends.tor.launched import QUICK_FAILURES, LaunchedSupply
+from torsocks_tx.backends.tor.launching import LaunchError
+from torsocks_tx.backends.tor.supply import NoSuchPort, SupplyState
+from torsocks_tx.errors import TorDown
+
+network = pytest.mark.network
+OFFLINE = [tuple(line.split(" ", 1)) for line in NO_NETWORK]
+ALONE = [tuple(line.split(" ", 1)) for line in UNREACHABLE]
+
+Make = Callable[..., LaunchedSupply]
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> str:
+    """Give the path of a program that passes for tor."""
+    script = tmp_path / "tor"
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {scripted_tor.__file__} "$@"\n')
+    script.chmod(0o755)
+    return str(script)
+
+
+@pytest_twisted.async_yield_fixture
+async def launch(tmp_path: Path) -> AsyncIterator[Make]:
+    """Give a maker of supplies; they are stopped at the end, and nothing may be left of them."""
+    made: list[LaunchedSupply] = []
+    options = {"delays": lambda _: 0.01}
+
+    def make(*torrc_options: tuple[str, str], **others: object) -> LaunchedSupply:
+        supply = LaunchedSupply(reactor, tmp_path / "data", torrc_options, **{**options, **others})
+        made.append(supply)
+        return supply
+
+    yield make
+    for supply in made:
+        await supply.stop()
+
+
+def pid_of(supply: LaunchedSupply) -> int:
+    daemon = supply._daemon
+    assert daemon is not None
+    assert daemon.pid is not None
+    return daemon.pid
+
+
+def socket_directory_of(supply: LaunchedSupply) -> Path:
+    household = supply._household
+    assert household is not None
+    return household.sockets
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_is_ready_when_it_is_bootstrapped(
+    launch: Make, program: str, log_lines: list[str], tmp_path: Path
+) -> None:
+    supply = launch(tor_binary=program)
+    heard: list[str] = []
+    supply.on_progress(lambda progress: heard.append(str(progress)))
+    asked = supply.when_ready()
+    assert supply.state is SupplyState.STARTING
+    await supply.start()
+    port = await asked
+    assert supply.state is SupplyState.READY
+    assert supply.port == port
+    assert (port.pipelined, port.extended_errors, port.flags) == (True, False, frozenset())
+    assert supply.control is not None
+    assert any("TAKEOWNERSHIP" in line for line in supply._daemon.last_lines)
+    assert heard == ["bootstrapped 100% (Done)"]
+    assert log_lines == ["info: tor: bootstrapped 100% (Done)", "info: tor is ready"]
+    pid, sockets = pid_of(supply), socket_directory_of(supply)
+    assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
+    await supply.stop()
+    assert supply.state is SupplyState.STOPPED
+    assert supply.control is None
+    assert not is_alive(pid)
+    assert not sockets.exists()
+    assert (tmp_path / "data").exists()
+    with pytest.raises(TorDown):
+        await supply.when_ready()
+    await supply.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_clients_wait_while_it_starts(launch: Make, program: str) -> None:
+    supply = launch(("Nickname", "starting"), tor_binary=program)
+    await supply.start()
+    assert supply.state is SupplyState.STARTING
+    asked = supply.when_ready()
+    await supply.stop()
+    with pytest.raises(TorDown, match="stopped"):
+        await asked
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_is_started_again_when_it_is_killed(
+    launch: Make, program: str, log_lines: list[str]
+) -> None:
+    supply = launch(tor_binary=program)
+    await supply.start()
+    port = await supply.when_ready()
+    first = pid_of(supply)
+    os.kill(first, signal.SIGKILL)
+    await state_of(supply, SupplyState.STARTING)
+    asked = supply.when_ready()
+    assert await asked == port, "at the same place"
+    assert pid_of(supply) != first
+    assert [line for line in log_lines if "ended" in line] == [
+        "warn: tor has ended (SIGKILL); it is started again in 0.0 s"
+    ]
+    assert log_lines[-1] == "info: tor is ready"
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_that_dies_again_and_again_is_down(
+    launch: Make, program: str, log_lines: list[str]
+) -> None:
+    asked: list[int] = []
+
+    def delays(failures: int) -> float:
+        asked.append(failures)
+        return 0.0
+
+    supply = launch(("Nickname", "dying"), tor_binary=program, delays=delays)
+    starting = supply.start()
+    await state_of(supply, SupplyState.DOWN)
+    await starting
+    assert asked[:QUICK_FAILURES] == list(range(QUICK_FAILURES))
+    with pytest.raises(TorDown, match="has ended 5 times soon after its start"):
+        await supply.when_ready()
+    down = [line for line in log_lines if "clients are refused" in line]
+    assert len(down) == 1
+    await until(lambda: len(asked) > QUICK_FAILURES + 1)
+    assert supply.state in (SupplyState.DOWN, SupplyState.READY)
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_that_lived_long_is_no_failure(
+    launch: Make, program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(launched, "QUICK", 0.0)
+
+    def delays(failures: int) -> float:
+        asked.append(failures)
+        return 0.0
+
+    supply = launch(("Nickname", "dying"), tor_binary=program, delays=delays)
+    await supply.start()
+    await until(lambda: len(asked) > QUICK_FAILURES)
+    assert set(asked) == {0}
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_that_will_not_end_is_killed(
+    launch: Make, program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launched, "STOP_GRACE", 0.2)
+    supply = launch(("Nickname", "stubborn"), tor_binary=program)
+    await supply.start()
+    pid = pid_of(supply)
+    await supply.stop()
+    assert not is_alive(pid)
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_that_cannot_be_controlled_fails_the_start(
+    launch: Make, program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launched, "START_TIMEOUT", 0.2)
+    supply = launch(("Nickname", "mute"), tor_binary=program)
+    with pytest.raises(LaunchError, match="tor runs, but cannot be controlled: tor's control port"):
+        await supply.start()
+    assert supply.state is SupplyState.STOPPED
+    assert supply._daemon is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_tor_at_all(launch: Make, tmp_path: Path) -> None:
+    supply = launch(tor_binary=str(tmp_path / "none"))
+    with pytest.raises(TorNotFound, match="is not an executable program"):
+        await supply.start()
+    assert supply.state is SupplyState.STOPPED
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_tor_that_is_taken_away_is_waited_for(
+    launch: Make, program: str, log_lines: list[str]
+) -> None:
+    supply = launch(tor_binary=program)
+    await supply.start()
+    await supply.when_ready()
+    away = Path(program).rename(program + ".away")
+    os.kill(pid_of(supply), signal.SIGKILL)
+    await until(lambda: any("tor cannot be started" in line for line in log_lines))
+    away.rename(program)
+    await state_of(supply, SupplyState.READY)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_data_directory_that_cannot_be_used(launch: Make, tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("")
+    with pytest.raises(DirectoryError, match="cannot be made"):
+        await launch().start()
+
+
+def test_options_and_policies_are_checked_at_once(launch: Make) -> None:
+    with pytest.raises(ValueError, match="DataDirectory cannot be given"):
+        launch(("DataDirectory", "/x"))
+    with pytest.raises(ValueError, match="has no flag"):
+        launch(policies=[("NoSuchFlag",)])
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_can_be_stopped_while_it_starts(launch: Make, program: str) -> None:
+    supply = launch(("Nickname", "mute"), tor_binary=program)
+    starting = supply.start()
+    await until(lambda: supply._daemon is not None and supply._daemon.pid is not None)
+    pid, sockets = pid_of(supply), socket_directory_of(supply)
+    await supply.stop()
+    await starting
+    assert not is_alive(pid)
+    assert not sockets.exists()
+    again = launch(tor_binary=program)
+    starting = again.start()
+    sockets = socket_directory_of(again)
+    await again.stop()
+    await starting
+    assert not sockets.exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_can_be_started_again(launch: Make, program: str) -> None:
+    supply = launch(tor_binary=program)
+    await supply.start()
+    await supply.stop()
+    await supply.start()
+    await supply.when_ready()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_port_for_each_policy(launch: Make, program: str) -> None:
+    supply = launch(tor_binary=program, policies=[("NoIPv6Traffic",), ("OnionTrafficOnly",)])
+    await supply.start()
+    plain, no_ipv6 = supply.port_for(()), supply.port_for(["noipv6traffic"])
+    assert plain == await supply.when_ready()
+    assert no_ipv6.flags == {"NoIPv6Traffic"}
+    assert no_ipv6.endpoint is not plain.endpoint
+    assert supply.port_for(["OnionTrafficOnly"]).flags >= {"NoIPv4Traffic", "NoIPv6Traffic"}
+    with pytest.raises(NoSuchPort, match="without a SocksPort for"):
+        supply.port_for(["NoIPv4Traffic"])
+
+
+@network
+@pytest_twisted.ensureDeferred
+async def test_a_real_tor_is_launched_killed_and_launched_again(
+    launch: Make, tmp_path: Path, log_lines: list[str]
+) -> None:
+    supply = launch(*ALONE, ("Nickname", "unused"), policies=[("NoIPv6Traffic",)])
+    await supply.start()
+    assert supply.state is SupplyState.STARTING
+    first = pid_of(supply)
+    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
+    ports = [supply.port_for(()), supply.port_for(["NoIPv6Traffic"])]
+    for port in ports:
+        await connect_to(port)
+    assert supply.control is not None
+    listeners = await supply.control.get_info("net/listeners/socks")
+    sockets = socket_directory_of(supply)
+    assert listeners == f'"unix:{sockets}/socks0" "unix:{sockets}/socks1"'
+    os.kill(first, signal.SIGKILL)
+    await until(lambda: supply.control is None)
+    await until(lambda: supply.control is not None)
+    assert pid_of(supply) != first
+    await state_of(supply, SupplyState.STARTING)
+    for port in ports:
+        await connect_to(port)
+    second = pid_of(supply)
+    await supply.stop()
+    await process_ended(second)
+    assert not sockets.exists()
+    assert [line for line in log_lines if "ended" in line] == [
+        "warn: tor has ended (SIGKILL); it is started again in 0.0 s"
+    ]
+
+
+@network
+@pytest_twisted.ensureDeferred
+async def test_a_real_tor_that_does_not_like_its_options(launch: Make) -> None:
+    supply = launch(*OFFLINE, ("NoSuchOption", "1"))
+    with pytest.raises(
+        LaunchError, match=r"tor has ended \(status 1\): .*Unknown option 'NoSuchOption'"
+    ):
+        await supply.start()
+    assert supply.state is SupplyState.STOPPED
+
+
+@network
+@pytest_twisted.ensureDeferred
+async def test_a_real_tor_has_the_data_directory_already(launch: Make) -> None:
+    first = launch(*OFFLINE)
+    await first.start()
+    second = launch(*OFFLINE)
+    with pytest.raises(DirectoryError, match="is in use by another tor"):
+        await second.start()
+    await first.stop()
+    await second.start()
+
+
+@network
+@pytest_twisted.ensureDeferred
+async def test_a_real_tor_that_stands_still_is_ended_too(
+    launch: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supply = launch(*OFFLINE)
+    await supply.start()
+    pid = pid_of(supply)
+    os.kill(pid, signal.SIGSTOP)
+    began = reactor.seconds()
+    await supply.stop()
+    assert not is_alive(pid)
+    assert reactor.seconds() - began < 5
+
+
+OWNER = """
+import sys
+from twisted.internet import reactor
+from torsocks_tx.backends.tor.launched import LaunchedSupply
+
+supply = LaunchedSupply(reactor, sys.argv[1], [("DisableNetwork", "1")])
+
+def started(_):
+    print(f"up {supply._daemon.pid} {supply._household.sockets}", flush=True)
+
+supply.start().addCallback(started)
+reactor.run()
+"""
+
+
+@network
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_left_when_we_are_killed(tmp_path: Path) -> None:
+    owner = start_python("-W", "ignore", "-c", OWNER, str(tmp_path / "data"))
+    _, pid, sockets = (await owner.line("up")).split()
+    assert Path(sockets, "control").exists()
+    ended = process_ended(int(pid))
+    os.kill(owner.pid, signal.SIGKILL)
+    await ended
+    await owner.end()
+    await until(lambda: not Path(sockets).exists())

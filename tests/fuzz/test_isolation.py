@@ -1,0 +1,98 @@
+"""Isolation keys against a model, and the masks against the keys."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from tests.fuzz.strategies import fuzz
+from tests.rows import rows
+from torsocks_tx.codes import Command, Version
+from torsocks_tx.isolation import IsolationFlags, Isolator, isolation_key
+from torsocks_tx.messages import Address, Credentials, Request
+
+# Few values, so that things are equal often.
+words = st.sampled_from([b"", b"a", b"b", b"ab", b"a\0", b"<torS0X>0", b"no-auth", b"client"])
+hosts = st.sampled_from(["a.example", "A.example", "b.example", "192.0.2.1", "::1", "x.onion"])
+listeners = st.sampled_from(["one", "two", "1"])
+clients = st.sampled_from(["192.0.2.1", "::ffff:192.0.2.1", "192.0.2.2", "::1", "0:0::1", None])
+flags = st.builds(
+    IsolationFlags,
+    client_addr=st.booleans(),
+    socks_auth=st.booleans(),
+    client_protocol=st.booleans(),
+    dest_port=st.booleans(),
+    dest_addr=st.booleans(),
+    session_group=st.sampled_from([None, None, 0, 1]),
+)
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> tuple[str, str | None, Request]:
+    """A listener, a client and what it asks for."""
+    version = draw(st.sampled_from(Version))
+    known: Credentials | None = Credentials(draw(words))
+    if version is Version.SOCKS5:
+        known = draw(st.none() | st.builds(Credentials, words, words))
+    address = Address.of(draw(hosts), draw(st.sampled_from([80, 443])))
+    avatar = draw(st.sampled_from([None, None, b"a", b"b"]))
+    request = Request(version, Command.CONNECT, address, known, avatar)
+    return draw(listeners), draw(clients), request
+
+
+def model(kept: IsolationFlags, stream: tuple[str, str | None, Request]) -> list[Any]:
+    """What must be equal, in the words of the specification."""
+    listener, client, request = stream
+    known, version = request.credentials, request.version
+    auth: Any = ("4 or 4a", known.username if known else None)
+    if version is Version.SOCKS5 and known is None:
+        auth = "none"
+    elif version is Version.SOCKS5 and known is not None:
+        extended = known.username == b"<torS0X>0"
+        auth = ("extended", known.password) if extended else (known.username, known.password)
+    address: Any = ipaddress.ip_address(client) if client else None
+    return [
+        listener if kept.session_group is None else kept.session_group,
+        request.avatar,
+        (getattr(address, "ipv4_mapped", None) or address) if kept.client_addr else None,
+        auth if kept.socks_auth else None,
+        version if kept.client_protocol else None,
+        request.address.port if kept.dest_port else None,
+        request.address.host.lower() if kept.dest_addr else None,
+    ]
+
+
+@rows("S-13", "S-17", "S-23", "R-33")
+@given(kept=flags, one=streams(), other=streams())
+@fuzz
+def test_keys_are_equal_where_the_specification_says_so(
+    kept: IsolationFlags, one: Any, other: Any
+) -> None:
+    same = model(kept, one) == model(kept, other)
+    keys = [isolation_key(kept, *stream) for stream in (one, other)]
+    assert (keys[0] == keys[1]) is same
+
+
+parts = st.lists(st.binary(max_size=6), max_size=5).map(tuple)
+
+
+@rows("S-17")
+@given(one=parts, other=parts, secret=st.binary(min_size=32, max_size=32))
+@fuzz
+def test_masks_are_equal_where_keys_are(
+    one: tuple[bytes, ...], other: tuple[bytes, ...], secret: bytes
+) -> None:
+    isolator = Isolator(secret)
+    assert (isolator.credentials(one) == isolator.credentials(other)) is (one == other)
+
+
+@rows("S-17")
+@given(key=parts, secret=st.binary(min_size=32, max_size=32), other=st.binary(max_size=32))
+@fuzz
+def test_masks_depend_on_the_secret(key: tuple[bytes, ...], secret: bytes, other: bytes) -> None:
+    # HMAC fills a short key up with zeros.
+    assume(other.rstrip(b"\0") != secret.rstrip(b"\0"))
+    assert Isolator(secret).credentials(key) != Isolator(other).credentials(key)

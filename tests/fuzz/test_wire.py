@@ -1,0 +1,143 @@
+"""Every parser, for all bytes: a value, more bytes please, or a protocol error, and for good."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.fuzz.strategies import (
+    any_address,
+    client_bytes,
+    credentials,
+    fuzz,
+    octets,
+    requests_4,
+    requests_5,
+)
+from tests.rows import rows
+from torsocks_tx.codes import AddressType
+from torsocks_tx.errors import Incomplete, ProtocolError
+from torsocks_tx.messages import Address, Credentials, Reply
+from torsocks_tx.wire import socks4, socks5, userpass
+from torsocks_tx.wire.address import build_address, check_destination, parse_address
+from torsocks_tx.wire.reader import Reader
+
+PARSERS: list[Any] = [
+    parse_address,
+    socks4.parse_request,
+    socks4.parse_reply,
+    socks5.parse_greeting,
+    socks5.parse_selection,
+    socks5.parse_request,
+    socks5.parse_reply,
+    userpass.parse_credentials,
+    userpass.parse_status,
+]
+BOUND = 513
+
+
+def judged(parse: Any, data: bytes) -> tuple[str, Any, int]:
+    """What the parser makes of the bytes, and how many of them it took for a value."""
+    reader = Reader(data)
+    try:
+        value = parse(reader)
+    except Incomplete:
+        return "incomplete", None, 0
+    except ProtocolError as error:
+        return "refused", (error.answer, str(error)), 0
+    return "value", value, reader.position
+
+
+@rows("R-03", "R-12", "R-27")
+@given(data=client_bytes, cut=st.integers(0, 700))
+@fuzz
+def test_a_judgement_is_final(data: bytes, cut: int) -> None:
+    for parse in PARSERS:
+        assert_final(parse, data, cut)
+
+
+def assert_final(parse: Any, data: bytes, cut: int) -> None:
+    whole = judged(parse, data)
+    kind, value, taken = judged(parse, data[:cut])
+    if kind == "incomplete":
+        assert len(data[:cut]) < BOUND, "waits for more than any frame has"
+    else:
+        assert whole == (kind, value, taken)
+    if whole[0] == "value":
+        assert judged(parse, data[: whole[2]]) == whole
+        assert judged(parse, data[: whole[2] - 1])[0] == "incomplete"
+
+
+@given(address=any_address, behind=st.binary(max_size=8))
+@fuzz
+def test_addresses_survive(address: Address, behind: bytes) -> None:
+    built = build_address(address)
+    assert judged(parse_address, built + behind) == ("value", address, len(built))
+
+
+@rows("R-23", "R-04")
+@given(address=any_address)
+@fuzz
+def test_destinations_are_of_an_alphabet(address: Address) -> None:
+    with contextlib.suppress(ProtocolError):
+        checked = check_destination(address)
+        assert_clean(address, checked)
+
+
+def assert_clean(address: Address, checked: Address) -> None:
+    assert checked.port == address.port
+    assert checked.host in {address.host, address.host[:-1]}
+    assert checked.host.isascii()
+    assert not set(checked.host) - set(
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:[]"
+    )
+    assert check_destination(checked) == checked
+
+
+@rows("S-04", "S-05")
+@given(request=requests_4(), behind=st.binary(max_size=8))
+@fuzz
+def test_socks4_requests_survive(request: Any, behind: bytes) -> None:
+    built = socks4.build_request(request)
+    assert judged(socks4.parse_request, built + behind) == ("value", request, len(built))
+
+
+@rows("S-06")
+@given(request=requests_5(), behind=st.binary(max_size=8))
+@fuzz
+def test_socks5_requests_survive(request: Any, behind: bytes) -> None:
+    built = socks5.build_request(request.command, request.address)
+    kind, parsed, taken = judged(socks5.parse_request, built + behind)
+    assert (kind, taken) == ("value", len(built))
+    assert (parsed.command, parsed.address) == (request.command, request.address)
+
+
+@rows("R-20", "R-32")
+@given(code=st.integers(0, 255), address=any_address, behind=st.binary(max_size=8))
+@fuzz
+def test_replies_survive(code: int, address: Address, behind: bytes) -> None:
+    reply = Reply(code, address)
+    built = socks5.build_reply(reply)
+    assert judged(socks5.parse_reply, built + behind) == ("value", reply, len(built))
+    if address.type is AddressType.IPV4:
+        built = socks4.build_reply(reply)
+        assert judged(socks4.parse_reply, built + behind) == ("value", reply, len(built))
+
+
+@rows("S-17", "S-19")
+@given(known=credentials | st.builds(Credentials, octets, octets), behind=st.binary(max_size=8))
+@fuzz
+def test_credentials_survive(known: Credentials, behind: bytes) -> None:
+    built = userpass.build_credentials(known)
+    assert judged(userpass.parse_credentials, built + behind) == ("value", known, len(built))
+
+
+@rows("R-10")
+@given(methods=octets, behind=st.binary(max_size=8))
+@fuzz
+def test_greetings_survive(methods: bytes, behind: bytes) -> None:
+    built = socks5.build_greeting(methods)
+    assert judged(socks5.parse_greeting, built + behind) == ("value", methods, len(built))

@@ -1,0 +1,140 @@
+"""Where real sockets in tests live, the server under test among them.
+
+``Ground.close`` fails if the server keeps a stream, a socket or a timer when its clients are gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.endpoints import (
+    TCP4ClientEndpoint,
+    TCP4ServerEndpoint,
+    UNIXClientEndpoint,
+    UNIXServerEndpoint,
+)
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.python.failure import Failure
+
+from tests.peers import DEADLINE, Peer, PeerFactory, Watcher, turn
+from torsocks_tx.protocol import SOCKSProtocol
+from torsocks_tx.server import SOCKSFactory
+
+
+class WatchedProtocol(SOCKSProtocol):
+    """The server's end of a client, for tests that wait until something was heard there."""
+
+    factory: WatchedServer
+
+    def dataReceived(self, data: bytes) -> None:
+        super().dataReceived(data)
+        self.factory.heard += len(data)
+        self.factory.notice()
+
+    def readConnectionLost(self) -> None:
+        super().readConnectionLost()
+        self.factory.ended += 1
+        self.factory.notice()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason)
+        self.factory.notice()
+
+
+class WatchedServer(SOCKSFactory, Watcher):
+    """A server that counts what it heard: bytes of all clients, and FINs."""
+
+    protocol = WatchedProtocol
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        Watcher.__init__(self)
+        self.heard = 0
+        self.ended = 0
+
+    @property
+    def client(self) -> WatchedProtocol:
+        """The server's end of the only client."""
+        [client] = self.connections
+        assert isinstance(client, WatchedProtocol)
+        return client
+
+    async def emptied(self) -> None:
+        """Wait until no client is left."""
+        await self.until(lambda: not self.connections)
+
+
+def open_sockets() -> set[str]:
+    """Return the sockets of this process."""
+    names = set()
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            names.add(os.readlink(f"/proc/self/fd/{number}"))
+    return {name for name in names if name.startswith("socket:")}
+
+
+class Ground:
+    """Where a test's sockets live; ``kind`` is "tcp" or "unix"."""
+
+    def __init__(self, kind: str, directory: Path) -> None:
+        self.kind = kind
+        self._directory = directory
+        self._ports: list[Any] = []
+        self._clients: list[Peer] = []
+        self._servers: list[SOCKSFactory] = []
+        self._origins: list[PeerFactory] = []
+        self._before = open_sockets()
+
+    async def listen(self, factory: Factory) -> IStreamClientEndpoint:
+        """Listen, and return the endpoint that leads there."""
+        if isinstance(factory, PeerFactory):
+            self._origins.append(factory)
+        if isinstance(factory, SOCKSFactory):
+            self._servers.append(factory)
+        if self.kind == "unix":
+            path = str(self._directory / str(len(self._ports)))
+            self._ports.append(await UNIXServerEndpoint(reactor, path).listen(factory))
+            return UNIXClientEndpoint(reactor, path)
+        port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
+        self._ports.append(port)
+        return TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
+
+    def address(self, endpoint: Any) -> str | tuple[str, int]:
+        """Return where an endpoint leads to, for a socket."""
+        return endpoint._path if self.kind == "unix" else (endpoint._host, endpoint._port)
+
+    async def connect(self, endpoint: IStreamClientEndpoint) -> Peer:
+        """Connect a client."""
+        peer: Peer = await endpoint.connect(PeerFactory()).addTimeout(DEADLINE, reactor)
+        self._clients.append(peer)
+        return peer
+
+    async def client(self, server: SOCKSFactory) -> Peer:
+        """Listen with a server, and connect a client to it."""
+        return await self.connect(await self.listen(server))
+
+    async def close(self) -> None:
+        """End all clients; fail if a server then keeps a stream, a socket or a timer."""
+        for port in self._ports:
+            await port.stopListening()
+        for server in self._servers:
+            server.close_all()
+        for client in self._clients:
+            client.reset()
+        for origin in [peer for factory in self._origins for peer in factory.peers]:
+            origin.transport.resumeProducing()
+            await origin.until(lambda origin=origin: origin.over)  # type: ignore[misc]
+            origin.reset()
+        end = reactor.seconds() + DEADLINE
+        while (left := self._leftovers()) and reactor.seconds() < end:
+            await turn()
+        assert left == []
+
+    def _leftovers(self) -> list[Any]:
+        calls = [call for call in reactor.getDelayedCalls() if call.active()]
+        return calls + sorted(open_sockets() - self._before)

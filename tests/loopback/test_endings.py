@@ -1,0 +1,161 @@
+"""Who goes away, when and how: nothing stays behind, and each end hears of the other's end."""
+
+from __future__ import annotations
+
+import pytest
+import pytest_twisted
+
+from tests.fakes import Leg, grant, hold, plain, refuse, tor_like
+from tests.ground import Ground
+from tests.peers import GRANTED, Peer, named, refused, turn
+from tests.rows import rows
+
+REQUEST = named("example.com", 80)
+
+
+def needs_resets(ground: Ground) -> bool:
+    """Whether these sockets can carry a reset; on unix sockets it looks like a FIN."""
+    return ground.kind == "tcp"
+
+
+@rows("R-29")
+@pytest.mark.parametrize("way", [Peer.shut, Peer.close, Peer.reset])
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_goes_before_the_reply_cancels_the_stream(
+    ground: Ground, way: object
+) -> None:
+    server, upstream = await tor_like(ground, hold)
+    client = await ground.client(server)
+    client.send(b"\5\1\0" + REQUEST)
+    leg = await upstream.asked()
+    assert await client.take(2) == b"\5\0"
+    way(client)  # type: ignore[operator]
+    await leg.until(lambda: leg.over)
+    await server.emptied()
+    assert not client.received
+
+
+@rows("R-29")
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_goes_while_tor_accepts_but_is_silent(ground: Ground) -> None:
+    server, upstream = await tor_like(ground, hold, pipelined=False)
+    upstream.kind = Peer
+    client = await ground.client(server)
+    client.send(b"\5\1\0" + REQUEST)
+    mute = await upstream.peer()
+    assert await mute.take(3) == b"\5\1\2"
+    client.shut()
+    await mute.until(lambda: mute.over)
+    await server.emptied()
+
+
+@rows("S-03")
+@pytest_twisted.ensureDeferred
+async def test_a_reset_of_the_far_end_is_a_reset_and_a_fin_a_fin(ground: Ground) -> None:
+    server, upstream = await tor_like(ground, grant)
+    endpoint = await ground.listen(server)
+    for number, leave in enumerate([Peer.close, Peer.reset]):
+        client = await ground.connect(endpoint)
+        assert await client.negotiate(REQUEST) == GRANTED
+        leave(await upstream.asked(number))
+        clean = leave is Peer.close or not needs_resets(ground)
+        assert await client.ended_well() == clean
+        client.close()
+        await server.emptied()
+
+
+@rows("S-03")
+@pytest_twisted.ensureDeferred
+async def test_a_reset_of_the_client_is_a_reset(ground: Ground) -> None:
+    server, origin = await plain(ground)
+    client = await ground.client(server)
+    assert await client.negotiate(REQUEST) == GRANTED
+    far = await origin.peer()
+    client.reset()
+    assert await far.ended_well() == (not needs_resets(ground))
+    far.close()
+    await server.emptied()
+
+
+@rows("S-02", "R-20", "R-21")
+@pytest.mark.parametrize("code", range(1, 9))
+@pytest_twisted.ensureDeferred
+async def test_every_failure_is_one_whole_reply_and_a_fin(ground: Ground, code: int) -> None:
+    server, upstream = await tor_like(ground, refuse(code))
+    client = await ground.client(server)
+    client.send(b"\5\1\0" + REQUEST)
+    assert await client.take_rest() == b"\5\0" + refused(code)
+    assert await client.ended_well()
+    client.close()
+    await server.emptied()
+    assert len(upstream.peers) == 1
+
+
+@rows("S-21", "S-22", "S-41")
+@pytest.mark.parametrize(
+    ("upstream_code", "heard"),
+    [(0x09, 1), (0xDF, 1), (0xE0, 1), (0xF0, 4), (0xF1, 4), (0xF6, 1), (0xF8, 1), (0xFF, 1)],
+)
+@pytest_twisted.ensureDeferred
+async def test_no_code_of_an_upstream_is_passed_on_unread(
+    ground: Ground, upstream_code: int, heard: int
+) -> None:
+    server, _ = await tor_like(ground, refuse(upstream_code))
+    client = await ground.client(server)
+    assert await client.negotiate(REQUEST) == refused(heard)
+
+
+@rows("S-02")
+@pytest.mark.parametrize("leave", [Peer.close, Peer.reset, Peer.shut])
+@pytest_twisted.ensureDeferred
+async def test_an_upstream_that_leaves_without_a_reply(ground: Ground, leave: object) -> None:
+    def script(leg: Leg) -> None:
+        leave(leg)  # type: ignore[operator]
+
+    server, _ = await tor_like(ground, script)
+    client = await ground.client(server)
+    client.send(b"\5\1\0" + REQUEST)
+    assert await client.take_rest() == b"\5\0" + refused(1)
+    assert await client.ended_well()
+
+
+@rows("S-02")
+@pytest_twisted.ensureDeferred
+async def test_a_reply_that_is_cut_at_any_byte_is_no_success(ground: Ground) -> None:
+    whole = b"\1\0" + bytes.fromhex("05 00 00 04") + bytes(18)
+
+    def script(leg: Leg) -> None:
+        leg.send(whole[: len(upstream.peers) - 1])
+        leg.close()
+
+    server, upstream = await tor_like(ground, hold)
+    # The fake's own answer would come first: what it says is all in the script.
+    upstream.script, upstream.mute = script, True
+    endpoint = await ground.listen(server)
+    for _ in range(len(whole)):
+        client = await ground.connect(endpoint)
+        client.send(b"\5\1\0" + REQUEST)
+        assert await client.take_rest() == b"\5\0" + refused(1)
+        client.close()
+    client = await ground.connect(endpoint)
+    client.send(b"\5\1\0" + REQUEST)
+    assert await client.take_rest() == b"\5\0" + GRANTED
+    client.close()
+    await server.emptied()
+
+
+@rows("S-02")
+@pytest_twisted.ensureDeferred
+async def test_the_reply_may_come_byte_by_byte(ground: Ground) -> None:
+    server, upstream = await tor_like(ground, hold)
+    upstream.mute = True
+    client = await ground.client(server)
+    client.send(b"\5\1\0" + REQUEST)
+    assert await client.take(2) == b"\5\0"
+    leg = await upstream.asked()
+    reply = b"\5\2\1\0" + GRANTED + b"payload"
+    for place in range(len(reply)):
+        leg.send(reply[place : place + 1])
+        await leg.flushed()
+        await turn()
+    assert await client.take(17) == GRANTED + b"payload"

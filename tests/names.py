@@ -1,0 +1,96 @@
+"""Host names that clients may ask for, and those that they may not (C Tor's alphabet)."""
+
+from __future__ import annotations
+
+ONION = "duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswzczad.onion"
+SUBDOMAINS = ".".join(["a" * 63] * 4)
+
+VALID_NAMES: list[tuple[str, str]] = [
+    ("ordinary", "example.com"),
+    ("case is kept", "WwW.ExAmPlE.cOm"),
+    ("single label", "intranet"),
+    ("single letter", "a"),
+    ("one trailing dot", "example.com."),
+    ("hyphens and underscores inside", "a-b_c.d-_e"),
+    ("hyphen at the end of a label", "a-.b"),
+    ("underscore at the end", "a_"),
+    ("two hyphens", "xn--bcher-kva.example"),
+    ("only digits", "12345"),
+    ("three numbers", "1.2.3"),
+    ("number too large for IPv4", "300.1.1.1"),
+    ("leading zero", "01.2.3.4"),
+    ("five numbers", "1.2.3.4.5"),
+    ("label of 64", "a" * 64 + ".example"),
+    ("255 bytes", SUBDOMAINS),
+    ("255 bytes, one label", "a" * 255),
+    ("255 bytes with the dot", "a" * 254 + "."),
+    ("local name", "localhost"),
+    ("exit notation", "example.com.exit"),
+    ("reverse name", "8.8.8.8.in-addr.arpa"),
+    ("onion service", ONION),
+    ("onion service, subdomain", "www." + ONION),
+    ("the word onion", "onion"),
+    ("the word onion with a dot", "onion."),
+    ("like onion", "example.onions"),
+]
+
+LITERALS: list[tuple[str, str, str]] = [
+    ("IPv4", "192.0.2.1", "192.0.2.1"),
+    ("IPv6", "2001:db8::1", "2001:db8::1"),
+    ("IPv6 in brackets", "[2001:db8::1]", "2001:db8::1"),
+    ("IPv6, long form and capitals", "2001:0DB8:0:0:0:0:0:1", "2001:db8::1"),
+    ("IPv6 loopback", "::1", "::1"),
+    ("IPv6 any", "[::]", "::"),
+]
+
+INVALID_NAMES: list[tuple[str, str]] = [
+    ("empty", ""),
+    ("dot", "."),
+    ("two dots", ".."),
+    ("empty label in front", ".example"),
+    ("empty label inside", "a..b"),
+    ("two trailing dots", "example.com.."),
+    ("only the onion label", ".onion"),
+    ("hyphen in front", "-a"),
+    ("hyphens", "---"),
+    ("underscore in front", "_dmarc.example"),
+    ("hyphen in front of a later label", "a.-b"),
+    ("blank", "a b"),
+    ("blank in front", " a"),
+    ("blank behind", "a "),
+    ("tab", "a\tb"),
+    ("newline inside", "a\nb"),
+    ("newline behind", "a\n"),
+    ("carriage return and newline", "a\r\nb"),
+    ("double quote", 'a"b'),
+    ("single quote", "a'b"),
+    ("backslash", "a\\b"),
+    ("slash", "a/b"),
+    ("at sign", "user@host"),
+    ("name and port", "example.com:80"),
+    ("percent", "a%41"),
+    ("scope", "fe80::1%eth0"),
+    ("scope in brackets", "[fe80::1%1]"),
+    ("brackets around IPv4", "[192.0.2.1]"),
+    ("brackets around a name", "[example.com]"),
+    ("two pairs of brackets", "[[::1]]"),
+    ("empty brackets", "[]"),
+    ("bracket open", "[::1"),
+    ("bracket closed", "::1]"),
+    ("too many groups", "1:2:3:4:5:6:7:8:9"),
+    ("IPv4 with a prefix length", "192.0.2.0/24"),
+    ("latin-1 letter", "caf\xe9.example"),
+    ("superscript digit", "192.0.2.\xb9"),
+    ("UTF-8", "b\xc3\xbccher.example"),
+    ("escape", "\x1b[31m"),
+    ("delete", "a\x7f"),
+    ("markup", "<b>"),
+]
+
+WITH_NUL: list[tuple[str, str]] = [
+    ("NUL inside", "example.com\0.evil.example"),
+    ("NUL in front", "\0example.com"),
+    ("NUL behind", "example.com\0"),
+    ("only a NUL", "\0"),
+    ("NUL behind an IP address", "192.0.2.1\0"),
+]

@@ -1,0 +1,361 @@
+"""The client's side: what a server may answer, and what comes of it.
+
+The server's bytes are fed whole, byte by byte and cut in two at every place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from tests.rows import rows
+from tests.tables import at, cuts, octets, table
+from torsocks_tx import errors
+from torsocks_tx.codes import Command, Version
+from torsocks_tx.handshake import Send
+from torsocks_tx.initiator import Failed, Initiator, Opened
+from torsocks_tx.messages import Address, Credentials, Reply, Request
+
+ASK = "05 01 00 03 0B 6578616D706C652E636F6D 0050"
+ME = "01 02 6D65 03 796F75"
+OK = "05 00 00 01 00000000 0000"
+OK_22 = "05 00 00 04" + "00" * 16 + "0000"
+
+
+def asking(
+    credentials: Credentials | None = None,
+    address: Address | None = None,
+    version: Version = Version.SOCKS5,
+    command: Command = Command.CONNECT,
+) -> Request:
+    return Request(version, command, address or at("example.com", 80), credentials)
+
+
+PLAIN = asking()
+KNOWN = asking(Credentials(b"me", b"you"))
+OLD = asking(Credentials(b"me"), version=Version.SOCKS4)
+
+
+def outcome(request: Request, pipelined: bool, chunks: Iterable[bytes], eof: bool) -> list[Any]:
+    """The bytes sent, then what came of them: the reply and its rest, or the class of failure."""
+    initiator = Initiator(request, pipelined=pipelined)
+    found: list[Any] = [initiator.start()]
+    steps: list[Any] = []
+    for chunk in chunks:
+        if steps and isinstance(steps[-1], Opened):
+            assert initiator.receive(chunk) == []
+            steps[-1] = Opened(steps[-1].reply, steps[-1].rest + chunk)
+        else:
+            steps += initiator.receive(chunk)
+    steps += initiator.eof() if eof else []
+    assert all(isinstance(step, Send) for step in steps[:-1])
+    assert len(initiator._buffer) < 262
+    for step in steps:
+        if isinstance(step, Failed):
+            found.append(type(step.reason))
+        elif isinstance(step, Opened):
+            found.append((step.reply, step.rest))
+        else:
+            found.append(step.data)
+    return found
+
+
+def assert_outcome(
+    request: Request, server: str, expected: list[Any], *, pipelined: bool, eof: bool = False
+) -> None:
+    expected = [octets(step) if isinstance(step, str) else step for step in expected]
+    for chunks in cuts(octets(server)):
+        assert outcome(request, pipelined, chunks, eof) == expected
+
+
+def opened(address: Address | None = None, rest: bytes = b"") -> tuple[Reply, bytes]:
+    return (Reply(0, address) if address else Reply(0), rest)
+
+
+SIX = at("::")
+STEP_BY_STEP = table(
+    [
+        ("no selection yet", PLAIN, "", ["05 01 00"]),
+        ("half a selection", PLAIN, "05", ["05 01 00"]),
+        ("00", PLAIN, "05 00", ["05 01 00", ASK]),
+        ("02", KNOWN, "05 02", ["05 01 02", ME]),
+        ("02 and half a status", KNOWN, "05 02 01", ["05 01 02", ME]),
+        ("credentials accepted", KNOWN, "05 02 01 00", ["05 01 02", ME, ASK]),
+        ("opened", PLAIN, "05 00" + OK, ["05 01 00", ASK, opened()]),
+        ("opened with credentials", KNOWN, "05 02 01 00" + OK, ["05 01 02", ME, ASK, opened()]),
+        ("22 bytes", PLAIN, "05 00" + OK_22, ["05 01 00", ASK, opened(SIX)]),
+        (
+            "a bound address",
+            PLAIN,
+            "05 00 05 00 00 01 C0000201 0050",
+            ["05 01 00", ASK, opened(at("192.0.2.1", 80))],
+        ),
+        (
+            "a bound name",
+            PLAIN,
+            "05 00 05 00 00 03 01 61 0050",
+            ["05 01 00", ASK, opened(at("a", 80))],
+        ),
+        (
+            "early bytes of the far end",
+            PLAIN,
+            "05 00" + OK + "05 02 01 00 FF",
+            ["05 01 00", ASK, opened(rest=octets("05 02 01 00 FF"))],
+        ),
+        (
+            "early bytes behind 22 bytes",
+            PLAIN,
+            "05 00" + OK_22 + "00 00",
+            ["05 01 00", ASK, opened(SIX, b"\0\0")],
+        ),
+        ("half a reply", PLAIN, "05 00" + OK[:-2], ["05 01 00", ASK]),
+        ("00 though only 02 was offered", KNOWN, "05 00" + OK, ["05 01 02", errors.GeneralFailure]),
+        ("02 though only 00 was offered", PLAIN, "05 02", ["05 01 00", errors.GeneralFailure]),
+        ("GSSAPI, which nobody offered", KNOWN, "05 01", ["05 01 02", errors.GeneralFailure]),
+        ("no acceptable method", PLAIN, "05 FF", ["05 01 00", errors.GeneralFailure]),
+        ("another version", PLAIN, "04 00", ["05 01 00", errors.GeneralFailure]),
+        ("HTTP", PLAIN, b"HTTP/1.1 400 Bad Request\r\n".hex(), ["05 01 00", errors.GeneralFailure]),
+        ("a SOCKS4 reply", PLAIN, "00 5B 0000 00000000", ["05 01 00", errors.GeneralFailure]),
+        (
+            "credentials refused",
+            KNOWN,
+            "05 02 01 01",
+            ["05 01 02", ME, errors.GeneralFailure],
+        ),
+        (
+            "credentials refused with another number",
+            KNOWN,
+            "05 02 01 FF" + OK,
+            ["05 01 02", ME, errors.GeneralFailure],
+        ),
+        (
+            "credentials refused by a reply, as from tor",
+            KNOWN,
+            "05 02 05 01 00 01 00000000 0000",
+            ["05 01 02", ME, errors.GeneralFailure],
+        ),
+        (
+            "a status before the selection",
+            KNOWN,
+            "01 00",
+            ["05 01 02", errors.GeneralFailure],
+        ),
+        (
+            "a reply of another version",
+            PLAIN,
+            "05 00 04 00 00 01 00000000 0000",
+            ["05 01 00", ASK, errors.GeneralFailure],
+        ),
+        (
+            "success of an unknown address type",
+            PLAIN,
+            "05 00 05 00 00 00 00000000 0000",
+            ["05 01 00", ASK, errors.GeneralFailure],
+        ),
+        (
+            "failed RESOLVE, address type 00",
+            asking(address=at("example.com"), command=Command.RESOLVE),
+            "05 00 05 04 00 00 00000000 0000",
+            ["05 01 00", "05 F0 00 03 0B 6578616D706C652E636F6D 0000", errors.HostUnreachable],
+        ),
+        (
+            "RESOLVE",
+            asking(address=at("example.com"), command=Command.RESOLVE),
+            "05 00 05 00 00 01 C0000201 0000",
+            ["05 01 00", "05 F0 00 03 0B 6578616D706C652E636F6D 0000", opened(at("192.0.2.1"))],
+        ),
+        (
+            "RESOLVE_PTR",
+            asking(address=at("8.8.8.8"), command=Command.RESOLVE_PTR),
+            "05 00 05 00 00 03 0A 646E732E676F6F676C65 0000",
+            ["05 01 00", "05 F1 00 01 08080808 0000", opened(at("dns.google"))],
+        ),
+        ("a failure of two bytes", PLAIN, "05 00 05 02", ["05 01 00", ASK, errors.NotAllowed]),
+        (
+            "a failure of 22 bytes",
+            PLAIN,
+            "05 00 05 06 00 04" + "00" * 18,
+            ["05 01 00", ASK, errors.TimedOut],
+        ),
+        (
+            "a failure and more",
+            PLAIN,
+            "05 00 05 05 00 01 00000000 0000 FFFF",
+            ["05 01 00", ASK, errors.ConnectionRefused],
+        ),
+    ]
+)
+
+
+@rows("R-34", "R-20", "R-32", "S-06")
+@pytest.mark.parametrize(("request_", "server", "expected"), STEP_BY_STEP)
+def test_step_by_step(request_: Request, server: str, expected: list[Any]) -> None:
+    assert_outcome(request_, server, expected, pipelined=False)
+
+
+# What C Tor does with everything in one read: it keeps the last answer only.
+PIPELINED = table(
+    [
+        ("00, kept", PLAIN, "05 00" + OK, [opened()]),
+        ("00 and a failure", PLAIN, "05 00 05 04 00 01 00000000 0000", [errors.HostUnreachable]),
+        ("02, swallowed", KNOWN, "01 00" + OK, [opened()]),
+        ("02, not swallowed", KNOWN, "05 02 01 00" + OK, [opened()]),
+        ("22 bytes", KNOWN, "01 00" + OK_22 + "FF", [opened(SIX, b"\xff")]),
+        ("22 bytes, not swallowed", KNOWN, "05 02 01 00" + OK_22, [opened(SIX)]),
+        ("early bytes like a status", KNOWN, "01 00" + OK + "0100", [opened(rest=b"\1\0")]),
+        ("early bytes like a selection", PLAIN, "05 00" + OK + "0502", [opened(rest=b"\5\2")]),
+        ("status only", KNOWN, "01 00", []),
+        ("half a status", KNOWN, "01", []),
+        ("selection only", KNOWN, "05 02", []),
+        ("half a selection", KNOWN, "05", []),
+        ("half a reply", KNOWN, "01 00 05 00 00", []),
+        ("refused at sight", KNOWN, "05 01 00 01 00000000 0000", [errors.GeneralFailure]),
+        ("refused at sight, no PTR", KNOWN, "05 08 00 01", [errors.AddressTypeNotSupported]),
+        ("refused by SafeSocks", KNOWN, "05 02 00 01 00000000 0000", [errors.NotAllowed]),
+        ("refused by SafeSocks, 00", PLAIN, "05 02 00 01 00000000 0000", [errors.NotAllowed]),
+        (
+            "refused by SafeSocks, in steps",
+            KNOWN,
+            "05 02 01 00 05 02 00 01 00000000 0000",
+            [errors.NotAllowed],
+        ),
+        (
+            "refused later, port 0",
+            KNOWN,
+            "01 00 05 01 00 01 00000000 0000",
+            [errors.GeneralFailure],
+        ),
+        (
+            "an onion code",
+            KNOWN,
+            "01 00 05 F0 00 01 00000000 0000",
+            [errors.DescriptorNotFound],
+        ),
+        ("no acceptable method", KNOWN, "05 FF", [errors.GeneralFailure]),
+        ("00 though only 02 was offered", KNOWN, "05 00" + OK, [errors.GeneralFailure]),
+        ("credentials refused", KNOWN, "01 01", [errors.GeneralFailure]),
+        ("credentials refused in steps", KNOWN, "05 02 01 01", [errors.GeneralFailure]),
+        ("a status that nobody asked for", PLAIN, "01 00" + OK, [errors.GeneralFailure]),
+        ("another version", KNOWN, "04 02", [errors.GeneralFailure]),
+    ]
+)
+
+
+@rows("R-34", "R-32", "S-38")
+@pytest.mark.parametrize(("request_", "server", "expected"), PIPELINED)
+def test_pipelined(request_: Request, server: str, expected: list[Any]) -> None:
+    first = "05 01 02" + ME + ASK if request_ is KNOWN else "05 01 00" + ASK
+    assert_outcome(request_, server, [first, *expected], pipelined=True)
+
+
+FIRST_4 = "04 01 0050 00000001 6D65 00 6578616D706C652E636F6D 00"
+SOCKS4 = table(
+    [
+        ("granted", "00 5A 0000 00000000", [(Reply(0x5A), b"")]),
+        (
+            "granted, with bytes behind",
+            "00 5A 0050 C0000201 00 5B",
+            [(Reply(0x5A, at("192.0.2.1", 80)), b"\0[")],
+        ),
+        ("rejected", "00 5B 0000 00000000", [errors.GeneralFailure]),
+        ("rejected for want of identd", "00 5C 0000 00000000", [errors.GeneralFailure]),
+        ("half a reply", "00 5A 0000", []),
+        ("another version", "04 5A 0000 00000000", [errors.GeneralFailure]),
+        ("a SOCKS5 reply", OK, [errors.GeneralFailure]),
+    ]
+)
+
+
+@rows("S-04", "S-05", "R-32")
+@pytest.mark.parametrize("pipelined", [False, True])
+@pytest.mark.parametrize(("server", "expected"), SOCKS4)
+def test_socks4(server: str, expected: list[Any], pipelined: bool) -> None:
+    assert_outcome(OLD, server, [FIRST_4, *expected], pipelined=pipelined)
+
+
+CODES = [(kind.code, kind) for kind in errors.PLAIN]
+CODES += [(kind.onion_code, kind) for kind in errors.ONION]
+CODES += [(code, errors.GeneralFailure) for code in (0x09, 0x5B, 0xE0, 0xFF)]
+
+
+@rows("R-34", "S-02")
+@pytest.mark.parametrize("request_", [PLAIN, KNOWN], ids=["00", "02"])
+def test_every_code_has_its_meaning(request_: Request) -> None:
+    before = "05 00" if request_ is PLAIN else "05 02 01 00"
+    for code, kind in CODES:
+        for tail in ("00 01 00000000 0000", "00 04" + "00" * 18, "00 00 00000000 0000", ""):
+            server = octets(f"{before} 05 {code:02X} {tail}")
+            for pipelined in (False, True):
+                assert outcome(request_, pipelined, [server], eof=False)[-1] is kind
+
+
+ENDS = table(
+    [
+        ("at once", PLAIN, ""),
+        ("at once, with credentials", KNOWN, ""),
+        ("behind the selection", PLAIN, "05 00"),
+        ("behind the selection of 02: tor refused the credentials", KNOWN, "05 02"),
+        ("behind the status", KNOWN, "05 02 01 00"),
+        ("within the reply", KNOWN, "05 02 01 00 05 00 00 01"),
+        ("SOCKS4", OLD, ""),
+        ("SOCKS4, within the reply", OLD, "00 5A 0000"),
+    ]
+)
+
+
+@rows("R-34")
+@pytest.mark.parametrize("pipelined", [False, True])
+@pytest.mark.parametrize(("request_", "server"), ENDS)
+def test_the_end_before_the_reply_is_a_refusal(
+    request_: Request, server: str, pipelined: bool
+) -> None:
+    for chunks in cuts(octets(server)):
+        assert outcome(request_, pipelined, chunks, eof=True)[-1] is errors.GeneralFailure
+
+
+def test_the_end_behind_the_reply_is_none_of_its_business() -> None:
+    assert_outcome(PLAIN, "05 00" + OK, ["05 01 00", ASK, opened()], pipelined=False, eof=True)
+    failed = ["05 01 00", ASK, errors.NotAllowed]
+    assert_outcome(PLAIN, "05 00 05 02", failed, pipelined=False, eof=True)
+
+
+@rows("R-34", "S-23")
+@pytest.mark.parametrize("pipelined", [False, True])
+def test_isolation_fails_closed(pipelined: bool) -> None:
+    """With credentials, method 00 is never offered, and never accepted."""
+    assert Initiator(KNOWN, pipelined=pipelined).start().startswith(octets("05 01 02"))
+    assert outcome(KNOWN, pipelined, [octets("05 00")], eof=False)[-1] is errors.GeneralFailure
+
+
+@rows("S-38")
+def test_early_data_may_follow_when_the_request_is_out() -> None:
+    """The answers of one server, and after each whether the request has been given out."""
+    for request, pipelined, answers in (
+        (PLAIN, False, [("", False), ("05 00", True)]),
+        (KNOWN, False, [("", False), ("05 02", False), ("01 00", True)]),
+        (PLAIN, True, [("", True)]),
+        (KNOWN, True, [("", True), ("01 00", True)]),
+        (OLD, False, [("", True)]),
+    ):
+        initiator = Initiator(request, pipelined=pipelined)
+        initiator.start()
+        for answer, requested in answers:
+            initiator.receive(octets(answer))
+            assert initiator.requested is requested
+
+
+@pytest.mark.parametrize("pipelined", [False, True])
+def test_an_endless_server_fills_no_memory(pipelined: bool) -> None:
+    for first in (b"", octets("05 00"), octets("05 00" + OK), octets("05 00 05 01")):
+        initiator = Initiator(PLAIN, pipelined=pipelined)
+        initiator.start()
+        initiator.receive(first)
+        for _ in range(64):
+            initiator.receive(b"\5\0\0\3" + b"x" * 65536)
+        assert len(initiator._buffer) < 262
+
+
+def test_what_comes_behind_the_reply_has_no_representation() -> None:
+    assert "payload" not in repr(Opened(Reply(0), b"payload"))

@@ -1,0 +1,479 @@
+"""The scripted server over real sockets: what each name does, and what is recorded of requests."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from zope.interface.verify import verifyObject
+
+from tests.ground import Ground
+from tests.peers import GRANTED, Peer, PeerFactory, named, refused
+from torsocks_tx.codes import AddressType, Command, Version
+from torsocks_tx.interfaces import IBackend
+from torsocks_tx.messages import Address, Credentials
+from torsocks_tx.policy import ListenerPolicy
+from torsocks_tx.server import SOCKSFactory
+from torsocks_tx.testing.scripted import BANNER, ScriptedBackend, ScriptedServer
+from torsocks_tx.testing.scripted_server import ScriptedFactory
+
+GRANTED4 = bytes.fromhex("00 5A 0000 00000000")
+RESOLVE, RESOLVE_PTR = 0xF0, 0xF1
+ANSWER = bytes.fromhex("05 00 00")
+BOUND4 = bytes.fromhex("01 C0000201 0050")
+BOUND6 = bytes.fromhex("04 20010DB8 00000000 00000000 00000001 0050")
+BOUND_NAME = b"\3\x0abound.test\0\x50"
+
+
+class Segments(Peer):
+    """Keeps what comes in the pieces in which it comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.segments: list[bytes] = []
+
+    def dataReceived(self, data: bytes) -> None:
+        self.segments.append(data)
+        super().dataReceived(data)
+
+
+@pytest_twisted.async_yield_fixture
+async def ground(tmp_path: Path) -> AsyncIterator[Ground]:
+    ground = Ground("tcp", tmp_path)
+    yield ground
+    await ground.close()
+
+
+@pytest.fixture
+def server() -> ScriptedFactory:
+    return ScriptedFactory(reactor)
+
+
+def named4(host: str, command: int = 1) -> bytes:
+    """A SOCKS4a request of the user "me"."""
+    return bytes([4, command, 0, 80, 0, 0, 0, 1]) + b"me\0" + host.encode() + b"\0"
+
+
+def at4(address: bytes) -> bytes:
+    """A SOCKS4 request for an address."""
+    return bytes([4, 1, 0, 80]) + address + b"\0"
+
+
+async def answer(ground: Ground, server: SOCKSFactory, request: bytes) -> bytes:
+    """All that a client gets that makes one request, all at once, and then only listens."""
+    client = await ground.client(server)
+    client.send(b"\5\1\0" + request if request[0] == 5 else request)
+    received = await client.take_rest()
+    client.close()
+    if request[0] == 5 and received:
+        assert received[:2] == b"\5\0"
+        return received[2:]
+    return received
+
+
+# Replies.
+
+
+@pytest_twisted.ensureDeferred
+async def test_every_reply_code_of_socks5(ground: Ground, server: ScriptedFactory) -> None:
+    endpoint = await ground.listen(server)
+    for code in range(1, 256):
+        client = await ground.connect(endpoint)
+        request = named(f"reply-{code:02x}.test", 80)
+        assert await client.negotiate(request) == refused(code)
+        assert await client.take_rest() == b""
+        client.close()
+        assert await client.ended_well()
+
+
+@pytest_twisted.ensureDeferred
+async def test_every_reply_code_of_socks4(ground: Ground, server: ScriptedFactory) -> None:
+    endpoint = await ground.listen(server)
+    for code in range(1, 256):
+        client = await ground.connect(endpoint)
+        client.send(named4(f"reply-{code:02X}.test") + b"early")
+        reply = await client.take(8)
+        heard = code if 0x5A <= code <= 0x5F else 0x5B
+        assert reply == bytes([0, heard]) + bytes(6)
+        if code == 0x5A:
+            assert await client.take(5) == b"early"
+            client.close()
+        assert await client.take_rest() == b""
+        client.close()
+        await client.ended_well()
+
+
+@pytest.mark.parametrize(
+    ("request_", "reply"),
+    [
+        (named("reply-f4.onion", 80), refused(0xF4)),
+        (named(f"reply-e0.{'a' * 56}.onion", 80), refused(0xE0)),
+        (named("REPLY-F7.Test.", 80), refused(0xF7)),
+        (named("v4.reply-05.test", 80), b"\5\5\0" + BOUND4),
+        (named("v6.reply-05.test", 80), b"\5\5\0" + BOUND6),
+        (named("name.reply-05.test", 80), b"\5\5\0" + BOUND_NAME),
+        (named("v4.bytes-3.test", 80), ANSWER + BOUND4 + b"xxx"),
+        (named("v6.bytes-3.test", 80), ANSWER + BOUND6 + b"xxx"),
+        (named("bytes-3.name.test", 80), ANSWER + BOUND_NAME + b"xxx"),
+        (named("bytes-0.test", 80), GRANTED),
+        (named("truncated.test", 80), GRANTED[:4]),
+        (named("truncated-9.v6.banner.test", 80), (ANSWER + BOUND6)[:9]),
+        (named("truncated-1.reply-02.test", 80), b"\5"),
+        (named("truncated-0.test", 80), b""),
+        (named("raw-0500000101020304ffff.bytes-2.test", 80), b"\5\0\0\1\1\2\3\4\xff\xffxx"),
+        (named("raw-04.reply-01.test", 80), b"\4"),
+        (named("close.test", 80), b""),
+        (named("bytes-3.reply-05.test", 80), refused(4)),
+        (named("replay-05.test", 80), refused(4)),
+        (named("example.com", 80), refused(4)),
+        (named4("v6.bytes-2.test"), GRANTED4 + b"xx"),
+        (named4("truncated.test"), GRANTED4[:4]),
+        (named4("truncated.reply-01.test"), bytes.fromhex("00 5B 0000")),
+        (named4("raw-ff.reply-01.test"), b"\xff"),
+        (named4("close.test"), b""),
+        (named4("example.com"), bytes.fromhex("00 5B 0000 00000000")),
+        (at4(bytes([198, 51, 100, 5])), bytes.fromhex("00 5B 0000 00000000")),
+        (at4(bytes([198, 51, 100, 0x5D])), bytes.fromhex("00 5D 0000 00000000")),
+        (b"\5\1\0\1" + bytes([198, 51, 100, 0xF2]) + b"\0\x50", refused(0xF2)),
+        (b"\5\1\0\4" + bytes.fromhex("20010DB8 0001") + bytes(9) + b"\xf3\0\x50", refused(0xF3)),
+        (named("198.51.100.6", 80), refused(6)),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_the_whole_answer(
+    ground: Ground, server: ScriptedFactory, request_: bytes, reply: bytes
+) -> None:
+    assert await answer(ground, server, request_) == reply
+
+
+@pytest.mark.parametrize(
+    ("request_", "reply"),
+    [
+        (named("a-192-0-2-7.test", 0, RESOLVE), ANSWER + bytes.fromhex("01 C0000207 0000")),
+        (
+            named("aaaa-2001-db8--9.test", 0, RESOLVE),
+            ANSWER + bytes.fromhex("04 20010DB8 00000000 00000000 00000009 0000"),
+        ),
+        (named("echo.test", 0, RESOLVE), ANSWER + bytes.fromhex("01 C0000201 0000")),
+        (named("v6.test", 0, RESOLVE), ANSWER + BOUND6[:-2] + b"\0\0"),
+        (named("reply-04.test", 0, RESOLVE), refused(4)),
+        (named("reply-f0.test", 0, RESOLVE), refused(0xF0)),
+        (named("truncated.a-1-2-3-4.test", 0, RESOLVE), GRANTED[:4]),
+        (named("raw-0501.test", 0, RESOLVE), b"\5\1"),
+        (named("close.test", 0, RESOLVE), b""),
+        (named("nothing.test", 0, RESOLVE), refused(4)),
+        (named4("a-192-0-2-7.test", RESOLVE), bytes.fromhex("00 5A 0000 C0000207")),
+        (named4("aaaa-2001-db8--9.test", RESOLVE), bytes.fromhex("00 5B 0000 00000000")),
+        (named4("reply-5c.test", RESOLVE), bytes.fromhex("00 5C 0000 00000000")),
+        (
+            b"\5\xf1\0\1" + bytes([192, 0, 2, 7, 0, 0]),
+            ANSWER + b"\3\x10a-192-0-2-7.test\0\0",
+        ),
+        (
+            b"\5\xf1\0\4" + bytes.fromhex("20010DB8") + bytes(11) + b"\x09\0\0",
+            ANSWER + b"\3\x15aaaa-2001-db8--9.test\0\0",
+        ),
+        (b"\5\xf1\0\1" + bytes([198, 51, 100, 8, 0, 0]), refused(8)),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_look_ups(
+    ground: Ground, server: ScriptedFactory, request_: bytes, reply: bytes
+) -> None:
+    assert await answer(ground, server, request_) == reply
+
+
+# Streams.
+
+
+@pytest.mark.parametrize(
+    ("request_", "reply"),
+    [
+        (named("echo.test", 80), GRANTED),
+        (named("reply-00.test", 80), GRANTED),
+        (named("a-192-0-2-7.test", 80), GRANTED),
+        (named("192.0.2.7", 80), GRANTED),
+        (named("split-1ms.v6.test", 80), ANSWER + BOUND6),
+        (named("raw-ff.test", 80), b"\xff"),
+        (named("drop-1000.test", 80), GRANTED),
+        (b"\5\1\0\4" + bytes(15) + b"\1\0\x50", GRANTED),
+        (named4("echo.test"), GRANTED4),
+        (named4("reply-5a.test"), GRANTED4),
+        (at4(bytes([192, 0, 2, 7])), GRANTED4),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_an_echo_gives_back_early_data_too_and_ends_with_the_client(
+    ground: Ground, server: ScriptedFactory, request_: bytes, reply: bytes
+) -> None:
+    client = await ground.client(server)
+    client.send(b"\5\1\0" + request_ + b"early" if request_[0] == 5 else request_ + b"early")
+    if request_[0] == 5:
+        assert await client.take(2) == b"\5\0"
+    assert await client.take(len(reply) + 5) == reply + b"early"
+    client.send(b"late")
+    client.shut()
+    assert await client.take_rest() == b"late"
+    client.close()
+    assert await client.ended_well()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_echo_of_many_bytes(ground: Ground, server: ScriptedFactory) -> None:
+    client = await ground.client(server)
+    assert await client.negotiate(named("echo.test", 80)) == GRANTED
+    data = os.urandom(4 * 1024 * 1024)
+    client.send(data)
+    assert hashlib.sha256(await client.take(len(data))).digest() == hashlib.sha256(data).digest()
+    client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_banner_is_in_the_segment_of_the_reply(
+    ground: Ground, server: ScriptedFactory
+) -> None:
+    endpoint = await ground.listen(server)
+    client = await endpoint.connect(PeerFactory(Segments))
+    client.send(b"\5\1\0")
+    await client.take(2)
+    client.send(named("banner.test", 22))
+    assert await client.take(len(GRANTED + BANNER)) == GRANTED + BANNER
+    assert client.segments == [b"\5\0", GRANTED + BANNER]
+    client.send(b"hello")
+    client.shut()
+    assert await client.take_rest() == b"hello"
+    client.close()
+    await client.ended_well()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_million_bytes(ground: Ground, server: ScriptedFactory) -> None:
+    assert await answer(ground, server, named("bytes-1000000.test", 80)) == GRANTED + b"x" * 10**6
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_sink_takes_everything_and_says_nothing(
+    ground: Ground, server: ScriptedFactory
+) -> None:
+    client = await ground.client(server)
+    assert await client.negotiate(named("sink.test", 80)) == GRANTED
+    client.send(b"x" * 10**6)
+    client.shut()
+    assert await client.take_rest() == b""
+    client.close()
+    assert await client.ended_well()
+
+
+@pytest.mark.parametrize(("name", "sent"), [("drop-0.test", b""), ("drop-10.test", b"x" * 10)])
+@pytest_twisted.ensureDeferred
+async def test_a_drop_resets_after_so_many_bytes(
+    ground: Ground, server: ScriptedFactory, name: str, sent: bytes
+) -> None:
+    client = await ground.client(server)
+    assert await client.negotiate(named(name, 80)) == GRANTED
+    client.send(sent)
+    assert await client.take(len(sent)) == sent
+    assert not await client.ended_well()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_reset_in_place_of_the_reply(ground: Ground, server: ScriptedFactory) -> None:
+    client = await ground.client(server)
+    client.send(b"\5\1\0")
+    assert await client.take(2) == b"\5\0"
+    client.send(named("reset.test", 80))
+    assert not await client.ended_well()
+    assert not client.received
+
+
+@pytest.mark.parametrize("command", [1, RESOLVE])
+@pytest_twisted.ensureDeferred
+async def test_a_silent_destination_lets_a_client_go(
+    ground: Ground, server: ScriptedFactory, command: int
+) -> None:
+    """The ground notices a timer that is left."""
+    client = await ground.client(server)
+    client.send(b"\5\1\0" + named("silent.test", 80, command))
+    assert await client.take(2) == b"\5\0"
+    await server.when_requested(0)
+    assert not client.received
+    client.reset()
+    await server.when_empty()
+
+
+@pytest.mark.parametrize("name", ["split-10s.test", "split-10s.reply-05.test", "delay-600s.test"])
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(
+    ground: Ground, server: ScriptedFactory, name: str
+) -> None:
+    client = await ground.client(server)
+    client.send(b"\5\1\0" + named(name, 80))
+    assert await client.take(2) == b"\5\0"
+    if name.startswith("split"):
+        assert await client.take(1) == b"\5"
+    client.reset()
+    await server.when_empty()
+
+
+# Authentication.
+
+
+@pytest.mark.parametrize(
+    ("methods", "offered", "selected"),
+    [
+        ((2, 0), b"\5\2\0\2", b"\5\2"),
+        ((0, 2), b"\5\2\0\2", b"\5\0"),
+        ((2, 0), b"\5\1\0", b"\5\0"),
+        ((2,), b"\5\1\0", b"\5\xff"),
+        ((0,), b"\5\1\2", b"\5\xff"),
+        ((), b"\5\3\0\2\x97", b"\5\xff"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_methods(
+    ground: Ground, methods: tuple[int, ...], offered: bytes, selected: bytes
+) -> None:
+    client = await ground.client(ScriptedFactory(reactor, methods=methods))
+    client.send(offered)
+    assert await client.take(2) == selected
+    if selected == b"\5\xff":
+        assert await client.take_rest() == b""
+    client.close()
+    await client.ended_well()
+
+
+@pytest.mark.parametrize("methods", [(1,), (0x97,), (255,)])
+def test_methods_that_it_cannot_speak(methods: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="methods"):
+        ScriptedFactory(reactor, methods=methods)
+
+
+USERS = {b"alice": b"secret", b"bob": b""}
+
+
+@pytest.mark.parametrize(
+    ("users", "sent", "status"),
+    [
+        (None, b"\1\5alice\5wrong", 0),
+        (None, b"\1\0\0", 0),
+        (USERS, b"\1\5alice\6secret", 0),
+        (USERS, b"\1\3bob\0", 0),
+        (USERS, b"\1\5alice\5wrong", 1),
+        (USERS, b"\1\5carol\0", 1),
+        ({}, b"\1\5alice\6secret", 1),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_users(
+    ground: Ground, users: dict[bytes, bytes] | None, sent: bytes, status: int
+) -> None:
+    server = ScriptedFactory(reactor, users=users)
+    client = await ground.client(server)
+    client.send(b"\5\2\0\2")
+    assert await client.take(2) == b"\5\2"
+    client.send(sent)
+    assert await client.take(2) == bytes([1, status])
+    if status:
+        assert await client.take_rest() == b""
+        assert server.requests == []
+    else:
+        client.send(named("bytes-1.test", 80))
+        assert await client.take_rest() == GRANTED + b"x"
+        assert server.requests[0].credentials is not None
+    client.close()
+    await client.ended_well()
+
+
+@pytest_twisted.ensureDeferred
+async def test_socks4_cannot_authenticate(ground: Ground) -> None:
+    server = ScriptedFactory(reactor, users=USERS)
+    assert await answer(ground, server, named4("echo.test")) == bytes.fromhex("005B000000000000")
+
+
+# Records.
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_recorded(ground: Ground, server: ScriptedFactory) -> None:
+    later = server.when_requested(1)
+    early = b"\5\1\0" + named("bytes-0.test", 443) + b"GET /"
+    client = await ground.client(server)
+    client.send(early)
+    await client.take_rest()
+    client.close()
+    assert not later.called
+    await answer(ground, server, named4("nonsense.test", RESOLVE))
+    first, second = server.requests
+    assert await later is second
+    assert await server.when_requested(0) is first
+    assert first.version is Version.SOCKS5
+    assert first.command is Command.CONNECT
+    assert first.address == Address(AddressType.HOSTNAME, "bytes-0.test", 443)
+    assert first.credentials is None
+    assert first.handshake == early
+    assert first.mistake == ""
+    assert second.version is Version.SOCKS4
+    assert second.command is Command.RESOLVE
+    assert second.address == Address(AddressType.HOSTNAME, "nonsense.test", 80)
+    assert second.credentials == Credentials(b"me")
+    assert second.handshake == named4("nonsense.test", RESOLVE)
+    assert second.mistake == "there is no label nonsense"
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_address_that_the_client_looked_up_by_itself_shows(
+    ground: Ground, server: ScriptedFactory
+) -> None:
+    await answer(ground, server, b"\5\1\0\1" + bytes([198, 51, 100, 1]) + b"\0\x50")
+    assert server.requests[0].address == Address(AddressType.IPV4, "198.51.100.1", 80)
+
+
+# The server as a whole, and the backend alone.
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_starts_and_stops(ground: Ground) -> None:
+    """The ground notices a socket that is left."""
+    server = ScriptedServer(reactor)
+    address = await server.start()
+    assert (address.host, server.address) == ("127.0.0.1", address)
+    from twisted.internet.endpoints import TCP4ClientEndpoint
+
+    client = await ground.connect(TCP4ClientEndpoint(reactor, address.host, address.port))
+    assert await client.negotiate(named("echo.test", 80)) == GRANTED
+    assert (await server.when_requested()).address.host == "echo.test"
+    await server.stop()
+    assert not await client.ended_well()
+    assert len(server.requests) == 1
+    await server.stop()
+
+
+Make = Callable[[], SOCKSFactory]
+
+
+@pytest.mark.parametrize(
+    ("extended", "host", "reply"),
+    [
+        (False, "reply-05.test", refused(5)),
+        (False, "reply-99.test", refused(1)),
+        (True, "reply-f4.onion", refused(0xF4)),
+        (False, "reply-f4.onion", refused(1)),
+        (True, "reply-f4.test", refused(1)),
+        (True, "close.test", refused(1)),
+        (True, "truncated.test", refused(1)),
+        (True, "v6.bytes-2.test", GRANTED + b"xx"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_the_backend_behind_another_factory(
+    ground: Ground, extended: bool, host: str, reply: bytes
+) -> None:
+    backend = ScriptedBackend(reactor)
+    verifyObject(IBackend, backend)
+    server = SOCKSFactory(backend, policy=ListenerPolicy(extended_errors=extended))
+    assert await answer(ground, server, named(host, 80)) == reply

@@ -1,0 +1,231 @@
+"""The grammar of scripted names, and what happens when: on a clock, without sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+
+from tests.peers import GRANTED, named, refused
+from torsocks_tx.codes import Command, Version
+from torsocks_tx.isolation import Isolation
+from torsocks_tx.messages import Address, Credentials, Request
+from torsocks_tx.testing.scripted import BANNER, GRAMMAR, ScriptedBackend
+from torsocks_tx.testing.scripted_names import (
+    Act,
+    Script,
+    ScriptError,
+    parse_script,
+    pointer_of,
+    script_of,
+)
+from torsocks_tx.testing.scripted_server import ScriptedFactory
+
+ONION = "a" * 56 + ".onion"
+
+
+@pytest.mark.parametrize(
+    ("host", "script"),
+    [
+        ("echo.test", Script()),
+        ("banner.test", Script(Act.BANNER)),
+        ("sink.test", Script(Act.SINK)),
+        ("silent.test", Script(Act.SILENT)),
+        ("close.test", Script(Act.CLOSE)),
+        ("reset.test", Script(Act.RESET)),
+        ("bytes-1000000.test", Script(Act.BYTES, 1000000)),
+        ("drop-0.test", Script(Act.DROP, 0)),
+        ("reply-f4.test", Script(Act.REPLY, code=0xF4)),
+        ("reply-F4.TEST.", Script(Act.REPLY, code=0xF4)),
+        ("reply-f4.onion", Script(Act.REPLY, code=0xF4)),
+        (f"reply-f4.{ONION}", Script(Act.REPLY, code=0xF4)),
+        ("delay-200ms.test", Script(delay=0.2)),
+        ("delay-2s.silent.test", Script(Act.SILENT, delay=2.0)),
+        ("split.test", Script(pause=0.01)),
+        ("split-50ms.delay-1ms.banner.test", Script(Act.BANNER, delay=0.001, pause=0.05)),
+        ("truncated.test", Script(cut=4)),
+        ("truncated-9.close.test", Script(Act.CLOSE, cut=9)),
+        ("raw-00ff.test", Script(raw=b"\0\xff")),
+        ("a-192-0-2-7.test", Script(answer=Address.of("192.0.2.7"))),
+        ("aaaa-2001-db8--9.test", Script(answer=Address.of("2001:db8::9"))),
+        (
+            "v6.test",
+            Script(bound=Address.of("2001:db8::1", 80), answer=Address.of("2001:db8::1")),
+        ),
+        ("name.test", Script(bound=Address.of("bound.test", 80))),
+    ],
+)
+def test_names(host: str, script: Script) -> None:
+    assert parse_script(host) == script
+
+
+@pytest.mark.parametrize(
+    ("host", "complaint"),
+    [
+        ("example.com", "example.com ends neither in .test nor in .onion"),
+        ("test", "test says nothing"),
+        (ONION, f"{ONION} says nothing"),
+        ("", " ends neither"),
+        ("replay-05.test", "there is no label replay-05"),
+        ("reply-5.test", "there is no label reply-5"),
+        ("reply-005.test", "there is no label reply-005"),
+        ("raw-0.test", "there is no label raw-0"),
+        ("delay-5.test", "there is no label delay-5"),
+        ("split.echo.echo.test", "split.echo.echo.test has two of the same kind: action"),
+        ("v4.v6.test", "v4.v6.test has two of the same kind: bound address"),
+        ("delay-601s.test", "601s is too long: 600 s is the most"),
+        ("split-11s.test", "11s is too long: 10 s is the most"),
+        ("bytes-1073741825.test", "1073741825 bytes are too many: 1073741824 is the most"),
+        ("a-192-0-2.test", "'192.0.2' does not appear to be an IPv4 or IPv6 address"),
+        ("aaaa-1-2.test", "'1:2' does not appear to be"),
+        (f"reply-05.{ONION[1:]}", "there is no label aaaaaaa"),
+    ],
+)
+def test_mistakes(host: str, complaint: str) -> None:
+    with pytest.raises(ScriptError, match=re.escape(complaint)):
+        parse_script(host)
+    request = Request(Version.SOCKS5, Command.CONNECT, Address.of(host, 80))
+    script = script_of(request)
+    assert (script.act, script.code) == (Act.REPLY, 4)
+    assert script.mistake.startswith(complaint)
+
+
+@given(st.text() | st.from_regex(r"[a-z0-9.-]*\.(test|onion)", fullmatch=True))
+def test_any_name_is_a_script_or_a_mistake(host: str) -> None:
+    with contextlib.suppress(ScriptError):
+        assert isinstance(parse_script(host), Script)
+
+
+@given(st.ip_addresses())
+def test_the_pointer_of_an_address_leads_back_to_it(ip: object) -> None:
+    address = Address.of(str(ip))
+    assert parse_script(pointer_of(address)).answer == address
+
+
+def test_the_grammar_tells_of_every_label() -> None:
+    """Each line of the help begins with an example or a pattern, and all of them mean something."""
+    examples = re.findall(r"^  ([^ ,]+(?:, \w+)*)", GRAMMAR, re.MULTILINE)
+    labels = {label for example in examples for label in example.split(", ")} - {"5a"}
+    known = {label.replace("-N", "-7").replace("-XX", "-05") for label in labels}
+    for label in known:
+        parse_script(f"{label}.test")
+    acts = {parse_script(f"{label}.test").act for label in known}
+    assert acts == set(Act)
+    assert len(known) == 18
+
+
+# On a clock.
+
+
+class Transport(StringTransport):
+    """As real ones do, it lets a producer be forgotten that is not there."""
+
+    def unregisterProducer(self) -> None:
+        self.producer = None
+
+
+class Told:
+    """A client on a clock."""
+
+    def __init__(self, host: str, early: bytes = b"") -> None:
+        self.clock = Clock()
+        self.transport = Transport()
+        self.server = ScriptedFactory(self.clock)
+        protocol = self.server.buildProtocol(None)
+        assert protocol is not None
+        self.protocol = protocol
+        protocol.makeConnection(self.transport)
+        protocol.dataReceived(b"\5\1\0")
+        self.transport.clear()
+        protocol.dataReceived(named(host, 80) + early)
+
+    def after(self, seconds: float) -> bytes:
+        """What has come by then since the last look."""
+        self.clock.advance(seconds)
+        value = self.transport.value()
+        self.transport.clear()
+        return value
+
+
+@pytest.mark.parametrize(
+    ("name", "reply"), [("reply-06", refused(6)), ("bytes-2", GRANTED + b"xx")]
+)
+def test_a_delay(name: str, reply: bytes) -> None:
+    told = Told(f"delay-200ms.{name}.test")
+    assert told.after(0.199) == b""
+    assert told.after(0.001) == reply
+
+
+def test_a_delayed_look_up() -> None:
+    clock = Clock()
+    request = Request(Version.SOCKS5, Command.RESOLVE, Address.of("delay-2s.a-1-2-3-4.test"))
+    answer = ScriptedBackend(clock).resolve(request, Isolation(Credentials(b"")))
+    found: list[object] = []
+    answer.addCallback(found.append)
+    clock.advance(1.9)
+    assert found == []
+    clock.advance(0.1)
+    assert found == [Address.of("1.2.3.4")]
+
+
+def test_a_reply_byte_by_byte_before_the_stream() -> None:
+    told = Told("split-50ms.banner.test", early=b"early")
+    assert told.after(0) == GRANTED[:1]
+    told.protocol.dataReceived(b"late")
+    assert told.after(0.049) == b""
+    assert told.after(0.001) == GRANTED[1:2]
+    assert [told.after(0.05) for _ in range(7)] == [GRANTED[i : i + 1] for i in range(2, 9)]
+    assert told.after(0.05) == GRANTED[9:] + BANNER + b"earlylate"
+    assert told.clock.getDelayedCalls() == []
+
+
+def test_a_refusal_byte_by_byte_and_only_a_part() -> None:
+    told = Told("split-50ms.truncated-3.reply-05.test")
+    assert told.after(0) == b"\5"
+    assert not told.transport.disconnecting
+    assert [told.after(0.05), told.after(0.05)] == [b"\5", b"\0"]
+    assert told.transport.disconnecting
+
+
+def test_silence_outlasts_any_client() -> None:
+    told = Told("silent.test")
+    assert told.after(3599) == b""
+    assert told.after(1) == refused(6)
+
+
+def test_an_echo_that_is_not_read_takes_no_more() -> None:
+    told = Told("echo.test")
+    assert told.after(0) == GRANTED
+    producer = told.transport.producer
+    assert producer is not None
+    producer.pauseProducing()
+    assert told.transport.producerState == "paused"
+    told.protocol.dataReceived(b"on its way")
+    assert told.after(0) == b""
+    producer.resumeProducing()
+    assert told.after(0) == b"on its way"
+    assert told.transport.producerState == "producing"
+
+
+def test_many_bytes_stop_where_the_client_stops() -> None:
+    told = Told(f"bytes-{2**30}.test")
+    received = 0
+
+    def write(data: bytes) -> None:
+        nonlocal received
+        received += len(data)
+        if received > 100000 and told.transport.producer is not None:
+            told.transport.producer.pauseProducing()
+
+    told.transport.write = write  # type: ignore[method-assign]
+    told.clock.advance(0)
+    assert 100000 < received < 300000
+    before = received
+    assert told.transport.producer is not None
+    told.transport.producer.resumeProducing()
+    assert before < received < before + 100000

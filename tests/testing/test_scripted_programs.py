@@ -1,0 +1,207 @@
+"""The scripted server as a program and as a process of a test that has no reactor."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import pytest_twisted
+
+from tests.peers import GRANTED, named, refused
+from tests.processes import Program, process_ended, start_python
+from torsocks_tx.codes import Command, Version
+from torsocks_tx.messages import Address, Credentials
+from torsocks_tx.testing.scripted import GRAMMAR, ScriptedProcess, ScriptedRequest
+from torsocks_tx.testing.scripted_json import from_json, to_json
+
+MODULE = "torsocks_tx.testing.scripted"
+TIMEOUT = 20
+
+
+@contextmanager
+def connected(host: str, port: int) -> Iterator[socket.socket]:
+    with socket.create_connection((host, port), TIMEOUT) as client:
+        yield client
+
+
+def ask(host: str, port: int, request: bytes) -> bytes:
+    """All that a client gets that blocks."""
+    received = b""
+    with connected(host, port) as client:
+        client.sendall(b"\5\1\0" + request)
+        while data := client.recv(4096):
+            received += data
+    assert received[:2] == b"\5\0"
+    return received[2:]
+
+
+# In a process.
+
+
+def test_a_client_that_blocks() -> None:
+    with ScriptedProcess() as server:
+        assert server.requests == []
+        for code in (1, 5, 0xF7):
+            request = named(f"reply-{code:02x}.test", 80)
+            assert ask(server.host, server.port, request) == refused(code)
+        assert [request.address.host for request in server.requests] == [
+            "reply-01.test",
+            "reply-05.test",
+            "reply-f7.test",
+        ]
+        server.forget()
+        assert server.requests == []
+        assert ask(server.host, server.port, named("bytes-1.test", 443)) == GRANTED + b"x"
+        (request_,) = server.requests
+        assert request_ == ScriptedRequest(
+            Version.SOCKS5,
+            Command.CONNECT,
+            Address.of("bytes-1.test", 443),
+            None,
+            b"\5\1\0" + named("bytes-1.test", 443),
+            "",
+        )
+    with pytest.raises(ConnectionRefusedError), connected(server.host, server.port):
+        pass
+    server.stop()
+
+
+def test_methods_and_users_of_a_process() -> None:
+    with ScriptedProcess(methods=[2], users={"alice": "a:b"}) as server:
+        with connected(server.host, server.port) as client:
+            client.sendall(b"\5\1\0")
+            assert client.recv(10) == b"\5\xff"
+        with connected(server.host, server.port) as client:
+            client.sendall(b"\5\1\2\1\5alice\1a")
+            assert client.recv(2) == b"\5\2"
+            assert client.recv(2) == b"\1\1"
+        with connected(server.host, server.port) as client:
+            client.sendall(b"\5\1\2\1\5alice\3a:b" + named("reply-05.test", 80))
+            assert client.recv(4, socket.MSG_WAITALL) == b"\5\2\1\0"
+            assert client.recv(10, socket.MSG_WAITALL) == refused(5)
+        assert server.requests[0].credentials == Credentials(b"alice", b"a:b")
+    with (
+        ScriptedProcess(methods=[]) as server,
+        connected(server.host, server.port) as client,
+    ):
+        client.sendall(b"\5\2\0\2")
+        assert client.recv(10) == b"\5\xff"
+
+
+def test_a_process_that_cannot_listen_says_why(capfd: pytest.CaptureFixture[str]) -> None:
+    server = ScriptedProcess("tcp:nowhere")
+    with pytest.raises(RuntimeError, match="ended; its standard error says why"):
+        server.start()
+    assert "cannot listen at tcp:nowhere: " in capfd.readouterr().err
+    server.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_process_ends_with_whoever_started_it() -> None:
+    starter = start_python(
+        "-c",
+        "from torsocks_tx.testing.scripted import ScriptedProcess\n"
+        "server = ScriptedProcess()\n"
+        "server.start()\n"
+        "print(server._process.pid, flush=True)\n"
+        "import signal; signal.pause()\n",
+    )
+    pid = int(await starter.line())
+    os.kill(starter.pid, signal.SIGKILL)
+    await process_ended(pid)
+    assert await starter.end() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    "credentials", [None, Credentials(b"\0\xff", b""), Credentials(b"a", b"b")]
+)
+def test_requests_survive_json(credentials: Credentials | None) -> None:
+    request = ScriptedRequest(
+        Version.SOCKS4, Command.RESOLVE, Address.of("x.test", 1), credentials, b"\4\xff", "mistake"
+    )
+    assert from_json(json.loads(json.dumps(to_json(request)))) == request
+
+
+# As a program.
+
+
+async def person(*options: str) -> tuple[Program, tuple[str, int]]:
+    program = start_python("-m", MODULE, *options)
+    host, port = (await program.line("SOCKS4, SOCKS4a and SOCKS5")).split(" at ")[1].split(":")
+    return program, (host, int(port.partition(".")[0]))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest_twisted.ensureDeferred
+async def test_what_a_person_sees(number: int) -> None:
+    program, where = await person("--user", "alice:secret", "--methods", "02")
+    for line in GRAMMAR.splitlines():
+        assert await program.line(line) == line
+    with connected(*where) as client:
+        client.sendall(b"\5\1\2\1\5alice\6secret" + named("replay-05.test", 80))
+        assert client.recv(14, socket.MSG_WAITALL) == b"\5\2\1\0" + refused(4)
+    assert await program.line("SOCKS5") == (
+        "SOCKS5 CONNECT replay-05.test:80 as b'alice'  (there is no label replay-05)"
+    )
+    os.kill(program.pid, number)
+    assert await program.end() in (0, -number)
+    assert program.errors == b""
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_program_sees() -> None:
+    program = start_python("-m", MODULE, "--json", "--listen", "tcp:0:interface=127.0.0.1")
+    where = json.loads(await program.line())
+    assert ask(where["host"], where["port"], named("reply-02.test", 80)) == refused(2)
+    program.transport.write(b"so far\n")
+    assert json.loads(await program.line()) == {
+        "version": 5,
+        "command": "CONNECT",
+        "address_type": "HOSTNAME",
+        "host": "reply-02.test",
+        "port": 80,
+        "username": None,
+        "password": None,
+        "handshake": (b"\5\1\0" + named("reply-02.test", 80)).hex(),
+        "mistake": "",
+    }
+    assert json.loads(await program.line()) == {"mark": "so far"}
+    program.transport.closeStdin()
+    assert await program.end() == 0
+    assert program.errors == b""
+
+
+def run(*options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", MODULE, *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_help() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    assert GRAMMAR in done.stdout
+    for option in ("--listen", "--methods", "--user", "--json"):
+        assert option in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--listen", "nowhere"], "cannot listen at nowhere: "),
+        (["--listen", "tcp:1:interface=192.0.2.1"], "cannot listen at tcp:1:interface=192.0.2.1: "),
+        (["--methods", "97"], "argument --methods: "),
+        (["--user", "alice"], "argument --user: "),
+    ],
+)
+def test_a_wrong_option_is_told(options: list[str], complaint: str) -> None:
+    done = run(*options)
+    assert done.returncode != 0
+    assert complaint in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,103 @@
+"""Streams and circuits, read from texts of the control port."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.task import Clock
+
+from torsocks_tx.testing.streams import WAIT_DEADLINE, StreamEvent, StreamWatch, live_streams
+
+NEW = (
+    "21 NEW 0 web.test:80 SOURCE_ADDR=127.0.0.1:40022 PURPOSE=USER"
+    ' SOCKS_USERNAME="<torS0X>0" SOCKS_PASSWORD="a b" CLIENT_PROTOCOL=SOCKS5'
+)
+FIRST, SECOND, THIRD = ("$" + letter * 40 for letter in "ABC")
+
+
+class FakeControl:
+    """Answers GETINFO from a table and lets a test send events."""
+
+    def __init__(self, **answers: str) -> None:
+        self.answers = {key.replace("_", "-"): value for key, value in answers.items()}
+        self.listening: list[Any] = []
+
+    async def get_info(self, key: str) -> str:
+        return self.answers[key]
+
+    async def listen(self, event: str, callback: Any) -> None:
+        assert event == "STREAM"
+        self.listening.append(callback)
+
+    async def unlisten(self, event: str, callback: Any) -> None:
+        assert event == "STREAM"
+        self.listening.remove(callback)
+
+    def send(self, text: str) -> None:
+        for callback in self.listening:
+            callback(text)
+
+
+def test_an_event() -> None:
+    event = StreamEvent.parse(NEW)
+    assert (event.stream_id, event.status, event.circuit_id) == (21, "NEW", 0)
+    assert event.target == "web.test:80"
+    assert (event.socks_username, event.socks_password) == ("<torS0X>0", "a b")
+    assert event.event.keywords["CLIENT_PROTOCOL"] == "SOCKS5"
+    assert StreamEvent.parse("21 CLOSED 4 web.test:80 REASON=DONE").socks_password is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_live_streams_and_their_paths() -> None:
+    control = FakeControl(
+        stream_status=f"5 SUCCEEDED 7 web.test:80\n6 NEW 0 {'a' * 56}.onion:80",
+        circuit_status=(
+            f"7 BUILT {FIRST}~auth0,{SECOND}~exit1,{THIRD}=exit2 PURPOSE=GENERAL\n"
+            "8 LAUNCHED PURPOSE=HS_CLIENT_REND"
+        ),
+    )
+    attached, waiting = await live_streams(control)
+    assert (attached.stream_id, attached.circuit_id, attached.target) == (5, 7, "web.test:80")
+    assert attached.path == ("auth0", "exit1", "exit2")
+    assert attached.purpose == "GENERAL"
+    assert (waiting.status, waiting.circuit_id, waiting.path) == ("NEW", 0, ())
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_streams() -> None:
+    assert await live_streams(FakeControl(stream_status="", circuit_status="")) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_watch_records_until_it_is_closed() -> None:
+    control = FakeControl()
+    watch = await StreamWatch(Clock(), control).open()
+    control.send(NEW)
+    control.send("21 SUCCEEDED 4 web.test:80")
+    control.send("22 NEW 0 web.test:80")
+    control.send("22 SUCCEEDED 5 127.0.0.1:80")
+    control.send("23 SUCCEEDED 6 other.test:80")
+    await watch.close()
+    control.send("24 SUCCEEDED 7 web.test:80")
+    assert watch.circuits("web.test:80") == [4, 5]
+    assert watch.circuits("web.test:80", "NEW") == [0, 0]
+    assert len(watch.events) == 5
+
+
+@pytest_twisted.ensureDeferred
+async def test_waiting_for_streams() -> None:
+    control, clock = FakeControl(), Clock()
+    watch = await StreamWatch(clock, control).open()
+    waiting = Deferred.fromCoroutine(watch.wait_for("SUCCEEDED", "web.test:80", count=2))
+    control.send("21 SUCCEEDED 4 web.test:80")
+    control.send("21 CLOSED 4 web.test:80")
+    assert not waiting.called
+    control.send("22 SUCCEEDED 4 web.test:80")
+    assert [event.stream_id for event in await waiting] == [21, 22]
+    late = Deferred.fromCoroutine(watch.wait_for("FAILED", "web.test:80"))
+    clock.advance(WAIT_DEADLINE)
+    with pytest.raises(TimeoutError):
+        await late

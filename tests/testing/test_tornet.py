@@ -1,0 +1,295 @@
+"""The private Tor network, used as its docs say: every server, by every kind of name, for real."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.utils import getProcessOutputAndValue
+
+from tests.processes import is_alive
+from torsocks_tx.backends.tor.control import ControlError
+from torsocks_tx.backends.tor.daemon import DaemonState, TorNotFound
+from torsocks_tx.testing.errors import NetworkError
+from torsocks_tx.testing.names import Asked
+from torsocks_tx.testing.onion import ClientKey
+from torsocks_tx.testing.tornet import PrivateNetwork
+
+CANNOT_CONNECT = 7
+PROXY_FAILED = 97
+TIMED_OUT = 28
+
+
+async def run(program: str, *arguments: str) -> tuple[int, str]:
+    """Run an unmodified client; return its exit status and output."""
+    path = shutil.which(program)
+    assert path is not None, f"{program} is not installed"
+    out, _, status = await getProcessOutputAndValue(path, arguments, env=None)
+    return status, out.decode()
+
+
+async def curl(network: PrivateNetwork, url: str, *options: str) -> tuple[int, str]:
+    host, port = network.client.socks_tcp
+    return await run("curl", "-sS", "-m", "60", *options, "-x", f"socks5h://{host}:{port}", url)
+
+
+async def resolve(network: PrivateNetwork, *arguments: str) -> tuple[int, str]:
+    host, port = network.client.socks_tcp
+    status, out = await run("tor-resolve", *arguments, f"{host}:{port}")
+    return status, out.strip()
+
+
+@pytest.mark.parametrize(
+    ("host", "family"),
+    [
+        ("web.test", "IPv4"),
+        ("web6.test", "IPv6"),
+        ("both.test", "IPv4"),
+        ("203.0.113.9", "IPv4"),
+        ("[2001:db8::9]", "IPv6"),
+        ("127.0.0.1", "IPv4"),
+        ("[::1]", "IPv6"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_the_web_server_by_name_and_by_address(
+    private_network: PrivateNetwork, host: str, family: str
+) -> None:
+    before = len(private_network.web.peers)
+    status, page = await curl(private_network, f"http://{host}:{private_network.web.port}/")
+    assert status == 0
+    assert f"This is the {family} origin" in page
+    assert len(private_network.web.peers) == before + 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_every_socks_port_of_a_client(private_network: PrivateNetwork) -> None:
+    client = private_network.client
+    url = f"http://web.test:{private_network.web.port}/bytes/3"
+    for proxy in (
+        f"socks5h://localhost{client.socks_unix}",
+        "socks5h://{}:{}".format(*client.socks_tcp),
+        "socks5h://{}:{}".format(*client.socks_extended),
+        "socks4a://{}:{}".format(*client.socks_tcp),
+    ):
+        assert await run("curl", "-sS", "-m", "60", "-x", proxy, url) == (0, "xxx"), proxy
+    control = await client.node.control()
+    flags = await control.command("GETCONF SocksPort")
+    assert [line.endswith("ExtendedErrors") for line in flags.splitlines()] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer", "asked"),
+    [
+        (["web.test"], "127.0.0.1", Asked("web.test", "A")),
+        (["web6.test"], "::1", Asked("web6.test", "AAAA")),
+        (["doc.test"], "203.0.113.9", Asked("doc.test", "A")),
+        (["doc6.test"], "2001:db8::9", Asked("doc6.test", "AAAA")),
+        (["-x", "203.0.113.9"], "doc.test", Asked("9.113.0.203.in-addr.arpa", "PTR")),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_names_are_looked_up_by_the_exits(
+    private_network: PrivateNetwork, arguments: list[str], answer: str, asked: Asked
+) -> None:
+    assert await resolve(private_network, *arguments) == (0, answer)
+    assert asked in private_network.names.asked, "now or, while the exits remember it, before"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_name_that_does_not_exist(private_network: PrivateNetwork) -> None:
+    status, _ = await resolve(private_network, "no.test")
+    assert status == 1
+    assert Asked("no.test", "A") in private_network.names.asked
+
+
+@pytest_twisted.ensureDeferred
+async def test_torsocks_resolves_and_connects_to_the_address(
+    private_network: PrivateNetwork, tmp_path: Path
+) -> None:
+    host, port = private_network.client.socks_tcp
+    url = f"http://doc.test:{private_network.web.port}/"
+    status, page = await run("torsocks", "-a", host, "-P", str(port), "curl", "-sS", url)
+    assert status == 0
+    assert "This is the IPv4 origin" in page
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_exits_reach_nothing_but_loopback(private_network: PrivateNetwork) -> None:
+    before = len(private_network.web.peers)
+    status, _ = await curl(private_network, f"http://doc.test:{private_network.web.port}/")
+    assert status == PROXY_FAILED
+    assert Asked("doc.test", "A") in private_network.names.asked
+    assert len(private_network.web.peers) == before
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_onion_service(private_network: PrivateNetwork) -> None:
+    service = await private_network.add_onion_service(private_network.web.port, 8080)
+    assert len(service.address) == 62
+    status, page = await curl(private_network, f"http://{service.address}:8080/")
+    assert status == 0
+    assert "This is the IPv4 origin" in page
+    await service.remove()
+    with pytest.raises(ControlError):
+        await service.remove()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_onion_service_for_some_clients(private_network: PrivateNetwork) -> None:
+    key = ClientKey.generate()
+    service = await private_network.add_onion_service(private_network.web.port, client_auth_key=key)
+    url = f"http://{service.address}/bytes/3"
+    assert (await curl(private_network, url))[0] == PROXY_FAILED
+    await private_network.client.authorize(service, key)
+    assert await curl(private_network, url) == (0, "xxx")
+    await service.remove()
+
+
+@pytest_twisted.ensureDeferred
+async def test_streams_and_their_circuits(private_network: PrivateNetwork) -> None:
+    client = private_network.client
+    watch = await client.watch_streams()
+    target = f"web.test:{private_network.web.port}"
+    page = f"http://{target}/bytes/1000000"
+    slow = ["--limit-rate", "200k", "-o", "/dev/null"]
+    one = curl(private_network, page, *slow, "-U", "alice:one")
+    two = curl(private_network, page, *slow, "-U", "alice:two")
+    both = [Deferred.fromCoroutine(each) for each in (one, two)]
+    succeeded = await watch.wait_for("SUCCEEDED", target, count=2)
+    live = {
+        stream.stream_id: stream
+        for stream in await client.stream_circuits()
+        if stream.status == "SUCCEEDED"
+    }
+    assert [await each for each in both] == [(0, ""), (0, "")]
+    await watch.close()
+    first, second = succeeded
+    assert {first.socks_password, second.socks_password} == {"one", "two"}
+    assert first.circuit_id != second.circuit_id
+    assert watch.circuits(target) == [first.circuit_id, second.circuit_id]
+    for event in succeeded:
+        stream = live[event.stream_id]
+        assert stream.circuit_id == event.circuit_id
+        assert stream.target.endswith(f":{private_network.web.port}")
+        assert stream.purpose == "GENERAL"
+        assert len(stream.path) == 3
+        assert set(stream.path) <= set(private_network.daemons)
+        assert stream.path[-1].startswith("exit")
+    assert await client.stream_circuits() == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_suspended_client_is_silent_and_comes_back(
+    private_network: PrivateNetwork,
+) -> None:
+    url = f"http://web.test:{private_network.web.port}/bytes/3"
+    node = private_network.daemons["client0"]
+    node.suspend()
+    try:
+        assert node.state is DaemonState.SUSPENDED
+        status, _ = await curl(private_network, url, "-m", "0.5")
+        assert status == TIMED_OUT
+    finally:
+        node.resume()
+    assert await curl(private_network, url) == (0, "xxx")
+
+
+@pytest_twisted.async_yield_fixture
+async def other(private_network: PrivateNetwork) -> AsyncIterator[str]:
+    """The name of one more client, for tests that are hard on it."""
+    client = await private_network.add_client(["ClientRejectInternalAddresses 1"])
+    yield client.name
+    await client.node.stop()
+    private_network.clients.remove(client)
+    del private_network.daemons[client.name]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_killed_client_is_restarted_on_the_same_ports(
+    private_network: PrivateNetwork, other: str
+) -> None:
+    client = private_network.clients[-1]
+    assert client.name == other
+    control = await client.node.control()
+    assert await control.command("GETCONF ClientRejectInternalAddresses") == (
+        "ClientRejectInternalAddresses=1"
+    )
+    assert await client.node.control() is control
+    first = client.node.pid
+    lost = control.when_lost()
+    client.node.kill()
+    assert await client.node.when_exited() == "SIGKILL"
+    await lost
+    proxy = "socks5h://{}:{}".format(*client.socks_tcp)
+    url = f"http://web.test:{private_network.web.port}/bytes/3"
+    assert (await run("curl", "-sS", "-x", proxy, url))[0] == CANNOT_CONNECT
+    await private_network.restart(other)
+    assert client.node.pid != first
+    assert await client.node.control() is not control
+    assert await run("curl", "-sS", "-m", "60", "-x", proxy, url) == (0, "xxx")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_cannot_start_says_why(private_network: PrivateNetwork) -> None:
+    names = list(private_network.daemons)
+    with pytest.raises(NetworkError, match=r"client1 ended while it started: .*Nonsense"):
+        await private_network.add_client(["Nonsense 1"])
+    assert list(private_network.daemons) == names
+    assert len(private_network.clients) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_start_that_is_given_up_leaves_nothing(tmp_path: Path) -> None:
+    network = PrivateNetwork(reactor, tmp_path / "net")
+    up: Deferred[None] = Deferred()
+    seen: list[str] = []
+
+    def progress(text: str) -> None:
+        seen.append(text)
+        if text == "authorities and exits up":
+            reactor.callLater(0, up.callback, None)  # not from within what is to be cancelled
+
+    starting = Deferred.fromCoroutine(network.start(progress))
+    await up.addTimeout(60, reactor)
+    pids = [node.pid for node in network.daemons.values()]
+    assert len(pids) == 9
+    assert all(map(is_alive, pids))
+    assert (tmp_path / "net").stat().st_mode & 0o777 == 0o700
+    starting.cancel()
+    with pytest.raises(CancelledError):
+        await starting
+    assert not any(map(is_alive, pids))
+    assert not (tmp_path / "net").exists()
+    assert seen[0] == "keys of the authorities made"
+    await network.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_directory_that_exists_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("x")
+    with pytest.raises(NetworkError, match=r"File exists.*give a new path"):
+        await PrivateNetwork(reactor, tmp_path).start()
+    assert (tmp_path / "precious").read_text() == "x"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_path_that_is_too_long_for_sockets(tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 80)
+    with pytest.raises(NetworkError, match="too long for a socket"):
+        await PrivateNetwork(reactor, long).start()
+    assert not long.exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_without_tor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("torsocks_tx.backends.tor.daemon._search_path", lambda: str(tmp_path))
+    network = PrivateNetwork(reactor, tmp_path / "net")
+    with pytest.raises(TorNotFound, match="tor is not installed"):
+        await network.start()
+    assert not (tmp_path / "net").exists()
