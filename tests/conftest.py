@@ -26,7 +26,7 @@ def logged_failures() -> list[LogEvent]:
 
 @pytest.fixture(autouse=True)
 def _no_logged_failures(logged_failures: list[LogEvent]) -> Iterator[None]:
-    """Fail a test that logs a failure or drops a Deferred's error, which pytest-twisted lets pass."""
+    """Fail a test that logs a failure or drops a Deferred's error: pytest-twisted lets it pass."""
 
     def observe(event: LogEvent) -> None:
         if event.get("log_failure") is not None:

@@ -16,6 +16,7 @@ from torsocks_tx.codes import AddressType, Command, Version
 from torsocks_tx.errors import Refused
 from torsocks_tx.handshake import Authenticate, Handshake, HandshakeOptions, Rejected, Requested
 from torsocks_tx.handshake import Send as ServerSend
+from torsocks_tx.handshake import Step as ServerStep
 from torsocks_tx.initiator import Failed, Initiator, Opened
 from torsocks_tx.initiator import Step as ClientStep
 from torsocks_tx.messages import Address, Credentials, Request
@@ -47,7 +48,7 @@ class Server:
             return []
         return self._act(self.handshake.receive(data))
 
-    def _act(self, steps: list[object]) -> list[bytes]:  # type: ignore[type-arg]
+    def _act(self, steps: list[ServerStep]) -> list[bytes]:
         said: list[bytes] = []
         for step in steps:
             match step:
@@ -56,7 +57,7 @@ class Server:
                     said.append(data)
                 case Authenticate(credentials):
                     avatar = b"me" if credentials.password == b"you" else None
-                    said += self._act(list(self.handshake.authenticated(avatar)))
+                    said += self._act(self.handshake.authenticated(avatar))
                 case Requested(request, rest):
                     self.request, self.early = request, rest
                     said.append(self.answer(request) + LATE)

@@ -1,4 +1,4 @@
-"""Fills the last column of ``docs/conformance.md`` from the tests' own marks: ``make conformance``."""
+"""Fills the last column of ``docs/conformance.md`` from the marks in the tests."""
 
 from __future__ import annotations
 

@@ -25,7 +25,8 @@ foreground() {
     trap 'signalled=yes' INT
     trap 'signalled=yes; kill -INT "$child" 2>/dev/null' TERM HUP
     signalled=yes
-    while [ -n "$signalled" ]; do
+    # Bash now and then answers -1 for a child that ends while it looks: then ask again.
+    while [ -n "$signalled" ] || [ "$status" = -1 ]; do
         signalled=
         status=0
         wait "$child" || status=$?

@@ -7,33 +7,35 @@ of ours is logged with its traceback and the client gets a general failure.
 from __future__ import annotations
 
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
+from typing import Protocol as Structure
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torsocks_tx.codes import Version
-from torsocks_tx.errand import Errand
+from torsocks_tx.errand import Client, Errand
 from torsocks_tx.errors import GeneralFailure, Refused
 from torsocks_tx.handshake import (
     BOTH_VERSIONS,
     Authenticate,
     Handshake,
+    HandshakeOptions,
     Rejected,
     Requested,
     Send,
     Step,
 )
+from torsocks_tx.interfaces import IBackend
+from torsocks_tx.isolation import Isolation
+from torsocks_tx.limits import Limits
 from torsocks_tx.messages import Credentials, Request
 from torsocks_tx.transports import Deadline, Farewell, prepare
-
-if TYPE_CHECKING:
-    from torsocks_tx.server import SOCKSFactory
 
 
 class State(Enum):
@@ -46,12 +48,39 @@ class State(Enum):
     CLOSED = auto()
 
 
+class Owner(Structure):
+    """What connections need of the factory that makes them."""
+
+    backend: IBackend
+    limits: Limits
+    clock: IReactorTime
+    debugging: bool
+
+    def handshake_options(self, versions: frozenset[Version]) -> HandshakeOptions:
+        """What a handshake of these versions accepts."""
+
+    def authenticate(self, credentials: Credentials) -> Deferred[bytes | None]:
+        """Fire with the user's name, or None for a refusal."""
+
+    def admit(self, request: Request, peer: IAddress) -> Isolation:
+        """Judge a request; raises ``Refused``."""
+
+    def errand(self, client: Client, request: Request) -> Errand:
+        """What carries a request out."""
+
+    def connected(self, protocol: SOCKSProtocol) -> None:
+        """Count a connection."""
+
+    def disconnected(self, protocol: SOCKSProtocol) -> None:
+        """Count it no more."""
+
+
 @implementer(IHalfCloseableProtocol)
 class SOCKSProtocol(Protocol):
     """Speaks the version that the client's first byte announces."""
 
     versions: ClassVar[frozenset[Version]] = BOTH_VERSIONS
-    factory: SOCKSFactory
+    factory: Owner
     transport: Any = None
     deadline: Deadline
     _errand: Errand

@@ -9,7 +9,7 @@ different factories never share a circuit, unless their policies name the same s
 from __future__ import annotations
 
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
@@ -18,7 +18,7 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
 from torsocks_tx.codes import Command, Version
-from torsocks_tx.errand import Errand
+from torsocks_tx.errand import Client, Errand
 from torsocks_tx.handshake import HandshakeOptions
 from torsocks_tx.interfaces import IBackend
 from torsocks_tx.isolation import Isolation, Isolator, isolation_key
@@ -110,7 +110,7 @@ class SOCKSFactory(Factory):
         key = isolation_key(self.policy.isolation, self._listener, client, request)
         return Isolation(self._isolator.credentials(key), self._port_flags)
 
-    def errand(self, client: SOCKSProtocol, request: Request) -> Errand:
+    def errand(self, client: Client, request: Request) -> Errand:
         """What carries this request out."""
         extended = self.policy.extended_errors
         return Errand(
@@ -140,7 +140,7 @@ class SOCKSFactory(Factory):
             for deferred in waiting:
                 deferred.callback(None)
 
-    def when_empty(self) -> Awaitable[Any]:
+    def when_empty(self) -> Deferred[None]:
         """Fires when no client is connected."""
         if not self.connections:
             return succeed(None)

@@ -12,8 +12,9 @@ from torsocks_tx.codes import AddressType, Command, Version
 from torsocks_tx.messages import Address, Credentials, Request
 from torsocks_tx.wire import socks4, socks5, userpass
 
+# Nobody measures the time of an example: the machine that runs this may be busy.
 fuzz = settings(max_examples=200, deadline=None)
-"""Time is measured by nobody: the machine that runs this may be busy."""
+thorough = settings(max_examples=600, deadline=None)
 
 Chunks = tuple[bytes, ...]
 
@@ -112,7 +113,21 @@ def broken(draw: st.DrawFn) -> bytes:
     return bytes(data[: draw(st.integers(0, 1500))] if draw(st.booleans()) else data)
 
 
-client_bytes = st.binary(max_size=700) | broken()
+_beginnings = st.sampled_from(
+    [
+        b"\4\1\0\x50\xc0\0\2\1",
+        b"\4\xf0\0\0\0\0\0\1me\0",
+        b"\5\1\0",
+        b"\5\1\2",
+        b"\5\2\0\2\1\2me\3you",
+        b"\5\1\0\1\0\0",
+        b"\5\1\2\1\x0a<torS0X>0",
+        b"\5\1\0\5\1\0\3",
+        b"\5\1\0\5\xf1\0",
+    ]
+)
+_anything = st.binary(max_size=700) | broken()
+client_bytes = _anything | st.builds(bytes.__add__, _beginnings, _anything)
 
 
 @st.composite

@@ -14,6 +14,7 @@ from tests.fuzz.strategies import (
     fuzz,
     requests_4,
     requests_5,
+    thorough,
 )
 from tests.rows import rows
 from tests.tables import octets
@@ -52,7 +53,7 @@ LAST_WORDS = {
 
 @rows("R-03", "R-27", "R-30", "R-31", "S-21", "S-36")
 @given(client=chopped(client_bytes), wanted=options)
-@fuzz
+@thorough
 def test_the_same_steps_however_the_bytes_come(
     client: tuple[bytes, Chunks], wanted: HandshakeOptions
 ) -> None:

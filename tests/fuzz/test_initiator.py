@@ -7,7 +7,15 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fuzz.strategies import Chunks, any_address, chopped, fuzz, requests_4, requests_5
+from tests.fuzz.strategies import (
+    Chunks,
+    any_address,
+    chopped,
+    fuzz,
+    requests_4,
+    requests_5,
+    thorough,
+)
 from tests.rows import rows
 from tests.test_conversation import EARLY, Server, assert_agreed, connect, opened
 from torsocks_tx.errors import Refused
@@ -27,7 +35,9 @@ _server_pieces = st.one_of(
     st.sampled_from([socks4.REJECTED, b"\0\x5a\0\0\0\0\0\0", b"HTTP/1.1 400\r\n", b"\5" * 400]),
     st.builds(lambda code: bytes([5, code]) + bytes(8), st.integers(0, 255)),
 )
-server_bytes = st.lists(_server_pieces, max_size=5).map(b"".join)
+_beginnings = st.sampled_from([b"", b"\5\0", b"\5\2", b"\5\2\1\0", b"\1\0", b"\5\0\5\0\0"])
+_anything = st.lists(_server_pieces, max_size=5).map(b"".join)
+server_bytes = st.builds(bytes.__add__, _beginnings, _anything)
 
 
 def outcome(request: Request, pipelined: bool, chunks: Chunks, eof: bool) -> list[Any]:
@@ -58,7 +68,7 @@ def outcome(request: Request, pipelined: bool, chunks: Chunks, eof: bool) -> lis
     server=chopped(server_bytes),
     eof=st.booleans(),
 )
-@fuzz
+@thorough
 def test_the_same_steps_however_the_bytes_come(
     request: Request, pipelined: bool, server: tuple[bytes, Chunks], eof: bool
 ) -> None:

@@ -16,6 +16,7 @@ from tests.fuzz.strategies import (
     octets,
     requests_4,
     requests_5,
+    thorough,
 )
 from tests.rows import rows
 from torsocks_tx.codes import AddressType
@@ -53,7 +54,7 @@ def judged(parse: Any, data: bytes) -> tuple[str, Any, int]:
 
 @rows("R-03", "R-12", "R-27")
 @given(data=client_bytes, cut=st.integers(0, 700))
-@fuzz
+@thorough
 def test_a_judgement_is_final(data: bytes, cut: int) -> None:
     for parse in PARSERS:
         assert_final(parse, data, cut)

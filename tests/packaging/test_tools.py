@@ -16,13 +16,14 @@ from packaging.requirements import Requirement
 
 from tests.packaging.conftest import ROOT
 
-# Says when it is there, and by its exit code which signal ended it.
+# Says when it is there, and by its exit code which signal came.
 CHILD = """
 import signal, sys
-for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, lambda number, frame: sys.exit(40 + number))
+if signal.getsignal(signal.SIGINT) is not signal.default_int_handler: sys.exit("ignored")
+numbers = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
 print("there", flush=True)
-signal.pause()
+sys.exit(40 + signal.sigwait(numbers))
 """
 
 

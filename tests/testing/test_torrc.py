@@ -43,3 +43,7 @@ def test_a_client_maps_addresses_and_takes_more_lines() -> None:
         "MapAddress 203.0.113.9 127.0.0.1",
     )
     assert lines[-1] == "Extra 1"
+
+
+def test_a_busy_machine_breaks_no_circuits() -> None:
+    assert "LearnCircuitBuildTimeout 0" in torrc.common(NETWORK, "exit0", "/x/control")

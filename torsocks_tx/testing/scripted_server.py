@@ -16,7 +16,7 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IAddress, IReactorTime, IStreamServerEndpoint
 
 from torsocks_tx.codes import Command, Method, Version
-from torsocks_tx.errand import Errand
+from torsocks_tx.errand import Client, Errand
 from torsocks_tx.handshake import HandshakeOptions
 from torsocks_tx.limits import Limits
 from torsocks_tx.messages import Address, Credentials, Request
@@ -105,7 +105,7 @@ class ScriptedFactory(SOCKSFactory):
         """See ``SOCKSFactory``."""
         return ScriptedOptions(versions, False, self._must_authenticate, self._methods)
 
-    def errand(self, client: SOCKSProtocol, request: Request) -> Errand:
+    def errand(self, client: Client, request: Request) -> Errand:
         """Record the request, and carry it out by its script."""
         assert isinstance(client, ScriptedProtocol)
         mistake = script_of(request).mistake

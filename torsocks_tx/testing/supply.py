@@ -6,8 +6,7 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import clientFromString
-from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
-from twisted.internet.protocol import Protocol
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -23,9 +22,9 @@ class _ControlOfClient:
         self._reactor = reactor
         self._network = network
 
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Protocol]:
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         endpoint = clientFromString(self._reactor, self._network.client.control_endpoint)
-        connected: Deferred[Protocol] = endpoint.connect(protocolFactory)
+        connected: Deferred[IProtocol] = endpoint.connect(protocolFactory)
         return connected
 
 

@@ -3,13 +3,12 @@
 ::
 
     net = PrivateNetwork(reactor)
-    await net.start(progress=print)           # 10 to 20 s
-    host, port = net.client.socks_tcp         # SOCKS here: http://web.test:{net.web.port}/
+    await net.start(progress=print)      # about 18 s; needs tor and tor-gencert
+    print(net.client.socks_tcp)          # curl -x socks5h://HOST:PORT http://web.test:{net.web.port}
     service = await net.add_onion_service(net.web.port)
-    await net.stop()                          # no process and no file is left
+    await net.stop()                     # all gone; so it is if this process is killed before
 
-``python -m torsocks_tx.testing.tornet`` does the same from a command line. Wherever the program
-ends, by SIGKILL too, the daemons and their directory go with it. Needs tor and tor-gencert.
+``python -m torsocks_tx.testing.tornet`` does the same from a command line.
 """
 
 from __future__ import annotations
@@ -40,6 +39,19 @@ SERVICE = "service0"
 
 class PrivateNetwork:
     """Authorities, exits, clients, a name server, and servers to connect to.
+
+    What clients can ask for, by default, on the ports of :attr:`web` and the other servers:
+
+    - ``web.test`` (IPv4), ``web6.test`` (IPv6), ``both.test``: an exit looks the name up and
+      connects to 127.0.0.1 or ::1.
+    - ``203.0.113.9`` and ``2001:db8::9``: each client maps them (MapAddress) to 127.0.0.1 and ::1
+      and has an exit connect there. A RESOLVE of such an address gives the mapped one.
+    - ``doc.test``, ``doc6.test``, ``docs.test``: an exit answers a RESOLVE with those addresses,
+      and a RESOLVE_PTR of them with the first two names. For clients that connect to what they
+      have looked up; a CONNECT by such a name fails, as the exits reach loopback only.
+    - Onion services: :meth:`add_onion_service`.
+
+    All daemons wait at most 10 s for a circuit; a client's ``torrc_lines`` may change that.
 
     Args:
         reactor: the running reactor.

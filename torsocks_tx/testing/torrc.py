@@ -80,6 +80,9 @@ def common(network: Network, name: str, control_socket: str) -> Lines:
         "NumCPUs 1",
         "GeoIPFile /dev/null",
         "GeoIPv6File /dev/null",
+        # On loopback tor learns that circuits take milliseconds, and a busy moment breaks them all.
+        "LearnCircuitBuildTimeout 0",
+        "CircuitBuildTimeout 10",
         # Vanguards need more stable relays than a network a minute old has.
         "VanguardsLiteEnabled 0",
         "Log notice stdout",

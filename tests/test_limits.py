@@ -1,0 +1,38 @@
+"""The defaults that users are told of."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from tests.rows import rows
+from torsocks_tx.limits import Limits
+
+DEFAULTS = {
+    "handshake_timeout": 30,
+    "connect_timeout": 120,
+    "onion_timeout": 600,
+    "idle_timeout": None,
+    "linger_timeout": 30,
+    "linger_limit": 300,
+    "drain_timeout": 2,
+    "drain_bytes": 1024 * 1024,
+    "early_data": 64 * 1024,
+    "max_connections": None,
+}
+
+
+@rows("R-30")
+def test_defaults() -> None:
+    assert dataclasses.asdict(Limits()) == DEFAULTS
+
+
+def test_each_is_told_in_the_docstring() -> None:
+    assert [name for name in DEFAULTS if f"``{name}``" not in (Limits.__doc__ or "")] == []
+
+
+def test_they_do_not_change_under_a_running_server() -> None:
+    limits = Limits()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        limits.early_data = 0  # type: ignore[misc]

@@ -1,0 +1,75 @@
+"""How long a stream may linger and idle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.relaying import RelayStage
+
+
+class TestLinger:
+    def lingering(self, **limits: Any) -> RelayStage:
+        stage = RelayStage(**limits).open()
+        stage.clock.advance(1000)
+        stage.relay.client_eof()
+        return stage
+
+    def test_thirty_silent_seconds_are_the_end(self) -> None:
+        stage = self.lingering()
+        stage.clock.advance(29.9)
+        assert stage.heard == []
+        stage.clock.advance(0.1)
+        assert stage.events == ["lose_write", "close"]
+        assert stage.heard == ["over"]
+        assert stage.idle
+
+    def test_each_byte_of_the_far_end_starts_them_again(self) -> None:
+        stage = self.lingering()
+        for _ in range(5):
+            stage.clock.advance(20)
+            stage.relay.data(b"x")
+        stage.clock.advance(29.9)
+        assert stage.heard == []
+        stage.clock.advance(0.1)
+        assert stage.heard == ["over"]
+
+    def test_five_minutes_are_the_end_in_any_case(self) -> None:
+        stage = self.lingering()
+        for _ in range(29):
+            stage.clock.advance(10)
+            stage.relay.data(b"x")
+        stage.clock.advance(9.9)
+        assert stage.heard == []
+        stage.clock.advance(0.1)
+        assert stage.heard == ["over"]
+        assert stage.idle
+
+    def test_the_far_ends_end_comes_before(self) -> None:
+        stage = self.lingering()
+        stage.relay.lost(True)
+        assert stage.heard == ["over"]
+        assert stage.idle
+
+
+class TestIdle:
+    def test_off_by_default(self) -> None:
+        assert RelayStage().open().idle
+
+    def test_silence_both_ways_is_the_end(self) -> None:
+        stage = RelayStage(idle_timeout=60).open()
+        stage.clock.advance(50)
+        stage.relay.client_data(b"x")
+        stage.clock.advance(50)
+        stage.relay.data(b"x")
+        stage.clock.advance(59.9)
+        assert stage.heard == []
+        stage.clock.advance(0.1)
+        assert stage.heard == ["over"]
+        assert stage.events == ["close"]
+        assert stage.idle
+
+    def test_a_half_closed_stream_is_watched_too(self) -> None:
+        stage = RelayStage(idle_timeout=60).open()
+        stage.relay.eof()
+        stage.clock.advance(60)
+        assert stage.heard == ["remote eof", "over"]

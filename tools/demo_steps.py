@@ -1,0 +1,185 @@
+"""The steps of the demo: real clients, each asked to do one thing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+from twisted.internet import reactor
+from twisted.internet.threads import deferToThread
+from twisted.internet.utils import getProcessOutputAndValue
+
+from torsocks_tx.testing.streams import StreamWatch
+from torsocks_tx.testing.tornet import PrivateNetwork
+
+DEADLINE = 60
+"""Seconds that one client may take."""
+
+
+class StepFailed(Exception):
+    """Something else came back than should have."""
+
+
+async def run(*argv: str, environment: dict[str, str] | None = None) -> tuple[int, str, str]:
+    """The exit status and what a client printed."""
+    path = shutil.which(argv[0]) or argv[0]
+    variables = {**os.environ, **(environment or {})}
+    ended = getProcessOutputAndValue(path, argv[1:], variables)
+    out, err, status = await ended.addTimeout(DEADLINE, reactor)
+    return status, out.decode(errors="replace").strip(), err.decode(errors="replace").strip()
+
+
+class Demo:
+    """The steps. Each returns what came back, in words, or raises ``StepFailed``."""
+
+    def __init__(self, network: PrivateNetwork, address: str, onion: str, scratch: Path) -> None:
+        self.network = network
+        self.address = address
+        self.onion = onion
+        self.scratch = scratch
+        self.port = network.web.port
+        self.url = f"http://web.test:{self.port}/"
+
+    async def _page(self, *options: str, url: str, words: str) -> str:
+        status, out, err = await run("curl", "-sS", *options, url)
+        if status != 0 or words not in out:
+            raise StepFailed(err or out[:200] or f"curl ended with {status}")
+        return "the page, over IPv6" if "IPv6" in words else "the page"
+
+    async def socks4(self) -> str:
+        """An IPv4 address by SOCKS4."""
+        url = f"http://203.0.113.9:{self.port}/"
+        return await self._page("--socks4", self.address, url=url, words="origin")
+
+    async def socks4a(self) -> str:
+        """A name by SOCKS4a: tor looks it up, at the exit."""
+        return await self._page("--socks4a", self.address, url=self.url, words="origin")
+
+    async def socks5(self) -> str:
+        """A name by SOCKS5."""
+        return await self._page("--socks5-hostname", self.address, url=self.url, words="origin")
+
+    async def ipv6(self) -> str:
+        """An IPv6 address by SOCKS5."""
+        if not self.network.ipv6:
+            return "not tried: this machine has no IPv6 loopback address"
+        url = f"http://[2001:db8::9]:{self.port}/"
+        return await self._page("--socks5", self.address, url=url, words="IPv6")
+
+    async def resolve(self) -> str:
+        """Tor-resolve doc.test, by SOCKS5 and by SOCKS4a."""
+        for extra in ([], ["-4"]):
+            status, out, err = await run("tor-resolve", *extra, "doc.test", self.address)
+            if status != 0 or out != "203.0.113.9":
+                raise StepFailed(err or out)
+        return "203.0.113.9, twice"
+
+    async def resolve_ptr(self) -> str:
+        """Tor-resolve -x 203.0.113.9."""
+        status, out, err = await run("tor-resolve", "-x", "203.0.113.9", self.address)
+        if status != 0 or out != "doc.test":
+            raise StepFailed(err or out)
+        return out
+
+    async def torsocks(self) -> str:
+        """Torsocks curl, which looks the name up and then connects."""
+        port = self.address.rpartition(":")[2]
+        url = f"http://doc.test:{self.port}/"
+        status, out, err = await run(
+            "torsocks", "-a", "127.0.0.1", "-P", port, "curl", "-sS", "--http0.9", url
+        )
+        if status != 0 or "origin" not in out:
+            raise StepFailed(err or out[:200])
+        return "the page"
+
+    async def isolation(self) -> str:
+        """Streams as alice, alice, bob, and by SOCKS4 as alice: which circuits."""
+        target = f"web.test:{self.port}"
+        watch = await self.network.client.watch_streams()
+        who = [
+            ("socks5h", "alice:1"),
+            ("socks5h", "alice:1"),
+            ("socks5h", "bob:1"),
+            ("socks4a", "alice"),
+        ]
+        for scheme, user in who:
+            await self._page(
+                "-x", f"{scheme}://{user}@{self.address}", url=self.url, words="origin"
+            )
+        await watch.wait_for("SENTCONNECT", target, len(who))
+        await watch.close()
+        return _judge_circuits(watch, target)
+
+    async def optimistic(self) -> str:
+        """Request and payload in one segment, without waiting for any answer."""
+        host, _, port = self.address.rpartition(":")
+        name = b"web.test"
+        ask = b"\x05\x01\x00" + b"\x05\x01\x00\x03" + bytes([len(name)]) + name
+        ask += self.port.to_bytes(2, "big") + b"GET / HTTP/1.0\r\n\r\n"
+
+        def talk() -> bytes:
+            with socket.create_connection((host, int(port)), DEADLINE) as connection:
+                connection.settimeout(DEADLINE)
+                connection.sendall(ask)
+                received = b""
+                while chunk := connection.recv(65536):
+                    received += chunk
+                return received
+
+        received = await deferToThread(talk)
+        reply = bytes.fromhex("0500 05000001000000000000")
+        if not received.startswith(reply) or b"origin" not in received:
+            raise StepFailed(f"{len(received)} bytes came back, not the reply and the page")
+        return "05 00, success, and the page behind it"
+
+    async def http(self) -> str:
+        """A browser that takes the port for an HTTP proxy."""
+        status, out, err = await run("curl", "-sS", "-i", "-x", f"http://{self.address}", self.url)
+        if status != 0 or "501 Tor is not an HTTP Proxy" not in out:
+            raise StepFailed(err or out[:200])
+        return "501, and a page that says what to change"
+
+    async def onion_service(self) -> str:
+        """An onion service."""
+        url = f"http://{self.onion}/"
+        return await self._page("--socks5-hostname", self.address, url=url, words="origin")
+
+    async def refused(self) -> str:
+        """A name that does not exist."""
+        url = "http://nowhere.test/"
+        status, _, err = await run("curl", "-sS", "--socks5-hostname", self.address, url)
+        if status != 97 or "(4)" not in err:
+            raise StepFailed(err or f"curl ended with {status}")
+        return "reply 04, host unreachable"
+
+    @property
+    def steps(self) -> Sequence[tuple[str, Callable[[], Awaitable[str]]]]:
+        """All of them, in order, with what each asks for."""
+        return [
+            ("An IPv4 address by SOCKS4", self.socks4),
+            ("A name by SOCKS4a: tor looks it up, at the exit", self.socks4a),
+            ("A name by SOCKS5", self.socks5),
+            ("An IPv6 address by SOCKS5", self.ipv6),
+            ("tor-resolve doc.test, by SOCKS5 and by SOCKS4a", self.resolve),
+            ("tor-resolve -x 203.0.113.9", self.resolve_ptr),
+            ("torsocks curl, which looks the name up and then connects", self.torsocks),
+            (
+                "Streams as alice, alice, bob, and by SOCKS4 as alice: which circuits?",
+                self.isolation,
+            ),
+            ("Request and payload in one segment, without waiting for any answer", self.optimistic),
+            ("A browser that takes the port for an HTTP proxy", self.http),
+            ("An onion service", self.onion_service),
+            ("A name that does not exist", self.refused),
+        ]
+
+
+def _judge_circuits(watch: StreamWatch, target: str) -> str:
+    circuits = watch.circuits(target, "SENTCONNECT")
+    first, second, other, socks4 = circuits
+    if first != second or len({first, other, socks4}) != 3:
+        raise StepFailed(f"circuits {circuits}")
+    return f"circuits {first}, {second}, {other} and {socks4}"
