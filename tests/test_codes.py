@@ -5,7 +5,36 @@ from __future__ import annotations
 import pytest
 
 from tests.rows import rows
-from torsocks_tx.codes import AddressType, Command, Method, OnionReply, Reply4, Reply5, named
+from torsocks_tx.codes import (
+    AddressType,
+    Command,
+    Method,
+    OnionReply,
+    Reply4,
+    Reply5,
+    Version,
+    named,
+)
+
+
+def test_the_numbers() -> None:
+    assert {v.name: int(v) for v in Version} == {"SOCKS4": 4, "SOCKS5": 5}
+    assert {m.name: int(m) for m in Method} == {
+        "NO_AUTH": 0x00,
+        "GSSAPI": 0x01,
+        "USERNAME_PASSWORD": 0x02,
+        "EXTENDED": 0x97,
+        "NONE_ACCEPTABLE": 0xFF,
+    }
+    assert {c.name: int(c) for c in Command} == {
+        "CONNECT": 0x01,
+        "BIND": 0x02,
+        "UDP_ASSOCIATE": 0x03,
+        "RESOLVE": 0xF0,
+        "RESOLVE_PTR": 0xF1,
+        "CONNECT_DIR": 0xF2,
+    }
+    assert {a.name: int(a) for a in AddressType} == {"IPV4": 1, "HOSTNAME": 3, "IPV6": 4}
 
 
 @rows("S-21")

@@ -17,21 +17,22 @@ fail() { complain "$@"; exit 1; }
 
 # foreground COMMAND...: run it to its end and return its status. Unlike a plain command, it is told
 # at once when this script is asked to stop: Ctrl-C reaches it from the terminal by itself, SIGTERM
-# and SIGHUP are passed on as SIGINT.
+# and SIGHUP are passed on as SIGINT, which works even where a script started all this by `&`.
 foreground() {
     local child signalled status
-    (trap - INT QUIT; exec "$@") <&0 &
+    env --default-signal=INT,QUIT "$@" <&0 &
     child=$!
     trap 'signalled=yes' INT
     trap 'signalled=yes; kill -INT "$child" 2>/dev/null' TERM HUP
     signalled=yes
-    # Bash now and then answers -1 for a child that ends while it looks: then ask again.
-    while [ -n "$signalled" ] || [ "$status" = -1 ]; do
+    while [ -n "$signalled" ]; do
         signalled=
         status=0
         wait "$child" || status=$?
     done
     trap - INT TERM HUP
+    # Bash loses the status of a child that ends in the very moment of a Ctrl-C.
+    [ "$status" != -1 ] || status=130
     return "$status"
 }
 

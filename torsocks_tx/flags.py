@@ -113,7 +113,7 @@ def _unknown(word: str) -> str:
     names += [f"No{flag.name}" for flag in FLAGS]
     spelled = {name.lower(): name for name in names}
     near = difflib.get_close_matches(word.lower(), list(spelled), n=1, cutoff=0.5)
-    hint = f"did you mean {spelled[near[0]]}?" if near else "see --help for the flags"
+    hint = f"did you mean {spelled[near[0]]}?" if near else "see --help-flags"
     return f"unknown flag {word!r}: {hint}"
 
 

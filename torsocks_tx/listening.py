@@ -39,7 +39,7 @@ class Listener:
 def parse_listener(text: str) -> Listener:
     """Read an endpoint and its flags. Raises ``ListenError``."""
     try:
-        words = shlex.split(text)
+        words = _words(text)
     except ValueError as error:
         raise ListenError(f"--listen {text!r}: {error}") from None
     if not words or ":" not in words[0]:
@@ -51,6 +51,15 @@ def parse_listener(text: str) -> Listener:
     except FlagError as error:
         raise ListenError(f"--listen {text!r}: {error}") from None
     return Listener(_with_defaults(words[0]), policy, words[0], tuple(notes))
+
+
+def _words(text: str) -> list[str]:
+    """The words, with quotes understood; backslashes are left to the endpoint's own syntax."""
+    lexer = shlex.shlex(text, posix=True, punctuation_chars=False)
+    lexer.whitespace_split = True
+    lexer.commenters = ""
+    lexer.escape = ""
+    return list(lexer)
 
 
 def _fields(endpoint: str) -> list[str]:

@@ -40,35 +40,21 @@ SERVICE = "service0"
 class PrivateNetwork:
     """Authorities, exits, clients, a name server, and servers to connect to.
 
-    What clients can ask for, by default, on the ports of :attr:`web` and the other servers:
-
-    - ``web.test`` (IPv4), ``web6.test`` (IPv6), ``both.test``: an exit looks the name up and
-      connects to 127.0.0.1 or ::1.
-    - ``203.0.113.9`` and ``2001:db8::9``: each client maps them (MapAddress) to 127.0.0.1 and ::1
-      and has an exit connect there. A RESOLVE of such an address gives the mapped one.
-    - ``doc.test``, ``doc6.test``, ``docs.test``: an exit answers a RESOLVE with those addresses,
-      and a RESOLVE_PTR of them with the first two names. For clients that connect to what they
-      have looked up; a CONNECT by such a name fails, as the exits reach loopback only.
-    - Onion services: :meth:`add_onion_service`.
-
-    All daemons wait at most 10 s for a circuit; a client's ``torrc_lines`` may change that.
+    :data:`~torsocks_tx.testing.names.DEFAULT_NAMES` tells what clients can ask for.
 
     Args:
         reactor: the running reactor.
         directory: where all files go: a path that does not exist yet, removed at the end. By
             default a new one among the temporary files. Keep it short: it holds unix sockets.
         clients: how many client daemons to start with.
-        exits: how many relays connect to the servers.
-        names: what the name server knows: addresses by name.
-        pointers: names by address.
+        names, pointers: what the name server knows: addresses by name, names by address.
 
     Attributes:
         daemons: every tor by its name: ``auth0``..., ``exit0``..., ``client0``..., ``service0``.
         clients: the clients, in order; :attr:`client` is the first.
         names: the name server; ``names.asked`` is what the exits asked it.
         web: an HTTP server: ``/``, ``/bytes/N``, ``POST /echo``.
-        echo: a server that echoes.
-        banner: a server that speaks first, then echoes.
+        echo, banner: servers that echo; the second one speaks first.
         ipv6: whether the machine has ::1, and so the servers.
     """
 
@@ -78,7 +64,6 @@ class PrivateNetwork:
         directory: str | Path | None = None,
         *,
         clients: int = 1,
-        exits: int = EXITS,
         names: Mapping[str, Sequence[str]] = DEFAULT_NAMES,
         pointers: Mapping[str, str] = DEFAULT_POINTERS,
     ) -> None:
@@ -90,10 +75,9 @@ class PrivateNetwork:
         self.ipv6 = has_ipv6_loopback()
         self._reactor = reactor
         self._client_count = clients
-        self._exit_count = exits
         self._watchdog = Watchdog(reactor)
         self._builder: Builder | None = None
-        self._progress: Progress | None = None
+        self._progress: Progress = _show_nothing
 
     @property
     def client(self) -> Client:
@@ -104,10 +88,9 @@ class PrivateNetwork:
         """Bring it all up; a failure or a cancellation takes it all down again.
 
         Raises:
-            TorNotFound: tor or tor-gencert is not installed.
-            NetworkError: a daemon does not come up.
+            TorNotFound, NetworkError: tor is not installed, or a daemon does not come up.
         """
-        self._progress = progress
+        self._progress = progress or _show_nothing
         try:
             await self._start()
         except BaseException:
@@ -174,27 +157,28 @@ class PrivateNetwork:
 
     async def _start(self) -> None:
         await self._watchdog.start()
-        self._make_directory()
+        _make_directory(self.directory)
+        self._watchdog.guard_directory(self.directory)  # only now: it is ours to remove
         builder = self._builder = Builder(self._reactor, self._watchdog, self.directory)
         builder.use_name_server(self.names.start(self._reactor))
         for origin in (self.web, self.echo, self.banner):
             origin.start(self._reactor)
         authorities = await builder.authorities(AUTHORITIES)
-        self._say("keys of the authorities made")
-        exits = [builder.exit(index) for index in range(self._exit_count)]
+        self._progress("keys of the authorities made")
+        exits = [builder.exit(index) for index in range(EXITS)]
         self.daemons.update((node.name, node) for node in (*authorities, *exits))
         await all_of(node.launch() for node in self.daemons.values())
-        self._say("authorities and exits up")
+        self._progress("authorities and exits up")
         await all_of(node.ready() for node in self.daemons.values())
-        self._say("consensus")
+        self._progress("consensus")
         host = self.daemons[SERVICE] = builder.onion_host(SERVICE)
         clients = [self._new_client() for _ in range(self._client_count)]
         await all_of(self._bring_in(node) for node in (host, *(each.node for each in clients)))
-        self._say("all daemons ready")
+        self._progress("all daemons ready")
 
     async def _bring_in(self, node: Node) -> None:
         await node.start(self._progress)
-        relays = AUTHORITIES + self._exit_count
+        relays = AUTHORITIES + EXITS
         await wait_for_relays(self._reactor, await node.control(), relays)
 
     def _new_client(self, torrc_lines: Iterable[str] = ()) -> Client:
@@ -204,19 +188,19 @@ class PrivateNetwork:
         self.daemons[client.name] = client.node
         return client
 
-    def _make_directory(self) -> None:
-        try:
-            self.directory.mkdir(mode=0o700)
-        except OSError as error:
-            reason = error.strerror
-            raise NetworkError(
-                f"cannot make the directory {self.directory} ({reason}): give a new path"
-            ) from None
-        self._watchdog.guard_directory(self.directory)  # only now: it is ours to remove
 
-    def _say(self, text: str) -> None:
-        if self._progress is not None:
-            self._progress(text)
+def _show_nothing(_: str) -> None:
+    """Take progress that nobody asked for."""
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700)
+    except OSError as error:
+        reason = error.strerror
+        raise NetworkError(
+            f"cannot make the directory {path} ({reason}): give a new path"
+        ) from None
 
 
 def _fresh_path() -> Path:
