@@ -89,6 +89,7 @@ class Ground:
         self._servers: list[SOCKSFactory] = []
         self._origins: list[PeerFactory] = []
         self._before = open_sockets()
+        self._timers_before = reactor.getDelayedCalls()
 
     async def listen(self, factory: Factory) -> IStreamClientEndpoint:
         """Listen, and return the endpoint that leads there."""
@@ -136,5 +137,8 @@ class Ground:
         assert left == []
 
     def _leftovers(self) -> list[Any]:
-        calls = [call for call in reactor.getDelayedCalls() if call.active()]
+        calls = [c for c in reactor.getDelayedCalls() if c.active() and not self._had(c)]
         return calls + sorted(open_sockets() - self._before)
+
+    def _had(self, call: Any) -> bool:
+        return any(call is before for before in self._timers_before)

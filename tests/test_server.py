@@ -9,6 +9,7 @@ import pytest
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import ensureDeferred
 from twisted.internet.interfaces import IProtocolFactory
+from twisted.internet.task import Clock
 from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 from zope.interface.verify import verifyObject
 
@@ -65,7 +66,7 @@ class Crowd:
     """Clients of one factory."""
 
     def __init__(self, **options: Any) -> None:
-        self.factory = SOCKSFactory(MemoryBackend(), **options)
+        self.factory = SOCKSFactory(MemoryBackend(), clock=Clock(), **options)
 
     def come(self) -> FakeTransport | None:
         protocol = self.factory.buildProtocol(HERE)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import pytest_twisted
@@ -158,9 +159,27 @@ async def test_what_a_person_sees(number: int) -> None:
     assert await program.line("SOCKS5") == (
         "SOCKS5 CONNECT replay-05.test:80 as b'alice'  (there is no label replay-05)"
     )
+    with connected(*where) as client:
+        client.sendall(b"\5\1\2\1\0\0")
+        assert take(client, 4) == b"\5\2\1\1"
     os.kill(program.pid, number)
     assert await program.end() in (0, -number)
     assert program.errors == b""
+
+
+@pytest_twisted.ensureDeferred
+async def test_addresses_are_written_so_that_they_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "socks"
+    program = start_python("-m", MODULE, "--listen", f"unix:{path}")
+    assert str(path) in await program.line("SOCKS4, SOCKS4a and SOCKS5")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(TIMEOUT)
+        client.connect(str(path))
+        client.sendall(b"\5\1\0\5\xf1\0\4" + bytes(15) + b"\1\0\0")
+        assert take(client, 2) == b"\5\0"
+    assert await program.line("SOCKS5 RESOLVE_PTR ") == "SOCKS5 RESOLVE_PTR [::1]:0"
+    os.kill(program.pid, signal.SIGTERM)
+    await program.end()
 
 
 @pytest_twisted.ensureDeferred
@@ -204,8 +223,8 @@ def test_help() -> None:
     [
         (["--listen", "nowhere"], "cannot listen at nowhere: "),
         (["--listen", "tcp:1:interface=192.0.2.1"], "cannot listen at tcp:1:interface=192.0.2.1: "),
-        (["--methods", "97"], "argument --methods: "),
-        (["--user", "alice"], "argument --user: "),
+        (["--methods", "97"], "argument --methods: 97 is not 02, 00, "),
+        (["--user", "alice"], "argument --user: alice has no colon "),
     ],
 )
 def test_a_wrong_option_is_told(options: list[str], complaint: str) -> None:

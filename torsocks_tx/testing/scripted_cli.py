@@ -31,16 +31,16 @@ each request. Ends when standard input, a pipe, does; a line written there comes
 
 
 def _methods(text: str) -> list[int]:
-    numbers = [int(word, 16) for word in text.split(",") if word]
-    if not set(numbers) <= {0, 2}:
-        raise ValueError(text)
-    return numbers
+    words = [word for word in text.split(",") if word]
+    if not set(words) <= {"00", "02"}:
+        raise argparse.ArgumentTypeError(f"{text} is not 02, 00, both with a comma, or empty")
+    return [int(word, 16) for word in words]
 
 
 def _user(text: str) -> tuple[bytes, bytes]:
     name, colon, password = text.partition(":")
     if not colon:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"{text} has no colon between a name and a password")
     return name.encode(), password.encode()
 
 
@@ -77,6 +77,11 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def _place(address: Any) -> str:
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    return f"{host}:{address.port}"
+
+
 class _Person:
     """Prints for a person, until interrupted."""
 
@@ -84,15 +89,14 @@ class _Person:
         self.ended: Deferred[None] = Deferred()
 
     def started(self, address: Any) -> None:
-        where = f"{address.host}:{address.port}" if hasattr(address, "port") else str(address)
+        where = _place(address) if hasattr(address, "port") else str(address)
         print(f"SOCKS4, SOCKS4a and SOCKS5, scripted, at {where}. Ctrl-C ends it.")
         print(f"Try: curl --socks5-hostname {where} http://delay-2s.reply-05.test/\n")
         print(GRAMMAR, flush=True)
 
     def requested(self, request: ScriptedRequest) -> None:
-        address = request.address
         named = "" if request.credentials is None else f" as {request.credentials.username!r}"
-        line = f"{request.version.name} {request.command.name} {address.host}:{address.port}{named}"
+        line = f"{request.version.name} {request.command.name} {_place(request.address)}{named}"
         print(line + (f"  ({request.mistake})" if request.mistake else ""), flush=True)
 
 
