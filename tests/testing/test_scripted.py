@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
+from twisted.internet.endpoints import TCP4ClientEndpoint
 from zope.interface.verify import verifyObject
 
 from tests.ground import Ground
@@ -442,8 +443,6 @@ async def test_a_server_starts_and_stops(ground: Ground) -> None:
     server = ScriptedServer(reactor)
     address = await server.start()
     assert (address.host, server.address) == ("127.0.0.1", address)
-    from twisted.internet.endpoints import TCP4ClientEndpoint
-
     client = await ground.connect(TCP4ClientEndpoint(reactor, address.host, address.port))
     assert await client.negotiate(named("echo.test", 80)) == GRANTED
     assert (await server.when_requested()).address.host == "echo.test"
@@ -451,9 +450,6 @@ async def test_a_server_starts_and_stops(ground: Ground) -> None:
     assert not await client.ended_well()
     assert len(server.requests) == 1
     await server.stop()
-
-
-Make = Callable[[], SOCKSFactory]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,156 @@
+"""The backend over endpoints: when it asks for one, and what it makes of no, of faults and of time."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import pytest
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import ConnectionRefusedError as ConnectionRefusedByHost
+from twisted.internet.interfaces import IProtocolFactory
+from twisted.internet.task import Clock
+from twisted.logger import LogEvent
+from zope.interface.verify import verifyObject
+
+from tests.backends.receiver import Receiver
+from tests.relaying import ISOLATION, REQUEST
+from tests.transports import FakeTransport
+from torsocks_tx.backends.endpoint import EndpointBackend
+from torsocks_tx.errors import (
+    CommandNotSupported,
+    ConnectionRefused,
+    GeneralFailure,
+    NotAllowed,
+)
+from torsocks_tx.interfaces import IBackend, IOutbound
+
+
+class FakeEndpoint:
+    """Connects when the test says so."""
+
+    def __init__(self, outcome: Any = None) -> None:
+        self.cancelled = 0
+        self.protocol: Any = None
+        self._outcome: Deferred[Any] = outcome or Deferred(self._cancel)
+
+    def _cancel(self, _: object) -> None:
+        self.cancelled += 1
+
+    def connect(self, factory: IProtocolFactory) -> Deferred[Any]:
+        self.protocol = factory.buildProtocol(None)
+        return self._outcome
+
+    def come(self, transport: FakeTransport) -> None:
+        transport.connect(self.protocol)
+        self._outcome.callback(self.protocol)
+
+    def fail(self, reason: Exception) -> None:
+        self._outcome.errback(reason)
+
+
+class TestOpen:
+    def setup_method(self) -> None:
+        self.clock = Clock()
+        self.receiver = Receiver()
+        self.endpoint = FakeEndpoint()
+        self.asked: list[object] = []
+
+    def choose(self, *request: object) -> FakeEndpoint:
+        self.asked.append(request)
+        return self.endpoint
+
+    def open(self, choose: Any = None) -> Any:
+        backend = EndpointBackend(self.clock, choose or self.choose)
+        assert verifyObject(IBackend, backend)
+        stream = backend.open(REQUEST, ISOLATION, self.receiver)
+        assert verifyObject(IOutbound, stream)
+        return stream
+
+    def test_it_chooses_in_the_next_turn(self) -> None:
+        stream = self.open()
+        stream.write(b"early")
+        assert self.asked == []
+        self.clock.advance(0)
+        assert self.asked == [(REQUEST, ISOLATION)]
+        assert self.receiver.heard == []
+        transport = FakeTransport()
+        self.endpoint.come(transport)
+        assert self.receiver.heard == ["opened"]
+        assert transport.take() == b"early"
+        stream.write(b"later")
+        assert transport.take() == b"later"
+
+    def test_a_failed_attempt_is_refused(self) -> None:
+        self.open()
+        self.clock.advance(0)
+        self.endpoint.fail(ConnectionRefusedByHost())
+        [reason] = self.receiver.heard
+        assert isinstance(reason, ConnectionRefused)
+
+    def test_the_chooser_may_say_no(self) -> None:
+        def choose(*_: object) -> NoReturn:
+            raise NotAllowed("not there")
+
+        self.open(choose)
+        self.clock.advance(0)
+        [reason] = self.receiver.heard
+        assert isinstance(reason, NotAllowed)
+
+    @pytest.mark.parametrize("in_connect", [False, True])
+    def test_its_fault_is_logged_and_refused(
+        self, in_connect: bool, logged_failures: list[LogEvent]
+    ) -> None:
+        def broken(*_: object) -> NoReturn:
+            raise RuntimeError("out of order")
+
+        if in_connect:
+            self.endpoint.connect = broken  # type: ignore[method-assign]
+        self.open(None if in_connect else broken)
+        self.clock.advance(0)
+        [reason] = self.receiver.heard
+        assert isinstance(reason, GeneralFailure)
+        assert [event["log_failure"].type for event in logged_failures] == [RuntimeError]
+        logged_failures.clear()
+
+    def test_given_up_before_its_turn_it_never_chooses(self) -> None:
+        self.open().abort()
+        self.clock.advance(0)
+        assert self.asked == []
+        assert self.receiver.heard == []
+        assert self.clock.getDelayedCalls() == []
+
+    def test_given_up_while_connecting_it_cancels(self) -> None:
+        stream = self.open()
+        self.clock.advance(0)
+        stream.abort()
+        assert self.endpoint.cancelled == 1
+        assert self.receiver.heard == []
+
+    def test_an_endpoint_may_connect_at_once(self) -> None:
+        transport = FakeTransport()
+
+        class Instant:
+            def connect(self, factory: Any) -> Deferred[Any]:
+                protocol = factory.buildProtocol(None)
+                transport.connect(protocol)
+                return succeed(protocol)
+
+        self.open(lambda *_: Instant())
+        assert self.receiver.heard == []
+        self.clock.advance(0)
+        assert self.receiver.heard == ["opened"]
+
+    def test_or_fail_at_once(self) -> None:
+        self.endpoint = FakeEndpoint(fail(ConnectionRefusedByHost()))
+        self.open()
+        self.clock.advance(0)
+        [reason] = self.receiver.heard
+        assert isinstance(reason, ConnectionRefused)
+
+
+@pytest.mark.parametrize("look_up", ["resolve", "resolve_ptr"])
+def test_look_ups_are_refused(look_up: str) -> None:
+    backend = EndpointBackend(Clock(), lambda *_: None)  # type: ignore[arg-type,return-value]
+    failures: list[Any] = []
+    getattr(backend, look_up)(REQUEST, ISOLATION).addErrback(failures.append)
+    assert failures[0].check(CommandNotSupported)

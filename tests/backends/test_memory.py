@@ -1,0 +1,71 @@
+"""The scripted backend does what its docstrings promise to authors of tests."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred, succeed
+from zope.interface.verify import verifyObject
+
+from tests.backends.receiver import Receiver
+from tests.relaying import ISOLATION, REQUEST
+from torsocks_tx.backends.memory import MemoryBackend, MemoryOutbound
+from torsocks_tx.interfaces import IBackend, IOutbound
+from torsocks_tx.messages import Address
+
+
+def test_interfaces() -> None:
+    backend = MemoryBackend()
+    assert verifyObject(IBackend, backend)
+    assert verifyObject(IOutbound, backend.open(REQUEST, ISOLATION, Receiver()))
+
+
+def test_a_stream_without_a_script_waits_for_the_test() -> None:
+    backend, receiver = MemoryBackend(), Receiver()
+    outbound = backend.open(REQUEST, ISOLATION, receiver)
+    assert backend.outbounds == [outbound]
+    assert (outbound.request, outbound.isolation) == (REQUEST, ISOLATION)
+    assert receiver.heard == []
+    outbound.write(b"a")
+    outbound.write(b"b")
+    assert outbound.written == b"ab"
+
+
+def test_a_script_hears_what_is_written() -> None:
+    said: list[bytes] = []
+
+    def script(outbound: MemoryOutbound) -> None:
+        outbound.on_write = said.append
+
+    outbound = MemoryBackend(script).open(REQUEST, ISOLATION, Receiver())
+    outbound.write(b"a")
+    assert said == [b"a"]
+
+
+def test_what_is_done_to_a_stream_is_written_down_in_order() -> None:
+    receiver = Receiver()
+    outbound = MemoryBackend().open(REQUEST, ISOLATION, receiver)
+    producer = object()
+    outbound.register_producer(producer)  # type: ignore[arg-type]
+    assert outbound.producer is producer
+    outbound.unregister_producer()
+    assert outbound.producer is None
+    outbound.pauseProducing()
+    outbound.resumeProducing()
+    outbound.stopProducing()
+    outbound.lose_write()
+    outbound.abort()
+    assert receiver.heard == []
+    outbound.close()
+    assert outbound.events == ["pause", "resume", "lose_write", "abort", "close"]
+    assert receiver.heard == [("lost", True)]
+
+
+def test_look_ups_wait_or_are_answered_by_a_function() -> None:
+    waiting = MemoryBackend()
+    answer = waiting.resolve(REQUEST, ISOLATION)
+    assert isinstance(answer, Deferred)
+    assert waiting.lookups == [(REQUEST, ISOLATION, answer)]
+    found: list[Address] = []
+    answering = MemoryBackend(look_up=lambda request: succeed(Address.of("192.0.2.1")))
+    answering.resolve(REQUEST, ISOLATION).addCallback(found.append)
+    answering.resolve_ptr(REQUEST, ISOLATION).addCallback(found.append)
+    assert found == [Address.of("192.0.2.1")] * 2
