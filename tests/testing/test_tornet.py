@@ -20,6 +20,8 @@ from torsocks_tx.testing.names import Asked
 from torsocks_tx.testing.onion import ClientKey
 from torsocks_tx.testing.tornet import PrivateNetwork
 
+pytestmark = pytest.mark.network
+
 CANNOT_CONNECT = 7
 PROXY_FAILED = 97
 TIMED_OUT = 28

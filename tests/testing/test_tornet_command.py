@@ -15,6 +15,8 @@ from tests.processes import Program, descendants, is_alive, process_ended, start
 from torsocks_tx.testing import tornet_command
 from torsocks_tx.testing.tornet_command import describe, main
 
+pytestmark = pytest.mark.network
+
 MODULE = "torsocks_tx.testing.tornet"
 UP_WITHIN = 30.0
 
