@@ -1,5 +1,5 @@
 # Try `make help`.
-.PHONY: conformance help setup demo run test lint types unit interop clean
+.PHONY: help setup demo run test lint types unit interop conformance clean
 
 help:
 	@echo 'torsocks_tx: a SOCKS4, SOCKS4a and SOCKS5 server that speaks through Tor.'
@@ -12,6 +12,7 @@ help:
 	@echo '  make setup     a virtual environment in .venv with all that development needs'
 	@echo '  make lint      lint and format          make unit      unit tests and fuzzing'
 	@echo '  make types     type checks              make interop   real clients and a private Tor'
+	@echo '  make conformance  write the names of the tests into docs/conformance.md'
 	@echo '  make clean     away with all that these made'
 	@echo
 	@echo 'The first call of each sets up what it needs; PYTHON=/path/to/python3 chooses the Python.'
@@ -30,11 +31,11 @@ run:
 test:
 	@exec tools/check
 
-conformance:
-	@.venv/bin/python tools/conformance.py
-
 lint types unit interop:
 	@exec tools/check $@
+
+conformance: setup
+	@.venv/bin/python tools/conformance.py
 
 clean:
 	rm -rf .venv .venv-oldest build dist *.egg-info .mypy_cache .ruff_cache .hypothesis

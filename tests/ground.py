@@ -31,6 +31,10 @@ class WatchedProtocol(SOCKSProtocol):
 
     factory: WatchedServer
 
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self.factory.notice()
+
     def dataReceived(self, data: bytes) -> None:
         super().dataReceived(data)
         self.factory.heard += len(data)
@@ -85,6 +89,7 @@ class Ground:
         self.kind = kind
         self._directory = directory
         self._ports: list[Any] = []
+        self._paths = 0
         self._clients: list[Peer] = []
         self._servers: list[SOCKSFactory] = []
         self._origins: list[PeerFactory] = []
@@ -98,7 +103,8 @@ class Ground:
         if isinstance(factory, SOCKSFactory):
             self._servers.append(factory)
         if self.kind == "unix":
-            path = str(self._directory / str(len(self._ports)))
+            self._paths += 1
+            path = str(self._directory / str(self._paths))
             self._ports.append(await UNIXServerEndpoint(reactor, path).listen(factory))
             return UNIXClientEndpoint(reactor, path)
         port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
@@ -119,10 +125,14 @@ class Ground:
         """Listen with a server, and connect a client to it."""
         return await self.connect(await self.listen(server))
 
+    async def stop_listening(self) -> None:
+        """Close all listeners that there are so far."""
+        while self._ports:
+            await self._ports.pop().stopListening()
+
     async def close(self) -> None:
         """End all clients; fail if a server then keeps a stream, a socket or a timer."""
-        for port in self._ports:
-            await port.stopListening()
+        await self.stop_listening()
         for server in self._servers:
             server.close_all()
         for client in self._clients:

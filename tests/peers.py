@@ -126,7 +126,9 @@ class Peer(Protocol, Watcher):
 
     async def flushed(self) -> None:
         """Wait until what was sent is in the kernel's hands."""
+        end = reactor.seconds() + DEADLINE
         while self.transport.dataBuffer or self.transport._tempDataLen:
+            assert reactor.seconds() < end
             await turn()
 
     def shut(self) -> None:

@@ -47,4 +47,4 @@ class Stage:
     @property
     def farewell(self) -> bool:
         """Whether the reply is flushed and the connection then closed."""
-        return self.transport.asked[-2:] == ["unregisterProducer", "loseWriteConnection"]
+        return self.transport.asked[-1:] == ["loseWriteConnection"]

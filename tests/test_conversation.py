@@ -249,7 +249,7 @@ WRONG = [
 ]
 
 
-@rows("S-10", "S-11", "S-12", "S-29", "S-32", "R-21", "R-22")
+@rows("S-10", "S-11", "S-12", "S-29", "S-32", "R-22")
 @pytest.mark.parametrize("cut", [whole, bytewise])
 @pytest.mark.parametrize("pipelined", [False, True])
 def test_a_wrong_request_is_refused_and_no_more_is_said(pipelined: bool, cut: Cut) -> None:

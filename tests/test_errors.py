@@ -69,7 +69,7 @@ def test_unknown_codes_are_general_failures(code: int) -> None:
 
 
 def test_the_lists_are_complete() -> None:
-    assert {*PLAIN, *ONION, errors.TorDown} == set(all_refusals())
+    assert {*PLAIN, *ONION, errors.TorDown, errors.Fault} == set(all_refusals())
 
 
 @pytest.mark.parametrize("kind", all_refusals())

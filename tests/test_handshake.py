@@ -235,7 +235,7 @@ AUTHENTICATIONS = table(
 )
 
 
-@rows("S-06", "S-16", "S-17", "S-18", "S-19", "S-20", "R-21", "R-27")
+@rows("S-06", "S-16", "S-17", "S-18", "S-19", "S-20", "R-27")
 @pytest.mark.parametrize(("client", "steps"), AUTHENTICATIONS)
 def test_authentication(client: str, steps: list[Step]) -> None:
     assert_conversation(octets(client), steps)
@@ -411,7 +411,7 @@ REQUIREMENTS = table(
 )
 
 
-@rows("R-07", "R-11", "S-17", "R-21")
+@rows("R-07", "R-11", "S-17")
 @pytest.mark.parametrize(("client", "steps"), REQUIREMENTS)
 def test_require_auth(client: str, steps: list[Step]) -> None:
     assert_conversation(octets(client), steps, REQUIRE)

@@ -280,7 +280,7 @@ CODES += [(kind.onion_code, kind) for kind in errors.ONION]
 CODES += [(code, errors.GeneralFailure) for code in (0x09, 0x5B, 0xE0, 0xFF)]
 
 
-@rows("R-34", "S-02")
+@rows("R-34")
 @pytest.mark.parametrize("request_", [PLAIN, KNOWN], ids=["00", "02"])
 def test_every_code_has_its_meaning(request_: Request) -> None:
     before = "05 00" if request_ is PLAIN else "05 02 01 00"
@@ -355,6 +355,10 @@ def test_an_endless_server_fills_no_memory(pipelined: bool) -> None:
         for _ in range(64):
             initiator.receive(b"\5\0\0\3" + b"x" * 65536)
         assert len(initiator._buffer) < 262
+
+
+def test_step_by_step_is_the_default() -> None:
+    assert Initiator(PLAIN).start() == octets("05 01 00")
 
 
 def test_what_comes_behind_the_reply_has_no_representation() -> None:

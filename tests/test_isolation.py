@@ -11,7 +11,13 @@ import pytest
 from tests.rows import rows
 from tests.tables import at, table
 from torsocks_tx.codes import AddressType, Command, Version
-from torsocks_tx.isolation import Isolation, IsolationFlags, Isolator, isolation_key
+from torsocks_tx.isolation import (
+    Isolation,
+    IsolationFlags,
+    Isolator,
+    is_for_exit,
+    isolation_key,
+)
 from torsocks_tx.messages import Address, Credentials, Request
 from torsocks_tx.wire.userpass import check_format
 
@@ -289,6 +295,24 @@ def test_the_secret_decides() -> None:
 def test_every_process_has_a_secret_of_its_own() -> None:
     here = key(asked())
     assert len({Isolator().credentials(here) for _ in range(8)}) == 8
+
+
+FOR_EXITS = table(
+    [
+        ("name", at("example.com", 80), True),
+        ("the word onion", at("onion", 80), True),
+        ("onion service", at("x.onion", 80), False),
+        ("onion service with a trailing dot", at("x.ONION.", 80), False),
+        ("IPv4", at("192.0.2.1", 80), False),
+        ("IPv6", at("2001:db8::1", 80), False),
+        ("IPv6 as text", Address(NAME, "[2001:db8::1]", 80), False),
+    ]
+)
+
+
+@pytest.mark.parametrize(("address", "expected"), FOR_EXITS)
+def test_what_an_exit_looks_up(address: Address, expected: bool) -> None:
+    assert is_for_exit(asked(address=address)) is expected
 
 
 def test_isolation_shows_no_credentials() -> None:

@@ -92,6 +92,10 @@ def test_values_do_not_change() -> None:
         address.port = 81  # type: ignore[misc]
 
 
+def test_the_port_is_0_where_none_is_given() -> None:
+    assert Address(NAME, "a") == Address.of("a") == Address(NAME, "a", 0)
+
+
 @rows("R-25")
 def test_a_reply_says_nothing_of_our_sockets_by_default() -> None:
     assert Reply(0).address == Address(IPV4, "0.0.0.0", 0)

@@ -137,7 +137,12 @@ FOR_TOR = table(
         ("NoIPv4Traffic", ListenerPolicy(ipv4_traffic=False), {"NoIPv4Traffic"}),
         ("NoIPv6Traffic", ListenerPolicy(ipv6_traffic=False), {"NoIPv6Traffic"}),
         ("PreferIPv6", ListenerPolicy(prefer_ipv6=True), {"PreferIPv6"}),
-        ("OnionTrafficOnly", ONION_ONLY, {"NoIPv4Traffic", "NoIPv6Traffic"}),
+        (
+            "all of them",
+            ListenerPolicy(ipv4_traffic=False, ipv6_traffic=False, prefer_ipv6=True),
+            {"NoIPv4Traffic", "NoIPv6Traffic", "PreferIPv6"},
+        ),
+        ("none where names are refused here", ONION_ONLY, set()),
         (
             "what is kept here",
             ListenerPolicy(

@@ -25,6 +25,7 @@ CODES = table(
     [
         ("general failure", errors.GeneralFailure, 0x01, 0x01, 0x04),
         ("no tor", errors.TorDown, 0x01, 0x01, 0x01),
+        ("a fault of ours", errors.Fault, 0x01, 0x01, 0x01),
         ("not allowed", errors.NotAllowed, 0x02, 0x02, 0x02),
         ("network unreachable", errors.NetworkUnreachable, 0x03, 0x03, 0x04),
         ("host unreachable", errors.HostUnreachable, 0x04, 0x04, 0x04),
@@ -92,6 +93,11 @@ def test_whatever_an_upstream_says_becomes_a_code_of_ours() -> None:
         assert code in (allowed if audience.version is V5 else {0x5B})
         if number in allowed and audience.version is V5 and audience.command is CONNECT:
             assert code == number
+
+
+@rows("S-42")
+def test_extended_errors_are_off_unless_asked_for() -> None:
+    assert Audience(V5, CONNECT, onion=True) == Audience(V5, CONNECT, True, False)
 
 
 @rows("S-22")

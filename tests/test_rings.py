@@ -24,7 +24,7 @@ RINGS: tuple[tuple[str, ...], ...] = (
     ("isolation", "replies", "policy", "flags", "limits"),
     ("interfaces", "relay", "transports"),
     ("backends", "backends.*"),
-    ("errand", "protocol"),
+    ("crowd", "errand", "protocol"),
     ("server", "authentication", "client", "listening", "pt", "pt.*"),
     ("testing", "testing.*"),
     ("tap", "options", "optiontext", "service", "upstream"),

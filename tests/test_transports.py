@@ -118,11 +118,11 @@ class TestFarewell:
         farewell.begin()
         return farewell
 
-    def test_the_producer_goes_first_or_the_half_close_would_never_come(self) -> None:
+    def test_a_paused_peer_is_read_again(self) -> None:
         transport = FakeTransport()
         transport.pauseProducing()
         self.begin(transport)
-        assert transport.asked == ["unregisterProducer", "loseWriteConnection"]
+        assert transport.asked == ["loseWriteConnection"]
         assert transport.reading
 
     def test_the_peer_has_two_seconds_after_the_last_byte(self) -> None:
@@ -156,7 +156,7 @@ class TestFarewell:
     def test_what_cannot_half_close_flushes_and_closes(self, seconds: float) -> None:
         self.begin(WholeTransport())
         self.clock.advance(seconds)
-        assert self.transport.asked == ["unregisterProducer", "loseConnection"]
+        assert self.transport.asked == ["loseConnection"]
 
     def test_but_not_for_ever(self) -> None:
         self.begin(WholeTransport())

@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 
 from torsocks_tx import replies
 from torsocks_tx.codes import Command
-from torsocks_tx.errors import GeneralFailure, HostUnreachable, Refused, TimedOut
+from torsocks_tx.errors import Fault, HostUnreachable, Refused, TimedOut
 from torsocks_tx.interfaces import IBackend
 from torsocks_tx.isolation import Isolation
 from torsocks_tx.limits import Limits
@@ -84,7 +84,8 @@ class Errand:
             self._relay.client_eof()
         else:
             self._client.note("the client closed before the reply")
-            self._client.reset()
+            self.client_lost(clean=False)
+            self._client.finish(b"")
 
     def client_lost(self, clean: bool) -> None:
         """The client's connection is gone: give up what is under way."""
@@ -118,7 +119,6 @@ class Errand:
 
     def relay_remote_eof(self) -> None:
         """The far end will send no more: pass that on, and go on listening to the client."""
-        self._client.transport.unregisterProducer()
         self._client.transport.loseWriteConnection()
 
     # Look-ups.
@@ -148,8 +148,8 @@ class Errand:
             self._fault(failure)
 
     def _fault(self, failure: Failure) -> None:
-        self._log.failure("a fault while looking up; the client gets a failure", failure)
-        self.relay_refused(GeneralFailure("fault"))
+        self._log.failure("a fault while looking up; the client gets a general failure", failure)
+        self.relay_refused(Fault("fault"))
 
     def _timed_out(self) -> None:
         self._give_up_look_up()

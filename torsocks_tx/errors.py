@@ -51,6 +51,10 @@ class TorDown(GeneralFailure):
     """There is no tor to carry the connection."""
 
 
+class Fault(GeneralFailure):
+    """The server has a fault; its log has the details."""
+
+
 class NotAllowed(Refused):
     """The rules of this server, or of the exit relay, do not allow the connection."""
 

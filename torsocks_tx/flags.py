@@ -84,6 +84,8 @@ def parse_flags(words: Iterable[str]) -> tuple[ListenerPolicy, list[str]]:
             notes.append(_IGNORED[bare])
         elif bare == _ONION_ONLY and positive:
             fields.update(dns_request=False, ipv4_traffic=False, ipv6_traffic=False)
+        elif bare == _ONION_ONLY:
+            notes.append("NoOnionTrafficOnly is what holds anyway")
         elif bare in _BY_NAME:
             flag = _BY_NAME[bare]
             (isolation if flag.isolation else fields)[flag.field] = positive

@@ -106,3 +106,8 @@ class Isolator:
         message = b"".join(struct.pack("!I", len(part)) + part for part in key)
         digest = hmac.new(self._secret, message, hashlib.sha256).hexdigest()
         return Credentials(ISOLATION_USERNAME, digest.encode("ascii"))
+
+
+def is_for_exit(request: Request) -> bool:
+    """Whether an exit will look the destination up, and so choose between IPv4 and IPv6."""
+    return not request.address.is_ip and not request.address.is_onion

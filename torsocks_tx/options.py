@@ -19,14 +19,15 @@ _OF_LAUNCHED_TOR = ("tor-data-directory", "tor-binary")
 
 
 def _seconds(name: str) -> Callable[[str], float]:
-    """Reads the seconds of an option, at least 0."""
+    """Reads the seconds of an option: above 0, or 0 too where that means something."""
+    least = 0.0 if name in ("idle-timeout", "shutdown-grace") else 0.001
 
     def read(text: str) -> float:
         try:
             number = float(text)
         except ValueError:
             number = -1.0
-        if not 0 <= number < 1e9:
+        if not least <= number < 1e9:
             raise ValueError(f"--{name} {text!r}: write a number of seconds, such as 30")
         return number
 
@@ -73,6 +74,14 @@ class Options(usage.Options, AuthOptionMixin):
             self.listeners.append(parse_listener(text))
         except ListenError as error:
             raise usage.UsageError(str(error)) from None
+
+    def opt_auth(self, description: str) -> None:
+        """Ask for user names and passwords, as file:/path checks them (see --help-auth)."""
+        try:
+            super().opt_auth(description)
+        except usage.UsageError as error:
+            mend = "--help-auth lists what there is"
+            raise usage.UsageError(f"--auth {description!r}: {error}; {mend}") from None
 
     def opt_tor_option(self, text: str) -> None:
         """A line for the launched tor's torrc, "Name value" (may be given more than once)."""

@@ -38,7 +38,12 @@ class ListenerPolicy:
 
     @property
     def port_flags(self) -> frozenset[str]:
-        """The flags that tor's own SocksPort must have: only tor can keep them for names."""
+        """The flags that tor's own SocksPort must have: only tor can keep them for names.
+
+        They concern requests for which ``isolation.is_for_exit`` holds.
+        """
+        if not self.dns_request:
+            return frozenset()
         wanted = {
             "NoIPv4Traffic": not self.ipv4_traffic,
             "NoIPv6Traffic": not self.ipv6_traffic,

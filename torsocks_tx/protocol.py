@@ -6,13 +6,19 @@ of ours is logged with its traceback and the client gets a general failure.
 
 from __future__ import annotations
 
+import os
 from enum import Enum, auto
 from typing import Any, ClassVar
 from typing import Protocol as Structure
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol, IReactorTime
+from twisted.internet.interfaces import (
+    IAddress,
+    IFileDescriptorReceiver,
+    IHalfCloseableProtocol,
+    IReactorTime,
+)
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -20,7 +26,7 @@ from zope.interface import implementer
 
 from torsocks_tx.codes import Version
 from torsocks_tx.errand import Client, Errand
-from torsocks_tx.errors import GeneralFailure, Refused
+from torsocks_tx.errors import Fault, Refused
 from torsocks_tx.handshake import (
     BOTH_VERSIONS,
     Authenticate,
@@ -71,11 +77,14 @@ class Owner(Structure):
     def connected(self, protocol: SOCKSProtocol) -> None:
         """Count a connection."""
 
+    def lingers(self, protocol: SOCKSProtocol) -> None:
+        """Note that the client has closed its sending side."""
+
     def disconnected(self, protocol: SOCKSProtocol) -> None:
         """Count it no more."""
 
 
-@implementer(IHalfCloseableProtocol)
+@implementer(IHalfCloseableProtocol, IFileDescriptorReceiver)
 class SOCKSProtocol(Protocol):
     """Speaks the version that the client's first byte announces."""
 
@@ -114,12 +123,17 @@ class SOCKSProtocol(Protocol):
     def readConnectionLost(self) -> None:
         """The client will send no more. Before the reply that means that it is gone."""
         if self.state is State.BUSY:
+            self.factory.lingers(self)
             self._errand.client_eof()
         elif self.state is State.CLOSING:
             self._farewell.closed()
         else:
             self.note("the client closed before its request")
             self.transport.loseConnection()
+
+    def fileDescriptorReceived(self, descriptor: int) -> None:
+        """Close what a client on a unix socket passes: Twisted would log each with an address."""
+        os.close(descriptor)
 
     def writeConnectionLost(self) -> None:
         """Everything that was written is out, and our sending side is shut down."""
@@ -182,7 +196,12 @@ class SOCKSProtocol(Protocol):
         except Exception:
             self._log.failure("a fault of this server; the client gets a general failure")
             errand.client_lost(clean=False)
-            errand.relay_refused(GeneralFailure("fault"))
+            errand.relay_refused(Fault("fault"))
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a request of this client is being carried out, or was."""
+        return self.state not in (State.HANDSHAKE, State.AUTHENTICATING)
 
     # Ends.
 

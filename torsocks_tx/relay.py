@@ -8,6 +8,7 @@ owner's: ``RelayOwner``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, Protocol
 
@@ -68,6 +69,8 @@ class Relay:
         self._limits = limits
         self._outbound: IOutbound | None = None
         self._state = State.OPENING
+        self._near: Throttle | None = None
+        self._far: Throttle | None = None
         self._last_activity = 0.0
         self._linger_end = 0.0
         self.sent = 0
@@ -142,8 +145,9 @@ class Relay:
         self._state = State.OPEN
         self._last_activity = self._clock.seconds()
         self._owner.relay_opened()
-        self._outbound.register_producer(Throttle(self._transport))
-        self._transport.registerProducer(Throttle(self._outbound), True)
+        self._near, self._far = Throttle(self._transport), Throttle(self._outbound)
+        self._outbound.register_producer(self._near)
+        self._transport.registerProducer(self._far, True)
         self._transport.resumeProducing()
         self._deadline.start(self._limits.idle_timeout, self._idle_expired)
 
@@ -164,7 +168,10 @@ class Relay:
         """The far end will send no more, but still listens."""
         if self._state is State.OPEN and can_half_close(self._transport):
             self._state = State.REMOTE_DONE
+            self._unregister()
             self._owner.relay_remote_eof()
+            self._last_activity = self._clock.seconds()
+            self._upload_expired()
         elif self._state in _FLOWING_OUT:
             self._finish()
             self._owner.relay_over(True)
@@ -181,8 +188,15 @@ class Relay:
     def _release(self) -> IOutbound | None:
         self._state = State.OVER
         self._deadline.stop()
+        self._unregister()
         outbound, self._outbound = self._outbound, None
         return outbound
+
+    def _unregister(self) -> None:
+        """Free the client's transport from its producer: until then it would not shut down."""
+        if self._far is not None:
+            self._far = None
+            self._transport.unregisterProducer()
 
     def _finish(self) -> None:
         outbound = self._release()
@@ -197,21 +211,33 @@ class Relay:
         self._owner.relay_refused(TimedOut("no outcome within the connect deadline"))
 
     def _idle_expired(self) -> None:
-        left = self._remaining(self._limits.idle_timeout or 0.0)
-        if left > 0:
-            self._deadline.start(left, self._idle_expired)
-            return
-        self._finish()
-        self._owner.relay_over(True)
+        self._expire(self._remaining(self._limits.idle_timeout or 0.0), self._idle_expired)
+
+    def _upload_expired(self) -> None:
+        limits = self._limits
+        period = min(limits.idle_timeout or limits.linger_limit, limits.linger_limit)
+        self._expire(self._remaining(period), self._upload_expired)
 
     def _linger_expired(self) -> None:
-        left = self._remaining(self._limits.linger_timeout)
+        period = self._limits.linger_timeout
+        # A side that is not read from because the other takes no more is not silent.
+        left = period if self._is_blocked else self._remaining(period)
         left = min(left, self._linger_end - self._clock.seconds())
+        self._expire(left, self._linger_expired)
+
+    def _expire(self, left: float, again: Callable[[], None]) -> None:
+        """Wait on, or end the stream; where bytes are held back, not as if it were complete."""
         if left > 0:
-            self._deadline.start(left, self._linger_expired)
+            self._deadline.start(left, again)
             return
+        complete = not self._is_blocked
         self._finish()
-        self._owner.relay_over(True)
+        self._owner.relay_over(complete)
+
+    @property
+    def _is_blocked(self) -> bool:
+        """Whether one side takes no more, so that the other is not read from."""
+        return any(side is not None and side.paused for side in (self._near, self._far))
 
     def _remaining(self, period: float) -> float:
         return self._last_activity + period - self._clock.seconds()

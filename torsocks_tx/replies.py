@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from torsocks_tx.codes import Command, Reply4, Reply5, Version
 from torsocks_tx.errors import (
     AddressTypeNotSupported,
+    Fault,
     NotAllowed,
     OnionRefused,
     Refused,
@@ -42,7 +43,7 @@ def code_for(reason: Refused, audience: Audience) -> int:
     if audience.version is Version.SOCKS4:
         return Reply4.REJECTED
     if audience.command is not Command.CONNECT:
-        spoken = (TorDown, NotAllowed, AddressTypeNotSupported)
+        spoken = (TorDown, Fault, NotAllowed, AddressTypeNotSupported)
         return reason.code if isinstance(reason, spoken) else Reply5.HOST_UNREACHABLE
     if not isinstance(reason, OnionRefused):
         return reason.code

@@ -18,10 +18,11 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
 from torsocks_tx.codes import Command, Version
+from torsocks_tx.crowd import Crowd
 from torsocks_tx.errand import Client, Errand
 from torsocks_tx.handshake import HandshakeOptions
 from torsocks_tx.interfaces import IBackend
-from torsocks_tx.isolation import Isolation, Isolator, isolation_key
+from torsocks_tx.isolation import Isolation, Isolator, is_for_exit, isolation_key
 from torsocks_tx.limits import Limits
 from torsocks_tx.messages import Credentials, Request
 from torsocks_tx.policy import ListenerPolicy
@@ -56,6 +57,7 @@ class SOCKSFactory(Factory):
         authenticator: Authenticator | None = None,
         listener: str | None = None,
         isolator: Isolator | None = None,
+        crowd: Crowd | None = None,
         clock: IReactorTime | None = None,
         debugging: bool = True,
     ) -> None:
@@ -73,18 +75,14 @@ class SOCKSFactory(Factory):
         self._listener = listener or f"listener-{next(_listener_numbers)}"
         self._isolator = isolator or _isolator
         self._port_flags = self.policy.port_flags
+        self._crowd = crowd or Crowd(self.limits.max_connections)
         self._empty: list[Deferred[None]] = []
-        self._full_said = False
 
     def buildProtocol(  # type: ignore[override]
         self, addr: IAddress | None
     ) -> SOCKSProtocol | None:
         """A protocol for a new client, or None when there are too many: it is closed at once."""
-        most = self.limits.max_connections
-        if most is not None and len(self.connections) >= most:
-            if not self._full_said:
-                self._full_said = True
-                self._log.warn("{most} clients are connected: more are turned away", most=most)
+        if not self._crowd.has_room():
             return None
         protocol: SOCKSProtocol = self.protocol()
         protocol.factory = self
@@ -108,7 +106,8 @@ class SOCKSFactory(Factory):
         self.policy.check(request)
         client = getattr(peer, "host", None)
         key = isolation_key(self.policy.isolation, self._listener, client, request)
-        return Isolation(self._isolator.credentials(key), self._port_flags)
+        flags = self._port_flags if is_for_exit(request) else frozenset()
+        return Isolation(self._isolator.credentials(key), flags)
 
     def errand(self, client: Client, request: Request) -> Errand:
         """What carries this request out."""
@@ -130,11 +129,16 @@ class SOCKSFactory(Factory):
     def connected(self, protocol: SOCKSProtocol) -> None:
         """Count a connection."""
         self.connections.add(protocol)
+        self._crowd.join(protocol)
+
+    def lingers(self, protocol: SOCKSProtocol) -> None:
+        """Note that a client has closed its sending side while its stream is open."""
+        self._crowd.linger(protocol)
 
     def disconnected(self, protocol: SOCKSProtocol) -> None:
         """Count it no more."""
         self.connections.discard(protocol)
-        self._full_said = self._full_said and bool(self.connections)
+        self._crowd.leave(protocol)
         if not self.connections:
             waiting, self._empty = self._empty, []
             for deferred in waiting:
@@ -147,6 +151,12 @@ class SOCKSFactory(Factory):
         deferred: Deferred[None] = Deferred()
         self._empty.append(deferred)
         return deferred
+
+    def close_unserved(self) -> None:
+        """Reset the connections that have not made a request yet."""
+        for protocol in list(self.connections):
+            if not protocol.is_served:
+                protocol.reset()
 
     def close_all(self) -> None:
         """Reset every connection, for a server that stops."""

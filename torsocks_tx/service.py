@@ -98,7 +98,9 @@ class TorsocksService(Service):
             raise StartError(f"cannot listen at {listener.text}: not ready at once")
         port = outcome[0]
         if isinstance(port, Failure):
-            raise StartError(f"cannot listen at {listener.text}: {port.getErrorMessage()}")
+            reason = port.getErrorMessage().rstrip(".")
+            mend = "end the program that has it, or choose another place"
+            raise StartError(f"--listen {listener.text}: {reason}; {mend}")
         self._ports.append(port)
         address = port.getHost()
         public = not bound_privately(address)
@@ -137,6 +139,16 @@ class TorsocksService(Service):
         exit_with_failure()
         self._reactor.callLater(0, self._reactor.stop)
 
+    def _hurry_on_signals(self, factories: Sequence[SOCKSFactory]) -> None:
+        """Let a second Ctrl-C or SIGTERM end the grace: Twisted has no use for it any more."""
+
+        def hurry(_number: int, _frame: Any) -> None:
+            for factory in factories:
+                self._reactor.callFromThread(factory.close_all)
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, hurry)
+
     @inlineCallbacks
     def stopService(self) -> Any:
         """Stop in order; fires when nothing is left."""
@@ -146,6 +158,9 @@ class TorsocksService(Service):
         yield DeferredList([maybeDeferred(port.stopListening) for port in self._ports])
         self._ports.clear()
         factories = [factory for _, factory in self._listeners]
+        for factory in factories:
+            factory.close_unserved()
+        self._hurry_on_signals(factories)
         busy = sum(len(factory.connections) for factory in factories)
         if busy:
             self._log.info(

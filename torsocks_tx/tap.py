@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from torsocks_tx.authentication import CredAuthenticator
+from torsocks_tx.crowd import Crowd
 from torsocks_tx.limits import Limits
 from torsocks_tx.options import Options
 from torsocks_tx.server import SOCKSFactory
@@ -19,6 +20,7 @@ def make_limits(options: Options, allowed: int) -> Limits:
     return Limits(
         handshake_timeout=options["handshake-timeout"],
         connect_timeout=options["connect-timeout"],
+        onion_timeout=options["onion-timeout"],
         idle_timeout=options["idle-timeout"] or None,
         linger_timeout=options["linger-timeout"],
         linger_limit=options["linger-limit"],
@@ -34,6 +36,7 @@ def make_upstream(reactor: Any, options: Options) -> Any:
 
     if options["backend"] == "direct":
         return upstream.DirectUpstream(reactor, allow_internal=bool(options["allow-internal"]))
+    policies = list({listener.policy.port_flags for listener in options.listeners})
     tor = options["tor"] or "launch"
     if options["tor-socks"]:
         supply = upstream.fixed_supply(reactor, options["tor-socks"])
@@ -43,13 +46,14 @@ def make_upstream(reactor: Any, options: Options) -> Any:
             data_directory=Path(options["tor-data-directory"] or upstream.default_data_directory()),
             options=options.tor_options,
             binary=options["tor-binary"],
-            policies=list({listener.policy.port_flags for listener in options.listeners}),
+            policies=policies,
         )
     elif tor == "private":
         supply = upstream.private_supply(reactor)
     else:
         supply = upstream.running_supply(reactor, tor, options.get("tor-password"))
-    return upstream.TorUpstream(reactor, supply, True if options["optimistic-data"] else None)
+    optimistic = True if options["optimistic-data"] else None
+    return upstream.TorUpstream(reactor, supply, optimistic, policies)
 
 
 def makeService(options: Options) -> TorsocksService:
@@ -63,6 +67,7 @@ def makeService(options: Options) -> TorsocksService:
     except ValueError as error:
         raise SystemExit(f"twistd torsocks: {error}") from None
     checkers = options.get("credCheckers")
+    crowd = Crowd(limits.max_connections)
     authenticator = CredAuthenticator(checkers) if checkers else None
     listeners = [
         (
@@ -73,6 +78,7 @@ def makeService(options: Options) -> TorsocksService:
                 limits=limits,
                 authenticator=authenticator,
                 listener=f"listen-{number}",
+                crowd=crowd,
                 debugging=bool(options["debug"]),
             ),
         )

@@ -46,17 +46,20 @@ class Throttle:
     that would mean closing: the relay decides that, so here it does nothing.
     """
 
-    __slots__ = ("_producer",)
+    __slots__ = ("_producer", "paused")
 
     def __init__(self, producer: Any) -> None:
         self._producer = producer
+        self.paused = False
 
     def pauseProducing(self) -> None:
         """Read no more from this side."""
+        self.paused = True
         self._producer.pauseProducing()
 
     def resumeProducing(self) -> None:
         """Read on."""
+        self.paused = False
         self._producer.resumeProducing()
 
     def stopProducing(self) -> None:
@@ -97,8 +100,10 @@ class Farewell:
         self._dropped = 0
 
     def begin(self) -> None:
-        """Flush and shut down. A peer that does not read is given up after ``linger_limit``."""
-        self._transport.unregisterProducer()
+        """Flush and shut down. A peer that does not read is given up after ``linger_limit``.
+
+        No producer may be registered any more: Twisted would wait for it.
+        """
         self._deadline.start(self._limits.linger_limit, self._transport.abortConnection)
         if can_half_close(self._transport):
             self._transport.loseWriteConnection()

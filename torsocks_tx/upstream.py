@@ -20,7 +20,8 @@ from torsocks_tx.backends.tor.backend import TorBackend
 from torsocks_tx.backends.tor.fixed import FixedSupply
 from torsocks_tx.backends.tor.launched import LaunchedSupply
 from torsocks_tx.backends.tor.running import RunningSupply
-from torsocks_tx.backends.tor.supply import Supply
+from torsocks_tx.backends.tor.supply import NoSuchPort, Supply
+from torsocks_tx.errors import TorDown
 
 
 def default_data_directory() -> Path:
@@ -57,13 +58,32 @@ class DirectUpstream:
 class TorUpstream:
     """A tor, however it is come by."""
 
-    def __init__(self, reactor: Any, supply: Supply, optimistic_data: bool | None) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        supply: Supply,
+        optimistic_data: bool | None,
+        policies: Sequence[frozenset[str]] = (),
+    ) -> None:
         self.supply = supply
+        self._policies = policies
         self.backend = TorBackend(reactor, supply, optimistic_data=optimistic_data)
 
     def start(self) -> Deferred[None]:
-        """Start or find tor."""
-        return self.supply.start()
+        """Start or find tor, and see that it can keep what the listeners' flags promise."""
+        return Deferred.fromCoroutine(self._start())
+
+    async def _start(self) -> None:
+        await self.supply.start()
+        for flags in self._policies:
+            try:
+                self.supply.port_for(flags)
+            except NoSuchPort:
+                await self.supply.stop()
+                raise
+            except TorDown:
+                # It is looked at again, and said in the log, when there is a tor.
+                return
 
     def stop(self) -> Deferred[None]:
         """End what was started."""

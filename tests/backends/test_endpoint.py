@@ -1,4 +1,4 @@
-"""The backend over endpoints: when it asks for one, and what it makes of no, of faults and of time."""
+"""The backend over endpoints: when it asks for one, and what becomes of a no and of a fault."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from typing import Any, NoReturn
 import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionRefusedError as ConnectionRefusedByHost
-from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent
 from zope.interface.verify import verifyObject
 
-from tests.backends.receiver import Receiver
+from tests.backends.ends import FakeEndpoint, Receiver
 from tests.relaying import ISOLATION, REQUEST
 from tests.transports import FakeTransport
 from torsocks_tx.backends.endpoint import EndpointBackend
@@ -23,29 +22,6 @@ from torsocks_tx.errors import (
     NotAllowed,
 )
 from torsocks_tx.interfaces import IBackend, IOutbound
-
-
-class FakeEndpoint:
-    """Connects when the test says so."""
-
-    def __init__(self, outcome: Any = None) -> None:
-        self.cancelled = 0
-        self.protocol: Any = None
-        self._outcome: Deferred[Any] = outcome or Deferred(self._cancel)
-
-    def _cancel(self, _: object) -> None:
-        self.cancelled += 1
-
-    def connect(self, factory: IProtocolFactory) -> Deferred[Any]:
-        self.protocol = factory.buildProtocol(None)
-        return self._outcome
-
-    def come(self, transport: FakeTransport) -> None:
-        transport.connect(self.protocol)
-        self._outcome.callback(self.protocol)
-
-    def fail(self, reason: Exception) -> None:
-        self._outcome.errback(reason)
 
 
 class TestOpen:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred, succeed
 from zope.interface.verify import verifyObject
 
-from tests.backends.receiver import Receiver
+from tests.backends.ends import Receiver
 from tests.relaying import ISOLATION, REQUEST
 from torsocks_tx.backends.memory import MemoryBackend, MemoryOutbound
 from torsocks_tx.interfaces import IBackend, IOutbound

@@ -25,13 +25,13 @@ async def page(*arguments: str, words: str = "origin") -> None:
     assert words in ended.text
 
 
-@rows("S-01", "S-04", "S-08", "S-52")
+@rows("S-01", "S-04", "S-08")
 @pytest_twisted.ensureDeferred
 async def test_socks4(served: Served) -> None:
     await page("--socks4", served.address, served.url("203.0.113.9"), words="IPv4")
 
 
-@rows("S-05", "S-08", "S-13", "S-52", "R-02")
+@rows("S-05", "S-08", "S-13", "R-02")
 @pytest.mark.parametrize("user", ["", "alice@"])
 @pytest_twisted.ensureDeferred
 async def test_socks4a(served: Served, user: str) -> None:

@@ -109,7 +109,7 @@ def break_later(outbound: MemoryOutbound) -> None:
 FAULTS: list[tuple[str, Callable[[], Any], bytes, bytes]] = [
     ("backend", lambda: MemoryBackend(script=raising), named(HOST, 80), refused(1)),
     ("chooser", lambda: EndpointBackend(reactor, raising), named(HOST, 80), refused(1)),
-    ("look-up", lambda: MemoryBackend(look_up=raising), named(HOST, 0, 0xF0), refused(4)),
+    ("look-up", lambda: MemoryBackend(look_up=raising), named(HOST, 0, 0xF0), refused(1)),
     ("relay", lambda: MemoryBackend(script=break_later), named(HOST, 80), GRANTED),
 ]
 

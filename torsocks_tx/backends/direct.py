@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from twisted.internet import error
@@ -85,15 +85,16 @@ class _Collector:
 class _DirectEndpoint:
     """Looks up, judges, and tries the addresses in turn."""
 
-    def __init__(self, backend: DirectBackend, address: Address) -> None:
+    def __init__(self, backend: DirectBackend, address: Address, flags: frozenset[str]) -> None:
         self._backend = backend
         self._address = address
+        self._flags = flags
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         return Deferred.fromCoroutine(self._connect(protocolFactory))
 
     async def _connect(self, factory: IProtocolFactory) -> IProtocol:
-        hosts = await self._backend.look_up(self._address)
+        hosts = await self._backend.look_up(self._address, self._flags)
         for host in hosts[:-1]:
             try:
                 return await self._attempt(host, ATTEMPT_TIMEOUT, factory)
@@ -109,6 +110,14 @@ class _DirectEndpoint:
         return protocol
 
 
+def _chosen(hosts: Iterable[str], flags: frozenset[str]) -> list[str]:
+    """The addresses that these flags allow, the preferred kind first."""
+    allowed = [
+        host for host in hosts if ("NoIPv6Traffic" if ":" in host else "NoIPv4Traffic") not in flags
+    ]
+    return sorted(allowed, key=lambda host: "PreferIPv6" in flags and ":" not in host)
+
+
 @implementer(IBackend)
 class DirectBackend:
     """Connects from this machine; ``allow_internal`` admits internal addresses."""
@@ -116,9 +125,10 @@ class DirectBackend:
     def __init__(self, reactor: Any, *, allow_internal: bool = False) -> None:
         self.reactor = reactor
         self._allow_internal = allow_internal
-        self._endpoints = EndpointBackend(
-            reactor, lambda request, _: _DirectEndpoint(self, request.address.literal())
-        )
+        self._endpoints = EndpointBackend(reactor, self._endpoint)
+
+    def _endpoint(self, request: Request, isolation: Isolation) -> _DirectEndpoint:
+        return _DirectEndpoint(self, request.address.literal(), isolation.port_flags)
 
     def open(self, request: Request, isolation: Isolation, receiver: IReceiver) -> Any:
         """Begin a stream."""
@@ -126,11 +136,12 @@ class DirectBackend:
 
     def resolve(self, request: Request, isolation: Isolation) -> Deferred[Address]:
         """Look up an address of a name, IPv4 before IPv6."""
-        return Deferred.fromCoroutine(self._resolve(request.address))
+        return Deferred.fromCoroutine(self._resolve(request.address, isolation.port_flags))
 
-    async def _resolve(self, address: Address) -> Address:
-        hosts = sorted(await self.look_up(address), key=lambda host: ":" in host)
-        return Address.of(hosts[0])
+    async def _resolve(self, address: Address, flags: frozenset[str]) -> Address:
+        hosts = await self.look_up(address, flags)
+        prefer_ipv6 = "PreferIPv6" in flags
+        return Address.of(sorted(hosts, key=lambda host: (":" in host) != prefer_ipv6)[0])
 
     def resolve_ptr(self, request: Request, isolation: Isolation) -> Deferred[Address]:
         """Look up the name of an IP address."""
@@ -150,18 +161,27 @@ class DirectBackend:
             raise HostUnreachable("no name") from None
         return Address(AddressType.HOSTNAME, name)
 
-    async def look_up(self, address: Address) -> list[str]:
-        """The IP addresses of a destination, none of them forbidden. Raises ``Refused``."""
+    async def look_up(self, address: Address, flags: frozenset[str] = frozenset()) -> list[str]:
+        """The IP addresses of a destination, none of them forbidden. Raises ``Refused``.
+
+        ``flags`` are those of a SocksPort of tor that concern names: ``NoIPv4Traffic``,
+        ``NoIPv6Traffic``, ``PreferIPv6``.
+        """
         if address.is_onion:
             raise HostUnreachable("onion services need Tor")
         if address.is_ip:
             return self._judge([address.host])
+        try:
+            address.host.encode("idna")
+        except UnicodeError:
+            # Twisted's resolver would never answer.
+            raise HostUnreachable("not a name that can be looked up") from None
         collector = _Collector()
         self.reactor.nameResolver.resolveHostName(collector, address.host)
         hosts = await collector.done
         if not hosts:
             raise HostUnreachable("no address")
-        return self._judge(list(dict.fromkeys(hosts)))
+        return self._judge(_chosen(dict.fromkeys(hosts), flags))
 
     def _judge(self, hosts: Sequence[str]) -> list[str]:
         allowed = [host for host in hosts if self._allow_internal or not is_internal(host)]

@@ -25,7 +25,8 @@ EndpointChooser = Callable[[Request, Isolation], IStreamClientEndpoint]
 class EndpointBackend:
     """Connects to the endpoint that ``choose`` gives; refuses look-ups, which endpoints cannot do.
 
-    What ``choose`` raises, other than ``Refused``, is a fault: it is logged with its traceback.
+    What ``choose`` or ``connect`` itself raises, other than ``Refused``, is a fault: it is logged
+    with its traceback.
     """
 
     _log = Logger()
@@ -39,7 +40,7 @@ class EndpointBackend:
         stream = Stream(self._reactor, receiver, half_close=True)
         # Never from inside ``open``: an endpoint may connect at once.
         next_turn = deferLater(self._reactor, 0.0, self._choose, request, isolation)
-        next_turn.addCallbacks(stream.connect, self._fault)
+        next_turn.addCallback(stream.connect).addErrback(self._fault)
         stream.wait_for(next_turn)
         return stream
 

@@ -16,9 +16,9 @@ from zope.interface import implementer
 
 from torsocks_tx.backends.stream import Stream
 from torsocks_tx.backends.tor.owned import OwnedControlSupply
-from torsocks_tx.backends.tor.supply import SocksPort, Supply, SupplyState
+from torsocks_tx.backends.tor.supply import NoSuchPort, SocksPort, Supply, SupplyState
 from torsocks_tx.codes import Command, Version
-from torsocks_tx.errors import Refused, TorDown
+from torsocks_tx.errors import GeneralFailure, Refused, TorDown
 from torsocks_tx.initiator import Initiator
 from torsocks_tx.interfaces import IBackend, IReceiver
 from torsocks_tx.isolation import Isolation
@@ -96,20 +96,20 @@ class TorBackend:
 
     def _connect_failed(self, failure: Failure) -> Refused:
         """What a client hears when tor's SocksPort cannot be reached."""
+        if isinstance(failure.value, NoSuchPort):
+            self._say(str(failure.value))
         if isinstance(failure.value, Refused):
             return failure.value
-        self._say_unreachable(type(failure.value).__name__)
+        kind = type(failure.value).__name__
+        self._say(f"tor's SocksPort cannot be reached ({kind}): clients are refused until it can")
         return TorDown("tor's SocksPort cannot be reached")
 
-    def _say_unreachable(self, kind: str) -> None:
-        """One line, and not again before a while has passed, however many clients there are."""
+    def _say(self, text: str) -> None:
+        """One line, and none for a while after it, however many clients there are."""
         now = self._clock.seconds()
         if now >= self._quiet_until:
             self._quiet_until = now + QUIET_SECONDS
-            self._log.warn(
-                "tor's SocksPort cannot be reached ({kind}): clients are refused until it can",
-                kind=kind,
-            )
+            self._log.warn("{text}", text=text)
 
     def resolve(self, request: Request, isolation: Isolation) -> Deferred[Address]:
         """Have tor look up a name (or, with RESOLVE_PTR, the name of an address)."""
@@ -146,7 +146,10 @@ class _Answer:
         reply = self._stream.reply
         assert reply is not None
         self._stream.abort()
-        self._answer.callback(reply.address)
+        if _is_fit(reply.address):
+            self._answer.callback(reply.address)
+        else:
+            self._answer.errback(GeneralFailure("an answer with a name that cannot be one"))
 
     def refused(self, reason: Refused) -> None:
         """There is no answer."""
@@ -163,3 +166,8 @@ class _Answer:
 
     def lost(self, clean: bool) -> None:
         """Nothing follows the reply to a look-up."""
+
+
+def _is_fit(answer: Address) -> bool:
+    """Whether an answer may go to a client: names without blanks or control characters."""
+    return all("!" <= character <= "~" for character in answer.host)

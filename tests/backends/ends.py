@@ -1,0 +1,105 @@
+"""Both ends of a backend's stream, in memory: its receiver, and the endpoint it connects to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IProtocolFactory
+from twisted.internet.task import Clock
+from zope.interface import implementer
+
+from tests.transports import FakeTransport, WholeTransport
+from torsocks_tx.backends.stream import Stream
+from torsocks_tx.codes import AddressType, Command, Version
+from torsocks_tx.errors import Refused
+from torsocks_tx.initiator import Initiator
+from torsocks_tx.interfaces import IReceiver
+from torsocks_tx.messages import Address, Credentials, Request
+
+
+@implementer(IReceiver)
+class Receiver:
+    """Writes down what it hears."""
+
+    def __init__(self) -> None:
+        self.heard: list[object] = []
+
+    def opened(self) -> None:
+        self.heard.append("opened")
+
+    def refused(self, reason: Refused) -> None:
+        self.heard.append(reason)
+
+    def data(self, data: bytes) -> None:
+        self.heard.append(data)
+
+    def eof(self) -> None:
+        self.heard.append("eof")
+
+    def lost(self, clean: bool) -> None:
+        self.heard.append(("lost", clean))
+
+
+class FakeEndpoint:
+    """Connects when the test says so."""
+
+    def __init__(self, outcome: Any = None) -> None:
+        self.cancelled = 0
+        self.protocol: Any = None
+        self._outcome: Deferred[Any] = outcome or Deferred(self._cancel)
+
+    def _cancel(self, _: object) -> None:
+        self.cancelled += 1
+
+    def connect(self, factory: IProtocolFactory) -> Deferred[Any]:
+        self.protocol = factory.buildProtocol(None)
+        return self._outcome
+
+    def come(self, transport: WholeTransport) -> None:
+        transport.connect(self.protocol)
+        self._outcome.callback(self.protocol)
+
+    def fail(self, reason: Exception) -> None:
+        self._outcome.errback(reason)
+
+
+REQUEST = Request(
+    Version.SOCKS5,
+    Command.CONNECT,
+    Address(AddressType.HOSTNAME, "example.com", 80),
+    Credentials(b"u", b"p"),
+)
+
+
+class StreamStage:
+    """A stream, its receiver and its far end."""
+
+    def __init__(
+        self,
+        *,
+        half_close: bool = True,
+        pipelined: bool | None = None,
+        early: bool = False,
+        transport: WholeTransport | None = None,
+    ) -> None:
+        self.clock = Clock()
+        self.receiver = Receiver()
+        self.endpoint = FakeEndpoint()
+        self.transport: Any = transport or FakeTransport()
+        self.stream = Stream(self.clock, self.receiver, half_close=half_close)
+        initiator = None if pipelined is None else Initiator(REQUEST, pipelined=pipelined)
+        self.stream.connect(self.endpoint, initiator, early_data=early)
+
+    @property
+    def heard(self) -> list[object]:
+        return self.receiver.heard
+
+    def come(self) -> StreamStage:
+        self.endpoint.come(self.transport)
+        return self
+
+    def open(self) -> StreamStage:
+        self.come()
+        assert self.heard.pop() == "opened"
+        return self

@@ -1,0 +1,260 @@
+"""The backend without Tor: which addresses it refuses, which it tries, and that it is no fall-back.
+
+Names come from a table and connections are noted; all of them lead to loopback.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.error import TimeoutError
+from twisted.internet.interfaces import IHostnameResolver, IReactorTCP
+from twisted.internet.testing import MemoryReactorClock
+from twisted.python.failure import Failure
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from tests.backends.ends import Receiver
+from tests.ground import Ground, WatchedServer
+from tests.peers import GRANTED, PeerFactory, Watcher, named, refused, turn
+from tests.relaying import ISOLATION, REQUEST
+from torsocks_tx.backends.direct import DirectBackend
+from torsocks_tx.errors import TimedOut
+from torsocks_tx.interfaces import IBackend
+
+PUBLIC = "93.184.216.34"
+PUBLIC_6 = "2606:2800:220:1:248:1893:25c8:1946"
+
+
+@implementer(IReactorTCP, IHostnameResolver)
+class Elsewhere(Watcher):
+    """The reactor in a world of few names; ``dialled`` notes what is connected to, ``looked_up``
+    what is asked. Public addresses lead to this machine, and nothing leaves it."""
+
+    def __init__(self, names: dict[str, list[str]] | None = None) -> None:
+        super().__init__()
+        self.names = names or {}
+        self.dialled: list[str] = []
+        self.looked_up: list[str] = []
+        self.held = False
+        self.release: Any = None
+        self.nameResolver = self
+
+    def resolveHostName(self, receiver: Any, name: str, *rest: object) -> object:
+        self.looked_up.append(name)
+        receiver.resolutionBegan(None)
+
+        def answer() -> None:
+            for host in self.names.get(name, []):
+                kind = IPv6Address if ":" in host else IPv4Address
+                receiver.addressResolved(kind("TCP", host, 0))
+            receiver.resolutionComplete()
+
+        self.release = answer
+        if not self.held:
+            reactor.callLater(0, answer)
+        self.notice()
+        return receiver
+
+    def connectTCP(self, host: str, port: int, *rest: Any, **options: Any) -> Any:
+        self.dialled.append(host)
+        local = host if host.startswith("127.") or host == "::1" else "127.0.0.1"
+        return reactor.connectTCP(local, port, *rest, **options)
+
+    def listenTCP(self, *_: object) -> Any:
+        raise AssertionError("nothing listens here")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(reactor, name)
+
+
+@pytest_twisted.async_yield_fixture
+async def ground(tmp_path: Path) -> AsyncIterator[Ground]:
+    """Give sockets over TCP, and leave none behind."""
+    ground = Ground("tcp", tmp_path)
+    yield ground
+    await ground.close()
+
+
+class Site:
+    """A server over the direct backend, and an origin on 127.0.0.1."""
+
+    def __init__(self, ground: Ground, world: Elsewhere, allow_internal: bool) -> None:
+        self.ground = ground
+        self.origin = PeerFactory()
+        self.server = WatchedServer(DirectBackend(world, allow_internal=allow_internal))
+        self.port = 0
+        self._endpoint: Any = None
+
+    async def ask(self, host: str, command: int = 1) -> bytes:
+        """Make one request, for the origin's port, and return the reply."""
+        if not self.port:
+            _, self.port = self.ground.address(await self.ground.listen(self.origin))
+            self._endpoint = await self.ground.listen(self.server)
+        client = await self.ground.connect(self._endpoint)
+        self.client = client
+        return await client.negotiate(named(host, self.port, command))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "10.0.0.1", "[::ffff:127.0.0.1]"])
+@pytest_twisted.ensureDeferred
+async def test_an_internal_address_is_refused(ground: Ground, host: str) -> None:
+    world = Elsewhere()
+    assert await Site(ground, world, False).ask(host) == refused(2)
+    assert (world.dialled, world.looked_up) == ([], [])
+
+
+@pytest.mark.parametrize("answers", [["127.0.0.1"], ["10.0.0.1", "fe80::1"], ["64:ff9b::7f00:1"]])
+@pytest_twisted.ensureDeferred
+async def test_so_is_a_name_that_leads_to_one(ground: Ground, answers: list[str]) -> None:
+    world = Elsewhere({"inside.example": answers})
+    assert await Site(ground, world, False).ask("inside.example") == refused(2)
+    assert world.looked_up == ["inside.example"]
+    assert world.dialled == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_address_that_was_judged_is_the_one_that_is_dialled(ground: Ground) -> None:
+    world = Elsewhere({"www.example": ["10.0.0.1", PUBLIC, "127.0.0.1"]})
+    site = Site(ground, world, False)
+    assert await site.ask("www.example") == GRANTED
+    assert world.looked_up == ["www.example"]
+    assert world.dialled == [PUBLIC]
+    far = await site.origin.peer()
+    far.send(b"hello")
+    assert await site.client.take(5) == b"hello"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+@pytest_twisted.ensureDeferred
+async def test_allow_internal_admits_them(ground: Ground, host: str) -> None:
+    world = Elsewhere({"localhost": ["127.0.0.1"]})
+    assert await Site(ground, world, True).ask(host) == GRANTED
+    assert world.dialled == ["127.0.0.1"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_addresses_of_a_name_are_tried_in_turn_each_once(ground: Ground) -> None:
+    # Nothing listens on the first two.
+    answers = ["127.0.0.2", "127.0.0.3", "127.0.0.2", "127.0.0.1", "127.0.0.4"]
+    world = Elsewhere({"many.example": answers})
+    assert await Site(ground, world, True).ask("many.example") == GRANTED
+    assert world.dialled == ["127.0.0.2", "127.0.0.3", "127.0.0.1"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_when_all_refuse_the_client_hears_05(ground: Ground) -> None:
+    world = Elsewhere({"closed.example": ["127.0.0.2", "127.0.0.3"]})
+    assert await Site(ground, world, True).ask("closed.example") == refused(5)
+    assert world.dialled == ["127.0.0.2", "127.0.0.3"]
+
+
+@pytest.mark.parametrize("command", [1, 0xF0])
+@pytest_twisted.ensureDeferred
+async def test_a_name_without_addresses_is_04(ground: Ground, command: int) -> None:
+    world = Elsewhere()
+    assert await Site(ground, world, True).ask("nowhere.example", command) == refused(4)
+    assert world.dialled == []
+
+
+@pytest.mark.parametrize("command", [1, 0xF0])
+@pytest_twisted.ensureDeferred
+async def test_an_onion_name_is_never_looked_up(ground: Ground, command: int) -> None:
+    world = Elsewhere({"x.onion": ["127.0.0.1"]})
+    site = Site(ground, world, True)
+    assert await site.ask("x.onion", command) == refused(4)
+    assert (world.dialled, world.looked_up) == ([], [])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_goes_while_its_name_is_looked_up(ground: Ground) -> None:
+    world = Elsewhere({"slow.example": ["127.0.0.1"]})
+    world.held = True
+    site = Site(ground, world, True)
+    client = await ground.client(site.server)
+    client.send(b"\5\1\0" + named("slow.example", 80))
+    await world.until(lambda: world.looked_up == ["slow.example"])
+    client.reset()
+    await site.server.emptied()
+    world.release()
+    await turn()
+    assert world.dialled == []
+
+
+def test_an_address_that_does_not_answer_is_left_after_ten_seconds() -> None:
+    world: Any = MemoryReactorClock()
+    world.nameResolver = Elsewhere({"many.example": [PUBLIC, PUBLIC_6]})
+    world.nameResolver.held = True
+    receiver = Receiver()
+    backend = DirectBackend(world)
+    stream = backend.open(REQUEST, ISOLATION, receiver)
+    world.nameResolver.names[REQUEST.address.host] = [PUBLIC, PUBLIC_6]
+    world.advance(0)
+    world.nameResolver.release()
+    [(host, port, factory, timeout, _)] = world.tcpClients
+    assert (host, port, timeout) == (PUBLIC, 80, 10)
+    factory.clientConnectionFailed(None, Failure(TimeoutError()))
+    host, port, factory, timeout, _ = world.tcpClients[1]
+    # The last one may take as long as the server's own deadline lets it.
+    assert (host, port, timeout) == (PUBLIC_6, 80, 1e6)
+    factory.clientConnectionFailed(None, Failure(TimeoutError()))
+    [reason] = receiver.heard
+    assert isinstance(reason, TimedOut)
+    stream.abort()
+
+
+class TestLookUps:
+    @pytest_twisted.ensureDeferred
+    async def test_resolve_prefers_ipv4(self, ground: Ground) -> None:
+        world = Elsewhere({"www.example": [PUBLIC_6, PUBLIC]})
+        reply = await Site(ground, world, False).ask("www.example", 0xF0)
+        assert reply == b"\5\0\0\1" + socket.inet_aton(PUBLIC) + b"\0\0"
+        assert world.dialled == []
+
+    @pytest_twisted.ensureDeferred
+    async def test_resolve_may_find_ipv6_only(self, ground: Ground) -> None:
+        site = Site(ground, Elsewhere({"www.example": [PUBLIC_6]}), False)
+        reply = await site.ask("www.example", 0xF0) + await site.client.take(12)
+        assert reply == b"\5\0\0\4" + socket.inet_pton(socket.AF_INET6, PUBLIC_6) + b"\0\0"
+
+    @pytest_twisted.ensureDeferred
+    async def test_resolve_tells_nothing_of_the_inside(self, ground: Ground) -> None:
+        world = Elsewhere({"inside.example": ["10.0.0.1"]})
+        assert await Site(ground, world, False).ask("inside.example", 0xF0) == refused(2)
+
+    @pytest_twisted.ensureDeferred
+    async def test_resolve_ptr(self, ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[object] = []
+
+        def getnameinfo(address: object, flags: int) -> tuple[str, str]:
+            asked.append((address, flags))
+            return "dns.google", "0"
+
+        monkeypatch.setattr(socket, "getnameinfo", getnameinfo)
+        site = Site(ground, Elsewhere(), False)
+        reply = await site.ask("8.8.8.8", 0xF1)
+        assert reply + await site.client.take(7) == b"\5\0\0\3\x0adns.google\0\0"
+        assert asked == [(("8.8.8.8", 0), socket.NI_NAMEREQD)]
+        assert await site.ask("10.0.0.1", 0xF1) == refused(2)
+        assert len(asked) == 1
+
+    @pytest_twisted.ensureDeferred
+    async def test_resolve_ptr_of_nobody(
+        self, ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def getnameinfo(address: object, flags: int) -> tuple[str, str]:
+            raise socket.gaierror(socket.EAI_NONAME, "no name")
+
+        monkeypatch.setattr(socket, "getnameinfo", getnameinfo)
+        assert await Site(ground, Elsewhere(), False).ask("8.8.8.8", 0xF1) == refused(4)
+
+
+def test_interface() -> None:
+    assert verifyObject(IBackend, DirectBackend(Elsewhere()))

@@ -1,0 +1,36 @@
+"""Which addresses are those of the public Internet, also where one hides in another."""
+
+from __future__ import annotations
+
+import pytest
+
+from torsocks_tx.backends.direct import is_internal
+
+INTERNAL = [
+    *("0.0.0.0", "10.1.2.3", "100.64.0.1", "127.0.0.1", "127.255.255.254", "169.254.169.254"),
+    *("172.16.0.1", "192.168.1.1", "192.0.2.1", "198.18.0.1", "224.0.0.1", "240.0.0.1"),
+    *("255.255.255.255", "::", "::1", "fe80::1", "fc00::1", "fd12:3456::1", "ff02::1"),
+    *("2001:db8::1", "fec0::1", "::127.0.0.1", "100::1", "4000::1"),
+    *("::ffff:127.0.0.1", "::ffff:10.0.0.1", "::ffff:169.254.169.254"),
+    *("64:ff9b::7f00:1", "64:ff9b::a00:1", "64:ff9b:1::7f00:1", "2002:7f00:1::", "2002:a00:1::"),
+    # Teredo, with the server and with the client (its bits turned over) inside.
+    *("2001:0:a00:1::", "2001:0:808:808:0:0:80ff:fffe"),
+]
+EXTERNAL = [
+    *("8.8.8.8", "93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946"),
+    *("::ffff:93.184.216.34", "64:ff9b::808:808"),
+]
+
+
+@pytest.mark.parametrize("host", INTERNAL)
+def test_internal_addresses(host: str) -> None:
+    assert is_internal(host)
+
+
+@pytest.mark.parametrize("host", EXTERNAL)
+def test_addresses_of_the_public_internet(host: str) -> None:
+    assert not is_internal(host)
+
+
+def test_a_scope_changes_nothing() -> None:
+    assert is_internal("fe80::1%lo")

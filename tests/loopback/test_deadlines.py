@@ -1,0 +1,89 @@
+"""Clients that say nothing, or not enough, or never end: the clock is the test's."""
+
+from __future__ import annotations
+
+import pytest
+import pytest_twisted
+from twisted.internet.task import Clock
+
+from tests.fakes import Leg, hold, refuse, tor_like
+from tests.ground import Ground
+from tests.peers import Peer, named, refused
+from tests.rows import rows
+from torsocks_tx.protocol import State
+
+REQUEST = named("example.com", 80)
+
+
+@rows("R-30")
+@pytest.mark.parametrize("said", [b"", b"\5", b"\5\1\0", b"\5\1\0" + REQUEST[:-1], b"\4\1\0"])
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_does_not_finish_its_request(ground: Ground, said: bytes) -> None:
+    clock = Clock()
+    server, upstream = await tor_like(ground, hold, clock=clock)
+    client = await ground.client(server)
+    client.send(said)
+    await server.until(lambda: server.heard == len(said) and bool(server.connections))
+    clock.advance(30)
+    # It hears at most the selection of the method, and then the FIN; it stays, half-open.
+    assert await client.take_rest() in (b"", b"\5\0")
+    assert await client.ended_well()
+    transport = server.client.transport
+    await server.until(lambda: transport._writeDisconnected)
+    clock.advance(2)
+    await server.emptied()
+    assert clock.getDelayedCalls() == []
+    assert upstream.peers == []
+
+
+@rows("R-30")
+@pytest_twisted.ensureDeferred
+async def test_one_byte_a_second_is_not_enough(ground: Ground) -> None:
+    clock = Clock()
+    server, _ = await tor_like(ground, hold, clock=clock)
+    client = await ground.client(server)
+    said = b"\5\1\0" + b"\5\1\0\3\x40" + b"a" * 64
+    for sent in range(1, 31):
+        client.send(said[sent - 1 : sent])
+        await server.until(lambda sent=sent: server.heard == sent)
+        assert not client.over
+        assert server.client.state is State.HANDSHAKE
+        clock.advance(1)
+    assert await client.take_rest() == b"\5\0"
+
+
+@rows("S-40", "R-21")
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_stays_after_its_failure_has_two_seconds(ground: Ground) -> None:
+    clock = Clock()
+    server, _ = await tor_like(ground, refuse(5), clock=clock)
+    client = await ground.client(server)
+    assert await client.negotiate(REQUEST) == refused(5)
+    assert await client.take_rest() == b""
+    transport = server.client.transport
+    await server.until(lambda: transport._writeDisconnected)
+    clock.advance(1.9)
+    assert server.connections
+    clock.advance(0.1)
+    await server.emptied()
+    assert clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize(("host", "seconds"), [("example.com", 120.0), ("x.onion", 600.0)])
+@pytest_twisted.ensureDeferred
+async def test_an_upstream_that_never_answers(ground: Ground, host: str, seconds: float) -> None:
+    clock = Clock()
+    if host == "x.onion":
+        host = "duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswzczad.onion"
+    server, upstream = await tor_like(ground, hold, clock=clock)
+    client = await ground.client(server)
+    client.send(b"\5\1\0" + named(host, 80))
+    leg: Leg = await upstream.asked()
+    clock.advance(seconds - 0.1)
+    assert not leg.over
+    clock.advance(0.1)
+    assert await client.take_rest() == b"\5\0" + refused(6)
+    await leg.until(lambda: leg.over)
+    Peer.close(client)
+    await server.emptied()
+    assert clock.getDelayedCalls() == []
