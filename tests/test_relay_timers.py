@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.relaying import RelayStage
+from tests.rows import rows
 
 
 class TestLinger:
@@ -73,3 +74,35 @@ class TestIdle:
         stage.relay.eof()
         stage.clock.advance(60)
         assert stage.heard == ["remote eof", "over"]
+
+
+class TestSlowReaders:
+    """A side that is not read from, because the other takes no more, is not silent."""
+
+    @rows("S-03")
+    def test_a_client_that_reads_slowly_is_waited_for(self) -> None:
+        stage = RelayStage().open()
+        stage.relay.client_eof()
+        stage.transport.producer.pauseProducing()
+        stage.clock.pump([29] * 5)
+        assert stage.heard == []
+        stage.transport.producer.resumeProducing()
+        stage.relay.data(b"more")
+        stage.clock.advance(29)
+        assert stage.heard == []
+        stage.clock.advance(1.1)
+        assert stage.heard == ["over"]
+
+    def test_but_not_for_ever_and_then_it_is_told(self) -> None:
+        stage = RelayStage().open()
+        stage.relay.client_eof()
+        stage.transport.producer.pauseProducing()
+        stage.clock.pump([29] * 11)
+        assert stage.heard == ["reset"]
+
+    def test_an_upload_that_is_stuck_is_waited_for(self) -> None:
+        stage = RelayStage().open()
+        stage.relay.client_eof()
+        stage.outbound.producer.pauseProducing()
+        stage.clock.pump([29] * 5)
+        assert stage.heard == []

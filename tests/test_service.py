@@ -77,7 +77,7 @@ async def test_port_in_use_is_one_line_and_status_1() -> None:
         port = taken.getsockname()[1]
         ended = await twistd("--listen", f"tcp:{port}:interface=127.0.0.1", *DIRECT)
     assert ended.status == 1
-    assert f"cannot listen at tcp:{port}" in ended.text
+    assert f"--listen tcp:{port}:interface=127.0.0.1: " in ended.text
     assert "in use" in ended.text
     assert "Traceback" not in ended.text + ended.complaint
 

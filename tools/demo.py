@@ -130,6 +130,8 @@ async def play(stage: Stage) -> bool:
 
 async def main(_reactor: Any) -> None:
     """Play, and leave nothing behind, however it ends."""
+    # Until the reactor runs, Ctrl-C is not its own: start nothing before.
+    await task.deferLater(reactor, 0)
     with tempfile.TemporaryDirectory(prefix="torsocks_tx-demo-") as scratch:
         stage = Stage(Path(scratch))
         playing = ensureDeferred(play(stage))

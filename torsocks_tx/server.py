@@ -75,7 +75,7 @@ class SOCKSFactory(Factory):
         self._listener = listener or f"listener-{next(_listener_numbers)}"
         self._isolator = isolator or _isolator
         self._port_flags = self.policy.port_flags
-        self._crowd = crowd or Crowd(self.limits.max_connections)
+        self._crowd = Crowd(self.limits.max_connections) if crowd is None else crowd
         self._empty: list[Deferred[None]] = []
 
     def buildProtocol(  # type: ignore[override]
