@@ -125,8 +125,9 @@ class Twistd(ProcessProtocol):
         return re.findall(r"SOCKS4, SOCKS4a and SOCKS5 at (\S+)", self.output)
 
     async def up(self) -> None:
-        """Wait until all its listeners listen."""
+        """Wait until all its listeners listen, and it can be told to stop."""
         await self._up
+        await self.said("clients at one time")
 
     async def said(self, words: str, deadline: float = DEADLINE) -> None:
         """Wait until these words are in its log; fail if it ends without them."""

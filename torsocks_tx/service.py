@@ -121,12 +121,15 @@ class TorsocksService(Service):
     def startService(self) -> None:
         """Start the backend. Clients that come earlier wait for it."""
         super().startService()
-        self._log.info("up to {most} clients at one time", most=self._most)
+        self._reactor.callWhenRunning(self._say_running)
         if not self._ports:
             self.privilegedStartService()
         self._old_hangup = signal.signal(signal.SIGHUP, self._hangup)
         self._starting = maybeDeferred(self._upstream.start)
         self._starting.addErrback(self._start_failed)
+
+    def _say_running(self) -> None:
+        self._log.info("serving up to {most} clients at one time", most=self._most)
 
     def _hangup(self, _number: int, _frame: Any) -> None:
         self._reactor.callFromThread(self._log.info, "SIGHUP: there is nothing to read again")
