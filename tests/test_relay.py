@@ -126,6 +126,8 @@ class TestOpen:
         stage.relay.lost(clean)
         assert stage.heard == heard
         assert stage.relay.outbound is None
+        # Twisted would wait for a producer, and not close.
+        assert stage.transport.producer is None
         stage.relay.client_lost(True)
         assert stage.events == []
 

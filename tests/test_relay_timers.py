@@ -75,6 +75,19 @@ class TestIdle:
         stage.clock.advance(60)
         assert stage.heard == ["remote eof", "over"]
 
+    def test_after_the_far_ends_fin_five_silent_minutes_are_the_end(self) -> None:
+        stage = RelayStage().open()
+        stage.clock.advance(1000)
+        stage.relay.eof()
+        for _ in range(4):
+            stage.clock.advance(200)
+            stage.relay.client_data(b"x")
+        stage.clock.advance(299.9)
+        assert stage.heard == ["remote eof"]
+        stage.clock.advance(0.1)
+        assert stage.heard == ["remote eof", "over"]
+        assert stage.idle
+
 
 class TestSlowReaders:
     """A side that is not read from, because the other takes no more, is not silent."""

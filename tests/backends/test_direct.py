@@ -164,6 +164,13 @@ async def test_a_name_without_addresses_is_04(ground: Ground, command: int) -> N
     assert world.dialled == []
 
 
+@pytest_twisted.ensureDeferred
+async def test_so_is_one_that_the_resolver_could_not_write_down(ground: Ground) -> None:
+    world = Elsewhere()
+    assert await Site(ground, world, True).ask("a" * 64 + ".example") == refused(4)
+    assert world.looked_up == []
+
+
 @pytest.mark.parametrize("command", [1, 0xF0])
 @pytest_twisted.ensureDeferred
 async def test_an_onion_name_is_never_looked_up(ground: Ground, command: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 import pytest_twisted
 
@@ -159,3 +161,19 @@ async def test_the_reply_may_come_byte_by_byte(ground: Ground) -> None:
         await leg.flushed()
         await turn()
     assert await client.take(17) == GRANTED + b"payload"
+
+
+@pytest.mark.parametrize("ground", ["unix"], indirect=True)
+@pytest_twisted.ensureDeferred
+async def test_descriptors_that_a_client_passes_are_closed_unseen(ground: Ground) -> None:
+    server, _ = await tor_like(ground, hold)
+    client = await ground.client(server)
+    mine, theirs = socket.socketpair()
+    mine.setblocking(False)
+    client.transport.sendFileDescriptor(theirs.fileno())
+    client.send(b"\5\1\0")
+    assert await client.take(2) == b"\5\0"
+    theirs.close()
+    # The end comes when nobody holds the other side any more.
+    assert mine.recv(1) == b""
+    mine.close()
