@@ -14,6 +14,7 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.endpoints import TCP6ServerEndpoint
 from twisted.internet.error import TimeoutError
 from twisted.internet.interfaces import IHostnameResolver, IReactorTCP
 from twisted.internet.testing import MemoryReactorClock
@@ -138,6 +139,21 @@ async def test_allow_internal_admits_them(ground: Ground, host: str) -> None:
     world = Elsewhere({"localhost": ["127.0.0.1"]})
     assert await Site(ground, world, True).ask(host) == GRANTED
     assert world.dialled == ["127.0.0.1"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_ipv6_address_is_dialled_as_one(ground: Ground) -> None:
+    world = Elsewhere()
+    site = Site(ground, world, True)
+    port = await TCP6ServerEndpoint(reactor, 0, interface="::1").listen(site.origin)
+    client = await ground.client(site.server)
+    assert await client.negotiate(named("[::1]", port.getHost().port)) == GRANTED
+    assert world.dialled == ["::1"]
+    far = await site.origin.peer()
+    far.close()
+    assert await client.take_rest() == b""
+    client.close()
+    await port.stopListening()
 
 
 @pytest_twisted.ensureDeferred

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import pytest_twisted
+from twisted.internet import reactor
 from twisted.internet.task import Clock
 
 from tests.fakes import Leg, hold, refuse, tor_like
@@ -85,5 +86,22 @@ async def test_an_upstream_that_never_answers(ground: Ground, host: str, seconds
     assert await client.take_rest() == b"\5\0" + refused(6)
     await leg.until(lambda: leg.over)
     Peer.close(client)
+    await server.emptied()
+    assert clock.getDelayedCalls() == []
+
+
+@rows("R-29", "S-40")
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_goes_while_it_is_paused_is_noticed_then(ground: Ground) -> None:
+    clock = Clock()
+    server, upstream = await tor_like(ground, hold, clock=clock)
+    client = await ground.client(server)
+    client.send(b"\5\1\0" + REQUEST + bytes(8 * 1024 * 1024))
+    leg: Leg = await upstream.asked()
+    transport = server.client.transport
+    await server.until(lambda: transport not in reactor.getReaders())
+    client.reset()
+    clock.advance(120)
+    await leg.until(lambda: leg.over)
     await server.emptied()
     assert clock.getDelayedCalls() == []

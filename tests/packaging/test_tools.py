@@ -27,12 +27,16 @@ sys.exit(40 + signal.sigwait(numbers))
 """
 
 
+# Whatever this run was started under, nohup for one.
+AS_AT_A_TERMINAL = ("env", "--default-signal=HUP,INT,TERM")
+
+
 @contextmanager
 def foreground(*command: str, before: str = "") -> Iterator[subprocess.Popen[str]]:
     """Run a command by the scripts' ``foreground``, in a session of its own, until it speaks."""
     script = f'{before} . tools/lib.sh; foreground "$@"; exit $?'
     with subprocess.Popen(
-        ["bash", "-c", script, "test", *command],
+        [*AS_AT_A_TERMINAL, "bash", "-c", script, "test", *command],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
