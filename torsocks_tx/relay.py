@@ -8,7 +8,6 @@ owner's: ``RelayOwner``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, Protocol
 
@@ -18,6 +17,7 @@ from zope.interface import implementer
 from torsocks_tx.errors import Refused, TimedOut
 from torsocks_tx.interfaces import IOutbound, IReceiver
 from torsocks_tx.limits import Limits
+from torsocks_tx.patience import Patience
 from torsocks_tx.transports import Deadline, Throttle, can_half_close
 
 
@@ -69,10 +69,8 @@ class Relay:
         self._limits = limits
         self._outbound: IOutbound | None = None
         self._state = State.OPENING
-        self._near: Throttle | None = None
+        self._patience = Patience(clock, deadline, limits, self._give_up)
         self._far: Throttle | None = None
-        self._last_activity = 0.0
-        self._linger_end = 0.0
         self.sent = 0
         self.received = 0
 
@@ -107,7 +105,7 @@ class Relay:
         if self._outbound is None:
             return
         self.sent += len(data)
-        self._last_activity = self._clock.seconds()
+        self._patience.last_activity = self._clock.seconds()
         self._outbound.write(data)
         if self._state is State.OPENING and self.sent >= self._limits.early_data:
             self._transport.pauseProducing()
@@ -119,13 +117,9 @@ class Relay:
         elif self._state is State.OPEN and self._outbound is not None:
             self._state = State.CLIENT_DONE
             self._outbound.lose_write()
-            now = self._clock.seconds()
-            self._last_activity = now
-            self._linger_end = now + self._limits.linger_limit
-            self._deadline.start(self._limits.linger_timeout, self._linger_expired)
+            self._patience.client_done()
         elif self._state is State.REMOTE_DONE:
-            self._finish()
-            self._owner.relay_over(True)
+            self._give_up(complete=True)
 
     def client_lost(self, clean: bool) -> None:
         """The client's connection is gone. What it had sent in a clean end still goes out."""
@@ -143,13 +137,12 @@ class Relay:
         if self._state is not State.OPENING or self._outbound is None:
             return
         self._state = State.OPEN
-        self._last_activity = self._clock.seconds()
         self._owner.relay_opened()
-        self._near, self._far = Throttle(self._transport), Throttle(self._outbound)
-        self._outbound.register_producer(self._near)
+        near, self._far = Throttle(self._transport), Throttle(self._outbound)
+        self._outbound.register_producer(near)
         self._transport.registerProducer(self._far, True)
         self._transport.resumeProducing()
-        self._deadline.start(self._limits.idle_timeout, self._idle_expired)
+        self._patience.opened(near, self._far)
 
     def refused(self, reason: Refused) -> None:
         """The far end is not reached."""
@@ -161,7 +154,7 @@ class Relay:
         """Bytes from the far end."""
         if self._state in _FLOWING_OUT:
             self.received += len(data)
-            self._last_activity = self._clock.seconds()
+            self._patience.last_activity = self._clock.seconds()
             self._transport.write(data)
 
     def eof(self) -> None:
@@ -170,20 +163,15 @@ class Relay:
             self._state = State.REMOTE_DONE
             self._unregister()
             self._owner.relay_remote_eof()
-            self._last_activity = self._clock.seconds()
-            self._upload_expired()
+            self._patience.remote_done()
         elif self._state in _FLOWING_OUT:
-            self._finish()
-            self._owner.relay_over(True)
+            self._give_up(complete=True)
 
     def lost(self, clean: bool) -> None:
         """The far end is gone."""
-        if self._state is State.OVER:
-            return
-        self._release()
-        self._owner.relay_over(clean)
-
-    # Ends.
+        if self._state is not State.OVER:
+            self._release()
+            self._owner.relay_over(clean)
 
     def _release(self) -> IOutbound | None:
         self._state = State.OVER
@@ -210,34 +198,6 @@ class Relay:
             outbound.abort()
         self._owner.relay_refused(TimedOut("no outcome within the connect deadline"))
 
-    def _idle_expired(self) -> None:
-        self._expire(self._remaining(self._limits.idle_timeout or 0.0), self._idle_expired)
-
-    def _upload_expired(self) -> None:
-        limits = self._limits
-        period = min(limits.idle_timeout or limits.linger_limit, limits.linger_limit)
-        self._expire(self._remaining(period), self._upload_expired)
-
-    def _linger_expired(self) -> None:
-        period = self._limits.linger_timeout
-        # A side that is not read from because the other takes no more is not silent.
-        left = period if self._is_blocked else self._remaining(period)
-        left = min(left, self._linger_end - self._clock.seconds())
-        self._expire(left, self._linger_expired)
-
-    def _expire(self, left: float, again: Callable[[], None]) -> None:
-        """Wait on, or end the stream; where bytes are held back, not as if it were complete."""
-        if left > 0:
-            self._deadline.start(left, again)
-            return
-        complete = not self._is_blocked
+    def _give_up(self, complete: bool) -> None:
         self._finish()
         self._owner.relay_over(complete)
-
-    @property
-    def _is_blocked(self) -> bool:
-        """Whether one side takes no more, so that the other is not read from."""
-        return any(side is not None and side.paused for side in (self._near, self._far))
-
-    def _remaining(self, period: float) -> float:
-        return self._last_activity + period - self._clock.seconds()

@@ -1,0 +1,78 @@
+"""How long an open stream may be silent, and how it is ended when it was silent for too long."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IReactorTime
+
+from torsocks_tx.limits import Limits
+from torsocks_tx.transports import Deadline, Throttle
+
+
+class Patience:
+    """Watches one stream; ``last_activity`` is the time of its last bytes, kept by the relay.
+
+    ``give_up`` is called with whether the stream looks complete: it does not where bytes are held
+    back because one side takes no more.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        deadline: Deadline,
+        limits: Limits,
+        give_up: Callable[[bool], None],
+    ) -> None:
+        self._clock = clock
+        self._deadline = deadline
+        self._limits = limits
+        self._give_up = give_up
+        self._throttles: tuple[Throttle, ...] = ()
+        self._linger_end = 0.0
+        self.last_activity = 0.0
+
+    def opened(self, *throttles: Throttle) -> None:
+        """Both sides are open: only ``idle_timeout`` counts."""
+        self._throttles = throttles
+        self.last_activity = self._clock.seconds()
+        self._deadline.start(self._limits.idle_timeout, self._idle_expired)
+
+    def client_done(self) -> None:
+        """The client has closed its side: the far end may be silent for ``linger_timeout``."""
+        self.last_activity = self._clock.seconds()
+        self._linger_end = self.last_activity + self._limits.linger_limit
+        self._deadline.start(self._limits.linger_timeout, self._linger_expired)
+
+    def remote_done(self) -> None:
+        """The far end has closed its side: the client may be silent for ``linger_limit``."""
+        self.last_activity = self._clock.seconds()
+        self._upload_expired()
+
+    def _idle_expired(self) -> None:
+        self._expire(self._remaining(self._limits.idle_timeout or 0.0), self._idle_expired)
+
+    def _upload_expired(self) -> None:
+        limits = self._limits
+        period = min(limits.idle_timeout or limits.linger_limit, limits.linger_limit)
+        self._expire(self._remaining(period), self._upload_expired)
+
+    def _linger_expired(self) -> None:
+        period = self._limits.linger_timeout
+        # A side that is not read from because the other takes no more is not silent.
+        left = period if self._is_blocked else self._remaining(period)
+        left = min(left, self._linger_end - self._clock.seconds())
+        self._expire(left, self._linger_expired)
+
+    def _expire(self, left: float, again: Callable[[], None]) -> None:
+        if left > 0:
+            self._deadline.start(left, again)
+        else:
+            self._give_up(not self._is_blocked)
+
+    @property
+    def _is_blocked(self) -> bool:
+        return any(throttle.paused for throttle in self._throttles)
+
+    def _remaining(self, period: float) -> float:
+        return self.last_activity + period - self._clock.seconds()
