@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from torsocks_tx.backends.tor.backend import TorBackend
     from torsocks_tx.backends.tor.fixed import FixedSupply
     from torsocks_tx.backends.tor.launched import LaunchedSupply
+    from torsocks_tx.backends.tor.onion.keyring import Keyring
+    from torsocks_tx.backends.tor.onion.witness import OnionWitness
     from torsocks_tx.backends.tor.running import RunningSupply
     from torsocks_tx.interfaces import IBackend, IOutbound, IReceiver
     from torsocks_tx.protocol import SOCKS4Protocol, SOCKS5Protocol, SOCKSProtocol
@@ -44,10 +46,12 @@ __all__ = [
     "Isolation",
     "IsolationFlags",
     "Isolator",
+    "Keyring",
     "LaunchedSupply",
     "Limits",
     "ListenerPolicy",
     "MemoryBackend",
+    "OnionWitness",
     "Refused",
     "Request",
     "RunningSupply",
@@ -70,6 +74,8 @@ _HOMES = {
     "FixedSupply": "backends.tor.fixed",
     "LaunchedSupply": "backends.tor.launched",
     "RunningSupply": "backends.tor.running",
+    "Keyring": "backends.tor.onion.keyring",
+    "OnionWitness": "backends.tor.onion.witness",
     "TorBackend": "backends.tor.backend",
     "IBackend": "interfaces",
     "IOutbound": "interfaces",

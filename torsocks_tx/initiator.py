@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from torsocks_tx.codes import Method, Reply4, Reply5, Version
+from torsocks_tx.codes import Command, Method, OnionReply, Reply4, Reply5, Version
 from torsocks_tx.errors import GeneralFailure, Incomplete, ProtocolError, Refused, refusal
 from torsocks_tx.handshake import Send
 from torsocks_tx.messages import Reply, Request
@@ -35,13 +35,27 @@ class Failed:
     reason: Refused
 
 
-Step = Send | Opened | Failed
+@dataclass(frozen=True, slots=True)
+class Doubted:
+    """The server said X'F0', which C Tor also says of streams that work.
+
+    It remembers the first directory that had no descriptor, and forgets that another one had it. A
+    stream that failed is closed at once: wait a moment. ``eof`` then gives ``Failed``, data or
+    ``settle`` gives ``Opened``.
+    """
+
+
+Step = Send | Opened | Failed | Doubted
+
+
+_DOUBTED = bytes([Version.SOCKS5, OnionReply.DESCRIPTOR_NOT_FOUND])
 
 
 class _State(Enum):
     SELECTION = auto()
     STATUS = auto()
     REPLY = auto()
+    DOUBT = auto()
     OVER = auto()
 
 
@@ -49,20 +63,25 @@ class Initiator:
     """Makes one request.
 
     Without credentials only method 00 is offered; with them only 02, because a fall-back to 00
-    would lose the isolation without a word.
+    would lose the isolation without a word. ``doubtful``: the server may be a C Tor with
+    ExtendedErrors, so X'F0' is ``Doubted`` first.
     """
 
-    def __init__(self, request: Request, *, pipelined: bool = False) -> None:
+    def __init__(
+        self, request: Request, *, pipelined: bool = False, doubtful: bool = False
+    ) -> None:
         self._request = request
         self._pipelined = pipelined
+        self._doubtful = doubtful and request.command is Command.CONNECT
         self._buffer = bytearray()
+        self._doubted: Reply | None = None
         socks4_spoken = request.version is Version.SOCKS4
         self._state = _State.REPLY if socks4_spoken else _State.SELECTION
 
     @property
     def requested(self) -> bool:
         """Whether the request is among the bytes given out so far, so that data may follow it."""
-        return self._pipelined or self._state in (_State.REPLY, _State.OVER)
+        return self._pipelined or self._state in (_State.REPLY, _State.DOUBT, _State.OVER)
 
     def start(self) -> bytes:
         """The bytes to send first."""
@@ -90,6 +109,8 @@ class Initiator:
             self._buffer += data
         steps: list[Step] = []
         while self._buffer and self._state is not _State.OVER:
+            if self._state is _State.DOUBT:
+                return steps + self.settle()
             reader = Reader(self._buffer)
             try:
                 step = self._next(reader)
@@ -109,7 +130,20 @@ class Initiator:
         """The server closed. Before the reply that is a refusal."""
         if self._state is _State.OVER:
             return []
+        if self._doubted is not None:
+            return [self._fail(refusal(self._doubted.code))]
+        if self._state is _State.REPLY and self._buffer.startswith(_DOUBTED):
+            return [self._fail(refusal(self._buffer[1]))]
         return [self._fail(GeneralFailure("the SOCKS server closed without a reply"))]
+
+    def settle(self) -> list[Step]:
+        """After ``Doubted``: the server has not closed, so the stream works."""
+        if self._doubted is None or self._state is _State.OVER:
+            return []
+        self._state = _State.OVER
+        rest = bytes(self._buffer)
+        self._buffer.clear()
+        return [Opened(self._doubted, rest)]
 
     def _fail(self, reason: Refused) -> Failed:
         self._state = _State.OVER
@@ -154,8 +188,15 @@ class Initiator:
         else:
             # A refusal is known after two bytes: some servers send no more than that.
             start = reader.data[:2]
-            if len(start) == 2 and start[0] == Version.SOCKS5 and start[1] != Reply5.SUCCEEDED:
+            doubted = self._doubtful and start == _DOUBTED
+            refused = (
+                len(start) == 2 and start[0] == Version.SOCKS5 and start[1] != Reply5.SUCCEEDED
+            )
+            if refused and not doubted:
                 return self._fail(refusal(start[1]))
             reply = socks5.parse_reply(reader)
+            if doubted:
+                self._state, self._doubted = _State.DOUBT, reply
+                return Doubted()
         self._state = _State.OVER
         return Opened(reply, b"")

@@ -7,6 +7,7 @@ from typing import Any
 
 from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime, ITCPTransport
+from twisted.internet.protocol import Factory, Protocol
 from zope.interface import implementer
 
 from torsocks_tx.limits import Limits
@@ -20,6 +21,11 @@ class Deadline:
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
         self._call: IDelayedCall | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it waits for something."""
+        return self._call is not None
 
     def start(self, seconds: float | None, expired: Callable[[], None]) -> None:
         """Call ``expired`` after so many seconds; None means never."""
@@ -36,6 +42,19 @@ class Deadline:
     def _expire(self, expired: Callable[[], None]) -> None:
         self._call = None
         expired()
+
+
+class OneProtocol(Factory):
+    """Gives the one connection that it is used for to a protocol that exists already."""
+
+    noisy = False
+
+    def __init__(self, protocol: Protocol) -> None:
+        self._protocol = protocol
+
+    def buildProtocol(self, addr: Any) -> Protocol:
+        """Give the protocol."""
+        return self._protocol
 
 
 @implementer(IPushProducer)

@@ -21,6 +21,8 @@ DEADLINE = 60.0
 class Asker(Protocol):
     """Makes one request; ``outcome`` fires with the reply, or fails with the refusal."""
 
+    transport: Any = None
+
     def __init__(self, request: Request) -> None:
         self._initiator = Initiator(request)
         self.outcome: Deferred[Opened] = Deferred()
@@ -67,14 +69,16 @@ def request(
     return Request(version, command, Address.of(host, port), credentials)
 
 
-async def ask(server: str, what: Request, *, source: str | None = None) -> Asker:
+async def ask(
+    server: str, what: Request, *, source: str | None = None, deadline: float = DEADLINE
+) -> Asker:
     """Connect to the server at ``host:port`` and make the request; raise if it is refused."""
     host, _, port = server.rpartition(":")
     bind = None if source is None else (source, 0)
     endpoint = TCP4ClientEndpoint(reactor, host, int(port), bindAddress=bind)
     asker = Asker(what)
     await endpoint.connect(Factory.forProtocol(lambda: asker))
-    await asker.outcome.addTimeout(DEADLINE, reactor)
+    await asker.outcome.addTimeout(deadline, reactor)
     return asker
 
 
