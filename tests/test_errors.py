@@ -9,7 +9,15 @@ import pytest
 from tests.rows import rows
 from tests.tables import table
 from torsocks_tx import errors
-from torsocks_tx.errors import ONION, PLAIN, GeneralFailure, OnionRefused, Refused, refusal
+from torsocks_tx.codes import CodeSet, Role
+from torsocks_tx.errors import (
+    GeneralFailure,
+    OnionRefused,
+    Refused,
+    Retry,
+    TransportRefused,
+)
+from torsocks_tx.refusals import HIDDEN_SERVICE, ONION, PLAIN, TRANSPORT, extended_refusal, refusal
 
 PLAIN_CODES = table(
     [
@@ -44,7 +52,10 @@ def all_refusals() -> list[type[Refused]]:
     while waiting:
         kind = waiting.pop()
         waiting += kind.__subclasses__()
-        if kind not in (Refused, OnionRefused) and kind.__module__ == errors.__name__:
+        if (
+            kind not in (Refused, OnionRefused, TransportRefused)
+            and kind.__module__ == errors.__name__
+        ):
             found.append(kind)
     return found
 
@@ -68,8 +79,56 @@ def test_unknown_codes_are_general_failures(code: int) -> None:
     assert type(refusal(code)) is GeneralFailure
 
 
+# The same byte from ports of other roles, and with other sets announced.
+MEANINGS = table(
+    [
+        ("F0 of tor", 0xF0, Role.TOR, CodeSet.PROP229, errors.DescriptorNotFound),
+        ("F0 of a transport", 0xF0, Role.PT, CodeSet.PROP229, errors.Temporary),
+        ("F0 of a transport that says nothing", 0xF0, Role.PT, None, errors.Temporary),
+        ("F0 announced as 304's", 0xF0, None, CodeSet.PROP304, errors.DescriptorNotFound),
+        ("F0 announced as 229's", 0xF0, None, CodeSet.PROP229, errors.Temporary),
+        ("F0 of nobody knows who", 0xF0, None, None, errors.DescriptorNotFound),
+        ("F1 of a transport", 0xF1, Role.PT, None, errors.InvalidBridge),
+        ("F2 of a transport", 0xF2, Role.PT, None, errors.Internal),
+        ("F3 of a transport", 0xF3, Role.PT, None, GeneralFailure),
+        ("F3 of tor", 0xF3, Role.TOR, None, errors.RendezvousFailed),
+        ("E0", 0xE0, None, CodeSet.PROP229, errors.OnionNotFound),
+        ("E0 of tor", 0xE0, Role.TOR, None, errors.OnionNotFound),
+        ("E1 of tor", 0xE1, Role.TOR, None, errors.OnionNotReachable),
+        ("E1 of a transport", 0xE1, Role.PT, None, GeneralFailure),
+        ("05 of a transport", 0x05, Role.PT, None, errors.ConnectionRefused),
+        ("05 of tor", 0x05, Role.TOR, CodeSet.PROP304, errors.ConnectionRefused),
+        ("09", 0x09, None, None, GeneralFailure),
+    ]
+)
+
+
+@rows("P-26", "P-34")
+@pytest.mark.parametrize(("code", "role", "codes", "kind"), MEANINGS)
+def test_meanings(code: int, role: Role | None, codes: CodeSet | None, kind: type[Refused]) -> None:
+    assert type(extended_refusal(code, role, codes)) is kind
+
+
+@rows("P-30", "P-32", "P-34")
+def test_advice() -> None:
+    assert errors.Temporary.retry is Retry.NOW
+    assert errors.Internal.retry is Retry.LATER
+    assert errors.InvalidBridge.retry is Retry.NEVER
+    never = {kind for kind in all_refusals() if kind.retry is Retry.NEVER}
+    assert never == {
+        errors.NotAllowed,
+        errors.CommandNotSupported,
+        errors.AddressTypeNotSupported,
+        errors.MissingClientAuth,
+        errors.WrongClientAuth,
+        errors.InvalidOnionAddress,
+        errors.InvalidBridge,
+    }
+
+
 def test_the_lists_are_complete() -> None:
-    assert {*PLAIN, *ONION, errors.TorDown, errors.Fault} == set(all_refusals())
+    others = {errors.TorDown, errors.Fault}
+    assert {*PLAIN, *ONION, *HIDDEN_SERVICE, *TRANSPORT, *others} == set(all_refusals())
 
 
 @pytest.mark.parametrize("kind", all_refusals())

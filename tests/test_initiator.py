@@ -12,7 +12,7 @@ import pytest
 
 from tests.rows import rows
 from tests.tables import at, cuts, octets, table
-from torsocks_tx import errors
+from torsocks_tx import errors, refusals
 from torsocks_tx.codes import Command, Version
 from torsocks_tx.handshake import Send
 from torsocks_tx.initiator import Failed, Initiator, Opened
@@ -275,8 +275,8 @@ def test_socks4(server: str, expected: list[Any], pipelined: bool) -> None:
     assert_outcome(OLD, server, [FIRST_4, *expected], pipelined=pipelined)
 
 
-CODES = [(kind.code, kind) for kind in errors.PLAIN]
-CODES += [(kind.onion_code, kind) for kind in errors.ONION]
+CODES = [(kind.code, kind) for kind in refusals.PLAIN]
+CODES += [(kind.onion_code, kind) for kind in refusals.ONION]
 CODES += [(code, errors.GeneralFailure) for code in (0x09, 0x5B, 0xE0, 0xFF)]
 
 

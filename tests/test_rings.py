@@ -18,10 +18,10 @@ PACKAGE = "torsocks_tx"
 # A module imports only from its own ring and from those before it.
 # Patterns of names below the package; "" is the package itself.
 RINGS: tuple[tuple[str, ...], ...] = (
-    ("codes", "errors", "messages"),
+    ("codes", "errors", "messages", "refusals"),
     ("wire", "wire.*"),
-    ("handshake*", "initiator"),
-    ("isolation", "replies", "policy", "flags", "limits"),
+    ("extended", "handshake*", "initiator", "replies"),
+    ("isolation", "policy", "flags", "limits"),
     ("interfaces", "patience", "relay", "transports"),
     ("backends", "backends.*"),
     ("crowd", "errand", "protocol"),

@@ -60,7 +60,7 @@ async def test_unix_listener_is_for_its_owner_only(tmp_path: Path) -> None:
     assert not place.exists()
 
 
-@rows("R-33")
+@rows("R-33", "P-39")
 @pytest_twisted.ensureDeferred
 async def test_public_listener_is_told_of(tmp_path: Path) -> None:
     server = Twistd("--listen", "tcp:0 AllowPublic", *DIRECT, directory=tmp_path)

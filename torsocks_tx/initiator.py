@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from torsocks_tx.codes import Method, Reply4, Reply5, Version
-from torsocks_tx.errors import GeneralFailure, Incomplete, ProtocolError, Refused, refusal
+from torsocks_tx.errors import GeneralFailure, Incomplete, ProtocolError, Refused
 from torsocks_tx.handshake import Send
 from torsocks_tx.messages import Reply, Request
+from torsocks_tx.refusals import refusal
 from torsocks_tx.wire import socks4, socks5, userpass
 from torsocks_tx.wire.reader import Reader
 
