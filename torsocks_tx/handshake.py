@@ -55,6 +55,9 @@ class Rejected:
 Step = Send | Authenticate | Requested | Rejected
 
 
+_NO_RULES = ExtendedRules({})
+
+
 class _State(Enum):
     FIRST_BYTE = auto()
     REQUEST_4 = auto()
@@ -81,7 +84,7 @@ class Handshake:
         self._buffer = bytearray()
         self._credentials: Credentials | None = None
         self._avatar: bytes | None = None
-        self._rules = self._options.extended or ExtendedRules()
+        self._rules = self._options.extended or _NO_RULES
         self._frame = keyvalue.Pairs(0)
         self._pairs: KeyValues | None = None
         self._offered_extended = False
