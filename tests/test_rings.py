@@ -18,14 +18,14 @@ PACKAGE = "torsocks_tx"
 # A module imports only from its own ring and from those before it.
 # Patterns of names below the package; "" is the package itself.
 RINGS: tuple[tuple[str, ...], ...] = (
-    ("codes", "errors", "messages"),
+    ("codes", "errors", "messages", "proxyerrors", "refusals"),
     ("wire", "wire.*"),
-    ("handshake*", "initiator"),
-    ("isolation", "replies", "policy", "flags", "limits"),
-    ("interfaces", "patience", "relay", "transports"),
+    ("extended", "handshake*", "initiator", "offers", "outcomes", "replies"),
+    ("isolation", "policy", "flags", "limits"),
+    ("interfaces", "patience", "relay", "socks_error", "transports"),
     ("backends", "backends.*"),
     ("crowd", "errand", "protocol"),
-    ("server", "authentication", "client", "listening", "pt", "pt.*"),
+    ("server", "authentication", "client", "client_string", "listening", "pt", "pt.*", "tunnel"),
     ("testing", "testing.*"),
     ("tap", "options", "optiontext", "service", "upstream"),
     ("",),

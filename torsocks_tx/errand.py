@@ -48,12 +48,12 @@ class Errand:
         *,
         clock: IReactorTime,
         limits: Limits,
-        extended_errors: bool,
+        audience: replies.Audience,
     ) -> None:
         self._client = client
         self._request = request
         self._limits = limits
-        self._audience = replies.Audience.of(request, extended_errors=extended_errors)
+        self._audience = audience
         self._relay = Relay(self, client.transport, clock, client.deadline, limits)
         self._look_up: Deferred[Address] | None = None
 

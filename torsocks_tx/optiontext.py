@@ -34,6 +34,8 @@ WITH_VALUE: tuple[tuple[str, Any], ...] = (
     ("linger-limit", _LIMITS.linger_limit),
     ("shutdown-grace", SHUTDOWN_GRACE),
     ("early-data", _LIMITS.early_data),
+    ("extended-bytes", _LIMITS.extended_bytes),
+    ("extended-pairs", _LIMITS.extended_pairs),
     ("max-connections", None),
 )
 """The options that take a value, with their defaults."""
@@ -65,6 +67,8 @@ TEXTS = {
     "linger-limit": "Seconds that this may last in all.",
     "shutdown-grace": "Seconds that open streams get when the server stops.",
     "early-data": "Bytes taken from a client before its stream is open.",
+    "extended-bytes": "Bytes of key and value pairs that a client may send by method X'97'.",
+    "extended-pairs": "The same in pairs.",
     "max-connections": "Clients at one time [default: what the descriptor limit allows].",
     "allow-internal": "With --backend direct: also reach loopback and private addresses.",
     "optimistic-data": "Send early data before tor's answer even where tor is not known to be C"

@@ -7,7 +7,9 @@ of ours is logged with its traceback and the client gets a general failure.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from enum import Enum, auto
+from functools import partial
 from typing import Any, ClassVar
 from typing import Protocol as Structure
 
@@ -28,15 +30,14 @@ from torsocks_tx.codes import Version
 from torsocks_tx.errand import Client, Errand
 from torsocks_tx.errors import Fault, Refused
 from torsocks_tx.handshake import (
-    BOTH_VERSIONS,
     Authenticate,
     Handshake,
-    HandshakeOptions,
     Rejected,
     Requested,
     Send,
     Step,
 )
+from torsocks_tx.handshake_options import BOTH_VERSIONS, HandshakeOptions
 from torsocks_tx.interfaces import IBackend
 from torsocks_tx.isolation import Isolation
 from torsocks_tx.limits import Limits
@@ -118,7 +119,7 @@ class SOCKSProtocol(Protocol):
         elif self.state is State.CLOSING:
             self._farewell.received(data)
         elif self.state in (State.HANDSHAKE, State.AUTHENTICATING):
-            self._carry_out(self._handshake.receive(data))
+            self._converse(partial(self._handshake.receive, data))
 
     def readConnectionLost(self) -> None:
         """The client will send no more. Before the reply that means that it is gone."""
@@ -152,6 +153,16 @@ class SOCKSProtocol(Protocol):
 
     # The handshake's orders.
 
+    def _converse(self, turn: Callable[[], list[Step]]) -> None:
+        try:
+            steps = turn()
+        except Exception:
+            # Only the handler of a key can do that, and it may be an application's.
+            self._log.failure("a fault of this server; the client is closed upon")
+            self.finish(b"")
+        else:
+            self._carry_out(steps)
+
     def _carry_out(self, steps: list[Step]) -> None:
         for step in steps:
             match step:
@@ -178,7 +189,7 @@ class SOCKSProtocol(Protocol):
         if self.state is State.AUTHENTICATING:
             self.state = State.HANDSHAKE
             self.transport.resumeProducing()
-            self._carry_out(self._handshake.authenticated(avatar))
+            self._converse(partial(self._handshake.authenticated, avatar))
 
     def _authentication_failed(self, failure: Failure) -> None:
         if self.state is not State.CLOSED:

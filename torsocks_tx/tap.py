@@ -25,6 +25,8 @@ def make_limits(options: Options, allowed: int) -> Limits:
         linger_timeout=options["linger-timeout"],
         linger_limit=options["linger-limit"],
         early_data=options["early-data"],
+        extended_bytes=options["extended-bytes"],
+        extended_pairs=options["extended-pairs"],
         max_connections=min(options["max-connections"] or allowed, allowed),
     )
 

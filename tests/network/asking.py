@@ -12,8 +12,9 @@ from twisted.python.failure import Failure
 
 from torsocks_tx.codes import Command, Version
 from torsocks_tx.handshake import Send
-from torsocks_tx.initiator import Failed, Initiator, Opened
+from torsocks_tx.initiator import Initiator
 from torsocks_tx.messages import Address, Credentials, Request
+from torsocks_tx.outcomes import Failed, Opened
 
 DEADLINE = 60.0
 
