@@ -20,12 +20,18 @@ PACKAGE = "torsocks_tx"
 RINGS: tuple[tuple[str, ...], ...] = (
     ("codes", "errors", "messages", "refusals"),
     ("wire", "wire.*"),
-    ("extended", "handshake*", "initiator", "replies"),
-    ("isolation", "policy", "flags", "limits"),
+    ("extended", "handshake*", "http_initiator", "initiator", "replies", "roles"),
+    (
+        *("isolation", "policy", "flags", "limits"),
+        *("pt.codec", "pt.environment", "pt.lines", "pt.proxy_uri"),
+    ),
     ("interfaces", "patience", "relay", "transports"),
     ("backends", "backends.*"),
     ("crowd", "errand", "protocol"),
-    ("server", "authentication", "client", "listening", "pt", "pt.*"),
+    (
+        *("server", "authentication", "client", "listening", "pt", "pt.channel", "pt.dialing"),
+        *("pt.listener", "pt.managed", "pt.parent", "pt.transport"),
+    ),
     ("testing", "testing.*"),
     ("tap", "options", "optiontext", "service", "upstream"),
     ("",),

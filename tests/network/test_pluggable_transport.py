@@ -1,0 +1,198 @@
+"""Real tor as the parent of a pluggable transport: managed and unmanaged, as a bridge's client."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
+from twisted.internet.interfaces import IStreamClientEndpoint
+
+from tests.network.asking import ask, request
+from tests.processes import ROOT, descendants, is_alive, process_ended
+from tests.pt.bridge import EXAMPLE, Bridge, load_example
+from tests.rows import rows
+from tests.tables import table
+from torsocks_tx.messages import KeyValues
+from torsocks_tx.pt import Target, TransportFactory
+from torsocks_tx.testing.client import Client
+from torsocks_tx.testing.tornet import PrivateNetwork
+from torsocks_tx.wire import pt_args
+
+pytestmark = pytest.mark.network
+
+SECRET = b"swordfish"
+EXPECTED_WARNINGS = (
+    "You have used DirAuthority",
+    "TestingTorNetwork is set",
+    "Your log may contain sensitive information",
+    "You are running Tor as root",
+)
+EXEC = f"exec /usr/bin/env PYTHONPATH={ROOT} {sys.executable} -X dev -W error {EXAMPLE}"
+
+
+@dataclass
+class Place:
+    """A bridge of the private network: a relay, and the far side of the transport before it."""
+
+    network: PrivateNetwork
+    bridge: Bridge
+    port: int
+    fingerprint: str
+    directory: Path
+
+    def line(self, arguments: str) -> str:
+        """Return the line of a client's torrc."""
+        return f"Bridge veil 127.0.0.1:{self.port} {self.fingerprint} {arguments}"
+
+    @property
+    def log(self) -> str:
+        """What the parent has logged, at the level info."""
+        return (self.directory / "parent.log").read_text("utf-8")
+
+    @property
+    def warnings(self) -> list[str]:
+        """What it warns of, but for what every daemon of the network does."""
+        lines = re.findall(r"\[(?:warn|err)\] (.*)", self.log)
+        return [line for line in lines if not line.startswith(EXPECTED_WARNINGS)]
+
+    async def client(self, plugin: str, *lines: str) -> Client:
+        """Start a tor that has no other way out than the transport."""
+        return await self.network.add_client(
+            [
+                "UseBridges 1",
+                f"ClientTransportPlugin veil {plugin}",
+                f"Log info file {self.directory / 'parent.log'}",
+                *lines,
+            ]
+        )
+
+    async def visit(self, client: Client) -> bytes:
+        """Fetch a page through it."""
+        host, port = client.socks_tcp
+        asker = await ask(f"{host}:{port}", request("web.test", self.network.web.port))
+        asker.transport.write(b"GET / HTTP/1.0\r\n\r\n")
+        await asker.lost.addTimeout(60, reactor)
+        return asker.received
+
+
+@pytest_twisted.async_yield_fixture
+async def place(private_network: PrivateNetwork, tmp_path: Path) -> AsyncIterator[Place]:
+    """Put the transport's far side before a relay; the clients of the test end with it."""
+    known = len(private_network.clients)
+    control = await private_network.daemons["exit0"].control()
+    fingerprint = await control.get_info("fingerprint")
+    host, _, port = (await control.get_info("net/listeners/or")).strip('"').partition(":")
+    bridge = Bridge(TCP4ClientEndpoint(reactor, host, int(port)), SECRET)
+    listening = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(bridge)
+    yield Place(private_network, bridge, listening.getHost().port, fingerprint, tmp_path)
+    for client in private_network.clients[known:]:
+        await client.node.stop()
+    await listening.stopListening()
+
+
+@rows("P-02")
+@pytest_twisted.ensureDeferred
+async def test_tor_starts_the_example(place: Place) -> None:
+    client = await place.client(EXEC, place.line(f"secret={SECRET.decode()}"))
+    assert client.node.bootstrapped == 100
+    assert b"This is the IPv4 origin." in await place.visit(client)
+    assert place.bridge.streams > 0
+    assert place.warnings == []
+    assert "Managed proxy" in place.log
+    (transport,) = [pid for pid in descendants(client.node.pid) if is_alive(pid)]
+    await client.node.stop()
+    await process_ended(transport)
+
+
+class Unmanaged:
+    """The example, served by this process."""
+
+    def __init__(self) -> None:
+        self.targets: list[Target] = []
+        self.factory: TransportFactory = TransportFactory(reactor, self._transport)
+        self.failure: Exception | None = None
+
+    def _transport(self, target: Target) -> IStreamClientEndpoint:
+        self.targets.append(target)
+        if self.failure is not None:
+            raise self.failure
+        endpoint: IStreamClientEndpoint = load_example().veil(target)
+        return endpoint
+
+    async def listen(self) -> Any:
+        return await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(self.factory)
+
+
+def filled(length: int) -> bytes:
+    """Arguments whose text has this length, the secret among them."""
+    start = b"secret=swordfish;fill="
+    return start + b"x" * (length - len(start))
+
+
+# Torrc words, and what the transport then hears. Every one holds the secret, or tor stays outside.
+ARGUMENTS = table(
+    [
+        ("short", ["secret=swordfish"], (("secret", SECRET),)),
+        (
+            "escapes",
+            ["secret=swordfish", r"back=a\b", "semi=a;b", "equal=a=b==", r"all=\;=\\;", "empty="],
+            (
+                ("secret", SECRET),
+                ("back", rb"a\b"),
+                ("semi", b"a;b"),
+                ("equal", b"a=b=="),
+                ("all", rb"\;=\\;"),
+                ("empty", b""),
+            ),
+        ),
+        (
+            "a key twice",
+            ["secret=swordfish", "k=2", "k=1"],
+            (("secret", SECRET), ("k", b"2"), ("k", b"1")),
+        ),
+        *(
+            (
+                f"{length} bytes",
+                filled(length).decode().split(";"),
+                (("secret", SECRET), ("fill", b"x" * (length - len(filled(22))))),
+            )
+            for length in (254, 255, 256, 510)
+        ),
+        (
+            "an escape across the cut",
+            ["secret=swordfish", "fill=" + "x" * 232 + r"\;\;"],
+            (("secret", SECRET), ("fill", b"x" * 232 + rb"\;\;")),
+        ),
+    ]
+)
+
+
+@rows("P-02")
+@pytest.mark.parametrize("version", ["socks5", "socks4"])
+@pytest.mark.parametrize(("words", "arguments"), ARGUMENTS)
+@pytest_twisted.ensureDeferred
+async def test_arguments_arrive_intact(
+    place: Place, version: str, words: Sequence[str], arguments: tuple[tuple[str, bytes], ...]
+) -> None:
+    transport = Unmanaged()
+    port = await transport.listen()
+    where = f"{version} 127.0.0.1:{port.getHost().port}"
+    client = await place.client(where, place.line(" ".join(words)))
+    assert client.node.bootstrapped == 100
+    assert {target.arguments for target in transport.targets} == {KeyValues(arguments)}
+    assert {target.address.port for target in transport.targets} == {place.port}
+    assert len(pt_args.build_text(KeyValues(arguments))) >= len(" ".join(words))
+    assert b"This is the IPv4 origin." in await place.visit(client)
+    assert place.warnings == []
+    await client.node.stop()
+    await port.stopListening()
+    transport.factory.close_all()
+    await transport.factory.when_empty()
