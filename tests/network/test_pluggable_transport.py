@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from base64 import b64encode
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +14,21 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
+from twisted.internet.error import NoRouteError
 from twisted.internet.interfaces import IStreamClientEndpoint
 
 from tests.network.asking import ask, request
 from tests.processes import ROOT, descendants, is_alive, process_ended
-from tests.pt.bridge import EXAMPLE, Bridge, load_example
+from tests.pt.bridge import EXAMPLE, Bridge, HTTPProxy, load_example
 from tests.rows import rows
 from tests.tables import table
-from torsocks_tx.messages import KeyValues
-from torsocks_tx.pt import Target, TransportFactory
+from torsocks_tx.backends.direct import DirectBackend
+from torsocks_tx.codes import Version
+from torsocks_tx.errors import TimedOut
+from torsocks_tx.isolation import Isolation
+from torsocks_tx.messages import Address, Credentials, KeyValues, Request
+from torsocks_tx.pt import Internal, InvalidBridge, Target, Temporary, TransportFactory
+from torsocks_tx.server import SOCKSFactory
 from torsocks_tx.testing.client import Client
 from torsocks_tx.testing.tornet import PrivateNetwork
 from torsocks_tx.wire import pt_args
@@ -112,18 +119,88 @@ async def test_tor_starts_the_example(place: Place) -> None:
     await process_ended(transport)
 
 
+class Proxy(SOCKSFactory):
+    """A SOCKS proxy on loopback; ``requests`` is what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(DirectBackend(reactor, allow_internal=True))
+        self.requests: list[Request] = []
+
+    def admit(self, request: Request, peer: Any) -> Isolation:
+        self.requests.append(request)
+        return super().admit(request, peer)
+
+
+@pytest.mark.parametrize(
+    ("version", "lines", "credentials"),
+    table(
+        [
+            ("SOCKS5", Version.SOCKS5, ["Socks5Proxy"], None),
+            (
+                "SOCKS5 with a password",
+                Version.SOCKS5,
+                ["Socks5Proxy", "Socks5ProxyUsername me", "Socks5ProxyPassword a@b:c"],
+                Credentials(b"me", b"a@b:c"),
+            ),
+            ("SOCKS4", Version.SOCKS4, ["Socks4Proxy"], Credentials(b"")),
+        ]
+    ),
+)
+@pytest_twisted.ensureDeferred
+async def test_the_parents_socks_proxy(
+    place: Place, version: Version, lines: list[str], credentials: Credentials | None
+) -> None:
+    proxy = Proxy()
+    port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(proxy)
+    lines[0] += f" 127.0.0.1:{port.getHost().port}"
+    client = await place.client(EXEC, place.line(f"secret={SECRET.decode()}"), *lines)
+    assert client.node.bootstrapped == 100
+    assert b"This is the IPv4 origin." in await place.visit(client)
+    assert place.bridge.streams == len(proxy.requests) > 0
+    for asked in proxy.requests:
+        assert (asked.version, asked.credentials) == (version, credentials)
+        assert asked.address == Address.of("127.0.0.1", place.port)
+    assert place.warnings == []
+    await client.node.stop()
+    await port.stopListening()
+    await proxy.when_empty()
+
+
+@pytest.mark.parametrize("password", ["", "me:a@b:c"])
+@pytest_twisted.ensureDeferred
+async def test_the_parents_http_proxy(place: Place, password: str) -> None:
+    proxy = HTTPProxy()
+    port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(proxy)
+    lines = [f"HTTPSProxy 127.0.0.1:{port.getHost().port}"]
+    expected = b""
+    if password:
+        lines.append(f"HTTPSProxyAuthenticator {password}")
+        expected = b"Proxy-Authorization: Basic " + b64encode(password.encode())
+    client = await place.client(EXEC, place.line(f"secret={SECRET.decode()}"), *lines)
+    assert client.node.bootstrapped == 100
+    assert b"This is the IPv4 origin." in await place.visit(client)
+    assert place.bridge.streams == len(proxy.heads) > 0
+    for head in proxy.heads:
+        assert head.startswith(b"CONNECT 127.0.0.1:%d HTTP/1.1\r\n" % place.port)
+        assert expected in head
+        assert bool(password) is (b"Proxy-Authorization" in head)
+    assert place.warnings == []
+    await client.node.stop()
+    await port.stopListening()
+
+
 class Unmanaged:
     """The example, served by this process."""
 
     def __init__(self) -> None:
         self.targets: list[Target] = []
         self.factory: TransportFactory = TransportFactory(reactor, self._transport)
-        self.failure: Exception | None = None
+        self.failures: list[Exception] = []
 
     def _transport(self, target: Target) -> IStreamClientEndpoint:
         self.targets.append(target)
-        if self.failure is not None:
-            raise self.failure
+        if self.failures:
+            raise self.failures.pop()
         endpoint: IStreamClientEndpoint = load_example().veil(target)
         return endpoint
 
@@ -192,6 +269,39 @@ async def test_arguments_arrive_intact(
     assert len(pt_args.build_text(KeyValues(arguments))) >= len(" ".join(words))
     assert b"This is the IPv4 origin." in await place.visit(client)
     assert place.warnings == []
+    await client.node.stop()
+    await port.stopListening()
+    transport.factory.close_all()
+    await transport.factory.when_empty()
+
+
+@rows("P-26", "P-29", "P-31", "P-33")
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    table(
+        [
+            ("temporary", Temporary("busy"), "general SOCKS server failure"),
+            ("invalid bridge", InvalidBridge("no"), "Connection refused"),
+            ("internal", Internal("oh"), "general SOCKS server failure"),
+            ("no network", NoRouteError(), "Network unreachable"),
+            ("too late", TimedOut("late"), "TTL expired"),
+        ]
+    ),
+)
+@pytest_twisted.ensureDeferred
+async def test_a_failure_is_one_that_the_parent_understands(
+    place: Place, failure: Exception, words: str
+) -> None:
+    """tor does not offer X'97', and so hears nothing of its codes; it tries again by itself."""
+    transport = Unmanaged()
+    transport.failures = [failure]
+    port = await transport.listen()
+    where = f"socks5 127.0.0.1:{port.getHost().port}"
+    client = await place.client(where, place.line(f"secret={SECRET.decode()}"))
+    assert client.node.bootstrapped == 100
+    assert not transport.failures
+    assert words in place.log
+    assert "Unknown error" not in place.log
     await client.node.stop()
     await port.stopListening()
     transport.factory.close_all()

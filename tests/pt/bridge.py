@@ -1,4 +1,4 @@
-"""The far side of the example's transport: it unveils, and connects to a relay."""
+"""The far side of the example's transport, which unveils and connects to a relay; proxies."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from operator import xor
 from types import ModuleType
 from typing import Any
 
+from twisted.internet import reactor
+from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 
@@ -58,16 +60,16 @@ class Unveil(Codec):
         return bytes(map(xor, data, self.out))
 
 
-class _Half(Protocol):
+class Half(Protocol):
     """One of two connections that are joined."""
 
     transport: Any
-    other: _Half | None = None
+    other: Half | None = None
 
     def __init__(self) -> None:
         self.held: list[bytes] = []
 
-    def join(self, other: _Half) -> None:
+    def join(self, other: Half) -> None:
         """Pass on what came so far, and what will come."""
         self.other, other.other = other, self
         self.transport.registerProducer(other.transport, True)
@@ -98,15 +100,53 @@ class Bridge(Factory):
         self.streams = 0
 
     def buildProtocol(self, addr: Any) -> Channel:
-        channel = Channel(Unveil(self.secret), Factory.forProtocol(_Half))
+        channel = Channel(Unveil(self.secret), Factory.forProtocol(Half))
         channel.opened.addCallback(self._connect)
         channel.opened.addErrback(lambda _: None)
         return channel
 
     def _connect(self, client: Any) -> None:
         self.streams += 1
-        relay = Factory.forProtocol(_Half)
+        relay = Factory.forProtocol(Half)
         relay.noisy = False
         connecting = self.endpoint.connect(relay)
         connecting.addCallback(client.join)
         connecting.addErrback(lambda _: client.transport.abortConnection())
+
+
+class _Connect(Half):
+    """One client of an HTTP proxy."""
+
+    factory: HTTPProxy
+
+    def dataReceived(self, data: bytes) -> None:
+        self.held.append(data)
+        head, end, rest = b"".join(self.held).partition(b"\r\n\r\n")
+        if not end:
+            return
+        self.held = [rest]
+        self.dataReceived = super().dataReceived  # type: ignore[method-assign]
+        self.factory.heads.append(head)
+        host, _, port = head.split(b" ")[1].decode().partition(":")
+        relay = Factory.forProtocol(Half)
+        relay.noisy = False
+        endpoint = TCP4ClientEndpoint(reactor, host, int(port))
+        endpoint.connect(relay).addCallbacks(self._connected, self._failed)
+
+    def _connected(self, far: Half) -> None:
+        self.transport.write(b"HTTP/1.1 200 Connected\r\nVia: test\r\n\r\n")
+        self.join(far)
+
+    def _failed(self, _: Any) -> None:
+        self.transport.write(b"HTTP/1.1 502 Bad Gateway\r\n\r\n")
+        self.transport.loseConnection()
+
+
+class HTTPProxy(Factory):
+    """An HTTP proxy that knows CONNECT only; ``heads`` is what it was asked."""
+
+    noisy = False
+    protocol = _Connect  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        self.heads: list[bytes] = []

@@ -12,7 +12,7 @@ from tests.peers import GRANTED, refused
 from tests.pt.ports import CONNECT, Port, pairs, userpass
 from tests.rows import rows
 from tests.tables import at, octets, table
-from torsocks_tx.errors import Internal, InvalidBridge, Refused, Temporary, TimedOut
+from torsocks_tx.errors import Internal, InvalidBridge, Temporary, TimedOut
 from torsocks_tx.messages import KeyValues
 from torsocks_tx.pt.listener import HANDSHAKE_TIMEOUT
 
@@ -275,14 +275,9 @@ class TestOutcomes:
             self.ask(port, *methods)
             assert port.then(port.endpoint.failed, reason) == refused(code)
             assert port.farewell
-
-    @rows("P-26", "P-29", "P-31", "P-33")
-    @pytest.mark.parametrize("reason", [Temporary("busy"), InvalidBridge("no"), Internal("oh")])
-    def test_the_transport_may_refuse_by_itself(self, reason: Refused) -> None:
-        for methods, extended in (((0,), False), ((0, 0x97), True)):
             port = Port(raises=reason)
-            code = {Temporary: (1, 0xF0), InvalidBridge: (5, 0xF1), Internal: (1, 0xF2)}
-            assert self.ask(port, *methods) == refused(code[type(reason)][extended])  # type: ignore[index]
+            assert self.ask(port, *methods) == refused(code)
+            assert port.farewell
 
     @rows("P-33")
     @pytest.mark.parametrize("early", [True, False], ids=["choosing", "connecting"])

@@ -98,17 +98,13 @@ def arguments_of(request: Request) -> KeyValues:
 
 
 def _meaning(failure: Failure) -> Refused:
-    """What a failed attempt to connect is to the parent."""
+    """What a failed attempt is to the parent."""
     reason = refused_by(failure)
     network = failure.check(Refused, ConnectError, ConnectionClosed, CancelledError)
     if network is None and type(reason) is GeneralFailure:
-        return _fault(failure)
+        _log.failure("a fault of a transport; the parent is refused", failure)
+        return Internal("fault")
     return reason
-
-
-def _fault(failure: Failure) -> Refused:
-    _log.failure("a fault of a transport; the parent is refused", failure)
-    return Internal("fault")
 
 
 class TransportBackend(EndpointBackend):
@@ -123,7 +119,5 @@ class TransportBackend(EndpointBackend):
         address = request.address.literal()
         try:
             return self._transport(Target(address, arguments_of(request), self._setting))
-        except Refused:
-            raise
         except Exception:
-            raise _fault(Failure()) from None
+            raise _meaning(Failure()) from None
