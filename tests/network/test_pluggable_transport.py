@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from base64 import b64encode
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,48 @@ async def test_tor_starts_the_example(place: Place) -> None:
     (transport,) = [pid for pid in descendants(client.node.pid) if is_alive(pid)]
     await client.node.stop()
     await process_ended(transport)
+
+
+NEWS = """
+import sys
+sys.path.insert(0, {root!r})
+from twisted.logger import Logger
+from torsocks_tx.pt import run
+
+def plain(target):
+    log = Logger()
+    log.info('a "quoted" \\\\ word,\\nanother line, \N{EURO SIGN}')
+    log.warn("mind the gap")
+    print("by accident")
+    target.setting.report({{"CONNECT": "Success", "HOW": 'very "well"'}})
+    return target.endpoint
+
+run({{"plain": plain}})
+"""
+
+
+@pytest_twisted.ensureDeferred
+async def test_log_and_status_lines_are_understood(place: Place, tmp_path: Path) -> None:
+    program = tmp_path / "plain.py"
+    program.write_text(NEWS.format(root=str(ROOT)), "utf-8")
+    relay = place.bridge.endpoint
+    assert isinstance(relay, TCP4ClientEndpoint)
+    client = await place.network.add_client(
+        [
+            "UseBridges 1",
+            f"ClientTransportPlugin plain exec {sys.executable} {program}",
+            f"Log info file {tmp_path / 'parent.log'}",
+            f"Bridge plain 127.0.0.1:{relay._port} {place.fingerprint}",
+        ]
+    )
+    assert client.node.bootstrapped == 100
+    for words in ('a "quoted" \\ word', "mind the gap", "by accident"):
+        assert f": {words}" in place.log or words in place.log
+    assert {line.rpartition(": ")[2] for line in place.warnings} == {"mind the gap"}
+    assert "Got a line from managed proxy" in place.log
+    for refusal in ("Unknown", "invalid", "Invalid", "is malformed"):
+        assert f"{refusal} line" not in place.log
+    await client.node.stop()
 
 
 class Proxy(SOCKSFactory):
@@ -252,9 +294,16 @@ ARGUMENTS = table(
 )
 
 
+def by_version() -> Iterator[Any]:
+    """The rows of ``ARGUMENTS`` by SOCKS5, and those of them that SOCKS4 could get wrong."""
+    for row in ARGUMENTS:
+        yield pytest.param("socks5", *row.values, id=f"socks5, {row.id}")
+        if row.id in ("escapes", "510 bytes"):
+            yield pytest.param("socks4", *row.values, id=f"socks4, {row.id}")
+
+
 @rows("P-02")
-@pytest.mark.parametrize("version", ["socks5", "socks4"])
-@pytest.mark.parametrize(("words", "arguments"), ARGUMENTS)
+@pytest.mark.parametrize(("version", "words", "arguments"), list(by_version()))
 @pytest_twisted.ensureDeferred
 async def test_arguments_arrive_intact(
     place: Place, version: str, words: Sequence[str], arguments: tuple[tuple[str, bytes], ...]

@@ -45,7 +45,7 @@ def chatty(target):
 def broken(target):
     raise ValueError(f"to {target.address.host}")
 
-run({"chatty": chatty, "broken": broken})
+run({"chatty": chatty, "broken": broken}, debug=DEBUG)
 """
 
 Start = Callable[..., Program]
@@ -205,7 +205,9 @@ async def test_or_not_be_there() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_parent_that_reads_no_more_is_still_served(start: Start) -> None:
-    program = start({**UNTIL_CLOSED, "TOR_PT_CLIENT_TRANSPORTS": "chatty"}, "-c", OWN)
+    program = start(
+        {**UNTIL_CLOSED, "TOR_PT_CLIENT_TRANSPORTS": "chatty"}, "-c", OWN.replace("DEBUG", "False")
+    )
     lines = await said(program, "CMETHODS DONE")
     program.transport.closeChildFD(1)
     for _ in range(3):
@@ -218,7 +220,11 @@ async def test_a_parent_that_reads_no_more_is_still_served(start: Start) -> None
 
 @pytest_twisted.ensureDeferred
 async def test_whatever_is_said_becomes_a_line_of_the_protocol(start: Start) -> None:
-    program = start({**UNTIL_CLOSED, "TOR_PT_CLIENT_TRANSPORTS": "chatty,broken"}, "-c", OWN)
+    program = start(
+        {**UNTIL_CLOSED, "TOR_PT_CLIENT_TRANSPORTS": "chatty,broken"},
+        "-c",
+        OWN.replace("DEBUG", "False"),
+    )
     lines = await said(program, "CMETHODS DONE")
     assert [line.split()[:2] for line in lines[1:3]] == [
         ["CMETHOD", "chatty"],
@@ -236,8 +242,23 @@ async def test_whatever_is_said_becomes_a_line_of_the_protocol(start: Start) -> 
     assert await client.negotiate(CONNECT) == refused(1)
     client.close()
     assert await program.line("LOG SEVERITY=error") == (
-        'LOG SEVERITY=error MESSAGE="a fault of a transport; the parent is refused (ValueError)"'
+        'LOG SEVERITY=error MESSAGE="a fault of a transport; the parent is refused'
+        ' (ValueError at <string>:12)"'
     )
+    program.transport.closeStdin()
+    await program.end()
+    assert all("192.0.2.1" not in line for line in program.lines)
+
+
+@pytest_twisted.ensureDeferred
+async def test_debug_lines_are_sent_where_they_are_wanted(start: Start) -> None:
+    code = OWN.replace("DEBUG", "True")
+    program = start({**UNTIL_CLOSED, "TOR_PT_CLIENT_TRANSPORTS": "broken"}, "-c", code)
+    lines = await said(program, "CMETHODS DONE")
+    client = await connect(lines[1])
+    assert await client.negotiate(CONNECT) == refused(1)
+    client.close()
+    await program.line("LOG SEVERITY=error")
     assert "to 192.0.2.1" in await program.line("LOG SEVERITY=debug")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -85,10 +86,10 @@ def test_but_not_for_ever() -> None:
 
 
 class TestLog:
-    def said(self, **event: Any) -> bytes:
+    def said(self, *, debug: bool = True, **event: Any) -> bytes:
         stage = Stage()
         base: LogEvent = {"log_namespace": "test", "log_level": LogLevel.info, "log_format": "x"}
-        ParentLog(stage.parent)({**base, **event})
+        ParentLog(stage.parent, debug=debug)({**base, **event})
         return stage.transport.take()
 
     @pytest.mark.parametrize(
@@ -119,12 +120,21 @@ class TestLog:
         assert self.said(log_format="") == b""
 
     def test_what_an_exception_says_is_for_the_debug_log(self) -> None:
-        said = self.said(
-            log_level=LogLevel.critical,
-            log_format="a fault",
-            log_failure=Failure(ValueError("to 192.0.2.1")),
-        )
-        first, second = said.splitlines()
-        assert first == b'LOG SEVERITY=error MESSAGE="a fault (ValueError)"'
+        try:
+            raise ValueError("to 192.0.2.1")
+        except ValueError:
+            failure = Failure()
+        event = {"log_level": LogLevel.critical, "log_format": "a fault", "log_failure": failure}
+        first, second = self.said(**event).splitlines()
+        place = rb"ValueError at test_parent\.py:[0-9]+"
+        assert re.fullmatch(rb'LOG SEVERITY=error MESSAGE="a fault \(' + place + rb'\)"', first)
         assert second.startswith(b"LOG SEVERITY=debug")
         assert b"192.0.2.1" in second
+        assert self.said(debug=False, **event) == first + b"\n"
+
+    def test_an_exception_that_was_never_raised_has_no_place(self) -> None:
+        said = self.said(log_failure=Failure(ValueError("x")), debug=False)
+        assert said == b'LOG SEVERITY=info MESSAGE="x (ValueError)"\n'
+
+    def test_debug_lines_are_sent_only_if_that_is_asked_for(self) -> None:
+        assert self.said(log_level=LogLevel.debug, debug=False) == b""

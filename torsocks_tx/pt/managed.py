@@ -38,8 +38,16 @@ class ManagedTransports:
 
     log = Logger()
 
-    def __init__(self, reactor: Any, parent: Parent, transports: Mapping[str, Transport]) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        parent: Parent,
+        transports: Mapping[str, Transport],
+        *,
+        debug: bool = False,
+    ) -> None:
         self._reactor = reactor
+        self._debug = debug
         self._parent = parent
         self._transports = transports
         self._serving: list[tuple[IListeningPort, TransportFactory]] = []
@@ -75,7 +83,8 @@ class ManagedTransports:
         return Dialer(self._reactor, proxy=proxy, **binds)
 
     async def _serve(self, name: str, setting: Setting) -> None:
-        factory = TransportFactory(self._reactor, self._transports[name], setting=setting)
+        transport = self._transports[name]
+        factory = TransportFactory(self._reactor, transport, setting=setting, debugging=self._debug)
         endpoint = TCP4ServerEndpoint(self._reactor, 0, interface=LOOPBACK)
         try:
             port = await endpoint.listen(factory)
@@ -108,11 +117,11 @@ def _make_state_location(wanted: Environment) -> Path | None:
     return path
 
 
-async def serve(reactor: Any, transports: Mapping[str, Transport]) -> None:
+async def serve(reactor: Any, transports: Mapping[str, Transport], debug: bool) -> None:
     """Serve until the parent wants no more, or until a signal; SystemExit(1) for a failure."""
     parent = take_standard_io(reactor)
-    log_to(parent)
-    managed = ManagedTransports(reactor, parent, transports)
+    log_to(parent, debug=debug)
+    managed = ManagedTransports(reactor, parent, transports, debug=debug)
     ending: Deferred[None] = Deferred()
     ended: Deferred[None] = Deferred()
     reactor.addSystemEventTrigger("before", "shutdown", _end, ending, ended)
@@ -139,9 +148,12 @@ def _end(ending: Deferred[None], ended: Deferred[None]) -> Deferred[None]:
     return ended
 
 
-def run(transports: Mapping[str, Transport]) -> NoReturn:
-    """Be a pluggable transport: serve these, by name, to the tor that started this program."""
+def run(transports: Mapping[str, Transport], *, debug: bool = False) -> NoReturn:
+    """Be a pluggable transport: serve these, by name, to the tor that started this program.
+
+    ``debug`` sends debug lines to its log too, where what they say is no secret any more.
+    """
     for name in transports:
         if not environment.is_transport_name(name):
             raise ValueError(f"not a name of a transport: {name!r}")
-    react(serve, (transports,))
+    react(serve, (transports, debug))

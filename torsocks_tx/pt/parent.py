@@ -130,13 +130,15 @@ _SEVERITIES = {
 
 @implementer(ILogObserver)
 class ParentLog:
-    """Turns log events into LOG lines.
+    """Turns log events into LOG lines; those of the debug level only if ``debug`` is set.
 
-    What an exception says may hold addresses: above debug only its kind is named.
+    What an exception says may hold addresses: above debug only its kind and place are named. tor
+    repeats every line that it hears, debug or not, in its own log at the level info.
     """
 
-    def __init__(self, parent: Parent) -> None:
+    def __init__(self, parent: Parent, *, debug: bool = False) -> None:
         self._parent = parent
+        self._debug = debug
 
     def __call__(self, event: LogEvent) -> None:
         """Write an event, and the traceback that it may have."""
@@ -147,13 +149,27 @@ class ParentLog:
         failure = event.get("log_failure")
         text = formatEvent(event)
         if failure is not None:
-            text = f"{text} ({failure.type.__name__})"
+            text = f"{text} ({_kind_and_place(failure)})"
         if text:
-            self._parent.say_log(severity, text)
+            self._say(severity, text)
         if failure is not None:
-            self._parent.say_log("debug", failure.getTraceback())
+            self._say("debug", failure.getTraceback())
+
+    def _say(self, severity: str, text: str) -> None:
+        if self._debug or severity != "debug":
+            self._parent.say_log(severity, text)
 
 
-def log_to(parent: Parent) -> None:
+def _kind_and_place(failure: Failure) -> str:
+    """Such as ``ValueError at veil.py:42``."""
+    kind = type(failure.value).__name__
+    if not failure.frames:
+        return kind
+    _, path, line, *_ = failure.frames[-1]
+    return f"{kind} at {os.path.basename(path)}:{line}"
+
+
+def log_to(parent: Parent, *, debug: bool = False) -> None:
     """Send everything that is logged or printed to the parent's log."""
-    globalLogBeginner.beginLoggingTo([ParentLog(parent)], redirectStandardIO=True)
+    observer = ParentLog(parent, debug=debug)
+    globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=True)
