@@ -26,6 +26,7 @@ from torsocks_tx.handshake_options import HandshakeOptions
 from torsocks_tx.initiator import Failed, Initiator, Opened
 from torsocks_tx.initiator import Step as ClientStep
 from torsocks_tx.messages import Address, Credentials, Request
+from torsocks_tx.proxyerrors import LoginRefused
 from torsocks_tx.refusals import refusal
 from torsocks_tx.wire import userpass
 
@@ -207,7 +208,9 @@ def test_a_server_that_asks_who_we_are(pipelined: bool, cut: Cut) -> None:
             assert_agreed(known, server, outcome, early=b"")
         else:
             assert isinstance(outcome, Failed)
-            assert type(outcome.reason) is errors.GeneralFailure
+            by_version_5 = request.version is Version.SOCKS5
+            expected = LoginRefused if by_version_5 else errors.GeneralFailure
+            assert type(outcome.reason) is expected
             assert server.request is None
 
 

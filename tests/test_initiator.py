@@ -17,6 +17,7 @@ from torsocks_tx.codes import Command, Version
 from torsocks_tx.handshake import Send
 from torsocks_tx.initiator import Failed, Initiator, Opened
 from torsocks_tx.messages import Address, Credentials, Reply, Request
+from torsocks_tx.proxyerrors import LoginRefused, ProxyBroken
 
 ASK = "05 01 00 03 0B 6578616D706C652E636F6D 0050"
 ME = "01 02 6D65 03 796F75"
@@ -111,48 +112,48 @@ STEP_BY_STEP = table(
             ["05 01 00", ASK, opened(SIX, b"\0\0")],
         ),
         ("half a reply", PLAIN, "05 00" + OK[:-2], ["05 01 00", ASK]),
-        ("00 though only 02 was offered", KNOWN, "05 00" + OK, ["05 01 02", errors.GeneralFailure]),
-        ("02 though only 00 was offered", PLAIN, "05 02", ["05 01 00", errors.GeneralFailure]),
-        ("GSSAPI, which nobody offered", KNOWN, "05 01", ["05 01 02", errors.GeneralFailure]),
-        ("no acceptable method", PLAIN, "05 FF", ["05 01 00", errors.GeneralFailure]),
-        ("another version", PLAIN, "04 00", ["05 01 00", errors.GeneralFailure]),
-        ("HTTP", PLAIN, b"HTTP/1.1 400 Bad Request\r\n".hex(), ["05 01 00", errors.GeneralFailure]),
-        ("a SOCKS4 reply", PLAIN, "00 5B 0000 00000000", ["05 01 00", errors.GeneralFailure]),
+        ("00 though only 02 was offered", KNOWN, "05 00" + OK, ["05 01 02", ProxyBroken]),
+        ("02 though only 00 was offered", PLAIN, "05 02", ["05 01 00", ProxyBroken]),
+        ("GSSAPI, which nobody offered", KNOWN, "05 01", ["05 01 02", ProxyBroken]),
+        ("no acceptable method", PLAIN, "05 FF", ["05 01 00", LoginRefused]),
+        ("another version", PLAIN, "04 00", ["05 01 00", ProxyBroken]),
+        ("HTTP", PLAIN, b"HTTP/1.1 400 Bad Request\r\n".hex(), ["05 01 00", ProxyBroken]),
+        ("a SOCKS4 reply", PLAIN, "00 5B 0000 00000000", ["05 01 00", ProxyBroken]),
         (
             "credentials refused",
             KNOWN,
             "05 02 01 01",
-            ["05 01 02", ME, errors.GeneralFailure],
+            ["05 01 02", ME, LoginRefused],
         ),
         (
             "credentials refused with another number",
             KNOWN,
             "05 02 01 FF" + OK,
-            ["05 01 02", ME, errors.GeneralFailure],
+            ["05 01 02", ME, LoginRefused],
         ),
         (
             "credentials refused by a reply, as from tor",
             KNOWN,
             "05 02 05 01 00 01 00000000 0000",
-            ["05 01 02", ME, errors.GeneralFailure],
+            ["05 01 02", ME, ProxyBroken],
         ),
         (
             "a status before the selection",
             KNOWN,
             "01 00",
-            ["05 01 02", errors.GeneralFailure],
+            ["05 01 02", ProxyBroken],
         ),
         (
             "a reply of another version",
             PLAIN,
             "05 00 04 00 00 01 00000000 0000",
-            ["05 01 00", ASK, errors.GeneralFailure],
+            ["05 01 00", ASK, ProxyBroken],
         ),
         (
             "success of an unknown address type",
             PLAIN,
             "05 00 05 00 00 00 00000000 0000",
-            ["05 01 00", ASK, errors.GeneralFailure],
+            ["05 01 00", ASK, ProxyBroken],
         ),
         (
             "failed RESOLVE, address type 00",
@@ -233,12 +234,12 @@ PIPELINED = table(
             "01 00 05 F0 00 01 00000000 0000",
             [errors.DescriptorNotFound],
         ),
-        ("no acceptable method", KNOWN, "05 FF", [errors.GeneralFailure]),
-        ("00 though only 02 was offered", KNOWN, "05 00" + OK, [errors.GeneralFailure]),
-        ("credentials refused", KNOWN, "01 01", [errors.GeneralFailure]),
-        ("credentials refused in steps", KNOWN, "05 02 01 01", [errors.GeneralFailure]),
-        ("a status that nobody asked for", PLAIN, "01 00" + OK, [errors.GeneralFailure]),
-        ("another version", KNOWN, "04 02", [errors.GeneralFailure]),
+        ("no acceptable method", KNOWN, "05 FF", [LoginRefused]),
+        ("00 though only 02 was offered", KNOWN, "05 00" + OK, [ProxyBroken]),
+        ("credentials refused", KNOWN, "01 01", [LoginRefused]),
+        ("credentials refused in steps", KNOWN, "05 02 01 01", [LoginRefused]),
+        ("a status that nobody asked for", PLAIN, "01 00" + OK, [ProxyBroken]),
+        ("another version", KNOWN, "04 02", [ProxyBroken]),
     ]
 )
 
@@ -262,8 +263,8 @@ SOCKS4 = table(
         ("rejected", "00 5B 0000 00000000", [errors.GeneralFailure]),
         ("rejected for want of identd", "00 5C 0000 00000000", [errors.GeneralFailure]),
         ("half a reply", "00 5A 0000", []),
-        ("another version", "04 5A 0000 00000000", [errors.GeneralFailure]),
-        ("a SOCKS5 reply", OK, [errors.GeneralFailure]),
+        ("another version", "04 5A 0000 00000000", [ProxyBroken]),
+        ("a SOCKS5 reply", OK, [ProxyBroken]),
     ]
 )
 
@@ -312,7 +313,7 @@ def test_the_end_before_the_reply_is_a_refusal(
     request_: Request, server: str, pipelined: bool
 ) -> None:
     for chunks in cuts(octets(server)):
-        assert outcome(request_, pipelined, chunks, eof=True)[-1] is errors.GeneralFailure
+        assert outcome(request_, pipelined, chunks, eof=True)[-1] is ProxyBroken
 
 
 def test_the_end_behind_the_reply_is_none_of_its_business() -> None:
@@ -326,7 +327,7 @@ def test_the_end_behind_the_reply_is_none_of_its_business() -> None:
 def test_isolation_fails_closed(pipelined: bool) -> None:
     """With credentials, method 00 is never offered, and never accepted."""
     assert Initiator(KNOWN, pipelined=pipelined).start().startswith(octets("05 01 02"))
-    assert outcome(KNOWN, pipelined, [octets("05 00")], eof=False)[-1] is errors.GeneralFailure
+    assert outcome(KNOWN, pipelined, [octets("05 00")], eof=False)[-1] is ProxyBroken
 
 
 @rows("S-38")

@@ -18,19 +18,20 @@ PACKAGE = "torsocks_tx"
 # A module imports only from its own ring and from those before it.
 # Patterns of names below the package; "" is the package itself.
 RINGS: tuple[tuple[str, ...], ...] = (
-    ("codes", "errors", "messages", "refusals"),
+    ("codes", "errors", "messages", "proxyerrors", "refusals"),
     ("wire", "wire.*"),
-    ("extended", "handshake*", "http_initiator", "initiator", "replies", "roles"),
+    ("extended", "handshake*", "http_initiator", "initiator", "offers", "replies", "roles"),
     (
         *("isolation", "policy", "flags", "limits"),
         *("pt.codec", "pt.environment", "pt.lines", "pt.proxy_uri"),
     ),
-    ("interfaces", "patience", "relay", "transports"),
+    ("interfaces", "patience", "relay", "socks_error", "transports"),
     ("backends", "backends.*"),
     ("crowd", "errand", "protocol"),
     (
-        *("server", "authentication", "client", "listening", "pt", "pt.channel", "pt.dialing"),
-        *("pt.listener", "pt.managed", "pt.parent", "pt.transport"),
+        *("server", "authentication", "client", "client_string", "listening", "tunnel"),
+        *("pt", "pt.channel", "pt.dialing", "pt.listener", "pt.managed", "pt.parent"),
+        "pt.transport",
     ),
     ("testing", "testing.*"),
     ("tap", "options", "optiontext", "service", "upstream"),

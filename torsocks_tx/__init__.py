@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from torsocks_tx.codes import CodeSet, Role
 from torsocks_tx.errors import Refused
 from torsocks_tx.isolation import Isolation, IsolationFlags, Isolator
 from torsocks_tx.limits import Limits
-from torsocks_tx.messages import Address, Credentials, Request
+from torsocks_tx.messages import Address, Credentials, KeyValues, Request
+from torsocks_tx.offers import ClientOptions
 from torsocks_tx.policy import ListenerPolicy
 
 if TYPE_CHECKING:
@@ -27,12 +29,16 @@ if TYPE_CHECKING:
     from torsocks_tx.backends.tor.fixed import FixedSupply
     from torsocks_tx.backends.tor.launched import LaunchedSupply
     from torsocks_tx.backends.tor.running import RunningSupply
+    from torsocks_tx.client import SOCKSClientEndpoint, resolve, resolve_ptr
     from torsocks_tx.interfaces import IBackend, IOutbound, IReceiver
     from torsocks_tx.protocol import SOCKS4Protocol, SOCKS5Protocol, SOCKSProtocol
     from torsocks_tx.server import SOCKS4Factory, SOCKS5Factory, SOCKSFactory
+    from torsocks_tx.socks_error import SOCKSError
 
 __all__ = [
     "Address",
+    "ClientOptions",
+    "CodeSet",
     "CredAuthenticator",
     "Credentials",
     "DirectBackend",
@@ -44,20 +50,26 @@ __all__ = [
     "Isolation",
     "IsolationFlags",
     "Isolator",
+    "KeyValues",
     "LaunchedSupply",
     "Limits",
     "ListenerPolicy",
     "MemoryBackend",
     "Refused",
     "Request",
+    "Role",
     "RunningSupply",
     "SOCKS4Factory",
     "SOCKS4Protocol",
     "SOCKS5Factory",
     "SOCKS5Protocol",
+    "SOCKSClientEndpoint",
+    "SOCKSError",
     "SOCKSFactory",
     "SOCKSProtocol",
     "TorBackend",
+    "resolve",
+    "resolve_ptr",
 ]
 
 # Twisted installs its reactor at the first import of some modules, and txtorcon takes a second to
@@ -80,6 +92,10 @@ _HOMES = {
     "SOCKS4Protocol": "protocol",
     "SOCKS5Protocol": "protocol",
     "SOCKSProtocol": "protocol",
+    "SOCKSClientEndpoint": "client",
+    "resolve": "client",
+    "resolve_ptr": "client",
+    "SOCKSError": "socks_error",
 }
 
 

@@ -11,7 +11,7 @@ from enum import Enum, auto
 from typing import ClassVar
 
 from torsocks_tx.codes import OnionReply, Reply5, TransportReply
-from torsocks_tx.messages import KeyValues
+from torsocks_tx.messages import NO_PAIRS, KeyValues
 
 
 class Incomplete(Exception):
@@ -38,7 +38,7 @@ class InvalidArguments(Exception):
 
     def __init__(self, reason: str, pairs: KeyValues | None = None) -> None:
         super().__init__(reason)
-        self.pairs = pairs or KeyValues()
+        self.pairs = pairs or NO_PAIRS
 
 
 class Retry(Enum):

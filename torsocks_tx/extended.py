@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from torsocks_tx.codes import CodeSet, ExtendedStatus, Role
 from torsocks_tx.errors import InvalidArguments, ProtocolError
-from torsocks_tx.messages import Credentials, KeyValues, is_of_kind
+from torsocks_tx.messages import NO_PAIRS, Credentials, KeyValues, is_of_kind
 from torsocks_tx.replies import code_set, parse_code_set
 from torsocks_tx.wire import keyvalue, userpass
 
@@ -33,7 +33,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
 
 def take_any(pairs: KeyValues) -> KeyValues:
     """Accept whatever the pairs are: they are used elsewhere."""
-    return KeyValues()
+    return NO_PAIRS
 
 
 def standard_keys(*, isolates: bool, authenticates: bool) -> dict[str, KeyHandler]:

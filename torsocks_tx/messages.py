@@ -112,6 +112,9 @@ class KeyValues:
         return KeyValues(tuple(pair for pair in self.pairs if is_of_kind(pair[0], name)))
 
 
+NO_PAIRS = KeyValues()
+
+
 def is_of_kind(key: str, name: str) -> bool:
     """Whether ``name`` is this key, or ends in a dot and the key goes on behind that."""
     if name.endswith("."):

@@ -7,6 +7,7 @@ from typing import Any
 
 from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime, ITCPTransport
+from twisted.internet.protocol import Factory, Protocol
 from zope.interface import implementer
 
 from torsocks_tx.limits import Limits
@@ -124,3 +125,16 @@ class Farewell:
     def closed(self) -> None:
         """The peer will send no more: close as soon as everything is flushed."""
         self._transport.loseConnection()
+
+
+class OneProtocol(Factory):
+    """Gives the one connection that it is used for to a protocol that exists already."""
+
+    noisy = False
+
+    def __init__(self, protocol: Protocol) -> None:
+        self._protocol = protocol
+
+    def buildProtocol(self, addr: Any) -> Protocol:
+        """The protocol."""
+        return self._protocol

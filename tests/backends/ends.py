@@ -47,12 +47,14 @@ class FakeEndpoint:
     def __init__(self, outcome: Any = None) -> None:
         self.cancelled = 0
         self.protocol: Any = None
+        self.factory: Any = None
         self._outcome: Deferred[Any] = outcome or Deferred(self._cancel)
 
     def _cancel(self, _: object) -> None:
         self.cancelled += 1
 
     def connect(self, factory: IProtocolFactory) -> Deferred[Any]:
+        self.factory = factory
         self.protocol = factory.buildProtocol(None)
         return self._outcome
 

@@ -19,7 +19,7 @@ from twisted.internet.interfaces import (
     IReactorTime,
     IStreamClientEndpoint,
 )
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -29,7 +29,7 @@ from torsocks_tx.handshake import Send
 from torsocks_tx.initiator import Failed, Initiator, Opened
 from torsocks_tx.interfaces import IOutbound, IReceiver
 from torsocks_tx.messages import Reply
-from torsocks_tx.transports import Deadline, can_half_close, prepare
+from torsocks_tx.transports import Deadline, OneProtocol, can_half_close, prepare
 
 CLOSE_TIMEOUT = 30.0
 """Seconds that written bytes may take to leave once a stream is closed."""
@@ -43,18 +43,6 @@ class State(Enum):
     OPEN = auto()
     CLOSING = auto()
     OVER = auto()
-
-
-class _OneProtocol(Factory):
-    """Gives the one connection that it is used for to a protocol that exists already."""
-
-    noisy = False
-
-    def __init__(self, protocol: Protocol) -> None:
-        self._protocol = protocol
-
-    def buildProtocol(self, addr: Any) -> Protocol:
-        return self._protocol
 
 
 @implementer(IOutbound, IHalfCloseableProtocol)
@@ -104,7 +92,7 @@ class Stream(Protocol):
         if self._state is State.CONNECTING:
             self._initiator = initiator
             self._early_data = early_data
-            self.wait_for(endpoint.connect(_OneProtocol(self)))
+            self.wait_for(endpoint.connect(OneProtocol(self)))
 
     def _connect_failed(self, failure: Failure) -> None:
         if self._state is State.CONNECTING:

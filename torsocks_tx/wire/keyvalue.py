@@ -14,7 +14,7 @@ import struct
 
 from torsocks_tx.codes import ExtendedStatus
 from torsocks_tx.errors import ProtocolError
-from torsocks_tx.messages import KeyValues
+from torsocks_tx.messages import NO_PAIRS, KeyValues
 from torsocks_tx.wire.reader import Reader
 
 VERSION = 0x01
@@ -49,7 +49,7 @@ def build_request(pairs: KeyValues) -> bytes:
 
 def build_response(status: int, pairs: KeyValues | None = None) -> bytes:
     """The bytes of a response; ValueError for what does not fit."""
-    return bytes([VERSION, status]) + build_pairs(pairs or KeyValues())
+    return bytes([VERSION, status]) + build_pairs(pairs or NO_PAIRS)
 
 
 AUTHENTICATION_FAILED = build_response(ExtendedStatus.AUTHENTICATION_FAILED)
@@ -112,6 +112,23 @@ class Pairs:
         self._taken.append((key.decode("ascii"), value))
         self._left -= 1
         self._room -= size
+
+
+class Response:
+    """A response as it comes; ``status`` is known before its pairs are."""
+
+    def __init__(self) -> None:
+        self.status: int | None = None
+        self._pairs = Pairs(0)
+
+    def take(self, reader: Reader) -> KeyValues | None:
+        """Read the head or one pair; all the pairs once they are there. Errors as of ``Pairs``."""
+        if self.status is None:
+            self.status, count = parse_response_head(reader)
+            self._pairs = Pairs(count)
+        else:
+            self._pairs.take(reader)
+        return self._pairs.complete
 
 
 def _invalid(reason: str) -> ProtocolError:
