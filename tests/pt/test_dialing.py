@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.testing import MemoryReactor
+from twisted.internet.testing import MemoryReactorClock
+from twisted.python.failure import Failure
 
 from tests.ground import Ground
 from tests.peers import Peer, PeerFactory
 from tests.tables import at, table
 from torsocks_tx.backends.endpoint import EndpointBackend
+from torsocks_tx.backends.failures import refused_by
 from torsocks_tx.codes import Version
 from torsocks_tx.errors import (
-    AddressTypeNotSupported,
     ConnectionRefused,
     GeneralFailure,
     HostUnreachable,
@@ -29,6 +30,7 @@ from torsocks_tx.messages import Address, Credentials, Request
 from torsocks_tx.pt.dialing import Dialer
 from torsocks_tx.pt.proxy_uri import ProxyKind, UpstreamProxy
 from torsocks_tx.server import SOCKSFactory
+from torsocks_tx.socks_error import SOCKSError
 
 PLACE = at("192.0.2.1", 4000)
 SOURCES = table(
@@ -46,14 +48,14 @@ SOURCES = table(
 
 @pytest.mark.parametrize(("binds", "host", "source"), SOURCES)
 def test_source_addresses(binds: dict[str, str], host: str, source: Any) -> None:
-    memory = MemoryReactor()
+    memory = MemoryReactorClock()
     Dialer(memory, **binds).endpoint(at(host, 4000)).connect(PeerFactory())  # type: ignore[arg-type]
     [client] = memory.tcpClients
     assert (client[0], client[1], client[4]) == (host, 4000, source)
 
 
 def test_so_does_a_connection_to_a_proxy() -> None:
-    memory = MemoryReactor()
+    memory = MemoryReactorClock()
     proxy = UpstreamProxy(ProxyKind.HTTP, at("198.51.100.7", 3128))
     dialer = Dialer(memory, proxy=proxy, bind_v4="203.0.113.4")
     for host in ("192.0.2.1", "127.0.0.1", "2001:db8::1", "front.example.com"):
@@ -104,6 +106,7 @@ async def through(
             ("SOCKS5 to a name", ProxyKind.SOCKS5, None, at("front.example.com", 443)),
             ("SOCKS5 with a password", ProxyKind.SOCKS5, Credentials(b"me", b"you"), PLACE),
             ("SOCKS4a", ProxyKind.SOCKS4A, None, PLACE),
+            ("SOCKS4a to IPv6", ProxyKind.SOCKS4A, None, at("2001:db8::1", 4000)),
             ("SOCKS4a to a name", ProxyKind.SOCKS4A, None, at("front.example.com", 443)),
             ("SOCKS4a with a user", ProxyKind.SOCKS4A, Credentials(b"me"), PLACE),
         ]
@@ -117,7 +120,7 @@ async def test_a_socks_proxy(
     proxy = Proxy(await ground.listen(origin))
     client = await through(ground, kind, await ground.listen(proxy), to, who)
     [request] = proxy.requests
-    assert request.address == to
+    assert request.address.literal() == to
     expected = Version.SOCKS5 if kind is ProxyKind.SOCKS5 else Version.SOCKS4
     assert request.version is expected
     if who is not None:
@@ -136,14 +139,14 @@ async def test_a_socks_proxy(
 
 @pytest_twisted.ensureDeferred
 async def test_what_a_socks_proxy_refuses(ground: Ground) -> None:
-    proxy = Proxy(None, ConnectionRefused("no"))
-    endpoint = await ground.listen(proxy)
-    with pytest.raises(ConnectionRefused):
-        await through(ground, ProxyKind.SOCKS5, endpoint, PLACE)
-    with pytest.raises(GeneralFailure):
-        await through(ground, ProxyKind.SOCKS4A, endpoint, PLACE)
-    with pytest.raises(AddressTypeNotSupported):
-        await through(ground, ProxyKind.SOCKS4A, endpoint, at("2001:db8::1", 1))
+    endpoint = await ground.listen(Proxy(None, ConnectionRefused("no")))
+    for kind, meaning in (
+        (ProxyKind.SOCKS5, ConnectionRefused),
+        (ProxyKind.SOCKS4A, GeneralFailure),
+    ):
+        with pytest.raises(SOCKSError) as caught:
+            await through(ground, kind, endpoint, PLACE)
+        assert type(refused_by(Failure(caught.value))) is meaning
 
 
 HEAD = b"CONNECT 192.0.2.1:4000 HTTP/1.1\r\nHost: 192.0.2.1:4000\r\n"

@@ -26,14 +26,14 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
     ITransport,
 )
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torsocks_tx.errors import ConnectionRefused, GeneralFailure, Refused
 from torsocks_tx.pt.codec import Codec
-from torsocks_tx.transports import can_half_close, prepare
+from torsocks_tx.transports import OneProtocol, can_half_close, prepare
 
 
 class State(Enum):
@@ -210,16 +210,6 @@ class Channel(Protocol):
         self.transport.stopProducing()
 
 
-class _OneChannel(Factory):
-    noisy = False
-
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
-
-    def buildProtocol(self, addr: Any) -> Channel:
-        return self._channel
-
-
 @implementer(IStreamClientEndpoint)
 class CodecEndpoint:
     """Connects to ``endpoint`` through a codec; ``make_codec`` is called for each connection."""
@@ -236,4 +226,4 @@ class CodecEndpoint:
         resets.
         """
         channel = Channel(self._make_codec(), protocolFactory)
-        return channel.wait_for(self._endpoint.connect(_OneChannel(channel)))
+        return channel.wait_for(self._endpoint.connect(OneProtocol(channel)))

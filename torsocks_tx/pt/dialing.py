@@ -6,62 +6,53 @@ What the parent asks for is kept: where there is a proxy, nothing goes around it
 from __future__ import annotations
 
 import ipaddress
-from functools import partial
 from typing import Any
 
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
 
-from torsocks_tx.codes import AddressType, Command, Version
-from torsocks_tx.errors import AddressTypeNotSupported, GeneralFailure, Refused
-from torsocks_tx.handshake import Send
+from torsocks_tx.client import SOCKSClientEndpoint
+from torsocks_tx.codes import AddressType
+from torsocks_tx.errors import GeneralFailure, Refused
 from torsocks_tx.http_initiator import HTTPInitiator
-from torsocks_tx.initiator import Failed, Initiator, Opened
-from torsocks_tx.messages import Address, Request
+from torsocks_tx.initiator import Failed, Opened
+from torsocks_tx.messages import Address
+from torsocks_tx.offers import ClientOptions
 from torsocks_tx.pt.channel import CodecEndpoint
 from torsocks_tx.pt.codec import Codec
 from torsocks_tx.pt.proxy_uri import ProxyKind, UpstreamProxy
 
+_VERSIONS = {ProxyKind.SOCKS5: 5, ProxyKind.SOCKS4A: 4}
 
-class ProxyCodec(Codec):
-    """Asks a proxy for a stream, and then changes nothing."""
+
+class HTTPProxyCodec(Codec):
+    """Asks an HTTP proxy for a stream, and then changes nothing."""
 
     ready = False
 
-    def __init__(self, proxy: UpstreamProxy, address: Address) -> None:
-        self._initiator: Initiator | HTTPInitiator
-        if proxy.kind is ProxyKind.HTTP:
-            self._initiator = HTTPInitiator(address, proxy.credentials)
-        else:
-            version = Version.SOCKS5 if proxy.kind is ProxyKind.SOCKS5 else Version.SOCKS4
-            request = Request(version, Command.CONNECT, address, proxy.credentials)
-            self._initiator = Initiator(request)
+    def __init__(self, initiator: HTTPInitiator) -> None:
+        self._initiator = initiator
 
     def start(self) -> bytes:
-        """The first words to the proxy; raises ``AddressTypeNotSupported``."""
-        try:
-            return self._initiator.start()
-        except ValueError:
-            raise AddressTypeNotSupported("SOCKS4 has no IPv6 addresses") from None
+        """The request."""
+        return self._initiator.start()
 
     def decode(self, data: bytes) -> tuple[bytes, bytes]:
-        """Go on with the conversation; afterwards, pass on."""
+        """Read the answer; afterwards, pass on."""
         if self.ready:
             return data, b""
-        payload = answer = b""
         for step in self._initiator.receive(data):
             match step:
-                case Send(more):
-                    answer += more
                 case Opened(_, rest):
-                    self.ready, payload = True, rest
+                    self.ready = True
+                    return rest, b""
                 case Failed(reason):
                     raise reason
-        return payload, answer
+        return b"", b""
 
     def ended(self) -> Refused:
         """The proxy closed without an answer."""
-        return GeneralFailure("the proxy closed without an answer")
+        return GeneralFailure("the HTTP proxy closed without an answer")
 
 
 class Dialer:
@@ -84,8 +75,12 @@ class Dialer:
         """Leads to the address. A name goes to the proxy as it is, else it is looked up here."""
         if self._proxy is None:
             return self._direct(address)
-        make_codec = partial(ProxyCodec, self._proxy, address)
-        return CodecEndpoint(self._direct(self._proxy.address), make_codec)
+        proxy, who = self._direct(self._proxy.address), self._proxy.credentials
+        if self._proxy.kind is ProxyKind.HTTP:
+            return CodecEndpoint(proxy, lambda: HTTPProxyCodec(HTTPInitiator(address, who)))
+        # Nothing that needs method 0x97 is said, and common proxies do not know it.
+        options = ClientOptions(_VERSIONS[self._proxy.kind], credentials=who, extended=False)
+        return SOCKSClientEndpoint(self._reactor, proxy, address.host, address.port, options)
 
     def _direct(self, address: Address) -> IStreamClientEndpoint:
         host, port = address.host, address.port
