@@ -19,8 +19,14 @@ from tests.peers import GRANTED, Peer, PeerFactory, Pump, refused
 from tests.pt.bridge import Unveil, load_example
 from tests.pt.ports import userpass
 from tests.rows import rows
+from torsocks_tx.client import SOCKSClientEndpoint
+from torsocks_tx.codes import Role
+from torsocks_tx.errors import Internal, InvalidBridge, Refused, Retry, Temporary
+from torsocks_tx.messages import KeyValues
+from torsocks_tx.offers import ClientOptions
 from torsocks_tx.pt import Target, TransportFactory
 from torsocks_tx.pt.channel import Channel
+from torsocks_tx.socks_error import SOCKSError
 
 SECRET = b"hunter2-the-secret"
 MEGABYTE = 1024 * 1024
@@ -187,3 +193,56 @@ async def test_no_log_line_holds_an_address_or_an_argument(ground: Ground) -> No
             event.get("log_namespace")
         ):
             assert "127.0.0.1" not in text
+
+
+def parent(ground: Ground, tunnel: Tunnel, pairs: dict[str, bytes], port: int) -> Any:
+    """Return our own client as the parent of a listening transport."""
+
+    async def connect() -> Peer:
+        proxy = await ground.listen(tunnel.factory)
+        options = ClientOptions(pairs=KeyValues.of(pairs), role=Role.PT)
+        return await ground.connect(SOCKSClientEndpoint(reactor, proxy, "127.0.0.1", port, options))
+
+    return connect()
+
+
+@rows("P-02", "P-03", "P-17")
+@pytest_twisted.ensureDeferred
+async def test_our_client_as_the_parent(ground: Ground) -> None:
+    """By method X'97': a secret of 60,000 bytes of all kinds arrives, or nothing would open."""
+    secret = bytes(range(256)) * 234
+    far_side = FarSide(secret)
+    _, port = ground.address(await ground.listen(far_side))
+    tunnel = Tunnel(ground, far_side)
+    client = await parent(ground, tunnel, {"PT.secret": secret}, int(port))
+    far = await far_side.origin.peer()
+    client.send(b"hello")
+    assert await far.take(5) == b"hello"
+    far.send(b"world")
+    assert await client.take(5) == b"world"
+
+
+@rows("P-29", "P-31", "P-33", "P-34")
+@pytest.mark.parametrize(
+    ("raised", "code", "advice"),
+    [
+        (Temporary("busy"), 0xF0, Retry.NOW),
+        (InvalidBridge("no"), 0xF1, Retry.NEVER),
+        (Internal("oh"), 0xF2, Retry.LATER),
+    ],
+    ids=["F0", "F1", "F2"],
+)
+@pytest_twisted.ensureDeferred
+async def test_what_our_client_hears(
+    ground: Ground, raised: Refused, code: int, advice: Retry
+) -> None:
+    tunnel = Tunnel(ground, FarSide())
+
+    def refuse(target: Target) -> IStreamClientEndpoint:
+        raise raised
+
+    tunnel.factory = TransportFactory(reactor, refuse)
+    with pytest.raises(SOCKSError) as caught:
+        await parent(ground, tunnel, {"PT.secret": b"x"}, 4000)
+    assert type(caught.value.reason) is type(raised)
+    assert (caught.value.code, caught.value.retry) == (code, advice)

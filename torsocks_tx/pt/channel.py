@@ -75,12 +75,22 @@ class Channel(Protocol):
         prepare(self.transport)
         # Twisted's own name for a transport holds an address, and it heads log lines.
         self.transport.logstr = type(self).__name__
-        self._guarded(self._begin)
+        first = self._ask(self._codec.start)
+        if first is not None:
+            self.transport.write(first)
+            self._open_if_ready()
 
     def dataReceived(self, data: bytes) -> None:
         """Take bytes from the far end."""
-        if self._state is not State.OVER:
-            self._guarded(self._decode, data)
+        decoded = self._ask(self._codec.decode, data)
+        if decoded is None:
+            return
+        payload, answer = decoded
+        if answer:
+            self.transport.write(answer)
+        self._open_if_ready()
+        if payload and self._state is State.OPEN:
+            self._above.dataReceived(payload)
 
     def readConnectionLost(self) -> None:
         """The far end will send no more."""
@@ -106,39 +116,32 @@ class Channel(Protocol):
         else:
             self._fail(Failure(ConnectionRefused("reset during the handshake")))
 
-    def _begin(self) -> None:
-        self.transport.write(self._codec.start())
-        self._open_if_ready()
-
-    def _decode(self, data: bytes) -> None:
-        payload, answer = self._codec.decode(data)
-        if answer:
-            self.transport.write(answer)
-        self._open_if_ready()
-        if payload and self._state is State.OPEN:
-            self._above.dataReceived(payload)
-
     def _open_if_ready(self) -> None:
         if self._state is not State.HANDSHAKE or not self._codec.ready:
             return
         above: Any = self._factory.buildProtocol(self.transport.getPeer())
         if above is None:
-            raise GeneralFailure("no protocol for the connection")
+            self._fail(Failure(GeneralFailure("no protocol for the connection")))
+            self.transport.abortConnection()
+            return
         self._above = above
         self._state = State.OPEN
         above.makeConnection(self)
         self.opened.callback(above)
 
-    def _guarded(self, act: Callable[..., None], *arguments: Any) -> None:
-        """Act; if the codec fails, so does the connection."""
+    def _ask(self, act: Callable[..., Any], *arguments: Any) -> Any:
+        """What the codec makes of it; None where the stream is over, or is now by its failure."""
+        if self._state is State.OVER:
+            return None
         try:
-            act(*arguments)
+            return act(*arguments)
         except Exception as error:
             failure = Failure()
             if self._state is State.OPEN and not isinstance(error, Refused):
                 self._log.failure("a fault of a transport; its stream is reset", failure)
             self._fail(failure)
             self.transport.abortConnection()
+            return None
 
     def _fail(self, reason: Failure) -> None:
         if not self.opened.called:
@@ -156,11 +159,9 @@ class Channel(Protocol):
 
     def write(self, data: bytes) -> None:
         """Encode and send."""
-        self._guarded(self._encode, data)
-
-    def _encode(self, data: bytes) -> None:
-        if self._state is State.OPEN:
-            self.transport.write(self._codec.encode(data))
+        encoded = self._ask(self._codec.encode, data)
+        if encoded:
+            self.transport.write(encoded)
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
         """Encode and send."""
