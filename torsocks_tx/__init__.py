@@ -4,8 +4,8 @@ Serve a backend by listening with a factory::
 
     endpoint.listen(SOCKSFactory(TorBackend.from_tor(reactor, tor)))
 
-What is imported here is the public API, with ``torsocks_tx.errors``, ``torsocks_tx.pt`` and
-``torsocks_tx.testing``; everything else may move.
+What is imported here is the public API, with ``torsocks_tx.errors``, ``torsocks_tx.proxyerrors``,
+``torsocks_tx.pt`` and ``torsocks_tx.testing``; everything else may move.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from torsocks_tx.codes import CodeSet, Role
 from torsocks_tx.errors import Refused
+from torsocks_tx.extended import KeyHandler
 from torsocks_tx.isolation import Isolation, IsolationFlags, Isolator
 from torsocks_tx.limits import Limits
 from torsocks_tx.messages import Address, Credentials, KeyValues, Request
@@ -50,6 +51,7 @@ __all__ = [
     "Isolation",
     "IsolationFlags",
     "Isolator",
+    "KeyHandler",
     "KeyValues",
     "LaunchedSupply",
     "Limits",

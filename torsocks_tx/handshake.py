@@ -56,6 +56,9 @@ class Rejected:
 Step = Send | Authenticate | Requested | Rejected
 
 
+_NO_RULES = ExtendedRules({})
+
+
 class _State(Enum):
     FIRST_BYTE = auto()
     REQUEST_4 = auto()
@@ -83,7 +86,7 @@ class Handshake:
         self._credentials: Credentials | None = None
         self._avatar: bytes | None = None
         self._role = RULES[self._options.role]
-        self._rules = self._options.extended or ExtendedRules()
+        self._rules = self._options.extended or _NO_RULES
         self._frame = keyvalue.Pairs(0)
         self._pairs: KeyValues | None = None
         self._offered_extended = False

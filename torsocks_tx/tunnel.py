@@ -149,10 +149,11 @@ class Tunnel(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Pass data on, or go on with the conversation."""
-        if self._state in (State.SPEAKING, State.LENT):
+        if self._state is State.OPEN:
+            if self.inner is not None:
+                self.inner.dataReceived(data)
+        elif self._state in (State.SPEAKING, State.LENT):
             self._follow(self._initiator.receive(data))
-        elif self._state is State.OPEN and self.inner is not None:
-            self.inner.dataReceived(data)
 
     def readConnectionLost(self) -> None:
         """The far end will send no more."""

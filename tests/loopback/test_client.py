@@ -19,6 +19,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from tests.fakes import grant, hold, plain, refuse, tor_like
 from tests.ground import Ground
+from tests.loopback.conftest import with_extended
 from tests.names import ONION
 from tests.peers import DEADLINE, GRANTED, Peer, PeerFactory
 from tests.rows import rows
@@ -46,6 +47,8 @@ from torsocks_tx.proxyerrors import LoginRefused, NotIsolated
 from torsocks_tx.server import SOCKSFactory
 from torsocks_tx.socks_error import SOCKSError
 from torsocks_tx.wire import keyvalue
+
+pytestmark = with_extended
 
 ANSWER = b"0123456789abcdef" * 65536
 NOT_BEFORE, NOT_AFTER = datetime(2020, 1, 1), datetime(2120, 1, 1)

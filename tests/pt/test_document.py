@@ -74,12 +74,12 @@ def test_the_arguments() -> None:
 
 
 def test_the_conversation() -> None:
-    lines = re.findall(r"^([<>]) ((?:[0-9A-F]+ ?)+)(\.\.\.)?", TEXT, re.MULTILINE)
+    lines = re.findall(r"^([CS]): ((?:[0-9A-F]+ ?)+)(\.\.\.)?", TEXT, re.MULTILINE)
     assert len(lines) == 6
     port = Port(raises=InvalidBridge("no"))
     answer = b""
     for way, text, more in lines:
-        if way == ">":
+        if way == "C":
             assert answer == b""
             answer = port.say(octets(text))
         else:
