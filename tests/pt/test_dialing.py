@@ -13,7 +13,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
 from tests.ground import Ground
-from tests.peers import Peer, PeerFactory
+from tests.peers import Peer, PeerFactory, turn
 from tests.tables import at, table
 from torsocks_tx.backends.endpoint import EndpointBackend
 from torsocks_tx.backends.failures import refused_by
@@ -63,6 +63,16 @@ def test_so_does_a_connection_to_a_proxy() -> None:
     for client in memory.tcpClients:
         assert (client[0], client[1], client[4]) == ("198.51.100.7", 3128, ("203.0.113.4", 0))
     assert len(memory.tcpClients) == 4
+
+
+@pytest.mark.parametrize("bind", [None, "127.0.0.1"])
+@pytest_twisted.ensureDeferred
+async def test_a_name_without_a_proxy(ground: Ground, bind: str | None) -> None:
+    """A transport's own choice: a front that it knows by name."""
+    _, port = ground.address(await ground.listen(PeerFactory()))
+    dialer = Dialer(reactor, bind_v4=bind)
+    client = await ground.connect(dialer.endpoint(at("localhost", int(port))))
+    assert client.transport.getPeer().port == int(port)
 
 
 @pytest_twisted.async_yield_fixture
@@ -165,11 +175,15 @@ async def test_an_http_proxy(ground: Ground, who: Credentials | None, more: byte
     far = await proxy.peer()
     expected = HEAD + more + b"\r\n"
     assert await far.take(len(expected)) == expected
-    far.send(b"HTTP/1.1 200 OK\r\n\r\nearly")
+    far.send(b"HTTP/1.1 200 OK\r\n")
+    await turn()
+    far.send(b"\r\nearly")
     client = await connecting
     assert await client.take(5) == b"early"
     client.send(b"hello")
     assert await far.take(5) == b"hello"
+    far.send(b"later")
+    assert await client.take(5) == b"later"
 
 
 @pytest.mark.parametrize(

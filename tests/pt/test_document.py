@@ -16,6 +16,7 @@ from tests.processes import ROOT
 from tests.pt.ports import Port
 from tests.tables import octets
 from tests.test_snippets import execute, snippets
+from torsocks_tx import pt
 from torsocks_tx.errors import InvalidBridge
 from torsocks_tx.pt import Target, TransportFactory
 from torsocks_tx.pt.channel import Channel
@@ -86,6 +87,11 @@ def test_the_conversation() -> None:
             assert answer.startswith(octets(text))
             assert more or answer == octets(text)
             answer = b""
+
+
+@pytest.mark.parametrize("name", pt.__all__)
+def test_every_public_name_is_told(name: str) -> None:
+    assert re.search(rf"\b{name}\b", TEXT)
 
 
 @pytest.mark.parametrize("word", [name for name in dir(Target) if not name.startswith("_")])

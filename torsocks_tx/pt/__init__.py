@@ -15,6 +15,7 @@ from torsocks_tx.pt.codec import Codec
 from torsocks_tx.pt.dialing import Dialer
 from torsocks_tx.pt.listener import TransportFactory
 from torsocks_tx.pt.managed import run
+from torsocks_tx.pt.proxy_uri import parse as parse_proxy
 from torsocks_tx.pt.transport import Setting, Target, Transport
 
 __all__ = [
@@ -29,5 +30,6 @@ __all__ = [
     "Temporary",
     "Transport",
     "TransportFactory",
+    "parse_proxy",
     "run",
 ]

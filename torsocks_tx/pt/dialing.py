@@ -85,11 +85,16 @@ class Dialer:
     def _direct(self, address: Address) -> IStreamClientEndpoint:
         host, port = address.host, address.port
         if address.type is AddressType.HOSTNAME:
-            bind = self._bind_v4 or self._bind_v6
-            return HostnameEndpoint(self._reactor, host, port, bindAddress=bind)
+            # One source for both kinds of address: attempts by the other kind fail.
+            source = _source(self._bind_v4 or self._bind_v6)
+            return HostnameEndpoint(self._reactor, host, port, bindAddress=source)
         is_ipv6 = address.type is AddressType.IPV6
         bind = self._bind_v6 if is_ipv6 else self._bind_v4
         # A loopback address cannot be reached from any but its own.
-        bound = None if ipaddress.ip_address(host).is_loopback else bind
+        source = None if ipaddress.ip_address(host).is_loopback else _source(bind)
         kind = TCP6ClientEndpoint if is_ipv6 else TCP4ClientEndpoint
-        return kind(self._reactor, host, port, bindAddress=(bound, 0) if bound else None)
+        return kind(self._reactor, host, port, bindAddress=source)
+
+
+def _source(host: str | None) -> tuple[str, int] | None:
+    return None if host is None else (host, 0)
