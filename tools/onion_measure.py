@@ -97,16 +97,12 @@ class Measurement:
     async def partial(self, tries: int) -> list[int]:
         """How often each called a working stream a failure, of so many tries."""
         wrong = [0] * len(self._contenders)
+        scenario = Scenario("some directories", 0, 0, some_directories)
         for number in range(tries):
-            async with some_directories(self._stage) as target:
-                for index, contender in enumerate(self._contenders):
-                    heard = await listen(target, contender, self.token())
-                    wrong[index] += heard.code != 0
+            for index, heard in enumerate(await self.side_by_side(scenario)):
+                wrong[index] += heard.code != 0
             if (number + 1) % 10 == 0:
-                print(
-                    f"  {number + 1} of {tries}: {wrong} working streams refused",
-                    flush=True,
-                )
+                print(f"  {number + 1} of {tries}: {wrong} working streams refused", flush=True)
         return wrong
 
     async def compare(self, count: int, *, fresh: bool) -> tuple[float, float]:
