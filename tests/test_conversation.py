@@ -23,9 +23,10 @@ from torsocks_tx.handshake import (
 from torsocks_tx.handshake import Send as ServerSend
 from torsocks_tx.handshake import Step as ServerStep
 from torsocks_tx.handshake_options import HandshakeOptions
-from torsocks_tx.initiator import Failed, Initiator, Opened
-from torsocks_tx.initiator import Step as ClientStep
+from torsocks_tx.initiator import Initiator
 from torsocks_tx.messages import Address, Credentials, Request
+from torsocks_tx.outcomes import Failed, Opened
+from torsocks_tx.outcomes import Step as ClientStep
 from torsocks_tx.proxyerrors import LoginRefused
 from torsocks_tx.refusals import refusal
 from torsocks_tx.wire import userpass

@@ -15,8 +15,9 @@ from tests.tables import at, cuts, octets, table
 from torsocks_tx import errors, refusals
 from torsocks_tx.codes import Command, Version
 from torsocks_tx.handshake import Send
-from torsocks_tx.initiator import Failed, Initiator, Opened
+from torsocks_tx.initiator import Initiator
 from torsocks_tx.messages import Address, Credentials, Reply, Request
+from torsocks_tx.outcomes import Doubted, Failed, Opened
 from torsocks_tx.proxyerrors import LoginRefused, ProxyBroken
 
 ASK = "05 01 00 03 0B 6578616D706C652E636F6D 0050"
@@ -364,3 +365,66 @@ def test_step_by_step_is_the_default() -> None:
 
 def test_what_comes_behind_the_reply_has_no_representation() -> None:
     assert "payload" not in repr(Opened(Reply(0), b"payload"))
+
+
+NOT_FOUND = octets("05 F0 00 01 00000000 0000")
+
+
+class TestDoubt:
+    """X'F0' from a C Tor with ExtendedErrors: only its closing makes it true."""
+
+    def doubted(self, chunks: Iterable[bytes]) -> tuple[Initiator, list[Any]]:
+        initiator = Initiator(PLAIN, doubtful=True)
+        initiator.start()
+        steps = [step for chunk in chunks for step in initiator.receive(chunk)]
+        return initiator, steps[1:]
+
+    @rows("S-43")
+    def test_closed_it_is_a_failure(self) -> None:
+        for chunks in cuts(b"\5\0" + NOT_FOUND):
+            initiator, steps = self.doubted(chunks)
+            assert steps == [Doubted()]
+            assert initiator.requested
+            (end,) = initiator.eof()
+            assert isinstance(end, Failed)
+            assert isinstance(end.reason, errors.DescriptorNotFound)
+            assert initiator.eof() == initiator.settle() == initiator.receive(b"more") == []
+
+    @rows("S-03")
+    def test_with_data_behind_it_the_stream_works(self) -> None:
+        for chunks in cuts(b"\5\0" + NOT_FOUND + b"hello"):
+            initiator, steps = self.doubted(chunks)
+            rest = b"".join(step.rest for step in steps if isinstance(step, Opened))
+            assert isinstance(steps[0], Doubted)
+            assert isinstance(steps[1], Opened)
+            assert b"hello".startswith(rest)
+            assert rest
+            assert initiator.settle() == initiator.eof() == []
+
+    def test_after_a_while_the_stream_works(self) -> None:
+        initiator, _ = self.doubted([b"\5\0" + NOT_FOUND])
+        (step,) = initiator.settle()
+        assert step == Opened(Reply(0xF0), b"")
+        assert initiator.settle() == []
+
+    def test_cut_off_it_is_a_failure(self) -> None:
+        initiator, steps = self.doubted([b"\5\0", NOT_FOUND[:6]])
+        assert steps == []
+        (end,) = initiator.eof()
+        assert isinstance(end, Failed)
+        assert isinstance(end.reason, errors.DescriptorNotFound)
+
+    @pytest.mark.parametrize("code", [0xF1, 0xF2, 0xF7, 5])
+    def test_no_other_code_is_doubted(self, code: int) -> None:
+        _, steps = self.doubted([b"\5\0", bytes([5, code])])
+        assert isinstance(steps[0], Failed)
+
+    def test_neither_is_a_look_up(self) -> None:
+        initiator = Initiator(asking(command=Command.RESOLVE), doubtful=True)
+        initiator.receive(b"\5\0")
+        (step,) = initiator.receive(NOT_FOUND[:2])
+        assert isinstance(step, Failed)
+
+    def test_nothing_is_settled_without_a_doubt(self) -> None:
+        initiator = Initiator(PLAIN, doubtful=True)
+        assert initiator.settle() == []

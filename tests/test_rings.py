@@ -20,7 +20,7 @@ PACKAGE = "torsocks_tx"
 RINGS: tuple[tuple[str, ...], ...] = (
     ("codes", "errors", "messages", "proxyerrors", "refusals"),
     ("wire", "wire.*"),
-    ("extended", "handshake*", "initiator", "offers", "replies"),
+    ("extended", "handshake*", "initiator", "offers", "outcomes", "replies"),
     ("isolation", "policy", "flags", "limits"),
     ("interfaces", "patience", "relay", "socks_error", "transports"),
     ("backends", "backends.*"),

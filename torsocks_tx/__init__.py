@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from torsocks_tx.backends.tor.backend import TorBackend
     from torsocks_tx.backends.tor.fixed import FixedSupply
     from torsocks_tx.backends.tor.launched import LaunchedSupply
+    from torsocks_tx.backends.tor.onion.keyring import Keyring
+    from torsocks_tx.backends.tor.onion.witness import OnionWitness
     from torsocks_tx.backends.tor.running import RunningSupply
     from torsocks_tx.client import SOCKSClientEndpoint, resolve, resolve_ptr
     from torsocks_tx.interfaces import IBackend, IOutbound, IReceiver
@@ -53,10 +55,12 @@ __all__ = [
     "Isolator",
     "KeyHandler",
     "KeyValues",
+    "Keyring",
     "LaunchedSupply",
     "Limits",
     "ListenerPolicy",
     "MemoryBackend",
+    "OnionWitness",
     "Refused",
     "Request",
     "Role",
@@ -84,6 +88,8 @@ _HOMES = {
     "FixedSupply": "backends.tor.fixed",
     "LaunchedSupply": "backends.tor.launched",
     "RunningSupply": "backends.tor.running",
+    "Keyring": "backends.tor.onion.keyring",
+    "OnionWitness": "backends.tor.onion.witness",
     "TorBackend": "backends.tor.backend",
     "IBackend": "interfaces",
     "IOutbound": "interfaces",

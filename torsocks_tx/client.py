@@ -21,9 +21,10 @@ from twisted.internet.interfaces import (
 from zope.interface import implementer
 
 from torsocks_tx.codes import AddressType, Command
-from torsocks_tx.initiator import Initiator, Opened
+from torsocks_tx.initiator import Initiator
 from torsocks_tx.messages import Address, KeyValues
 from torsocks_tx.offers import ClientOptions
+from torsocks_tx.outcomes import Opened
 from torsocks_tx.transports import OneProtocol
 from torsocks_tx.tunnel import Tunnel, TunnelFactory
 

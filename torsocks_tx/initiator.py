@@ -10,49 +10,29 @@ spoken to step by step.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from torsocks_tx.codes import CodeSet, ExtendedStatus, Method, Reply4, Reply5, Version
+from torsocks_tx.codes import (
+    CodeSet,
+    Command,
+    Method,
+    OnionReply,
+    Reply4,
+    Reply5,
+    Version,
+)
 from torsocks_tx.errors import GeneralFailure, Incomplete, ProtocolError, Refused
-from torsocks_tx.extended import ACCEPTED, REPLY_CODES, UNSUPPORTED
+from torsocks_tx.extended import REPLY_CODES
 from torsocks_tx.handshake import Send
 from torsocks_tx.messages import NO_PAIRS, KeyValues, Reply, Request
 from torsocks_tx.offers import Offer, plain_offer
-from torsocks_tx.proxyerrors import ArgumentsRefused, LoginRefused, ProxyBroken
-from torsocks_tx.refusals import extended_refusal, refusal
+from torsocks_tx.outcomes import Doubted, Failed, Opened, Step
+from torsocks_tx.proxyerrors import LoginRefused, ProxyBroken
 from torsocks_tx.replies import parse_code_set
 from torsocks_tx.wire import keyvalue, socks4, socks5, userpass
 from torsocks_tx.wire.reader import Reader
 
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """The request was granted; ``rest`` is what the far end has sent behind the reply.
-
-    ``pairs`` is what the server said by method X'97'.
-    """
-
-    reply: Reply
-    rest: bytes = field(repr=False)
-    pairs: KeyValues = NO_PAIRS
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The request was refused, or the server broke the protocol (then a ``ProxyBroken``).
-
-    ``code`` is the reply code, and ``status`` the status that answered credentials or pairs, where
-    the refusal came with one.
-    """
-
-    reason: Refused
-    code: int | None = None
-    status: int | None = None
-    pairs: KeyValues = NO_PAIRS
-
-
-Step = Send | Opened | Failed
+_DOUBTED = bytes([Version.SOCKS5, OnionReply.DESCRIPTOR_NOT_FOUND])
 
 
 class _State(Enum):
@@ -60,6 +40,7 @@ class _State(Enum):
     STATUS = auto()
     EXTENDED = auto()
     REPLY = auto()
+    DOUBT = auto()
     OVER = auto()
 
 
@@ -68,25 +49,33 @@ class Initiator:
 
     Without an ``offer`` one method is offered: 00 without credentials, with them 02, because a
     fall-back to 00 would lose the isolation without a word. ``pipelined`` needs that one method.
+    ``doubtful``: the server may be a C Tor with ExtendedErrors, so X'F0' is ``Doubted`` first.
     """
 
     def __init__(
-        self, request: Request, *, pipelined: bool = False, offer: Offer | None = None
+        self,
+        request: Request,
+        *,
+        pipelined: bool = False,
+        doubtful: bool = False,
+        offer: Offer | None = None,
     ) -> None:
         self._request = request
         self._pipelined = pipelined
+        self._doubtful = doubtful and request.command is Command.CONNECT
         self._offer = offer or plain_offer(request)
         self._response = keyvalue.Response()
         self._pairs = NO_PAIRS
         self._codes: CodeSet | None = None
         self._buffer = bytearray()
+        self._doubted: Reply | None = None
         socks4_spoken = request.version is Version.SOCKS4
         self._state = _State.REPLY if socks4_spoken else _State.SELECTION
 
     @property
     def requested(self) -> bool:
         """Whether the request is among the bytes given out so far, so that data may follow it."""
-        return self._pipelined or self._state in (_State.REPLY, _State.OVER)
+        return self._pipelined or self._state in (_State.REPLY, _State.DOUBT, _State.OVER)
 
     @property
     def pairs(self) -> KeyValues:
@@ -100,14 +89,7 @@ class Initiator:
         greeting = socks5.build_greeting(self._offer.methods)
         if not self._pipelined:
             return greeting
-        return greeting + self._build_credentials() + self._build_request()
-
-    def _build_credentials(self) -> bytes:
-        credentials = self._request.credentials
-        return b"" if credentials is None else userpass.build_credentials(credentials)
-
-    def _build_request(self) -> bytes:
-        return socks5.build_request(self._request.command, self._request.address)
+        return greeting + _build_credentials(self._request) + _build_request(self._request)
 
     def receive(self, data: bytes) -> list[Step]:
         """Take bytes from the server; what to do about them, in order."""
@@ -115,6 +97,8 @@ class Initiator:
             self._buffer += data
         steps: list[Step] = []
         while self._buffer and self._state is not _State.OVER:
+            if self._state is _State.DOUBT:
+                return steps + self.settle()
             reader = Reader(self._buffer)
             try:
                 step = self._next(reader)
@@ -136,7 +120,20 @@ class Initiator:
             return []
         if self._response.status:
             return [self._refused_pairs(self._response.status)]
+        if self._doubted is not None:
+            return [self._refused(self._doubted.code)]
+        if self._state is _State.REPLY and self._buffer.startswith(_DOUBTED):
+            return [self._refused(self._buffer[1])]
         return [self._fail(ProxyBroken("the SOCKS server closed without a reply"))]
+
+    def settle(self) -> list[Step]:
+        """After ``Doubted``: the server has not closed, so the stream works."""
+        if self._doubted is None or self._state is _State.OVER:
+            return []
+        self._state = _State.OVER
+        rest = bytes(self._buffer)
+        self._buffer.clear()
+        return [Opened(self._doubted, rest, self._pairs)]
 
     def _fail(self, reason: Refused, code: int | None = None, status: int | None = None) -> Failed:
         self._state = _State.OVER
@@ -144,9 +141,7 @@ class Initiator:
         return Failed(reason, code, status, self._pairs)
 
     def _refused(self, code: int) -> Failed:
-        if Method.EXTENDED not in self._offer.methods and self._offer.role is None:
-            return self._fail(refusal(code), code)
-        return self._fail(extended_refusal(code, self._offer.role, self._codes), code)
+        return self._fail(self._offer.refused_by_code(code, self._codes), code)
 
     def _next(self, reader: Reader) -> Step | None:
         if self._state is _State.REPLY:
@@ -175,9 +170,9 @@ class Initiator:
             return Send(keyvalue.build_request(self._request.pairs or NO_PAIRS))
         if method == Method.USERNAME_PASSWORD:
             self._state = _State.STATUS
-            return None if self._pipelined else Send(self._build_credentials())
+            return None if self._pipelined else Send(_build_credentials(self._request))
         self._state = _State.REPLY
-        return None if self._pipelined else Send(self._build_request())
+        return None if self._pipelined else Send(_build_request(self._request))
 
     def _extended(self, reader: Reader) -> Step | None:
         pairs = self._response.take(reader)
@@ -188,19 +183,14 @@ class Initiator:
             return self._refused_pairs(self._response.status)
         with contextlib.suppress(ValueError):
             self._codes = parse_code_set(pairs.get(REPLY_CODES))
-        accepted = (pairs.get(ACCEPTED) or b"").decode("latin-1").split(",")
-        if not self._offer.needed.issubset(accepted):
-            return self._fail(self._offer.unless("a key that is needed was not accepted"))
+        lack = self._offer.lacking(pairs)
+        if lack is not None:
+            return self._fail(lack)
         self._state = _State.REPLY
-        return Send(self._build_request())
+        return Send(_build_request(self._request))
 
     def _refused_pairs(self, status: int) -> Failed:
-        kind: type[Refused] = ArgumentsRefused
-        if status == ExtendedStatus.AUTHENTICATION_FAILED:
-            kind = LoginRefused
-        elif self._pairs.get(UNSUPPORTED) is not None:
-            kind = self._offer.unless
-        return self._fail(kind(f"the SOCKS server answered with status {status}"), None, status)
+        return self._fail(self._offer.refused_by_status(status, self._pairs), None, status)
 
     def _status(self, reader: Reader) -> Step | None:
         if self._pipelined and reader.data[0] == 0:
@@ -211,7 +201,7 @@ class Initiator:
             reason = LoginRefused("the SOCKS server refused the credentials")
             return self._fail(reason, None, status)
         self._state = _State.REPLY
-        return None if self._pipelined else Send(self._build_request())
+        return None if self._pipelined else Send(_build_request(self._request))
 
     def _reply(self, reader: Reader) -> Step:
         if self._request.version is Version.SOCKS4:
@@ -222,8 +212,22 @@ class Initiator:
         else:
             # A refusal is known after two bytes: some servers send no more than that.
             start = reader.data[:2]
-            if len(start) == 2 and start[0] == Version.SOCKS5 and start[1] != Reply5.SUCCEEDED:
+            doubted = self._doubtful and start == _DOUBTED
+            refused = start[:1] == b"\5" and start[1:] not in (b"", b"\0")
+            if refused and not doubted:
                 return self._refused(start[1])
             reply = socks5.parse_reply(reader)
+            if doubted:
+                self._state, self._doubted = _State.DOUBT, reply
+                return Doubted()
         self._state = _State.OVER
         return Opened(reply, b"")
+
+
+def _build_credentials(request: Request) -> bytes:
+    known = request.credentials
+    return b"" if known is None else userpass.build_credentials(known)
+
+
+def _build_request(request: Request) -> bytes:
+    return socks5.build_request(request.command, request.address)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+RENDEZVOUS_TIMEOUT = 45.0
+"""Seconds that an onion service gets to come to the rendezvous point once it was told; most take
+one. tor itself waits 120 s and then says 06."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:

@@ -55,7 +55,14 @@ def make_upstream(reactor: Any, options: Options) -> Any:
     else:
         supply = upstream.running_supply(reactor, tor, options.get("tor-password"))
     optimistic = True if options["optimistic-data"] else None
-    return upstream.TorUpstream(reactor, supply, optimistic, policies)
+    return upstream.TorUpstream(
+        reactor,
+        supply,
+        optimistic,
+        policies,
+        rendezvous_timeout=options["rendezvous-timeout"],
+        keyring=upstream.keyring(options["onion-auth-dir"]),
+    )
 
 
 def makeService(options: Options) -> TorsocksService:

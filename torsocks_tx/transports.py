@@ -22,6 +22,11 @@ class Deadline:
         self._clock = clock
         self._call: IDelayedCall | None = None
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it waits for something."""
+        return self._call is not None
+
     def start(self, seconds: float | None, expired: Callable[[], None]) -> None:
         """Call ``expired`` after so many seconds; None means never."""
         self.stop()
@@ -37,6 +42,19 @@ class Deadline:
     def _expire(self, expired: Callable[[], None]) -> None:
         self._call = None
         expired()
+
+
+class OneProtocol(Factory):
+    """Gives the one connection that it is used for to a protocol that exists already."""
+
+    noisy = False
+
+    def __init__(self, protocol: Protocol) -> None:
+        self._protocol = protocol
+
+    def buildProtocol(self, addr: Any) -> Protocol:
+        """Give the protocol."""
+        return self._protocol
 
 
 @implementer(IPushProducer)
@@ -125,16 +143,3 @@ class Farewell:
     def closed(self) -> None:
         """The peer will send no more: close as soon as everything is flushed."""
         self._transport.loseConnection()
-
-
-class OneProtocol(Factory):
-    """Gives the one connection that it is used for to a protocol that exists already."""
-
-    noisy = False
-
-    def __init__(self, protocol: Protocol) -> None:
-        self._protocol = protocol
-
-    def buildProtocol(self, addr: Any) -> Protocol:
-        """The protocol."""
-        return self._protocol

@@ -22,9 +22,10 @@ from zope.interface import alsoProvides
 from torsocks_tx.codes import Reply5
 from torsocks_tx.errors import TimedOut
 from torsocks_tx.handshake import Send
-from torsocks_tx.initiator import Failed, Initiator, Opened, Step
+from torsocks_tx.initiator import Initiator
 from torsocks_tx.messages import Reply
 from torsocks_tx.offers import ClientOptions
+from torsocks_tx.outcomes import Failed, Opened, Step
 from torsocks_tx.socks_error import SOCKSError
 from torsocks_tx.transports import Deadline, prepare
 

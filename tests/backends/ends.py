@@ -10,6 +10,7 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from tests.transports import FakeTransport, WholeTransport
+from torsocks_tx.backends.conversation import Opening
 from torsocks_tx.backends.stream import Stream
 from torsocks_tx.codes import AddressType, Command, Version
 from torsocks_tx.errors import Refused
@@ -84,14 +85,18 @@ class StreamStage:
         pipelined: bool | None = None,
         early: bool = False,
         transport: WholeTransport | None = None,
+        opening: Opening | None = None,
+        doubtful: bool = False,
     ) -> None:
         self.clock = Clock()
         self.receiver = Receiver()
         self.endpoint = FakeEndpoint()
         self.transport: Any = transport or FakeTransport()
         self.stream = Stream(self.clock, self.receiver, half_close=half_close)
-        initiator = None if pipelined is None else Initiator(REQUEST, pipelined=pipelined)
-        self.stream.connect(self.endpoint, initiator, early_data=early)
+        initiator = None
+        if pipelined is not None:
+            initiator = Initiator(REQUEST, pipelined=pipelined, doubtful=doubtful)
+        self.stream.connect(self.endpoint, initiator, early_data=early, opening=opening)
 
     @property
     def heard(self) -> list[object]:

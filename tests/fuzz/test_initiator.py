@@ -23,9 +23,10 @@ from tests.test_conversation import EARLY, Server, assert_agreed, connect, opene
 from torsocks_tx.codes import CodeSet, Command, Role
 from torsocks_tx.errors import Refused
 from torsocks_tx.handshake import Send
-from torsocks_tx.initiator import Failed, Initiator, Opened
+from torsocks_tx.initiator import Initiator
 from torsocks_tx.messages import Address, Credentials, KeyValues, Reply, Request
 from torsocks_tx.offers import ClientOptions
+from torsocks_tx.outcomes import Failed, Opened
 from torsocks_tx.wire import keyvalue, socks4, socks5, userpass
 
 requests = requests_4() | requests_5()

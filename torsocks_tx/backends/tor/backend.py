@@ -15,6 +15,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torsocks_tx.backends.stream import Stream
+from torsocks_tx.backends.tor.onion.attempt import Attempt
+from torsocks_tx.backends.tor.onion.witness import OnionWitness
 from torsocks_tx.backends.tor.owned import OwnedControlSupply
 from torsocks_tx.backends.tor.supply import NoSuchPort, SocksPort, Supply, SupplyState
 from torsocks_tx.codes import Command, Version
@@ -34,15 +36,23 @@ class TorBackend:
     """Carries everything through the tor that ``supply`` provides.
 
     ``optimistic_data``: send a client's early data along with the request. None: if tor is C Tor,
-    which takes it; Arti closes the connection instead.
+    which takes it; Arti closes the connection instead. ``witness`` finds out why onion services
+    could not be reached; by default one with its own defaults.
     """
 
     _log = Logger()
 
     def __init__(
-        self, clock: IReactorTime, supply: Supply, *, optimistic_data: bool | None = None
+        self,
+        clock: IReactorTime,
+        supply: Supply,
+        *,
+        optimistic_data: bool | None = None,
+        witness: OnionWitness | None = None,
     ) -> None:
         self.supply = supply
+        self.witness = witness or OnionWitness(clock)
+        supply.at_stop(self.witness.detach)
         self._clock = clock
         self._optimistic_data = optimistic_data
         self._quiet_until = 0.0
@@ -67,17 +77,20 @@ class TorBackend:
         upstream = Request(
             Version.SOCKS5, request.command, request.address.literal(), isolation.credentials
         )
-        if upstream.command is Command.CONNECT and upstream.address.is_onion:
+        onion = upstream.command is Command.CONNECT and upstream.address.is_onion
+        if onion:
             try:
                 check_onion(upstream.address.host)
             except Refused as reason:
                 stream.wait_for(fail(reason))
                 return stream
         port = self._ready_port(isolation)
-        if port is not None:
+        if port is not None and (not onion or self.witness.is_ready(self.supply.control)):
             self._connect(port, stream, upstream)
         else:
             waiting = self.supply.when_ready()
+            if onion:
+                waiting.addCallback(lambda _: self.witness.follow(self.supply.control))
             waiting.addCallback(lambda _: self.supply.port_for(isolation.port_flags))
             waiting.addCallback(self._connect, stream, upstream)
             stream.wait_for(waiting)
@@ -91,8 +104,19 @@ class TorBackend:
 
     def _connect(self, port: SocksPort, stream: Stream, upstream: Request) -> None:
         early = port.pipelined if self._optimistic_data is None else self._optimistic_data
-        initiator = Initiator(upstream, pipelined=port.pipelined)
-        stream.connect(port.endpoint, initiator, early_data=early)
+        initiator = Initiator(upstream, pipelined=port.pipelined, doubtful=True)
+        attempt = self._attempt(stream, upstream)
+        stream.connect(port.endpoint, initiator, early_data=early, opening=attempt)
+
+    def _attempt(self, stream: Stream, upstream: Request) -> Attempt | None:
+        """What stands by a stream to an onion service."""
+        address, credentials = upstream.address, upstream.credentials
+        if upstream.command is not Command.CONNECT or not address.is_onion or credentials is None:
+            return None
+        name = address.host.lower().split(".")[-2]
+        attempt = self.witness.attempt(name, credentials.password.decode("latin-1"))
+        attempt.watch(stream.refuse)
+        return attempt
 
     def _connect_failed(self, failure: Failure) -> Refused:
         """What a client hears when tor's SocksPort cannot be reached."""
