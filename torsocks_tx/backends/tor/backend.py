@@ -105,16 +105,18 @@ class TorBackend:
     def _connect(self, port: SocksPort, stream: Stream, upstream: Request) -> None:
         early = port.pipelined if self._optimistic_data is None else self._optimistic_data
         initiator = Initiator(upstream, pipelined=port.pipelined, doubtful=True)
-        attempt = self._attempt(stream, upstream)
+        attempt = self._attempt(port, stream, upstream)
         stream.connect(port.endpoint, initiator, early_data=early, opening=attempt)
 
-    def _attempt(self, stream: Stream, upstream: Request) -> Attempt | None:
+    def _attempt(self, port: SocksPort, stream: Stream, upstream: Request) -> Attempt | None:
         """What stands by a stream to an onion service."""
         address, credentials = upstream.address, upstream.credentials
         if upstream.command is not Command.CONNECT or not address.is_onion or credentials is None:
             return None
         name = address.host.lower().split(".")[-2]
-        attempt = self.witness.attempt(name, credentials.password.decode("latin-1"))
+        isolates = "NoIsolateSOCKSAuth" not in port.flags
+        token = credentials.password.decode("latin-1") if isolates else None
+        attempt = self.witness.attempt(name, token)
         attempt.watch(stream.refuse)
         return attempt
 

@@ -43,6 +43,13 @@ def test_a_circuit_without_streams_may_be_anybodys() -> None:
     assert other.circuits
 
 
+def test_where_tor_does_not_isolate_every_circuit_may_be_ours() -> None:
+    book = journal()
+    mine = book.begin(HERE, None)
+    book.note_circuit(nack(token="anybody's"))
+    assert mine.circuits
+
+
 def test_what_is_no_sighting_changes_nothing() -> None:
     book = journal()
     mine = book.begin(HERE, "m")

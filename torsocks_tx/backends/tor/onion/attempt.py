@@ -34,7 +34,7 @@ class Witness(Protocol):
     def judged(self, address: str, verdict: Verdict) -> None:
         """Tell of a verdict."""
 
-    async def has_joined_circuit(self, address: str, token: str) -> bool:
+    async def has_joined_circuit(self, address: str, token: str | None) -> bool:
         """Look for an open circuit."""
 
     async def has_key(self, address: str) -> bool:

@@ -73,7 +73,7 @@ class Evidence:
     """
 
     address: str
-    token: str = field(repr=False)
+    token: str | None = field(repr=False)
     complete: bool = True
     fetches: int = 0
     received: int = 0

@@ -20,6 +20,11 @@ REMEMBERED_ADDRESSES = 1024
 """Addresses without a live attempt whose memory is kept; the one idle for longest goes first."""
 
 
+def may_carry(sighting: CircuitSighting, token: str | None) -> bool:
+    """Whether this circuit may be one for streams with this token."""
+    return token is None or sighting.token in (None, token)
+
+
 class Journal:
     """Who tries to reach which onion service, and what was seen of it.
 
@@ -32,8 +37,11 @@ class Journal:
         self._attempts: dict[str, list[Evidence]] = {}
         self._memories: OrderedDict[str, Memory] = OrderedDict()
 
-    def begin(self, address: str, token: str) -> Evidence:
-        """Begin an attempt; ``address`` is 56 characters in lower case."""
+    def begin(self, address: str, token: str | None) -> Evidence:
+        """Begin an attempt; ``address`` is 56 characters in lower case.
+
+        ``token``: the SOCKS password of its streams; None if tor does not isolate by it.
+        """
         evidence = Evidence(address, token)
         others = self._attempts.setdefault(address, [])
         # Streams with one token share circuits: what those have reached holds for this one too.
@@ -72,7 +80,7 @@ class Journal:
         if memory is not None:
             memory.note(sighting.step, self._now())
         for evidence in self._on(sighting.address):
-            if sighting.token is None or sighting.token == evidence.token:
+            if may_carry(sighting, evidence.token):
                 evidence.note_circuit(sighting)
 
     def forget(self) -> None:

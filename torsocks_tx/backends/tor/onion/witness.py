@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
 from torsocks_tx.backends.tor.events import EventError, parse_event
 from torsocks_tx.backends.tor.onion.attempt import Attempt
-from torsocks_tx.backends.tor.onion.journal import Journal
+from torsocks_tx.backends.tor.onion.journal import Journal, may_carry
 from torsocks_tx.backends.tor.onion.keyring import Keyring
 from torsocks_tx.backends.tor.onion.sightings import Step, circuit_sighting, fetch_sighting
 from torsocks_tx.backends.tor.onion.verdict import Verdict
@@ -93,8 +93,11 @@ class OnionWitness:
             opening.addErrback(self._fault).addCallback(lambda _: self._waiters.fire(None))
         return waiting
 
-    def attempt(self, address: str, token: str) -> Attempt:
-        """Begin an attempt on ``address`` (56 characters) by streams with this SOCKS password."""
+    def attempt(self, address: str, token: str | None) -> Attempt:
+        """Begin an attempt on ``address`` (56 characters) by a stream with this SOCKS password.
+
+        None: tor's SocksPort does not keep circuits apart by it.
+        """
         evidence = self.journal.begin(address, token)
         evidence.complete = self.sight is Sight.SEEING
         return Attempt(self, evidence)
@@ -116,7 +119,7 @@ class OnionWitness:
         answer = Deferred.fromCoroutine(self._connected().get_info("version"))
         await answer.addTimeout(FENCE_TIMEOUT, self.clock)
 
-    async def has_joined_circuit(self, address: str, token: str) -> bool:
+    async def has_joined_circuit(self, address: str, token: str | None) -> bool:
         """Whether a circuit to the service is open that streams with this token use.
 
         Raises:
@@ -126,7 +129,7 @@ class OnionWitness:
             sighting = circuit_sighting(line)
             if sighting is None or sighting.step is not Step.JOINED:
                 continue
-            if sighting.address == address and sighting.token in (None, token):
+            if sighting.address == address and may_carry(sighting, token):
                 return True
         return False
 
