@@ -24,7 +24,7 @@ from torsocks_tx import (
     resolve_ptr,
 )
 from torsocks_tx.backends.tor.running import RunningSupply
-from torsocks_tx.errors import HostUnreachable
+from torsocks_tx.errors import HostUnreachable, Refused
 from torsocks_tx.refusals import HIDDEN_SERVICE
 from torsocks_tx.testing.tornet import PrivateNetwork
 
@@ -178,6 +178,18 @@ SAID = [scenario for scenario in QUICK if scenario.name != "port 0"]
 FOLD = {0xF0: 0xE0, 0xF1: 0xE0, 0xF6: 0xE0} | dict.fromkeys((0xF2, 0xF3, 0xF4, 0xF5, 0xF7), 0xE1)
 
 
+async def outcome(
+    proxy: Proxy, host: str, port: int, options: ClientOptions
+) -> tuple[int | None, type[Refused] | None]:
+    """The reply code and the class of the error; 0 and None for a stream."""
+    try:
+        peer = await connected(proxy, host, port, options, deadline=200.0)
+    except SOCKSError as error:
+        return error.code, type(error.reason)
+    peer.reset()
+    return 0, None
+
+
 @rows("P-01", "P-26", "P-27", "P-28")
 @pytest.mark.parametrize("scenario", SAID, ids=lambda scenario: scenario.name)
 @pytest_twisted.ensureDeferred
@@ -190,12 +202,6 @@ async def test_onion_services_that_fail(
         for extended, code in ((True, FOLD.get(scenario.code, scenario.code)),
                                (False, scenario.plain)):  # fmt: skip
             options = ClientOptions(extended=extended)
-            try:
-                peer = await connected(ours, target.host, target.port, options, deadline=200.0)
-            except SOCKSError as error:
-                heard = error.code
-                assert (type(error.reason) in HIDDEN_SERVICE) is (error.code in (0xE0, 0xE1))
-            else:
-                heard = 0
-                peer.reset()
+            heard, kind = await outcome(ours, target.host, target.port, options)
             assert heard == code
+            assert (kind in HIDDEN_SERVICE) is (code in (0xE0, 0xE1))
