@@ -38,6 +38,7 @@ from torsocks_tx.errors import (
 )
 from torsocks_tx.messages import Credentials, KeyValues
 from torsocks_tx.offers import ClientOptions
+from torsocks_tx.outcomes import DOUBT_TIMEOUT
 from torsocks_tx.proxyerrors import ArgumentsRefused, LoginRefused, NotIsolated, ProxyBroken
 from torsocks_tx.socks_error import SOCKSError
 from torsocks_tx.wire import keyvalue
@@ -238,7 +239,6 @@ REFUSALS = [
     ("05 00 05 02 00 01 00000000 0000", {}, NotAllowed, 2, None),
     ("05 00 05 E0 00 01 00000000 0000", {}, OnionNotFound, 0xE0, None),
     ("05 00 05 E1 00 01 00000000 0000", {}, OnionNotReachable, 0xE1, None),
-    ("05 00 05 F0 00 01 00000000 0000", {}, DescriptorNotFound, 0xF0, None),
     ("05 00 05 F0 00 01 00000000 0000", {"role": Role.PT}, Temporary, 0xF0, None),
     ("05 00 05 F2 00 01 00000000 0000", {"role": Role.PT, "extended": False}, Internal, 0xF2, None),
     ("00 5B 0000 00000000", {"version": 4}, GeneralFailure, 0x5B, None),
@@ -271,6 +271,39 @@ def test_refusals(
         assert scene.app.heard == ["fired"]
         assert scene.clock.getDelayedCalls() == []
         assert type(refused_by(Failure(scene.error))) is kind
+
+
+@rows("S-43")
+class TestDoubt:
+    """C Tor says F0 of streams that work, too: only those that fail are closed."""
+
+    def doubting(self) -> Scene:
+        scene = Scene()
+        scene.come()
+        scene.hear(octets("05 00"))
+        scene.hear(refused(0xF0))
+        assert scene.results == []
+        return scene
+
+    def test_a_close_makes_it_true(self) -> None:
+        scene = self.doubting()
+        scene.transport.lose()
+        assert type(scene.error.reason) is DescriptorNotFound
+        assert scene.error.code == 0xF0
+        assert scene.clock.getDelayedCalls() == []
+
+    def test_otherwise_the_stream_works(self) -> None:
+        scene = self.doubting()
+        scene.clock.advance(DOUBT_TIMEOUT)
+        assert scene.app.heard[0] == "made"
+        assert scene.clock.getDelayedCalls() == []
+
+    def test_data_shows_it_sooner(self) -> None:
+        scene = self.doubting()
+        scene.hear(b"hello")
+        assert scene.app.heard[0] == "made"
+        assert b"hello" in scene.app.heard
+        assert scene.clock.getDelayedCalls() == []
 
 
 @rows("P-34", "P-26")

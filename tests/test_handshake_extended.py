@@ -213,10 +213,16 @@ def test_the_offer_counts_whatever_is_selected() -> None:
 
 def test_names_have_no_format_on_a_transports_port() -> None:
     options = HandshakeOptions(extended=ExtendedRules(), role=Role.PT)
-    for client in ("05 01 97 01 0001" + TOR_NAME + "39", "05 01 02 01 09 3C746F725330583E39 00"):
+    arguments = b"<torS0X>9=x"
+    by_pairs = "05 01 97 01 0001" + TOR_NAME + "39"
+    by_fields = "05 01 02 01 0B" + arguments.hex() + "01 00"
+    for client, expected in (
+        (by_pairs, Credentials(b"<torS0X>9", b"")),
+        (by_fields, Credentials(arguments, b"\0")),
+    ):
         (*_, requested) = converse([octets(client + ASK)], options)
         assert isinstance(requested, Requested)
-        assert requested.request.credentials == Credentials(b"<torS0X>9", b"")
+        assert requested.request.credentials == expected
 
 
 @rows("P-03", "P-17")

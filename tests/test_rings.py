@@ -20,12 +20,22 @@ PACKAGE = "torsocks_tx"
 RINGS: tuple[tuple[str, ...], ...] = (
     ("codes", "errors", "messages", "proxyerrors", "refusals"),
     ("wire", "wire.*"),
-    ("extended", "handshake*", "initiator", "offers", "outcomes", "replies"),
-    ("isolation", "policy", "flags", "limits"),
+    (
+        *("extended", "handshake*", "http_initiator", "initiator", "offers"),
+        *("outcomes", "replies", "roles"),
+    ),
+    (
+        *("isolation", "policy", "flags", "limits"),
+        *("pt.codec", "pt.environment", "pt.lines", "pt.proxy_uri"),
+    ),
     ("interfaces", "patience", "relay", "socks_error", "transports"),
     ("backends", "backends.*"),
     ("crowd", "errand", "protocol"),
-    ("server", "authentication", "client", "client_string", "listening", "pt", "pt.*", "tunnel"),
+    (
+        *("server", "authentication", "client", "client_string", "listening", "tunnel"),
+        *("pt", "pt.channel", "pt.dialing", "pt.listener", "pt.managed", "pt.parent"),
+        "pt.transport",
+    ),
     ("testing", "testing.*"),
     ("tap", "options", "optiontext", "service", "upstream"),
     ("",),

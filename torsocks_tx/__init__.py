@@ -4,8 +4,8 @@ Serve a backend by listening with a factory::
 
     endpoint.listen(SOCKSFactory(TorBackend.from_tor(reactor, tor)))
 
-What is imported here is the public API, with ``torsocks_tx.errors``, ``torsocks_tx.proxyerrors``
-and ``torsocks_tx.testing``; everything else may move.
+What is imported here is the public API, with ``torsocks_tx.errors``, ``torsocks_tx.proxyerrors``,
+``torsocks_tx.pt`` and ``torsocks_tx.testing``; everything else may move.
 """
 
 from __future__ import annotations

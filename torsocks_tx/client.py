@@ -20,7 +20,7 @@ from twisted.internet.interfaces import (
 )
 from zope.interface import implementer
 
-from torsocks_tx.codes import AddressType, Command
+from torsocks_tx.codes import AddressType, Command, Role
 from torsocks_tx.initiator import Initiator
 from torsocks_tx.messages import Address, KeyValues
 from torsocks_tx.offers import ClientOptions
@@ -71,7 +71,9 @@ class SOCKSClientEndpoint:
 
         There are none unless method X'97' was selected.
         """
-        initiator = Initiator(self._request, offer=self._options.offer)
+        offer = self._options.offer
+        doubtful = offer.role is not Role.PT
+        initiator = Initiator(self._request, offer=offer, doubtful=doubtful)
         tunnel = Tunnel(self._reactor, initiator, self._options)
         factory = TunnelFactory(tunnel, protocolFactory, _twisted_address(self._address))
         done: Deferred[Any] = tunnel.begin(self._proxy, factory)

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 from torsocks_tx import extended
-from torsocks_tx.codes import ExtendedStatus, Method, Role, Version
+from torsocks_tx.codes import ExtendedStatus, Method, Version
 from torsocks_tx.errors import Incomplete, ProtocolError
 from torsocks_tx.extended import ExtendedRules
 from torsocks_tx.handshake_options import HandshakeOptions
 from torsocks_tx.messages import Credentials, KeyValues, Request
+from torsocks_tx.roles import RULES
 from torsocks_tx.wire import http, keyvalue, socks4, socks5, userpass
 from torsocks_tx.wire.reader import Reader
 
@@ -84,6 +85,7 @@ class Handshake:
         self._buffer = bytearray()
         self._credentials: Credentials | None = None
         self._avatar: bytes | None = None
+        self._role = RULES[self._options.role]
         self._rules = self._options.extended or _NO_RULES
         self._frame = keyvalue.Pairs(0)
         self._pairs: KeyValues | None = None
@@ -152,7 +154,7 @@ class Handshake:
         return None
 
     def _request_4(self, reader: Reader) -> Step | None:
-        request = socks4.parse_request(reader)
+        request = socks4.parse_request(reader, self._role.commands, self._role.longest_socks4)
         if self._options.require_auth:
             raise ProtocolError("SOCKS4 cannot authenticate", socks4.REJECTED)
         self._state = _State.OVER
@@ -172,8 +174,7 @@ class Handshake:
         if reader.data[0] != userpass.VERSION:
             raise ProtocolError("credentials of an unknown version", userpass.REFUSED)
         self._credentials = credentials = userpass.parse_credentials(reader)
-        if self._options.role is Role.TOR:
-            userpass.check_format(credentials)
+        self._role.check_format(credentials)
         if not self._options.require_auth:
             return self._accept()
         self._state = _State.CHECKING
@@ -211,7 +212,7 @@ class Handshake:
 
     def _request_5(self, reader: Reader) -> Step | None:
         _refuse_http(reader.data[0])
-        request = socks5.parse_request(reader, self._credentials)
+        request = socks5.parse_request(reader, self._credentials, self._role.commands)
         self._state = _State.OVER
         return Requested(
             replace(

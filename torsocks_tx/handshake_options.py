@@ -17,7 +17,7 @@ class HandshakeOptions:
     ``prefer_no_auth``: method 00 over the others where it is offered. ``require_auth``: only
     methods that carry credentials, and these are checked; SOCKS4 is rejected, since it has none.
     ``extended``: what method X'97' may say; without it that method does not exist here. On a port
-    of the ``role`` of a transport no user name has a format.
+    of the ``role`` of a transport credentials are its arguments (``roles``).
     """
 
     versions: frozenset[Version] = BOTH_VERSIONS

@@ -22,7 +22,7 @@ from torsocks_tx.codes import (
     Version,
 )
 from torsocks_tx.errors import GeneralFailure, Incomplete, ProtocolError, Refused
-from torsocks_tx.extended import REPLY_CODES
+from torsocks_tx.extended import ACCEPTED, REPLY_CODES
 from torsocks_tx.handshake import Send
 from torsocks_tx.messages import NO_PAIRS, KeyValues, Reply, Request
 from torsocks_tx.offers import Offer, plain_offer
@@ -50,6 +50,7 @@ class Initiator:
     Without an ``offer`` one method is offered: 00 without credentials, with them 02, because a
     fall-back to 00 would lose the isolation without a word. ``pipelined`` needs that one method.
     ``doubtful``: the server may be a C Tor with ExtendedErrors, so X'F0' is ``Doubted`` first.
+    ``pairs`` is what the server has said by method X'97'.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Initiator:
         self._doubtful = doubtful and request.command is Command.CONNECT
         self._offer = offer or plain_offer(request)
         self._response = keyvalue.Response()
-        self._pairs = NO_PAIRS
+        self.pairs: KeyValues = NO_PAIRS
         self._codes: CodeSet | None = None
         self._buffer = bytearray()
         self._doubted: Reply | None = None
@@ -76,11 +77,6 @@ class Initiator:
     def requested(self) -> bool:
         """Whether the request is among the bytes given out so far, so that data may follow it."""
         return self._pipelined or self._state in (_State.REPLY, _State.DOUBT, _State.OVER)
-
-    @property
-    def pairs(self) -> KeyValues:
-        """What the server has said by method X'97'."""
-        return self._pairs
 
     def start(self) -> bytes:
         """The bytes to send first."""
@@ -108,7 +104,7 @@ class Initiator:
                 step = self._fail(ProxyBroken(str(error)))
             del self._buffer[: reader.position]
             if isinstance(step, Opened):
-                step = Opened(step.reply, bytes(self._buffer), self._pairs)
+                step = Opened(step.reply, bytes(self._buffer), self.pairs)
                 self._buffer.clear()
             if step is not None:
                 steps.append(step)
@@ -118,12 +114,12 @@ class Initiator:
         """The server closed. Before the reply that is a refusal."""
         if self._state is _State.OVER:
             return []
-        if self._response.status:
-            return [self._refused_pairs(self._response.status)]
         if self._doubted is not None:
             return [self._refused(self._doubted.code)]
         if self._state is _State.REPLY and self._buffer.startswith(_DOUBTED):
             return [self._refused(self._buffer[1])]
+        if self._response.status:
+            return [self._refused_pairs(self._response.status)]
         return [self._fail(ProxyBroken("the SOCKS server closed without a reply"))]
 
     def settle(self) -> list[Step]:
@@ -133,15 +129,15 @@ class Initiator:
         self._state = _State.OVER
         rest = bytes(self._buffer)
         self._buffer.clear()
-        return [Opened(self._doubted, rest, self._pairs)]
+        return [Opened(self._doubted, rest, self.pairs)]
 
     def _fail(self, reason: Refused, code: int | None = None, status: int | None = None) -> Failed:
         self._state = _State.OVER
         self._buffer.clear()
-        return Failed(reason, code, status, self._pairs)
+        return Failed(reason, code, status, self.pairs)
 
     def _refused(self, code: int) -> Failed:
-        return self._fail(self._offer.refused_by_code(code, self._codes), code)
+        return self._fail(self._offer.refusal(code, self._codes), code)
 
     def _next(self, reader: Reader) -> Step | None:
         if self._state is _State.REPLY:
@@ -178,19 +174,20 @@ class Initiator:
         pairs = self._response.take(reader)
         if pairs is None:
             return None
-        self._pairs = pairs
+        self.pairs = pairs
+        self._doubtful = False  # it is no C Tor
         if self._response.status:
             return self._refused_pairs(self._response.status)
         with contextlib.suppress(ValueError):
             self._codes = parse_code_set(pairs.get(REPLY_CODES))
-        lack = self._offer.lacking(pairs)
-        if lack is not None:
-            return self._fail(lack)
+        accepted = (pairs.get(ACCEPTED) or b"").decode("latin-1").split(",")
+        if not self._offer.needed.issubset(accepted):
+            return self._fail(self._offer.unless("a key that is needed was not accepted"))
         self._state = _State.REPLY
         return Send(_build_request(self._request))
 
     def _refused_pairs(self, status: int) -> Failed:
-        return self._fail(self._offer.refused_by_status(status, self._pairs), None, status)
+        return self._fail(self._offer.pairs_refusal(status, self.pairs), None, status)
 
     def _status(self, reader: Reader) -> Step | None:
         if self._pipelined and reader.data[0] == 0:
@@ -213,8 +210,8 @@ class Initiator:
             # A refusal is known after two bytes: some servers send no more than that.
             start = reader.data[:2]
             doubted = self._doubtful and start == _DOUBTED
-            refused = start[:1] == b"\5" and start[1:] not in (b"", b"\0")
-            if refused and not doubted:
+            answered = len(start) == 2 and start[0] == Version.SOCKS5
+            if answered and start[1] != Reply5.SUCCEEDED and not doubted:
                 return self._refused(start[1])
             reply = socks5.parse_reply(reader)
             if doubted:
@@ -225,8 +222,8 @@ class Initiator:
 
 
 def _build_credentials(request: Request) -> bytes:
-    known = request.credentials
-    return b"" if known is None else userpass.build_credentials(known)
+    credentials = request.credentials
+    return b"" if credentials is None else userpass.build_credentials(credentials)
 
 
 def _build_request(request: Request) -> bytes:

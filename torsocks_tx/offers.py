@@ -19,15 +19,7 @@ from torsocks_tx.codes import (
     Version,
 )
 from torsocks_tx.errors import Refused
-from torsocks_tx.extended import (
-    ACCEPTED,
-    ISOLATION,
-    PASSWD,
-    REPLY_CODES,
-    REQUIRE,
-    UNSUPPORTED,
-    USERNAME,
-)
+from torsocks_tx.extended import ISOLATION, PASSWD, REPLY_CODES, REQUIRE, UNSUPPORTED, USERNAME
 from torsocks_tx.messages import NO_PAIRS, Address, Credentials, KeyValues, Request
 from torsocks_tx.proxyerrors import ArgumentsRefused, LoginRefused, NotIsolated
 from torsocks_tx.refusals import extended_refusal, refusal
@@ -51,27 +43,20 @@ class Offer:
     unless: type[Refused] = LoginRefused
     role: Role | None = None
 
-    def lacking(self, pairs: KeyValues) -> Refused | None:
-        """What a success response means that does not accept all that is needed, else None."""
-        accepted = (pairs.get(ACCEPTED) or b"").decode("latin-1").split(",")
-        if self.needed.issubset(accepted):
-            return None
-        return self.unless("a key that is needed was not accepted")
+    def refusal(self, code: int, announced: CodeSet | None) -> Refused:
+        """What a reply code means to whoever made this offer, of a server that announced a set."""
+        if Method.EXTENDED not in self.methods and self.role is None:
+            return refusal(code)
+        return extended_refusal(code, self.role, announced)
 
-    def refused_by_status(self, status: int, pairs: KeyValues) -> Refused:
-        """What a response means whose status is no success."""
+    def pairs_refusal(self, status: int, pairs: KeyValues) -> Refused:
+        """What a status of X'97' other than success means; ``pairs`` came with it."""
         kind: type[Refused] = ArgumentsRefused
         if status == ExtendedStatus.AUTHENTICATION_FAILED:
             kind = LoginRefused
         elif pairs.get(UNSUPPORTED) is not None:
             kind = self.unless
         return kind(f"the SOCKS server answered with status {status}")
-
-    def refused_by_code(self, code: int, codes: CodeSet | None) -> Refused:
-        """What a reply code means; ``codes`` is the set that the server announced."""
-        if Method.EXTENDED not in self.methods and self.role is None:
-            return refusal(code)
-        return extended_refusal(code, self.role, codes)
 
 
 def plain_offer(request: Request) -> Offer:

@@ -1,4 +1,4 @@
-"""What becomes of a request that was made of a SOCKS server: the last steps of an ``Initiator``."""
+"""What comes of a request: the steps of an ``Initiator``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from torsocks_tx.errors import Refused
 from torsocks_tx.handshake import Send
 from torsocks_tx.messages import NO_PAIRS, KeyValues, Reply
+
+DOUBT_TIMEOUT = 0.5
+"""Seconds after which a stream that the server doubts, but does not close, is taken to work."""
 
 
 @dataclass(frozen=True, slots=True)

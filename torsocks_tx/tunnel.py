@@ -25,7 +25,7 @@ from torsocks_tx.handshake import Send
 from torsocks_tx.initiator import Initiator
 from torsocks_tx.messages import Reply
 from torsocks_tx.offers import ClientOptions
-from torsocks_tx.outcomes import Failed, Opened, Step
+from torsocks_tx.outcomes import DOUBT_TIMEOUT, Doubted, Failed, Opened, Step
 from torsocks_tx.socks_error import SOCKSError
 from torsocks_tx.transports import Deadline, prepare
 
@@ -123,6 +123,8 @@ class Tunnel(Protocol):
                     self.transport.write(data)
                 case Opened():
                     self._opened(step)
+                case Doubted():
+                    self._deadline.start(DOUBT_TIMEOUT, self._settle)
                 case Failed(reason, code, status, pairs):
                     self._fail(SOCKSError(reason, code, status, pairs))
         # Only now: a server may have said so much that there is more than one step.
@@ -131,6 +133,9 @@ class Tunnel(Protocol):
             self._state = State.LENT
             self.inner.makeConnection(self.transport)
             self._done.callback(Opened(Reply(Reply5.SUCCEEDED), b"", self._initiator.pairs))
+
+    def _settle(self) -> None:
+        self._follow(self._initiator.settle())
 
     def _opened(self, opened: Opened) -> None:
         self._deadline.stop()

@@ -10,7 +10,6 @@ from twisted.internet.defer import Deferred
 from tests.backends.ends import StreamStage
 from tests.peers import GRANTED
 from tests.rows import rows
-from torsocks_tx.backends.conversation import DOUBT_TIMEOUT
 from torsocks_tx.errors import (
     ConnectionRefused,
     DescriptorNotFound,
@@ -19,6 +18,7 @@ from torsocks_tx.errors import (
     Refused,
     RendezvousFailed,
 )
+from torsocks_tx.outcomes import DOUBT_TIMEOUT
 
 NOT_FOUND = b"\5\xf0\0\1" + bytes(6)
 

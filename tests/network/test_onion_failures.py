@@ -23,6 +23,7 @@ from tests.onion.scenarios import (
     SLOW,
     Scenario,
     Stage,
+    killed,
     never_published,
     service_stopped,
     some_directories,
@@ -138,6 +139,18 @@ async def test_what_clients_hear_after_a_while(
         assert heard == [scenario.code, scenario.plain, 1]
         if scenario.provoke is service_stopped:
             assert 45 < reactor.seconds() - began < 60
+
+
+@rows("S-45", "S-46")
+@pytest_twisted.ensureDeferred
+async def test_a_service_that_was_killed(private_network: PrivateNetwork, servers: Servers) -> None:
+    """Until all its introduction points have noticed, it is told and does not come."""
+    async with killed(Stage(private_network, private_network.client)) as target:
+        heard = await gatherResults(
+            Deferred.fromCoroutine(code_of(server, target.host))
+            for server in (servers.extended, servers.plain)
+        )
+        assert heard in ([0xF2, 0x04], [0xF3, 0x06])
 
 
 @rows("S-47")

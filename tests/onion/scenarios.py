@@ -64,13 +64,12 @@ Provoke = Callable[[Stage], AbstractAsyncContextManager[Target]]
 @dataclass(frozen=True)
 class Scenario:
     """One way to fail: ``code`` with ExtendedErrors, ``plain`` without; equal if it is no failure
-    of an onion service. ``seconds``: how long tor takes at most."""
+    of an onion service."""
 
     name: str
     code: int
     plain: int
     provoke: Provoke
-    seconds: float = 10.0
 
 
 @asynccontextmanager
@@ -107,7 +106,7 @@ def crafted(points: int) -> Provoke:
 
 @asynccontextmanager
 async def killed(stage: Stage) -> AsyncIterator[Target]:
-    """A service whose tor was killed; its introduction points have noticed."""
+    """A service whose tor was killed; its introduction points notice it one by one."""
     network = stage.network
     host = await network.add_onion_host()
     service = await network.add_onion_service(network.web.port, host=host)
@@ -292,7 +291,7 @@ QUICK = (
     Scenario("no client authorization key", 0xF4, 0x01, client_authorization(None)),
     Scenario("a wrong client authorization key", 0xF5, 0x01, client_authorization(False)),
     Scenario("the right client authorization key", 0x00, 0x00, client_authorization(True)),
-    Scenario("gone from its introduction points", 0xF2, 0x04, crafted(3), 60.0),
+    Scenario("gone from its introduction points", 0xF2, 0x04, crafted(3)),
     Scenario("a descriptor without introduction points", 0xF2, 0x04, crafted(0)),
     Scenario("a port that it does not offer", 0x05, 0x05, other_port),
     Scenario("its own server refuses", 0x01, 0x01, server_refuses),
@@ -302,7 +301,6 @@ QUICK = (
     Scenario("its descriptor at some directories only", 0x00, 0x00, some_directories),
 )  # fmt: skip
 SLOW = (
-    Scenario("its introduction point is silent", 0xF7, 0x04, introduction_relay_stopped, 150.0),
-    Scenario("stopped: nobody comes to the rendezvous", 0xF3, 0x06, service_stopped, 150.0),
-    Scenario("its tor was killed", 0xF2, 0x04, killed, 150.0),
+    Scenario("its introduction point is silent", 0xF7, 0x04, introduction_relay_stopped),
+    Scenario("stopped: nobody comes to the rendezvous", 0xF3, 0x06, service_stopped),
 )

@@ -17,11 +17,8 @@ from torsocks_tx.errors import Refused
 from torsocks_tx.handshake import Send
 from torsocks_tx.initiator import Initiator
 from torsocks_tx.messages import Reply
-from torsocks_tx.outcomes import Doubted, Failed, Opened, Step
+from torsocks_tx.outcomes import DOUBT_TIMEOUT, Doubted, Failed, Opened, Step
 from torsocks_tx.transports import Deadline
-
-DOUBT_TIMEOUT = 0.5
-"""Seconds after which a stream that the server doubts, but does not close, is taken to work."""
 
 
 class Opening(Protocol):
