@@ -10,6 +10,7 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint, clientFromString
 
+from tests.onion.scenarios import QUICK, Scenario, Stage
 from tests.peers import Peer, PeerFactory
 from tests.rows import rows
 from torsocks_tx import (
@@ -23,7 +24,8 @@ from torsocks_tx import (
     resolve_ptr,
 )
 from torsocks_tx.backends.tor.running import RunningSupply
-from torsocks_tx.errors import HostUnreachable
+from torsocks_tx.errors import HostUnreachable, Refused
+from torsocks_tx.refusals import HIDDEN_SERVICE
 from torsocks_tx.testing.tornet import PrivateNetwork
 
 pytestmark = pytest.mark.network
@@ -63,10 +65,12 @@ async def circuit_of(network: PrivateNetwork, proxy: Proxy, options: ClientOptio
     return event.circuit_id
 
 
-async def connected(proxy: Proxy, host: str, port: int, options: ClientOptions) -> Peer:
+async def connected(
+    proxy: Proxy, host: str, port: int, options: ClientOptions, deadline: float = DEADLINE
+) -> Peer:
     endpoint = SOCKSClientEndpoint(reactor, proxy, host, port, options)
     coming: Any = endpoint.connect(PeerFactory())
-    peer: Peer = await coming.addTimeout(DEADLINE, reactor)
+    peer: Peer = await coming.addTimeout(deadline, reactor)
     return peer
 
 
@@ -166,3 +170,38 @@ async def test_by_string(private_network: PrivateNetwork) -> None:
     peer.send(PAGE)
     assert b"origin" in await peer.take_rest()
     peer.reset()
+
+
+# Our client itself refuses to ask for port 0.
+SAID = [scenario for scenario in QUICK if scenario.name != "port 0"]
+# What proposal 229 makes of the codes of socks-extensions.
+FOLD = {0xF0: 0xE0, 0xF1: 0xE0, 0xF6: 0xE0} | dict.fromkeys((0xF2, 0xF3, 0xF4, 0xF5, 0xF7), 0xE1)
+
+
+async def outcome(
+    proxy: Proxy, host: str, port: int, options: ClientOptions
+) -> tuple[int | None, type[Refused] | None]:
+    """The reply code and the class of the error; 0 and None for a stream."""
+    try:
+        peer = await connected(proxy, host, port, options, deadline=200.0)
+    except SOCKSError as error:
+        return error.code, type(error.reason)
+    peer.reset()
+    return 0, None
+
+
+@rows("P-01", "P-26", "P-27", "P-28")
+@pytest.mark.parametrize("scenario", SAID, ids=lambda scenario: scenario.name)
+@pytest_twisted.ensureDeferred
+async def test_onion_services_that_fail(
+    private_network: PrivateNetwork, ours: Proxy, scenario: Scenario
+) -> None:
+    """With the offer of 97 the two codes of the proposal, without it the plain ones."""
+    stage = Stage(private_network, private_network.client)
+    async with scenario.provoke(stage) as target:
+        for extended, code in ((True, FOLD.get(scenario.code, scenario.code)),
+                               (False, scenario.plain)):  # fmt: skip
+            options = ClientOptions(extended=extended)
+            heard, kind = await outcome(ours, target.host, target.port, options)
+            assert heard == code
+            assert (kind in HIDDEN_SERVICE) is (code in (0xE0, 0xE1))
