@@ -58,6 +58,16 @@ def test_more_clients_than_descriptors_allow_are_not_promised() -> None:
 
 
 MISTAKES = [
+    (["--onion-auth-dir", ""], ["--onion-auth-dir ''", "directory that this user can read"]),
+    (["--onion-auth-dir", "/nowhere"], ["--onion-auth-dir '/nowhere'", "No such file"]),
+    (
+        ["--onion-auth-dir", "/", "--tor-socks", "tcp:127.0.0.1:9"],
+        ["--onion-auth-dir", "use --tor"],
+    ),
+    (["--onion-auth-dir", "/", "--backend", "direct"], ["--onion-auth-dir", "has no tor"]),
+    (["--rendezvous-timeout", "30", "--tor-socks", "tcp:127.0.0.1:9"], ["control port"]),
+    (["--rendezvous-timeout", "30", "--backend", "direct"], ["--rendezvous-timeout 30"]),
+    (["--rendezvous-timeout", "0"], ["--rendezvous-timeout '0'", "seconds"]),
     (["--listen", "foo"], ["--listen", "'foo'", "tcp:1080"]),
     (["--listen", "tcp:1080"], ["--listen", "tcp:1080", "interface=127.0.0.1", "--auth"]),
     (["--listen", "tcp:x:interface=127.0.0.1"], ["--listen", "tcp:x", "write it as"]),

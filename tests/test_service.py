@@ -53,6 +53,18 @@ async def test_sighup_is_survived(tmp_path: Path) -> None:
     assert await server.stop() == -signal.SIGTERM
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_storm_of_sighups_is_answered_by_a_few_readings(tmp_path: Path) -> None:
+    server = Twistd("--listen", LOOPBACK, *DIRECT, directory=tmp_path)
+    await server.up()
+    await server.said("NO TOR")
+    for _ in range(100):
+        os.kill(server.pid, signal.SIGHUP)
+    await server.said("SIGHUP")
+    assert await server.stop() == -signal.SIGTERM
+    assert server.output.count("SIGHUP: there is nothing to read again") < 20
+
+
 @rows("R-33")
 @pytest_twisted.ensureDeferred
 async def test_unix_listener_is_for_its_owner_only(tmp_path: Path) -> None:

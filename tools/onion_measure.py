@@ -72,14 +72,20 @@ class Measurement:
     async def side_by_side(self, scenario: Scenario) -> list[Heard]:
         """Ask all at the same time, of one service."""
         async with scenario.provoke(self._stage) as target:
-            asked = [
-                Deferred.fromCoroutine(listen(target, each, self.token()))
-                for each in self._contenders
-            ]
-            return list(await gatherResults(asked))
+            return await self._ask_all(target)
+
+    async def _ask_all(self, target: Target) -> list[Heard]:
+        asked = [
+            Deferred.fromCoroutine(listen(target, each, self.token())) for each in self._contenders
+        ]
+        return list(await gatherResults(asked))
 
     async def record(self, scenario: Scenario, directory: Path) -> None:
         """Write down what tor says to us meanwhile."""
+        while not await self._record(scenario, directory):
+            pass  # the first directory that was asked had the descriptor
+
+    async def _record(self, scenario: Scenario, directory: Path) -> bool:
         control = await self._stage.client.node.control()
         async with scenario.provoke(self._stage) as target:
             recorder = Recorder(control, target.host)
@@ -90,19 +96,30 @@ class Measurement:
                 view = await control.command(f"ONION_CLIENT_AUTH_VIEW {target.host[:56]}")
             except ControlError:  # no address at all
                 view = ""
+        if scenario.provoke is some_directories and not recorder.has("REASON=NOT_FOUND"):
+            return False
         recording = Recording(scenario.plain, scenario.code, "CLIENT " in view, recorder.events)
         name = re.sub(r"\W+", "-", scenario.name).strip("-")
         (directory / f"{name}.txt").write_text(recording.dump(), encoding="ascii")
+        return True
 
     async def partial(self, tries: int) -> list[int]:
-        """How often each called a working stream a failure, of so many tries."""
-        wrong = [0] * len(self._contenders)
-        scenario = Scenario("some directories", 0, 0, some_directories)
-        for number in range(tries):
-            for index, heard in enumerate(await self.side_by_side(scenario)):
-                wrong[index] += heard.code != 0
-            if (number + 1) % 10 == 0:
-                print(f"  {number + 1} of {tries}: {wrong} working streams refused", flush=True)
+        """How often each called a working stream a failure, of so many tries that count.
+
+        Those where a directory had no descriptor before another one had it.
+        """
+        wrong, counted = [0] * len(self._contenders), 0
+        control = await self._stage.client.node.control()
+        while counted < tries:
+            async with some_directories(self._stage) as target:
+                recorder = Recorder(control, target.host)
+                await recorder.begin()
+                heard = await self._ask_all(target)
+                await recorder.end()
+            if recorder.has("REASON=NOT_FOUND"):
+                counted += 1
+                wrong = [count + (each.code != 0) for count, each in zip(wrong, heard, strict=True)]
+                print(f"  {counted} of {tries}: {wrong} working streams refused", flush=True)
         return wrong
 
     async def compare(self, count: int, *, fresh: bool) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from twisted.cred.strcred import AuthOptionMixin
 from twisted.internet.endpoints import clientFromString, serverFromString
 from twisted.python import usage
 
+from torsocks_tx.limits import RENDEZVOUS_TIMEOUT
 from torsocks_tx.listening import DEFAULT, Listener, ListenError, check_reach, parse_listener
 from torsocks_tx.optiontext import DESCRIPTION, FLAG_TEXT, FLAGS_WITHOUT_VALUE, TEXTS, WITH_VALUE
 
@@ -118,8 +119,12 @@ class Options(usage.Options, AuthOptionMixin):
                 check_reach(listener, authenticated=bool(self.get("credCheckers")))
             except ListenError as error:
                 raise usage.UsageError(str(error)) from None
-        if self["onion-auth-dir"]:
+        if self["onion-auth-dir"] is not None:
             self._check_key_directory()
+        no_control = self["tor-socks"] or self["backend"] == "direct"
+        if no_control and self["rendezvous-timeout"] != RENDEZVOUS_TIMEOUT:
+            mend = "this needs tor's control port, which says when a service was told"
+            raise usage.UsageError(f"--rendezvous-timeout {self['rendezvous-timeout']:g}: {mend}")
         if self["tor-password-file"]:
             self["tor-password"] = _read_password(self["tor-password-file"])
 

@@ -8,6 +8,7 @@ import resource
 import signal
 import sys
 from collections.abc import Sequence
+from enum import Enum, auto
 from typing import Any
 
 from twisted.application.service import Service
@@ -22,6 +23,18 @@ from torsocks_tx.server import SOCKSFactory
 
 RESERVED_DESCRIPTORS = 64
 """Descriptors kept for listeners, logs, tor and the like."""
+
+
+RELOAD_PAUSE = 0.1
+"""Seconds between two times that everything is read again, for whoever sends many signals."""
+
+
+class Reloads(Enum):
+    """Whether files are being read again, and whether that will not be enough."""
+
+    NONE = auto()
+    UNDER_WAY = auto()
+    ONE_MORE = auto()
 
 
 class StartError(Exception):
@@ -76,6 +89,7 @@ class TorsocksService(Service):
         self._ports: list[IListeningPort] = []
         self._starting: Deferred[Any] | None = None
         self._old_hangup: Any = None
+        self._reloads = Reloads.NONE
 
     def privilegedStartService(self) -> None:
         """Bind the listeners, while that is still allowed; end the process if one cannot be."""
@@ -135,9 +149,23 @@ class TorsocksService(Service):
         self._reactor.callFromThread(self._reload)
 
     def _reload(self) -> None:
+        """Read again; of the signals that come meanwhile, one more time serves them all."""
+        if self._reloads is Reloads.NONE:
+            self._begin_to_reload()
+        else:
+            self._reloads = Reloads.ONE_MORE
+
+    def _begin_to_reload(self) -> None:
+        self._reloads = Reloads.UNDER_WAY
         reloading = maybeDeferred(self._upstream.reload)
         reloading.addCallback(lambda text: self._log.info("SIGHUP: {text}", text=text))
         reloading.addErrback(self._reload_failed)
+        reloading.addCallback(self._reloaded)
+
+    def _reloaded(self, _: object) -> None:
+        before, self._reloads = self._reloads, Reloads.NONE
+        if before is Reloads.ONE_MORE:
+            self._reactor.callLater(RELOAD_PAUSE, self._reload)
 
     def _reload_failed(self, failure: Failure) -> None:
         error = failure.value

@@ -86,6 +86,16 @@ def test_a_close_before_the_reply_is_explained_too(end: str) -> None:
     assert play.heard == [plain]
 
 
+def test_a_bystander_with_a_fault_costs_the_reason_alone(logged_failures: list[Any]) -> None:
+    play = Play()
+    play.come()
+    play.say(b"\1\0\5\4")
+    play.bystander.explanation.errback(ZeroDivisionError())
+    assert isinstance(play.heard[0], HostUnreachable)
+    assert len(logged_failures) == 1
+    logged_failures.clear()
+
+
 @rows("R-29")
 def test_a_client_that_leaves_while_it_is_explained() -> None:
     play = Play()

@@ -73,6 +73,10 @@ class Recorder:
         for name, listener in self._listeners.items():
             await self._control.unlisten(name, listener)
 
+    def has(self, words: str) -> bool:
+        """Whether these words were heard."""
+        return any(words in text for _, text in self.events)
+
     def _listener(self, name: str):  # type: ignore[no-untyped-def]
         def note(text: str) -> None:
             if self._address in text:

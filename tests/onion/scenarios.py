@@ -105,6 +105,35 @@ def crafted(points: int) -> Provoke:
 
 
 @asynccontextmanager
+async def pointless(stage: Stage) -> AsyncIterator[Target]:
+    """A descriptor without introduction points, and a tor that has forgotten all about others.
+
+    Else nobody could tell whether tor shuns the points in it, unless he had watched for long.
+    """
+    control = await stage.client.node.control()
+    forgotten: Deferred[None] = Deferred()
+
+    def note(text: str) -> None:
+        if text.startswith("NEWNYM") and not forgotten.called:
+            forgotten.callback(None)
+
+    await control.listen("SIGNAL", note)
+    async with crafted(0)(stage) as target:
+        await control.command("SIGNAL NEWNYM")  # tor may take its time: one in 10 s
+        await forgotten.addTimeout(DEADLINE, reactor)
+        await control.unlisten("SIGNAL", note)
+        yield target
+
+
+@asynccontextmanager
+async def removed(stage: Stage) -> AsyncIterator[Target]:
+    """A service that was taken down; its introduction points notice it one by one."""
+    service = await stage.network.add_onion_service(stage.network.web.port)
+    await service.remove()
+    yield Target(service.address)
+
+
+@asynccontextmanager
 async def killed(stage: Stage) -> AsyncIterator[Target]:
     """A service whose tor was killed; its introduction points notice it one by one."""
     network = stage.network
@@ -292,7 +321,7 @@ QUICK = (
     Scenario("a wrong client authorization key", 0xF5, 0x01, client_authorization(False)),
     Scenario("the right client authorization key", 0x00, 0x00, client_authorization(True)),
     Scenario("gone from its introduction points", 0xF2, 0x04, crafted(3)),
-    Scenario("a descriptor without introduction points", 0xF2, 0x04, crafted(0)),
+    Scenario("a descriptor without introduction points", 0xF2, 0x04, pointless),
     Scenario("a port that it does not offer", 0x05, 0x05, other_port),
     Scenario("its own server refuses", 0x01, 0x01, server_refuses),
     Scenario("port 0", 0x01, 0x01, port_zero),

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from torsocks_tx.errors import Refused
@@ -55,6 +56,8 @@ class Conversation:
 
     ``early_data``: payload may follow the request before its answer. ``opening`` stands by.
     """
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -129,14 +132,19 @@ class Conversation:
         if opening is None:
             self._owner.refuse(reason)
             return
-        explaining = opening.refused(reason).addCallback(self._owner.refuse)
-        self._explanation = explaining.addErrback(_swallow)
+        explaining = opening.refused(reason).addErrback(self._unexplained, reason)
+        self._explanation = explaining.addCallback(self._told)
+
+    def _unexplained(self, failure: Failure, reason: Refused) -> Refused | None:
+        if failure.check(CancelledError):
+            return None  # the stream was given up meanwhile
+        self._log.failure("a fault while explaining a refusal", failure)
+        return reason
+
+    def _told(self, reason: Refused | None) -> None:
+        if reason is not None:
+            self._owner.refuse(reason)
 
     def _take_opening(self) -> Opening | None:
         opening, self._opening = self._opening, None
         return opening
-
-
-def _swallow(failure: Failure) -> None:
-    """The stream was given up while its end was explained."""
-    failure.trap(CancelledError)

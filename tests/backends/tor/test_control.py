@@ -199,3 +199,31 @@ async def test_on_a_real_tor(real_tor: RealTor) -> None:
     await lost
     with pytest.raises(ControlLost):
         await control.command("GETINFO version")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_connection_of_ours_that_is_mute_is_dropped(
+    fake_tor: FakeTor, log_lines: list[str]
+) -> None:
+    """Answers come in order: after one that never came there will be none."""
+    clock = Clock()
+    control = await connect(clock, fake_tor.endpoint)
+    fake_tor.answers["SLOW"] = None
+    answer = later(control, "SLOW").addErrback(lambda _: None)
+    clock.advance(10)
+    assert answer.called
+    await control.when_lost()
+    assert any("has not answered: connecting again" in line for line in log_lines)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_applications_own_is_not(fake_tor: FakeTor) -> None:
+    clock = Clock()
+    control = await connect(reactor, fake_tor.endpoint)
+    theirs = Control(control.protocol, clock)
+    fake_tor.answers["SLOW"] = None
+    answer = later(theirs, "SLOW").addErrback(lambda _: None)
+    clock.advance(10)
+    assert answer.called
+    assert fake_tor.connections
+    control.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import grp
 import os
+import re
 from enum import Enum
 from typing import NoReturn
 
@@ -27,6 +28,7 @@ from torsocks_tx.backends.tor.control import Control, ControlError
 CONNECT_TIMEOUT = 10.0
 """Seconds from the first packet to the end of the authentication."""
 
+_TEMPORARY = re.compile(rb"4\d\d ")
 _COOKIE_LENGTH = 32
 _BAD_AUTHENTICATION = 515
 _DEBIAN_GROUP = "debian-tor"
@@ -63,7 +65,7 @@ async def connect(
         raise CancelledError from None
     except Exception as error:
         raise factory.explain(error) from None
-    return Control(protocol, reactor)
+    return Control(protocol, reactor, ours=True)
 
 
 async def _open(endpoint: IStreamClientEndpoint, factory: _GuardedFactory) -> _GuardedProtocol:
@@ -107,18 +109,14 @@ class _GuardedProtocol(TorControlProtocol):  # type: ignore[misc]
         self._password = password
 
     def lineReceived(self, line: bytes) -> None:
-        if line.startswith(b"4") and self._is_about_keys():
-            line = b"5" + line[1:]  # 451, no room: txtorcon knows no such answers
+        if _TEMPORARY.match(line) and self.command is not None and not self.response:
+            line = b"5" + line[1:]  # such as 451, no room: txtorcon knows no such answers
         try:
             super().lineReceived(line)
         except Exception:
             self.stage = _Stage.NONSENSE_HEARD
             self._log.debug("a line on the control connection is no control reply")
             self.transport.abortConnection()
-
-    def _is_about_keys(self) -> bool:
-        """Whether the command is one whose answer is nothing but lines with a code."""
-        return self.command is not None and self.command[1].startswith(b"ONION_CLIENT_AUTH_")
 
     def _read_cookie(self, path: str) -> None:
         # txtorcon calls this, falls back to the password if it may, and leaves the file open.

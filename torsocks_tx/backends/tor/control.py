@@ -43,12 +43,24 @@ class ControlLost(ControlError):
 
 
 class Control:
-    """Commands and events over one authenticated ``TorControlProtocol`` of txtorcon."""
+    """Commands and events over one authenticated ``TorControlProtocol`` of txtorcon.
+
+    ``ours``: the connection is, and is dropped when a command has had no answer for ``timeout``
+    seconds: answers come in order, so none will come to any later one.
+    """
+
+    _log = Logger()
 
     def __init__(
-        self, protocol: Any, clock: IReactorTime, timeout: float = COMMAND_TIMEOUT
+        self,
+        protocol: Any,
+        clock: IReactorTime,
+        timeout: float = COMMAND_TIMEOUT,
+        *,
+        ours: bool = False,
     ) -> None:
         self.protocol = protocol
+        self._ours = ours
         self._clock = clock
         self._timeout = timeout
         self._subscriptions: dict[str, _Subscription] = {}
@@ -132,7 +144,13 @@ class Control:
 
     def _deadline(self, answer: Deferred[_T]) -> Deferred[_T]:
         """Give ``answer`` a deadline, and turn every failure into a ``ControlError``."""
-        return answer.addTimeout(self._timeout, self._clock).addErrback(_as_control_error)
+        return answer.addTimeout(self._timeout, self._clock).addErrback(self._as_control_error)
+
+    def _as_control_error(self, failure: Failure) -> NoReturn:
+        if failure.check(TimeoutError) and self._ours and self._losing is not None:
+            self._log.warn("tor's control port has not answered: connecting again")
+            self.close()
+        _raise_control_error(failure)
 
     def _note_loss(self, _: object) -> None:
         losing, self._losing = self._losing, None
@@ -186,7 +204,7 @@ class _Subscription:
         self._waiters.fail(lambda: error)
 
 
-def _as_control_error(failure: Failure) -> NoReturn:
+def _raise_control_error(failure: Failure) -> NoReturn:
     error = failure.value
     if isinstance(error, TorProtocolError):
         raise ControlError(int(error.code), str(error.text)) from None

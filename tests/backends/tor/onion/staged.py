@@ -54,7 +54,8 @@ class StagedControl:
         self.listeners[event].append(callback)
 
     def unlisten(self, event: str, callback: Callable[[str], None]) -> Deferred[None]:
-        self.listeners[event].remove(callback)
+        if callback in self.listeners[event]:
+            self.listeners[event].remove(callback)
         return succeed(None)
 
     def when_lost(self) -> Deferred[None]:
@@ -111,3 +112,12 @@ def joined(token: str = "token", name: str = "CIRC_MINOR") -> str:
 
 def built(token: str = "token") -> str:
     return _circuit("CIRC", "BUILT", "HS_CLIENT_INTRO", "HSCI_CONNECTING", token)
+
+
+def abandoned(token: str = "token") -> str:
+    rend = ("HS_CLIENT_REND", "HSCR_ESTABLISHED_WAITING")
+    return _circuit("CIRC", "CLOSED", *rend, token, " REASON=TIMEOUT")
+
+
+def left(token: str = "token") -> str:
+    return _circuit("CIRC", "CLOSED", "HS_CLIENT_REND", "HSCR_JOINED", token, " REASON=FINISHED")

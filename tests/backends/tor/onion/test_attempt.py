@@ -13,23 +13,21 @@ from tests.backends.tor.onion.staged import (
     KEY,
     VIEW,
     StagedControl,
+    abandoned,
     acknowledged,
     built,
     failed,
     joined,
+    left,
     nacked,
     received,
     requested,
 )
 from tests.rows import rows
 from torsocks_tx.backends.tor.control import ControlError
-from torsocks_tx.backends.tor.onion.attempt import Attempt
+from torsocks_tx.backends.tor.onion.attempt import JUDGING_TIMEOUT, Attempt
 from torsocks_tx.backends.tor.onion.evidence import LOCKED_MEMORY
-from torsocks_tx.backends.tor.onion.witness import (
-    FENCE_TIMEOUT,
-    OnionWitness,
-    Sight,
-)
+from torsocks_tx.backends.tor.onion.witness import OnionWitness, Sight
 from torsocks_tx.errors import (
     ConnectionRefused,
     DescriptorInvalid,
@@ -37,6 +35,7 @@ from torsocks_tx.errors import (
     GeneralFailure,
     HostUnreachable,
     IntroductionFailed,
+    IntroductionTimedOut,
     MissingClientAuth,
     NotAllowed,
     Refused,
@@ -137,8 +136,78 @@ def test_a_fence_that_never_comes() -> None:
     play.control.send(*ALL_404)
     plain = HostUnreachable()
     play.refuse(plain)
-    play.clock.advance(FENCE_TIMEOUT)
+    play.clock.advance(JUDGING_TIMEOUT)
     assert play.outcomes == [plain]
+
+
+@pytest.mark.parametrize("slow", [OLDER, VIEW])
+def test_a_tor_that_hangs_costs_one_second_in_all(slow: str) -> None:
+    play = Play()
+    play.control.answers[slow] = Deferred()
+    play.control.send(requested(), received())
+    plain = GeneralFailure()
+    play.refuse(plain)
+    play.clock.advance(JUDGING_TIMEOUT)
+    assert play.outcomes == [plain]
+
+
+@rows("S-43")
+@pytest.mark.parametrize(
+    "proof", [ALL_404[:2], [requested(), received(), acknowledged(), joined()]]
+)
+def test_tors_own_f0_is_believed_only_if_the_events_say_so(proof: list[str]) -> None:
+    """Behind a SocksPort with ExtendedErrors: it sticks to streams that end for other reasons."""
+    play = Play()
+    play.control.send(*proof)
+    outcome = play.outcome(DescriptorNotFound())
+    assert type(outcome) is (DescriptorNotFound if len(proof) == 2 else HostUnreachable)
+
+
+def test_tors_other_codes_stand_where_nothing_was_seen() -> None:
+    play = Play()
+    play.control.send(requested(), received())
+    theirs = IntroductionTimedOut()
+    assert play.outcome(theirs) is theirs
+
+
+def test_an_on_verdict_that_fails_costs_the_client_nothing(logged_failures: list[str]) -> None:
+    def fail(address: str, verdict: object) -> None:
+        raise ZeroDivisionError
+
+    play = Play(on_verdict=fail)
+    play.control.send(*ALL_404)
+    assert isinstance(play.outcome(HostUnreachable()), DescriptorNotFound)
+    play.begin()
+    play.control.send(acknowledged())
+    play.clock.advance(RENDEZVOUS_TIMEOUT)
+    assert len(play.given_up) == 1
+    assert len(logged_failures) == 2
+    logged_failures.clear()
+
+
+def test_a_fault_of_ours_costs_the_reason_alone(logged_failures: list[str]) -> None:
+    play = Play()
+    play.control.answers["GETINFO version"] = ZeroDivisionError()
+    plain = HostUnreachable()
+    assert play.outcome(plain) is plain
+    assert len(logged_failures) == 1
+    logged_failures.clear()
+
+
+@rows("S-44")
+def test_a_stream_that_joins_a_fetch_under_way() -> None:
+    play = Play()
+    play.control.send(requested(), failed("BAD_DESC"), requested())
+    second = play.begin("other")
+    play.control.send(failed("NOT_FOUND"))
+    play.refuse(HostUnreachable(), second)
+    assert isinstance(play.outcomes[0], DescriptorInvalid)
+
+
+def test_a_failed_upload_of_a_service_of_the_same_tor_is_no_answer() -> None:
+    play = Play()
+    play.control.send(requested(), received(), failed("UNEXPECTED"))
+    assert isinstance(play.outcome(GeneralFailure()), MissingClientAuth)
 
 
 def test_tor_says_no_to_the_fence() -> None:
@@ -240,7 +309,16 @@ def test_an_introduction_that_another_stream_made() -> None:
     other.over()
     play.clock.advance(60)
     play.control.send(requested(), received())
-    assert isinstance(play.outcome(HostUnreachable()), IntroductionFailed)
+    plain = HostUnreachable()
+    assert play.outcome(plain) is plain  # tor may know more than was seen in a minute
+    play.clock.advance(100)
+    play.control.send(built("other"), nacked("other"), requested(), received())
+    play.refuse(plain, later := play.begin())
+    del later
+    third = play.begin()
+    play.control.send(requested(), received())
+    play.refuse(HostUnreachable(), third)
+    assert isinstance(play.outcomes[2], IntroductionFailed)
 
 
 @rows("S-46")
@@ -306,6 +384,36 @@ class TestRendezvous:
         play.control.lose()
         play.clock.advance(RENDEZVOUS_TIMEOUT)
         assert play.given_up == []
+
+    def test_the_next_stream_of_a_client_that_tries_again(self) -> None:
+        """Tor uses the rendezvous circuit that waits, and introduces nobody for it."""
+        play = Play()
+        play.control.send(acknowledged())
+        play.attempt.over()
+        play.clock.advance(10)
+        play.begin()
+        play.clock.advance(RENDEZVOUS_TIMEOUT)
+        assert len(play.given_up) == 1
+
+    @pytest.mark.parametrize("end", [joined(), abandoned()])
+    def test_but_not_if_that_circuit_has_ended(self, end: str) -> None:
+        play = Play()
+        play.control.send(acknowledged(), end)
+        play.attempt.over()
+        play.begin()
+        assert play.clock.getDelayedCalls() == []
+
+    def test_an_older_circuit_that_ends_changes_nothing(self) -> None:
+        play = Play()
+        play.control.send(left(), acknowledged())
+        play.clock.advance(RENDEZVOUS_TIMEOUT)
+        assert len(play.given_up) == 1
+
+    def test_a_second_stream_that_pays_with_work_is_not_cut_either(self) -> None:
+        play = Play()
+        play.control.send(acknowledged(more=" HS_POW=v1,300"))
+        play.begin()
+        assert play.clock.getDelayedCalls() == []
 
     def test_a_second_stream_waits_its_own_time(self) -> None:
         play = Play()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from torsocks_tx.backends.tor.onion.client_auth import (
     load_directory,
     parse_key,
 )
-from torsocks_tx.backends.tor.onion.keyring import Keyring
+from torsocks_tx.backends.tor.onion.keyring import MOST_COMPLAINTS, Keyring
 
 DUCK = "duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswzczad"
 SECRET = "BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB"
@@ -35,8 +36,33 @@ BAD = [
     ("a short key", LINE[:-1], "the key is not 32 bytes"),
     ("a long key", f"{LINE}AAAA", "the key is not 32 bytes"),
     ("not base32", LINE.replace("BB", "1!"), "the key is not 32 bytes"),
+    ("a subdomain", f"www.{LINE}", "the address is not valid"),
+    ("a line break", f"x\r\nSIGNAL HALT.{LINE}", "the address is not valid"),
     ("not ASCII", LINE.replace("BB", "é"), "the key is not 32 bytes"),
 ]
+
+
+def test_no_log_line_has_a_whole_address() -> None:
+    for name in (f"{DUCK}.auth_private", f"x-{DUCK.upper()}-y.auth_private"):
+        with pytest.raises(BadKeyFile) as caught:
+            parse_key("nothing", Path("/keys") / name)
+        assert DUCK not in str(caught.value).lower()
+        assert "duckduck..." in str(caught.value).lower()
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.auth_private")
+    _, complaints = load_directory(tmp_path)
+    assert len(complaints) == 1
+    assert "a.auth_private: not a file" in complaints[0]
+
+
+def test_names_that_could_break_a_line(tmp_path: Path) -> None:
+    (tmp_path / "a\n[error] b\udc80.auth_private").write_text("nothing")
+    _, complaints = load_directory(tmp_path)
+    (complaint,) = complaints
+    assert "\n" not in complaint
+    assert "a\\n[error] b" in complaint
 
 
 @pytest.mark.parametrize("text", GOOD)
@@ -73,7 +99,7 @@ def test_a_directory(tmp_path: Path) -> None:
     said = [(Path(each.partition(":")[0]).name, each.partition(": ")[2]) for each in complaints]
     assert [name for name, _ in said] == [f"{letter}.auth_private" for letter in "bcde"]
     assert said[0][1] == "a.auth_private is for the same address; remove one of them"
-    assert said[2][1].startswith("Is a directory")
+    assert said[2][1].startswith("not a file")
     assert said[3][1].startswith("longer than 4096 bytes")
 
 
@@ -130,3 +156,37 @@ def test_a_file_that_comes_back_is_not_withdrawn(tmp_path: Path) -> None:
 def test_no_directory(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Keyring(tmp_path / "none")
+
+
+def test_a_key_that_is_withdrawn_meanwhile_does_not_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "a.auth_private"
+    path.write_text(LINE)
+    ring, control = Keyring(tmp_path), StagedControl()
+    add = parse_key(LINE, PATH).add_command
+    control.answers[add] = answer = Deferred()
+    first = install(ring, control)
+    path.unlink()
+    ring.reload()
+    second = install(ring, control)
+    answer.callback("")
+    assert first == second == [None]
+    assert [command.split()[0] for command in control.commands] == [
+        "ONION_CLIENT_AUTH_ADD",
+        "ONION_CLIENT_AUTH_REMOVE",
+    ]
+
+
+def test_a_silent_tor_is_not_told_the_next_key(tmp_path: Path) -> None:
+    (tmp_path / "a.auth_private").write_text(LINE)
+    ring, control = Keyring(tmp_path), StagedControl()
+    control.answers[parse_key(LINE, PATH).add_command] = ControlError(0, "no answer in time")
+    (failure,) = install(ring, control)
+    assert failure.check(ControlError)  # type: ignore[attr-defined]
+
+
+def test_many_bad_files_are_not_as_many_lines(tmp_path: Path, log_lines: list[str]) -> None:
+    for number in range(MOST_COMPLAINTS + 5):
+        (tmp_path / f"{number}.auth_private").write_text("nothing")
+    Keyring(tmp_path)
+    assert len(log_lines) == MOST_COMPLAINTS + 1
+    assert log_lines[-1].endswith("and 5 more files of that kind")

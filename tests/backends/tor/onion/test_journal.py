@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from math import inf
+
+from torsocks_tx.backends.tor.onion.evidence import MOST_TOLD
 from torsocks_tx.backends.tor.onion.journal import Journal
 from torsocks_tx.backends.tor.onion.sightings import (
     CircuitSighting,
@@ -87,11 +90,44 @@ def test_introductions_are_remembered_whoever_made_them() -> None:
     assert not book.memory(HERE).is_nacked(1121.0)
 
 
-def test_addresses_that_nobody_asked_for_are_not_remembered() -> None:
+def test_what_other_users_of_tor_find_out_counts() -> None:
+    """Tor will not try these introduction points for us either."""
     book = journal()
     book.note_circuit(nack(THERE))
     book.begin(THERE, "m")
-    assert not book.memory(THERE).is_nacked(1000.0)
+    assert book.memory(THERE).is_nacked(1000.0)
+
+
+def test_circuits_that_say_nothing_are_not_remembered() -> None:
+    book = journal(remembered=1)
+    book.note_circuit(nack(HERE))
+    book.note_circuit(CircuitSighting(THERE, "m", Step.SEEN))
+    assert book.memory(HERE).is_nacked(1000.0)
+
+
+def test_how_long_events_were_followed() -> None:
+    now = [1000.0]
+    book = Journal(lambda: now[0])
+    assert book.followed == 0
+    book.follow()
+    now[0] += 5
+    assert book.followed == 5
+    book.forget()
+    assert book.followed == inf
+    book.lose()
+    assert book.followed == 0
+    book.forget()
+    assert book.followed == 0
+
+
+def test_tokens_that_wait_for_a_rendezvous_are_bounded() -> None:
+    book = journal()
+    for number in range(MOST_TOLD + 10):
+        book.note_circuit(CircuitSighting(HERE, str(number), Step.ACKNOWLEDGED))
+    assert len(book.memory(HERE).told) == MOST_TOLD
+    assert not book.begin(HERE, "9").awaits_service
+    assert book.begin(HERE, "10").awaits_service
+    assert book.begin(HERE, None).awaits_service
 
 
 def test_newnym_forgets() -> None:

@@ -81,6 +81,13 @@ def test_every_code_was_recorded() -> None:
     assert codes >= {0, 1, 5, *OnionReply}
 
 
+def test_the_descriptor_that_some_directories_lack_was_recorded_so() -> None:
+    (path,) = (path for path in FILES if "some-directories" in path.stem)
+    events = [text for name, text in load(path).events if name == "HS_DESC"]
+    assert any("REASON=NOT_FOUND" in text for text in events)
+    assert events[-1].startswith("RECEIVED ")
+
+
 @rows("S-43", "S-44", "S-45", "S-46", "S-47", "S-48", "S-50")
 @recordings
 def test_whole(path: Path) -> None:

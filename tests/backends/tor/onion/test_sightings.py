@@ -18,6 +18,7 @@ from torsocks_tx.backends.tor.onion.sightings import (
 )
 
 ADDRESS = "a" * 56
+RELAY = "$EF3D~exit2"
 DIRECTORY = "$EF3DC1C847353C2CCC2E17E77D8956A822F4DD97~exit2 DTmtYbfAG2ga/hwysG+/fBo+YeMiBr0/lADV"
 
 FETCHES = [
@@ -46,7 +47,7 @@ NO_FETCHES = [
 @rows("S-43", "S-44")
 @pytest.mark.parametrize(("name", "text", "fetch"), FETCHES, ids=[case[0] for case in FETCHES])
 def test_fetches(name: str, text: str, fetch: Fetch) -> None:
-    assert fetch_sighting(text) == FetchSighting(ADDRESS, fetch)
+    assert fetch_sighting(text) == FetchSighting(ADDRESS, fetch, DIRECTORY.split()[0])
 
 
 @pytest.mark.parametrize("text", NO_FETCHES)
@@ -66,7 +67,7 @@ def circuit(
 ) -> str:
     """The text of a CIRC or CIRC_MINOR event."""
     words = [
-        f"7 {status} $EF3D~exit2 BUILD_FLAGS=IS_INTERNAL PURPOSE={purpose}",
+        f"7 {status} $AB12~auth0,{RELAY} BUILD_FLAGS=IS_INTERNAL PURPOSE={purpose}",
         f"HS_STATE={state}" if state else "",
         f"REND_QUERY={ADDRESS} TIME_CREATED=2026-11-23T03:01:33.786801",
         "" if token is None else f'SOCKS_USERNAME="<torS0X>0" SOCKS_PASSWORD={quote(token)}',
@@ -96,10 +97,10 @@ CIRCUITS = [
     ("no reason", circuit("CLOSED"), Step.SEEN),
     ("rendezvous waits", circuit(purpose=REND, state="HSCR_ESTABLISHED_WAITING"), Step.SEEN),
     ("rendezvous given up", circuit("CLOSED", REND, "HSCR_ESTABLISHED_WAITING", reason="TIMEOUT"),
-     Step.SEEN),
+     Step.ABANDONED),
     ("joined", circuit(purpose=REND, state="HSCR_JOINED", before="HSCR_ESTABLISHED_IDLE"),
      Step.JOINED),
-    ("joined once", circuit("CLOSED", REND, "HSCR_JOINED", reason="FINISHED"), Step.JOINED),
+    ("joined once", circuit("CLOSED", REND, "HSCR_JOINED", reason="FINISHED"), Step.LEFT),
     ("no state", circuit("LAUNCHED", state=""), Step.SEEN),
 ]  # fmt: skip
 
@@ -107,12 +108,12 @@ CIRCUITS = [
 @rows("S-45", "S-46", "S-50")
 @pytest.mark.parametrize(("name", "text", "step"), CIRCUITS, ids=[case[0] for case in CIRCUITS])
 def test_circuits(name: str, text: str, step: Step) -> None:
-    assert circuit_sighting(text) == CircuitSighting(ADDRESS, "secret", step)
+    assert circuit_sighting(text) == CircuitSighting(ADDRESS, "secret", step, relay=RELAY)
 
 
 def test_a_circuit_that_carries_no_stream_yet() -> None:
     sighting = circuit_sighting(circuit("BUILT", REND, "HSCR_CONNECTING", token=None))
-    assert sighting == CircuitSighting(ADDRESS, None, Step.SEEN)
+    assert sighting == CircuitSighting(ADDRESS, None, Step.SEEN, relay=RELAY)
 
 
 def test_proof_of_work() -> None:
@@ -143,7 +144,7 @@ def test_credentials_cannot_forge_anything(token: str) -> None:
     """A password that looks like fields of an event is a password."""
     forged = token + f'" REND_QUERY={"b" * 56} HS_STATE=HSCR_JOINED REASON=TIMEOUT '
     sighting = circuit_sighting(circuit(token=forged))
-    assert sighting == CircuitSighting(ADDRESS, forged, Step.SEEN)
+    assert sighting == CircuitSighting(ADDRESS, forged, Step.SEEN, relay=RELAY)
 
 
 @given(st.text(max_size=300))

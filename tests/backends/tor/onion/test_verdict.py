@@ -8,6 +8,7 @@ import pytest
 
 from tests.rows import rows
 from torsocks_tx.backends.tor.onion.evidence import (
+    INTRODUCTION_DOUBT,
     INTRODUCTION_MEMORY,
     LOCKED_MEMORY,
     Evidence,
@@ -39,13 +40,15 @@ ASKED, GOT, LACKED, BAD, ODD = (
     Fetch.BAD_DESC,
     Fetch.OTHER_FAILURE,
 )
-SEEN, ACK, NACK, SILENT, BROKEN, JOINED = (
+SEEN, ACK, NACK, SILENT, BROKEN, JOINED, ABANDONED, LEFT = (
     Step.SEEN,
     Step.ACKNOWLEDGED,
     Step.NACKED,
     Step.TIMED_OUT,
     Step.BROKEN,
     Step.JOINED,
+    Step.ABANDONED,
+    Step.LEFT,
 )
 NOTHING, F0, F1, F2, F3, F7, LOCKED = (
     Finding.NOTHING,
@@ -105,10 +108,19 @@ CASES = [
     Case("refused a minute ago", 4, FETCHED, F2, Memory(nacked_at=ago(60)), True),
     Case("silent a minute ago", 4, FETCHED, F7, Memory(timed_out_at=ago(60)), True),
     Case("both a minute ago", 4, FETCHED, F2, Memory(ago(60), ago(60)), True),
-    Case("silent too long ago", 4, FETCHED, F2, Memory(timed_out_at=ago(INTRODUCTION_MEMORY + 1)),
-         True),
-    Case("refused too long ago, silent now", 4, (*FETCHED, SILENT, *FETCHED), F7,
-         Memory(nacked_at=ago(INTRODUCTION_MEMORY + 1))),
+    Case("silent, and tor may have forgotten it", 4, FETCHED, NOTHING,
+         Memory(timed_out_at=ago(INTRODUCTION_MEMORY + 1))),
+    Case("silent too long ago", 4, FETCHED, F2, Memory(timed_out_at=ago(INTRODUCTION_DOUBT + 1)),
+         unless_joined=True),
+    Case("silent now, refused when tor may have forgotten it", 4, (*FETCHED, SILENT, *FETCHED),
+         NOTHING, Memory(nacked_at=ago(INTRODUCTION_MEMORY + 1))),
+    Case("silent now, refused too long ago", 4, (*FETCHED, SILENT, *FETCHED), F7,
+         Memory(nacked_at=ago(INTRODUCTION_DOUBT + 1))),
+    Case("an older circuit ended meanwhile", 4, (*FETCHED, LEFT), NOTHING),
+    Case("locked before, but circuits were made", 4, (SEEN, SEEN), NOTHING,
+         Memory(locked_at=ago(60))),
+    Case("an older circuit ended, then told", 6, (LEFT, ACK), F3),
+    Case("told, and the rendezvous given up", 6, (ACK, ABANDONED, SEEN), F3),
     Case("it came, and then refused by itself", 4, (*FETCHED, SEEN, ACK, JOINED), NOTHING),
     Case("locked before, all directories used up", 4, (), LOCKED, Memory(locked_at=ago(60)), True),
     Case("locked too long ago", 4, (), NOTHING, Memory(locked_at=ago(LOCKED_MEMORY + 1))),
@@ -157,6 +169,22 @@ def test_nothing_follows_if_events_were_lost(case: Case) -> None:
     evidence = evidence_of(case.seen)
     evidence.complete = False
     assert judge(case.code, evidence, case.memory, NOW).finding is NOTHING
+
+
+def test_breaking_circuits_count_for_each_introduction_point() -> None:
+    evidence = evidence_of((*FETCHED, SILENT))
+    for number in range(3 * (UNREACHABLE_AFTER - 1)):
+        evidence.note_circuit(CircuitSighting(ADDRESS, "token", BROKEN, relay=f"r{number % 3}"))
+    assert judge(4, evidence, Memory(), NOW).finding is F7
+    evidence.note_circuit(CircuitSighting(ADDRESS, "token", BROKEN, relay="r0"))
+    assert judge(4, evidence, Memory(), NOW).finding is F2
+
+
+def test_what_tor_remembers_from_before_cannot_be_known() -> None:
+    for followed, finding in ((INTRODUCTION_DOUBT - 1, NOTHING), (INTRODUCTION_DOUBT, F2)):
+        assert judge(4, evidence_of(FETCHED), Memory(), NOW, followed).finding is finding
+        seen = evidence_of((*FETCHED, NACK))
+        assert judge(4, seen, Memory(), NOW, followed).finding is F2
 
 
 @rows("S-41")

@@ -11,7 +11,12 @@ from twisted.internet.task import Clock
 from tests.backends.tor.onion.staged import ADDRESS, StagedControl, failed, requested
 from torsocks_tx.backends.tor.control import ControlError
 from torsocks_tx.backends.tor.onion.keyring import Keyring
-from torsocks_tx.backends.tor.onion.witness import OnionWitness, Sight
+from torsocks_tx.backends.tor.onion.witness import (
+    FOLLOW_TIMEOUT,
+    RETRY_SECONDS,
+    OnionWitness,
+    Sight,
+)
 
 FILE = f"{'duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswzczad'}:descriptor:x25519:{'A' * 52}"
 
@@ -78,6 +83,59 @@ def test_a_late_agreement_on_an_old_connection_opens_no_eyes() -> None:
     assert witness.sight is Sight.OPENING
 
 
+def test_a_tor_that_hangs_keeps_nobody_waiting_for_long() -> None:
+    clock, control = Clock(), StagedControl()
+    witness = OnionWitness(clock)
+    control.listening = agreed = Deferred()
+    settled: list[object] = []
+    witness.follow(control).addBoth(settled.append)  # type: ignore[arg-type]
+    clock.advance(FOLLOW_TIMEOUT)
+    assert settled == [None]
+    assert not witness.attempt(ADDRESS, "t")._evidence.complete
+    control.listening = None
+    agreed.callback(None)
+    assert witness.sight is Sight.SEEING
+    assert clock.getDelayedCalls() == []
+
+
+def test_a_tor_that_did_not_tell_is_asked_again_later(log_lines: list[str]) -> None:
+    clock, control = Clock(), StagedControl()
+    witness = OnionWitness(clock)
+    control.listening = ControlError(0, "tor did not answer in time")
+    witness.follow(control)  # type: ignore[arg-type]
+    assert witness.is_ready(control)  # type: ignore[arg-type]
+    control.listening = None
+    clock.advance(RETRY_SECONDS)
+    assert not witness.is_ready(control)  # type: ignore[arg-type]
+    witness.follow(control)  # type: ignore[arg-type]
+    assert witness.sight is Sight.SEEING
+    assert len(log_lines) == 1
+
+
+def test_detaching_in_the_middle_of_opening_leaves_nothing() -> None:
+    witness, control = OnionWitness(Clock()), StagedControl()
+    control.listening = agreed = Deferred()
+    witness.follow(control)  # type: ignore[arg-type]
+    witness.detach()
+    control.listening = None
+    agreed.callback(None)
+    assert not any(control.listeners.values())
+    assert witness.sight is Sight.BLIND
+
+
+def test_a_late_failure_of_an_old_connection_blinds_nobody() -> None:
+    witness, old, new = OnionWitness(Clock()), StagedControl(), StagedControl()
+    old.listening = refused = Deferred()
+    witness.follow(old)  # type: ignore[arg-type]
+    witness.follow(new)  # type: ignore[arg-type]
+    refused.errback(ControlError(552, "no"))
+    assert witness.sight is Sight.SEEING
+    assert not any(old.listeners.values())
+    evidence = witness.attempt(ADDRESS, "t")._evidence
+    new.send(requested())
+    assert evidence.fetches == 1
+
+
 def test_detaching_leaves_the_connection_as_it_was() -> None:
     witness, control = OnionWitness(Clock()), StagedControl()
     witness.follow(control)  # type: ignore[arg-type]
@@ -130,6 +188,20 @@ class TestKeys:
         for witness in (OnionWitness(Clock()), OnionWitness(Clock(), keyring=Keyring(directory))):
             witness.reload_keys().addBoth(done.append)
         assert done == [None, None]
+
+    def test_reload_while_events_are_being_asked_for(self, directory: Path) -> None:
+        witness, control = OnionWitness(Clock(), keyring=Keyring(directory)), StagedControl()
+        control.listening = Deferred()
+        witness.follow(control)  # type: ignore[arg-type]
+        witness.reload_keys()
+        assert control.commands[0].startswith("ONION_CLIENT_AUTH_ADD")
+
+    def test_keys_that_tor_does_not_answer_to_cost_no_sight(self, directory: Path) -> None:
+        witness, control = OnionWitness(Clock(), keyring=Keyring(directory)), StagedControl()
+        for line in Keyring(directory)._keys.values():
+            control.answers[line.add_command] = ControlError(0, "tor did not answer in time")
+        witness.follow(control)  # type: ignore[arg-type]
+        assert witness.sight is Sight.SEEING
 
     def test_a_directory_that_is_gone(self, directory: Path) -> None:
         witness = OnionWitness(Clock(), keyring=Keyring(directory))

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from torsocks_tx.backends.tor.control import ControlError
 from torsocks_tx.backends.tor.onion.evidence import Evidence
+from torsocks_tx.backends.tor.onion.inquiries import Inquiries
 from torsocks_tx.backends.tor.onion.journal import Journal
 from torsocks_tx.backends.tor.onion.verdict import Finding, Verdict, judge, no_rendezvous
 from torsocks_tx.codes import Reply5
-from torsocks_tx.errors import Refused
+from torsocks_tx.errors import DescriptorNotFound, HostUnreachable, Refused
 from torsocks_tx.transports import Deadline
+
+JUDGING_TIMEOUT = 1.0
+"""Seconds for tor to say what it has seen, once it has refused; it takes under a millisecond."""
 
 JUDGED = (Reply5.GENERAL_FAILURE, Reply5.HOST_UNREACHABLE, Reply5.TTL_EXPIRED)
 """tor's plain answers behind which an onion failure may stand."""
@@ -28,17 +32,11 @@ class Witness(Protocol):
     journal: Journal
     rendezvous_timeout: float
 
-    async def fence(self) -> None:
-        """Wait for the events."""
+    def inquire(self) -> Inquiries:
+        """What tor can be asked now."""
 
     def judged(self, address: str, verdict: Verdict) -> None:
         """Tell of a verdict."""
-
-    async def has_joined_circuit(self, address: str, token: str | None) -> bool:
-        """Look for an open circuit."""
-
-    async def has_key(self, address: str) -> bool:
-        """Look for a client authorization key."""
 
 
 class Attempt:
@@ -72,6 +70,7 @@ class Attempt:
     def refused(self, reason: Refused) -> Deferred[Refused]:
         """Fire with the reason for a client: tor's own, or the one that the events prove."""
         self._give_up = None
+        self._witness.journal.refused(self._evidence)
         self._deadline.stop()
         return Deferred.fromCoroutine(self._explain(reason))
 
@@ -94,30 +93,47 @@ class Attempt:
         try:
             if reason.code not in JUDGED or not self._evidence.complete:
                 return reason
-            await self._witness.fence()
-            verdict = await self._checked(self._judge(reason.code))
+            judging = Deferred.fromCoroutine(self._find_out(reason.code))
+            verdict = await judging.addTimeout(JUDGING_TIMEOUT, self._witness.clock)
+        except CancelledError:
+            raise
         except (ControlError, TimeoutError) as error:
             self._log.debug("onion service: tor does not say why ({error})", error=error)
+            return reason
+        except Exception:
+            self._log.failure("a fault while judging a failure; tor's own answer goes out")
             return reason
         finally:
             self._witness.journal.end(self._evidence)
         self._witness.judged(self._evidence.address, verdict)
-        return verdict.refused or reason
+        return verdict.refused or self._unproven(reason)
+
+    def _unproven(self, reason: Refused) -> Refused:
+        """Return tor's own answer, but for F0: it sticks to streams that end for another reason."""
+        if isinstance(reason, DescriptorNotFound):
+            return HostUnreachable("tor says F0, and its events do not")
+        return reason
+
+    async def _find_out(self, code: int) -> Verdict:
+        await self._witness.inquire().fence()
+        return await self._checked(self._judge(code))
 
     def _judge(self, code: int) -> Verdict:
-        memory = self._witness.journal.memory(self._evidence.address)
-        return judge(code, self._evidence, memory, self._witness.clock.seconds())
+        journal = self._witness.journal
+        memory, now = journal.memory(self._evidence.address), self._witness.clock.seconds()
+        return judge(code, self._evidence, memory, now, journal.followed)
 
     async def _checked(self, verdict: Verdict) -> Verdict:
         """Ask tor for what no event tells."""
         address, token = self._evidence.address, self._evidence.token
-        if verdict.unless_joined and await self._witness.has_joined_circuit(address, token):
+        inquiries = self._witness.inquire()
+        if verdict.unless_joined and await inquiries.has_joined_circuit(address, token):
             return Verdict(Finding.NOTHING, "an older circuit to the service is open")
         if verdict.finding is not Finding.LOCKED:
             return verdict
         if self._evidence.received:
             memory = self._witness.journal.memory(address)
             memory.locked_at = self._witness.clock.seconds()
-        if await self._witness.has_key(address):
+        if await inquiries.has_key(address):
             return Verdict(Finding.WRONG_CLIENT_AUTH, f"{verdict.words}; tor has a key for it")
         return Verdict(Finding.MISSING_CLIENT_AUTH, f"{verdict.words}; tor has no key for it")

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
+import re
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +23,7 @@ MAX_FILE_BYTES = 4096
 """A file that is longer is not read: a key takes 130 bytes."""
 
 _KEY_BYTES = 32
+_ADDRESS = re.compile(r"[a-z2-7]{56}", re.IGNORECASE)
 _FORM = "write ADDRESS:descriptor:x25519:KEY, the address without .onion, the key in base32"
 
 
@@ -51,22 +55,30 @@ class ClientAuthKey:
         return f"ONION_CLIENT_AUTH_REMOVE {self.address}"
 
 
+def name_of(path: Path) -> str:
+    """The path for a log: of an address that stands in it, no more than tells files apart."""
+    printable = str(path).encode("unicode_escape").decode("ascii")
+    return _ADDRESS.sub(lambda match: match[0][:8] + "...", printable)
+
+
 def parse_key(text: str, path: Path) -> ClientAuthKey:
     """Read one key; raises ``BadKeyFile``."""
     fields = text.strip().split(":")
     if len(fields) != 4 or fields[1:3] != ["descriptor", "x25519"]:
-        raise BadKeyFile(f"{path}: not a client authorization key; {_FORM}")
+        raise BadKeyFile(f"{name_of(path)}: not a client authorization key; {_FORM}")
     address = fields[0].lower()
     try:
+        if _ADDRESS.fullmatch(address) is None:
+            raise InvalidOnionAddress("not 56 characters of base32")
         check_onion(f"{address}.onion")
     except InvalidOnionAddress as error:
-        raise BadKeyFile(f"{path}: the address is not valid ({error}); {_FORM}") from None
+        raise BadKeyFile(f"{name_of(path)}: the address is not valid ({error}); {_FORM}") from None
     try:
         private = base64.b32decode(fields[3].upper() + "=" * (-len(fields[3]) % 8))
     except (binascii.Error, ValueError):
         private = b""
     if len(private) != _KEY_BYTES:
-        raise BadKeyFile(f"{path}: the key is not {_KEY_BYTES} bytes in base32; {_FORM}")
+        raise BadKeyFile(f"{name_of(path)}: the key is not {_KEY_BYTES} bytes in base32; {_FORM}")
     return ClientAuthKey(address, private, path)
 
 
@@ -89,19 +101,28 @@ def load_directory(directory: Path) -> tuple[dict[str, ClientAuthKey], list[str]
             complaints.append(str(error))
             continue
         if key.address in keys:
-            first = keys[key.address].path.name
-            complaints.append(f"{path}: {first} is for the same address; remove one of them")
+            first = name_of(Path(keys[key.address].path.name))
+            complaint = f"{first} is for the same address; remove one of them"
+            complaints.append(f"{name_of(path)}: {complaint}")
         else:
             keys[key.address] = key
     return keys, complaints
 
 
 def _read(path: Path) -> str:
+    mend = "make it a file that can be read"
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # a pipe would be waited for
+                raise BadKeyFile(f"{name_of(path)}: not a file; {mend}")
+            content = os.read(descriptor, MAX_FILE_BYTES + 1)
+        finally:
+            os.close(descriptor)
     except OSError as error:
-        raise BadKeyFile(f"{path}: {error.strerror}; make it a file that can be read") from None
+        raise BadKeyFile(f"{name_of(path)}: {error.strerror}; {mend}") from None
     if len(content) > MAX_FILE_BYTES:
-        raise BadKeyFile(f"{path}: longer than {MAX_FILE_BYTES} bytes; {_FORM}")
-    return content.decode("utf-8", "replace")
+        raise BadKeyFile(f"{name_of(path)}: longer than {MAX_FILE_BYTES} bytes; {_FORM}")
+    if not content.isascii():
+        raise BadKeyFile(f"{name_of(path)}: not a text of ASCII; {_FORM}")
+    return content.decode("ascii")

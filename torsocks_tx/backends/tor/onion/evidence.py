@@ -19,8 +19,15 @@ from torsocks_tx.backends.tor.onion.sightings import (
 INTRODUCTION_MEMORY = 120.0
 """Seconds for which tor does not try an introduction point again that failed (hs_cache.c)."""
 
+INTRODUCTION_DOUBT = 150.0
+"""Seconds after which it certainly tries again: it forgets in rounds of half a minute."""
+
 LOCKED_MEMORY = 900.0
 """Seconds for which tor does not ask a directory again for the same descriptor (hs_common.c)."""
+
+
+MOST_TOLD = 64
+"""Tokens of one address that are remembered to wait for a rendezvous."""
 
 
 def _do_nothing() -> None:
@@ -32,19 +39,34 @@ class Memory:
     """What earlier attempts on one address have left; tor remembers it just as long.
 
     Times are those of the last such event, in seconds of the server's clock. ``locked_at``: a
-    descriptor came that tor could not decrypt.
+    descriptor came that tor could not decrypt. ``told``: tokens whose introduction was
+    acknowledged, and whose rendezvous circuit still waits: tor uses it for the next stream, too.
     """
 
     nacked_at: float | None = None
     timed_out_at: float | None = None
     locked_at: float | None = None
+    told: dict[str | None, bool] = field(default_factory=dict)
 
-    def note(self, step: Step, now: float) -> None:
-        """Remember how an introduction ended, whoever made it."""
+    def note(self, sighting: CircuitSighting, now: float) -> None:
+        """Remember how an introduction ended, whoever made it, and who waits for a rendezvous."""
+        step, token = sighting.step, sighting.token
         if step is Step.NACKED:
             self.nacked_at = now
         elif step is Step.TIMED_OUT:
             self.timed_out_at = now
+        elif step is Step.ACKNOWLEDGED:
+            if len(self.told) >= MOST_TOLD:
+                del self.told[next(iter(self.told))]
+            self.told[token] = sighting.proof_of_work
+        elif step in (Step.JOINED, Step.ABANDONED):
+            self.told.pop(token, None)
+
+    def is_sure(self, now: float) -> bool:
+        """Whether tor either shuns all that failed, or has forgotten all of it."""
+        times = (self.nacked_at, self.timed_out_at)
+        recent = [now - moment for moment in times if moment is not None]
+        return not any(INTRODUCTION_MEMORY < age <= INTRODUCTION_DOUBT for age in recent)
 
     def is_nacked(self, now: float) -> bool:
         """Whether tor still shuns an introduction point that refused."""
@@ -69,7 +91,8 @@ class Evidence:
 
     ``complete``: False if events may have been lost; then nothing follows from what is missing.
     ``round``: the outcomes of the descriptor fetch that is under way or over, since the last
-    descriptor was received. ``changed`` is called after each circuit event.
+    descriptor was received. ``asked``: directories that have not answered yet. ``broken``: circuits
+    that broke, by introduction point. ``changed`` is called after each circuit event.
     """
 
     address: str
@@ -78,6 +101,8 @@ class Evidence:
     fetches: int = 0
     received: int = 0
     round: Counter[Fetch] = field(default_factory=Counter)
+    asked: set[str] = field(default_factory=set)
+    broken: Counter[str] = field(default_factory=Counter)
     steps: Counter[Step] = field(default_factory=Counter)
     proof_of_work: bool = False
     changed: Callable[[], None] = field(default=_do_nothing, repr=False)
@@ -101,14 +126,24 @@ class Evidence:
         """Take what happened to the descriptor."""
         if sighting.fetch is Fetch.REQUESTED:
             self.fetches += 1
+            self.asked.add(sighting.directory)
         elif sighting.fetch is Fetch.RECEIVED:
             self.received += 1
             self.round.clear()
-        else:
+            self.asked.discard(sighting.directory)
+        elif sighting.directory in self.asked:  # else it is an upload of a service of this tor
             self.round[sighting.fetch] += 1
+            self.asked.discard(sighting.directory)
+
+    def join(self, other: Evidence) -> None:
+        """Take over what holds for all streams that wait for one fetch."""
+        self.fetches, self.round = other.fetches, other.round.copy()
+        self.asked = set(other.asked)
 
     def note_circuit(self, sighting: CircuitSighting) -> None:
         """Take what a circuit did; the caller has seen to it that it may be this attempt's."""
         self.steps[sighting.step] += 1
+        if sighting.step is Step.BROKEN:
+            self.broken[sighting.relay] += 1
         self.proof_of_work = self.proof_of_work or sighting.proof_of_work
         self.changed()

@@ -1,13 +1,14 @@
 """Attempts on onion services, and the memory of addresses, fed by sightings. Pure.
 
-Events of addresses that nobody here has asked for are dropped. The memory of addresses without an
-attempt is bounded in number and, by the rules that use it, in age.
+The memory of addresses without an attempt is bounded in number and, by the rules that use it, in
+age.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from math import inf
 
 from torsocks_tx.backends.tor.onion.evidence import Evidence, Memory
 from torsocks_tx.backends.tor.onion.sightings import (
@@ -25,17 +26,42 @@ def may_carry(sighting: CircuitSighting, token: str | None) -> bool:
     return token is None or sighting.token in (None, token)
 
 
+class _Place:
+    """One address: what is remembered of it, and who tries to reach it now.
+
+    ``fetch`` is what all see that are there from the beginning of a fetch.
+    """
+
+    __slots__ = ("attempts", "fetch", "memory")
+
+    def __init__(self, address: str, memory: Memory) -> None:
+        self.memory = memory
+        self.fetch = Evidence(address, None)
+        self.attempts: dict[Evidence, None] = {}
+
+
 class Journal:
     """Who tries to reach which onion service, and what was seen of it.
 
-    ``now`` returns seconds that only grow.
+    ``now`` returns seconds that only grow. Other users of the same tor count too: what they have
+    found out, tor remembers for us.
     """
 
     def __init__(self, now: Callable[[], float], remembered: int = REMEMBERED_ADDRESSES) -> None:
         self._now = now
         self._remembered = remembered
-        self._attempts: dict[str, list[Evidence]] = {}
-        self._memories: OrderedDict[str, Memory] = OrderedDict()
+        self._followed_since: float | None = None
+        self._live: dict[str, _Place] = {}
+        self._idle: OrderedDict[str, Memory] = OrderedDict()
+
+    @property
+    def followed(self) -> float:
+        """For how many seconds every event of tor was seen; endless since it forgot everything."""
+        return 0.0 if self._followed_since is None else self._now() - self._followed_since
+
+    def follow(self) -> None:
+        """From here on every event of tor is seen."""
+        self._followed_since = self._now()
 
     def begin(self, address: str, token: str | None) -> Evidence:
         """Begin an attempt; ``address`` is 56 characters in lower case.
@@ -43,66 +69,87 @@ class Journal:
         ``token``: the SOCKS password of its streams; None if tor does not isolate by it.
         """
         evidence = Evidence(address, token)
-        others = self._attempts.setdefault(address, [])
+        place = self._live.get(address)
+        if place is None:
+            place = self._live[address] = _Place(address, self._idle.pop(address, Memory()))
         # Streams with one token share circuits: what those have reached holds for this one too.
-        if any(other.token == token and other.awaits_service for other in others):
+        told = place.memory.told
+        shared = [told[key] for key in told if token is None or key in (None, token)]
+        if shared:
             evidence.steps[Step.ACKNOWLEDGED] = 1
-        others.append(evidence)
-        self._memories.setdefault(address, Memory())
-        self._memories.move_to_end(address)
-        self._shrink()
+            evidence.proof_of_work = any(shared)
+        evidence.join(place.fetch)
+        place.attempts[evidence] = None
         return evidence
+
+    def refused(self, evidence: Evidence) -> None:
+        """Tor has answered: then a fetch that failed is over for all who waited for it."""
+        place = self._live.get(evidence.address)
+        if place is not None and evidence in place.attempts:
+            place.fetch = Evidence(evidence.address, None)
 
     def end(self, evidence: Evidence) -> None:
         """End an attempt; harmless when done before."""
-        attempts = self._attempts.get(evidence.address, [])
-        if evidence in attempts:
-            attempts.remove(evidence)
-        if not attempts:
-            self._attempts.pop(evidence.address, None)
-            self._shrink()
+        place = self._live.get(evidence.address)
+        if place is None or evidence not in place.attempts:
+            return
+        del place.attempts[evidence]
+        if not place.attempts:
+            del self._live[evidence.address]
+            self._lay_aside(evidence.address, place.memory)
 
     def memory(self, address: str) -> Memory:
         """What is remembered of an address."""
-        return self._memories.get(address, Memory())
+        place = self._live.get(address)
+        return self._idle.get(address, Memory()) if place is None else place.memory
 
     def note_fetch(self, sighting: FetchSighting | None) -> None:
         """Take what an HS_DESC event says."""
-        if sighting is not None:
-            for evidence in self._on(sighting.address):
+        place = None if sighting is None else self._live.get(sighting.address)
+        if sighting is not None and place is not None:
+            place.fetch.note_fetch(sighting)
+            for evidence in tuple(place.attempts):
                 evidence.note_fetch(sighting)
 
     def note_circuit(self, sighting: CircuitSighting | None) -> None:
         """Take what a CIRC or CIRC_MINOR event says."""
         if sighting is None:
             return
-        memory = self._memories.get(sighting.address)
-        if memory is not None:
-            memory.note(sighting.step, self._now())
-        for evidence in self._on(sighting.address):
+        place = self._live.get(sighting.address)
+        if place is None:
+            self._remember(sighting)
+            return
+        place.memory.note(sighting, self._now())
+        for evidence in tuple(place.attempts):
             if may_carry(sighting, evidence.token):
                 evidence.note_circuit(sighting)
 
+    def _remember(self, sighting: CircuitSighting) -> None:
+        """Nobody here tries that address now; but tor will remember how this ended."""
+        memory = self._idle.get(sighting.address)
+        if memory is None and sighting.step is not Step.SEEN:
+            memory = Memory()
+            self._lay_aside(sighting.address, memory)
+        if memory is not None:
+            memory.note(sighting, self._now())
+
     def forget(self) -> None:
         """NEWNYM: tor has forgotten what it knew of onion services, and so do we."""
-        for address in self._memories:
-            self._memories[address] = Memory()
-        self._shrink()
+        self._idle.clear()
+        for place in self._live.values():
+            place.memory = Memory()
+        if self._followed_since is not None:
+            self._followed_since = -inf
 
     def lose(self) -> None:
         """Events may be lost from here on: nothing can be said of any attempt under way."""
-        for attempts in self._attempts.values():
-            for evidence in attempts:
-                evidence.complete = False
+        self._followed_since = None
         self.forget()
+        for place in self._live.values():
+            for evidence in place.attempts:
+                evidence.complete = False
 
-    def _on(self, address: str) -> Iterable[Evidence]:
-        return tuple(self._attempts.get(address, ()))
-
-    def _shrink(self) -> None:
-        """Forget addresses without attempts, the oldest first, until few enough are left."""
-        excess = len(self._memories) - len(self._attempts) - self._remembered
-        for address in tuple(self._memories) if excess > 0 else ():
-            if excess > 0 and address not in self._attempts:
-                del self._memories[address]
-                excess -= 1
+    def _lay_aside(self, address: str, memory: Memory) -> None:
+        self._idle[address] = memory
+        if len(self._idle) > self._remembered:
+            self._idle.popitem(last=False)

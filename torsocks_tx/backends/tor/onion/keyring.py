@@ -8,10 +8,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
 
-from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
-from torsocks_tx.backends.tor.onion.client_auth import ClientAuthKey, load_directory
+from torsocks_tx.backends.tor.control import Control, ControlError
+from torsocks_tx.backends.tor.onion.client_auth import ClientAuthKey, load_directory, name_of
+
+NO_ANSWER = 0
+"""The code of an error by which tor said nothing at all."""
+
+MOST_COMPLAINTS = 20
+"""Bad files that are named in the log at one time."""
 
 
 class Keyring:
@@ -30,6 +37,7 @@ class Keyring:
         self._directory = Path(directory)
         self._keys: dict[str, ClientAuthKey] = {}
         self._withdrawn: dict[str, ClientAuthKey] = {}
+        self._lock = DeferredLock()
         self.reload()
 
     def __len__(self) -> int:
@@ -42,8 +50,11 @@ class Keyring:
         ``OSError`` if the directory cannot be read; the keys are then those of before.
         """
         keys, complaints = load_directory(self._directory)
-        for complaint in complaints:
+        for complaint in complaints[:MOST_COMPLAINTS]:
             self._log.warn("{complaint}", complaint=complaint)
+        if len(complaints) > MOST_COMPLAINTS:
+            more = len(complaints) - MOST_COMPLAINTS
+            self._log.warn("and {more} more files of that kind", more=more)
         gone = {address: key for address, key in self._keys.items() if address not in keys}
         self._withdrawn.update(gone)
         self._keys = keys
@@ -52,8 +63,17 @@ class Keyring:
         """Give tor every key, and take those away whose files are gone.
 
         Raises:
-            ControlLost: tor is gone; whatever else goes wrong is a line in the log.
+            ControlError: tor is gone or does not answer; what it does not take is a line in the
+                log.
         """
+        # One after another: what an earlier one still has in mind may be withdrawn meanwhile.
+        await self._lock.acquire()
+        try:
+            await self._install(control)
+        finally:
+            self._lock.release()
+
+    async def _install(self, control: Control) -> None:
         for address, key in tuple(self._withdrawn.items()):
             if address not in self._keys:
                 await self._tell(control, key, key.remove_command)
@@ -64,12 +84,12 @@ class Keyring:
     async def _tell(self, control: Control, key: ClientAuthKey, command: str) -> None:
         try:
             await control.command(command)
-        except ControlLost:
-            raise
         except ControlError as error:
+            if error.code == NO_ANSWER:
+                raise
             self._log.warn(
                 "{path}: tor does not take this key ({code} {text})",
-                path=str(key.path),
+                path=name_of(key.path),
                 code=error.code,
                 text=error.text.replace(key.address, "..."),
             )

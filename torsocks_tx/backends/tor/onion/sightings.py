@@ -25,7 +25,10 @@ class Fetch(Enum):
 
 
 class Step(Enum):
-    """What a circuit towards an onion service did. SEEN: it exists, and no more is to be said."""
+    """What a circuit towards an onion service did. SEEN: it exists, and no more is to be said.
+
+    The last two end a rendezvous circuit: ABANDONED before anybody came, LEFT after that.
+    """
 
     SEEN = auto()
     ACKNOWLEDGED = auto()
@@ -33,24 +36,31 @@ class Step(Enum):
     TIMED_OUT = auto()
     BROKEN = auto()
     JOINED = auto()
+    ABANDONED = auto()
+    LEFT = auto()
 
 
 @dataclass(frozen=True, slots=True)
 class FetchSighting:
-    """``address``: the 56 characters before ``.onion``, in lower case."""
+    """``address``: the 56 characters before ``.onion``, in lower case. ``directory`` was asked."""
 
     address: str
     fetch: Fetch
+    directory: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class CircuitSighting:
-    """``token``: the SOCKS password of its streams; None where tor has not attached any yet."""
+    """``token``: the SOCKS password of its streams; None where tor has not attached any yet.
+
+    ``relay``: the last of its path.
+    """
 
     address: str
     token: str | None = field(repr=False)
     step: Step
     proof_of_work: bool = False
+    relay: str = ""
 
 
 _FAILURES = {"NOT_FOUND": Fetch.NOT_FOUND, "BAD_DESC": Fetch.BAD_DESC}
@@ -66,14 +76,16 @@ def fetch_sighting(text: str) -> FetchSighting | None:
     if event is None or len(event.positional) < 2:
         return None
     action, address = event.positional[:2]
+    directory = event.positional[3] if len(event.positional) > 3 else ""
     if action == "FAILED":
         # A failed upload has a reason of its own; those of a fetch are told apart by it.
         reason = event.keywords.get("REASON", "")
         if reason == "UPLOAD_REJECTED":
             return None
-        return FetchSighting(address.lower(), _FAILURES.get(reason, Fetch.OTHER_FAILURE))
+        fetch = _FAILURES.get(reason, Fetch.OTHER_FAILURE)
+        return FetchSighting(address.lower(), fetch, directory)
     if action in ("REQUESTED", "RECEIVED"):
-        return FetchSighting(address.lower(), Fetch[action])
+        return FetchSighting(address.lower(), Fetch[action], directory)
     return None
 
 
@@ -92,13 +104,17 @@ def circuit_sighting(text: str) -> CircuitSighting | None:
         words.get("SOCKS_PASSWORD"),
         _step(event.positional[1], words),
         "HS_POW" in words,
+        event.positional[2].rpartition(",")[2] if len(event.positional) > 2 else "",
     )
 
 
 def _step(status: str, words: Mapping[str, str]) -> Step:
     state, before = words.get("HS_STATE", ""), words.get("OLD_HS_STATE", "")
     if words["PURPOSE"] == "HS_CLIENT_REND":
-        return Step.JOINED if state == "HSCR_JOINED" else Step.SEEN  # also at its end
+        joined = state == "HSCR_JOINED"
+        if status in _ENDS:
+            return Step.LEFT if joined else Step.ABANDONED
+        return Step.JOINED if joined else Step.SEEN
     if status in _ENDS:
         return _end(state, words.get("REASON", "NONE"))
     if before == "HSCI_INTRO_SENT" and state == "HSCI_DONE":

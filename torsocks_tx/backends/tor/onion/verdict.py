@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
+from math import inf
 
-from torsocks_tx.backends.tor.onion.evidence import Evidence, Memory
+from torsocks_tx.backends.tor.onion.evidence import INTRODUCTION_DOUBT, Evidence, Memory
 from torsocks_tx.backends.tor.onion.sightings import Fetch, Step
 from torsocks_tx.codes import Reply5
 from torsocks_tx.errors import (
@@ -64,15 +65,21 @@ class Verdict:
         return kind(self.words) if isinstance(kind, type) else None
 
 
-def judge(code: int, evidence: Evidence, memory: Memory, now: float) -> Verdict:
-    """Find out why tor refused with this plain ``code``; ``now`` in seconds of the same clock."""
+def judge(
+    code: int, evidence: Evidence, memory: Memory, now: float, followed: float = inf
+) -> Verdict:
+    """Find out why tor refused with this plain ``code``.
+
+    ``now``: in seconds of the clock of ``memory``. ``followed``: for how many seconds all events of
+    tor were followed.
+    """
     if not evidence.complete:
         return Verdict(Finding.NOTHING, "events of tor may have been lost")
     if evidence.joined:
         return Verdict(Finding.NOTHING, "the service came to the rendezvous point")
     match code:
         case Reply5.HOST_UNREACHABLE:
-            return _unreachable(evidence, memory, now)
+            return _unreachable(evidence, memory, now, followed)
         case Reply5.GENERAL_FAILURE:
             return _general(evidence)
         case Reply5.TTL_EXPIRED:
@@ -80,15 +87,17 @@ def judge(code: int, evidence: Evidence, memory: Memory, now: float) -> Verdict:
     return Verdict(Finding.NOTHING, "tor's answer says it")
 
 
-def _unreachable(evidence: Evidence, memory: Memory, now: float) -> Verdict:
+def _unreachable(evidence: Evidence, memory: Memory, now: float, followed: float) -> Verdict:
     """04: no directory has it, it cannot be read, or no introduction point is left."""
     if evidence.round:
         return _not_fetched(evidence.round)
-    if evidence.received or evidence.steps[Step.NACKED] or evidence.steps[Step.TIMED_OUT]:
+    if evidence.steps[Step.NACKED] or evidence.steps[Step.TIMED_OUT]:
         return _no_introduction(evidence, memory, now)
+    if evidence.received:
+        return _nothing_to_try(evidence, memory, now, followed)
     if evidence.fetches:
         return Verdict(Finding.NOTHING, "no directory answered")
-    if memory.is_locked(now):
+    if memory.is_locked(now) and not evidence.circuits:
         return Verdict(Finding.LOCKED, "tor has asked every directory already", True)
     return Verdict(Finding.NOTHING, "nothing was seen")
 
@@ -107,16 +116,33 @@ def _not_fetched(outcomes: Counter[Fetch]) -> Verdict:
 
 
 def _no_introduction(evidence: Evidence, memory: Memory, now: float) -> Verdict:
-    """Tor has a descriptor and finds no introduction point in it that it would try (again)."""
+    """Introductions were seen to fail; tor has none left that it would try (again)."""
     steps = evidence.steps
     words = f"introductions: {_counts(steps, Step.NACKED, Step.TIMED_OUT, Step.BROKEN)}"
-    refused = steps[Step.NACKED] > 0 or memory.is_nacked(now)
-    unreachable = steps[Step.BROKEN] >= UNREACHABLE_AFTER
-    silent = steps[Step.TIMED_OUT] > 0 or memory.is_timed_out(now)
-    seen = steps[Step.NACKED] > 0 or steps[Step.TIMED_OUT] > 0
-    if silent and not refused and not unreachable:
-        return Verdict(Finding.INTRODUCTION_TIMED_OUT, words, unless_joined=not seen)
-    return Verdict(Finding.INTRODUCTION_FAILED, words, unless_joined=not seen)
+    unreachable = any(count >= UNREACHABLE_AFTER for count in evidence.broken.values())
+    if steps[Step.NACKED] or unreachable or memory.is_nacked(now):
+        return Verdict(Finding.INTRODUCTION_FAILED, words)
+    if not memory.is_sure(now):
+        return Verdict(Finding.NOTHING, f"{words}; tor may remember others")
+    return Verdict(Finding.INTRODUCTION_TIMED_OUT, words)
+
+
+def _nothing_to_try(evidence: Evidence, memory: Memory, now: float, followed: float) -> Verdict:
+    """Tor has a descriptor, and tried no introduction point in it: it shuns them, or there is none.
+
+    Which of these it is, follows only from having seen all that tor remembers.
+    """
+    if followed < INTRODUCTION_DOUBT or not memory.is_sure(now) or evidence.steps[Step.LEFT]:
+        return Verdict(Finding.NOTHING, "tor may remember introductions that were not seen here")
+    if any(count >= UNREACHABLE_AFTER for count in evidence.broken.values()):
+        finding, words = Finding.INTRODUCTION_FAILED, "introduction points could not be reached"
+    elif memory.is_nacked(now):
+        finding, words = Finding.INTRODUCTION_FAILED, "introductions were refused before"
+    elif memory.is_timed_out(now):
+        finding, words = Finding.INTRODUCTION_TIMED_OUT, "introductions timed out before"
+    else:
+        finding, words = Finding.INTRODUCTION_FAILED, "no introduction point in the descriptor"
+    return Verdict(finding, words, unless_joined=True)
 
 
 def _general(evidence: Evidence) -> Verdict:

@@ -17,15 +17,19 @@ from twisted.python.failure import Failure
 from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
 from torsocks_tx.backends.tor.events import EventError, parse_event
 from torsocks_tx.backends.tor.onion.attempt import Attempt
-from torsocks_tx.backends.tor.onion.journal import Journal, may_carry
+from torsocks_tx.backends.tor.onion.inquiries import Inquiries
+from torsocks_tx.backends.tor.onion.journal import Journal
 from torsocks_tx.backends.tor.onion.keyring import Keyring
-from torsocks_tx.backends.tor.onion.sightings import Step, circuit_sighting, fetch_sighting
+from torsocks_tx.backends.tor.onion.sightings import circuit_sighting, fetch_sighting
 from torsocks_tx.backends.tor.onion.verdict import Verdict
 from torsocks_tx.backends.tor.waiters import Waiters
 from torsocks_tx.limits import RENDEZVOUS_TIMEOUT
 
-FENCE_TIMEOUT = 1.0
-"""Seconds for tor to say what it has seen, once it has refused; it takes under a millisecond."""
+FOLLOW_TIMEOUT = 2.0
+"""Seconds for which a client waits until tor's events are followed."""
+
+RETRY_SECONDS = 60.0
+"""Seconds until a tor that would not tell its events is asked again."""
 
 
 class Sight(Enum):
@@ -64,6 +68,8 @@ class OnionWitness:
         self._keyring = keyring
         self._on_verdict = on_verdict
         self._control: Control | None = None
+        self._inquiries: Inquiries | None = None
+        self._retry_at = 0.0
         self._waiters: Waiters[None] = Waiters()
         self._listeners = (
             ("HS_DESC", lambda text: self.journal.note_fetch(fetch_sighting(text))),
@@ -74,10 +80,16 @@ class OnionWitness:
 
     def is_ready(self, control: Control | None) -> bool:
         """Whether an attempt may begin now: events are followed, or cannot be."""
-        return control is self._control and self.sight is not Sight.OPENING
+        if control is not self._control or self.sight is Sight.OPENING:
+            return False
+        return control is None or self.sight is Sight.SEEING or self._now() < self._retry_at
 
     def follow(self, control: Control | None) -> Deferred[None]:
-        """Follow the events on this connection; fires, and never fails, when that is settled."""
+        """Follow the events on this connection; fires, and never fails, when that is settled.
+
+        Where tor hangs, it fires after ``FOLLOW_TIMEOUT`` all the same: nobody waits for a reason
+        that may never be needed.
+        """
         if self.is_ready(control):
             return succeed(None)
         if control is not self._control:
@@ -87,11 +99,25 @@ class OnionWitness:
             return succeed(None)
         waiting = self._waiters.wait()
         if self.sight is Sight.BLIND:
-            self.sight = Sight.OPENING
-            control.when_lost().addCallback(lambda _: self._lost(control))
-            opening = Deferred.fromCoroutine(self._open(control))
-            opening.addErrback(self._fault).addCallback(lambda _: self._waiters.fire(None))
+            self._begin_to_follow(control)
         return waiting
+
+    def _begin_to_follow(self, control: Control) -> None:
+        self.sight = Sight.OPENING
+        self._inquiries = Inquiries(lambda line: Deferred.fromCoroutine(control.command(line)))
+        control.when_lost().addCallback(lambda _: self._lost(control))
+        patience = self.clock.callLater(FOLLOW_TIMEOUT, self._waiters.fire, None)
+        opening = Deferred.fromCoroutine(self._open(control))
+        opening.addErrback(self._not_opened, control)
+        opening.addBoth(lambda _: patience.cancel() if patience.active() else None)
+        opening.addBoth(self._settled, control)
+
+    def _settled(self, _: object, control: Control) -> None:
+        if self._control is control:
+            self._waiters.fire(None)
+
+    def _now(self) -> float:
+        return self.clock.seconds()
 
     def attempt(self, address: str, token: str | None) -> Attempt:
         """Begin an attempt on ``address`` (56 characters) by a stream with this SOCKS password.
@@ -107,40 +133,18 @@ class OnionWitness:
         self._log.debug(
             "onion service: {finding}: {words}", finding=verdict.finding.name, words=verdict.words
         )
-        if self._on_verdict is not None:
+        if self._on_verdict is None:
+            return
+        try:
             self._on_verdict(address, verdict)
+        except Exception:
+            self._log.failure("on_verdict failed; the client hears the verdict all the same")
 
-    async def fence(self) -> None:
-        """Return when all events that tor had for us are here.
-
-        Raises:
-            ControlError, TimeoutError: they are not, and it will not be known when.
-        """
-        answer = Deferred.fromCoroutine(self._connected().get_info("version"))
-        await answer.addTimeout(FENCE_TIMEOUT, self.clock)
-
-    async def has_joined_circuit(self, address: str, token: str | None) -> bool:
-        """Whether a circuit to the service is open that streams with this token use.
-
-        Raises:
-            ControlError: tor does not say.
-        """
-        for line in (await self._connected().get_info("circuit-status")).splitlines():
-            sighting = circuit_sighting(line)
-            if sighting is None or sighting.step is not Step.JOINED:
-                continue
-            if sighting.address == address and may_carry(sighting, token):
-                return True
-        return False
-
-    async def has_key(self, address: str) -> bool:
-        """Whether tor holds a client authorization key for the service.
-
-        Raises:
-            ControlError: tor does not say.
-        """
-        answer = await self._connected().command(f"ONION_CLIENT_AUTH_VIEW {address}")
-        return any(line.startswith("CLIENT ") for line in answer.splitlines())
+    def inquire(self) -> Inquiries:
+        """What tor can be asked now. Raises ``ControlLost``."""
+        if self._inquiries is None or self.sight is not Sight.SEEING:
+            raise ControlLost
+        return self._inquiries
 
     def reload_keys(self) -> Deferred[None]:
         """Read the client authorization keys again; fails with ``OSError`` if that cannot be."""
@@ -150,39 +154,50 @@ class OnionWitness:
         """Leave the control connection as it was: it may be an application's own."""
         control, self._control = self._control, None
         self._lost(None)
-        if control is None:
-            return
-        for event, callback in self._listeners:
-            control.unlisten(event, callback).addErrback(self._ignore)
-
-    def _connected(self) -> Control:
-        if self._control is None or self.sight is not Sight.SEEING:
-            raise ControlLost
-        return self._control
+        if control is not None:
+            self._unlisten(control)
 
     async def _open(self, control: Control) -> None:
-        try:
-            if self._keyring is not None:
-                await self._keyring.install(control)
-            for event, callback in self._listeners:
-                await control.listen(event, callback)
-        except ControlError as error:
-            self._log.warn(
-                "tor does not tell its events ({error}): failures of onion services keep tor's"
-                " own codes",
-                error=error,
-            )
-            self.sight = Sight.BLIND
+        for event, callback in self._listeners:
+            await control.listen(event, callback)
+            if self._control is not control:
+                self._unlisten(control)
+                return
+        self.sight = Sight.SEEING
+        self.journal.follow()
+        if self._keyring is not None:
+            await self._keyring.install(control)
+
+    def _not_opened(self, failure: Failure, control: Control) -> None:
+        """Go on without; try again when somebody asks later."""
+        if self._control is not control:
             return
-        if self._control is control:
-            self.sight = Sight.SEEING
+        if self.sight is Sight.SEEING:
+            failure.trap(ControlError)  # only the keys; tor's silence is in the log
+            return
+        self.sight = Sight.BLIND
+        self._retry_at = self._now() + RETRY_SECONDS
+        self._unlisten(control)
+        if failure.check(ControlError) is None:
+            self._log.failure("following tor's events failed", failure)
+            return
+        self._log.warn(
+            "tor does not tell its events ({error}): failures of onion services keep tor's own"
+            " codes",
+            error=failure.value,
+        )
+
+    def _unlisten(self, control: Control) -> None:
+        for event, callback in self._listeners:
+            control.unlisten(event, callback).addErrback(self._ignore)
 
     def _lost(self, control: Control | None) -> None:
         """Events are followed no more."""
         if control is not self._control:
             return
-        self._control = None
+        self._control = self._inquiries = None
         self.sight = Sight.BLIND
+        self._retry_at = 0.0
         self.journal.lose()
         self._waiters.fire(None)
 
@@ -202,7 +217,7 @@ class OnionWitness:
         if self._keyring is None:
             return
         self._keyring.reload()
-        if self._control is not None and self.sight is Sight.SEEING:
+        if self._control is not None:
             try:
                 await self._keyring.install(self._control)
             except ControlLost:
@@ -210,7 +225,3 @@ class OnionWitness:
 
     def _ignore(self, failure: Failure) -> None:
         failure.trap(ControlError)
-
-    def _fault(self, failure: Failure) -> None:
-        self._log.failure("following tor's events failed", failure)
-        self.sight = Sight.BLIND

@@ -1,0 +1,84 @@
+"""One command for all who ask before it is sent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from torsocks_tx.backends.tor.control import ControlError
+from torsocks_tx.backends.tor.onion.questions import Questions
+
+
+class Play:
+    """A tor that answers when the test does."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, Deferred[str]]] = []
+        self.heard: list[Any] = []
+        self.questions = Questions(self._ask)
+
+    def _ask(self, command: str) -> Deferred[str]:
+        answer: Deferred[str] = Deferred()
+        self.sent.append((command, answer))
+        return answer
+
+    def ask(self, command: str = "Q") -> Deferred[str]:
+        return self.questions.answer_to(command).addBoth(self.heard.append)  # type: ignore[arg-type]
+
+    @property
+    def commands(self) -> list[str]:
+        return [command for command, _ in self.sent]
+
+
+def test_a_thousand_at_once_cost_two() -> None:
+    play = Play()
+    for _ in range(1000):
+        play.ask()
+    assert play.commands == ["Q"]
+    play.sent[0][1].callback("one")
+    assert play.heard == ["one"]
+    assert play.commands == ["Q", "Q"]
+    play.sent[1][1].callback("two")
+    assert play.heard == ["one"] + ["two"] * 999
+    assert play.questions._lines == {}
+    play.ask()
+    assert len(play.sent) == 3
+
+
+def test_an_answer_is_never_older_than_its_question() -> None:
+    play = Play()
+    play.ask()
+    play.ask()
+    play.sent[0][1].callback("sent before the second question")
+    assert play.heard == ["sent before the second question"]
+
+
+def test_different_commands_go_side_by_side() -> None:
+    play = Play()
+    play.ask("A")
+    play.ask("B")
+    assert play.commands == ["A", "B"]
+
+
+def test_a_failure_is_everybodys_own() -> None:
+    play = Play()
+    play.ask()
+    play.ask()
+    play.ask()
+    play.sent[0][1].errback(ControlError(551, "no"))
+    play.sent[1][1].errback(ControlError(551, "no"))
+    assert [failure.type for failure in play.heard] == [ControlError] * 3
+    assert play.questions._lines == {}
+
+
+def test_giving_up_ends_only_ones_own_waiting() -> None:
+    play = Play()
+    first, second = play.ask(), play.ask()
+    first.cancel()
+    second.cancel()
+    third = play.ask()
+    play.sent[0][1].callback("one")
+    play.sent[1][1].callback("two")
+    assert play.heard[2:] == ["two"]
+    assert third.called
