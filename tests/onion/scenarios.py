@@ -286,6 +286,7 @@ async def returned(stage: Stage) -> AsyncIterator[Target]:
     await _Uploads.of(host, name)
     await host.command(f"DEL_ONION {name}")
     await host.command(f"ADD_ONION {key} Port=80,127.0.0.1:{port}")
+    await _Uploads.of(host, name)
     yield Target(f"{name}.onion")
     await host.command(f"DEL_ONION {name}")
 

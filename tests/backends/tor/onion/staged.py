@@ -121,3 +121,8 @@ def abandoned(token: str = "token") -> str:
 
 def left(token: str = "token") -> str:
     return _circuit("CIRC", "CLOSED", "HS_CLIENT_REND", "HSCR_JOINED", token, " REASON=FINISHED")
+
+
+def silent(token: str = "token") -> str:
+    intro = ("HS_CLIENT_INTRO", "HSCI_INTRO_SENT")
+    return _circuit("CIRC", "CLOSED", *intro, token, " REASON=TIMEOUT")

@@ -22,11 +22,12 @@ from tests.backends.tor.onion.staged import (
     nacked,
     received,
     requested,
+    silent,
 )
 from tests.rows import rows
 from torsocks_tx.backends.tor.control import ControlError
 from torsocks_tx.backends.tor.onion.attempt import JUDGING_TIMEOUT, Attempt
-from torsocks_tx.backends.tor.onion.evidence import LOCKED_MEMORY
+from torsocks_tx.backends.tor.onion.evidence import INTRODUCTION_DOUBT, LOCKED_MEMORY
 from torsocks_tx.backends.tor.onion.witness import OnionWitness, Sight
 from torsocks_tx.errors import (
     ConnectionRefused,
@@ -309,16 +310,30 @@ def test_an_introduction_that_another_stream_made() -> None:
     other.over()
     play.clock.advance(60)
     play.control.send(requested(), received())
-    plain = HostUnreachable()
-    assert play.outcome(plain) is plain  # tor may know more than was seen in a minute
-    play.clock.advance(100)
-    play.control.send(built("other"), nacked("other"), requested(), received())
-    play.refuse(plain, later := play.begin())
-    del later
-    third = play.begin()
+    assert isinstance(play.outcome(HostUnreachable()), IntroductionFailed)
+
+
+@rows("S-50")
+def test_introduction_points_that_were_all_silent_a_moment_ago() -> None:
+    play = Play()
+    play.control.send(requested(), received(), built(), silent(), requested(), received())
+    assert isinstance(play.outcome(HostUnreachable()), IntroductionTimedOut)
+    again = play.begin()
     play.control.send(requested(), received())
-    play.refuse(HostUnreachable(), third)
-    assert isinstance(play.outcomes[2], IntroductionFailed)
+    play.refuse(HostUnreachable(), again)
+    assert isinstance(play.outcomes[1], IntroductionTimedOut)
+
+
+def test_what_tor_may_have_seen_before_us_is_not_guessed() -> None:
+    play = Play()
+    play.control.send(requested(), received())
+    plain = HostUnreachable()
+    assert play.outcome(plain) is plain
+    play.clock.advance(INTRODUCTION_DOUBT)
+    later = play.begin()
+    play.control.send(requested(), received())
+    play.refuse(HostUnreachable(), later)
+    assert isinstance(play.outcomes[1], IntroductionFailed)
 
 
 @rows("S-46")

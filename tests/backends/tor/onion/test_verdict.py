@@ -185,6 +185,11 @@ def test_what_tor_remembers_from_before_cannot_be_known() -> None:
         assert judge(4, evidence_of(FETCHED), Memory(), NOW, followed).finding is finding
         seen = evidence_of((*FETCHED, NACK))
         assert judge(4, seen, Memory(), NOW, followed).finding is F2
+        before = Memory(timed_out_at=ago(60))
+        expected = NOTHING if finding is NOTHING else F7
+        assert judge(4, evidence_of(FETCHED), before, NOW, followed).finding is expected
+    for memory, finding in ((Memory(nacked_at=ago(60)), F2), (Memory(silent_at=ago(60)), F7)):
+        assert judge(4, evidence_of(FETCHED), memory, NOW, 1.0).finding is finding
 
 
 @rows("S-41")

@@ -129,11 +129,13 @@ class Attempt:
         inquiries = self._witness.inquire()
         if verdict.unless_joined and await inquiries.has_joined_circuit(address, token):
             return Verdict(Finding.NOTHING, "an older circuit to the service is open")
+        memory, now = self._witness.journal.memory(address), self._witness.clock.seconds()
+        if verdict.finding is Finding.INTRODUCTION_TIMED_OUT and not verdict.unless_joined:
+            memory.silent_at = now
         if verdict.finding is not Finding.LOCKED:
             return verdict
         if self._evidence.received:
-            memory = self._witness.journal.memory(address)
-            memory.locked_at = self._witness.clock.seconds()
+            memory.locked_at = now
         if await inquiries.has_key(address):
             return Verdict(Finding.WRONG_CLIENT_AUTH, f"{verdict.words}; tor has a key for it")
         return Verdict(Finding.MISSING_CLIENT_AUTH, f"{verdict.words}; tor has no key for it")

@@ -39,12 +39,14 @@ class Memory:
     """What earlier attempts on one address have left; tor remembers it just as long.
 
     Times are those of the last such event, in seconds of the server's clock. ``locked_at``: a
-    descriptor came that tor could not decrypt. ``told``: tokens whose introduction was
+    descriptor came that tor could not decrypt; ``silent_at``: every introduction point was silent.
+    ``told``: tokens whose introduction was
     acknowledged, and whose rendezvous circuit still waits: tor uses it for the next stream, too.
     """
 
     nacked_at: float | None = None
     timed_out_at: float | None = None
+    silent_at: float | None = None
     locked_at: float | None = None
     told: dict[str | None, bool] = field(default_factory=dict)
 
@@ -75,6 +77,10 @@ class Memory:
     def is_timed_out(self, now: float) -> bool:
         """Whether tor still shuns an introduction point that was silent."""
         return _is_within(self.timed_out_at, now, INTRODUCTION_MEMORY)
+
+    def is_silent(self, now: float) -> bool:
+        """Whether tor still shuns all introduction points, each because it was silent."""
+        return _is_within(self.silent_at, now, INTRODUCTION_MEMORY)
 
     def is_locked(self, now: float) -> bool:
         """Whether tor may have asked all directories already for what it cannot decrypt."""

@@ -132,17 +132,20 @@ def _nothing_to_try(evidence: Evidence, memory: Memory, now: float, followed: fl
 
     Which of these it is, follows only from having seen all that tor remembers.
     """
-    if followed < INTRODUCTION_DOUBT or not memory.is_sure(now) or evidence.steps[Step.LEFT]:
-        return Verdict(Finding.NOTHING, "tor may remember introductions that were not seen here")
-    if any(count >= UNREACHABLE_AFTER for count in evidence.broken.values()):
+    known = followed >= INTRODUCTION_DOUBT and memory.is_sure(now)
+    if evidence.steps[Step.LEFT]:
+        finding, words = Finding.NOTHING, "a circuit to the service ended"
+    elif any(count >= UNREACHABLE_AFTER for count in evidence.broken.values()):
         finding, words = Finding.INTRODUCTION_FAILED, "introduction points could not be reached"
     elif memory.is_nacked(now):
         finding, words = Finding.INTRODUCTION_FAILED, "introductions were refused before"
-    elif memory.is_timed_out(now):
+    elif memory.is_silent(now) or (known and memory.is_timed_out(now)):
         finding, words = Finding.INTRODUCTION_TIMED_OUT, "introductions timed out before"
-    else:
+    elif known:
         finding, words = Finding.INTRODUCTION_FAILED, "no introduction point in the descriptor"
-    return Verdict(finding, words, unless_joined=True)
+    else:
+        finding, words = Finding.NOTHING, "tor may remember what was not seen here"
+    return Verdict(finding, words, unless_joined=finding is not Finding.NOTHING)
 
 
 def _general(evidence: Evidence) -> Verdict:
