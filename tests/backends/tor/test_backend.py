@@ -42,7 +42,7 @@ class Play:
     @property
     def attempts(self) -> dict[str, list[Any]]:
         live = self.backend.witness.journal._live
-        return {address: place.attempts for address, place in live.items()}
+        return {address: list(place) for address, place in live.items()}
 
 
 @pytest.mark.parametrize("host", [ONION, ONION.upper(), f"www.a.{ONION}"])

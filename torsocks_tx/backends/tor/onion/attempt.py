@@ -13,6 +13,7 @@ from torsocks_tx.backends.tor.control import ControlError
 from torsocks_tx.backends.tor.onion.evidence import Evidence
 from torsocks_tx.backends.tor.onion.inquiries import Inquiries
 from torsocks_tx.backends.tor.onion.journal import Journal
+from torsocks_tx.backends.tor.onion.stalls import limit
 from torsocks_tx.backends.tor.onion.verdict import Finding, Verdict, judge, no_rendezvous
 from torsocks_tx.codes import Reply5
 from torsocks_tx.errors import DescriptorNotFound, HostUnreachable, Refused
@@ -94,7 +95,7 @@ class Attempt:
             if reason.code not in JUDGED or not self._evidence.complete:
                 return reason
             judging = Deferred.fromCoroutine(self._find_out(reason.code))
-            verdict = await judging.addTimeout(JUDGING_TIMEOUT, self._witness.clock)
+            verdict = await limit(judging, JUDGING_TIMEOUT, self._witness.clock)
         except CancelledError:
             raise
         except (ControlError, TimeoutError) as error:

@@ -7,7 +7,7 @@ age.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from math import inf
 
 from torsocks_tx.backends.tor.onion.evidence import Evidence, Memory
@@ -32,12 +32,40 @@ class _Place:
     ``fetch`` is what all see that are there from the beginning of a fetch.
     """
 
-    __slots__ = ("attempts", "fetch", "memory")
-
     def __init__(self, address: str, memory: Memory) -> None:
         self.memory = memory
         self.fetch = Evidence(address, None)
-        self.attempts: dict[Evidence, None] = {}
+        self._attempts: dict[str | None, dict[Evidence, None]] = {}
+
+    def __bool__(self) -> bool:
+        """Whether anybody tries."""
+        return bool(self._attempts)
+
+    def __contains__(self, evidence: Evidence) -> bool:
+        """Whether this is an attempt that is under way."""
+        return evidence in self._attempts.get(evidence.token, {})
+
+    def __iter__(self) -> Iterator[Evidence]:
+        """Every attempt."""
+        return iter([each for attempts in self._attempts.values() for each in attempts])
+
+    def add(self, evidence: Evidence) -> None:
+        """One more attempt."""
+        self._attempts.setdefault(evidence.token, {})[evidence] = None
+
+    def remove(self, evidence: Evidence) -> None:
+        """One attempt less."""
+        attempts = self._attempts[evidence.token]
+        del attempts[evidence]
+        if not attempts:
+            del self._attempts[evidence.token]
+
+    def carried_by(self, sighting: CircuitSighting) -> Iterable[Evidence]:
+        """Those that this circuit may carry; a look at each would cost too much where all fail."""
+        if sighting.token is None:
+            return self
+        mine = self._attempts.get(sighting.token, {})
+        return [*mine, *self._attempts.get(None, {})]
 
 
 class Journal:
@@ -79,22 +107,22 @@ class Journal:
             evidence.steps[Step.ACKNOWLEDGED] = 1
             evidence.proof_of_work = any(shared)
         evidence.join(place.fetch)
-        place.attempts[evidence] = None
+        place.add(evidence)
         return evidence
 
     def refused(self, evidence: Evidence) -> None:
         """Tor has answered: then a fetch that failed is over for all who waited for it."""
         place = self._live.get(evidence.address)
-        if place is not None and evidence in place.attempts:
+        if place is not None and evidence in place:
             place.fetch = Evidence(evidence.address, None)
 
     def end(self, evidence: Evidence) -> None:
         """End an attempt; harmless when done before."""
         place = self._live.get(evidence.address)
-        if place is None or evidence not in place.attempts:
+        if place is None or evidence not in place:
             return
-        del place.attempts[evidence]
-        if not place.attempts:
+        place.remove(evidence)
+        if not place:
             del self._live[evidence.address]
             self._lay_aside(evidence.address, place.memory)
 
@@ -108,7 +136,7 @@ class Journal:
         place = None if sighting is None else self._live.get(sighting.address)
         if sighting is not None and place is not None:
             place.fetch.note_fetch(sighting)
-            for evidence in tuple(place.attempts):
+            for evidence in place:
                 evidence.note_fetch(sighting)
 
     def note_circuit(self, sighting: CircuitSighting | None) -> None:
@@ -120,9 +148,8 @@ class Journal:
             self._remember(sighting)
             return
         place.memory.note(sighting, self._now())
-        for evidence in tuple(place.attempts):
-            if may_carry(sighting, evidence.token):
-                evidence.note_circuit(sighting)
+        for evidence in place.carried_by(sighting):
+            evidence.note_circuit(sighting)
 
     def _remember(self, sighting: CircuitSighting) -> None:
         """Nobody here tries that address now; but tor will remember how this ended."""
@@ -146,7 +173,7 @@ class Journal:
         self._followed_since = None
         self.forget()
         for place in self._live.values():
-            for evidence in place.attempts:
+            for evidence in place:
                 evidence.complete = False
 
     def _lay_aside(self, address: str, memory: Memory) -> None:
