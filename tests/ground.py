@@ -22,7 +22,10 @@ from twisted.internet.protocol import Factory, connectionDone
 from twisted.python.failure import Failure
 
 from tests.peers import DEADLINE, Peer, PeerFactory, Watcher, turn
+from torsocks_tx.errand import Client, Errand
+from torsocks_tx.messages import Request
 from torsocks_tx.protocol import SOCKSProtocol
+from torsocks_tx.relay import Relay
 from torsocks_tx.server import SOCKSFactory
 
 
@@ -50,6 +53,18 @@ class WatchedProtocol(SOCKSProtocol):
         self.factory.notice()
 
 
+class WatchedRelay(Relay):
+    """A relay that notes what goes past the protocols."""
+
+    __slots__ = ()
+
+    def _moved_out(self, count: int) -> None:
+        super()._moved_out(count)
+        server: Any = self._owner._client.factory  # type: ignore[attr-defined]
+        server.heard += count
+        server.notice()
+
+
 class WatchedServer(SOCKSFactory, Watcher):
     """A server that counts what it heard: bytes of all clients, and FINs."""
 
@@ -60,6 +75,11 @@ class WatchedServer(SOCKSFactory, Watcher):
         Watcher.__init__(self)
         self.heard = 0
         self.ended = 0
+
+    def errand(self, client: Client, request: Request) -> Errand:
+        errand = super().errand(client, request)
+        errand._relay.__class__ = WatchedRelay
+        return errand
 
     @property
     def client(self) -> WatchedProtocol:

@@ -17,6 +17,7 @@ from torsocks_tx.isolation import Isolation
 from torsocks_tx.limits import Limits
 from torsocks_tx.messages import Address, Request
 from torsocks_tx.relay import Relay
+from torsocks_tx.sockets import send, shut
 from torsocks_tx.transports import Deadline
 
 
@@ -39,6 +40,7 @@ class Client(Protocol):
 class Errand:
     """Carries one request out and answers it; afterwards it is the client's end of the relay."""
 
+    __slots__ = ("_client", "_extended_errors", "_limits", "_look_up", "_relay", "_request")
     _log = Logger()
 
     def __init__(
@@ -53,7 +55,7 @@ class Errand:
         self._client = client
         self._request = request
         self._limits = limits
-        self._audience = replies.Audience.of(request, extended_errors=extended_errors)
+        self._extended_errors = extended_errors
         self._relay = Relay(self, client.transport, clock, client.deadline, limits)
         self._look_up: Deferred[Address] | None = None
 
@@ -101,14 +103,15 @@ class Errand:
     def relay_refused(self, reason: Refused) -> None:
         """The answer is no: tell the client why, as far as it may know."""
         self._client.note(f"{type(reason).__name__}: {reason}")
-        self.send_reply(replies.failure(reason, self._audience), final=True)
+        audience = replies.Audience.of(self._request, extended_errors=self._extended_errors)
+        self.send_reply(replies.failure(reason, audience), final=True)
 
     def send_reply(self, reply: bytes, *, final: bool) -> None:
         """Write the one reply; ``final``: the connection ends with it."""
         if final:
             self._client.finish(reply)
         else:
-            self._client.transport.write(reply)
+            send(self._client.transport, reply)
 
     def relay_over(self, clean: bool) -> None:
         """The far end is gone."""
@@ -119,7 +122,7 @@ class Errand:
 
     def relay_remote_eof(self) -> None:
         """The far end will send no more: pass that on, and go on listening to the client."""
-        self._client.transport.loseWriteConnection()
+        shut(self._client.transport)
 
     # Look-ups.
 

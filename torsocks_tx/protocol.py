@@ -1,6 +1,6 @@
 """One client's connection: bytes -> handshake -> errand. Each SOCKS version is an ``IProtocol``.
 
-HANDSHAKE -> (AUTHENTICATING) -> BUSY -> CLOSING -> CLOSED, and from everywhere to CLOSING. A fault
+HANDSHAKE -> (AUTHENTICATING) -> BUSY -> (HEARD_OUT) -> CLOSING -> CLOSED, and from everywhere to CLOSING. A fault
 of ours is logged with its traceback and the client gets a general failure.
 """
 
@@ -41,15 +41,17 @@ from torsocks_tx.interfaces import IBackend
 from torsocks_tx.isolation import Isolation
 from torsocks_tx.limits import Limits
 from torsocks_tx.messages import Credentials, Request
+from torsocks_tx.sockets import is_quiet, send
 from torsocks_tx.transports import Deadline, Farewell, prepare
 
 
 class State(Enum):
-    """How far a client's connection is."""
+    """How far a client's connection is. HEARD_OUT: busy, and the client will send no more."""
 
     HANDSHAKE = auto()
     AUTHENTICATING = auto()
     BUSY = auto()
+    HEARD_OUT = auto()
     CLOSING = auto()
     CLOSED = auto()
 
@@ -110,6 +112,9 @@ class SOCKSProtocol(Protocol):
         self._handshake = Handshake(self.factory.handshake_options(self.versions))
         self.deadline.start(limits.handshake_timeout, self._handshake_timed_out)
         self.factory.connected(self)
+        if is_quiet(self.transport) and self.transport.protocol is self:
+            # The first message is often there already. An end would be told again.
+            self.transport.doRead()
 
     def dataReceived(self, data: bytes) -> None:
         """Take bytes from the client."""
@@ -123,6 +128,7 @@ class SOCKSProtocol(Protocol):
     def readConnectionLost(self) -> None:
         """The client will send no more. Before the reply that means that it is gone."""
         if self.state is State.BUSY:
+            self.state = State.HEARD_OUT
             self.factory.lingers(self)
             self._errand.client_eof()
         elif self.state is State.CLOSING:
@@ -144,8 +150,8 @@ class SOCKSProtocol(Protocol):
         """The client's connection is gone: nothing of it stays behind."""
         previous, self.state = self.state, State.CLOSED
         self.deadline.stop()
-        if previous is State.BUSY:
-            self._errand.client_lost(reason.check(ConnectionDone) is not None)
+        if previous in (State.BUSY, State.HEARD_OUT):
+            self._errand.client_lost(isinstance(reason.value, ConnectionDone))
         if self._authentication is not None:
             self._authentication.cancel()
         self.factory.disconnected(self)
@@ -156,7 +162,7 @@ class SOCKSProtocol(Protocol):
         for step in steps:
             match step:
                 case Send(data):
-                    self.transport.write(data)
+                    send(self.transport, data)
                 case Authenticate(credentials):
                     self._authenticate(credentials)
                 case Requested(request, rest):
@@ -208,10 +214,11 @@ class SOCKSProtocol(Protocol):
     def finish(self, data: bytes) -> None:
         """Write these bytes, flush, close."""
         if self.state not in (State.CLOSING, State.CLOSED):
+            heard_out = self.state is State.HEARD_OUT
             self.state = State.CLOSING
             if data:
-                self.transport.write(data)
-            self._farewell.begin()
+                send(self.transport, data)
+            self._farewell.begin(heard_out=heard_out)
 
     def reset(self) -> None:
         """Close with a reset."""

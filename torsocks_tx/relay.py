@@ -15,9 +15,11 @@ from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from torsocks_tx.errors import Refused, TimedOut
+from torsocks_tx.flow import Flow
 from torsocks_tx.interfaces import IOutbound, IReceiver
 from torsocks_tx.limits import Limits
 from torsocks_tx.patience import Patience
+from torsocks_tx.sockets import is_socket
 from torsocks_tx.transports import Deadline, Throttle, can_half_close
 
 
@@ -41,6 +43,7 @@ class State(Enum):
     """How far a stream is. The two DONE states are half-closed."""
 
     OPENING = auto()
+    OPENED_AT_ONCE = auto()
     OPEN = auto()
     CLIENT_DONE = auto()
     REMOTE_DONE = auto()
@@ -53,6 +56,9 @@ _FLOWING_OUT = frozenset({State.OPEN, State.CLIENT_DONE})
 @implementer(IReceiver)
 class Relay:
     """One stream; ``sent`` and ``received`` count the payload, towards and from the far end."""
+
+    __slots__ = ("_clock", "_deadline", "_far", "_flows", "_limits", "_outbound", "_owner",
+                 "_patience", "_state", "_transport", "received", "sent")  # fmt: skip
 
     def __init__(
         self,
@@ -71,6 +77,7 @@ class Relay:
         self._state = State.OPENING
         self._patience = Patience(clock, deadline, limits, self._give_up)
         self._far: Throttle | None = None
+        self._flows: tuple[Flow, ...] = ()
         self.sent = 0
         self.received = 0
 
@@ -93,12 +100,17 @@ class Relay:
 
     def begin(self, outbound: IOutbound, early: bytes, timeout: float) -> None:
         """Take the outbound that was opened with this relay as its receiver."""
-        if self._state is not State.OPENING:
-            return
-        self._outbound = outbound
-        self._deadline.start(timeout, self._open_timed_out)
-        if early:
-            self.client_data(early)
+        if self._state is State.OPENED_AT_ONCE:
+            self._state = State.OPENING
+            self._outbound = outbound
+            self.opened()
+            if early:
+                self.client_data(early)
+        elif self._state is State.OPENING:
+            self._outbound = outbound
+            self._deadline.start(timeout, self._open_timed_out)
+            if early:
+                self.client_data(early)
 
     def client_data(self, data: bytes) -> None:
         """Bytes from the client: early data, or payload."""
@@ -133,16 +145,35 @@ class Relay:
     # The far side: IReceiver.
 
     def opened(self) -> None:
-        """The far end is reached."""
-        if self._state is not State.OPENING or self._outbound is None:
+        """The far end is reached, maybe before there is an outbound to write to."""
+        if self._state is not State.OPENING:
+            return
+        if self._outbound is None:
+            self._state = State.OPENED_AT_ONCE
             return
         self._state = State.OPEN
         self._owner.relay_opened()
         near, self._far = Throttle(self._transport), Throttle(self._outbound)
         self._outbound.register_producer(near)
         self._transport.registerProducer(self._far, True)
-        self._transport.resumeProducing()
+        if self.sent >= self._limits.early_data:
+            self._transport.resumeProducing()
         self._patience.opened(near, self._far)
+        far = self._outbound.transport
+        if is_socket(self._transport) and is_socket(far):
+            up = Flow(self._transport, far, near, self._moved_out)
+            down = Flow(far, self._transport, self._far, self._moved_in)
+            self._flows = (up, down)
+            up.attach()
+            down.attach()
+
+    def _moved_out(self, count: int) -> None:
+        self.sent += count
+        self._patience.last_activity = self._clock.seconds()
+
+    def _moved_in(self, count: int) -> None:
+        self.received += count
+        self._patience.last_activity = self._clock.seconds()
 
     def refused(self, reason: Refused) -> None:
         """The far end is not reached."""
@@ -175,7 +206,10 @@ class Relay:
 
     def _release(self) -> IOutbound | None:
         self._state = State.OVER
-        self._deadline.stop()
+        self._deadline.rest()
+        for flow in self._flows:
+            flow.detach()
+        self._flows = ()
         self._unregister()
         outbound, self._outbound = self._outbound, None
         return outbound

@@ -33,6 +33,7 @@ Authenticator = Callable[[Credentials], "Deferred[bytes | None]"]
 
 _listener_numbers = itertools.count(1)
 _isolator = Isolator()
+_NOT_ISOLATED = Isolation(Credentials(b""))
 
 
 class SOCKSFactory(Factory):
@@ -75,6 +76,9 @@ class SOCKSFactory(Factory):
         self._listener = listener or f"listener-{next(_listener_numbers)}"
         self._isolator = isolator or _isolator
         self._port_flags = self.policy.port_flags
+        self._isolates = getattr(backend, "isolates", True)
+        self._not_isolated = Isolation(Credentials(b""), self._port_flags)
+        self._handshake_options: dict[frozenset[Version], HandshakeOptions] = {}
         self._crowd = Crowd(self.limits.max_connections) if crowd is None else crowd
         self._empty: list[Deferred[None]] = []
 
@@ -90,8 +94,12 @@ class SOCKSFactory(Factory):
 
     def handshake_options(self, versions: frozenset[Version]) -> HandshakeOptions:
         """What a handshake of these versions accepts here."""
-        prefer = self.policy.prefer_socks_no_auth or not self.policy.isolation.socks_auth
-        return HandshakeOptions(versions, prefer, self._authenticator is not None)
+        options = self._handshake_options.get(versions)
+        if options is None:
+            prefer = self.policy.prefer_socks_no_auth or not self.policy.isolation.socks_auth
+            options = HandshakeOptions(versions, prefer, self._authenticator is not None)
+            self._handshake_options[versions] = options
+        return options
 
     def authenticate(self, credentials: Credentials) -> Deferred[bytes | None]:
         """Ask the authenticator; without one nobody is refused."""
@@ -104,6 +112,8 @@ class SOCKSFactory(Factory):
         if self.policy.test_socks:
             self._say_test(request)
         self.policy.check(request)
+        if not self._isolates:
+            return _NOT_ISOLATED if not is_for_exit(request) else self._not_isolated
         client = getattr(peer, "host", None)
         key = isolation_key(self.policy.isolation, self._listener, client, request)
         flags = self._port_flags if is_for_exit(request) else frozenset()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import resource
 import signal
@@ -22,6 +23,10 @@ from torsocks_tx.server import SOCKSFactory
 
 RESERVED_DESCRIPTORS = 64
 """Descriptors kept for listeners, logs, tor and the like."""
+
+
+GARBAGE = (10_000, 20, 20)
+"""When Python looks for garbage: less often than it would, since a connection is many objects."""
 
 
 class StartError(Exception):
@@ -122,6 +127,9 @@ class TorsocksService(Service):
         """Start the backend. Clients that come earlier wait for it."""
         super().startService()
         self._reactor.callWhenRunning(self._say_running)
+        # What is imported by now stays: nothing is gained by looking for garbage in it.
+        gc.freeze()
+        gc.set_threshold(*GARBAGE)
         if not self._ports:
             self.privilegedStartService()
         self._old_hangup = signal.signal(signal.SIGHUP, self._hangup)

@@ -7,7 +7,7 @@ come: tor may not, since it would drop the answer with the rest of the stream.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from typing import Any
 
@@ -23,12 +23,14 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from torsocks_tx.backends.dialling import Attempt, Connect, Target, reactor_of, target_of
 from torsocks_tx.backends.failures import refused_by
 from torsocks_tx.errors import Refused
 from torsocks_tx.handshake import Send
 from torsocks_tx.initiator import Failed, Initiator, Opened
 from torsocks_tx.interfaces import IOutbound, IReceiver
 from torsocks_tx.messages import Reply
+from torsocks_tx.sockets import is_quiet, lose, send, shut
 from torsocks_tx.transports import Deadline, can_half_close, prepare
 
 CLOSE_TIMEOUT = 30.0
@@ -83,7 +85,7 @@ class Stream(Protocol):
         self._state = State.CONNECTING
         self._held = bytearray()
         self._initiator: Initiator | None = None
-        self._pending: Deferred[Any] | None = None
+        self._pending: Deferred[Any] | Attempt | None = None
 
     def wait_for(self, pending: Deferred[Any]) -> None:
         """Be refused if ``pending`` fails; cancel it if the stream is given up first."""
@@ -101,10 +103,25 @@ class Stream(Protocol):
 
         ``early_data``: pass data on right behind the request, before its answer.
         """
-        if self._state is State.CONNECTING:
-            self._initiator = initiator
-            self._early_data = early_data
+        if self._state is not State.CONNECTING:
+            return
+        self._initiator = initiator
+        self._early_data = early_data
+        target = target_of(endpoint)
+        if target is None:
             self.wait_for(endpoint.connect(_OneProtocol(self)))
+        else:
+            # Later than this call: early data is to leave in one write with the request.
+            attempt = Attempt(reactor_of(endpoint), self, self._connect_failed)
+            self._pending = attempt
+            attempt.begin([target])
+
+    def dial(self, reactor: Any, targets: Sequence[Target], connect: Connect) -> None:
+        """Connect to the first of these that can be reached, maybe before this returns."""
+        if self._state is State.CONNECTING:
+            attempt = Attempt(reactor, self, self._connect_failed, connect=connect, at_once=True)
+            self._pending = attempt
+            attempt.begin(targets)
 
     def _connect_failed(self, failure: Failure) -> None:
         if self._state is State.CONNECTING:
@@ -116,7 +133,7 @@ class Stream(Protocol):
     def write(self, data: bytes) -> None:
         """Send, or keep until it may be sent."""
         if self._state is State.OPEN or (self._state is State.SPEAKING and self._may_pass()):
-            self.transport.write(data)
+            send(self.transport, data)
         elif self._state in (State.CONNECTING, State.SPEAKING):
             self._held += data
 
@@ -137,15 +154,16 @@ class Stream(Protocol):
         """Tell the far end that no more will come, if that does no harm."""
         if self._half_close and self._state is State.OPEN and can_half_close(self.transport):
             self.transport.unregisterProducer()
-            self.transport.loseWriteConnection()
+            shut(self.transport)
 
     def close(self) -> None:
         """Send what was written, then close."""
         if self._state is State.OPEN:
             self._state = State.CLOSING
-            self._deadline.start(CLOSE_TIMEOUT, self.transport.abortConnection)
             self.transport.unregisterProducer()
-            self.transport.loseConnection()
+            if not is_quiet(self.transport):
+                self._deadline.start(CLOSE_TIMEOUT, self.transport.abortConnection)
+            lose(self.transport)
         elif self._state is not State.CLOSING:
             self.abort()
 
@@ -215,7 +233,7 @@ class Stream(Protocol):
         if previous is State.SPEAKING and self._initiator is not None:
             self._follow(self._initiator.eof())
         elif previous in (State.OPEN, State.CLOSING):
-            self._receiver.lost(reason.check(ConnectionDone) is not None)
+            self._receiver.lost(isinstance(reason.value, ConnectionDone))
 
     def _follow(self, steps: list[Any]) -> None:
         for step in steps:
@@ -234,13 +252,13 @@ class Stream(Protocol):
         if self._may_pass() and self._held:
             data += self._held
             self._held.clear()
-        self.transport.write(data)
+        send(self.transport, data)
 
     def _opened(self, rest: bytes) -> None:
         self._state = State.OPEN
         self._initiator = None
         if self._held:
-            self.transport.write(bytes(self._held))
+            send(self.transport, bytes(self._held))
             self._held.clear()
         self._receiver.opened()
         if rest and self._state is State.OPEN:
