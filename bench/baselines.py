@@ -79,8 +79,8 @@ class _UntilTheEnd(Protocol):
 
 def main(kind: str) -> None:
     """Serve until standard input ends."""
-    factory = SOCKSv4Factory(None) if kind == "socks4" else Factory.forProtocol(_Inward)
-    port = reactor.listenTCP(0, factory, backlog=1024, interface="127.0.0.1")
+    factory: Any = SOCKSv4Factory(None) if kind == "socks4" else Factory.forProtocol(_Inward)
+    port: Any = reactor.listenTCP(0, factory, backlog=1024, interface="127.0.0.1")
     stdio.StandardIO(_UntilTheEnd())
     print(port.getHost().port, flush=True)
     reactor.run()

@@ -100,7 +100,7 @@ class Swarm:
 def rate(
     way: Way, host: str, port: int, count: int, width: int = 50, echo: bool = True
 ) -> dict[str, float]:
-    """Open and close ``count`` streams, ``width`` at a time; ``echo``: a byte goes there and back."""
+    """Open and close ``count`` streams, ``width`` at a time; ``echo``: a byte goes both ways."""
     swarm = Swarm(way, host, port, echo=echo)
     began = time.perf_counter()
     done = 0

@@ -23,9 +23,7 @@ from bench.socks import Way, connect, take
 HOLD: list[Held] = []
 
 
-def bulk(
-    way: Way, host: str, port: int, count: int, streams: int, chunk: int
-) -> dict[str, float]:
+def bulk(way: Way, host: str, port: int, count: int, streams: int, chunk: int) -> dict[str, float]:
     """Download ``count`` bytes in all over ``streams`` streams; the seconds from order to end."""
     each = count // streams
     sockets = [connect(way, host, port) for _ in range(streams)]

@@ -35,7 +35,7 @@ def identity() -> tuple[tuple[str, ...], dict[str, Any], str]:
     """How to be an ordinary user: a prefix of the command, options of ``Popen``, and in words."""
     if os.geteuid() != 0:
         return (), {}, "an ordinary user"
-    nobody = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+    nobody: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         subprocess.run([sys.executable, "-c", "import bench, twisted"], cwd=ROOT, check=True,
                        capture_output=True, **nobody)  # fmt: skip

@@ -93,13 +93,13 @@ class WatchedServer(SOCKSFactory, Watcher):
         await self.until(lambda: not self.connections)
 
 
-def open_sockets() -> set[str]:
-    """Return the sockets of this process."""
+def open_files(kind: str) -> set[str]:
+    """Return the open files of this process of one kind, "socket" or "pipe"."""
     names = set()
     for number in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
             names.add(os.readlink(f"/proc/self/fd/{number}"))
-    return {name for name in names if name.startswith("socket:")}
+    return {name for name in names if name.startswith(f"{kind}:")}
 
 
 class Ground:
@@ -113,7 +113,7 @@ class Ground:
         self._clients: list[Peer] = []
         self._servers: list[SOCKSFactory] = []
         self._origins: list[PeerFactory] = []
-        self._before = open_sockets()
+        self._before = open_files("socket")
         self._timers_before = reactor.getDelayedCalls()
 
     async def listen(self, factory: Factory) -> IStreamClientEndpoint:
@@ -168,7 +168,7 @@ class Ground:
 
     def _leftovers(self) -> list[Any]:
         calls = [c for c in reactor.getDelayedCalls() if c.active() and not self._had(c)]
-        return calls + sorted(open_sockets() - self._before)
+        return calls + sorted(open_files("socket") - self._before)
 
     def _had(self, call: Any) -> bool:
         return any(call is before for before in self._timers_before)

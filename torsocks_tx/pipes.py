@@ -13,8 +13,10 @@ import socket
 import sys
 from typing import NamedTuple
 
-SIZES = (1 << 20, 1 << 19, 1 << 18, 1 << 17)
-"""Bytes of a pipe, the best first. With less than the last, copying is cheaper than splicing."""
+LEAST = 128 * 1024
+"""With a pipe of less than this many bytes, copying is cheaper than splicing."""
+
+_SIZES = (1 << 20, 1 << 19, 1 << 18, LEAST)
 
 MOST = 16
 """Pipes of one process at one time."""
@@ -37,7 +39,7 @@ class Pipe(NamedTuple):
 
 
 def splice(source: int, sink: int, count: int) -> int:
-    """Move up to ``count`` bytes without waiting. Raises ``OSError``, 0 is the end of ``source``."""
+    """Move up to ``count`` bytes without waiting; 0 is the end. Raises ``OSError``."""
     assert sys.platform == "linux"
     return os.splice(source, sink, count, flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK)
 
@@ -109,7 +111,7 @@ def _make() -> Pipe | None:
     except OSError:
         # No descriptors.
         return None
-    for size in SIZES:
+    for size in _SIZES:
         try:
             granted = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, size)
         except OSError:

@@ -1,7 +1,7 @@
 """One client's connection: bytes -> handshake -> errand. Each SOCKS version is an ``IProtocol``.
 
-HANDSHAKE -> (AUTHENTICATING) -> BUSY -> (HEARD_OUT) -> CLOSING -> CLOSED, and from everywhere to CLOSING. A fault
-of ours is logged with its traceback and the client gets a general failure.
+HANDSHAKE -> (AUTHENTICATING) -> BUSY -> (HEARD_OUT) -> CLOSING -> CLOSED, and from everywhere to
+CLOSING. A fault of ours is logged with its traceback and the client gets a general failure.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def shut(transport: Any) -> None:
 
 
 def lose(transport: Any) -> None:
-    """``loseConnection``: ``connectionLost`` is called before this returns, if nothing is queued."""
+    """``loseConnection``: the end is told of before this returns, if nothing is queued."""
     if is_quiet(transport) and transport.producer is None:
         # The descriptor is nobody else's: closing it is enough, and one system call less.
         transport._shouldShutdown = False

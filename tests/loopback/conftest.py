@@ -18,7 +18,6 @@ from tests.ground import Ground
 from torsocks_tx import flow, relay
 from torsocks_tx.pipes import pool
 
-
 GROUNDS = [f"{kind}{way}" for way in ("", "-spliced", "-by-protocols") for kind in ("tcp", "unix")]
 
 

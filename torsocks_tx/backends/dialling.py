@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 from twisted.internet import error, tcp
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, UNIXClientEndpoint
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.internet.posixbase import PosixReactorBase
-from twisted.internet.protocol import Protocol
+from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 
 ATTEMPT_TIMEOUT = 10.0
@@ -57,11 +58,6 @@ def target_of(endpoint: Any) -> Target | None:
     except (OSError, TypeError):
         return None
     return Target(socket.AF_INET, (endpoint._host, endpoint._port))
-
-
-def reactor_of(endpoint: Any) -> Any:
-    """The reactor of an endpoint that ``target_of`` knows."""
-    return endpoint._reactor
 
 
 Connect = Callable[[socket.socket, Any], int]
@@ -189,7 +185,7 @@ class Attempt:
         self._dialled = None
 
     def failed(self, reason: Failure) -> None:
-        """This target has failed."""
+        """The target has failed."""
         self._stop_timer()
         self._dialled = None
         if self._left:
@@ -214,3 +210,27 @@ class Attempt:
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()
+
+
+class _OneProtocol(Factory):
+    """Gives the one connection that it is used for to a protocol that exists already."""
+
+    noisy = False
+
+    def __init__(self, protocol: Protocol) -> None:
+        self._protocol = protocol
+
+    def buildProtocol(self, addr: Any) -> Protocol:
+        return self._protocol
+
+
+def connect_to(
+    endpoint: IStreamClientEndpoint, protocol: Protocol, refused: Callable[[Failure], None]
+) -> Attempt | Deferred[Any]:
+    """Connect a protocol to an endpoint, by a short way if there is one; what to cancel."""
+    target = target_of(endpoint)
+    if target is not None:
+        attempt = Attempt(endpoint._reactor, protocol, refused)  # type: ignore[attr-defined]
+        attempt.begin([target])
+        return attempt
+    return endpoint.connect(_OneProtocol(protocol)).addErrback(refused)

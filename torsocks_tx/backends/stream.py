@@ -19,11 +19,11 @@ from twisted.internet.interfaces import (
     IReactorTime,
     IStreamClientEndpoint,
 )
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from torsocks_tx.backends.dialling import Attempt, Connect, Target, reactor_of, target_of
+from torsocks_tx.backends.dialling import Attempt, Connect, Target, connect_to
 from torsocks_tx.backends.failures import refused_by
 from torsocks_tx.errors import Refused
 from torsocks_tx.handshake import Send
@@ -45,18 +45,6 @@ class State(Enum):
     OPEN = auto()
     CLOSING = auto()
     OVER = auto()
-
-
-class _OneProtocol(Factory):
-    """Gives the one connection that it is used for to a protocol that exists already."""
-
-    noisy = False
-
-    def __init__(self, protocol: Protocol) -> None:
-        self._protocol = protocol
-
-    def buildProtocol(self, addr: Any) -> Protocol:
-        return self._protocol
 
 
 @implementer(IOutbound, IHalfCloseableProtocol)
@@ -107,14 +95,8 @@ class Stream(Protocol):
             return
         self._initiator = initiator
         self._early_data = early_data
-        target = target_of(endpoint)
-        if target is None:
-            self.wait_for(endpoint.connect(_OneProtocol(self)))
-        else:
-            # Later than this call: early data is to leave in one write with the request.
-            attempt = Attempt(reactor_of(endpoint), self, self._connect_failed)
-            self._pending = attempt
-            attempt.begin([target])
+        # Never before this returns: early data is to leave in one write with the request.
+        self._pending = connect_to(endpoint, self, self._connect_failed)
 
     def dial(self, reactor: Any, targets: Sequence[Target], connect: Connect) -> None:
         """Connect to the first of these that can be reached, maybe before this returns."""
