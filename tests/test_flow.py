@@ -1,4 +1,4 @@
-"""One direction between two sockets: every branch, on socket pairs and without a running reactor."""
+"""One direction between two sockets: every branch, on socket pairs, the reactor in memory."""
 
 from __future__ import annotations
 

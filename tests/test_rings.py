@@ -25,9 +25,9 @@ RINGS: tuple[tuple[str, ...], ...] = (
     ("interfaces", "flow", "patience", "pipes", "relay", "sockets", "transports"),
     ("backends", "backends.*"),
     ("crowd", "errand", "protocol"),
-    ("server", "authentication", "client", "listening", "pt", "pt.*"),
+    ("server", "authentication", "binding", "client", "listening", "pt", "pt.*"),
     ("testing", "testing.*"),
-    ("tap", "options", "optiontext", "service", "upstream"),
+    ("tap", "options", "optiontext", "service", "supervisor", "upstream", "worker"),
     ("",),
 )
 PURE_RINGS = 4

@@ -33,6 +33,7 @@ WITH_VALUE: tuple[tuple[str, Any], ...] = (
     ("shutdown-grace", SHUTDOWN_GRACE),
     ("early-data", _LIMITS.early_data),
     ("max-connections", None),
+    ("workers", 1),
 )
 """The options that take a value, with their defaults."""
 
@@ -59,6 +60,7 @@ TEXTS = {
     "shutdown-grace": "Seconds that open streams get when the server stops.",
     "early-data": "Bytes taken from a client before its stream is open.",
     "max-connections": "Clients at one time [default: what the descriptor limit allows].",
+    "workers": "Processes that serve together; listeners, and a tor of our own, are one for all.",
     "allow-internal": "With --backend direct: also reach loopback and private addresses.",
     "optimistic-data": "Send early data before tor's answer even where tor is not known to be C"
     " Tor (Arti closes on it).",

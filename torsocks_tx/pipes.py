@@ -21,6 +21,9 @@ _SIZES = (1 << 20, 1 << 19, 1 << 18, LEAST)
 MOST = 16
 """Pipes of one process at one time."""
 
+TOGETHER = 32
+"""Pipes of all the processes of one server: half of what the kernel gives one user."""
+
 IDLE = 4
 """Empty pipes that are kept for the next stream."""
 
@@ -97,6 +100,10 @@ class PipePool:
         self.lent -= 1
         pipe.close()
 
+    def limit(self, most: int) -> None:
+        """Lend no more than this from now on."""
+        self._most = most
+
     def clear(self) -> None:
         """Close the pipes that are kept; those that are out come back later."""
         while self._pipes:
@@ -124,3 +131,8 @@ def _make() -> Pipe | None:
 
 pool = PipePool()
 """The pipes of this process: what bounds them is bounded for each process."""
+
+
+def share_pool(processes: int) -> None:
+    """Leave room for other processes of this server: what the user gets is for all of them."""
+    pool.limit(max(1, min(MOST, TOGETHER // processes)))

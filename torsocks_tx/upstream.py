@@ -85,6 +85,11 @@ class TorUpstream:
                 # It is looked at again, and said in the log, when there is a tor.
                 return
 
+    def control_address(self) -> str:
+        """The control port of the tor that was started, for ``--tor`` of our workers."""
+        supply: Any = self.supply
+        return str(supply.control_address)
+
     def stop(self) -> Deferred[None]:
         """End what was started."""
         return self.supply.stop()

@@ -1,0 +1,96 @@
+"""One of the processes of ``--workers N``: ``python -m torsocks_tx.worker``, by the supervisor.
+
+Its orders are one line of JSON on standard input; the end of that input is the order to stop.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from typing import Any
+
+from twisted.internet import stdio
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import ILogObserver, LogEvent, eventAsText, globalLogBeginner
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from torsocks_tx.binding import adopt
+from torsocks_tx.isolation import Isolator
+from torsocks_tx.listening import Listener
+from torsocks_tx.options import Options
+from torsocks_tx.pipes import share_pool
+from torsocks_tx.server import SOCKSFactory
+from torsocks_tx.supervisor import FIRST_DESCRIPTOR
+from torsocks_tx.tap import make_server
+
+
+class _UntilTheEnd(Protocol):
+    """Stops the reactor when standard input ends."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._reactor.running:
+            self._reactor.stop()
+
+
+@implementer(ILogObserver)
+class _Output:
+    """Writes lines, to which the supervisor adds the rest."""
+
+    def __call__(self, event: LogEvent) -> None:
+        text = eventAsText(event, includeTimestamp=False, includeSystem=False)
+        if text:
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
+
+
+def read_orders() -> dict[str, Any]:
+    """The one line of orders; nothing behind it is read."""
+    line = b""
+    while not line.endswith(b"\n"):
+        more = os.read(0, 65536)
+        if not more:
+            raise SystemExit("there are no orders: start this by twistd torsocks --workers")
+        line += more
+    orders: dict[str, Any] = json.loads(line)
+    return orders
+
+
+def make_worker(reactor: Any, orders: dict[str, Any]) -> Any:
+    """The service of this worker."""
+    options = Options()
+    options.parseOptions(orders["arguments"])
+    if orders["tor"]:
+        options["tor"] = orders["tor"]
+    descriptors = iter(range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + orders["listeners"]))
+
+    def bind(_listener: Listener, factory: SOCKSFactory) -> Any:
+        return adopt(reactor, next(descriptors), factory)
+
+    share_pool(orders["share"])
+    isolator = Isolator(bytes.fromhex(orders["secret"]))
+    return make_server(reactor, options, bind, isolator=isolator, share=orders["share"])
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    from twisted.internet import reactor
+
+    orders = read_orders()
+    globalLogBeginner.beginLoggingTo([_Output()], redirectStandardIO=False)
+    service = make_worker(reactor, orders)
+    service.startService()
+    reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
+    stdio.StandardIO(_UntilTheEnd(reactor))
+    # Ctrl-C reaches every process of the terminal: the supervisor says when to stop.
+    reactor.callWhenRunning(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    reactor.run()
+
+
+if __name__ == "__main__":
+    main()
