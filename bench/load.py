@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.crowd import Held, rate
-from bench.origin import order
+from bench.origin import ONE_BYTE, order
 from bench.socks import Way, connect, take
 
 HOLD: list[Held] = []
@@ -49,12 +49,19 @@ def bulk(way: Way, host: str, port: int, count: int, streams: int, chunk: int) -
     return {"seconds": seconds, "bytes": each * streams}
 
 
-def exchanges(way: Way, host: str, port: int, count: int) -> dict[str, float]:
-    """Open streams one after the other; seconds until the first byte of an echo, the median."""
+def exchanges(
+    way: Way, host: str, port: int, count: int, optimistic: bool = True
+) -> dict[str, float]:
+    """Open streams one after the other; seconds until the first byte of an echo, the median.
+
+    ``optimistic``: the client speaks in the segment of its request, not after the reply.
+    """
     taken = []
     for _ in range(count):
         began = time.perf_counter()
-        with connect(way, host, port, order(b"E", 1, 1) + b"?") as stream:
+        with connect(way, host, port, ONE_BYTE if optimistic else b"") as stream:
+            if not optimistic:
+                stream.sendall(ONE_BYTE)
             take(stream, 1)
         taken.append(time.perf_counter() - began)
     return {"p50": statistics.median(taken)}
