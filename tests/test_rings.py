@@ -22,7 +22,7 @@ RINGS: tuple[tuple[str, ...], ...] = (
     ("wire", "wire.*"),
     ("handshake*", "initiator"),
     ("isolation", "replies", "policy", "flags", "limits"),
-    ("interfaces", "flow", "patience", "pipes", "relay", "sockets", "transports"),
+    ("interfaces", "flow", "hangups", "patience", "pipes", "relay", "sockets", "transports"),
     ("backends", "backends.*"),
     ("crowd", "errand", "protocol"),
     ("server", "authentication", "binding", "client", "listening", "pt", "pt.*"),

@@ -16,6 +16,7 @@ from zope.interface import implementer
 
 from torsocks_tx.errors import Refused, TimedOut
 from torsocks_tx.flow import Flow
+from torsocks_tx.hangups import Hangup
 from torsocks_tx.interfaces import IOutbound, IReceiver
 from torsocks_tx.limits import Limits
 from torsocks_tx.patience import Patience
@@ -57,7 +58,8 @@ _FLOWING_OUT = frozenset({State.OPEN, State.CLIENT_DONE})
 class Relay:
     """One stream; ``sent`` and ``received`` count the payload, towards and from the far end."""
 
-    __slots__ = ("_clock", "_deadline", "_far", "_flows", "_limits", "_outbound", "_owner",
+    __slots__ = ("_clock", "_deadline", "_far", "_flows",
+        "_hangup", "_limits", "_outbound", "_owner",
                  "_patience", "_state", "_transport", "received", "sent")  # fmt: skip
 
     def __init__(
@@ -78,6 +80,7 @@ class Relay:
         self._patience = Patience(clock, deadline, limits, self._give_up)
         self._far: Throttle | None = None
         self._flows: tuple[Flow, ...] = ()
+        self._hangup: Hangup | None = None
         self.sent = 0
         self.received = 0
 
@@ -121,6 +124,13 @@ class Relay:
         self._outbound.write(data)
         if self._state is State.OPENING and self.sent >= self._limits.early_data:
             self._transport.pauseProducing()
+            # Paused it would not notice that the client has gone; nor does it ask for more.
+            if self._hangup is None:
+                self._hangup = Hangup.watch(self._transport, self._client_hung_up)
+
+    def _client_hung_up(self) -> None:
+        self._hangup = None
+        self._transport.abortConnection()
 
     def client_eof(self) -> None:
         """The client will send no more. While opening that means that it is gone."""
@@ -157,6 +167,7 @@ class Relay:
         self._outbound.register_producer(near)
         self._transport.registerProducer(self._far, True)
         if self.sent >= self._limits.early_data:
+            self._stop_listening()
             self._transport.resumeProducing()
         self._patience.opened(near, self._far)
         far = self._outbound.transport
@@ -206,6 +217,7 @@ class Relay:
 
     def _release(self) -> IOutbound | None:
         self._state = State.OVER
+        self._stop_listening()
         self._deadline.rest()
         for flow in self._flows:
             flow.detach()
@@ -213,6 +225,11 @@ class Relay:
         self._unregister()
         outbound, self._outbound = self._outbound, None
         return outbound
+
+    def _stop_listening(self) -> None:
+        if self._hangup is not None:
+            self._hangup.stop()
+            self._hangup = None
 
     def _unregister(self) -> None:
         """Free the client's transport from its producer: until then it would not shut down."""
