@@ -16,6 +16,7 @@ from twisted.internet import main
 from twisted.python.failure import Failure
 
 from torsocks_tx.pipes import Pipe, PipePool, can_splice, pool, splice
+from torsocks_tx.sockets import is_socket
 from torsocks_tx.transports import Throttle
 
 READ = 256 * 1024
@@ -203,6 +204,20 @@ class Flow:
         self._pipe, self._left = None, 0
         _leave(self._sink, "doWrite", self.drain)
         _leave(self._sink, "connectionLost", self.sink_lost)
+
+
+Way = tuple[Throttle, Callable[[int], None]]
+"""The source of one direction as a producer, and what counts its bytes."""
+
+
+def join(near: Any, far: Any, up: Way, down: Way) -> tuple[Flow, ...]:
+    """Let bytes flow both ways between two transports, if both are plain sockets; the flows."""
+    if not (is_socket(near) and is_socket(far)):
+        return ()
+    flows = Flow(near, far, *up), Flow(far, near, *down)
+    for flow in flows:
+        flow.attach()
+    return flows
 
 
 def _leave(transport: Any, name: str, method: Callable[..., Any]) -> None:

@@ -15,12 +15,12 @@ from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from torsocks_tx.errors import Refused, TimedOut
-from torsocks_tx.flow import Flow
+from torsocks_tx.flow import Flow, join
 from torsocks_tx.hangups import Hangup
 from torsocks_tx.interfaces import IOutbound, IReceiver
 from torsocks_tx.limits import Limits
 from torsocks_tx.patience import Patience
-from torsocks_tx.sockets import is_socket
+from torsocks_tx.sockets import send
 from torsocks_tx.transports import Deadline, Throttle, can_half_close
 
 
@@ -58,9 +58,8 @@ _FLOWING_OUT = frozenset({State.OPEN, State.CLIENT_DONE})
 class Relay:
     """One stream; ``sent`` and ``received`` count the payload, towards and from the far end."""
 
-    __slots__ = ("_clock", "_deadline", "_far", "_flows",
-        "_hangup", "_limits", "_outbound", "_owner",
-                 "_patience", "_state", "_transport", "received", "sent")  # fmt: skip
+    __slots__ = ("_clock", "_deadline", "_far", "_flows", "_hangup", "_limits", "_outbound",
+                 "_owner", "_patience", "_state", "_transport", "received", "sent")  # fmt: skip
 
     def __init__(
         self,
@@ -103,17 +102,16 @@ class Relay:
 
     def begin(self, outbound: IOutbound, early: bytes, timeout: float) -> None:
         """Take the outbound that was opened with this relay as its receiver."""
+        if self._state not in (State.OPENING, State.OPENED_AT_ONCE):
+            return
+        self._outbound = outbound
         if self._state is State.OPENED_AT_ONCE:
             self._state = State.OPENING
-            self._outbound = outbound
             self.opened()
-            if early:
-                self.client_data(early)
-        elif self._state is State.OPENING:
-            self._outbound = outbound
+        else:
             self._deadline.start(timeout, self._open_timed_out)
-            if early:
-                self.client_data(early)
+        if early:
+            self.client_data(early)
 
     def client_data(self, data: bytes) -> None:
         """Bytes from the client: early data, or payload."""
@@ -170,13 +168,8 @@ class Relay:
             self._stop_listening()
             self._transport.resumeProducing()
         self._patience.opened(near, self._far)
-        far = self._outbound.transport
-        if is_socket(self._transport) and is_socket(far):
-            up = Flow(self._transport, far, near, self._moved_out)
-            down = Flow(far, self._transport, self._far, self._moved_in)
-            self._flows = (up, down)
-            up.attach()
-            down.attach()
+        ways = (near, self._moved_out), (self._far, self._moved_in)
+        self._flows = join(self._transport, self._outbound.transport, *ways)
 
     def _moved_out(self, count: int) -> None:
         self.sent += count
@@ -195,9 +188,8 @@ class Relay:
     def data(self, data: bytes) -> None:
         """Bytes from the far end."""
         if self._state in _FLOWING_OUT:
-            self.received += len(data)
-            self._patience.last_activity = self._clock.seconds()
-            self._transport.write(data)
+            self._moved_in(len(data))
+            send(self._transport, data)
 
     def eof(self) -> None:
         """The far end will send no more, but still listens."""

@@ -92,10 +92,7 @@ def make_server(
     """A server in this process; it is one of ``share`` that divide the clients among them."""
     allowed = raise_descriptor_limit()
     limits = make_limits(options, allowed, share)
-    try:
-        upstream = make_upstream(reactor, options)
-    except ValueError as error:
-        raise SystemExit(f"twistd torsocks: {error}") from None
+    upstream = _upstream(reactor, options)
     checkers = options.get("credCheckers")
     crowd = Crowd(limits.max_connections)
     authenticator = CredAuthenticator(checkers) if checkers else None
@@ -125,14 +122,18 @@ def make_server(
     )
 
 
+def _upstream(reactor: Any, options: Options) -> Any:
+    try:
+        return make_upstream(reactor, options)
+    except ValueError as error:
+        raise SystemExit(f"twistd torsocks: {error}") from None
+
+
 def make_supervisor(reactor: Any, options: Options) -> Supervisor:
     """A process that holds the listeners, and tor if it is ours, for its workers."""
     launched = options["backend"] == "tor" and not options["tor-socks"]
     launched = launched and (options["tor"] or "launch") in ("launch", "private")
-    try:
-        upstream = make_upstream(reactor, options) if launched else None
-    except ValueError as error:
-        raise SystemExit(f"twistd torsocks: {error}") from None
+    upstream = _upstream(reactor, options) if launched else None
     return Supervisor(
         reactor,
         options.listeners,

@@ -15,7 +15,7 @@ import pytest
 import pytest_twisted
 
 from tests.ground import Ground
-from torsocks_tx import flow, relay
+from torsocks_tx import flow
 from torsocks_tx.pipes import pool
 
 GROUNDS = [f"{kind}{way}" for way in ("", "-spliced", "-by-protocols") for kind in ("tcp", "unix")]
@@ -24,7 +24,7 @@ GROUNDS = [f"{kind}{way}" for way in ("", "-spliced", "-by-protocols") for kind 
 def choose_way(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """See that bytes go this way: "spliced", "by-protocols", or "" as they do anyway."""
     if way == "by-protocols":
-        monkeypatch.setattr(relay, "is_socket", lambda _: False)
+        monkeypatch.setattr(flow, "is_socket", lambda _: False)
     elif way == "spliced":
         monkeypatch.setattr(flow, "BULK_READ", 1)
         monkeypatch.setattr(flow, "BULK_RUN", 1)
