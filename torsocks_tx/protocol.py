@@ -194,6 +194,8 @@ class SOCKSProtocol(Protocol):
     def _set_out(self, request: Request, rest: bytes) -> None:
         self._errand = errand = self.factory.errand(self, request)
         self.state = State.BUSY
+        # An idle stream is to cost little.
+        del self._handshake
         try:
             isolation = self.factory.admit(request, self.transport.getPeer())
             errand.begin(self.factory.backend, isolation, rest)
