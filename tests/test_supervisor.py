@@ -118,6 +118,19 @@ async def test_a_worker_that_is_killed_is_replaced(site: Site) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_signal_to_all_of_them_is_an_orderly_end(site: Site) -> None:
+    server = await site.start()
+    workers = workers_of(server)
+    for pid in workers:
+        os.kill(pid, signal.SIGINT)
+        os.kill(pid, signal.SIGTERM)
+    assert await server.stop() == -signal.SIGTERM
+    for pid in workers:
+        await process_ended(pid)
+    assert "Traceback" not in server.output
+
+
+@pytest_twisted.ensureDeferred
 async def test_workers_end_with_a_supervisor_that_is_killed(site: Site) -> None:
     server = await site.start()
     workers = workers_of(server)

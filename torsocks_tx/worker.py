@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet import stdio
@@ -28,14 +29,24 @@ from torsocks_tx.tap import make_server
 
 
 class _UntilTheEnd(Protocol):
-    """Stops the reactor when standard input ends."""
+    """Stops the reactor when standard input ends, or at SIGTERM; both may come, in any order."""
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
+        self._to_do: list[Callable[[], None]] = [reactor.stop]
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if self._reactor.running:
-            self._reactor.stop()
+        while self._to_do and self._reactor.running:
+            self._to_do.pop()()
+
+    def take_signals(self) -> None:
+        """Handle signals from now on."""
+        # Ctrl-C reaches every process of the terminal: the supervisor says when to stop.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._terminated)
+
+    def _terminated(self, _number: int, _frame: Any) -> None:
+        self._reactor.callFromThread(self.connectionLost)
 
 
 @implementer(ILogObserver)
@@ -79,17 +90,18 @@ def make_worker(reactor: Any, orders: dict[str, Any]) -> Any:
 
 def main() -> None:
     """Serve until standard input ends."""
-    from twisted.internet import reactor
+    from twisted.internet import reactor as installed
 
+    reactor: Any = installed
     orders = read_orders()
     globalLogBeginner.beginLoggingTo([_Output()], redirectStandardIO=False)
     service = make_worker(reactor, orders)
     service.startService()
     reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
-    stdio.StandardIO(_UntilTheEnd(reactor))
-    # Ctrl-C reaches every process of the terminal: the supervisor says when to stop.
-    reactor.callWhenRunning(signal.signal, signal.SIGINT, signal.SIG_IGN)
-    reactor.run()
+    end = _UntilTheEnd(reactor)
+    stdio.StandardIO(end)
+    end.take_signals()
+    reactor.run(installSignalHandlers=False)
 
 
 if __name__ == "__main__":
