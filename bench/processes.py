@@ -51,6 +51,14 @@ def start(arguments: Sequence[str], **streams: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, cwd="/", text=True, **streams, **options)
 
 
+def _close(process: subprocess.Popen[str]) -> None:
+    """Wait for the end of a process, and close what led to it."""
+    process.wait()
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            stream.close()
+
+
 def descendants(pid: int) -> list[int]:
     """A process and all that it started."""
     found = [pid]
@@ -134,7 +142,7 @@ class Server:
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, 9)
-            self.process.wait()
+            _close(self.process)
         if self._log:
             os.unlink(self._log)
 
@@ -158,6 +166,7 @@ class Helper:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(30)
+        _close(self._process)
 
 
 class Load:
@@ -189,4 +198,4 @@ class Load:
         """End both."""
         for process in (self._load, self._origin):
             process.kill()
-            process.wait()
+            _close(process)
