@@ -1,5 +1,5 @@
 # Try `make help`.
-.PHONY: help setup demo run bench test lint types unit interop conformance clean
+.PHONY: help setup demo run bench test lint types unit interop conformance onion-table clean
 
 help:
 	@echo 'torsocks_tx: a SOCKS4, SOCKS4a and SOCKS5 server that speaks through Tor.'
@@ -14,6 +14,7 @@ help:
 	@echo '  make lint      lint and format          make unit      unit tests and fuzzing'
 	@echo '  make types     type checks              make interop   real clients and a private Tor'
 	@echo '  make conformance  write the names of the tests into docs/conformance.md'
+	@echo '  make onion-table  measure what clients hear of onion services that fail (10 minutes)'
 	@echo '  make clean     away with all that these made'
 	@echo
 	@echo 'The first call of each sets up what it needs; PYTHON=/path/to/python3 chooses the Python.'
@@ -41,6 +42,9 @@ lint types unit interop:
 
 conformance: setup
 	@.venv/bin/python tools/conformance.py
+
+onion-table: setup
+	@exec .venv/bin/python tools/onion_table.py $(ARGS)
 
 clean:
 	rm -rf .venv .venv-oldest build dist *.egg-info .mypy_cache .ruff_cache .hypothesis

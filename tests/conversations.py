@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from tests.tables import cuts
+from torsocks_tx.codes import Method
+from torsocks_tx.extended import ExtendedRules
 from torsocks_tx.handshake import (
     Authenticate,
     Handshake,
-    HandshakeOptions,
     Rejected,
     Requested,
+    Send,
     Step,
 )
+from torsocks_tx.handshake_options import HandshakeOptions
 from torsocks_tx.messages import Credentials
+from torsocks_tx.wire import keyvalue, socks5
 
 LONGEST_FRAME = 513
-"""RFC 1929 credentials with two fields of 255 bytes: no frame of a client is longer."""
+"""RFC 1929 credentials with two fields of 255 bytes: only pairs are longer."""
+
+LONGEST_PAIR = 2 + keyvalue.MAX_KEY + 2 + 0xFFFF
 
 
 class Conversation:
@@ -34,7 +41,8 @@ class Conversation:
             assert self.handshake.receive(chunk) == []
             return
         self._take(self.handshake.receive(chunk))
-        assert len(self.handshake._buffer) < LONGEST_FRAME
+        by_pairs = Send(socks5.build_selection(Method.EXTENDED)) in self.steps
+        assert len(self.handshake._buffer) < (LONGEST_PAIR if by_pairs else LONGEST_FRAME)
         assert not self.over or self.handshake._buffer == b""
 
     def _take(self, steps: list[Step]) -> None:
@@ -68,8 +76,14 @@ def without_reasons(steps: Iterable[Step]) -> list[Step]:
 def assert_conversation(
     client: bytes, steps: list[Step], options: HandshakeOptions | None = None
 ) -> None:
-    """The client's bytes give these steps, however they come in."""
-    whole = converse((client,), options)
-    assert without_reasons(whole) == steps
-    for chunks in cuts(client):
-        assert converse(chunks, options) == whole
+    """The client's bytes give these steps, however they come in.
+
+    A client that does not offer method X'97' gets them whether or not the server has it.
+    """
+    options = options or HandshakeOptions()
+    with_extended = [] if options.extended else [replace(options, extended=ExtendedRules())]
+    for wanted in [options, *with_extended]:
+        whole = converse((client,), wanted)
+        assert without_reasons(whole) == steps
+        for chunks in cuts(client):
+            assert converse(chunks, wanted) == whole

@@ -50,7 +50,6 @@ INVALID_NAMES: list[tuple[str, str]] = [
     ("empty label in front", ".example"),
     ("empty label inside", "a..b"),
     ("two trailing dots", "example.com.."),
-    ("only the onion label", ".onion"),
     ("hyphen in front", "-a"),
     ("hyphens", "---"),
     ("underscore in front", "_dmarc.example"),

@@ -25,7 +25,9 @@ def numbered(letter: str, *ranges: tuple[int, int]) -> set[str]:
     return {f"{letter}-{n:02}" for first, last in ranges for n in range(first, last + 1)}
 
 
-EXPECTED = numbered("S", (1, 42)) | numbered("R", (1, 8), (10, 13), (20, 34))
+EXPECTED = (
+    numbered("S", (1, 51)) | numbered("R", (1, 8), (10, 13), (20, 34)) | numbered("P", (1, 40))
+)
 
 
 class Row(NamedTuple):

@@ -11,15 +11,24 @@ import pytest
 from tests.names import ONION
 from tests.rows import rows
 from tests.tables import at
-from torsocks_tx import errors, replies
+from torsocks_tx import errors, refusals, replies
 from torsocks_tx.codes import AddressType, Command, Version
 from torsocks_tx.errors import Refused
-from torsocks_tx.handshake import Authenticate, Handshake, HandshakeOptions, Rejected, Requested
+from torsocks_tx.handshake import (
+    Authenticate,
+    Handshake,
+    Rejected,
+    Requested,
+)
 from torsocks_tx.handshake import Send as ServerSend
 from torsocks_tx.handshake import Step as ServerStep
-from torsocks_tx.initiator import Failed, Initiator, Opened
-from torsocks_tx.initiator import Step as ClientStep
+from torsocks_tx.handshake_options import HandshakeOptions
+from torsocks_tx.initiator import Initiator
 from torsocks_tx.messages import Address, Credentials, Request
+from torsocks_tx.outcomes import Failed, Opened
+from torsocks_tx.outcomes import Step as ClientStep
+from torsocks_tx.proxyerrors import LoginRefused
+from torsocks_tx.refusals import refusal
 from torsocks_tx.wire import userpass
 
 CONNECT, RESOLVE, RESOLVE_PTR = Command.CONNECT, Command.RESOLVE, Command.RESOLVE_PTR
@@ -200,7 +209,9 @@ def test_a_server_that_asks_who_we_are(pipelined: bool, cut: Cut) -> None:
             assert_agreed(known, server, outcome, early=b"")
         else:
             assert isinstance(outcome, Failed)
-            assert type(outcome.reason) is errors.GeneralFailure
+            by_version_5 = request.version is Version.SOCKS5
+            expected = LoginRefused if by_version_5 else errors.GeneralFailure
+            assert type(outcome.reason) is expected
             assert server.request is None
 
 
@@ -212,17 +223,17 @@ def test_every_refusal_arrives(extended_errors: bool, pipelined: bool, cut: Cut)
     cases = [Request(Version.SOCKS5, CONNECT, at(host, 80)) for host in ("a.example", ONION)]
     cases += [Request(Version.SOCKS4, CONNECT, at("a.example", 80), Credentials(b""))]
     for request in cases:
-        for kind in (*errors.PLAIN, *errors.ONION):
+        for kind in (*refusals.PLAIN, *refusals.ONION):
             outcome = connect(
                 request, Server(refusing(kind, extended_errors)), pipelined=pipelined, cut=cut
             )
             assert isinstance(outcome, Failed)
             if request.version is Version.SOCKS4:
                 expected: type[Refused] = errors.GeneralFailure
-            elif kind in errors.PLAIN or (request.address.is_onion and extended_errors):
+            elif kind in refusals.PLAIN or (request.address.is_onion and extended_errors):
                 expected = kind
             else:
-                expected = type(errors.refusal(kind.code))
+                expected = type(refusal(kind.code))
             assert type(outcome.reason) is expected
 
 

@@ -60,7 +60,9 @@ async def run() -> AsyncIterator[Run]:
 
 def test_every_example_is_run_here() -> None:
     examples = {path.name for path in (ROOT / "examples").iterdir()} - {"__pycache__"}
-    assert examples == {"embed.py", "over_txtorcon.py", "own_backend.py", "with_passwords.py"}
+    servers = {"embed.py", "over_txtorcon.py", "own_backend.py", "with_passwords.py"}
+    # tor starts the last one: in tests/network/test_pluggable_transport.py.
+    assert examples == {*servers, "fetch.py", "pluggable_transport.py"}
 
 
 async def visit(client: Peer, port: int) -> bytes:
@@ -145,3 +147,43 @@ async def test_the_passwords_must_be_given() -> None:
     program = start_python(str(ROOT / "examples" / "with_passwords.py"))
     assert await program.end() == 1
     assert b"give a file with a line name:password for each user" in program.errors
+
+
+async def fetch(*arguments: str) -> Program:
+    program = start_python(*STRICT, str(ROOT / "examples" / "fetch.py"), *arguments)
+    await program.end()
+    return program
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_client_fetches_a_page_and_says_why_not() -> None:
+    server = ScriptedServer(reactor)
+    address = await server.start()
+    proxy = f"tcp:127.0.0.1:{address.port}"
+    program = await fetch("bytes-5.test", "80", proxy)
+    assert (program.status, program.errors) == (0, b"")
+    first = server.requests[0].credentials
+    assert first is not None
+    assert first.username == b"<torS0X>0"
+    program = await fetch("reply-05.test", "80", proxy)
+    assert program.status == 1
+    expected = b"The destination refused the connection. (reply 05) Try again: later."
+    assert program.errors.strip() == expected
+    assert server.requests[1].credentials != first
+    await server.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_client_must_be_told_where_to() -> None:
+    program = await fetch()
+    assert program.status == 1
+    assert b"give the name of a host" in program.errors
+
+
+@pytest.mark.network
+@pytest_twisted.ensureDeferred
+async def test_the_client_over_a_real_tor(private_network: PrivateNetwork) -> None:
+    host, port = private_network.client.socks_tcp
+    program = await fetch("web.test", str(private_network.web.port), f"tcp:{host}:{port}")
+    assert program.status == 0
+    assert any("This is the IPv4 origin." in line for line in program.lines)

@@ -21,7 +21,7 @@ def test_no_words_give_the_defaults() -> None:
 
 
 def test_every_field_has_a_flag() -> None:
-    known = {flag.field for flag in FLAGS if not flag.isolation} | {"isolation"}
+    known = {flag.field for flag in FLAGS if not flag.isolation} | {"isolation", "role"}
     assert known == {field.name for field in fields(ListenerPolicy)}
     isolating = {flag.field for flag in FLAGS if flag.isolation} | {"session_group"}
     assert isolating == {field.name for field in fields(IsolationFlags)}

@@ -12,11 +12,13 @@ import pytest
 
 from tests.rows import rows
 from tests.tables import at, cuts, octets, table
-from torsocks_tx import errors
+from torsocks_tx import errors, refusals
 from torsocks_tx.codes import Command, Version
 from torsocks_tx.handshake import Send
-from torsocks_tx.initiator import Failed, Initiator, Opened
+from torsocks_tx.initiator import Initiator
 from torsocks_tx.messages import Address, Credentials, Reply, Request
+from torsocks_tx.outcomes import Doubted, Failed, Opened
+from torsocks_tx.proxyerrors import LoginRefused, ProxyBroken
 
 ASK = "05 01 00 03 0B 6578616D706C652E636F6D 0050"
 ME = "01 02 6D65 03 796F75"
@@ -111,48 +113,48 @@ STEP_BY_STEP = table(
             ["05 01 00", ASK, opened(SIX, b"\0\0")],
         ),
         ("half a reply", PLAIN, "05 00" + OK[:-2], ["05 01 00", ASK]),
-        ("00 though only 02 was offered", KNOWN, "05 00" + OK, ["05 01 02", errors.GeneralFailure]),
-        ("02 though only 00 was offered", PLAIN, "05 02", ["05 01 00", errors.GeneralFailure]),
-        ("GSSAPI, which nobody offered", KNOWN, "05 01", ["05 01 02", errors.GeneralFailure]),
-        ("no acceptable method", PLAIN, "05 FF", ["05 01 00", errors.GeneralFailure]),
-        ("another version", PLAIN, "04 00", ["05 01 00", errors.GeneralFailure]),
-        ("HTTP", PLAIN, b"HTTP/1.1 400 Bad Request\r\n".hex(), ["05 01 00", errors.GeneralFailure]),
-        ("a SOCKS4 reply", PLAIN, "00 5B 0000 00000000", ["05 01 00", errors.GeneralFailure]),
+        ("00 though only 02 was offered", KNOWN, "05 00" + OK, ["05 01 02", ProxyBroken]),
+        ("02 though only 00 was offered", PLAIN, "05 02", ["05 01 00", ProxyBroken]),
+        ("GSSAPI, which nobody offered", KNOWN, "05 01", ["05 01 02", ProxyBroken]),
+        ("no acceptable method", PLAIN, "05 FF", ["05 01 00", LoginRefused]),
+        ("another version", PLAIN, "04 00", ["05 01 00", ProxyBroken]),
+        ("HTTP", PLAIN, b"HTTP/1.1 400 Bad Request\r\n".hex(), ["05 01 00", ProxyBroken]),
+        ("a SOCKS4 reply", PLAIN, "00 5B 0000 00000000", ["05 01 00", ProxyBroken]),
         (
             "credentials refused",
             KNOWN,
             "05 02 01 01",
-            ["05 01 02", ME, errors.GeneralFailure],
+            ["05 01 02", ME, LoginRefused],
         ),
         (
             "credentials refused with another number",
             KNOWN,
             "05 02 01 FF" + OK,
-            ["05 01 02", ME, errors.GeneralFailure],
+            ["05 01 02", ME, LoginRefused],
         ),
         (
             "credentials refused by a reply, as from tor",
             KNOWN,
             "05 02 05 01 00 01 00000000 0000",
-            ["05 01 02", ME, errors.GeneralFailure],
+            ["05 01 02", ME, ProxyBroken],
         ),
         (
             "a status before the selection",
             KNOWN,
             "01 00",
-            ["05 01 02", errors.GeneralFailure],
+            ["05 01 02", ProxyBroken],
         ),
         (
             "a reply of another version",
             PLAIN,
             "05 00 04 00 00 01 00000000 0000",
-            ["05 01 00", ASK, errors.GeneralFailure],
+            ["05 01 00", ASK, ProxyBroken],
         ),
         (
             "success of an unknown address type",
             PLAIN,
             "05 00 05 00 00 00 00000000 0000",
-            ["05 01 00", ASK, errors.GeneralFailure],
+            ["05 01 00", ASK, ProxyBroken],
         ),
         (
             "failed RESOLVE, address type 00",
@@ -233,12 +235,12 @@ PIPELINED = table(
             "01 00 05 F0 00 01 00000000 0000",
             [errors.DescriptorNotFound],
         ),
-        ("no acceptable method", KNOWN, "05 FF", [errors.GeneralFailure]),
-        ("00 though only 02 was offered", KNOWN, "05 00" + OK, [errors.GeneralFailure]),
-        ("credentials refused", KNOWN, "01 01", [errors.GeneralFailure]),
-        ("credentials refused in steps", KNOWN, "05 02 01 01", [errors.GeneralFailure]),
-        ("a status that nobody asked for", PLAIN, "01 00" + OK, [errors.GeneralFailure]),
-        ("another version", KNOWN, "04 02", [errors.GeneralFailure]),
+        ("no acceptable method", KNOWN, "05 FF", [LoginRefused]),
+        ("00 though only 02 was offered", KNOWN, "05 00" + OK, [ProxyBroken]),
+        ("credentials refused", KNOWN, "01 01", [LoginRefused]),
+        ("credentials refused in steps", KNOWN, "05 02 01 01", [LoginRefused]),
+        ("a status that nobody asked for", PLAIN, "01 00" + OK, [ProxyBroken]),
+        ("another version", KNOWN, "04 02", [ProxyBroken]),
     ]
 )
 
@@ -262,8 +264,8 @@ SOCKS4 = table(
         ("rejected", "00 5B 0000 00000000", [errors.GeneralFailure]),
         ("rejected for want of identd", "00 5C 0000 00000000", [errors.GeneralFailure]),
         ("half a reply", "00 5A 0000", []),
-        ("another version", "04 5A 0000 00000000", [errors.GeneralFailure]),
-        ("a SOCKS5 reply", OK, [errors.GeneralFailure]),
+        ("another version", "04 5A 0000 00000000", [ProxyBroken]),
+        ("a SOCKS5 reply", OK, [ProxyBroken]),
     ]
 )
 
@@ -275,8 +277,8 @@ def test_socks4(server: str, expected: list[Any], pipelined: bool) -> None:
     assert_outcome(OLD, server, [FIRST_4, *expected], pipelined=pipelined)
 
 
-CODES = [(kind.code, kind) for kind in errors.PLAIN]
-CODES += [(kind.onion_code, kind) for kind in errors.ONION]
+CODES = [(kind.code, kind) for kind in refusals.PLAIN]
+CODES += [(kind.onion_code, kind) for kind in refusals.ONION]
 CODES += [(code, errors.GeneralFailure) for code in (0x09, 0x5B, 0xE0, 0xFF)]
 
 
@@ -312,7 +314,7 @@ def test_the_end_before_the_reply_is_a_refusal(
     request_: Request, server: str, pipelined: bool
 ) -> None:
     for chunks in cuts(octets(server)):
-        assert outcome(request_, pipelined, chunks, eof=True)[-1] is errors.GeneralFailure
+        assert outcome(request_, pipelined, chunks, eof=True)[-1] is ProxyBroken
 
 
 def test_the_end_behind_the_reply_is_none_of_its_business() -> None:
@@ -326,7 +328,7 @@ def test_the_end_behind_the_reply_is_none_of_its_business() -> None:
 def test_isolation_fails_closed(pipelined: bool) -> None:
     """With credentials, method 00 is never offered, and never accepted."""
     assert Initiator(KNOWN, pipelined=pipelined).start().startswith(octets("05 01 02"))
-    assert outcome(KNOWN, pipelined, [octets("05 00")], eof=False)[-1] is errors.GeneralFailure
+    assert outcome(KNOWN, pipelined, [octets("05 00")], eof=False)[-1] is ProxyBroken
 
 
 @rows("S-38")
@@ -363,3 +365,66 @@ def test_step_by_step_is_the_default() -> None:
 
 def test_what_comes_behind_the_reply_has_no_representation() -> None:
     assert "payload" not in repr(Opened(Reply(0), b"payload"))
+
+
+NOT_FOUND = octets("05 F0 00 01 00000000 0000")
+
+
+class TestDoubt:
+    """X'F0' from a C Tor with ExtendedErrors: only its closing makes it true."""
+
+    def doubted(self, chunks: Iterable[bytes]) -> tuple[Initiator, list[Any]]:
+        initiator = Initiator(PLAIN, doubtful=True)
+        initiator.start()
+        steps = [step for chunk in chunks for step in initiator.receive(chunk)]
+        return initiator, steps[1:]
+
+    @rows("S-43")
+    def test_closed_it_is_a_failure(self) -> None:
+        for chunks in cuts(b"\5\0" + NOT_FOUND):
+            initiator, steps = self.doubted(chunks)
+            assert steps == [Doubted()]
+            assert initiator.requested
+            (end,) = initiator.eof()
+            assert isinstance(end, Failed)
+            assert isinstance(end.reason, errors.DescriptorNotFound)
+            assert initiator.eof() == initiator.settle() == initiator.receive(b"more") == []
+
+    @rows("S-03")
+    def test_with_data_behind_it_the_stream_works(self) -> None:
+        for chunks in cuts(b"\5\0" + NOT_FOUND + b"hello"):
+            initiator, steps = self.doubted(chunks)
+            rest = b"".join(step.rest for step in steps if isinstance(step, Opened))
+            assert isinstance(steps[0], Doubted)
+            assert isinstance(steps[1], Opened)
+            assert b"hello".startswith(rest)
+            assert rest
+            assert initiator.settle() == initiator.eof() == []
+
+    def test_after_a_while_the_stream_works(self) -> None:
+        initiator, _ = self.doubted([b"\5\0" + NOT_FOUND])
+        (step,) = initiator.settle()
+        assert step == Opened(Reply(0xF0), b"")
+        assert initiator.settle() == []
+
+    def test_cut_off_it_is_a_failure(self) -> None:
+        initiator, steps = self.doubted([b"\5\0", NOT_FOUND[:6]])
+        assert steps == []
+        (end,) = initiator.eof()
+        assert isinstance(end, Failed)
+        assert isinstance(end.reason, errors.DescriptorNotFound)
+
+    @pytest.mark.parametrize("code", [0xF1, 0xF2, 0xF7, 5])
+    def test_no_other_code_is_doubted(self, code: int) -> None:
+        _, steps = self.doubted([b"\5\0", bytes([5, code])])
+        assert isinstance(steps[0], Failed)
+
+    def test_neither_is_a_look_up(self) -> None:
+        initiator = Initiator(asking(command=Command.RESOLVE), doubtful=True)
+        initiator.receive(b"\5\0")
+        (step,) = initiator.receive(NOT_FOUND[:2])
+        assert isinstance(step, Failed)
+
+    def test_nothing_is_settled_without_a_doubt(self) -> None:
+        initiator = Initiator(PLAIN, doubtful=True)
+        assert initiator.settle() == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ from torsocks_tx.isolation import (
     is_for_exit,
     isolation_key,
 )
-from torsocks_tx.messages import Address, Credentials, Request
+from torsocks_tx.messages import Address, Credentials, KeyValues, Request
 from torsocks_tx.wire.userpass import check_format
 
 V4, V5 = Version.SOCKS4, Version.SOCKS5
@@ -43,6 +43,11 @@ def key(request: Request, flags: IsolationFlags = FLAGS, **more: Any) -> tuple[b
 
 def user(version: Version, name: bytes, password: bytes = b"") -> Request:
     return asked(version, Credentials(name, password))
+
+
+def by_pairs(**pairs: bytes) -> Request:
+    """As the handshake makes it, but for the credentials: the pairs alone must tell."""
+    return replace(asked(), pairs=KeyValues.of(pairs), offered_extended=True)
 
 
 # No two of these share, by default.
@@ -70,6 +75,20 @@ DISTINCT = table(
         ("SOCKS4, extended by its looks", user(V4, b"<torS0X>0")),
         ("SOCKS5, the user socks4", user(V5, b"socks4", b"x")),
         ("SOCKS5, the user userpass", user(V5, b"userpass", b"x")),
+        ("SOCKS5, the user extended", user(V5, b"extended", b"x")),
+        ("pairs, none", by_pairs()),
+        ("pairs, both empty", by_pairs(USERNAME=b"", PASSWD=b"")),
+        ("pairs, an empty name", by_pairs(USERNAME=b"")),
+        ("pairs, x and x", by_pairs(USERNAME=b"x", PASSWD=b"x")),
+        ("pairs, ab and c", by_pairs(USERNAME=b"ab", PASSWD=b"c")),
+        ("pairs, a and bc", by_pairs(USERNAME=b"a", PASSWD=b"bc")),
+        ("pairs, the format of names", by_pairs(USERNAME=b"<torS0X>0", PASSWD=b"x")),
+        ("pairs, an empty isolation", by_pairs(ISOLATION=b"")),
+        ("pairs, isolation x", by_pairs(ISOLATION=b"x")),
+        ("pairs, isolation absent by its looks", by_pairs(ISOLATION=b"absent")),
+        ("pairs, all three", by_pairs(USERNAME=b"x", PASSWD=b"x", ISOLATION=b"x")),
+        ("pairs, a long isolation", by_pairs(ISOLATION=b"x" * 60000)),
+        ("pairs, a longer one", by_pairs(ISOLATION=b"x" * 60001)),
     ]
 )
 PROFILES = [parameter.values[0] for parameter in DISTINCT]
@@ -85,7 +104,7 @@ def test_no_two_ways_to_authenticate_share() -> None:
 @rows("S-13", "S-17", "S-23")
 @pytest.mark.parametrize("request_", DISTINCT)
 def test_the_same_shares_with_itself_wherever_it_goes(request_: Request) -> None:
-    other = Request(request_.version, Command.RESOLVE, at("192.0.2.9", 443), request_.credentials)
+    other = replace(request_, command=Command.RESOLVE, address=at("192.0.2.9", 443))
     assert key(request_) == key(other)
 
 
@@ -318,3 +337,26 @@ def test_what_an_exit_looks_up(address: Address, expected: bool) -> None:
 def test_isolation_shows_no_credentials() -> None:
     mask = Isolator(b"s" * 32).credentials(key(asked()))
     assert mask.password.decode() not in repr(Isolation(mask, frozenset({"NoIPv6Traffic"})))
+
+
+@rows("P-23")
+def test_other_pairs_and_the_offer_change_nothing() -> None:
+    same = [
+        by_pairs(ISOLATION=b"x"),
+        by_pairs(ISOLATION=b"x", REQUIRE=b"ISOLATION", REPLY_CODES=b"none"),
+        by_pairs(UNKNOWN=b"y", ISOLATION=b"x"),
+    ]
+    assert len({key(request) for request in same}) == 1
+    assert key(replace(asked(), offered_extended=True)) == key(asked())
+
+
+@rows("P-05")
+def test_pairs_of_different_users_never_share() -> None:
+    off = IsolationFlags(socks_auth=False)
+    alice, bob = (replace(by_pairs(ISOLATION=b"x"), avatar=name) for name in (b"alice", b"bob"))
+    assert key(alice, off) != key(bob, off)
+    assert (
+        key(by_pairs(ISOLATION=b"x"), off)
+        == key(by_pairs(ISOLATION=b"y"), off)
+        == key(asked(), off)
+    )

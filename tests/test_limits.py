@@ -19,6 +19,8 @@ DEFAULTS = {
     "drain_timeout": 2,
     "drain_bytes": 1024 * 1024,
     "early_data": 64 * 1024,
+    "extended_bytes": 256 * 1024,
+    "extended_pairs": 1024,
     "max_connections": None,
 }
 

@@ -33,7 +33,8 @@ def test_values_arrive() -> None:
     options = options_of(
         "--handshake-timeout", "1.5", "--connect-timeout", "2", "--idle-timeout", "3",
         "--linger-timeout", "4", "--linger-limit", "5", "--early-data", "6",
-        "--max-connections", "7", "--listen", "unix:/run/x OnionTrafficOnly",
+        "--max-connections", "7", "--extended-bytes", "8", "--extended-pairs", "9",
+        "--listen", "unix:/run/x OnionTrafficOnly",
         "--listen", "tcp:0:interface=127.0.0.1",
         "--tor-option", "ExitNodes {de}", "--tor-option", "__Hidden 1",
     )  # fmt: skip
@@ -44,6 +45,8 @@ def test_values_arrive() -> None:
         linger_timeout=4,
         linger_limit=5,
         early_data=6,
+        extended_bytes=8,
+        extended_pairs=9,
         max_connections=7,
     )
     assert [listener.kind for listener in options.listeners] == ["unix", "tcp"]
@@ -77,6 +80,8 @@ MISTAKES = [
     (["--idle-timeout", "x"], ["--idle-timeout", "'x'", "number of seconds"]),
     (["--connect-timeout", "-1"], ["--connect-timeout", "'-1'", "number of seconds"]),
     (["--connect-timeout", "nan"], ["--connect-timeout", "'nan'", "number of seconds"]),
+    (["--extended-bytes", "-1"], ["--extended-bytes", "'-1'", "whole number"]),
+    (["--extended-pairs", "x"], ["--extended-pairs", "'x'", "whole number"]),
     (["--early-data", "0"], ["--early-data", "'0'", "whole number"]),
     (["--max-connections", "1.5"], ["--max-connections", "'1.5'", "whole number"]),
     (["--auth", "file:/none"], ["--auth", "/none", "user:password"]),

@@ -9,7 +9,7 @@ import pytest
 from tests.names import ONION
 from tests.rows import rows
 from tests.tables import at, table
-from torsocks_tx.codes import AddressType, Command, Version
+from torsocks_tx.codes import AddressType, Command, Role, Version
 from torsocks_tx.errors import AddressTypeNotSupported, HostUnreachable, NotAllowed, Refused
 from torsocks_tx.isolation import IsolationFlags
 from torsocks_tx.messages import Address, Request
@@ -161,5 +161,7 @@ def test_what_only_tor_can_keep(policy: ListenerPolicy, flags: set[str]) -> None
 
 def test_the_defaults() -> None:
     on = {field.name for field in fields(ListenerPolicy) if getattr(ALLOWS_ALL, field.name) is True}
-    assert on == {"onion_traffic", "ipv4_traffic", "ipv6_traffic", "dns_request", "ipv6_connect"}
+    traffic = {"onion_traffic", "ipv4_traffic", "ipv6_traffic", "dns_request", "ipv6_connect"}
+    assert on == {*traffic, "extended_auth"}
+    assert ALLOWS_ALL.role is Role.TOR
     assert ALLOWS_ALL.isolation == IsolationFlags()

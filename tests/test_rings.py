@@ -18,16 +18,29 @@ PACKAGE = "torsocks_tx"
 # A module imports only from its own ring and from those before it.
 # Patterns of names below the package; "" is the package itself.
 RINGS: tuple[tuple[str, ...], ...] = (
-    ("codes", "errors", "messages"),
+    ("codes", "errors", "messages", "proxyerrors", "refusals"),
     ("wire", "wire.*"),
-    ("handshake*", "initiator"),
-    ("isolation", "replies", "policy", "flags", "limits"),
-    ("interfaces", "flow", "hangups", "patience", "pipes", "relay", "sockets", "transports"),
+    (
+        *("extended", "handshake*", "http_initiator", "initiator", "offers"),
+        *("outcomes", "replies", "roles"),
+    ),
+    (
+        *("isolation", "policy", "flags", "limits"),
+        *("pt.codec", "pt.environment", "pt.lines", "pt.proxy_uri"),
+    ),
+    (
+        *("interfaces", "flow", "hangups", "patience", "pipes", "relay", "socks_error"),
+        *("sockets", "transports"),
+    ),
     ("backends", "backends.*"),
     ("crowd", "errand", "protocol"),
-    ("server", "authentication", "binding", "client", "listening", "pt", "pt.*"),
+    (
+        *("server", "authentication", "binding", "client", "client_string", "listening", "tunnel"),
+        *("pt", "pt.channel", "pt.dialing", "pt.listener", "pt.managed", "pt.parent"),
+        "pt.transport",
+    ),
     ("testing", "testing.*"),
-    ("tap", "options", "optiontext", "service", "supervisor", "upstream", "worker"),
+    ("child", "tap", "options", "optiontext", "service", "supervisor", "upstream", "worker"),
     ("",),
 )
 PURE_RINGS = 4

@@ -7,22 +7,36 @@ from typing import Any
 
 import pytest
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.defer import ensureDeferred
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 from zope.interface.verify import verifyObject
 
+from tests.names import ONION
 from tests.peers import named, refused
 from tests.rows import rows
 from tests.stage import GREETING, Stage
 from tests.transports import FakeTransport
 from torsocks_tx.backends.memory import MemoryBackend
+from torsocks_tx.codes import Role
+from torsocks_tx.errors import (
+    DescriptorNotFound,
+    Fault,
+    Internal,
+    InvalidArguments,
+    InvalidBridge,
+    Refused,
+    Temporary,
+)
+from torsocks_tx.extended import take_any
 from torsocks_tx.isolation import IsolationFlags, Isolator
 from torsocks_tx.limits import Limits
+from torsocks_tx.messages import Credentials, KeyValues
 from torsocks_tx.policy import ListenerPolicy
 from torsocks_tx.protocol import SOCKS4Protocol, SOCKS5Protocol, SOCKSProtocol
 from torsocks_tx.server import SOCKS4Factory, SOCKS5Factory, SOCKSFactory
+from torsocks_tx.wire import keyvalue
 
 CONNECT = named("example.com", 80)
 HERE = IPv4Address("TCP", "127.0.0.1", 40000)
@@ -302,3 +316,167 @@ def test_the_reactor_is_the_clock_by_default() -> None:
     from twisted.internet import reactor
 
     assert SOCKSFactory(MemoryBackend()).clock is reactor
+
+
+def extended(**pairs: bytes) -> bytes:
+    """A greeting that offers every method, and a request of X'97'."""
+    return b"\5\3\0\2\x97" + keyvalue.build_request(KeyValues.of(pairs))
+
+
+def answered(**pairs: bytes) -> bytes:
+    return b"\5\x97" + keyvalue.build_response(0, KeyValues.of(pairs))
+
+
+class TestExtended:
+    """Method X'97' as the flags of a listener, and its application, have it."""
+
+    @rows("P-04", "P-06")
+    def test_it_is_there_by_default(self) -> None:
+        stage = Stage()
+        answer = stage.say(extended(ISOLATION=b"x"))
+        assert answer == answered(ACCEPTED=b"ISOLATION", REPLY_CODES=b"prop229")
+        stage.say(CONNECT)
+        assert stage.backend.outbounds[0].request.pairs == KeyValues.of({"ISOLATION": b"x"})
+
+    @rows("P-40", "P-35")
+    def test_it_can_be_switched_off(self) -> None:
+        stage = Stage(policy=ListenerPolicy(extended_auth=False))
+        assert stage.say(b"\5\3\x97\0\2") == b"\5\2"
+        stage = Stage(policy=ListenerPolicy(extended_auth=False))
+        assert stage.say(b"\5\1\x97") == b"\5\xff"
+
+    @rows("P-35")
+    @pytest.mark.parametrize(
+        "policy",
+        [
+            ListenerPolicy(prefer_socks_no_auth=True),
+            ListenerPolicy(isolation=IsolationFlags(socks_auth=False)),
+        ],
+    )
+    def test_no_authentication_may_be_preferred(self, policy: ListenerPolicy) -> None:
+        assert Stage(policy=policy).say(b"\5\3\x97\0\2") == b"\5\0"
+        assert Stage(policy=policy).say(b"\5\2\x97\2") == b"\5\x97"
+
+    def test_a_transports_port_wants_what_its_parent_has_to_say(self) -> None:
+        policy = ListenerPolicy(role=Role.PT, prefer_socks_no_auth=True)
+        assert Stage(policy=policy).say(b"\5\2\0\2") == b"\5\2"
+        stage = Stage(policy=policy, keys={"PT.": take_any})
+        answer = stage.say(extended(**{"PT.a": b"1", "ISOLATION": b"x"}))
+        assert answer == answered(ACCEPTED=b"PT.a", REPLY_CODES=b"prop229")
+
+    def test_what_does_not_isolate_is_not_said_to_be_accepted(self) -> None:
+        stage = Stage(policy=ListenerPolicy(isolation=IsolationFlags(socks_auth=False)))
+        answer = stage.say(b"\5\1\x97" + extended(ISOLATION=b"x", USERNAME=b"")[5:])
+        assert answer == answered(ACCEPTED=b"", REPLY_CODES=b"prop229")
+
+    @rows("P-03")
+    def test_bounds_are_the_listeners(self) -> None:
+        stage = Stage(limits=Limits(extended_pairs=1, extended_bytes=20))
+        assert stage.say(extended(A=b"", B=b"")) == b"\5\x97\1\2\0\0"
+        assert stage.farewell
+        stage = Stage(limits=Limits(extended_pairs=1, extended_bytes=20))
+        assert stage.say(extended(A=b"x" * 16)) == b"\5\x97\1\2\0\0"
+
+    @rows("R-30")
+    def test_half_a_frame_has_the_handshakes_deadline(self) -> None:
+        stage = Stage()
+        stage.say(extended(ISOLATION=b"x")[:-1])
+        stage.clock.advance(29.9)
+        assert stage.transport.asked[-1:] != ["loseWriteConnection"]
+        stage.clock.advance(0.2)
+        assert stage.farewell
+        assert stage.transport.take() == b""
+
+    def test_a_client_that_leaves_in_the_middle_hears_nothing(self) -> None:
+        stage = Stage()
+        stage.say(extended(ISOLATION=b"x")[:-1])
+        stage.protocol.readConnectionLost()
+        assert stage.transport.take() == b""
+        assert stage.transport.asked[-1] == "loseConnection"
+
+    @rows("P-04")
+    def test_keys_of_an_application(self) -> None:
+        def colour(pairs: KeyValues) -> KeyValues:
+            if pairs.get("X-paint.colour") != b"red":
+                raise InvalidArguments("not red", KeyValues.of({"X-paint.known": b"red"}))
+            return KeyValues.of({"X-paint.price": b"7"})
+
+        stage = Stage(keys={"X-paint.colour": colour})
+        answer = stage.say(extended(**{"X-paint.colour": b"red"}))
+        assert answer == answered(
+            ACCEPTED=b"X-paint.colour", REPLY_CODES=b"prop229", **{"X-paint.price": b"7"}
+        )
+        stage = Stage(keys={"X-paint.colour": colour})
+        pairs = KeyValues.of({"X-paint.known": b"red"})
+        answer = stage.say(extended(**{"X-paint.colour": b"blue"}))
+        assert answer == b"\5\x97" + keyvalue.build_response(2, pairs)
+        assert stage.farewell
+
+    def test_a_fault_of_an_applications_key_ends_the_connection(
+        self, logged_failures: list[LogEvent]
+    ) -> None:
+        def broken(pairs: KeyValues) -> KeyValues:
+            raise ZeroDivisionError
+
+        stage = Stage(keys={"X-a.b": broken})
+        assert stage.say(extended(**{"X-a.b": b""})) == b""
+        assert stage.farewell
+        assert [event["log_failure"].type for event in logged_failures] == [ZeroDivisionError]
+        logged_failures.clear()
+
+    @rows("P-05", "P-21")
+    @pytest.mark.parametrize(("password", "status"), [(b"you", 0), (b"me", 1)])
+    def test_passwords_are_checked_when_the_checker_has_time(
+        self, password: bytes, status: int
+    ) -> None:
+        checks: list[Deferred[bytes | None]] = []
+
+        def check(credentials: Credentials) -> Deferred[bytes | None]:
+            checks.append(Deferred())
+            return checks[0]
+
+        stage = Stage(authenticator=check)
+        said = extended(USERNAME=b"me", PASSWD=password, ISOLATION=b"x")
+        assert stage.say(said + CONNECT) == b"\5\x97"
+        checks[0].callback(b"me" if password == b"you" else None)
+        answer = stage.transport.take()
+        if status == 0:
+            accepted = b"USERNAME,PASSWD,ISOLATION"
+            assert b"\5\x97" + answer == answered(ACCEPTED=accepted, REPLY_CODES=b"prop229")
+            assert stage.backend.outbounds[0].request.avatar == b"me"
+        else:
+            assert answer == b"\1\1\0\0"
+            assert stage.farewell
+            assert stage.backend.outbounds == []
+
+    @rows("P-26", "P-27", "P-28")
+    @pytest.mark.parametrize(
+        ("policy", "greeting", "code"),
+        [
+            (ListenerPolicy(), b"\5\1\0", 4),
+            (ListenerPolicy(prefer_socks_no_auth=True), b"\5\2\x97\0", 0xE0),
+            (ListenerPolicy(extended_auth=False), b"\5\2\x97\0", 4),
+            (ListenerPolicy(), b"\5\1\x97\1\0\0", 0xE0),
+            (ListenerPolicy(swap_e0_e1=True), b"\5\1\x97\1\0\0", 0xE1),
+            (ListenerPolicy(extended_errors=True), b"\5\1\x97\1\0\0", 0xF0),
+        ],
+    )
+    def test_codes(self, policy: ListenerPolicy, greeting: bytes, code: int) -> None:
+        stage = Stage(policy=policy)
+        stage.say(greeting)
+        stage.say(named(ONION, 80))
+        stage.backend.outbounds[0].receiver.refused(DescriptorNotFound("x"))
+        assert stage.transport.take() == refused(code)
+
+    @rows("P-29", "P-31", "P-33")
+    @pytest.mark.parametrize(
+        ("reason", "offered", "plain"),
+        [(Temporary, 0xF0, 1), (InvalidBridge, 0xF1, 5), (Internal, 0xF2, 1), (Fault, 0xF2, 1)],
+    )
+    def test_codes_of_a_transport(self, reason: type[Refused], offered: int, plain: int) -> None:
+        for greeting, code in ((b"\5\1\x97\1\0\0", offered), (b"\5\1\0", plain)):
+            stage = Stage(policy=ListenerPolicy(role=Role.PT, extended_errors=True))
+            stage.say(greeting)
+            stage.say(CONNECT)
+            stage.backend.outbounds[0].receiver.refused(reason("x"))
+            assert stage.transport.take() == refused(code)

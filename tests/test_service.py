@@ -8,14 +8,18 @@ import socket
 import stat
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint
 
+from tests.peers import PeerFactory
 from tests.rows import rows
 from tests.running import Ended, Twistd, run
+from torsocks_tx import ClientOptions, Credentials, SOCKSClientEndpoint, SOCKSError
 
 LOOPBACK = "tcp:0:interface=127.0.0.1"
 DIRECT = ("--backend", "direct")
@@ -60,7 +64,7 @@ async def test_unix_listener_is_for_its_owner_only(tmp_path: Path) -> None:
     assert not place.exists()
 
 
-@rows("R-33")
+@rows("R-33", "P-39")
 @pytest_twisted.ensureDeferred
 async def test_public_listener_is_told_of(tmp_path: Path) -> None:
     server = Twistd("--listen", "tcp:0 AllowPublic", *DIRECT, directory=tmp_path)
@@ -161,3 +165,34 @@ async def test_open_streams_get_their_grace(tmp_path: Path) -> None:
     assert asker.received == b"the last words"
     assert await server.ended == -signal.SIGTERM
     await port.stopListening()
+
+
+@rows("P-05", "P-37")
+@pytest_twisted.ensureDeferred
+async def test_passwords_and_isolation_at_once(tmp_path: Path) -> None:
+    (tmp_path / "passwords").write_text("alice:secret\n")
+    auth = ("--auth", f"file:{tmp_path / 'passwords'}")
+    server = Twistd("--listen", LOOPBACK, *DIRECT, *auth, "--allow-internal", "--debug",
+                    directory=tmp_path)  # fmt: skip
+    await server.up()
+    proxy = TCP4ClientEndpoint(reactor, "127.0.0.1", int(server.addresses[0].rpartition(":")[2]))
+    origins = PeerFactory()
+    port = reactor.listenTCP(0, origins, interface="127.0.0.1")
+    for password, accepted in ((b"secret", True), (b"qzjx7", False)):
+        options = ClientOptions(
+            credentials=Credentials(b"alice", password), isolation=b"qzjx7", timeout=30
+        )
+        place = ("127.0.0.1", port.getHost().port)
+        endpoint = SOCKSClientEndpoint(reactor, proxy, *place, options)
+        if accepted:
+            peer: Any = await endpoint.connect(PeerFactory())
+            (await origins.peer()).send(b"hello")
+            assert await peer.take(5) == b"hello"
+            peer.reset()
+        else:
+            with pytest.raises(SOCKSError, match="status 01"):
+                await endpoint.connect(PeerFactory())
+    await port.stopListening()
+    await server.stop()
+    for word in ("alice", "secret", "qzjx7"):
+        assert word not in server.output.replace(str(tmp_path), "")

@@ -139,6 +139,7 @@ async def test_embedding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     names: dict[str, Any] = {"__name__": "embedding"}
     await execute([piece for piece in EMBEDDING if piece.kind == ""], names)
     greeter = names["greeter"]
+    assert names["address"] == "192.0.2.1"
     client = await ask(greeter, named("example.com", 80))
     assert await client.take_rest() == GRANTED + b"hello\r\n"
     client.close()

@@ -342,6 +342,17 @@ class TestRules:
         team.run(4)
         assert team.spawned[1].transport.asked == ["stop"]
 
+    def test_old_ones_see_which_keys_have_gone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        team = Team(monkeypatch)
+        team.run(0)
+        team.supervisor.restart()
+        # One that does not run yet has given tor no keys.
+        assert [worker.transport.asked for worker in team.spawned] == [["HUP"], [], [], []]
+        team.run(1, 3)
+        team.supervisor.restart()
+        asked = [worker.transport.asked for worker in team.spawned]
+        assert asked == [["HUP", "HUP"], ["stop", "HUP"], [], ["HUP"], [], []]
+
     def test_the_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
         tor = Tor(succeed(None))
         team = Team(monkeypatch, tor)

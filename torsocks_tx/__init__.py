@@ -4,18 +4,21 @@ Serve a backend by listening with a factory::
 
     endpoint.listen(SOCKSFactory(TorBackend.from_tor(reactor, tor)))
 
-What is imported here is the public API, with ``torsocks_tx.errors`` and ``torsocks_tx.testing``;
-everything else may move.
+What is imported here is the public API, with ``torsocks_tx.errors``, ``torsocks_tx.proxyerrors``,
+``torsocks_tx.pt`` and ``torsocks_tx.testing``; everything else may move.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from torsocks_tx.codes import CodeSet, Role
 from torsocks_tx.errors import Refused
+from torsocks_tx.extended import KeyHandler
 from torsocks_tx.isolation import Isolation, IsolationFlags, Isolator
 from torsocks_tx.limits import Limits
-from torsocks_tx.messages import Address, Credentials, Request
+from torsocks_tx.messages import Address, Credentials, KeyValues, Request
+from torsocks_tx.offers import ClientOptions
 from torsocks_tx.policy import ListenerPolicy
 
 if TYPE_CHECKING:
@@ -26,13 +29,19 @@ if TYPE_CHECKING:
     from torsocks_tx.backends.tor.backend import TorBackend
     from torsocks_tx.backends.tor.fixed import FixedSupply
     from torsocks_tx.backends.tor.launched import LaunchedSupply
+    from torsocks_tx.backends.tor.onion.keyring import Keyring
+    from torsocks_tx.backends.tor.onion.witness import OnionWitness
     from torsocks_tx.backends.tor.running import RunningSupply
+    from torsocks_tx.client import SOCKSClientEndpoint, resolve, resolve_ptr
     from torsocks_tx.interfaces import IBackend, IOutbound, IReceiver
     from torsocks_tx.protocol import SOCKS4Protocol, SOCKS5Protocol, SOCKSProtocol
     from torsocks_tx.server import SOCKS4Factory, SOCKS5Factory, SOCKSFactory
+    from torsocks_tx.socks_error import SOCKSError
 
 __all__ = [
     "Address",
+    "ClientOptions",
+    "CodeSet",
     "CredAuthenticator",
     "Credentials",
     "DirectBackend",
@@ -44,20 +53,29 @@ __all__ = [
     "Isolation",
     "IsolationFlags",
     "Isolator",
+    "KeyHandler",
+    "KeyValues",
+    "Keyring",
     "LaunchedSupply",
     "Limits",
     "ListenerPolicy",
     "MemoryBackend",
+    "OnionWitness",
     "Refused",
     "Request",
+    "Role",
     "RunningSupply",
     "SOCKS4Factory",
     "SOCKS4Protocol",
     "SOCKS5Factory",
     "SOCKS5Protocol",
+    "SOCKSClientEndpoint",
+    "SOCKSError",
     "SOCKSFactory",
     "SOCKSProtocol",
     "TorBackend",
+    "resolve",
+    "resolve_ptr",
 ]
 
 # Twisted installs its reactor at the first import of some modules, and txtorcon takes a second to
@@ -70,6 +88,8 @@ _HOMES = {
     "FixedSupply": "backends.tor.fixed",
     "LaunchedSupply": "backends.tor.launched",
     "RunningSupply": "backends.tor.running",
+    "Keyring": "backends.tor.onion.keyring",
+    "OnionWitness": "backends.tor.onion.witness",
     "TorBackend": "backends.tor.backend",
     "IBackend": "interfaces",
     "IOutbound": "interfaces",
@@ -80,6 +100,10 @@ _HOMES = {
     "SOCKS4Protocol": "protocol",
     "SOCKS5Protocol": "protocol",
     "SOCKSProtocol": "protocol",
+    "SOCKSClientEndpoint": "client",
+    "resolve": "client",
+    "resolve_ptr": "client",
+    "SOCKSError": "socks_error",
 }
 
 

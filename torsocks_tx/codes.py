@@ -8,7 +8,7 @@ members.
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import Enum, IntEnum
 from typing import TypeVar
 
 
@@ -82,11 +82,55 @@ class OnionReply(IntEnum):
     INTRODUCTION_TIMED_OUT = 0xF7
 
 
+class HiddenServiceReply(IntEnum):
+    """The REP bytes for failed onion-service connections of proposal 229, section 2.2.
+
+    The proposal's sentences for the two are swapped; its titles are followed here.
+    """
+
+    NOT_FOUND = 0xE0
+    NOT_REACHABLE = 0xE1
+
+
+class TransportReply(IntEnum):
+    """The REP bytes of a pluggable transport (proposal 229, section 2.2).
+
+    The same numbers as the first three of ``OnionReply``: the listener's role tells them apart.
+    """
+
+    TEMPORARY = 0xF0
+    INVALID_BRIDGE = 0xF1
+    INTERNAL = 0xF2
+
+
+class Role(Enum):
+    """Whose SOCKS port it is: tor's, for applications, or a pluggable transport's, for tor."""
+
+    TOR = "tor"
+    PT = "pt"
+
+
+class CodeSet(Enum):
+    """Which reply codes are in force, by the name that the key ``REPLY_CODES`` gives them."""
+
+    RFC1928 = "rfc1928"
+    PROP229 = "prop229"
+    PROP304 = "prop304"
+
+
 class AuthStatus(IntEnum):
     """The STATUS byte that answers RFC 1929 credentials (any other value is a failure too)."""
 
     SUCCESS = 0x00
     FAILURE = 0x01
+
+
+class ExtendedStatus(IntEnum):
+    """The STATUS byte that answers method X'97' (any other value is a failure too)."""
+
+    SUCCESS = 0x00
+    AUTHENTICATION_FAILED = 0x01
+    INVALID_ARGUMENTS = 0x02
 
 
 _E = TypeVar("_E", bound=IntEnum)

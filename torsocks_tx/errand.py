@@ -40,7 +40,7 @@ class Client(Protocol):
 class Errand:
     """Carries one request out and answers it; afterwards it is the client's end of the relay."""
 
-    __slots__ = ("_client", "_extended_errors", "_limits", "_look_up", "_relay", "_request")
+    __slots__ = ("_audience", "_client", "_limits", "_look_up", "_relay", "_request")
     _log = Logger()
 
     def __init__(
@@ -50,12 +50,12 @@ class Errand:
         *,
         clock: IReactorTime,
         limits: Limits,
-        extended_errors: bool,
+        audience: replies.Audience,
     ) -> None:
         self._client = client
         self._request = request
         self._limits = limits
-        self._extended_errors = extended_errors
+        self._audience = audience
         self._relay = Relay(self, client.transport, clock, client.deadline, limits)
         self._look_up: Deferred[Address] | None = None
 
@@ -103,8 +103,7 @@ class Errand:
     def relay_refused(self, reason: Refused) -> None:
         """The answer is no: tell the client why, as far as it may know."""
         self._client.note(f"{type(reason).__name__}: {reason}")
-        audience = replies.Audience.of(self._request, extended_errors=self._extended_errors)
-        self.send_reply(replies.failure(reason, audience), final=True)
+        self.send_reply(replies.failure(reason, self._audience), final=True)
 
     def send_reply(self, reply: bytes, *, final: bool) -> None:
         """Write the one reply; ``final``: the connection ends with it."""

@@ -7,9 +7,11 @@ gets a general failure. ``Incomplete`` is not an error: more bytes are needed.
 
 from __future__ import annotations
 
+from enum import Enum, auto
 from typing import ClassVar
 
-from torsocks_tx.codes import OnionReply, Reply5
+from torsocks_tx.codes import OnionReply, Reply5, TransportReply
+from torsocks_tx.messages import NO_PAIRS, KeyValues
 
 
 class Incomplete(Exception):
@@ -28,14 +30,38 @@ class ProtocolError(Exception):
         self.answer = answer
 
 
+class InvalidArguments(Exception):
+    """The values of a key of method X'97' cannot be accepted: the client hears STATUS 02.
+
+    ``pairs`` go with that answer. The text is for debug logs and never quotes the client.
+    """
+
+    def __init__(self, reason: str, pairs: KeyValues | None = None) -> None:
+        super().__init__(reason)
+        self.pairs = pairs or NO_PAIRS
+
+
+class Retry(Enum):
+    """What a client may do about a refusal: ask again at once, some time later, or not at all.
+
+    NEVER means: not with the same request and the same keys.
+    """
+
+    NOW = auto()
+    LATER = auto()
+    NEVER = auto()
+
+
 class Refused(Exception):
     """A request was understood, and its answer is no.
 
     One subclass for each meaning. The docstring of the class is the sentence for a person; ``code``
-    is the nearest code of RFC 1928. The text given to the constructor is for debug logs.
+    is the nearest code of RFC 1928, ``retry`` the advice for a client that hears of it. The text
+    given to the constructor is for debug logs.
     """
 
     code: ClassVar[int] = Reply5.GENERAL_FAILURE
+    retry: ClassVar[Retry] = Retry.LATER
 
     @property
     def sentence(self) -> str:
@@ -59,6 +85,7 @@ class NotAllowed(Refused):
     """The rules of this server, or of the exit relay, do not allow the connection."""
 
     code = Reply5.NOT_ALLOWED
+    retry = Retry.NEVER
 
 
 class NetworkUnreachable(Refused):
@@ -89,12 +116,14 @@ class CommandNotSupported(Refused):
     """The command is not supported."""
 
     code = Reply5.COMMAND_NOT_SUPPORTED
+    retry = Retry.NEVER
 
 
 class AddressTypeNotSupported(Refused):
     """Addresses of this kind are not supported."""
 
     code = Reply5.ADDRESS_TYPE_NOT_SUPPORTED
+    retry = Retry.NEVER
 
 
 class OnionRefused(Refused):
@@ -139,18 +168,21 @@ class MissingClientAuth(OnionRefused):
     """The onion service wants client authorization, and tor holds no key for it."""
 
     onion_code = OnionReply.MISSING_CLIENT_AUTH
+    retry = Retry.NEVER
 
 
 class WrongClientAuth(OnionRefused):
     """The onion service does not accept the client authorization key that tor holds."""
 
     onion_code = OnionReply.WRONG_CLIENT_AUTH
+    retry = Retry.NEVER
 
 
 class InvalidOnionAddress(OnionRefused):
     """The address of the onion service is not valid: it was mistyped, or is of an older kind."""
 
     onion_code = OnionReply.INVALID_ADDRESS
+    retry = Retry.NEVER
 
 
 class IntroductionTimedOut(OnionRefused):
@@ -160,38 +192,46 @@ class IntroductionTimedOut(OnionRefused):
     onion_code = OnionReply.INTRODUCTION_TIMED_OUT
 
 
-PLAIN: tuple[type[Refused], ...] = (
-    GeneralFailure,
-    NotAllowed,
-    NetworkUnreachable,
-    HostUnreachable,
-    ConnectionRefused,
-    TimedOut,
-    CommandNotSupported,
-    AddressTypeNotSupported,
-)
-ONION: tuple[type[OnionRefused], ...] = (
-    DescriptorNotFound,
-    DescriptorInvalid,
-    IntroductionFailed,
-    RendezvousFailed,
-    MissingClientAuth,
-    WrongClientAuth,
-    InvalidOnionAddress,
-    IntroductionTimedOut,
-)
-_BY_CODE: dict[int, type[Refused]] = {
-    **{kind.code: kind for kind in PLAIN},
-    **{kind.onion_code: kind for kind in ONION},
-}
+class OnionNotFound(OnionRefused):
+    """The onion service was not found."""
+
+    code = Reply5.HOST_UNREACHABLE
+    onion_code = OnionReply.DESCRIPTOR_NOT_FOUND
 
 
-def refusal(code: int) -> Refused:
-    """The ``Refused`` that a tor meant by this REP byte; unknown codes are general failures.
+class OnionNotReachable(OnionRefused):
+    """The onion service was found, but could not be reached."""
 
-    X'F0' to X'F7' are read as tor's onion codes, never as those of a pluggable transport.
+    code = Reply5.HOST_UNREACHABLE
+    onion_code = OnionReply.INTRODUCTION_FAILED
+
+
+class TransportRefused(Refused):
+    """A pluggable transport could not make the connection.
+
+    ``transport_code`` is its code of proposal 229; ``code`` is what stands in its place for a
+    parent that does not know those.
     """
-    kind = _BY_CODE.get(code)
-    if kind is None:
-        return GeneralFailure(f"upstream answered with unknown code {code}")
-    return kind(f"upstream answered with code {code}")
+
+    transport_code: ClassVar[TransportReply]
+
+
+class Temporary(TransportRefused):
+    """The pluggable transport failed, but the same attempt is likely to succeed now."""
+
+    transport_code = TransportReply.TEMPORARY
+    retry = Retry.NOW
+
+
+class InvalidBridge(TransportRefused):
+    """The bridge does not speak this pluggable transport, and is not likely to."""
+
+    code = Reply5.CONNECTION_REFUSED
+    transport_code = TransportReply.INVALID_BRIDGE
+    retry = Retry.NEVER
+
+
+class Internal(TransportRefused):
+    """The pluggable transport has a fault; it may help to restart it, or to wait."""
+
+    transport_code = TransportReply.INTERNAL

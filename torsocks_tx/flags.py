@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torsocks_tx.isolation import IsolationFlags
 from torsocks_tx.policy import ListenerPolicy
@@ -30,12 +31,14 @@ class Flag:
 
 FLAGS: tuple[Flag, ...] = (
     Flag("ExtendedErrors", "extended_errors", "tell SOCKS5 clients why an onion service failed"),
+    Flag("ExtendedAuth", "extended_auth", "method X'97' for clients that offer it"),
+    Flag("SwapE0E1", "swap_e0_e1", "codes E0 and E1 as proposal 229's sentences have them"),
     Flag("IsolateClientAddr", "client_addr", "one client address, one circuit", True),
     Flag("IsolateSOCKSAuth", "socks_auth", "one user name and password, one circuit", True),
     Flag("IsolateClientProtocol", "client_protocol", "SOCKS4 and SOCKS5 apart", True),
     Flag("IsolateDestPort", "dest_port", "one destination port, one circuit", True),
     Flag("IsolateDestAddr", "dest_addr", "one destination address, one circuit", True),
-    Flag("PreferSOCKSNoAuth", "prefer_socks_no_auth", "method 00 where 02 is offered too"),
+    Flag("PreferSOCKSNoAuth", "prefer_socks_no_auth", "method 00 wherever it is offered"),
     Flag("OnionTraffic", "onion_traffic", "onion services"),
     Flag("IPv4Traffic", "ipv4_traffic", "IPv4 destinations"),
     Flag("IPv6Traffic", "ipv6_traffic", "IPv6 destinations"),
@@ -70,7 +73,7 @@ def parse_flags(words: Iterable[str]) -> tuple[ListenerPolicy, list[str]]:
 
     Raises ``FlagError``.
     """
-    fields: dict[str, bool] = {}
+    fields: dict[str, Any] = {}
     isolation: dict[str, bool] = {}
     group: int | None = None
     notes: list[str] = []

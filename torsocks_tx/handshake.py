@@ -9,16 +9,18 @@ away here.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
-from torsocks_tx.codes import Method, Version
+from torsocks_tx import extended
+from torsocks_tx.codes import ExtendedStatus, Method, Version
 from torsocks_tx.errors import Incomplete, ProtocolError
-from torsocks_tx.messages import Credentials, Request
-from torsocks_tx.wire import http, socks4, socks5, userpass
+from torsocks_tx.extended import ExtendedRules
+from torsocks_tx.handshake_options import HandshakeOptions
+from torsocks_tx.messages import Credentials, KeyValues, Request
+from torsocks_tx.roles import RULES
+from torsocks_tx.wire import http, keyvalue, socks4, socks5, userpass
 from torsocks_tx.wire.reader import Reader
-
-BOTH_VERSIONS = frozenset({Version.SOCKS4, Version.SOCKS5})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,26 +56,7 @@ class Rejected:
 Step = Send | Authenticate | Requested | Rejected
 
 
-@dataclass(frozen=True, slots=True)
-class HandshakeOptions:
-    """What a listener accepts before the request.
-
-    ``prefer_no_auth``: method 00 over 02 where both are offered. ``require_auth``: only method 02,
-    and its credentials are checked; SOCKS4 is rejected, since it has none.
-    """
-
-    versions: frozenset[Version] = BOTH_VERSIONS
-    prefer_no_auth: bool = False
-    require_auth: bool = False
-
-    def select(self, offered: bytes) -> Method:
-        """The method that is taken of those that a client offers."""
-        wanted = [Method.USERNAME_PASSWORD, Method.NO_AUTH]
-        if self.require_auth:
-            wanted = [Method.USERNAME_PASSWORD]
-        elif self.prefer_no_auth:
-            wanted.reverse()
-        return next((method for method in wanted if method in offered), Method.NONE_ACCEPTABLE)
+_NO_RULES = ExtendedRules({})
 
 
 class _State(Enum):
@@ -81,6 +64,8 @@ class _State(Enum):
     REQUEST_4 = auto()
     GREETING = auto()
     CREDENTIALS = auto()
+    EXTENDED_HEAD = auto()
+    EXTENDED_PAIRS = auto()
     CHECKING = auto()
     CREDENTIALS_OR_REQUEST = auto()
     REQUEST_5 = auto()
@@ -90,8 +75,8 @@ class _State(Enum):
 class Handshake:
     """One client's conversation.
 
-    Holds at most one unfinished frame, of fewer than 513 bytes; behind an ``Authenticate`` also
-    what came in the same read.
+    Holds at most one unfinished frame, of fewer than 513 bytes, or the pairs of method X'97' within
+    their bounds; behind an ``Authenticate`` also what came in the same read.
     """
 
     def __init__(self, options: HandshakeOptions | None = None) -> None:
@@ -100,6 +85,11 @@ class Handshake:
         self._buffer = bytearray()
         self._credentials: Credentials | None = None
         self._avatar: bytes | None = None
+        self._role = RULES[self._options.role]
+        self._rules = self._options.extended or _NO_RULES
+        self._frame = keyvalue.Pairs(0)
+        self._pairs: KeyValues | None = None
+        self._offered_extended = False
 
     def receive(self, data: bytes) -> list[Step]:
         """Take bytes from the client; what to do about them, in order."""
@@ -112,11 +102,24 @@ class Handshake:
         """The answer to ``Authenticate``: who the client is, or None to refuse it."""
         if self._state is not _State.CHECKING:
             return []
+        by_pairs = self._pairs is not None
         if avatar is None:
-            return [self._reject(ProtocolError("credentials refused", userpass.REFUSED))]
+            answer = keyvalue.AUTHENTICATION_FAILED if by_pairs else userpass.REFUSED
+            return [self._reject(ProtocolError("credentials refused", answer))]
         self._avatar = avatar
+        try:
+            accepted = self._accept()
+        except ProtocolError as error:
+            return [self._reject(error)]
+        return [accepted, *self._advance()]
+
+    def _accept(self) -> Send:
+        answer = userpass.ACCEPTED
+        if self._pairs is not None:
+            said = extended.judge(self._pairs, self._rules, self._options.role)
+            answer = keyvalue.build_response(ExtendedStatus.SUCCESS, said)
         self._state = _State.REQUEST_5
-        return [Send(userpass.ACCEPTED), *self._advance()]
+        return Send(answer)
 
     def _advance(self) -> list[Step]:
         steps: list[Step] = []
@@ -151,31 +154,55 @@ class Handshake:
         return None
 
     def _request_4(self, reader: Reader) -> Step | None:
-        request = socks4.parse_request(reader)
+        request = socks4.parse_request(reader, self._role.commands, self._role.longest_socks4)
         if self._options.require_auth:
             raise ProtocolError("SOCKS4 cannot authenticate", socks4.REJECTED)
         self._state = _State.OVER
         return Requested(request, b"")
 
     def _greeting(self, reader: Reader) -> Step | None:
-        method = self._options.select(socks5.parse_greeting(reader))
+        offered = socks5.parse_greeting(reader)
+        method = self._options.select(offered)
         if method is Method.NONE_ACCEPTABLE:
             raise ProtocolError("no acceptable method", socks5.NO_ACCEPTABLE_METHOD)
-        chosen = method is Method.USERNAME_PASSWORD
-        self._state = _State.CREDENTIALS if chosen else _State.CREDENTIALS_OR_REQUEST
+        # What was offered counts for the reply, whichever method is selected.
+        self._offered_extended = bool(self._options.extended) and Method.EXTENDED in offered
+        self._state = _BEHIND[method]
         return Send(socks5.build_selection(method))
 
     def _check(self, reader: Reader) -> Step | None:
         if reader.data[0] != userpass.VERSION:
             raise ProtocolError("credentials of an unknown version", userpass.REFUSED)
-        credentials = userpass.parse_credentials(reader)
-        userpass.check_format(credentials)
-        self._credentials = credentials
-        if self._options.require_auth:
-            self._state = _State.CHECKING
-            return Authenticate(credentials)
-        self._state = _State.REQUEST_5
-        return Send(userpass.ACCEPTED)
+        self._credentials = credentials = userpass.parse_credentials(reader)
+        self._role.check_format(credentials)
+        if not self._options.require_auth:
+            return self._accept()
+        self._state = _State.CHECKING
+        return Authenticate(credentials)
+
+    def _extended_head(self, reader: Reader) -> Step | None:
+        count = keyvalue.parse_request_head(reader)
+        rules = self._rules
+        self._frame = keyvalue.Pairs(count, max_pairs=rules.max_pairs, max_bytes=rules.max_bytes)
+        self._state = _State.EXTENDED_PAIRS
+        return self._extended_end()
+
+    def _extended_pair(self, reader: Reader) -> Step | None:
+        self._frame.take(reader)
+        return self._extended_end()
+
+    def _extended_end(self) -> Step | None:
+        """Judge the pairs when they are all there."""
+        pairs = self._pairs = self._frame.complete
+        if pairs is None:
+            return None
+        self._credentials = extended.check_credentials(pairs, self._options.role)
+        if not self._options.require_auth:
+            return self._accept()
+        if pairs.get(extended.USERNAME) is None or pairs.get(extended.PASSWD) is None:
+            raise ProtocolError("credentials are missing", keyvalue.AUTHENTICATION_FAILED)
+        self._state = _State.CHECKING
+        return Authenticate(self._credentials or Credentials(b""))
 
     def _credentials_or_request(self, reader: Reader) -> Step | None:
         # Some clients send credentials although method 00 was selected: Tor takes them anyway.
@@ -185,12 +212,17 @@ class Handshake:
 
     def _request_5(self, reader: Reader) -> Step | None:
         _refuse_http(reader.data[0])
-        parsed = socks5.parse_request(reader, self._credentials)
+        request = socks5.parse_request(reader, self._credentials, self._role.commands)
         self._state = _State.OVER
-        request = Request(
-            parsed.version, parsed.command, parsed.address, self._credentials, self._avatar
+        return Requested(
+            replace(
+                request,
+                avatar=self._avatar,
+                pairs=self._pairs,
+                offered_extended=self._offered_extended,
+            ),
+            b"",
         )
-        return Requested(request, b"")
 
 
 def _refuse_http(first_byte: int) -> None:
@@ -198,11 +230,18 @@ def _refuse_http(first_byte: int) -> None:
         raise ProtocolError("HTTP on a SOCKS port", http.PAGE)
 
 
+_BEHIND: dict[Method, _State] = {
+    Method.NO_AUTH: _State.CREDENTIALS_OR_REQUEST,
+    Method.USERNAME_PASSWORD: _State.CREDENTIALS,
+    Method.EXTENDED: _State.EXTENDED_HEAD,
+}
 _FRAMES: dict[_State, Callable[[Handshake, Reader], Step | None]] = {
     _State.FIRST_BYTE: Handshake._first_byte,
     _State.REQUEST_4: Handshake._request_4,
     _State.GREETING: Handshake._greeting,
     _State.CREDENTIALS: Handshake._check,
+    _State.EXTENDED_HEAD: Handshake._extended_head,
+    _State.EXTENDED_PAIRS: Handshake._extended_pair,
     _State.CREDENTIALS_OR_REQUEST: Handshake._credentials_or_request,
     _State.REQUEST_5: Handshake._request_5,
 }

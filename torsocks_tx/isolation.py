@@ -85,6 +85,8 @@ def _packed(client: str) -> bytes:
 
 def _auth_parts(request: Request) -> list[bytes]:
     credentials = request.credentials
+    if request.pairs is not None:
+        return [b"extended", *map(_present, map(request.pairs.get, _EXTENDED_KEYS))]
     if request.version is Version.SOCKS4:
         return [b"socks4", credentials.username if credentials else b""]
     if credentials is None:
@@ -92,6 +94,14 @@ def _auth_parts(request: Request) -> list[bytes]:
     if credentials.username == ISOLATION_USERNAME:
         return [b"torS0X0", credentials.password]
     return [b"userpass", credentials.username, credentials.password]
+
+
+# What keeps clients of method X'97' apart; each may be missing, which is not the same as empty.
+_EXTENDED_KEYS = ("USERNAME", "PASSWD", "ISOLATION")
+
+
+def _present(value: bytes | None) -> bytes:
+    return b"absent" if value is None else b"present:" + value
 
 
 class Isolator:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+RENDEZVOUS_TIMEOUT = 45.0
+"""Seconds that an onion service gets to come to the rendezvous point once it was told; most take
+one. tor itself waits 120 s and then says 06."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -24,6 +28,7 @@ class Limits:
     may still send before its connection is closed. Closing at once would reset it, and eat what it
     has not read.
     ``early_data``: bytes taken from a client before its stream is open.
+    ``extended_bytes``, ``extended_pairs``: what one request of method X'97' may hold.
     ``max_connections``: clients at one time; one more is closed at once. None: as many as
     descriptors allow.
     """
@@ -37,4 +42,6 @@ class Limits:
     drain_timeout: float = 2.0
     drain_bytes: int = 1024 * 1024
     early_data: int = 64 * 1024
+    extended_bytes: int = 256 * 1024
+    extended_pairs: int = 1024
     max_connections: int | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from torsocks_tx.codes import AddressType, Command, Version
@@ -78,12 +79,59 @@ class Credentials:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyValues:
+    """The pairs of a message of method X'97', in order; a key may stand there more than once.
+
+    Keys are text of ASCII, values any bytes. Never logged: the representation shows neither.
+    """
+
+    pairs: tuple[tuple[str, bytes], ...] = field(default=(), repr=False)
+
+    @classmethod
+    def of(cls, pairs: Mapping[str, bytes] | Iterable[tuple[str, bytes]] = ()) -> KeyValues:
+        """The pairs of a mapping, or of pairs that are in order already."""
+        return cls(tuple(pairs.items() if isinstance(pairs, Mapping) else pairs))
+
+    def __iter__(self) -> Iterator[tuple[str, bytes]]:
+        return iter(self.pairs)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys in order, each once."""
+        return tuple(dict(self.pairs))
+
+    def get(self, key: str) -> bytes | None:
+        """The first value with this key, or None."""
+        return next((value for known, value in self.pairs if known == key), None)
+
+    def of_kind(self, name: str) -> KeyValues:
+        """The pairs with this key; for a ``name`` that ends in a dot, those that begin with it."""
+        return KeyValues(tuple(pair for pair in self.pairs if is_of_kind(pair[0], name)))
+
+
+NO_PAIRS = KeyValues()
+
+
+def is_of_kind(key: str, name: str) -> bool:
+    """Whether ``name`` is this key, or ends in a dot and the key goes on behind that."""
+    if name.endswith("."):
+        return key.startswith(name) and key != name
+    return key == name
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One request of a client, whichever version it spoke.
 
     ``command`` is one of those that this server carries out: CONNECT, RESOLVE or RESOLVE_PTR.
     ``credentials`` is None where the client sent none, which is not the same as sending empty ones.
     ``avatar`` is the authenticated user where the listener asks for real authentication.
+    ``pairs`` is what the client said by method X'97', None where that was not selected; its
+    USERNAME and PASSWD are the ``credentials`` then. ``offered_extended``: the client listed that
+    method, and the listener has it: the client understands the codes of proposal 229.
     """
 
     version: Version
@@ -91,6 +139,8 @@ class Request:
     address: Address
     credentials: Credentials | None = None
     avatar: bytes | None = None
+    pairs: KeyValues | None = None
+    offered_extended: bool = False
 
 
 @dataclass(frozen=True, slots=True)

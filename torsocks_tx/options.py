@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +23,14 @@ from torsocks_tx.listening import (
 )
 from torsocks_tx.optiontext import DESCRIPTION, FLAG_TEXT, FLAGS_WITHOUT_VALUE, TEXTS, WITH_VALUE
 
-_OF_TOR = ("tor", "tor-socks", "tor-password-file", "tor-data-directory", "tor-binary")
+_OF_TOR = (
+    "tor",
+    "tor-socks",
+    "tor-password-file",
+    "tor-data-directory",
+    "tor-binary",
+    "onion-auth-dir",
+)
 _OF_LAUNCHED_TOR = ("tor-data-directory", "tor-binary")
 
 
@@ -57,7 +65,7 @@ def _parameter(name: str, default: Any) -> list[Any]:
     """One entry of ``optParameters``; the kind of its value follows from its name."""
     if name.endswith(("-timeout", "-limit", "-grace")):
         return [name, None, default, TEXTS[name], _seconds(name)]
-    if name in ("early-data", "max-connections", "workers"):
+    if name in ("early-data", "extended-bytes", "extended-pairs", "max-connections", "workers"):
         return [name, None, default, TEXTS[name], _count(name)]
     return [name, None, default, TEXTS[name]]
 
@@ -127,6 +135,8 @@ class Options(usage.Options, AuthOptionMixin):
                 check_reach(listener, authenticated=bool(self.get("credCheckers")))
             except ListenError as error:
                 raise usage.UsageError(str(error)) from None
+        if self["onion-auth-dir"]:
+            self._check_key_directory()
         if self["tor-password-file"]:
             self["tor-password"] = _read_password(self["tor-password-file"])
 
@@ -152,6 +162,18 @@ class Options(usage.Options, AuthOptionMixin):
         if self["tor-password-file"] and (launched or self["tor-socks"]):
             mend = "this needs --tor with the control port of a running tor"
             raise usage.UsageError(f"--tor-password-file {self['tor-password-file']!r}: {mend}")
+
+    def _check_key_directory(self) -> None:
+        """The files in it are for the log to complain of; without it there is nothing to do."""
+        path = self["onion-auth-dir"]
+        if self["tor-socks"]:
+            mend = "keys are given to tor by its control port: use --tor"
+            raise usage.UsageError(f"--onion-auth-dir {path!r}: {mend}")
+        try:
+            os.listdir(path)
+        except OSError as error:
+            mend = "name a directory that this user can read"
+            raise usage.UsageError(f"--onion-auth-dir {path!r}: {error.strerror}; {mend}") from None
 
     def _value(self, name: str) -> str:
         return repr(" ".join(self.tor_options[0]) if name == "tor-option" else self[name])

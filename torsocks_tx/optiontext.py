@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torsocks_tx.flags import FLAGS
-from torsocks_tx.limits import Limits
+from torsocks_tx.limits import RENDEZVOUS_TIMEOUT, Limits
 from torsocks_tx.policy import ListenerPolicy
 
 DESCRIPTION = """A SOCKS4, SOCKS4a and SOCKS5 server in front of Tor. Without options it launches
@@ -23,15 +23,19 @@ WITH_VALUE: tuple[tuple[str, Any], ...] = (
     ("tor-password-file", None),
     ("tor-data-directory", None),
     ("tor-binary", None),
+    ("onion-auth-dir", None),
     ("backend", "tor"),
     ("handshake-timeout", _LIMITS.handshake_timeout),
     ("connect-timeout", _LIMITS.connect_timeout),
     ("onion-timeout", _LIMITS.onion_timeout),
+    ("rendezvous-timeout", RENDEZVOUS_TIMEOUT),
     ("idle-timeout", 0.0),
     ("linger-timeout", _LIMITS.linger_timeout),
     ("linger-limit", _LIMITS.linger_limit),
     ("shutdown-grace", SHUTDOWN_GRACE),
     ("early-data", _LIMITS.early_data),
+    ("extended-bytes", _LIMITS.extended_bytes),
+    ("extended-pairs", _LIMITS.extended_pairs),
     ("max-connections", None),
     ("workers", 1),
 )
@@ -50,15 +54,22 @@ TEXTS = {
     " [default: torsocks_tx/tor in $XDG_STATE_HOME or ~/.local/state; /var/lib/torsocks_tx/tor for"
     " root].",
     "tor-binary": "The tor to launch, if not the one in PATH.",
+    "onion-auth-dir": "Directory of client authorization keys for onion services: .auth_private"
+    " files as for tor's ClientOnionAuthDir, read again at SIGHUP. Every user of that tor gets in"
+    " by them.",
     "backend": "tor, or direct: no Tor at all; internal addresses are refused.",
     "handshake-timeout": "Seconds for a client's whole request.",
     "connect-timeout": "Seconds until a connection is made or a name is looked up.",
     "onion-timeout": "The same for onion services; tor itself gives most of them up sooner.",
+    "rendezvous-timeout": "Seconds that an onion service gets to come to the rendezvous once it was"
+    " told (F3).",
     "idle-timeout": "Seconds that an open stream may carry nothing; 0: for ever.",
     "linger-timeout": "Seconds that the far end may be silent after the client closed its side.",
     "linger-limit": "Seconds that this may last in all.",
     "shutdown-grace": "Seconds that open streams get when the server stops.",
     "early-data": "Bytes taken from a client before its stream is open.",
+    "extended-bytes": "Bytes of key and value pairs that a client may send by method X'97'.",
+    "extended-pairs": "The same in pairs.",
     "max-connections": "Clients at one time [default: what the descriptor limit allows].",
     "workers": "Processes that serve together; listeners, and a tor of our own, are one for all.",
     "allow-internal": "With --backend direct: also reach loopback and private addresses.",

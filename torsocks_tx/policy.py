@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from torsocks_tx.codes import AddressType, Command, Version
+from torsocks_tx.codes import AddressType, Command, Role, Version
 from torsocks_tx.errors import AddressTypeNotSupported, HostUnreachable, NotAllowed
 from torsocks_tx.isolation import IsolationFlags
 from torsocks_tx.messages import Address, Request
@@ -21,10 +21,14 @@ class ListenerPolicy:
 
     ``ipv6_connect`` off gives the letter of the older socks-extensions: IPv6 addresses in CONNECT
     are answered 08. ``allow_public`` lets the listener stand on an address that others can reach.
+    ``extended_auth`` off: method X'97' does not exist. ``role`` is no flag: it says whether
+    applications connect here, or a tor that uses a pluggable transport.
     """
 
     isolation: IsolationFlags = field(default_factory=IsolationFlags)
     extended_errors: bool = False
+    extended_auth: bool = True
+    swap_e0_e1: bool = False
     prefer_socks_no_auth: bool = False
     onion_traffic: bool = True
     ipv4_traffic: bool = True
@@ -35,6 +39,7 @@ class ListenerPolicy:
     safe_socks: bool = False
     test_socks: bool = False
     allow_public: bool = False
+    role: Role = Role.TOR
 
     @property
     def port_flags(self) -> frozenset[str]:

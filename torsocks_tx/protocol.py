@@ -1,12 +1,12 @@
 """One client's connection: bytes -> handshake -> errand. Each SOCKS version is an ``IProtocol``.
 
-HANDSHAKE -> (AUTHENTICATING) -> BUSY -> (HEARD_OUT) -> CLOSING -> CLOSED, and from everywhere to
-CLOSING. A fault of ours is logged with its traceback and the client gets a general failure.
+From every state to CLOSING. A fault of ours is logged, and the client gets a general failure.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, ClassVar
 from typing import Protocol as Structure
@@ -27,16 +27,8 @@ from zope.interface import implementer
 from torsocks_tx.codes import Version
 from torsocks_tx.errand import Client, Errand
 from torsocks_tx.errors import Fault, Refused
-from torsocks_tx.handshake import (
-    BOTH_VERSIONS,
-    Authenticate,
-    Handshake,
-    HandshakeOptions,
-    Rejected,
-    Requested,
-    Send,
-    Step,
-)
+from torsocks_tx.handshake import Authenticate, Handshake, Rejected, Requested, Send, Step
+from torsocks_tx.handshake_options import BOTH_VERSIONS, HandshakeOptions
 from torsocks_tx.interfaces import IBackend
 from torsocks_tx.isolation import Isolation
 from torsocks_tx.limits import Limits
@@ -122,8 +114,8 @@ class SOCKSProtocol(Protocol):
             self._errand.client_data(data)
         elif self.state is State.CLOSING:
             self._farewell.received(data)
-        elif self.state in (State.HANDSHAKE, State.AUTHENTICATING):
-            self._carry_out(self._handshake.receive(data))
+        elif not self.is_served:
+            self._converse(self._handshake.receive, data)
 
     def readConnectionLost(self) -> None:
         """The client will send no more. Before the reply that means that it is gone."""
@@ -158,6 +150,16 @@ class SOCKSProtocol(Protocol):
 
     # The handshake's orders.
 
+    def _converse(self, turn: Callable[[Any], list[Step]], said: bytes | None) -> None:
+        try:
+            steps = turn(said)
+        except Exception:
+            # Only the handler of a key can do that, and it may be an application's.
+            self._log.failure("a fault of this server; the client is closed upon")
+            self.finish(b"")
+        else:
+            self._carry_out(steps)
+
     def _carry_out(self, steps: list[Step]) -> None:
         for step in steps:
             match step:
@@ -184,7 +186,7 @@ class SOCKSProtocol(Protocol):
         if self.state is State.AUTHENTICATING:
             self.state = State.HANDSHAKE
             self.transport.resumeProducing()
-            self._carry_out(self._handshake.authenticated(avatar))
+            self._converse(self._handshake.authenticated, avatar)
 
     def _authentication_failed(self, failure: Failure) -> None:
         if self.state is not State.CLOSED:

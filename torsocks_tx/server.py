@@ -9,7 +9,7 @@ different factories never share a circuit, unless their policies name the same s
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
@@ -17,16 +17,18 @@ from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
-from torsocks_tx.codes import Command, Version
+from torsocks_tx.codes import Command, Role, Version
 from torsocks_tx.crowd import Crowd
 from torsocks_tx.errand import Client, Errand
-from torsocks_tx.handshake import HandshakeOptions
+from torsocks_tx.extended import ExtendedRules, KeyHandler, standard_keys
+from torsocks_tx.handshake_options import HandshakeOptions
 from torsocks_tx.interfaces import IBackend
 from torsocks_tx.isolation import Isolation, Isolator, is_for_exit, isolation_key
 from torsocks_tx.limits import Limits
 from torsocks_tx.messages import Credentials, Request
 from torsocks_tx.policy import ListenerPolicy
 from torsocks_tx.protocol import SOCKS4Protocol, SOCKS5Protocol, SOCKSProtocol
+from torsocks_tx.replies import Audience
 
 Authenticator = Callable[[Credentials], "Deferred[bytes | None]"]
 """Checks RFC 1929 credentials: fires with the user's name, or with None for a refusal."""
@@ -42,7 +44,8 @@ class SOCKSFactory(Factory):
     ``backend`` carries the streams; ``policy`` and ``limits`` have defaults that suit Tor. With an
     ``authenticator`` only clients with credentials that it accepts are served. ``listener`` names
     the listener where circuits are isolated; ``isolator`` holds the secret that masks isolation
-    keys: processes that serve one listener together are given the same two.
+    keys: processes that serve one listener together are given the same two. ``keys`` are further
+    keys of method X'97', and who judges them (``extended.KeyHandler``).
     """
 
     protocol: Any = SOCKSProtocol
@@ -58,6 +61,7 @@ class SOCKSFactory(Factory):
         authenticator: Authenticator | None = None,
         listener: str | None = None,
         isolator: Isolator | None = None,
+        keys: Mapping[str, KeyHandler] | None = None,
         crowd: Crowd | None = None,
         clock: IReactorTime | None = None,
         debugging: bool = True,
@@ -78,6 +82,7 @@ class SOCKSFactory(Factory):
         self._port_flags = self.policy.port_flags
         self._isolates = getattr(backend, "isolates", True)
         self._not_isolated = Isolation(Credentials(b""), self._port_flags)
+        self._extended = self._extended_rules(keys or {})
         self._handshake_options: dict[frozenset[Version], HandshakeOptions] = {}
         self._crowd = Crowd(self.limits.max_connections) if crowd is None else crowd
         self._empty: list[Deferred[None]] = []
@@ -96,10 +101,33 @@ class SOCKSFactory(Factory):
         """What a handshake of these versions accepts here."""
         options = self._handshake_options.get(versions)
         if options is None:
-            prefer = self.policy.prefer_socks_no_auth or not self.policy.isolation.socks_auth
-            options = HandshakeOptions(versions, prefer, self._authenticator is not None)
-            self._handshake_options[versions] = options
+            options = self._handshake_options[versions] = self._make_options(versions)
         return options
+
+    def _make_options(self, versions: frozenset[Version]) -> HandshakeOptions:
+        policy = self.policy
+        # To a transport credentials are arguments: where they are offered, they are wanted.
+        indifferent = policy.prefer_socks_no_auth or not policy.isolation.socks_auth
+        return HandshakeOptions(
+            versions,
+            prefer_no_auth=policy.role is Role.TOR and indifferent,
+            require_auth=self._authenticator is not None,
+            extended=self._extended,
+            role=policy.role,
+        )
+
+    def _extended_rules(self, keys: Mapping[str, KeyHandler]) -> ExtendedRules | None:
+        policy = self.policy
+        if not policy.extended_auth:
+            return None
+        isolates = policy.role is Role.TOR and policy.isolation.socks_auth
+        standard = standard_keys(isolates=isolates, authenticates=self._authenticator is not None)
+        return ExtendedRules(
+            {**standard, **keys},
+            policy.extended_errors,
+            self.limits.extended_pairs,
+            self.limits.extended_bytes,
+        )
 
     def authenticate(self, credentials: Credentials) -> Deferred[bytes | None]:
         """Ask the authenticator; without one nobody is refused."""
@@ -121,10 +149,13 @@ class SOCKSFactory(Factory):
 
     def errand(self, client: Client, request: Request) -> Errand:
         """What carries this request out."""
-        extended = self.policy.extended_errors
-        return Errand(
-            client, request, clock=self.clock, limits=self.limits, extended_errors=extended
+        audience = Audience.of(
+            request,
+            role=self.policy.role,
+            extended_errors=self.policy.extended_errors,
+            swap_e0_e1=self.policy.swap_e0_e1,
         )
+        return Errand(client, request, clock=self.clock, limits=self.limits, audience=audience)
 
     def _say_test(self, request: Request) -> None:
         by_ip = request.address.literal().is_ip and request.command is not Command.RESOLVE_PTR

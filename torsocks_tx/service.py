@@ -107,7 +107,17 @@ class TorsocksService(Service):
         self._log.info("serving up to {most} " + RUNNING, most=self._most)
 
     def _hangup(self, _number: int, _frame: Any) -> None:
-        self._reactor.callFromThread(self._log.info, "SIGHUP: there is nothing to read again")
+        self._reactor.callFromThread(self._reload)
+
+    def _reload(self) -> None:
+        reloading = maybeDeferred(self._upstream.reload)
+        reloading.addCallback(lambda text: self._log.info("SIGHUP: {text}", text=text))
+        reloading.addErrback(self._reload_failed)
+
+    def _reload_failed(self, failure: Failure) -> None:
+        error = failure.value
+        reason = error.strerror if isinstance(error, OSError) else failure.getErrorMessage()
+        self._log.error("SIGHUP: {reason}; what was read before stands", reason=reason)
 
     def _start_failed(self, failure: Failure) -> None:
         if not self.running:

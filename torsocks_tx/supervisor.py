@@ -18,15 +18,15 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
-from twisted.internet.error import ProcessExitedAlready
-from twisted.internet.protocol import Factory, ProcessProtocol
+from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from torsocks_tx.binding import StartError, bind
+from torsocks_tx.child import Worker
 from torsocks_tx.isolation import SECRET_BYTES
 from torsocks_tx.listening import Listener
-from torsocks_tx.service import RUNNING, exit_with_failure
+from torsocks_tx.service import exit_with_failure
 
 FIRST_DESCRIPTOR = 3
 """The first inherited listener in a worker; the others follow."""
@@ -38,56 +38,6 @@ QUICK_FAILURES = 6
 """So many quick failures in a row, and the server ends."""
 
 _PACKAGE = Path(__file__).resolve().parent
-
-
-class Worker(ProcessProtocol):
-    """One process; its lines go to our log."""
-
-    transport: Any = None
-    _log = Logger()
-
-    def __init__(self, number: int, orders: bytes, clock: Any) -> None:
-        self.number = number
-        self.running: Deferred[Worker] = Deferred()
-        self.ended: Deferred[Worker] = Deferred()
-        self.status = ""
-        self._clock = clock
-        self._orders = orders
-        self._began = clock.seconds()
-        self._line = b""
-        self.lifetime = 0.0
-
-    def connectionMade(self) -> None:
-        """Say what is to be done."""
-        self.transport.write(self._orders)
-
-    def outReceived(self, data: bytes) -> None:
-        """Pass whole lines on."""
-        *lines, self._line = (self._line + data).split(b"\n")
-        for line in lines:
-            text = line.decode("utf-8", "replace")
-            if RUNNING in text and not self.running.called:
-                self.running.callback(self)
-            self._log.info("worker {number}: {text}", number=self.number, text=text)
-
-    errReceived = outReceived
-
-    def stop(self) -> None:
-        """Let it end in order."""
-        self.transport.closeStdin()
-
-    def kill(self) -> None:
-        """End it now."""
-        try:
-            self.transport.signalProcess("KILL")
-        except ProcessExitedAlready:
-            return
-
-    def processEnded(self, reason: Failure) -> None:
-        """Tell that it is over."""
-        self.lifetime = self._clock.seconds() - self._began
-        self.status = reason.getErrorMessage()
-        self.ended.callback(self)
 
 
 class Supervisor(Service):
@@ -183,6 +133,8 @@ class Supervisor(Service):
 
     def _running(self, worker: Worker) -> None:
         """Its place is taken: let go of those that had it before."""
+        if self._workers.get(worker.number) is not worker:
+            return
         for old in [old for old in self._leaving if old.number == worker.number]:
             old.stop()
 
@@ -212,6 +164,9 @@ class Supervisor(Service):
     def restart(self) -> None:
         """Start every worker anew; the old ones serve their streams to the end of the grace."""
         self._log.info("SIGHUP: the workers are started anew")
+        # A new worker cannot take keys of onion services from tor that it has never known.
+        for worker in [*self._workers.values(), *self._leaving]:
+            worker.reload()
         for worker in list(self._workers.values()):
             self._leaving.add(worker)
             self._spawn(worker.number)

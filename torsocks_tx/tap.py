@@ -36,12 +36,14 @@ def make_limits(options: Options, allowed: int, share: int = 1) -> Limits:
         linger_timeout=options["linger-timeout"],
         linger_limit=options["linger-limit"],
         early_data=options["early-data"],
+        extended_bytes=options["extended-bytes"],
+        extended_pairs=options["extended-pairs"],
         max_connections=min(most, allowed),
     )
 
 
-def make_upstream(reactor: Any, options: Options) -> Any:
-    """What the options put behind the listeners."""
+def make_upstream(reactor: Any, options: Options, keys: str | None = None) -> Any:
+    """What the options put behind the listeners; ``keys`` is the directory of keys for tor."""
     # txtorcon takes a second to load: a usage error need not wait for it.
     from torsocks_tx import upstream
 
@@ -64,7 +66,14 @@ def make_upstream(reactor: Any, options: Options) -> Any:
     else:
         supply = upstream.running_supply(reactor, tor, options.get("tor-password"))
     optimistic = True if options["optimistic-data"] else None
-    return upstream.TorUpstream(reactor, supply, optimistic, policies)
+    return upstream.TorUpstream(
+        reactor,
+        supply,
+        optimistic,
+        policies,
+        rendezvous_timeout=options["rendezvous-timeout"],
+        keyring=upstream.keyring(keys),
+    )
 
 
 def makeService(options: Options) -> Service:
@@ -92,7 +101,7 @@ def make_server(
     """A server in this process; it is one of ``share`` that divide the clients among them."""
     allowed = raise_descriptor_limit()
     limits = make_limits(options, allowed, share)
-    upstream = _upstream(reactor, options)
+    upstream = _upstream(reactor, options, options["onion-auth-dir"])
     checkers = options.get("credCheckers")
     crowd = Crowd(limits.max_connections)
     authenticator = CredAuthenticator(checkers) if checkers else None
@@ -122,9 +131,9 @@ def make_server(
     )
 
 
-def _upstream(reactor: Any, options: Options) -> Any:
+def _upstream(reactor: Any, options: Options, keys: str | None = None) -> Any:
     try:
-        return make_upstream(reactor, options)
+        return make_upstream(reactor, options, keys)
     except ValueError as error:
         raise SystemExit(f"twistd torsocks: {error}") from None
 
@@ -133,6 +142,7 @@ def make_supervisor(reactor: Any, options: Options) -> Supervisor:
     """A process that holds the listeners, and tor if it is ours, for its workers."""
     launched = options["backend"] == "tor" and not options["tor-socks"]
     launched = launched and (options["tor"] or "launch") in ("launch", "private")
+    # The workers give tor its keys, and follow its events.
     upstream = _upstream(reactor, options) if launched else None
     return Supervisor(
         reactor,

@@ -8,6 +8,7 @@ from typing import Any
 
 from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime, ITCPTransport
+from twisted.internet.protocol import Factory, Protocol
 from zope.interface import implementer
 
 from torsocks_tx.limits import Limits
@@ -70,6 +71,19 @@ class Deadline:
         else:
             expired, self._expired = self._expired, None
             expired()
+
+
+class OneProtocol(Factory):
+    """Gives the one connection that it is used for to a protocol that exists already."""
+
+    noisy = False
+
+    def __init__(self, protocol: Protocol) -> None:
+        self._protocol = protocol
+
+    def buildProtocol(self, addr: Any) -> Protocol:
+        """Give the protocol."""
+        return self._protocol
 
 
 @implementer(IPushProducer)

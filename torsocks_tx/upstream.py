@@ -14,14 +14,18 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import clientFromString
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from torsocks_tx.backends.direct import DirectBackend
 from torsocks_tx.backends.tor.backend import TorBackend
 from torsocks_tx.backends.tor.fixed import FixedSupply
 from torsocks_tx.backends.tor.launched import LaunchedSupply
+from torsocks_tx.backends.tor.onion.keyring import Keyring
+from torsocks_tx.backends.tor.onion.witness import OnionWitness
 from torsocks_tx.backends.tor.running import RunningSupply
 from torsocks_tx.backends.tor.supply import NoSuchPort, Supply
 from torsocks_tx.errors import TorDown
+from torsocks_tx.limits import RENDEZVOUS_TIMEOUT
 
 
 def default_data_directory() -> Path:
@@ -50,13 +54,22 @@ class DirectUpstream:
             )
         return succeed(None)
 
+    def reload(self) -> Deferred[str]:
+        """Fire with what to say about it."""
+        return succeed("there is nothing to read again")
+
     def stop(self) -> Deferred[None]:
         """Nothing is held."""
         return succeed(None)
 
 
 class TorUpstream:
-    """A tor, however it is come by."""
+    """A tor, however it is come by.
+
+    ``policies``: what the listeners ask of tor's SocksPorts. ``keyring``: keys of onion services.
+    """
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -64,10 +77,15 @@ class TorUpstream:
         supply: Supply,
         optimistic_data: bool | None,
         policies: Sequence[frozenset[str]] = (),
+        *,
+        rendezvous_timeout: float = RENDEZVOUS_TIMEOUT,
+        keyring: Keyring | None = None,
     ) -> None:
         self.supply = supply
         self._policies = policies
-        self.backend = TorBackend(reactor, supply, optimistic_data=optimistic_data)
+        self._keyring = keyring
+        witness = OnionWitness(reactor, rendezvous_timeout=rendezvous_timeout, keyring=keyring)
+        self.backend = TorBackend(reactor, supply, optimistic_data=optimistic_data, witness=witness)
 
     def start(self) -> Deferred[None]:
         """Start or find tor, and see that it can keep what the listeners' flags promise."""
@@ -83,7 +101,28 @@ class TorUpstream:
                 raise
             except TorDown:
                 # It is looked at again, and said in the log, when there is a tor.
-                return
+                break
+        if self._keyring is not None:
+            self.supply.when_ready().addCallbacks(self._use_keys, self._ignore)
+
+    def _use_keys(self, _: object) -> None:
+        """Give tor the keys now: what is wrong with them is better seen at the start."""
+        self._log.info("{keys}", keys=self._count_keys())
+        self.backend.witness.follow(self.supply.control)
+
+    def _count_keys(self) -> str:
+        count = 0 if self._keyring is None else len(self._keyring)
+        plural = "key" if count == 1 else "keys"
+        return f"{count} client authorization {plural} for onion services"
+
+    def reload(self) -> Deferred[str]:
+        """Read the client authorization keys again; fire with what to say about it."""
+        if self._keyring is None:
+            return succeed("there is nothing to read again")
+        return self.backend.witness.reload_keys().addCallback(lambda _: self._count_keys())
+
+    def _ignore(self, failure: Failure) -> None:
+        failure.trap(TorDown)
 
     def control_address(self) -> str:
         """The control port of the tor that was started, for ``--tor`` of our workers."""
@@ -93,6 +132,11 @@ class TorUpstream:
     def stop(self) -> Deferred[None]:
         """End what was started."""
         return self.supply.stop()
+
+
+def keyring(directory: str | None) -> Keyring | None:
+    """The client authorization keys of a directory; None without one."""
+    return None if directory is None else Keyring(directory)
 
 
 def fixed_supply(reactor: Any, description: str) -> Supply:

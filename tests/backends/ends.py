@@ -10,6 +10,7 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from tests.transports import FakeTransport, WholeTransport
+from torsocks_tx.backends.conversation import Conversation, Opening
 from torsocks_tx.backends.stream import Stream
 from torsocks_tx.codes import AddressType, Command, Version
 from torsocks_tx.errors import Refused
@@ -47,12 +48,14 @@ class FakeEndpoint:
     def __init__(self, outcome: Any = None) -> None:
         self.cancelled = 0
         self.protocol: Any = None
+        self.factory: Any = None
         self._outcome: Deferred[Any] = outcome or Deferred(self._cancel)
 
     def _cancel(self, _: object) -> None:
         self.cancelled += 1
 
     def connect(self, factory: IProtocolFactory) -> Deferred[Any]:
+        self.factory = factory
         self.protocol = factory.buildProtocol(None)
         return self._outcome
 
@@ -82,14 +85,21 @@ class StreamStage:
         pipelined: bool | None = None,
         early: bool = False,
         transport: WholeTransport | None = None,
+        opening: Opening | None = None,
+        doubtful: bool = False,
     ) -> None:
         self.clock = Clock()
         self.receiver = Receiver()
         self.endpoint = FakeEndpoint()
         self.transport: Any = transport or FakeTransport()
         self.stream = Stream(self.clock, self.receiver, half_close=half_close)
-        initiator = None if pipelined is None else Initiator(REQUEST, pipelined=pipelined)
-        self.stream.connect(self.endpoint, initiator, early_data=early)
+        conversation = None
+        if pipelined is not None:
+            initiator = Initiator(REQUEST, pipelined=pipelined, doubtful=doubtful)
+            conversation = Conversation(
+                self.clock, self.stream, initiator, early_data=early, opening=opening
+            )
+        self.stream.connect(self.endpoint, conversation)
 
     @property
     def heard(self) -> list[object]:

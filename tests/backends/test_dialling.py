@@ -181,7 +181,9 @@ class TestTargets:
         [
             TCP4ClientEndpoint(reactor, "localhost", 9050),
             TCP4ClientEndpoint(reactor, "127.0.0.1", 9050, bindAddress=("127.0.0.2", 0)),
+            TCP4ClientEndpoint(reactor, "127.0.0.1", 9050, timeout=5),
             TCP6ClientEndpoint(reactor, "::1", 9050),
+            UNIXClientEndpoint(reactor, "/run/tor/socks", checkPID=True),
             TCP4ClientEndpoint(MemoryReactorClock(), "127.0.0.1", 9050),
             HostnameEndpoint(reactor, "localhost", 9050),
             object(),

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from tests.names import INVALID_NAMES, LITERALS, VALID_NAMES, WITH_NUL
 from torsocks_tx.codes import AddressType, Command, Version
-from torsocks_tx.messages import Address, Credentials, Request
-from torsocks_tx.wire import socks4, socks5, userpass
+from torsocks_tx.messages import Address, Credentials, KeyValues, Request
+from torsocks_tx.wire import keyvalue, socks4, socks5, userpass
 
 # Nobody measures the time of an example: the machine that runs this may be busy.
 fuzz = settings(max_examples=200, deadline=None)
@@ -85,6 +85,13 @@ def conversation_of(request: Request, methods: bytes = b"") -> bytes:
     return sent + socks5.build_request(request.command, request.address)
 
 
+_KEYS = ["USERNAME", "PASSWD", "ISOLATION", "REQUIRE", "REPLY_CODES", "PT.a", "X-a.b", "other"]
+_keys = st.sampled_from(_KEYS) | st.from_regex(r"[A-Za-z0-9_.-]{1,64}", fullmatch=True)
+_values = st.binary(max_size=40) | st.sampled_from(
+    [b"", b"ISOLATION", b"ISOLATION,other", b"prop304", b"none", b"<torS0X>9", b"x" * 300]
+)
+pairs = st.builds(KeyValues, st.lists(st.tuples(_keys, _values), max_size=8).map(tuple))
+
 # Pieces of conversations, in any order, perhaps broken.
 _pieces = st.one_of(
     st.binary(max_size=20),
@@ -96,6 +103,8 @@ _pieces = st.one_of(
         any_address,
     ),
     requests_4().map(socks4.build_request),
+    pairs.map(keyvalue.build_request),
+    pairs.map(lambda said: b"\5\1\x97" + keyvalue.build_request(said) + b"\5\1\0\1\1\1\1\1\0\1"),
     st.sampled_from([b"GET / HTTP/1.1\r\n", b"\4\1", b"\5\1\0", b"\5\1\2", b"\1\0\0", b"\0" * 600]),
     st.builds(lambda byte, times: byte * times, st.binary(min_size=1, max_size=1), st.just(600)),
 )
@@ -124,6 +133,8 @@ _beginnings = st.sampled_from(
         b"\5\1\2\1\x0a<torS0X>0",
         b"\5\1\0\5\1\0\3",
         b"\5\1\0\5\xf1\0",
+        b"\5\2\x97\0\1",
+        b"\5\1\x97\1\0\2\0\1a\0\0",
     ]
 )
 _anything = st.binary(max_size=700) | broken()

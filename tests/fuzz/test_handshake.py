@@ -12,46 +12,54 @@ from tests.fuzz.strategies import (
     client_bytes,
     conversation_of,
     fuzz,
+    pairs,
     requests_4,
     requests_5,
     thorough,
 )
 from tests.rows import rows
 from tests.tables import octets
-from torsocks_tx.codes import Version
+from torsocks_tx.codes import Role, Version
+from torsocks_tx.extended import ExtendedRules
 from torsocks_tx.handshake import (
-    BOTH_VERSIONS,
     Authenticate,
-    HandshakeOptions,
     Rejected,
     Requested,
     Send,
     Step,
 )
-from torsocks_tx.messages import Request
-from torsocks_tx.wire import http, socks5
+from torsocks_tx.handshake_options import BOTH_VERSIONS, HandshakeOptions
+from torsocks_tx.messages import KeyValues, Request
+from torsocks_tx.wire import http, keyvalue, socks5
 
 options = st.builds(
     HandshakeOptions,
     versions=st.just(BOTH_VERSIONS) | st.frozensets(st.sampled_from(Version), min_size=1),
     prefer_no_auth=st.booleans(),
     require_auth=st.booleans(),
+    extended=st.none() | st.builds(ExtendedRules, extended_errors=st.booleans()),
+    role=st.sampled_from(Role),
 )
 
-SENT = {octets("05 00"), octets("05 02"), octets("01 00")}
+SENT = {octets("05 00"), octets("05 02"), octets("05 97"), octets("01 00")}
 LAST_WORDS = {
     b"",
     http.PAGE,
     octets("05 FF"),
     octets("01 01"),
+    octets("01 01 0000"),
+    octets("01 02 0000"),
     octets("00 5B 0000 00000000"),
     socks5.failure(0x01),
     socks5.failure(0x07),
     socks5.failure(0x08),
 }
+# A client hears the names of its own keys: those that count, or those that it must not count on.
+ANSWERED = octets("01 00 0002 0008") + b"ACCEPTED"
+UNSUPPORTED = octets("01 02 0001 000B") + b"UNSUPPORTED"
 
 
-@rows("R-03", "R-27", "R-30", "R-31", "S-21", "S-36")
+@rows("R-03", "R-27", "R-30", "R-31", "S-21", "S-36", "P-09", "P-11", "P-21")
 @given(client=chopped(client_bytes), wanted=options)
 @thorough
 def test_the_same_steps_however_the_bytes_come(
@@ -68,10 +76,10 @@ def assert_orderly(steps: list[Step], data: bytes) -> None:
     for place, step in enumerate(steps):
         match step:
             case Send(sent):
-                assert sent in SENT
+                assert sent in SENT or sent.startswith(ANSWERED)
             case Rejected(sent, reason):
-                # These are all the words there are: nothing of the client's can be among them.
-                assert sent in LAST_WORDS
+                # These are all the words there are: little of the client's can be among them.
+                assert sent in LAST_WORDS or sent.startswith(UNSUPPORTED)
                 assert reason
                 assert place == len(steps) - 1
             case Requested(_, rest):
@@ -124,3 +132,29 @@ def test_credentials_count_though_no_authentication_was_selected(
     assert steps[0] == Send(octets("05 00"))
     assert steps[-1] == Requested(request, early)
     assert len(steps) == (2 if request.credentials is None else 3)
+
+
+@rows("P-11", "P-13", "P-17", "P-18", "P-35")
+@given(
+    request=requests_5(),
+    said=pairs,
+    others=st.binary(max_size=20),
+    early=st.binary(max_size=600),
+    data=st.data(),
+)
+@fuzz
+def test_every_conversation_by_pairs_gives_its_request_or_a_refusal(
+    request: Request, said: KeyValues, others: bytes, early: bytes, data: st.DataObject
+) -> None:
+    greeting = socks5.build_greeting(others + b"\x97")
+    asked = socks5.build_request(request.command, request.address)
+    client = greeting + keyvalue.build_request(said) + asked + early
+    _, chunks = data.draw(chopped(st.just(client)))
+    first, *_, last = converse(chunks, HandshakeOptions(extended=ExtendedRules()))
+    assert first == Send(octets("05 97"))
+    if isinstance(last, Rejected):
+        assert last.data.startswith(octets("01 02"))
+        return
+    assert isinstance(last, Requested)
+    assert (last.request.pairs, last.request.offered_extended) == (said, True)
+    assert (last.request.address, last.rest) == (request.address, early)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given
@@ -12,17 +13,21 @@ from tests.fuzz.strategies import (
     any_address,
     chopped,
     fuzz,
+    pairs,
     requests_4,
     requests_5,
     thorough,
 )
 from tests.rows import rows
 from tests.test_conversation import EARLY, Server, assert_agreed, connect, opened
+from torsocks_tx.codes import CodeSet, Command, Role
 from torsocks_tx.errors import Refused
 from torsocks_tx.handshake import Send
-from torsocks_tx.initiator import Failed, Initiator, Opened
-from torsocks_tx.messages import Reply, Request
-from torsocks_tx.wire import socks4, socks5, userpass
+from torsocks_tx.initiator import Initiator
+from torsocks_tx.messages import Address, Credentials, KeyValues, Reply, Request
+from torsocks_tx.offers import ClientOptions
+from torsocks_tx.outcomes import Failed, Opened
+from torsocks_tx.wire import keyvalue, socks4, socks5, userpass
 
 requests = requests_4() | requests_5()
 
@@ -106,3 +111,63 @@ def test_both_ends_agree(
     server = Server(opened, like_tor=like_tor)
     outcome = connect(request, server, pipelined=pipelined, cut=cut, early=EARLY)
     assert_agreed(request, server, outcome)
+
+
+_wishes = st.sampled_from(
+    [
+        ClientOptions(),
+        ClientOptions(isolation=b"x"),
+        ClientOptions(credentials=Credentials(b"a", b"b")),
+        ClientOptions(require=("A",), role=Role.PT),
+        ClientOptions(optimistic=True, reply_codes=CodeSet.PROP304, role=Role.TOR),
+    ]
+)
+_answers = st.one_of(
+    _server_pieces,
+    st.just(b"\5\x97"),
+    st.builds(
+        lambda status, said: b"\1" + bytes([status]) + keyvalue.build_pairs(said),
+        st.sampled_from([0, 0, 0, 1, 2, 3]),
+        pairs,
+    ),
+    st.just(keyvalue.build_response(0, KeyValues.of({"ACCEPTED": b"A,ISOLATION"}))),
+)
+
+
+@rows("P-09", "P-11", "P-19", "P-22", "R-27")
+@given(
+    options=_wishes,
+    server=chopped(
+        st.builds(
+            bytes.__add__,
+            st.sampled_from([b"", b"\5\x97", b"\5\x97\1\0\0\0", b"\5\x97\1\0\0\2\0\1A"]),
+            st.lists(_answers, max_size=5).map(b"".join),
+        )
+    ),
+)
+@thorough
+def test_whatever_a_server_says_to_an_offer_is_an_outcome(
+    options: ClientOptions, server: tuple[bytes, Chunks]
+) -> None:
+    data, chunks = server
+    found = []
+    for portions in ((data,), chunks):
+        request = options.request(Command.CONNECT, Address.of("example.com", 80))
+        initiator = Initiator(request, offer=options.offer)
+        initiator.start()
+        steps: list[Any] = []
+        for portion in portions:
+            if steps and isinstance(steps[-1], Opened):
+                steps[-1] = replace(steps[-1], rest=steps[-1].rest + portion)
+            else:
+                steps += initiator.receive(portion)
+        steps += initiator.eof()
+        assert isinstance(steps[-1], Opened | Failed)
+        assert all(isinstance(step, Send) for step in steps[:-1])
+        last = steps[-1]
+        if isinstance(last, Failed):
+            last = (type(last.reason), str(last.reason), last.code, last.status, last.pairs)
+        elif options.offer.needed and b"\5\2" not in data[:2]:
+            assert options.offer.needed <= set(last.pairs.get("ACCEPTED").decode().split(","))
+        found.append([*steps[:-1], last])
+    assert found[0] == found[1]

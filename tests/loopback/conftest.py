@@ -9,16 +9,19 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import pytest_twisted
 
 from tests.ground import Ground
-from torsocks_tx import flow
+from torsocks_tx import flow, server
 from torsocks_tx.pipes import pool
+from torsocks_tx.policy import ListenerPolicy
 
 GROUNDS = [f"{kind}{way}" for way in ("", "-spliced", "-by-protocols") for kind in ("tcp", "unix")]
+WITHOUT_EXTENDED = "tcp-without 97"
 
 
 def choose_way(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,11 +34,18 @@ def choose_way(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(flow, "SMALL_RUN", -1)
 
 
-@pytest_twisted.async_yield_fixture(params=GROUNDS)
+@pytest_twisted.async_yield_fixture(params=[*GROUNDS, WITHOUT_EXTENDED])
 async def ground(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Ground]:
-    """Give listeners and clients, over TCP and then over unix sockets; leave nothing behind."""
+    """Give listeners and clients, over TCP and unix sockets, by each way; leave nothing behind.
+
+    Whoever does not offer method X'97' must not see whether a listener has it, so everything runs
+    without it too. A test that is about that method says ``@with_extended``.
+    """
+    if request.param == WITHOUT_EXTENDED:
+        without = partial(ListenerPolicy, extended_auth=False)
+        monkeypatch.setattr(server, "ListenerPolicy", without)
     kind, _, way = request.param.partition("-")
     choose_way(way, monkeypatch)
     directory = Path(tempfile.mkdtemp(prefix="socks-"))
@@ -44,3 +54,6 @@ async def ground(
     await ground.close()
     assert pool.lent == 0
     shutil.rmtree(directory)
+
+
+with_extended = pytest.mark.parametrize("ground", GROUNDS, indirect=True)

@@ -7,6 +7,7 @@ import pytest_twisted
 
 from tests.fakes import Leg, hold, tor_like
 from tests.ground import Ground
+from tests.loopback.conftest import with_extended
 from tests.peers import GRANTED, Peer, named
 from tests.rows import rows
 
@@ -14,6 +15,10 @@ SOCKS5 = b"\5\2\0\2" + b"\1\2me\3you" + named("example.com", 80) + b"ping"
 SOCKS5_ANSWER = b"\5\2\1\0" + GRANTED + b"pong"
 SOCKS4 = bytes.fromhex("04 01 0050 00000001 6D65 00") + b"example.com\0" + b"ping"
 SOCKS4_ANSWER = bytes.fromhex("00 5A 0000 00000000") + b"pong"
+PAIRS = b"\1" + b"\0\1\0\x09ISOLATION\0\2xy"
+EXTENDED = b"\5\3\0\2\x97" + PAIRS + named("example.com", 80) + b"ping"
+PAIRS_ANSWER = b"\1\0\0\2" + b"\0\x08ACCEPTED\0\x09ISOLATION" + b"\0\x0bREPLY_CODES\0\7prop229"
+EXTENDED_ANSWER = b"\5\x97" + PAIRS_ANSWER + GRANTED + b"pong"
 VERSIONS = [
     pytest.param(SOCKS5, SOCKS5_ANSWER, id="socks5"),
     pytest.param(SOCKS4, SOCKS4_ANSWER, id="socks4a"),
@@ -35,10 +40,21 @@ def pong(leg: Leg) -> None:
         leg.on_data = answer_ping
 
 
-@rows("R-27", "R-12", "R-02")
+@rows("R-27", "R-12", "R-02", "P-35")
 @pytest.mark.parametrize(("said", "answer"), VERSIONS)
 @pytest_twisted.ensureDeferred
 async def test_split_at_every_byte(ground: Ground, said: bytes, answer: bytes) -> None:
+    await split_at_every_byte(ground, said, answer)
+
+
+@rows("P-11", "P-13", "P-18", "R-27")
+@with_extended
+@pytest_twisted.ensureDeferred
+async def test_pairs_split_at_every_byte(ground: Ground) -> None:
+    await split_at_every_byte(ground, EXTENDED, EXTENDED_ANSWER)
+
+
+async def split_at_every_byte(ground: Ground, said: bytes, answer: bytes) -> None:
     server, upstream = await tor_like(ground, pong)
     endpoint = await ground.listen(server)
     for place in range(len(said) + 1):
@@ -65,13 +81,28 @@ async def test_one_byte_at_a_time(ground: Ground, said: bytes, answer: bytes) ->
     assert await client.take_rest() == answer
 
 
+LEAVE = [Peer.shut, Peer.close, Peer.reset]
+
+
 @rows("R-29", "R-30")
-@pytest.mark.parametrize("leave", [Peer.shut, Peer.close, Peer.reset])
+@pytest.mark.parametrize("leave", LEAVE)
 @pytest.mark.parametrize(("said", "answer"), VERSIONS)
 @pytest_twisted.ensureDeferred
 async def test_cut_off_at_every_byte(
     ground: Ground, said: bytes, answer: bytes, leave: object
 ) -> None:
+    await cut_off_at_every_byte(ground, said, leave)
+
+
+@rows("R-29", "R-30", "P-09", "P-11")
+@with_extended
+@pytest.mark.parametrize("leave", LEAVE)
+@pytest_twisted.ensureDeferred
+async def test_pairs_cut_off_at_every_byte(ground: Ground, leave: object) -> None:
+    await cut_off_at_every_byte(ground, EXTENDED, leave)
+
+
+async def cut_off_at_every_byte(ground: Ground, said: bytes, leave: object) -> None:
     server, upstream = await tor_like(ground, hold)
     endpoint = await ground.listen(server)
     for place in range(len(said) + 1):

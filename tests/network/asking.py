@@ -12,14 +12,17 @@ from twisted.python.failure import Failure
 
 from torsocks_tx.codes import Command, Version
 from torsocks_tx.handshake import Send
-from torsocks_tx.initiator import Failed, Initiator, Opened
+from torsocks_tx.initiator import Initiator
 from torsocks_tx.messages import Address, Credentials, Request
+from torsocks_tx.outcomes import Failed, Opened
 
 DEADLINE = 60.0
 
 
 class Asker(Protocol):
     """Makes one request; ``outcome`` fires with the reply, or fails with the refusal."""
+
+    transport: Any = None
 
     def __init__(self, request: Request) -> None:
         self._initiator = Initiator(request)
@@ -67,14 +70,16 @@ def request(
     return Request(version, command, Address.of(host, port), credentials)
 
 
-async def ask(server: str, what: Request, *, source: str | None = None) -> Asker:
+async def ask(
+    server: str, what: Request, *, source: str | None = None, deadline: float = DEADLINE
+) -> Asker:
     """Connect to the server at ``host:port`` and make the request; raise if it is refused."""
     host, _, port = server.rpartition(":")
     bind = None if source is None else (source, 0)
     endpoint = TCP4ClientEndpoint(reactor, host, int(port), bindAddress=bind)
     asker = Asker(what)
     await endpoint.connect(Factory.forProtocol(lambda: asker))
-    await asker.outcome.addTimeout(DEADLINE, reactor)
+    await asker.outcome.addTimeout(deadline, reactor)
     return asker
 
 

@@ -97,3 +97,17 @@ def test_an_ip_address_passes(address: Address) -> None:
 def test_an_onion_name_loses_its_trailing_dot(name: str) -> None:
     assert check_destination(Address(NAME, name + ".", 80)) == Address(NAME, name, 80)
     assert check_destination(Address(NAME, name, 80)) == Address(NAME, name, 80)
+
+
+@rows("S-49")
+@pytest.mark.parametrize("host", [".onion", ".ONION", ".onion."])
+def test_the_onion_label_alone_is_an_onion_address_that_is_not_valid(host: str) -> None:
+    checked = check_destination(Address(AddressType.HOSTNAME, host, 80))
+    assert checked.is_onion
+    assert not checked.host.endswith(".")
+
+
+@pytest.mark.parametrize("host", [".example", "a..onion", "..onion", ".onion.."])
+def test_and_no_other_empty_label_is_taken(host: str) -> None:
+    with pytest.raises(ProtocolError):
+        check_destination(Address(AddressType.HOSTNAME, host, 80))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.names import ONION
+from tests.rows import rows
 from tests.tables import table
 from torsocks_tx.errors import InvalidOnionAddress
 from torsocks_tx.wire.onion import check_onion
@@ -37,11 +38,13 @@ INVALID = table(
 )
 
 
+@rows("S-49")
 @pytest.mark.parametrize("host", VALID)
 def test_valid(host: str) -> None:
     check_onion(host)
 
 
+@rows("S-49")
 @pytest.mark.parametrize("host", INVALID)
 def test_invalid(host: str) -> None:
     with pytest.raises(InvalidOnionAddress) as caught:

@@ -18,11 +18,16 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, UNIXClientEndpoint
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.internet.posixbase import PosixReactorBase
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
+
+from torsocks_tx.transports import OneProtocol
 
 ATTEMPT_TIMEOUT = 10.0
 """Seconds for one address of several; the last may take as long as its caller lets it."""
+
+ENDPOINT_TIMEOUT = 30
+"""Seconds that Twisted's endpoints give themselves: one with another number is asked itself."""
 
 _DONE = (0, errno.EISCONN)
 _UNDER_WAY = (errno.EINPROGRESS, errno.EALREADY)
@@ -49,7 +54,9 @@ def target_of(endpoint: Any) -> Target | None:
     if not isinstance(getattr(endpoint, "_reactor", None), PosixReactorBase):
         return None
     kind = type(endpoint)
-    if kind is UNIXClientEndpoint:
+    if getattr(endpoint, "_timeout", None) != ENDPOINT_TIMEOUT:
+        return None
+    if kind is UNIXClientEndpoint and not endpoint._checkPID:
         return Target(socket.AF_UNIX, endpoint._path)
     if kind not in (TCP4ClientEndpoint, TCP6ClientEndpoint) or endpoint._bindAddress is not None:
         return None
@@ -212,18 +219,6 @@ class Attempt:
             timer.cancel()
 
 
-class _OneProtocol(Factory):
-    """Gives the one connection that it is used for to a protocol that exists already."""
-
-    noisy = False
-
-    def __init__(self, protocol: Protocol) -> None:
-        self._protocol = protocol
-
-    def buildProtocol(self, addr: Any) -> Protocol:
-        return self._protocol
-
-
 def connect_to(
     endpoint: IStreamClientEndpoint, protocol: Protocol, refused: Callable[[Failure], None]
 ) -> Attempt | Deferred[Any]:
@@ -233,4 +228,4 @@ def connect_to(
         attempt = Attempt(endpoint._reactor, protocol, refused)  # type: ignore[attr-defined]
         attempt.begin([target])
         return attempt
-    return endpoint.connect(_OneProtocol(protocol)).addErrback(refused)
+    return endpoint.connect(OneProtocol(protocol)).addErrback(refused)

@@ -11,6 +11,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from torsocks_tx.backends.failures import refused_by
 from torsocks_tx.backends.stream import Stream
 from torsocks_tx.errors import CommandNotSupported, Refused
 from torsocks_tx.interfaces import IBackend, IReceiver
@@ -26,18 +27,25 @@ class EndpointBackend:
     """Connects to the endpoint that ``choose`` gives; refuses look-ups, which endpoints cannot do.
 
     What ``choose`` or ``connect`` itself raises, other than ``Refused``, is a fault: it is logged
-    with its traceback.
+    with its traceback. ``meaning`` says what a failed attempt is to the client.
     """
 
     _log = Logger()
 
-    def __init__(self, reactor: IReactorTime, choose: EndpointChooser) -> None:
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        choose: EndpointChooser,
+        *,
+        meaning: Callable[[Failure], Refused] = refused_by,
+    ) -> None:
         self._reactor = reactor
         self._choose = choose
+        self._meaning = meaning
 
     def open(self, request: Request, isolation: Isolation, receiver: IReceiver) -> Stream:
         """Begin a stream. ``choose`` is called in the reactor's next turn."""
-        stream = Stream(self._reactor, receiver, half_close=True)
+        stream = Stream(self._reactor, receiver, half_close=True, meaning=self._meaning)
         # Never from inside ``open``: an endpoint may connect at once.
         next_turn = deferLater(self._reactor, 0.0, self._choose, request, isolation)
         next_turn.addCallback(stream.connect).addErrback(self._fault)

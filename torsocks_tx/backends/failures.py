@@ -15,6 +15,7 @@ from torsocks_tx.errors import (
     Refused,
     TimedOut,
 )
+from torsocks_tx.socks_error import SOCKSError
 
 _BY_ERRNO: dict[int, type[Refused]] = {
     errno.ECONNREFUSED: ConnectionRefused,
@@ -37,6 +38,9 @@ def refused_by(failure: Failure) -> Refused:
     reason = failure.value
     if isinstance(reason, Refused):
         return reason
+    if isinstance(reason, SOCKSError):
+        # A chain of SOCKS servers: the first hears what the last has said.
+        return reason.reason
     name = type(reason).__name__
     for exception, kind in _BY_EXCEPTION:
         if isinstance(reason, exception):

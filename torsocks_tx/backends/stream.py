@@ -23,11 +23,10 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from torsocks_tx.backends.conversation import Conversation
 from torsocks_tx.backends.dialling import Attempt, Connect, Target, connect_to
 from torsocks_tx.backends.failures import refused_by
 from torsocks_tx.errors import Refused
-from torsocks_tx.handshake import Send
-from torsocks_tx.initiator import Failed, Initiator, Opened
 from torsocks_tx.interfaces import IOutbound, IReceiver
 from torsocks_tx.messages import Reply
 from torsocks_tx.sockets import is_quiet, lose, send, shut
@@ -67,12 +66,11 @@ class Stream(Protocol):
         self.reply: Reply | None = None
         self._receiver = receiver
         self._half_close = half_close
-        self._early_data = False
         self._meaning = meaning
         self._deadline = Deadline(clock)
         self._state = State.CONNECTING
         self._held = bytearray()
-        self._initiator: Initiator | None = None
+        self._conversation: Conversation | None = None
         self._pending: Deferred[Any] | Attempt | None = None
 
     def wait_for(self, pending: Deferred[Any]) -> None:
@@ -83,20 +81,15 @@ class Stream(Protocol):
     def connect(
         self,
         endpoint: IStreamClientEndpoint,
-        initiator: Initiator | None = None,
-        *,
-        early_data: bool = False,
+        conversation: Conversation | None = None,
     ) -> None:
-        """Connect; with an initiator, make its request of a SOCKS server there.
-
-        ``early_data``: pass data on right behind the request, before its answer.
-        """
-        if self._state is not State.CONNECTING:
-            return
-        self._initiator = initiator
-        self._early_data = early_data
-        # Never before this returns: early data is to leave in one write with the request.
-        self._pending = connect_to(endpoint, self, self._connect_failed)
+        """Connect; with a conversation of this stream's, make its request of a SOCKS server."""
+        self._conversation = conversation
+        if self._state is State.CONNECTING:
+            # Never before this returns: early data is to leave in one write with the request.
+            self._pending = connect_to(endpoint, self, self._connect_failed)
+        else:
+            self._end_conversation()
 
     def dial(self, reactor: Any, targets: Sequence[Target], connect: Connect) -> None:
         """Connect to the first of these that can be reached, maybe before this returns."""
@@ -107,8 +100,18 @@ class Stream(Protocol):
 
     def _connect_failed(self, failure: Failure) -> None:
         if self._state is State.CONNECTING:
-            self._state = State.OVER
-            self._receiver.refused(self._meaning(failure))
+            self.refuse(self._meaning(failure))
+
+    def refuse(self, reason: Refused) -> None:
+        """End a stream that is not open, for this reason."""
+        self.hang_up()
+        self._end_conversation()
+        self._receiver.refused(reason)
+
+    def _end_conversation(self) -> None:
+        conversation, self._conversation = self._conversation, None
+        if conversation is not None:
+            conversation.give_up()
 
     # IOutbound.
 
@@ -120,7 +123,7 @@ class Stream(Protocol):
             self._held += data
 
     def _may_pass(self) -> bool:
-        return self._early_data and self._initiator is not None and self._initiator.requested
+        return self._conversation is not None and self._conversation.may_pass
 
     def register_producer(self, producer: IPushProducer) -> None:
         """Pause this producer while the connection takes no more."""
@@ -153,6 +156,7 @@ class Stream(Protocol):
         """Give up at once."""
         self._state = State.OVER
         self._held.clear()
+        self._end_conversation()
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.cancel()
@@ -181,18 +185,18 @@ class Stream(Protocol):
             self.transport.abortConnection()
             return
         prepare(self.transport)
-        if self._initiator is None:
-            self._opened(b"")
+        if self._conversation is None:
+            self.granted(None, b"")
             return
         self._state = State.SPEAKING
-        self._speak(self._initiator.start())
+        self._conversation.begin()
 
     def dataReceived(self, data: bytes) -> None:
         """Pass payload on, or go on with the conversation."""
         if self._state is State.OPEN:
             self._receiver.data(data)
-        elif self._state is State.SPEAKING and self._initiator is not None:
-            self._follow(self._initiator.receive(data))
+        elif self._state is State.SPEAKING and self._conversation is not None:
+            self._conversation.receive(data)
 
     def readConnectionLost(self) -> None:
         """The far end will send no more; where it cannot half-close, it is gone."""
@@ -202,8 +206,8 @@ class Stream(Protocol):
             self.close()
             self._state = State.OVER
             self._receiver.lost(True)
-        elif self._state is State.SPEAKING and self._initiator is not None:
-            self._follow(self._initiator.eof())
+        elif self._state is State.SPEAKING and self._conversation is not None:
+            self._conversation.eof()
 
     def writeConnectionLost(self) -> None:
         """Our sending side is shut down: nothing follows from it."""
@@ -212,36 +216,34 @@ class Stream(Protocol):
         """The connection is gone."""
         self._deadline.stop()
         previous, self._state = self._state, State.OVER
-        if previous is State.SPEAKING and self._initiator is not None:
-            self._follow(self._initiator.eof())
+        if previous is State.SPEAKING and self._conversation is not None:
+            self._conversation.eof()
         elif previous in (State.OPEN, State.CLOSING):
             self._receiver.lost(isinstance(reason.value, ConnectionDone))
 
-    def _follow(self, steps: list[Any]) -> None:
-        for step in steps:
-            match step:
-                case Send(data):
-                    self._speak(data)
-                case Opened(reply, rest):
-                    self.reply = reply
-                    self._opened(rest)
-                case Failed(reason):
-                    self._state = State.OVER
-                    self._receiver.refused(reason)
-                    self.transport.abortConnection()
+    # Owner of the conversation.
 
-    def _speak(self, data: bytes) -> None:
+    def speak(self, data: bytes) -> None:
+        """Say something to the server, and what was held if it may go now."""
         if self._may_pass() and self._held:
             data += self._held
             self._held.clear()
         send(self.transport, data)
 
-    def _opened(self, rest: bytes) -> None:
+    def granted(self, reply: Reply | None, rest: bytes) -> None:
+        """The stream is open; ``rest`` came behind the reply."""
+        self.reply = reply
         self._state = State.OPEN
-        self._initiator = None
+        self._conversation = None
         if self._held:
             send(self.transport, bytes(self._held))
             self._held.clear()
         self._receiver.opened()
         if rest and self._state is State.OPEN:
             self._receiver.data(rest)
+
+    def hang_up(self) -> None:
+        """The connection is of no more use; why is still to be said."""
+        self._state = State.OVER
+        if self.transport is not None:
+            self.transport.abortConnection()

@@ -15,10 +15,10 @@ from twisted.internet.task import deferLater
 from zope.interface import implementer
 
 from torsocks_tx.codes import AddressType, Command, Version
-from torsocks_tx.errors import refusal
 from torsocks_tx.interfaces import IBackend, IOutbound, IReceiver
 from torsocks_tx.isolation import Isolation
 from torsocks_tx.messages import Address, Request
+from torsocks_tx.refusals import refusal
 from torsocks_tx.testing.scripted_names import Act, Script, pointer_of, script_of
 from torsocks_tx.transports import Deadline
 

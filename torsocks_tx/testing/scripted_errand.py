@@ -10,6 +10,7 @@ from torsocks_tx.codes import Command, Version
 from torsocks_tx.errand import Client, Errand
 from torsocks_tx.limits import Limits
 from torsocks_tx.messages import Request
+from torsocks_tx.replies import Audience
 from torsocks_tx.testing.scripted_names import Act, Script, script_of
 from torsocks_tx.transports import Deadline
 from torsocks_tx.wire.address import build_address
@@ -25,11 +26,9 @@ class ScriptedErrand(Errand):
         *,
         clock: IReactorTime,
         limits: Limits,
-        extended_errors: bool,
+        audience: Audience,
     ) -> None:
-        super().__init__(
-            client, request, clock=clock, limits=limits, extended_errors=extended_errors
-        )
+        super().__init__(client, request, clock=clock, limits=limits, audience=audience)
         self._script = script_of(request)
         self._next_byte = Deadline(clock)
 

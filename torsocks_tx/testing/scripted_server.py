@@ -17,10 +17,11 @@ from twisted.internet.interfaces import IAddress, IReactorTime, IStreamServerEnd
 
 from torsocks_tx.codes import Command, Method, Version
 from torsocks_tx.errand import Client, Errand
-from torsocks_tx.handshake import HandshakeOptions
+from torsocks_tx.handshake_options import HandshakeOptions
 from torsocks_tx.limits import Limits
 from torsocks_tx.messages import Address, Credentials, Request
 from torsocks_tx.protocol import SOCKSProtocol, State
+from torsocks_tx.replies import Audience
 from torsocks_tx.server import SOCKSFactory
 from torsocks_tx.testing.scripted_backend import ScriptedBackend
 from torsocks_tx.testing.scripted_errand import ScriptedErrand
@@ -103,7 +104,9 @@ class ScriptedFactory(SOCKSFactory):
 
     def handshake_options(self, versions: frozenset[Version]) -> HandshakeOptions:
         """See ``SOCKSFactory``."""
-        return ScriptedOptions(versions, False, self._must_authenticate, self._methods)
+        return ScriptedOptions(
+            versions, require_auth=self._must_authenticate, methods=self._methods
+        )
 
     def errand(self, client: Client, request: Request) -> Errand:
         """Record the request, and carry it out by its script."""
@@ -119,8 +122,9 @@ class ScriptedFactory(SOCKSFactory):
                 mistake,
             )
         )
+        audience = Audience.of(request, extended_errors=True)
         return ScriptedErrand(
-            client, request, clock=self.clock, limits=self.limits, extended_errors=True
+            client, request, clock=self.clock, limits=self.limits, audience=audience
         )
 
     def _record(self, request: ScriptedRequest) -> None:

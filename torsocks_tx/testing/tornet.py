@@ -119,6 +119,14 @@ class PrivateNetwork:
             raise
         return client
 
+    async def add_onion_host(self) -> str:
+        """Start one more daemon for onion services; its name, for ``daemons``."""
+        assert self._builder is not None, "start the network first"
+        name = f"service{sum(name.startswith('service') for name in self.daemons)}"
+        self.daemons[name] = self._builder.onion_host(name)
+        await self._bring_in(self.daemons[name])
+        return name
+
     async def restart(self, name: str) -> None:
         """Stop a daemon if it runs, start it again, and wait until it is ready."""
         node = self.daemons[name]
@@ -130,6 +138,7 @@ class PrivateNetwork:
         target_port: int,
         virtual_port: int = 80,
         client_auth_key: ClientKey | None = None,
+        host: str = SERVICE,
     ) -> OnionService:
         """Offer a port of 127.0.0.1 as an onion service; returns when clients can reach it.
 
@@ -137,8 +146,9 @@ class PrivateNetwork:
             target_port: such as ``net.web.port``.
             virtual_port: the port that clients ask for.
             client_auth_key: if given, only clients that have it get in (``Client.authorize``).
+            host: the daemon that runs it, such as one from :meth:`add_onion_host`.
         """
-        control = await self.daemons[SERVICE].control()
+        control = await self.daemons[host].control()
         return await add_onion_service(
             self._reactor, control, target_port, virtual_port, client_auth_key
         )

@@ -24,7 +24,9 @@ MAX_NAME = 255
 """The longest name that fits the length byte."""
 
 _LABEL = r"[A-Za-z0-9][A-Za-z0-9_-]*"
-_NAME = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}\.?\Z")
+# ``.onion`` alone is no name either, but an address of an onion service that is not valid: that has
+# a code of its own.
+_NAME = re.compile(rf"(?:(?:{_LABEL}\.)*{_LABEL}|\.(?i:onion))\.?\Z")
 
 
 class UnknownAddressType(ProtocolError):

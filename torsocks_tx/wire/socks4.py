@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import struct
+from collections.abc import Container
 
 from torsocks_tx.codes import AddressType, Command, Version, named
 from torsocks_tx.errors import Incomplete, ProtocolError
@@ -23,12 +24,16 @@ MAX_REQUEST = 512
 REJECTED = bytes.fromhex("00 5B 0000 00000000")
 """The one failure reply of SOCKS4: it has no finer codes that mean anything here."""
 
-_COMMANDS = frozenset({Command.CONNECT, Command.RESOLVE})
+COMMANDS = frozenset({Command.CONNECT, Command.RESOLVE})
 
 
-def parse_request(reader: Reader) -> Request:
+def parse_request(
+    reader: Reader, commands: Container[int] = COMMANDS, longest: int = MAX_REQUEST
+) -> Request:
     """Read one request from its version byte on.
 
+    ``commands`` are those that are carried out here, as far as SOCKS4 has them; ``longest`` is how
+    many bytes a request may have.
     Raises Incomplete, or ProtocolError with the 8-byte rejection as its answer.
     """
     start = reader.position
@@ -37,7 +42,7 @@ def parse_request(reader: Reader) -> Request:
         command = named(Command, reader.take_u8())
         port = reader.take_u16()
         ip = reader.take(4)
-        if command not in _COMMANDS or ip == bytes(4):
+        if command not in COMMANDS or command not in commands or ip == bytes(4):
             raise _rejected("command or address not supported")
         username = reader.take_until_nul()
         address = Address(AddressType.IPV4, str(ipaddress.IPv4Address(ip)), port)
@@ -45,11 +50,11 @@ def parse_request(reader: Reader) -> Request:
             name = reader.take_until_nul().decode("latin-1")
             address = Address(AddressType.HOSTNAME, name, port)
     except Incomplete:
-        if len(reader.data) - start >= MAX_REQUEST:
-            raise _rejected("request longer than 512 bytes") from None
+        if len(reader.data) - start >= longest:
+            raise _rejected("request too long") from None
         raise
-    if reader.position - start > MAX_REQUEST:
-        raise _rejected("request longer than 512 bytes")
+    if reader.position - start > longest:
+        raise _rejected("request too long")
     if port == 0 and command == Command.CONNECT:
         raise _rejected("port 0")
     try:

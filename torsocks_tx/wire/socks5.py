@@ -10,7 +10,7 @@ The address types and their lengths are in ``address``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from torsocks_tx.codes import Command, Method, Reply5, Version, named
 from torsocks_tx.errors import ProtocolError
@@ -27,7 +27,7 @@ MAX_GREETING = 257
 MAX_REQUEST = 262
 """4 bytes, a length, a name of 255 bytes, a port."""
 
-_COMMANDS = frozenset({Command.CONNECT, Command.RESOLVE, Command.RESOLVE_PTR})
+COMMANDS = frozenset({Command.CONNECT, Command.RESOLVE, Command.RESOLVE_PTR})
 
 
 def failure(code: int) -> bytes:
@@ -63,9 +63,12 @@ def build_selection(method: int) -> bytes:
 NO_ACCEPTABLE_METHOD = build_selection(Method.NONE_ACCEPTABLE)
 
 
-def parse_request(reader: Reader, credentials: Credentials | None = None) -> Request:
+def parse_request(
+    reader: Reader, credentials: Credentials | None = None, commands: Container[int] = COMMANDS
+) -> Request:
     """Read one request, judging each byte as soon as it is there.
 
+    ``commands`` are those that are carried out here.
     Raises Incomplete, or ProtocolError with a 10-byte reply as its answer: 01 for a version that is
     not 5, a reserved byte that is not 0, port 0 in CONNECT, or an invalid name; 07 for a command
     that this server does not carry out; 08 for an unknown address type, and for a RESOLVE_PTR of
@@ -74,7 +77,7 @@ def parse_request(reader: Reader, credentials: Credentials | None = None) -> Req
     if reader.take_u8() != Version.SOCKS5:
         raise _rejected("not a SOCKS5 request", Reply5.GENERAL_FAILURE)
     command = named(Command, reader.take_u8())
-    if command not in _COMMANDS:
+    if command not in commands:
         raise _rejected("command not supported", Reply5.COMMAND_NOT_SUPPORTED)
     if reader.take_u8() != 0:
         raise _rejected("reserved byte is not zero", Reply5.GENERAL_FAILURE)

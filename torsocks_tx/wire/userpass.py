@@ -45,10 +45,15 @@ def build_credentials(credentials: Credentials) -> bytes:
     return bytes([VERSION, len(username)]) + username + bytes([len(password)]) + password
 
 
+def is_known_format(credentials: Credentials) -> bool:
+    """Whether the user name is in no extended format, or in one that is understood."""
+    name = credentials.username
+    return name == ISOLATION_USERNAME or not name.startswith(EXTENDED_PREFIX)
+
+
 def check_format(credentials: Credentials) -> None:
     """Raise ProtocolError (answer ``01 01``) for an extended format that is not understood."""
-    name = credentials.username
-    if name.startswith(EXTENDED_PREFIX) and name != ISOLATION_USERNAME:
+    if not is_known_format(credentials):
         raise ProtocolError("unknown format of extended credentials", REFUSED)
 
 

@@ -1,9 +1,11 @@
-"""What ``twistd`` knows of torsocks_tx: one command, whose module is imported when it is asked for.
+"""What Twisted knows of torsocks_tx: the command of ``twistd``, and a kind of client endpoint.
 
 To list its plugins, Twisted imports every module of this directory: nothing heavy belongs here.
 """
 
 from twisted.application.service import ServiceMaker
+
+from torsocks_tx.client_string import SOCKSClientParser
 
 torsocks = ServiceMaker(
     "torsocks_tx",
@@ -11,3 +13,4 @@ torsocks = ServiceMaker(
     "A SOCKS4, SOCKS4a and SOCKS5 server that speaks through Tor.",
     "torsocks",
 )
+socks = SOCKSClientParser()

@@ -25,7 +25,7 @@ from twisted.internet.task import Clock
 from tests.backends.tor.fake_tor import FakeTor
 from tests.backends.tor.real_tor import NO_NETWORK, UNREACHABLE, RealTor
 from torsocks_tx.backends.tor.connecting import ControlRefused, ControlUnavailable, connect
-from torsocks_tx.backends.tor.control import Control
+from torsocks_tx.backends.tor.control import Control, ControlError
 from torsocks_tx.backends.tor.daemon import find_tor
 
 LIGHT_PATH = [
@@ -305,3 +305,14 @@ async def test_connecting_can_be_cancelled(fake_tor: FakeTor) -> None:
     with pytest.raises(CancelledError):
         await connecting
     assert clock.getDelayedCalls() == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_answer_that_txtorcon_does_not_know(fake_tor: FakeTor) -> None:
+    """Tor may have no room for one more key (451); the connection outlives that."""
+    add = "ONION_CLIENT_AUTH_ADD x x25519:y"
+    fake_tor.answers[add] = "451 We have reached authorized client capacity"
+    control = await connect(reactor, fake_tor.endpoint)
+    with pytest.raises(ControlError, match="capacity"):
+        await control.command(add)
+    assert await works(control)

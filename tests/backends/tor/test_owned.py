@@ -13,7 +13,9 @@ from txtorcon import TorProtocolFactory
 from tests.backends.tor.fake_tor import BOOTSTRAPPED, STARTING, FakeTor
 from tests.backends.tor.real_tor import UNREACHABLE, RealTor
 from tests.backends.tor.test_running import until
+from torsocks_tx.backends.tor.backend import TorBackend
 from torsocks_tx.backends.tor.connecting import ControlUnavailable
+from torsocks_tx.backends.tor.onion.witness import Sight
 from torsocks_tx.backends.tor.owned import OwnedControlSupply
 from torsocks_tx.backends.tor.supply import SupplyState
 from torsocks_tx.errors import TorDown
@@ -82,6 +84,28 @@ async def test_the_applications_own_listeners_stay(fake_tor: FakeTor) -> None:
     fake_tor.event("STATUS_CLIENT NOTICE CIRCUIT_ESTABLISHED")
     await protocol.queue_command("FENCE")
     assert len(heard) == 2
+    fake_tor.drop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_witness_leaves_the_connection_as_it_was(fake_tor: FakeTor) -> None:
+    """It listens from the first attempt on an onion service to the end of the supply."""
+    protocol = await protocol_of(fake_tor)
+    await protocol.post_bootstrap
+    circuits: list[str] = []
+    await protocol.add_event_listener("CIRC", circuits.append)
+    supply = OwnedControlSupply(reactor, protocol)
+    await supply.start()
+    backend = TorBackend(reactor, supply)
+    assert "HS_DESC" not in " ".join(fake_tor.commands)
+    await backend.witness.follow(supply.control)
+    assert backend.witness.sight is Sight.SEEING
+    (subscription,) = [line for line in fake_tor.commands if "SIGNAL" in line]
+    assert set(subscription.split()) >= {"HS_DESC", "CIRC", "CIRC_MINOR", "SIGNAL"}
+    await supply.stop()
+    await until(lambda: fake_tor.commands[-1] == "SETEVENTS CIRC")
+    fake_tor.event("CIRC 7 BUILT")
+    await until(lambda: circuits == ["7 BUILT"])
     fake_tor.drop()
 
 

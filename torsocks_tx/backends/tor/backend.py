@@ -14,7 +14,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from torsocks_tx.backends.conversation import Conversation
 from torsocks_tx.backends.stream import Stream
+from torsocks_tx.backends.tor.onion.attempt import Attempt
+from torsocks_tx.backends.tor.onion.witness import OnionWitness
 from torsocks_tx.backends.tor.owned import OwnedControlSupply
 from torsocks_tx.backends.tor.supply import NoSuchPort, SocksPort, Supply, SupplyState
 from torsocks_tx.codes import Command, Version
@@ -34,15 +37,23 @@ class TorBackend:
     """Carries everything through the tor that ``supply`` provides.
 
     ``optimistic_data``: send a client's early data along with the request. None: if tor is C Tor,
-    which takes it; Arti closes the connection instead.
+    which takes it; Arti closes the connection instead. ``witness`` finds out why onion services
+    could not be reached; by default one with its own defaults.
     """
 
     _log = Logger()
 
     def __init__(
-        self, clock: IReactorTime, supply: Supply, *, optimistic_data: bool | None = None
+        self,
+        clock: IReactorTime,
+        supply: Supply,
+        *,
+        optimistic_data: bool | None = None,
+        witness: OnionWitness | None = None,
     ) -> None:
         self.supply = supply
+        self.witness = witness or OnionWitness(clock)
+        supply.at_stop(self.witness.detach)
         self._clock = clock
         self._optimistic_data = optimistic_data
         self._quiet_until = 0.0
@@ -67,17 +78,20 @@ class TorBackend:
         upstream = Request(
             Version.SOCKS5, request.command, request.address.literal(), isolation.credentials
         )
-        if upstream.command is Command.CONNECT and upstream.address.is_onion:
+        onion = upstream.command is Command.CONNECT and upstream.address.is_onion
+        if onion:
             try:
                 check_onion(upstream.address.host)
             except Refused as reason:
                 stream.wait_for(fail(reason))
                 return stream
         port = self._ready_port(isolation)
-        if port is not None:
+        if port is not None and (not onion or self.witness.is_ready(self.supply.control)):
             self._connect(port, stream, upstream)
         else:
             waiting = self.supply.when_ready()
+            if onion:
+                waiting.addCallback(lambda _: self.witness.follow(self.supply.control))
             waiting.addCallback(lambda _: self.supply.port_for(isolation.port_flags))
             waiting.addCallback(self._connect, stream, upstream)
             stream.wait_for(waiting)
@@ -91,8 +105,24 @@ class TorBackend:
 
     def _connect(self, port: SocksPort, stream: Stream, upstream: Request) -> None:
         early = port.pipelined if self._optimistic_data is None else self._optimistic_data
-        initiator = Initiator(upstream, pipelined=port.pipelined)
-        stream.connect(port.endpoint, initiator, early_data=early)
+        initiator = Initiator(upstream, pipelined=port.pipelined, doubtful=True)
+        attempt = self._attempt(port, stream, upstream)
+        conversation = Conversation(
+            self._clock, stream, initiator, early_data=early, opening=attempt
+        )
+        stream.connect(port.endpoint, conversation)
+
+    def _attempt(self, port: SocksPort, stream: Stream, upstream: Request) -> Attempt | None:
+        """What stands by a stream to an onion service."""
+        address, credentials = upstream.address, upstream.credentials
+        if upstream.command is not Command.CONNECT or not address.is_onion or credentials is None:
+            return None
+        name = address.host.lower().split(".")[-2]
+        isolates = "NoIsolateSOCKSAuth" not in port.flags
+        token = credentials.password.decode("latin-1") if isolates else None
+        attempt = self.witness.attempt(name, token)
+        attempt.watch(stream.refuse)
+        return attempt
 
     def _connect_failed(self, failure: Failure) -> Refused:
         """What a client hears when tor's SocksPort cannot be reached."""
@@ -130,10 +160,12 @@ class _Answer:
         self._answer: Deferred[Address] = Deferred(self._cancelled)
 
     def await_on(self, stream: Stream) -> Deferred[Address]:
-        """Begin to wait; the stream may be refused already."""
+        """Begin to wait; the stream may be open or refused already."""
         self._stream = stream
         if self._outcome is not None:
             self._answer.errback(self._outcome)
+        elif stream.reply is not None:
+            self.opened()
         return self._answer
 
     def _cancelled(self, _: Deferred[Address]) -> None:
@@ -141,10 +173,10 @@ class _Answer:
             self._stream.abort()
 
     def opened(self) -> None:
-        """The reply is there."""
-        assert self._stream is not None
-        reply = self._stream.reply
-        assert reply is not None
+        """The reply is there, maybe before anybody waits for it."""
+        reply = self._stream.reply if self._stream is not None else None
+        if self._stream is None or reply is None:
+            return
         self._stream.abort()
         if _is_fit(reply.address):
             self._answer.callback(reply.address)

@@ -107,12 +107,18 @@ class _GuardedProtocol(TorControlProtocol):  # type: ignore[misc]
         self._password = password
 
     def lineReceived(self, line: bytes) -> None:
+        if line.startswith(b"4") and self._is_about_keys():
+            line = b"5" + line[1:]  # 451, no room: txtorcon knows no such answers
         try:
             super().lineReceived(line)
         except Exception:
             self.stage = _Stage.NONSENSE_HEARD
             self._log.debug("a line on the control connection is no control reply")
             self.transport.abortConnection()
+
+    def _is_about_keys(self) -> bool:
+        """Whether the command is one whose answer is nothing but lines with a code."""
+        return self.command is not None and self.command[1].startswith(b"ONION_CLIENT_AUTH_")
 
     def _read_cookie(self, path: str) -> None:
         # txtorcon calls this, falls back to the password if it may, and leaves the file open.

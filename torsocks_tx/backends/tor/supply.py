@@ -7,7 +7,7 @@ bare endpoint; each in a module of its own.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
@@ -70,6 +70,7 @@ class Readiness:
         self._reason = ""
         self._told = ""
         self._waiters: Waiters[SocksPort] = Waiters()
+        self.at_stop: list[Callable[[], None]] = []
 
     def when_ready(self) -> Deferred[SocksPort]:
         """Do what ``Supply.when_ready`` says."""
@@ -111,6 +112,8 @@ class Readiness:
     def stopped(self) -> None:
         """No connections will be made any more."""
         self.state, self._reason, self._told = SupplyState.STOPPED, "stopped", ""
+        for callback in self.at_stop:
+            callback()
         self._refuse()
 
     def _refuse(self) -> None:
@@ -163,6 +166,10 @@ class Supply(ABC):
     def on_progress(self, callback: ProgressCallback) -> None:
         """Have ``callback`` called with each step of tor's bootstrap from now on."""
         self._board.add(callback)
+
+    def at_stop(self, callback: Callable[[], None]) -> None:
+        """Have ``callback`` called when the supply is stopped, while there is a control."""
+        self._readiness.at_stop.append(callback)
 
     @abstractmethod
     def start(self) -> Deferred[None]:

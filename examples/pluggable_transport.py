@@ -1,0 +1,59 @@
+"""A pluggable transport: a toy that XORs, and hides nothing from anybody who looks closely.
+
+In the torrc of a client, with the bridge's fingerprint and a secret of your own:
+
+    UseBridges 1
+    ClientTransportPlugin veil exec /path/to/python3 /path/to/pluggable_transport.py
+    Bridge veil 192.0.2.1:4000 0123456789ABCDEF0123456789ABCDEF01234567 secret=swordfish
+"""
+
+import hashlib
+import hmac
+import os
+from itertools import cycle
+from operator import xor
+
+from twisted.internet.interfaces import IStreamClientEndpoint
+
+from torsocks_tx.pt import Codec, CodecEndpoint, InvalidBridge, Target, run
+
+
+class Veil(Codec):
+    """We send 32 random bytes; the bridge proves that it has the secret; all else is XORed."""
+
+    ready = False
+
+    def __init__(self, secret: bytes, nonce: bytes) -> None:
+        self.nonce = nonce
+        self.proof = hmac.digest(secret, b"proof" + nonce, "sha256")
+        self.out = cycle(hashlib.sha512(b"to the bridge" + secret + nonce).digest())
+        self.back = cycle(hashlib.sha512(b"from the bridge" + secret + nonce).digest())
+        self.heard = b""
+
+    def start(self) -> bytes:
+        """What we send first."""
+        return self.nonce
+
+    def decode(self, data: bytes) -> tuple[bytes, bytes]:
+        """Bytes from the bridge: the payload in them, and what to answer at once."""
+        if not self.ready:
+            self.heard += data
+            proof, data = self.heard[:32], self.heard[32:]
+            if not self.proof.startswith(proof):
+                raise InvalidBridge("the bridge does not know the secret")
+            self.ready = proof == self.proof
+        return bytes(map(xor, data, self.back)), b""
+
+    def encode(self, data: bytes) -> bytes:
+        """Payload for the bridge."""
+        return bytes(map(xor, data, self.out))
+
+
+def veil(target: Target) -> IStreamClientEndpoint:
+    """Give an endpoint that leads to this address with these arguments."""
+    secret = target.require("secret")
+    return CodecEndpoint(target.endpoint, lambda: Veil(secret, os.urandom(32)))
+
+
+if __name__ == "__main__":
+    run({"veil": veil})

@@ -1,0 +1,137 @@
+"""Who gets which event, what is remembered, and that it never grows."""
+
+from __future__ import annotations
+
+from torsocks_tx.backends.tor.onion.journal import Journal
+from torsocks_tx.backends.tor.onion.sightings import (
+    CircuitSighting,
+    Fetch,
+    FetchSighting,
+    Step,
+)
+
+HERE, THERE = "a" * 56, "b" * 56
+
+
+def journal(now: float = 1000.0, remembered: int = 4) -> Journal:
+    return Journal(lambda: now, remembered)
+
+
+def nack(address: str = HERE, token: str | None = "mine") -> CircuitSighting:
+    return CircuitSighting(address, token, Step.NACKED)
+
+
+def test_a_fetch_is_seen_by_every_attempt_on_its_address() -> None:
+    book = journal()
+    mine, other, elsewhere = book.begin(HERE, "m"), book.begin(HERE, "o"), book.begin(THERE, "m")
+    book.note_fetch(FetchSighting(HERE, Fetch.REQUESTED))
+    assert (mine.fetches, other.fetches, elsewhere.fetches) == (1, 1, 0)
+
+
+def test_a_circuit_is_seen_by_its_own_streams() -> None:
+    book = journal()
+    mine, other, elsewhere = book.begin(HERE, "m"), book.begin(HERE, "o"), book.begin(THERE, "m")
+    book.note_circuit(nack(token="m"))
+    assert [each.circuits for each in (mine, other, elsewhere)] == [True, False, False]
+
+
+def test_a_circuit_without_streams_may_be_anybodys() -> None:
+    book = journal()
+    mine, other = book.begin(HERE, "m"), book.begin(HERE, "o")
+    book.note_circuit(nack(token=None))
+    assert mine.circuits
+    assert other.circuits
+
+
+def test_where_tor_does_not_isolate_every_circuit_may_be_ours() -> None:
+    book = journal()
+    mine = book.begin(HERE, None)
+    book.note_circuit(nack(token="anybody's"))
+    assert mine.circuits
+
+
+def test_what_is_no_sighting_changes_nothing() -> None:
+    book = journal()
+    mine = book.begin(HERE, "m")
+    book.note_fetch(None)
+    book.note_circuit(None)
+    assert (mine.fetches, mine.circuits) == (0, False)
+
+
+def test_an_attempt_that_is_over_sees_no_more() -> None:
+    book = journal()
+    mine = book.begin(HERE, "m")
+    book.end(mine)
+    book.end(mine)
+    book.note_fetch(FetchSighting(HERE, Fetch.REQUESTED))
+    assert mine.fetches == 0
+
+
+def test_a_second_stream_of_one_token_shares_what_was_acknowledged() -> None:
+    book = journal()
+    book.begin(HERE, "m")
+    book.note_circuit(CircuitSighting(HERE, "m", Step.ACKNOWLEDGED))
+    assert book.begin(HERE, "m").awaits_service
+    assert not book.begin(HERE, "o").awaits_service
+    book.note_circuit(CircuitSighting(HERE, "m", Step.JOINED))
+    assert not book.begin(HERE, "m").awaits_service
+
+
+def test_introductions_are_remembered_whoever_made_them() -> None:
+    book = journal(now=1000.0)
+    book.end(book.begin(HERE, "m"))
+    book.note_circuit(nack(token="somebody else's"))
+    book.note_circuit(CircuitSighting(HERE, "m", Step.TIMED_OUT))
+    assert book.memory(HERE).is_nacked(1100.0)
+    assert book.memory(HERE).is_timed_out(1100.0)
+    assert not book.memory(HERE).is_nacked(1121.0)
+
+
+def test_addresses_that_nobody_asked_for_are_not_remembered() -> None:
+    book = journal()
+    book.note_circuit(nack(THERE))
+    book.begin(THERE, "m")
+    assert not book.memory(THERE).is_nacked(1000.0)
+
+
+def test_newnym_forgets() -> None:
+    book = journal()
+    mine = book.begin(HERE, "m")
+    book.note_circuit(nack())
+    book.memory(HERE).locked_at = 1000.0
+    book.forget()
+    assert not book.memory(HERE).is_nacked(1000.0)
+    assert not book.memory(HERE).is_locked(1000.0)
+    assert mine.complete
+
+
+def test_a_loss_makes_attempts_incomplete() -> None:
+    book = journal()
+    mine = book.begin(HERE, "m")
+    book.note_circuit(nack())
+    book.lose()
+    assert not mine.complete
+    assert not book.memory(HERE).is_nacked(1000.0)
+    assert book.begin(HERE, "m").complete
+
+
+def names(count: int) -> list[str]:
+    return [f"{number:056}" for number in range(count)]
+
+
+def test_memory_is_bounded_and_the_oldest_goes_first() -> None:
+    book = journal(remembered=4)
+    for name in names(10):
+        book.end(book.begin(name, "m"))
+        book.note_circuit(nack(name))
+    remembered = [name for name in names(10) if book.memory(name).is_nacked(1000.0)]
+    assert remembered == names(10)[6:]
+
+
+def test_an_address_with_an_attempt_is_never_forgotten() -> None:
+    book = journal(remembered=2)
+    book.begin(HERE, "m")
+    book.note_circuit(nack())
+    for name in names(10):
+        book.end(book.begin(name, "m"))
+    assert book.memory(HERE).is_nacked(1000.0)

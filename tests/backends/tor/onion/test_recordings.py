@@ -1,0 +1,122 @@
+"""What real tor said in every scenario, played again: whole, in other orders, and cut short.
+
+``make onion-table ARGS=--record`` makes the recordings.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from tests.onion.recording import ADDRESS, TOKEN, Recording, load
+from tests.rows import rows
+from torsocks_tx.backends.tor.onion.evidence import Evidence
+from torsocks_tx.backends.tor.onion.journal import Journal
+from torsocks_tx.backends.tor.onion.sightings import circuit_sighting, fetch_sighting
+from torsocks_tx.backends.tor.onion.verdict import Finding, judge
+from torsocks_tx.codes import OnionReply
+
+FILES = sorted((Path(__file__).parent / "recordings").glob("*.txt"))
+SHUFFLES = 50
+
+Line = tuple[str, str]
+
+recordings = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+
+
+def play(lines: Iterable[Line]) -> tuple[Journal, Evidence]:
+    journal = Journal(lambda: 0.0)
+    evidence = journal.begin(ADDRESS, TOKEN)
+    for name, text in lines:
+        if name == "HS_DESC":
+            journal.note_fetch(fetch_sighting(text))
+        else:
+            journal.note_circuit(circuit_sighting(text))
+    return journal, evidence
+
+
+def finding_of(recording: Recording, lines: Iterable[Line], *, complete: bool = True) -> Finding:
+    """What follows; which of F4 and F5 it is, tor's keys tell."""
+    journal, evidence = play(lines)
+    evidence.complete = complete
+    found = judge(recording.plain, evidence, journal.memory(ADDRESS), 0.0).finding
+    if found is Finding.LOCKED:
+        return Finding.WRONG_CLIENT_AUTH if recording.key else Finding.MISSING_CLIENT_AUTH
+    return found
+
+
+def right(recording: Recording) -> Finding:
+    """The finding whose code is that of the scenario; none for what is no onion failure."""
+    if recording.code < 0xF0 or recording.code == OnionReply.INVALID_ADDRESS:
+        return Finding.NOTHING
+    return next(
+        finding
+        for finding in Finding
+        if isinstance(finding.value, type) and finding.value.onion_code == recording.code
+    )
+
+
+def shuffled(lines: list[Line], seed: int) -> list[Line]:
+    """Another order that tor may use: the events of one circuit, and fetches, keep theirs."""
+    chance = random.Random(seed)
+    queues: dict[str, deque[Line]] = {}
+    for name, text in lines:
+        source = name if name == "HS_DESC" else text.split(" ", 1)[0]
+        queues.setdefault(source, deque()).append((name, text))
+    mixed = []
+    while queues:
+        source = chance.choice(sorted(queues))
+        mixed.append(queues[source].popleft())
+        if not queues[source]:
+            del queues[source]
+    return mixed
+
+
+def test_every_code_was_recorded() -> None:
+    codes = {load(path).code for path in FILES}
+    assert codes >= {0, 1, 5, *OnionReply}
+
+
+@rows("S-43", "S-44", "S-45", "S-46", "S-47", "S-48", "S-50")
+@recordings
+def test_whole(path: Path) -> None:
+    recording = load(path)
+    assert finding_of(recording, recording.events) is right(recording)
+
+
+@recordings
+def test_in_other_orders(path: Path) -> None:
+    recording = load(path)
+    for seed in range(SHUFFLES):
+        assert finding_of(recording, shuffled(recording.events, seed)) is right(recording), seed
+
+
+@recordings
+def test_cut_short(path: Path) -> None:
+    """What is missing may cost the reason, or the difference of F2 and F7, and nothing else."""
+    recording = load(path)
+    allowed = {Finding.NOTHING, right(recording)}
+    if right(recording) in (Finding.INTRODUCTION_TIMED_OUT, Finding.INTRODUCTION_FAILED):
+        allowed.add(Finding.INTRODUCTION_FAILED)
+    if recording.plain == 1:
+        # With the circuit's events gone it looks as if there were none: tor is asked for it.
+        allowed.add(Finding.MISSING_CLIENT_AUTH)
+    for end in range(len(recording.events)):
+        assert finding_of(recording, recording.events[:end]) in allowed
+
+
+@recordings
+def test_lost_events_prove_nothing(path: Path) -> None:
+    recording = load(path)
+    assert finding_of(recording, recording.events, complete=False) is Finding.NOTHING
+
+
+@recordings
+def test_no_recording_names_anything_but_relays(path: Path) -> None:
+    text = path.read_text(encoding="ascii")
+    assert "$" not in text
+    assert TOKEN in text or "SOCKS_PASSWORD" not in text

@@ -1,0 +1,152 @@
+"""Events to sightings: tables of lines as tor printed them, and lines that it never should."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.rows import rows
+from torsocks_tx.backends.tor.events import quote
+from torsocks_tx.backends.tor.onion.sightings import (
+    CircuitSighting,
+    Fetch,
+    FetchSighting,
+    Step,
+    circuit_sighting,
+    fetch_sighting,
+)
+
+ADDRESS = "a" * 56
+DIRECTORY = "$EF3DC1C847353C2CCC2E17E77D8956A822F4DD97~exit2 DTmtYbfAG2ga/hwysG+/fBo+YeMiBr0/lADV"
+
+FETCHES = [
+    ("REQUESTED", f"REQUESTED {ADDRESS} NO_AUTH {DIRECTORY} HSDIR_INDEX=003C", Fetch.REQUESTED),
+    ("RECEIVED", f"RECEIVED {ADDRESS} NO_AUTH {DIRECTORY}", Fetch.RECEIVED),
+    ("404", f"FAILED {ADDRESS} NO_AUTH {DIRECTORY} REASON=NOT_FOUND", Fetch.NOT_FOUND),
+    ("unreadable", f"FAILED {ADDRESS} NO_AUTH {DIRECTORY} REASON=BAD_DESC", Fetch.BAD_DESC),
+    ("400", f"FAILED {ADDRESS} NO_AUTH {DIRECTORY} REASON=QUERY_REJECTED", Fetch.OTHER_FAILURE),
+    ("500", f"FAILED {ADDRESS} NO_AUTH {DIRECTORY} REASON=UNEXPECTED", Fetch.OTHER_FAILURE),
+    ("a new reason", f"FAILED {ADDRESS} NO_AUTH {DIRECTORY} REASON=NOVEL X=Y", Fetch.OTHER_FAILURE),
+    ("no reason", f"FAILED {ADDRESS} NO_AUTH {DIRECTORY}", Fetch.OTHER_FAILURE),
+    ("upper case", f"RECEIVED {ADDRESS.upper()} NO_AUTH {DIRECTORY}", Fetch.RECEIVED),
+]  # fmt: skip
+NO_FETCHES = [
+    f"UPLOAD {ADDRESS} UNKNOWN {DIRECTORY}",
+    f"UPLOADED {ADDRESS} UNKNOWN {DIRECTORY}",
+    f"CREATED {ADDRESS} UNKNOWN UNKNOWN x",
+    f"FAILED {ADDRESS} UNKNOWN {DIRECTORY} REASON=UPLOAD_REJECTED",
+    f"IGNORE {ADDRESS}",
+    "REQUESTED",
+    "",
+    'RECEIVED "unfinished',
+]
+
+
+@rows("S-43", "S-44")
+@pytest.mark.parametrize(("name", "text", "fetch"), FETCHES, ids=[case[0] for case in FETCHES])
+def test_fetches(name: str, text: str, fetch: Fetch) -> None:
+    assert fetch_sighting(text) == FetchSighting(ADDRESS, fetch)
+
+
+@pytest.mark.parametrize("text", NO_FETCHES)
+def test_what_is_no_fetch(text: str) -> None:
+    assert fetch_sighting(text) is None
+
+
+def circuit(
+    status: str = "PURPOSE_CHANGED",
+    purpose: str = "HS_CLIENT_INTRO",
+    state: str = "HSCI_CONNECTING",
+    *,
+    before: str = "",
+    reason: str = "",
+    token: str | None = "secret",
+    more: str = "",
+) -> str:
+    """The text of a CIRC or CIRC_MINOR event."""
+    words = [
+        f"7 {status} $EF3D~exit2 BUILD_FLAGS=IS_INTERNAL PURPOSE={purpose}",
+        f"HS_STATE={state}" if state else "",
+        f"REND_QUERY={ADDRESS} TIME_CREATED=2026-11-23T03:01:33.786801",
+        "" if token is None else f'SOCKS_USERNAME="<torS0X>0" SOCKS_PASSWORD={quote(token)}',
+        more,
+        f"OLD_PURPOSE={purpose} OLD_HS_STATE={before}" if before else "",
+        f"REASON={reason}" if reason else "",
+    ]
+    return " ".join(word for word in words if word)
+
+
+REND = "HS_CLIENT_REND"
+SENT = "HSCI_INTRO_SENT"
+CIRCUITS = [
+    ("extended", circuit("EXTENDED"), Step.SEEN),
+    ("built", circuit("BUILT"), Step.SEEN),
+    ("introduction sent", circuit(state=SENT, before="HSCI_CONNECTING"), Step.SEEN),
+    ("acknowledged", circuit(state="HSCI_DONE", before=SENT), Step.ACKNOWLEDGED),
+    ("done after a refusal", circuit(state="HSCI_DONE", before="HSCI_CONNECTING"), Step.SEEN),
+    ("refused", circuit(before=SENT), Step.NACKED),
+    ("silent", circuit("CLOSED", state=SENT, reason="TIMEOUT"), Step.TIMED_OUT),
+    ("slow to build", circuit("FAILED", reason="TIMEOUT"), Step.SEEN),
+    ("broken", circuit("FAILED", reason="DESTROYED", more="REMOTE_REASON=X"), Step.BROKEN),
+    ("channel lost", circuit("CLOSED", state=SENT, reason="CHANNEL_CLOSED"), Step.BROKEN),
+    ("finished", circuit("CLOSED", reason="FINISHED"), Step.SEEN),
+    ("not needed", circuit("CLOSED", state=SENT, reason="IP_NOW_REDUNDANT"), Step.SEEN),
+    ("over, and done", circuit("CLOSED", state="HSCI_DONE", reason="DESTROYED"), Step.SEEN),
+    ("no reason", circuit("CLOSED"), Step.SEEN),
+    ("rendezvous waits", circuit(purpose=REND, state="HSCR_ESTABLISHED_WAITING"), Step.SEEN),
+    ("rendezvous given up", circuit("CLOSED", REND, "HSCR_ESTABLISHED_WAITING", reason="TIMEOUT"),
+     Step.SEEN),
+    ("joined", circuit(purpose=REND, state="HSCR_JOINED", before="HSCR_ESTABLISHED_IDLE"),
+     Step.JOINED),
+    ("joined once", circuit("CLOSED", REND, "HSCR_JOINED", reason="FINISHED"), Step.JOINED),
+    ("no state", circuit("LAUNCHED", state=""), Step.SEEN),
+]  # fmt: skip
+
+
+@rows("S-45", "S-46", "S-50")
+@pytest.mark.parametrize(("name", "text", "step"), CIRCUITS, ids=[case[0] for case in CIRCUITS])
+def test_circuits(name: str, text: str, step: Step) -> None:
+    assert circuit_sighting(text) == CircuitSighting(ADDRESS, "secret", step)
+
+
+def test_a_circuit_that_carries_no_stream_yet() -> None:
+    sighting = circuit_sighting(circuit("BUILT", REND, "HSCR_CONNECTING", token=None))
+    assert sighting == CircuitSighting(ADDRESS, None, Step.SEEN)
+
+
+def test_proof_of_work() -> None:
+    sighting = circuit_sighting(circuit(more="HS_POW=v1,300"))
+    assert sighting is not None
+    assert sighting.proof_of_work
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "9 BUILT $EF3D~exit2 PURPOSE=GENERAL",
+        circuit(purpose="HS_SERVICE_REND", state="HSSR_JOINED"),
+        circuit(purpose="CIRCUIT_PADDING", state=""),
+        circuit(purpose="HS_CLIENT_HSDIR", state=""),
+        f"7 REND_QUERY={ADDRESS}",
+        f"REND_QUERY={ADDRESS}",
+        f'7 BUILT x PURPOSE=HS_CLIENT_INTRO REND_QUERY={ADDRESS} SOCKS_PASSWORD="',
+        "",
+    ],
+)
+def test_what_is_no_circuit_of_a_client(text: str) -> None:
+    assert circuit_sighting(text) is None
+
+
+@given(st.text(st.characters(max_codepoint=255), max_size=64))
+def test_credentials_cannot_forge_anything(token: str) -> None:
+    """A password that looks like fields of an event is a password."""
+    forged = token + f'" REND_QUERY={"b" * 56} HS_STATE=HSCR_JOINED REASON=TIMEOUT '
+    sighting = circuit_sighting(circuit(token=forged))
+    assert sighting == CircuitSighting(ADDRESS, forged, Step.SEEN)
+
+
+@given(st.text(max_size=300))
+def test_any_text_is_read_or_ignored(text: str) -> None:
+    fetch_sighting(text)
+    circuit_sighting(text + " REND_QUERY=x")

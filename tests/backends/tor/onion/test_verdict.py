@@ -1,0 +1,189 @@
+"""What follows from what was seen: the rules one by one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from tests.rows import rows
+from torsocks_tx.backends.tor.onion.evidence import (
+    INTRODUCTION_MEMORY,
+    LOCKED_MEMORY,
+    Evidence,
+    Memory,
+)
+from torsocks_tx.backends.tor.onion.sightings import (
+    CircuitSighting,
+    Fetch,
+    FetchSighting,
+    Step,
+)
+from torsocks_tx.backends.tor.onion.verdict import (
+    UNREACHABLE_AFTER,
+    Finding,
+    Verdict,
+    judge,
+    no_rendezvous,
+)
+from torsocks_tx.codes import OnionReply
+from torsocks_tx.errors import OnionRefused
+
+ADDRESS = "a" * 56
+NOW = 10_000.0
+
+ASKED, GOT, LACKED, BAD, ODD = (
+    Fetch.REQUESTED,
+    Fetch.RECEIVED,
+    Fetch.NOT_FOUND,
+    Fetch.BAD_DESC,
+    Fetch.OTHER_FAILURE,
+)
+SEEN, ACK, NACK, SILENT, BROKEN, JOINED = (
+    Step.SEEN,
+    Step.ACKNOWLEDGED,
+    Step.NACKED,
+    Step.TIMED_OUT,
+    Step.BROKEN,
+    Step.JOINED,
+)
+NOTHING, F0, F1, F2, F3, F7, LOCKED = (
+    Finding.NOTHING,
+    Finding.DESCRIPTOR_NOT_FOUND,
+    Finding.DESCRIPTOR_INVALID,
+    Finding.INTRODUCTION_FAILED,
+    Finding.RENDEZVOUS_FAILED,
+    Finding.INTRODUCTION_TIMED_OUT,
+    Finding.LOCKED,
+)
+Seen = tuple[Fetch | Step, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What was seen, tor's plain code, and what follows."""
+
+    name: str
+    code: int
+    seen: Seen
+    finding: Finding
+    memory: Memory = field(default_factory=Memory)
+    unless_joined: bool = False
+
+
+def ago(seconds: float) -> float:
+    return NOW - seconds
+
+
+ALL_404 = (ASKED, LACKED) * 6
+FETCHED = (ASKED, GOT)
+MANY_BROKEN = (BROKEN,) * UNREACHABLE_AFTER
+
+CASES = [
+    Case("no directory has it", 4, ALL_404, F0),
+    Case("one directory lacks it, the others are silent", 4, (ASKED, LACKED, ASKED, ASKED), F0),
+    Case("one directory lacks it, others fail oddly", 4, (ASKED, ODD, ASKED, LACKED), F0),
+    Case("all directories fail oddly", 4, (ASKED, ODD) * 6, NOTHING),
+    Case("all directories are silent", 4, (ASKED,) * 6, NOTHING),
+    Case("nobody was asked", 4, (), NOTHING),
+    Case("all have a bad one", 4, (ASKED, BAD) * 6, F1),
+    Case("some lack it, the last has a bad one", 4, (ASKED, LACKED, ASKED, BAD), F1),
+    Case("the first has a bad one, the others lack it", 4, (ASKED, BAD, ASKED, LACKED), F1),
+    Case("some lacked it, then it was received", 4, (*ALL_404, *FETCHED, SEEN, NACK), F2),
+    Case("a bad one, then a good one", 4, (ASKED, BAD, *FETCHED, SEEN, NACK), F2),
+    Case("all introductions refused", 4, (*FETCHED, SEEN, NACK, NACK, *FETCHED), F2),
+    Case("the descriptor was cached", 4, (SEEN, NACK, *FETCHED), F2),
+    Case("refused, and no directory is left to ask", 4, (SEEN, NACK), F2),
+    Case("refused, and meanwhile the descriptor is gone", 4, (*FETCHED, NACK, ASKED, LACKED), F0),
+    Case("one refused, one silent", 4, (*FETCHED, SILENT, NACK, *FETCHED), F2),
+    Case("all silent", 4, (*FETCHED, SEEN, SILENT, SILENT, *FETCHED), F7),
+    Case("silent, and a circuit broke", 4, (*FETCHED, BROKEN, SILENT, *FETCHED), F7),
+    Case("silent, and one could not be reached", 4, (*FETCHED, *MANY_BROKEN, SILENT, *FETCHED), F2),
+    Case("none could be reached", 4, (*FETCHED, *MANY_BROKEN, *FETCHED), F2, unless_joined=True),
+    Case("told once, then refused", 4, (*FETCHED, ACK, NACK, *FETCHED), F2),
+    Case("no introduction point in it", 4, FETCHED, F2, unless_joined=True),
+    Case("refused a minute ago", 4, FETCHED, F2, Memory(nacked_at=ago(60)), True),
+    Case("silent a minute ago", 4, FETCHED, F7, Memory(timed_out_at=ago(60)), True),
+    Case("both a minute ago", 4, FETCHED, F2, Memory(ago(60), ago(60)), True),
+    Case("silent too long ago", 4, FETCHED, F2, Memory(timed_out_at=ago(INTRODUCTION_MEMORY + 1)),
+         True),
+    Case("refused too long ago, silent now", 4, (*FETCHED, SILENT, *FETCHED), F7,
+         Memory(nacked_at=ago(INTRODUCTION_MEMORY + 1))),
+    Case("it came, and then refused by itself", 4, (*FETCHED, SEEN, ACK, JOINED), NOTHING),
+    Case("locked before, all directories used up", 4, (), LOCKED, Memory(locked_at=ago(60)), True),
+    Case("locked too long ago", 4, (), NOTHING, Memory(locked_at=ago(LOCKED_MEMORY + 1))),
+    Case("locked before, now gone", 4, ALL_404, F0, Memory(locked_at=ago(60))),
+    Case("cannot be decrypted", 1, FETCHED, LOCKED, unless_joined=True),
+    Case("lacked by one, then cannot be decrypted", 1, (ASKED, LACKED, *FETCHED), LOCKED,
+         unless_joined=True),
+    Case("received, and then asked for in vain", 1, (*FETCHED, ASKED, LACKED), NOTHING),
+    Case("its own server refuses", 1, (*FETCHED, SEEN, ACK, JOINED), NOTHING),
+    Case("a circuit was begun", 1, (*FETCHED, SEEN), NOTHING),
+    Case("an older circuit", 1, (), NOTHING),
+    Case("told, and nobody came", 6, (*FETCHED, SEEN, ACK), F3),
+    Case("told again and again", 6, (*FETCHED, ACK, SEEN, ACK, NACK, ACK), F3),
+    Case("came, and was silent", 6, (*FETCHED, ACK, JOINED), NOTHING),
+    Case("came before the acknowledgement", 6, (*FETCHED, JOINED, ACK), NOTHING),
+    Case("only silence until the end", 6, (*FETCHED, SEEN, SILENT), F7),
+    Case("silence and a refusal until the end", 6, (*FETCHED, SILENT, NACK), NOTHING),
+    Case("no circuit could be built", 6, (*FETCHED, SEEN, SEEN), NOTHING),
+    Case("the descriptor never came", 6, (ASKED, ASKED), NOTHING),
+    Case("the port is not offered", 5, (*FETCHED, ACK, JOINED), NOTHING),
+    Case("not allowed", 2, (), NOTHING),
+    Case("a code that tor does not have", 0x42, ALL_404, NOTHING),
+]  # fmt: skip
+
+
+def evidence_of(seen: Seen) -> Evidence:
+    evidence = Evidence(ADDRESS, "token")
+    for each in seen:
+        if isinstance(each, Fetch):
+            evidence.note_fetch(FetchSighting(ADDRESS, each))
+        else:
+            evidence.note_circuit(CircuitSighting(ADDRESS, "token", each))
+    return evidence
+
+
+@rows("S-43", "S-44", "S-45", "S-46", "S-47", "S-48", "S-50")
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_what_follows(case: Case) -> None:
+    verdict = judge(case.code, evidence_of(case.seen), case.memory, NOW)
+    assert verdict.finding is case.finding
+    assert verdict.unless_joined is case.unless_joined
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_nothing_follows_if_events_were_lost(case: Case) -> None:
+    evidence = evidence_of(case.seen)
+    evidence.complete = False
+    assert judge(case.code, evidence, case.memory, NOW).finding is NOTHING
+
+
+@rows("S-41")
+def test_every_code_but_f6_has_a_finding() -> None:
+    """F6 is decided before tor sees the address."""
+    codes = {finding.value.onion_code for finding in Finding if isinstance(finding.value, type)}
+    assert codes == set(OnionReply) - {OnionReply.INVALID_ADDRESS}
+
+
+@pytest.mark.parametrize("finding", Finding)
+def test_a_finding_is_a_refusal_with_words(finding: Finding) -> None:
+    refused = Verdict(finding, "some words").refused
+    if finding in (NOTHING, LOCKED):
+        assert refused is None
+    else:
+        assert isinstance(refused, OnionRefused)
+        assert str(refused) == "some words"
+
+
+def test_words() -> None:
+    verdict = judge(4, evidence_of((*ALL_404[:-2], ASKED, ODD)), Memory(), NOW)
+    assert verdict.words == "6 directories answered: 5 NOT_FOUND, 1 OTHER_FAILURE"
+    assert judge(4, evidence_of((ASKED, BAD)), Memory(), NOW).words == (
+        "1 directory answered: 1 BAD_DESC"
+    )
+    verdict = judge(4, evidence_of((GOT, NACK, NACK, SILENT)), Memory(), NOW)
+    assert verdict.words == "introductions: 2 NACKED, 1 TIMED_OUT"
+    assert no_rendezvous(evidence_of((ACK, ACK))).words == (
+        "introductions: 2 ACKNOWLEDGED; nobody came"
+    )

@@ -1,0 +1,115 @@
+"""What the tor backend begins for an onion service, and leaves behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
+
+from tests.backends.ends import FakeEndpoint, Receiver
+from tests.backends.tor.onion.staged import StagedControl
+from tests.names import ONION
+from tests.rows import rows
+from torsocks_tx.backends.tor.backend import TorBackend
+from torsocks_tx.backends.tor.fixed import FixedSupply
+from torsocks_tx.backends.tor.supply import SocksPort
+from torsocks_tx.codes import Command, Version
+from torsocks_tx.errors import InvalidOnionAddress
+from torsocks_tx.isolation import Isolation
+from torsocks_tx.messages import Address, Credentials, Request
+
+NAME = ONION.removesuffix(".onion")
+ISOLATION = Isolation(Credentials(b"<torS0X>0", b"token"))
+
+
+class Play:
+    """A backend over a tor whose SocksPort has these flags."""
+
+    def __init__(self, *flags: str, control: Any = None) -> None:
+        self.endpoint, self.receiver = FakeEndpoint(), Receiver()
+        self.supply = FixedSupply(self.endpoint)  # type: ignore[arg-type]
+        self.supply._port = SocksPort(self.endpoint, True, flags=frozenset(flags))  # type: ignore[arg-type]
+        self.supply.control = control
+        self.supply.start()
+        self.backend = TorBackend(Clock(), self.supply)
+
+    def open(self, host: str, command: Command = Command.CONNECT) -> Any:
+        request = Request(Version.SOCKS5, command, Address.of(host, 80))
+        return self.backend.open(request, ISOLATION, self.receiver)
+
+    @property
+    def attempts(self) -> dict[str, list[Any]]:
+        return self.backend.witness.journal._attempts
+
+
+@pytest.mark.parametrize("host", [ONION, ONION.upper(), f"www.a.{ONION}"])
+def test_an_attempt_is_on_the_address(host: str) -> None:
+    play = Play()
+    stream = play.open(host)
+    (evidence,) = play.attempts[NAME]
+    assert evidence.token == "token"
+    assert not evidence.complete
+    stream.abort()
+    assert play.attempts == {}
+
+
+def test_where_tor_does_not_isolate_there_is_no_token() -> None:
+    play = Play("NoIsolateSOCKSAuth")
+    play.open(ONION)
+    (evidence,) = play.attempts[NAME]
+    assert evidence.token is None
+
+
+@pytest.mark.parametrize(
+    ("host", "command"),
+    [("example.com", Command.CONNECT), ("192.0.2.1", Command.CONNECT), (ONION, Command.RESOLVE)],
+)
+def test_nothing_stands_by_other_requests(host: str, command: Command) -> None:
+    play = Play()
+    play.open(host, command)
+    assert play.attempts == {}
+    assert play.endpoint.protocol is not None
+
+
+@rows("S-49")
+def test_an_address_that_is_not_valid_never_reaches_tor() -> None:
+    play = Play()
+    play.open("x" * 56 + ".onion")
+    assert isinstance(play.receiver.heard[0], InvalidOnionAddress)
+    assert play.endpoint.protocol is None
+    assert play.attempts == {}
+
+
+def test_the_first_attempt_waits_for_tor_to_agree_to_tell() -> None:
+    control = StagedControl()
+    control.listening = agreed = Deferred()
+    play = Play(control=control)
+    first, second = play.open(ONION), play.open(ONION)
+    assert play.endpoint.protocol is None
+    second.abort()
+    control.listening = None
+    agreed.callback(None)
+    assert play.endpoint.protocol is not None
+    (evidence,) = play.attempts[NAME]
+    assert evidence.complete
+    first.abort()
+    assert play.attempts == {}
+
+
+def test_an_end_of_the_supply_is_the_end_of_listening() -> None:
+    control = StagedControl()
+    play = Play(control=control)
+    play.open(ONION)
+    assert any(control.listeners.values())
+    play.supply.stop()
+    assert not any(control.listeners.values())
+
+
+def test_a_witness_of_ones_own() -> None:
+    from torsocks_tx import OnionWitness
+
+    witness = OnionWitness(Clock())
+    supply = FixedSupply(FakeEndpoint(succeed(None)))  # type: ignore[arg-type]
+    assert TorBackend(Clock(), supply, witness=witness).witness is witness

@@ -1,0 +1,68 @@
+"""Whatever a parent sets: it is used, or the program says why not, in one line without it."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.fuzz.strategies import fuzz
+from torsocks_tx.pt import environment, proxy_uri
+from torsocks_tx.pt.environment import Environment, Unusable
+from torsocks_tx.pt.proxy_uri import UpstreamProxy
+
+texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=60)
+NAMES = [
+    "TOR_PT_CLIENT_TRANSPORTS",
+    "TOR_PT_STATE_LOCATION",
+    "TOR_PT_EXIT_ON_STDIN_CLOSE",
+    "TOR_PT_PROXY",
+    "TOR_PT_OUTBOUND_BIND_ADDRESS_V4",
+    "TOR_PT_OUTBOUND_BIND_ADDRESS_V6",
+]
+values = texts | st.sampled_from(["1", "veil,9", "/tmp", "[::1]", "::1", "127.0.0.1", "1,2"])
+places = st.sampled_from(["127.0.0.1:1", "[::1]:1", "host:1", "1.2.3.4:99999", "[", ":1"]) | texts
+uris = st.builds(
+    "{}://{}@{}".format, st.sampled_from(["socks5", "socks4a", "http", "x"]), texts, places
+)
+
+
+def outcome(error: Unusable) -> bytes:
+    assert error.line.count(b"\n") == 1
+    return error.line
+
+
+@given(environ=st.dictionaries(st.sampled_from(NAMES), values))
+@fuzz
+def test_any_environment(environ: dict[str, str]) -> None:
+    try:
+        read = environment.read(environ)
+    except Unusable as error:
+        line = outcome(error)
+        assert line.startswith(b"ENV-ERROR ")
+    else:
+        assert isinstance(read, Environment)
+
+
+@given(versions=values)
+@fuzz
+def test_any_versions(versions: str) -> None:
+    try:
+        environment.check_version({"TOR_PT_MANAGED_TRANSPORT_VER": versions})
+    except Unusable as error:
+        line = outcome(error)
+        assert line.startswith((b"ENV-ERROR ", b"VERSION-ERROR "))
+    else:
+        assert "1" in versions
+
+
+@given(uri=uris | texts)
+@fuzz
+def test_any_proxy(uri: str) -> None:
+    try:
+        proxy = proxy_uri.parse(uri)
+    except Unusable as error:
+        line = outcome(error)
+        assert line.startswith(b"PROXY-ERROR ")
+    else:
+        assert isinstance(proxy, UpstreamProxy)
+        assert proxy.address.is_ip

@@ -1,0 +1,198 @@
+"""microsocks and dante: our client in front of servers that know nothing of Tor."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.endpoints import TCP4ClientEndpoint, clientFromString
+from twisted.internet.error import ConnectError
+
+from tests.noskip import client
+from tests.peers import DEADLINE, Peer, PeerFactory, turn
+from tests.processes import Program, start_program
+from tests.rows import rows
+from torsocks_tx.client import SOCKSClientEndpoint, resolve
+from torsocks_tx.errors import ConnectionRefused, GeneralFailure
+from torsocks_tx.messages import Credentials
+from torsocks_tx.offers import ClientOptions
+from torsocks_tx.proxyerrors import LoginRefused, NotIsolated, ProxyBroken
+from torsocks_tx.socks_error import SOCKSError
+from torsocks_tx.testing.ports import LOOPBACK, PortReservations
+
+pytestmark = pytest.mark.network
+
+ANSWER = b"0123456789abcdef" * 65536
+Start = Callable[..., Awaitable[TCP4ClientEndpoint]]
+
+DANTE = """
+logoutput: stderr
+internal: {host} port = {port}
+external: {host}
+clientmethod: none
+socksmethod: none
+user.privileged: {user}
+user.unprivileged: {user}
+client pass {{ from: 0.0.0.0/0 to: 0.0.0.0/0 }}
+socks pass {{ from: 0.0.0.0/0 to: 0.0.0.0/0 }}
+"""
+
+
+@pytest_twisted.async_yield_fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    """Starts a server, and gives the endpoint that leads to it once it listens."""
+    programs: list[Program] = []
+    ports = PortReservations()
+
+    async def run(name: str, *options: str) -> TCP4ClientEndpoint:
+        port = ports.take()
+        command = [client(name), "-i", LOOPBACK, "-p", str(port), *options]
+        if name == "danted":
+            settings = tmp_path / "danted.conf"
+            user = settings.parent.owner()
+            settings.write_text(DANTE.format(host=LOOPBACK, port=port, user=user))
+            command = [client(name), "-f", str(settings), "-p", str(tmp_path / "pid")]
+        programs.append(start_program(command))
+        endpoint = TCP4ClientEndpoint(reactor, LOOPBACK, port)
+        await listening(endpoint, programs[-1])
+        return endpoint
+
+    yield run
+    for program in programs:
+        program.transport.signalProcess("TERM")
+        await program.end()
+    ports.release()
+
+
+async def listening(endpoint: TCP4ClientEndpoint, program: Program) -> None:
+    """Wait until somebody answers there."""
+    end = reactor.seconds() + DEADLINE
+    while reactor.seconds() < end and program.status is None:
+        try:
+            peer: Any = await endpoint.connect(PeerFactory())
+        except ConnectError:
+            await turn()
+        else:
+            peer.close()
+            return
+    raise AssertionError(f"it does not listen: {program.errors.decode()}")
+
+
+@pytest_twisted.async_yield_fixture
+async def origin() -> AsyncIterator[tuple[PeerFactory, int]]:
+    """A server to connect to, and its port."""
+    factory = PeerFactory()
+    port = reactor.listenTCP(0, factory, interface=LOOPBACK)
+    yield factory, port.getHost().port
+    await port.stopListening()
+
+
+async def connected(proxy: Any, host: str, port: int, options: ClientOptions) -> Peer:
+    endpoint = SOCKSClientEndpoint(reactor, proxy, host, port, options)
+    coming: Any = endpoint.connect(PeerFactory())
+    peer: Peer = await coming.addTimeout(DEADLINE, reactor)
+    return peer
+
+
+async def error_of(proxy: Any, host: str, port: int, options: ClientOptions) -> SOCKSError:
+    with pytest.raises(SOCKSError) as caught:
+        await connected(proxy, host, port, options)
+    return caught.value
+
+
+# dante knows no SOCKS4a. microsocks drops what comes in one segment with the request.
+SERVERS = [
+    ("microsocks", ClientOptions(), LOOPBACK),
+    ("microsocks", ClientOptions(), "localhost"),
+    ("danted", ClientOptions(), LOOPBACK),
+    ("danted", ClientOptions(), "localhost"),
+    ("danted", ClientOptions(version=4), LOOPBACK),
+    ("danted", ClientOptions(optimistic=True), LOOPBACK),
+]
+
+
+@rows("P-35", "P-36", "R-34", "S-03")
+@pytest.mark.parametrize(("name", "options", "host"), SERVERS)
+@pytest_twisted.ensureDeferred
+async def test_a_stream(
+    start: Start, origin: tuple[PeerFactory, int], name: str, options: ClientOptions, host: str
+) -> None:
+    origins, port = origin
+    peer = await connected(await start(name), host, port, options)
+    peer.send(b"hello")
+    far = await origins.peer()
+    assert await far.take(5) == b"hello"
+    far.send(ANSWER)
+    assert await peer.take(len(ANSWER)) == ANSWER
+    peer.close()
+    await far.until(lambda: far.over)
+    far.reset()
+
+
+@rows("R-34")
+@pytest.mark.parametrize("name", ["microsocks", "danted"])
+@pytest_twisted.ensureDeferred
+async def test_a_refusal(start: Start, name: str) -> None:
+    ports = PortReservations()
+    error = await error_of(await start(name), LOOPBACK, ports.take(), ClientOptions())
+    ports.release()
+    assert (type(error.reason), error.code) == (ConnectionRefused, 5)
+
+
+@rows("R-34", "S-23")
+@pytest.mark.parametrize("name", ["microsocks", "danted"])
+@pytest_twisted.ensureDeferred
+async def test_isolation_fails_closed(
+    start: Start, origin: tuple[PeerFactory, int], name: str
+) -> None:
+    origins, port = origin
+    error = await error_of(await start(name), LOOPBACK, port, ClientOptions(isolation=b"x"))
+    assert type(error.reason) is NotIsolated
+    assert origins.peers == []
+
+
+@rows("R-34")
+@pytest_twisted.ensureDeferred
+async def test_a_login(start: Start, origin: tuple[PeerFactory, int]) -> None:
+    origins, port = origin
+    proxy = await start("microsocks", "-u", "alice", "-P", "secret")
+    good = ClientOptions(credentials=Credentials(b"alice", b"secret"))
+    peer = await connected(proxy, LOOPBACK, port, good)
+    far = await origins.peer()
+    far.send(b"hello")
+    assert await peer.take(5) == b"hello"
+    peer.close()
+    await far.until(lambda: far.over)
+    far.reset()
+    wrong = ClientOptions(credentials=Credentials(b"alice", b"wrong"))
+    for options in (wrong, ClientOptions()):
+        error = await error_of(proxy, LOOPBACK, port, options)
+        assert type(error.reason) is LoginRefused
+
+
+@rows("S-24")
+@pytest.mark.parametrize("name", ["microsocks", "danted"])
+@pytest_twisted.ensureDeferred
+async def test_look_ups_are_for_tor_alone(start: Start, name: str) -> None:
+    proxy = await start(name)
+    with pytest.raises(SOCKSError) as caught:
+        await resolve(reactor, proxy, "localhost").addTimeout(DEADLINE, reactor)
+    assert isinstance(caught.value.reason, GeneralFailure | ProxyBroken) or caught.value.code == 7
+
+
+@pytest_twisted.ensureDeferred
+async def test_by_string(start: Start, origin: tuple[PeerFactory, int]) -> None:
+    origins, port = origin
+    proxy = await start("microsocks")
+    text = f"socks:{LOOPBACK}:{port}:socksPort={proxy._port}"
+    peer: Any = await clientFromString(reactor, text).connect(PeerFactory())
+    far = await origins.peer()
+    far.send(b"hello")
+    assert await peer.take(5) == b"hello"
+    peer.close()
+    await far.until(lambda: far.over)
+    far.reset()

@@ -1,0 +1,399 @@
+"""Our client in front of our server, over real sockets."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import pytest
+import pytest_twisted
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError
+from twisted.internet.endpoints import clientFromString, wrapClientTLS
+from twisted.internet.ssl import Certificate, PrivateCertificate, optionsForClientTLS
+from twisted.protocols.policies import WrappingFactory
+from twisted.protocols.tls import TLSMemoryBIOFactory
+
+from tests.fakes import grant, hold, plain, refuse, tor_like
+from tests.ground import Ground
+from tests.loopback.conftest import with_extended
+from tests.names import ONION
+from tests.peers import DEADLINE, GRANTED, Peer, PeerFactory
+from tests.rows import rows
+from tests.tables import cuts, octets
+from torsocks_tx.authentication import CredAuthenticator
+from torsocks_tx.backends.endpoint import EndpointBackend
+from torsocks_tx.backends.memory import MemoryBackend, MemoryOutbound
+from torsocks_tx.client import SOCKSClientEndpoint, resolve
+from torsocks_tx.codes import CodeSet, Role
+from torsocks_tx.errors import (
+    ConnectionRefused,
+    DescriptorNotFound,
+    IntroductionFailed,
+    InvalidBridge,
+    OnionNotFound,
+    OnionNotReachable,
+    Refused,
+    Temporary,
+)
+from torsocks_tx.extended import take_any
+from torsocks_tx.messages import Credentials, KeyValues
+from torsocks_tx.offers import ClientOptions
+from torsocks_tx.policy import ListenerPolicy
+from torsocks_tx.proxyerrors import LoginRefused, NotIsolated
+from torsocks_tx.server import SOCKSFactory
+from torsocks_tx.socks_error import SOCKSError
+from torsocks_tx.wire import keyvalue
+
+pytestmark = with_extended
+
+ANSWER = b"0123456789abcdef" * 65536
+NOT_BEFORE, NOT_AFTER = datetime(2020, 1, 1), datetime(2120, 1, 1)
+
+
+async def connected(
+    ground: Ground, proxy: Any, options: ClientOptions | None = None, host: str = "example.com"
+) -> Peer:
+    """Connect a peer through the SOCKS server at this endpoint."""
+    endpoint = SOCKSClientEndpoint(reactor, proxy, host, 80, options or ClientOptions())
+    return await ground.connect(endpoint)
+
+
+WISHES = [
+    ClientOptions(),
+    ClientOptions(extended=False),
+    ClientOptions(version=4),
+    ClientOptions(isolation=b"x"),
+    ClientOptions(isolation=b"x" * 60000),
+    ClientOptions(isolation=b"x", extended=False),
+    ClientOptions(isolation=b"x", version=4),
+    ClientOptions(credentials=Credentials(b"me", b"you")),
+    ClientOptions(credentials=Credentials(b"me", b"you"), extended=False),
+    ClientOptions(optimistic=True),
+]
+
+
+@rows("P-01", "P-03", "P-35", "S-04", "S-05", "S-06")
+@pytest.mark.parametrize("options", WISHES)
+@pytest_twisted.ensureDeferred
+async def test_every_way_to_ask(ground: Ground, options: ClientOptions) -> None:
+    server, origin = await plain(ground)
+    client = await connected(ground, await ground.listen(server), options)
+    client.send(b"hello")
+    far = await origin.peer()
+    assert await far.take(5) == b"hello"
+    far.send(ANSWER)
+    far.shut()
+    assert await client.take_rest() == ANSWER
+    client.close()
+    assert await far.ended_well()
+
+
+@rows("S-03")
+@pytest_twisted.ensureDeferred
+async def test_each_side_can_be_closed_alone(ground: Ground) -> None:
+    server, origin = await plain(ground)
+    client = await connected(ground, await ground.listen(server))
+    far = await origin.peer()
+    client.send(b"question")
+    client.shut()
+    assert await far.take_rest() == b"question"
+    far.send(ANSWER)
+    far.shut()
+    assert await client.take_rest() == ANSWER
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_works_over_a_wrapped_connection(ground: Ground) -> None:
+    server, origin = await plain(ground)
+    client = await connected(ground, await ground.listen(WrappingFactory(server)))
+    far = await origin.peer()
+    far.send(ANSWER)
+    far.shut()
+    assert await client.take_rest() == ANSWER
+
+
+def certificate() -> tuple[PrivateCertificate, Certificate]:
+    """Make a certificate for example.com, with and without its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "example.com")])
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(NOT_BEFORE)
+        .not_valid_after(NOT_AFTER)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("example.com")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    public = built.public_bytes(serialization.Encoding.PEM)
+    return PrivateCertificate.loadPEM(pem + public), Certificate.loadPEM(public)
+
+
+# Twisted itself is behind the newest pyOpenSSL.
+@pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")
+@pytest.mark.parametrize("optimistic", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_tls_goes_on_top(ground: Ground, optimistic: bool) -> None:
+    own, trust = certificate()
+    origin = PeerFactory()
+    endpoint = await ground.listen(TLSMemoryBIOFactory(own.options(), False, origin))
+    server = SOCKSFactory(EndpointBackend(reactor, lambda *_: endpoint))
+    proxy = await ground.listen(server)
+    socks = SOCKSClientEndpoint(
+        reactor, proxy, "example.com", 443, ClientOptions(optimistic=optimistic)
+    )
+    client = await ground.connect(wrapClientTLS(optionsForClientTLS("example.com", trust), socks))
+    client.send(b"secret")
+    far = await origin.peer()
+    assert await far.take(6) == b"secret"
+    far.send(ANSWER)
+    assert await client.take(len(ANSWER)) == ANSWER
+    client.close()
+    await far.ended_well()
+
+
+@rows("R-32", "R-27")
+@pytest_twisted.ensureDeferred
+async def test_whatever_the_segments_nothing_behind_the_reply_is_lost(ground: Ground) -> None:
+    """A server that answers in two segments, cut at every place, or byte by byte."""
+    pairs = keyvalue.build_response(0, KeyValues.of({"ACCEPTED": b"ISOLATION"}))
+    for answer in cuts(octets("05 97") + pairs + GRANTED + b"hello"):
+        servers = PeerFactory()
+        proxy = await ground.listen(servers)
+        endpoint = SOCKSClientEndpoint(
+            reactor, proxy, "example.com", 80, ClientOptions(isolation=b"x")
+        )
+        coming = endpoint.connect(PeerFactory())
+        server = await servers.peer()
+        for part in answer:
+            server.send(part)
+            await server.flushed()
+        client: Any = await coming.addTimeout(DEADLINE, reactor)
+        assert await client.take(5) == b"hello"
+        client.close()
+        await server.until(lambda server=server: server.over)
+        server.close()
+
+
+@rows("P-09")
+@pytest_twisted.ensureDeferred
+async def test_cancelling_closes_the_connection(ground: Ground) -> None:
+    server, upstream = await tor_like(ground, hold)
+    proxy = await ground.listen(server)
+    endpoint = SOCKSClientEndpoint(reactor, proxy, "example.com", 80)
+    coming = endpoint.connect(PeerFactory())
+    leg = await upstream.asked()
+    coming.addErrback(lambda failure: failure.trap(CancelledError))
+    coming.cancel()
+    await server.emptied()
+    await leg.until(lambda: leg.over)
+
+
+async def error_of(ground: Ground, proxy: Any, options: ClientOptions, host: str) -> SOCKSError:
+    with pytest.raises(SOCKSError) as caught:
+        await connected(ground, proxy, options, host)
+    return caught.value
+
+
+FLAGGED = ListenerPolicy(extended_errors=True)
+PT = ListenerPolicy(role=Role.PT)
+REFUSALS: list[tuple[ListenerPolicy, ClientOptions, str, type[Refused], type[Refused], int]] = [
+    (ListenerPolicy(), ClientOptions(), ONION, DescriptorNotFound, OnionNotFound, 0xE0),
+    (ListenerPolicy(), ClientOptions(), ONION, IntroductionFailed, OnionNotReachable, 0xE1),
+    (FLAGGED, ClientOptions(), ONION, DescriptorNotFound, DescriptorNotFound, 0xF0),
+    (
+        FLAGGED,
+        ClientOptions(reply_codes=CodeSet.PROP229),
+        ONION,
+        DescriptorNotFound,
+        OnionNotFound,
+        0xE0,
+    ),
+    (PT, ClientOptions(), "192.0.2.1", Temporary, Temporary, 0xF0),
+    (PT, ClientOptions(), "192.0.2.1", InvalidBridge, InvalidBridge, 0xF1),
+    (PT, ClientOptions(extended=False), "192.0.2.1", InvalidBridge, ConnectionRefused, 5),
+]
+
+
+@rows("P-02", "P-26", "P-27", "P-28", "P-29", "P-31", "P-34")
+@pytest.mark.parametrize(("policy", "options", "host", "reason", "heard", "code"), REFUSALS)
+@pytest_twisted.ensureDeferred
+async def test_refusals(
+    ground: Ground,
+    policy: ListenerPolicy,
+    options: ClientOptions,
+    host: str,
+    reason: type[Refused],
+    heard: type[Refused],
+    code: int,
+) -> None:
+    def script(outbound: MemoryOutbound) -> None:
+        reactor.callLater(0, outbound.receiver.refused, reason("x"))
+
+    server = SOCKSFactory(MemoryBackend(script), policy=policy)
+    error = await error_of(ground, await ground.listen(server), options, host)
+    assert (type(error.reason), error.code) == (heard, code)
+
+
+@rows("P-05", "P-21")
+@pytest_twisted.ensureDeferred
+async def test_logins(ground: Ground) -> None:
+    from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse as Database
+
+    users = CredAuthenticator([Database(me=b"you")])
+    server, origin = await plain(ground, authenticator=users)
+    proxy = await ground.listen(server)
+    good = ClientOptions(credentials=Credentials(b"me", b"you"), isolation=b"x")
+    client = await connected(ground, proxy, good)
+    client.send(b"hello")
+    far = await origin.peer()
+    assert await far.take(5) == b"hello"
+    client.close()
+    await far.ended_well()
+    for wrong in (
+        ClientOptions(credentials=Credentials(b"me", b"me"), isolation=b"x"),
+        ClientOptions(credentials=Credentials(b"me", b"me"), extended=False),
+        ClientOptions(),
+    ):
+        error = await error_of(ground, proxy, wrong, "example.com")
+        assert type(error.reason) is LoginRefused
+    assert len(origin.peers) == 1
+
+
+@rows("P-20", "P-21")
+@pytest_twisted.ensureDeferred
+async def test_an_unknown_key_is_refused_by_its_name(ground: Ground) -> None:
+    server, origin = await plain(ground)
+    proxy = await ground.listen(server)
+    options = ClientOptions(require=("FAMILY", "ISOLATION"), isolation=b"x")
+    error = await error_of(ground, proxy, options, "example.com")
+    assert (error.status, error.pairs.get("UNSUPPORTED")) == (2, b"FAMILY")
+    assert origin.peers == []
+
+
+@rows("P-04")
+@pytest_twisted.ensureDeferred
+async def test_keys_of_an_application(ground: Ground) -> None:
+    def price(pairs: KeyValues) -> KeyValues:
+        return KeyValues.of({"X-paint.price": b"7"})
+
+    server, origin = await plain(ground, keys={"X-paint.colour": price, "X-other.": take_any})
+    proxy = await ground.listen(server)
+    pairs = KeyValues.of({"X-paint.colour": b"red", "X-other.a": b""})
+    options = ClientOptions(pairs=pairs, require=("X-paint.colour",))
+    endpoint = SOCKSClientEndpoint(reactor, proxy, "example.com", 80, options)
+    client, answer = await endpoint.connect_with_answer(PeerFactory())
+    assert answer.get("X-paint.price") == b"7"
+    assert answer.get("ACCEPTED") == b"REQUIRE,X-paint.colour,X-other.a"
+    client.close()  # type: ignore[attr-defined]
+    await (await origin.peer()).ended_well()
+
+
+@rows("S-23")
+@pytest_twisted.ensureDeferred
+async def test_a_listener_that_does_not_isolate_is_refused(ground: Ground) -> None:
+    from torsocks_tx.isolation import IsolationFlags
+
+    policy = ListenerPolicy(isolation=IsolationFlags(socks_auth=False))
+    server, origin = await plain(ground, policy=policy)
+    proxy = await ground.listen(server)
+    error = await error_of(ground, proxy, ClientOptions(isolation=b"x"), "example.com")
+    assert type(error.reason) is NotIsolated
+    assert origin.peers == []
+
+
+@rows("S-17", "S-23", "P-23")
+@pytest_twisted.ensureDeferred
+async def test_isolation_reaches_tor(ground: Ground) -> None:
+    server, upstream = await tor_like(ground, grant)
+    proxy = await ground.listen(server)
+    tokens = []
+    wishes = [
+        ClientOptions(isolation=b"x"),
+        ClientOptions(isolation=b"x"),
+        ClientOptions(isolation=b"y"),
+        ClientOptions(isolation=b"x", extended=False),
+        ClientOptions(),
+    ]
+    for number, options in enumerate(wishes):
+        await connected(ground, proxy, options)
+        leg = await upstream.asked(number)
+        tokens.append(leg.credentials)
+    assert tokens[0] == tokens[1]
+    assert len(set(tokens)) == 4
+
+
+@rows("P-26", "S-22")
+@pytest_twisted.ensureDeferred
+async def test_a_code_of_an_upstream_never_passes_as_it_is(ground: Ground) -> None:
+    server, _ = await tor_like(ground, refuse(0xF1))
+    proxy = await ground.listen(server)
+    for options, code in ((ClientOptions(), 0xE0), (ClientOptions(extended=False), 4)):
+        error = await error_of(ground, proxy, options, ONION)
+        assert error.code == code
+        error = await error_of(ground, proxy, options, "example.com")
+        assert error.code == 4
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_chain_of_two_servers(ground: Ground) -> None:
+    """The second server's reason is what the first one's client hears."""
+    last, _ = await tor_like(ground, refuse(5))
+    second = await ground.listen(last)
+
+    def through(request: Any, isolation: Any) -> SOCKSClientEndpoint:
+        return SOCKSClientEndpoint(reactor, second, request.address.host, request.address.port)
+
+    first = await ground.listen(SOCKSFactory(EndpointBackend(reactor, through)))
+    error = await error_of(ground, first, ClientOptions(), "example.com")
+    assert error.code == 5
+
+
+@rows("S-24", "S-27")
+@pytest_twisted.ensureDeferred
+async def test_look_ups(ground: Ground) -> None:
+    server, _ = await tor_like(ground, lambda leg: leg.send(octets("05 00 00 01 C0000201 0000")))
+    proxy = await ground.listen(server)
+    for options in (ClientOptions(), ClientOptions(isolation=b"x"), ClientOptions(version=4)):
+        assert await resolve(reactor, proxy, "example.com", options) == "192.0.2.1"
+
+
+@pytest_twisted.ensureDeferred
+async def test_by_string(ground: Ground) -> None:
+    server, origin = await plain(ground)
+    where = ground.address(await ground.listen(server))
+    place = f"socksPath={where}" if isinstance(where, str) else f"socksPort={where[1]}"
+    client = await ground.connect(
+        clientFromString(reactor, f"socks:example.com:80:{place}:isolation=alice")
+    )
+    far = await origin.peer()
+    far.send(b"hello")
+    assert await client.take(5) == b"hello"
+    client.close()
+    await far.ended_well()
+
+
+@rows("S-40")
+@pytest_twisted.ensureDeferred
+async def test_optimistic_data_and_a_refusal(ground: Ground) -> None:
+    server, _ = await tor_like(ground, refuse(5))
+    proxy = await ground.listen(server)
+    client = await connected(ground, proxy, ClientOptions(optimistic=True))
+    client.send(b"x" * 10000)
+    await client.until(lambda: client.lost is not None)
+    assert client.lost is not None
+    assert isinstance(client.lost.value, SOCKSError)
+    assert client.lost.value.code == 5
+    assert client.received == b""

@@ -1,0 +1,207 @@
+"""Our client through our server to real tor, and straight to real tor: seen on its control port."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint, clientFromString
+
+from tests.onion.scenarios import QUICK, Scenario, Stage
+from tests.peers import Peer, PeerFactory
+from tests.rows import rows
+from torsocks_tx import (
+    ClientOptions,
+    Credentials,
+    SOCKSClientEndpoint,
+    SOCKSError,
+    SOCKSFactory,
+    TorBackend,
+    resolve,
+    resolve_ptr,
+)
+from torsocks_tx.backends.tor.running import RunningSupply
+from torsocks_tx.errors import HostUnreachable, Refused
+from torsocks_tx.refusals import HIDDEN_SERVICE
+from torsocks_tx.testing.tornet import PrivateNetwork
+
+pytestmark = pytest.mark.network
+
+DEADLINE = 60.0
+PAGE = b"GET / HTTP/1.0\r\n\r\n"
+LONG = b"0123456789" * 6000
+
+Proxy = TCP4ClientEndpoint | UNIXClientEndpoint
+
+
+@pytest_twisted.async_yield_fixture
+async def ours(private_network: PrivateNetwork) -> AsyncIterator[Proxy]:
+    """A server of ours in front of the network's tor."""
+    control = clientFromString(reactor, private_network.client.control_endpoint)
+    supply = RunningSupply(reactor, control)
+    await supply.start()
+    await supply.when_ready()
+    factory = SOCKSFactory(TorBackend(reactor, supply))
+    port = reactor.listenTCP(0, factory, interface="127.0.0.1")
+    yield TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
+    await port.stopListening()
+    factory.close_all()
+    await factory.when_empty()
+    await supply.stop()
+
+
+async def circuit_of(network: PrivateNetwork, proxy: Proxy, options: ClientOptions) -> int:
+    """Fetch a page; the circuit that tor chose for it."""
+    watch = await network.client.watch_streams()
+    peer = await connected(proxy, "web.test", network.web.port, options)
+    peer.send(PAGE)
+    assert b"origin" in await peer.take_rest()
+    peer.reset()
+    (event, *_) = await watch.wait_for("SENTCONNECT", f"web.test:{network.web.port}")
+    await watch.close()
+    return event.circuit_id
+
+
+async def connected(
+    proxy: Proxy, host: str, port: int, options: ClientOptions, deadline: float = DEADLINE
+) -> Peer:
+    endpoint = SOCKSClientEndpoint(reactor, proxy, host, port, options)
+    coming: Any = endpoint.connect(PeerFactory())
+    peer: Peer = await coming.addTimeout(deadline, reactor)
+    return peer
+
+
+def isolated(token: bytes, **more: Any) -> ClientOptions:
+    return ClientOptions(isolation=token, **more)
+
+
+PAIRS_OF_WISHES = [
+    ("the same", isolated(b"a"), isolated(b"a"), True),
+    ("others", isolated(b"a"), isolated(b"b"), False),
+    ("long ones", isolated(LONG), isolated(LONG), True),
+    ("long ones that end otherwise", isolated(LONG), isolated(LONG + b"x"), False),
+    ("some and none", isolated(b"a"), ClientOptions(), False),
+    ("by 97 and by 02", isolated(b"a"), isolated(b"a", extended=False), False),
+    ("by 02", isolated(b"a", extended=False), isolated(b"b", extended=False), False),
+    ("by SOCKS4", isolated(b"a", version=4), isolated(b"b", version=4), False),
+    ("by SOCKS4, the same", isolated(b"a", version=4), isolated(b"a", version=4), True),
+]
+
+
+@rows("P-01", "P-03", "P-05", "P-17", "S-17", "S-23")
+@pytest.mark.parametrize(
+    ("one", "other", "together"),
+    [wishes[1:] for wishes in PAIRS_OF_WISHES],
+    ids=[wishes[0] for wishes in PAIRS_OF_WISHES],
+)
+@pytest_twisted.ensureDeferred
+async def test_circuits(
+    private_network: PrivateNetwork,
+    ours: Proxy,
+    one: ClientOptions,
+    other: ClientOptions,
+    together: bool,
+) -> None:
+    first = await circuit_of(private_network, ours, one)
+    second = await circuit_of(private_network, ours, other)
+    assert (first == second) is together
+
+
+def straight(network: PrivateNetwork, place: str) -> Proxy:
+    """Return one of tor's own SocksPorts."""
+    if place == "unix":
+        return UNIXClientEndpoint(reactor, network.client.socks_unix)
+    return TCP4ClientEndpoint(reactor, *network.client.socks_tcp)
+
+
+@rows("R-34", "P-35", "S-23")
+@pytest.mark.parametrize("place", ["tcp", "unix"])
+@pytest_twisted.ensureDeferred
+async def test_straight_to_tor(private_network: PrivateNetwork, place: str) -> None:
+    """C Tor ignores the offer of 97: isolation goes by user name and password."""
+    proxy = straight(private_network, place)
+    circuits = [
+        await circuit_of(private_network, proxy, options)
+        for options in (
+            isolated(b"a"),
+            isolated(b"a"),
+            isolated(b"b"),
+            isolated(b"a", version=4),
+            ClientOptions(credentials=Credentials(b"me", b"you"), optimistic=True),
+        )
+    ]
+    assert circuits[0] == circuits[1]
+    assert len(set(circuits)) == 4
+
+
+@rows("S-24", "S-26", "S-27", "S-30")
+@pytest.mark.parametrize("through", ["ours", "tor"])
+@pytest_twisted.ensureDeferred
+async def test_look_ups(private_network: PrivateNetwork, ours: Proxy, through: str) -> None:
+    proxy = ours if through == "ours" else straight(private_network, "tcp")
+    for options in (ClientOptions(), isolated(b"a"), ClientOptions(version=4)):
+        assert await resolve(reactor, proxy, "doc.test", options) == "203.0.113.9"
+    name = await resolve_ptr(reactor, proxy, "203.0.113.9")
+    assert name == "doc.test"
+    with pytest.raises(SOCKSError) as caught:
+        await resolve(reactor, proxy, "nx.test")
+    assert type(caught.value.reason) is HostUnreachable
+
+
+@rows("P-20", "P-21")
+@pytest_twisted.ensureDeferred
+async def test_an_unknown_key_is_refused_by_its_name(
+    private_network: PrivateNetwork, ours: Proxy
+) -> None:
+    with pytest.raises(SOCKSError) as caught:
+        await connected(ours, "web.test", 80, ClientOptions(require=("FAMILY",)))
+    assert caught.value.pairs.get("UNSUPPORTED") == b"FAMILY"
+
+
+@pytest_twisted.ensureDeferred
+async def test_by_string(private_network: PrivateNetwork) -> None:
+    host, port = private_network.client.socks_tcp
+    text = f"socks:web.test:{private_network.web.port}:socksHost={host}:socksPort={port}"
+    endpoint = clientFromString(reactor, f"{text}:isolation=alice")
+    peer: Any = await endpoint.connect(PeerFactory()).addTimeout(DEADLINE, reactor)
+    peer.send(PAGE)
+    assert b"origin" in await peer.take_rest()
+    peer.reset()
+
+
+# One scenario for each code: the others are told apart before the fold.
+SAID = list({scenario.code: scenario for scenario in QUICK if scenario.name != "port 0"}.values())
+# What proposal 229 makes of the codes of socks-extensions.
+FOLD = {0xF0: 0xE0, 0xF1: 0xE0, 0xF6: 0xE0} | dict.fromkeys((0xF2, 0xF3, 0xF4, 0xF5, 0xF7), 0xE1)
+
+
+async def outcome(
+    proxy: Proxy, host: str, port: int, options: ClientOptions
+) -> tuple[int | None, type[Refused] | None]:
+    """The reply code and the class of the error; 0 and None for a stream."""
+    try:
+        peer = await connected(proxy, host, port, options, deadline=200.0)
+    except SOCKSError as error:
+        return error.code, type(error.reason)
+    peer.reset()
+    return 0, None
+
+
+@rows("P-01", "P-26", "P-27", "P-28")
+@pytest.mark.parametrize("scenario", SAID, ids=lambda scenario: scenario.name)
+@pytest_twisted.ensureDeferred
+async def test_onion_services_that_fail(
+    private_network: PrivateNetwork, ours: Proxy, scenario: Scenario
+) -> None:
+    """With the offer of 97 the two codes of the proposal, without it the plain ones."""
+    stage = Stage(private_network, private_network.client)
+    async with scenario.provoke(stage) as target:
+        for extended, code in ((True, FOLD.get(scenario.code, scenario.code)),
+                               (False, scenario.plain)):  # fmt: skip
+            options = ClientOptions(extended=extended)
+            heard, kind = await outcome(ours, target.host, target.port, options)
+            assert heard == code
+            assert (kind in HIDDEN_SERVICE) is (code in (0xE0, 0xE1))

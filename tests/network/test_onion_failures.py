@@ -1,0 +1,322 @@
+"""Every failure of an onion service, provoked on real tor: what clients hear, and how soon."""
+
+from __future__ import annotations
+
+import os
+import signal
+from base64 import b32encode
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.endpoints import TCP4ClientEndpoint, clientFromString
+from twisted.internet.task import deferLater
+
+from tests.network.asking import ask, hang_up, request
+from tests.onion.scenarios import (
+    QUICK,
+    SLOW,
+    Scenario,
+    Stage,
+    killed,
+    never_published,
+    service_stopped,
+    some_directories,
+    up,
+)
+from tests.rows import rows
+from tests.running import Twistd
+from torsocks_tx import SOCKSFactory, TorBackend
+from torsocks_tx.backends.tor.fixed import FixedSupply
+from torsocks_tx.backends.tor.running import RunningSupply
+from torsocks_tx.backends.tor.supply import Supply, SupplyState
+from torsocks_tx.codes import Version
+from torsocks_tx.errors import OnionRefused, Refused
+from torsocks_tx.flags import parse_flags
+from torsocks_tx.testing.onion import ClientKey
+from torsocks_tx.testing.tornet import PrivateNetwork
+
+pytestmark = pytest.mark.network
+
+
+@dataclass
+class Servers:
+    """Two listeners over one backend: with ExtendedErrors and without."""
+
+    extended: str
+    plain: str
+    backend: TorBackend
+
+
+async def serve(supply: Supply, ports: list[Any]) -> Servers:
+    await supply.start()
+    await supply.when_ready()
+    backend = TorBackend(reactor, supply)
+    for flags in (["ExtendedErrors"], []):
+        factory = SOCKSFactory(backend, policy=parse_flags(flags)[0])
+        ports.append(reactor.listenTCP(0, factory, interface="127.0.0.1"))
+    extended, plain = (f"127.0.0.1:{port.getHost().port}" for port in ports[-2:])
+    return Servers(extended, plain, backend)
+
+
+@pytest_twisted.async_yield_fixture
+async def servers(private_network: PrivateNetwork) -> AsyncIterator[Servers]:
+    """Servers in front of the first client of the network."""
+    endpoint = clientFromString(reactor, private_network.client.control_endpoint)
+    supply, ports = RunningSupply(reactor, endpoint), []
+    yield await serve(supply, ports)
+    for port in ports:
+        await port.stopListening()
+    await supply.stop()
+
+
+@pytest_twisted.async_yield_fixture
+async def socks_only(private_network: PrivateNetwork) -> AsyncIterator[Servers]:
+    """Servers that know nothing but a SocksPort with ExtendedErrors."""
+    host, number = private_network.client.socks_extended
+    supply = FixedSupply(TCP4ClientEndpoint(reactor, host, number), pipelined=True)
+    ports: list[Any] = []
+    yield await serve(supply, ports)
+    for port in ports:
+        await port.stopListening()
+    await supply.stop()
+
+
+async def code_of(server: str, host: str, port: int = 80, **options: Any) -> int:
+    """What a client hears: the reply code. SOCKS4 has 0 and 1."""
+    try:
+        await hang_up(await ask(server, request(host, port, **options), deadline=200.0))
+    except Refused as reason:
+        return int(reason.onion_code if isinstance(reason, OnionRefused) else reason.code)
+    return 0
+
+
+@rows(
+    "S-21", "S-22", "S-41", "S-42", "S-43", "S-44", "S-45", "S-46", "S-47", "S-48", "S-49", "S-50"
+)
+@pytest.mark.parametrize("scenario", QUICK, ids=lambda scenario: scenario.name)
+@pytest_twisted.ensureDeferred
+async def test_what_clients_hear(
+    private_network: PrivateNetwork, servers: Servers, scenario: Scenario
+) -> None:
+    """With the flag, without it, by SOCKS4, and again: what tor remembers changes nothing."""
+    stage = Stage(private_network, private_network.client)
+    async with scenario.provoke(stage) as target:
+        host, port = target.host, target.port
+        assert await code_of(servers.extended, host, port) == scenario.code
+        assert await code_of(servers.plain, host, port) == scenario.plain
+        old = await code_of(servers.extended, host, port, version=Version.SOCKS4)
+        assert old == (1 if scenario.plain else 0)
+        again = await code_of(servers.extended, host, port, user=b"another", password=b"circuit")
+        assert again == scenario.code
+
+
+@rows(
+    "S-21", "S-22", "S-41", "S-42", "S-43", "S-44", "S-45", "S-46", "S-47", "S-48", "S-49", "S-50"
+)
+@pytest.mark.parametrize("scenario", SLOW, ids=lambda scenario: scenario.name)
+@pytest_twisted.ensureDeferred
+async def test_what_clients_hear_after_a_while(
+    private_network: PrivateNetwork, servers: Servers, scenario: Scenario
+) -> None:
+    """The same for those that take tor its time; with all defaults, and tor's own."""
+    stage = Stage(private_network, private_network.client)
+    began = reactor.seconds()
+    async with scenario.provoke(stage) as target:
+        heard = await gatherResults(
+            Deferred.fromCoroutine(code_of(server, target.host, version=version))
+            for server, version in (
+                (servers.extended, Version.SOCKS5),
+                (servers.plain, Version.SOCKS5),
+                (servers.extended, Version.SOCKS4),
+            )
+        )
+        assert heard == [scenario.code, scenario.plain, 1]
+        if scenario.provoke is service_stopped:
+            assert 45 < reactor.seconds() - began < 60
+
+
+@rows("S-45", "S-46")
+@pytest_twisted.ensureDeferred
+async def test_a_service_that_was_killed(private_network: PrivateNetwork, servers: Servers) -> None:
+    """Until all its introduction points have noticed, it is told and does not come."""
+    async with killed(Stage(private_network, private_network.client)) as target:
+        heard = await gatherResults(
+            Deferred.fromCoroutine(code_of(server, target.host))
+            for server in (servers.extended, servers.plain)
+        )
+        assert heard in ([0xF2, 0x04], [0xF3, 0x06])
+
+
+@rows("S-47")
+@pytest_twisted.ensureDeferred
+async def test_a_missing_key_stays_one(private_network: PrivateNetwork, servers: Servers) -> None:
+    """Each attempt uses up one directory; when none is left tor says 04, and the reason is F4."""
+    service = await private_network.add_onion_service(
+        private_network.web.port, client_auth_key=ClientKey.generate()
+    )
+    heard = [await code_of(servers.extended, service.address) for _ in range(9)]
+    assert heard == [0xF4] * 9
+
+
+@rows("S-03", "S-43")
+@pytest_twisted.ensureDeferred
+async def test_no_working_stream_is_called_a_failure(
+    private_network: PrivateNetwork, servers: Servers, socks_only: Servers
+) -> None:
+    """Tor's ExtendedErrors says F0 of streams that work; over such a port too we do not."""
+    stage = Stage(private_network, private_network.client)
+    for ours in [servers, socks_only] * 5:
+        async with some_directories(stage) as target:
+            assert await code_of(ours.extended, target.host) == 0
+
+
+@rows("S-43", "S-51")
+@pytest_twisted.ensureDeferred
+async def test_a_socks_port_alone_says_what_it_knows(
+    private_network: PrivateNetwork, socks_only: Servers
+) -> None:
+    stage = Stage(private_network, private_network.client)
+    async with never_published(stage) as target:
+        assert await code_of(socks_only.extended, target.host) == 0xF0
+        assert await code_of(socks_only.plain, target.host) == 0x04
+    async with up(stage) as target:
+        assert await code_of(socks_only.extended, target.host) == 0
+
+
+@rows("S-41")
+@pytest_twisted.ensureDeferred
+async def test_a_lost_control_connection_costs_the_reason_and_no_more(
+    private_network: PrivateNetwork, servers: Servers
+) -> None:
+    stage = Stage(private_network, private_network.client)
+    async with never_published(stage) as target:
+        asking = Deferred.fromCoroutine(code_of(servers.extended, target.host))
+        watch = await stage.client.watch_streams()
+        await watch.wait_for("NEW", f"{target.host}:80")
+        supply = servers.backend.supply
+        assert supply.control is not None
+        supply.control.close()
+        assert await asking == 0x04
+        await watch.close()
+        await ready(supply)
+        assert await code_of(servers.extended, target.host) == 0xF0
+
+
+@pytest_twisted.ensureDeferred
+async def test_tor_is_killed_during_an_attempt(private_network: PrivateNetwork) -> None:
+    client = await private_network.add_client()
+    supply = RunningSupply(reactor, clientFromString(reactor, client.control_endpoint))
+    ports: list[Any] = []
+    ours = await serve(supply, ports)
+    try:
+        async with never_published(Stage(private_network, client)) as target:
+            watch = await client.watch_streams()
+            asking = Deferred.fromCoroutine(code_of(ours.extended, target.host))
+            await watch.wait_for("NEW", f"{target.host}:80")
+            client.node.kill()
+            assert await asking == 0x01
+            await private_network.restart(client.name)
+            await ready(supply)
+            assert await code_of(ours.extended, target.host) == 0xF0
+    finally:
+        for port in ports:
+            await port.stopListening()
+        await supply.stop()
+
+
+async def ready(supply: Supply) -> None:
+    """Wait until tor is back; asking when it is down is refused at once."""
+    while supply.state is not SupplyState.READY:
+        await deferLater(reactor, 0)
+
+
+def key_line(address: str, key: ClientKey) -> str:
+    secret = b32encode(key.private).decode("ascii").rstrip("=")
+    return f"{address.removesuffix('.onion')}:descriptor:x25519:{secret}\n"
+
+
+@rows("S-47", "S-48")
+@pytest_twisted.ensureDeferred
+async def test_keys_from_a_directory(private_network: PrivateNetwork, tmp_path: Path) -> None:
+    """In tor from the start, after NEWNYM, after a restart of tor, until their file is gone."""
+    network = private_network
+    client, key = await network.add_client(), ClientKey.generate()
+    service = await network.add_onion_service(network.web.port, client_auth_key=key)
+    keys = tmp_path / "keys"
+    keys.mkdir()
+    (keys / "one.auth_private").write_text(key_line(service.address, key))
+    (keys / "bad.auth_private").write_text("nothing of use\n")
+    listen = "tcp:0:interface=127.0.0.1 ExtendedErrors"
+    options = ("--tor", client.control_endpoint, "--onion-auth-dir", str(keys))
+    twistd = Twistd("--debug", "--listen", listen, *options, directory=tmp_path)
+    try:
+        await twistd.up()
+        await twistd.said("1 client authorization key for onion services")
+        (server,) = twistd.addresses
+        assert await code_of(server, service.address) == 0
+        control = await client.node.control()
+        await control.command("SIGNAL NEWNYM")
+        assert await code_of(server, service.address, user=b"1") == 0
+        client.node.kill()
+        await twistd.said("tor is gone")
+        await network.restart(client.name)
+        await twistd.said("#info] tor is back")
+        assert await code_of(server, service.address, user=b"2") == 0
+        (keys / "one.auth_private").write_text(key_line(service.address, ClientKey.generate()))
+        os.kill(twistd.pid, signal.SIGHUP)
+        await twistd.said("SIGHUP: 1 client authorization key for onion services")
+        await (await client.node.control()).command("SIGNAL NEWNYM")
+        assert await code_of(server, service.address, user=b"3") == 0xF5
+        (keys / "one.auth_private").unlink()
+        os.kill(twistd.pid, signal.SIGHUP)
+        await twistd.said("SIGHUP: 0 client authorization keys for onion services")
+        assert await code_of(server, service.address, user=b"4") == 0xF4
+    finally:
+        assert await twistd.stop() == -signal.SIGTERM
+    assert twistd.output.count("bad.auth_private: not a client authorization key") == 3
+    assert service.address[:56] not in twistd.output
+    assert "Traceback" not in twistd.output
+
+
+@rows("S-47", "S-48")
+@pytest_twisted.ensureDeferred
+async def test_keys_from_a_directory_with_workers(
+    private_network: PrivateNetwork, tmp_path: Path
+) -> None:
+    """Workers are started anew at SIGHUP, and tor loses the keys that only the old ones knew."""
+    network = private_network
+    client, key = await network.add_client(), ClientKey.generate()
+    service = await network.add_onion_service(network.web.port, client_auth_key=key)
+    keys = tmp_path / "keys"
+    keys.mkdir()
+    listen = "tcp:0:interface=127.0.0.1 ExtendedErrors"
+    options = ("--tor", client.control_endpoint, "--onion-auth-dir", str(keys), "--workers", "2")
+    limits = ("--rendezvous-timeout", "50", "--extended-bytes", "9000", "--extended-pairs", "9")
+    twistd = Twistd("--debug", "--listen", listen, *options, *limits, directory=tmp_path)
+    try:
+        await twistd.up()
+        (server,) = twistd.addresses
+        for worker in (1, 2):
+            await twistd.said(f"worker {worker}: 0 client authorization keys")
+        assert await code_of(server, service.address) == 0xF4
+        (keys / "one.auth_private").write_text(key_line(service.address, key))
+        os.kill(twistd.pid, signal.SIGHUP)
+        for worker in (1, 2):
+            await twistd.said(f"worker {worker}: 1 client authorization key for onion services")
+        assert await code_of(server, service.address, user=b"1") == 0
+        (keys / "one.auth_private").unlink()
+        os.kill(twistd.pid, signal.SIGHUP)
+        for worker in (1, 2):
+            await twistd.said(f"worker {worker}: SIGHUP: 0 client authorization keys")
+        await (await client.node.control()).command("SIGNAL NEWNYM")
+        assert await code_of(server, service.address, user=b"2") == 0xF4
+    finally:
+        assert await twistd.stop() == -signal.SIGTERM
+    assert service.address[:56] not in twistd.output
+    assert "Traceback" not in twistd.output

@@ -1,0 +1,357 @@
+"""Real tor as the parent of a pluggable transport: managed and unmanaged, as a bridge's client."""
+
+from __future__ import annotations
+
+import re
+import sys
+from base64 import b64encode
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
+from twisted.internet.error import NoRouteError
+from twisted.internet.interfaces import IStreamClientEndpoint
+
+from tests.network.asking import ask, request
+from tests.processes import ROOT, descendants, is_alive, process_ended
+from tests.pt.bridge import EXAMPLE, Bridge, HTTPProxy, load_example
+from tests.rows import rows
+from tests.tables import table
+from torsocks_tx.backends.direct import DirectBackend
+from torsocks_tx.codes import Version
+from torsocks_tx.errors import TimedOut
+from torsocks_tx.isolation import Isolation
+from torsocks_tx.messages import Address, Credentials, KeyValues, Request
+from torsocks_tx.pt import Internal, InvalidBridge, Target, Temporary, TransportFactory
+from torsocks_tx.server import SOCKSFactory
+from torsocks_tx.testing.client import Client
+from torsocks_tx.testing.tornet import PrivateNetwork
+from torsocks_tx.wire import pt_args
+
+pytestmark = pytest.mark.network
+
+SECRET = b"swordfish"
+EXPECTED_WARNINGS = (
+    "You have used DirAuthority",
+    "TestingTorNetwork is set",
+    "Your log may contain sensitive information",
+    "You are running Tor as root",
+)
+EXEC = f"exec /usr/bin/env PYTHONPATH={ROOT} {sys.executable} -X dev -W error {EXAMPLE}"
+
+
+@dataclass
+class Place:
+    """A bridge of the private network: a relay, and the far side of the transport before it."""
+
+    network: PrivateNetwork
+    bridge: Bridge
+    port: int
+    fingerprint: str
+    directory: Path
+
+    def line(self, arguments: str) -> str:
+        """Return the line of a client's torrc."""
+        return f"Bridge veil 127.0.0.1:{self.port} {self.fingerprint} {arguments}"
+
+    @property
+    def log(self) -> str:
+        """What the parent has logged, at the level info."""
+        return (self.directory / "parent.log").read_text("utf-8")
+
+    @property
+    def warnings(self) -> list[str]:
+        """What it warns of, but for what every daemon of the network does."""
+        lines = re.findall(r"\[(?:warn|err)\] (.*)", self.log)
+        return [line for line in lines if not line.startswith(EXPECTED_WARNINGS)]
+
+    async def client(self, plugin: str, *lines: str) -> Client:
+        """Start a tor that has no other way out than the transport."""
+        return await self.network.add_client(
+            [
+                "UseBridges 1",
+                f"ClientTransportPlugin veil {plugin}",
+                f"Log info file {self.directory / 'parent.log'}",
+                *lines,
+            ]
+        )
+
+    async def visit(self, client: Client) -> bytes:
+        """Fetch a page through it."""
+        host, port = client.socks_tcp
+        asker = await ask(f"{host}:{port}", request("web.test", self.network.web.port))
+        asker.transport.write(b"GET / HTTP/1.0\r\n\r\n")
+        await asker.lost.addTimeout(60, reactor)
+        return asker.received
+
+
+@pytest_twisted.async_yield_fixture
+async def place(private_network: PrivateNetwork, tmp_path: Path) -> AsyncIterator[Place]:
+    """Put the transport's far side before a relay; the clients of the test end with it."""
+    known = len(private_network.clients)
+    control = await private_network.daemons["exit0"].control()
+    fingerprint = await control.get_info("fingerprint")
+    host, _, port = (await control.get_info("net/listeners/or")).strip('"').partition(":")
+    bridge = Bridge(TCP4ClientEndpoint(reactor, host, int(port)), SECRET)
+    listening = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(bridge)
+    yield Place(private_network, bridge, listening.getHost().port, fingerprint, tmp_path)
+    for client in private_network.clients[known:]:
+        await client.node.stop()
+    await listening.stopListening()
+
+
+@rows("P-02")
+@pytest_twisted.ensureDeferred
+async def test_tor_starts_the_example(place: Place) -> None:
+    client = await place.client(EXEC, place.line(f"secret={SECRET.decode()}"))
+    assert client.node.bootstrapped == 100
+    assert b"This is the IPv4 origin." in await place.visit(client)
+    assert place.bridge.streams > 0
+    assert place.warnings == []
+    assert "Managed proxy" in place.log
+    (transport,) = [pid for pid in descendants(client.node.pid) if is_alive(pid)]
+    await client.node.stop()
+    await process_ended(transport)
+
+
+NEWS = """
+import sys
+sys.path.insert(0, {root!r})
+from twisted.logger import Logger
+from torsocks_tx.pt import run
+
+def plain(target):
+    log = Logger()
+    log.info('a "quoted" \\\\ word,\\nanother line, \N{EURO SIGN}')
+    log.warn("mind the gap")
+    print("by accident")
+    target.setting.report({{"CONNECT": "Success", "HOW": 'very "well"'}})
+    return target.endpoint
+
+run({{"plain": plain}})
+"""
+
+
+@pytest_twisted.ensureDeferred
+async def test_log_and_status_lines_are_understood(place: Place, tmp_path: Path) -> None:
+    program = tmp_path / "plain.py"
+    program.write_text(NEWS.format(root=str(ROOT)), "utf-8")
+    relay = place.bridge.endpoint
+    assert isinstance(relay, TCP4ClientEndpoint)
+    client = await place.network.add_client(
+        [
+            "UseBridges 1",
+            f"ClientTransportPlugin plain exec {sys.executable} {program}",
+            f"Log info file {tmp_path / 'parent.log'}",
+            f"Bridge plain 127.0.0.1:{relay._port} {place.fingerprint}",
+        ]
+    )
+    assert client.node.bootstrapped == 100
+    for words in ('a "quoted" \\ word', "mind the gap", "by accident"):
+        assert f": {words}" in place.log or words in place.log
+    assert {line.rpartition(": ")[2] for line in place.warnings} == {"mind the gap"}
+    assert "Got a line from managed proxy" in place.log
+    for refusal in ("Unknown", "invalid", "Invalid", "is malformed"):
+        assert f"{refusal} line" not in place.log
+    await client.node.stop()
+
+
+class Proxy(SOCKSFactory):
+    """A SOCKS proxy on loopback; ``requests`` is what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(DirectBackend(reactor, allow_internal=True))
+        self.requests: list[Request] = []
+
+    def admit(self, request: Request, peer: Any) -> Isolation:
+        self.requests.append(request)
+        return super().admit(request, peer)
+
+
+@pytest.mark.parametrize(
+    ("version", "lines", "credentials"),
+    table(
+        [
+            ("SOCKS5", Version.SOCKS5, ["Socks5Proxy"], None),
+            (
+                "SOCKS5 with a password",
+                Version.SOCKS5,
+                ["Socks5Proxy", "Socks5ProxyUsername me", "Socks5ProxyPassword a@b:c"],
+                Credentials(b"me", b"a@b:c"),
+            ),
+            ("SOCKS4", Version.SOCKS4, ["Socks4Proxy"], Credentials(b"")),
+        ]
+    ),
+)
+@pytest_twisted.ensureDeferred
+async def test_the_parents_socks_proxy(
+    place: Place, version: Version, lines: list[str], credentials: Credentials | None
+) -> None:
+    proxy = Proxy()
+    port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(proxy)
+    lines[0] += f" 127.0.0.1:{port.getHost().port}"
+    client = await place.client(EXEC, place.line(f"secret={SECRET.decode()}"), *lines)
+    assert client.node.bootstrapped == 100
+    assert b"This is the IPv4 origin." in await place.visit(client)
+    assert place.bridge.streams == len(proxy.requests) > 0
+    for asked in proxy.requests:
+        assert (asked.version, asked.credentials) == (version, credentials)
+        assert asked.address == Address.of("127.0.0.1", place.port)
+    assert place.warnings == []
+    await client.node.stop()
+    await port.stopListening()
+    await proxy.when_empty()
+
+
+@pytest.mark.parametrize("password", ["", "me:a@b:c"])
+@pytest_twisted.ensureDeferred
+async def test_the_parents_http_proxy(place: Place, password: str) -> None:
+    proxy = HTTPProxy()
+    port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(proxy)
+    lines = [f"HTTPSProxy 127.0.0.1:{port.getHost().port}"]
+    expected = b""
+    if password:
+        lines.append(f"HTTPSProxyAuthenticator {password}")
+        expected = b"Proxy-Authorization: Basic " + b64encode(password.encode())
+    client = await place.client(EXEC, place.line(f"secret={SECRET.decode()}"), *lines)
+    assert client.node.bootstrapped == 100
+    assert b"This is the IPv4 origin." in await place.visit(client)
+    assert place.bridge.streams == len(proxy.heads) > 0
+    for head in proxy.heads:
+        assert head.startswith(b"CONNECT 127.0.0.1:%d HTTP/1.1\r\n" % place.port)
+        assert expected in head
+        assert bool(password) is (b"Proxy-Authorization" in head)
+    assert place.warnings == []
+    await client.node.stop()
+    await port.stopListening()
+
+
+class Unmanaged:
+    """The example, served by this process."""
+
+    def __init__(self) -> None:
+        self.targets: list[Target] = []
+        self.factory: TransportFactory = TransportFactory(reactor, self._transport)
+        self.failures: list[Exception] = []
+
+    def _transport(self, target: Target) -> IStreamClientEndpoint:
+        self.targets.append(target)
+        if self.failures:
+            raise self.failures.pop()
+        endpoint: IStreamClientEndpoint = load_example().veil(target)
+        return endpoint
+
+    async def listen(self) -> Any:
+        return await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(self.factory)
+
+
+def filled(length: int) -> bytes:
+    """Arguments whose text has this length, the secret among them."""
+    start = b"secret=swordfish;fill="
+    return start + b"x" * (length - len(start))
+
+
+# Torrc words, and what the transport then hears. Every one holds the secret, or tor stays outside.
+ARGUMENTS = table(
+    [
+        ("short", ["secret=swordfish"], (("secret", SECRET),)),
+        (
+            "escapes",
+            ["secret=swordfish", r"back=a\b", "semi=a;b", "equal=a=b==", r"all=\;=\\;", "empty="],
+            (
+                ("secret", SECRET),
+                ("back", rb"a\b"),
+                ("semi", b"a;b"),
+                ("equal", b"a=b=="),
+                ("all", rb"\;=\\;"),
+                ("empty", b""),
+            ),
+        ),
+        (
+            "a key twice",
+            ["secret=swordfish", "k=2", "k=1"],
+            (("secret", SECRET), ("k", b"2"), ("k", b"1")),
+        ),
+        *(
+            (
+                f"{length} bytes",
+                filled(length).decode().split(";"),
+                (("secret", SECRET), ("fill", b"x" * (length - len(filled(22))))),
+            )
+            for length in (254, 255, 256, 510)
+        ),
+        (
+            "an escape across the cut",
+            ["secret=swordfish", "fill=" + "x" * 232 + r"\;\;"],
+            (("secret", SECRET), ("fill", b"x" * 232 + rb"\;\;")),
+        ),
+    ]
+)
+
+
+def by_version() -> Iterator[Any]:
+    """The rows of ``ARGUMENTS`` by SOCKS5, and those of them that SOCKS4 could get wrong."""
+    for row in ARGUMENTS:
+        yield pytest.param("socks5", *row.values, id=f"socks5, {row.id}")
+        if row.id in ("escapes", "510 bytes"):
+            yield pytest.param("socks4", *row.values, id=f"socks4, {row.id}")
+
+
+@rows("P-02")
+@pytest.mark.parametrize(("version", "words", "arguments"), list(by_version()))
+@pytest_twisted.ensureDeferred
+async def test_arguments_arrive_intact(
+    place: Place, version: str, words: Sequence[str], arguments: tuple[tuple[str, bytes], ...]
+) -> None:
+    transport = Unmanaged()
+    port = await transport.listen()
+    where = f"{version} 127.0.0.1:{port.getHost().port}"
+    client = await place.client(where, place.line(" ".join(words)))
+    assert client.node.bootstrapped == 100
+    assert {target.arguments for target in transport.targets} == {KeyValues(arguments)}
+    assert {target.address.port for target in transport.targets} == {place.port}
+    assert len(pt_args.build_text(KeyValues(arguments))) >= len(" ".join(words))
+    assert b"This is the IPv4 origin." in await place.visit(client)
+    assert place.warnings == []
+    await client.node.stop()
+    await port.stopListening()
+    transport.factory.close_all()
+    await transport.factory.when_empty()
+
+
+@rows("P-26", "P-29", "P-31", "P-33")
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    table(
+        [
+            ("temporary", Temporary("busy"), "general SOCKS server failure"),
+            ("invalid bridge", InvalidBridge("no"), "Connection refused"),
+            ("internal", Internal("oh"), "general SOCKS server failure"),
+            ("no network", NoRouteError(), "Network unreachable"),
+            ("too late", TimedOut("late"), "TTL expired"),
+        ]
+    ),
+)
+@pytest_twisted.ensureDeferred
+async def test_a_failure_is_one_that_the_parent_understands(
+    place: Place, failure: Exception, words: str
+) -> None:
+    """tor does not offer X'97', and so hears nothing of its codes; it tries again by itself."""
+    transport = Unmanaged()
+    transport.failures = [failure]
+    port = await transport.listen()
+    where = f"socks5 127.0.0.1:{port.getHost().port}"
+    client = await place.client(where, place.line(f"secret={SECRET.decode()}"))
+    assert client.node.bootstrapped == 100
+    assert not transport.failures
+    assert words in place.log
+    assert "Unknown error" not in place.log
+    await client.node.stop()
+    await port.stopListening()
+    transport.factory.close_all()
+    await transport.factory.when_empty()

@@ -1,0 +1,1 @@
+"""Onion services that fail in every way there is, on the private network."""

@@ -1,0 +1,306 @@
+"""Every way in which an onion service fails, and some in which it only seems to, on real tor.
+
+Each scenario is provoked on the private network and says what a client is to hear. The tests and
+``make onion-table`` run the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+
+from tests.onion.craft import Flaw, Relay, Service, post, relays
+from torsocks_tx.backends.tor.control import Control
+from torsocks_tx.backends.tor.events import parse_event
+from torsocks_tx.backends.tor.onion.sightings import circuit_sighting
+from torsocks_tx.backends.tor.waiters import Waiters
+from torsocks_tx.testing.client import Client
+from torsocks_tx.testing.onion import ClientKey
+from torsocks_tx.testing.ports import PortReservations
+from torsocks_tx.testing.tornet import PrivateNetwork
+
+SERVICE = "service0"
+DEADLINE = 60.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """What to connect to."""
+
+    host: str
+    port: int = 80
+
+
+@dataclass
+class Stage:
+    """Where a scenario plays: the network, and the client whose tor will be asked."""
+
+    network: PrivateNetwork
+    client: Client
+    _relays: list[Relay] = field(default_factory=list)
+
+    async def relays(self) -> list[Relay]:
+        """Every relay of the network."""
+        if not self._relays:
+            self._relays = await relays(await self.client.node.control())
+        return self._relays
+
+    async def relay(self, name: str) -> Relay:
+        """The relay of this name."""
+        return next(relay for relay in await self.relays() if relay.name == name)
+
+    async def host(self) -> Control:
+        """The control port of the daemon that hosts the services."""
+        return await self.network.daemons[SERVICE].control()
+
+
+Provoke = Callable[[Stage], AbstractAsyncContextManager[Target]]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One way to fail: ``code`` with ExtendedErrors, ``plain`` without; equal if it is no failure
+    of an onion service."""
+
+    name: str
+    code: int
+    plain: int
+    provoke: Provoke
+
+
+@asynccontextmanager
+async def never_published(stage: Stage) -> AsyncIterator[Target]:
+    """A valid address that nobody has used."""
+    yield Target(Service().address)
+
+
+def bad_descriptor(flaw: Flaw) -> Provoke:
+    """Every directory has a descriptor, properly signed, with this flaw."""
+
+    @asynccontextmanager
+    async def provoke(stage: Stage) -> AsyncIterator[Target]:
+        service, everywhere = Service(), await stage.relays()
+        descriptors = service.descriptors(everywhere[:1], flaw)
+        await post(await stage.host(), service.address, descriptors, everywhere)
+        yield Target(service.address)
+
+    return provoke
+
+
+def crafted(points: int) -> Provoke:
+    """A good descriptor that names so many live relays, none of which knows the service."""
+
+    @asynccontextmanager
+    async def provoke(stage: Stage) -> AsyncIterator[Target]:
+        service, everywhere = Service(), await stage.relays()
+        descriptors = service.descriptors(everywhere[len(everywhere) - points :])
+        await post(await stage.host(), service.address, descriptors, everywhere)
+        yield Target(service.address)
+
+    return provoke
+
+
+@asynccontextmanager
+async def killed(stage: Stage) -> AsyncIterator[Target]:
+    """A service whose tor was killed; its introduction points notice it one by one."""
+    network = stage.network
+    host = await network.add_onion_host()
+    service = await network.add_onion_service(network.web.port, host=host)
+    node = network.daemons[host]
+    node.kill()
+    await node.when_exited()
+    yield Target(service.address)
+
+
+def client_authorization(right: bool | None) -> Provoke:
+    """A service for authorized clients; tor has the right key, a wrong one (False) or none."""
+
+    @asynccontextmanager
+    async def provoke(stage: Stage) -> AsyncIterator[Target]:
+        key = ClientKey.generate()
+        service = await stage.network.add_onion_service(stage.network.web.port, client_auth_key=key)
+        if right is not None:
+            await stage.client.authorize(service, key if right else ClientKey.generate())
+        yield Target(service.address)
+
+    return provoke
+
+
+@asynccontextmanager
+async def introduction_relay_stopped(stage: Stage) -> AsyncIterator[Target]:
+    """The only introduction point stops as soon as it was sent the introduction."""
+    service, everywhere = Service(), await stage.relays()
+    name = "exit4"
+    node = stage.network.daemons[name]
+    descriptors = service.descriptors([await stage.relay(name)])
+    await post(await stage.host(), service.address, descriptors, everywhere)
+    control = await stage.client.node.control()
+    stopped: list[bool] = []
+
+    def note(text: str) -> None:
+        sighting = circuit_sighting(text)
+        mine = sighting is not None and sighting.address == service.address[:56]
+        if mine and "HS_CLIENT_INTRO" in text and " BUILT " in text and not stopped:
+            stopped.append(True)
+            node.suspend()
+
+    await control.listen("CIRC", note)
+    try:
+        yield Target(service.address)
+    finally:
+        if stopped:
+            node.resume()
+        await control.unlisten("CIRC", note)
+
+
+@asynccontextmanager
+async def service_stopped(stage: Stage) -> AsyncIterator[Target]:
+    """The service's tor stands still: its introduction points do not know that."""
+    service = await stage.network.add_onion_service(stage.network.web.port)
+    node = stage.network.daemons[SERVICE]
+    node.suspend()
+    try:
+        yield Target(service.address)
+    finally:
+        node.resume()
+
+
+@asynccontextmanager
+async def some_directories(stage: Stage) -> AsyncIterator[Target]:
+    """A service that is up; of the directories that clients ask, some have its descriptor."""
+    host = await stage.host()
+    without = (await stage.relays())[:4]
+    names = ",".join(f"${relay.fingerprint}" for relay in without)
+    await host.command(f"SETCONF ExcludeNodes={names} StrictNodes=1")
+    try:
+        answer = await host.command(
+            f"ADD_ONION NEW:ED25519-V3 Flags=DiscardPK Port=80,127.0.0.1:{stage.network.web.port}"
+        )
+        name = answer.partition("ServiceID=")[2].split()[0]
+        await _Uploads.of(host, name, {relay.fingerprint for relay in without})
+        yield Target(f"{name}.onion")
+        await host.command(f"DEL_ONION {name}")
+    finally:
+        await host.command("RESETCONF ExcludeNodes StrictNodes")
+
+
+class _Uploads:
+    """Waits until the two descriptors of a service are where they are to be."""
+
+    def __init__(self, service: str, excluded: set[str]) -> None:
+        self._service = service
+        self._excluded = excluded
+        self._pending = 0
+        self._descriptors: set[str] = set()
+        self._changed: Waiters[None] = Waiters()
+
+    @classmethod
+    async def of(cls, host: Control, service: str, excluded: Iterable[str] = ()) -> None:
+        """Wait for the descriptors of a service that was made just now."""
+        uploads = cls(service, set(excluded))
+        await host.listen("HS_DESC", uploads.note)
+        try:
+            await Deferred.fromCoroutine(uploads._finished()).addTimeout(DEADLINE, reactor)
+        finally:
+            await host.unlisten("HS_DESC", uploads.note)
+
+    def note(self, text: str) -> None:
+        action, service, _, relay, *rest = parse_event(text).positional
+        if service != self._service or relay[1:41] in self._excluded:
+            return
+        if action == "UPLOAD":
+            self._pending += 1
+            self._descriptors.add(rest[0])
+        elif action in ("UPLOADED", "FAILED"):
+            self._pending -= 1
+        self._changed.fire(None)
+
+    async def _finished(self) -> None:
+        while len(self._descriptors) < 2 or self._pending > 0:
+            await self._changed.wait()
+
+
+@asynccontextmanager
+async def other_port(stage: Stage) -> AsyncIterator[Target]:
+    """A service that is up, asked for a port that it does not offer."""
+    service = await stage.network.add_onion_service(stage.network.web.port)
+    yield Target(service.address, 81)
+
+
+@asynccontextmanager
+async def port_zero(stage: Stage) -> AsyncIterator[Target]:
+    """A service that is up, asked for port 0."""
+    service = await stage.network.add_onion_service(stage.network.web.port)
+    yield Target(service.address, 0)
+
+
+@asynccontextmanager
+async def server_refuses(stage: Stage) -> AsyncIterator[Target]:
+    """A service that is up, with nothing behind it."""
+    ports = PortReservations()
+    service = await stage.network.add_onion_service(ports.take())
+    yield Target(service.address)
+    ports.release()
+
+
+@asynccontextmanager
+async def returned(stage: Stage) -> AsyncIterator[Target]:
+    """A service that was taken down and is back with the same key, at new introduction points."""
+    host, port = await stage.host(), stage.network.web.port
+    answer = await host.command(f"ADD_ONION NEW:ED25519-V3 Port=80,127.0.0.1:{port}")
+    name = answer.partition("ServiceID=")[2].split()[0]
+    key = answer.partition("PrivateKey=")[2].split()[0]
+    await _Uploads.of(host, name)
+    await host.command(f"DEL_ONION {name}")
+    await host.command(f"ADD_ONION {key} Port=80,127.0.0.1:{port}")
+    yield Target(f"{name}.onion")
+    await host.command(f"DEL_ONION {name}")
+
+
+@asynccontextmanager
+async def up(stage: Stage) -> AsyncIterator[Target]:
+    """A service that works."""
+    service = await stage.network.add_onion_service(stage.network.web.port)
+    yield Target(service.address)
+
+
+def local(host: str) -> Provoke:
+    """An address that is none."""
+
+    @asynccontextmanager
+    async def provoke(stage: Stage) -> AsyncIterator[Target]:
+        yield Target(host)
+
+    return provoke
+
+
+VERSION_4 = "duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswvadqe.onion"
+CHECKSUM = "duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswzazad.onion"
+
+QUICK = (
+    Scenario("the address has a wrong checksum", 0xF6, 0x01, local(CHECKSUM)),
+    Scenario("the address has an unknown version", 0xF6, 0x01, local(VERSION_4)),
+    Scenario("the address is empty", 0xF6, 0x01, local(".onion")),
+    Scenario("never published", 0xF0, 0x04, never_published),
+    *(Scenario(f"bad descriptor: {flaw.value}", 0xF1, 0x04, bad_descriptor(flaw))
+      for flaw in Flaw if flaw is not Flaw.NONE),
+    Scenario("no client authorization key", 0xF4, 0x01, client_authorization(None)),
+    Scenario("a wrong client authorization key", 0xF5, 0x01, client_authorization(False)),
+    Scenario("the right client authorization key", 0x00, 0x00, client_authorization(True)),
+    Scenario("gone from its introduction points", 0xF2, 0x04, crafted(3)),
+    Scenario("a descriptor without introduction points", 0xF2, 0x04, crafted(0)),
+    Scenario("a port that it does not offer", 0x05, 0x05, other_port),
+    Scenario("its own server refuses", 0x01, 0x01, server_refuses),
+    Scenario("port 0", 0x01, 0x01, port_zero),
+    Scenario("up", 0x00, 0x00, up),
+    Scenario("taken down, and back with the same key", 0x00, 0x00, returned),
+    Scenario("its descriptor at some directories only", 0x00, 0x00, some_directories),
+)  # fmt: skip
+SLOW = (
+    Scenario("its introduction point is silent", 0xF7, 0x04, introduction_relay_stopped),
+    Scenario("stopped: nobody comes to the rendezvous", 0xF3, 0x06, service_stopped),
+)

@@ -1,0 +1,152 @@
+"""The far side of the example's transport, which unveils and connects to a relay; proxies."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import importlib.util
+from itertools import cycle
+from operator import xor
+from types import ModuleType
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.protocol import Factory, Protocol
+
+from tests.processes import ROOT
+from torsocks_tx.pt import Codec
+from torsocks_tx.pt.channel import Channel
+
+EXAMPLE = ROOT / "examples" / "pluggable_transport.py"
+
+
+def load_example() -> ModuleType:
+    """Import the example, which is no module of a package."""
+    spec = importlib.util.spec_from_file_location("pluggable_transport", EXAMPLE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Unveil(Codec):
+    """The bridge's side of ``Veil``."""
+
+    ready = False
+
+    def __init__(self, secret: bytes) -> None:
+        self.secret = secret
+        self.heard = b""
+        self.out: Any = None
+        self.back: Any = None
+
+    def decode(self, data: bytes) -> tuple[bytes, bytes]:
+        answer = b""
+        if not self.ready:
+            self.heard += data
+            nonce, data = self.heard[:32], self.heard[32:]
+            if len(nonce) < 32:
+                return b"", b""
+            self.back = cycle(hashlib.sha512(b"to the bridge" + self.secret + nonce).digest())
+            self.out = cycle(hashlib.sha512(b"from the bridge" + self.secret + nonce).digest())
+            answer = hmac.digest(self.secret, b"proof" + nonce, "sha256")
+            self.ready = True
+        return bytes(map(xor, data, self.back)), answer
+
+    def encode(self, data: bytes) -> bytes:
+        return bytes(map(xor, data, self.out))
+
+
+class Half(Protocol):
+    """One of two connections that are joined."""
+
+    transport: Any
+    other: Half | None = None
+
+    def __init__(self) -> None:
+        self.held: list[bytes] = []
+
+    def join(self, other: Half) -> None:
+        """Pass on what came so far, and what will come."""
+        self.other, other.other = other, self
+        self.transport.registerProducer(other.transport, True)
+        other.transport.registerProducer(self.transport, True)
+        for half in (self, other):
+            half.other.transport.writeSequence(half.held)  # type: ignore[union-attr]
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.other is None:
+            self.held.append(data)
+        else:
+            self.other.transport.write(data)
+
+    def connectionLost(self, reason: Any = None) -> None:
+        if self.other is not None:
+            self.other.transport.unregisterProducer()
+            self.other.transport.loseConnection()
+
+
+class Bridge(Factory):
+    """Serves the transport before the relay that ``endpoint`` leads to; counts its streams."""
+
+    noisy = False
+
+    def __init__(self, endpoint: IStreamClientEndpoint, secret: bytes) -> None:
+        self.endpoint = endpoint
+        self.secret = secret
+        self.streams = 0
+
+    def buildProtocol(self, addr: Any) -> Channel:
+        channel = Channel(Unveil(self.secret), Factory.forProtocol(Half))
+        channel.opened.addCallback(self._connect)
+        channel.opened.addErrback(lambda _: None)
+        return channel
+
+    def _connect(self, client: Any) -> None:
+        self.streams += 1
+        relay = Factory.forProtocol(Half)
+        relay.noisy = False
+        connecting = self.endpoint.connect(relay)
+        connecting.addCallback(client.join)
+        connecting.addErrback(lambda _: client.transport.abortConnection())
+
+
+class _Connect(Half):
+    """One client of an HTTP proxy."""
+
+    factory: HTTPProxy
+
+    def dataReceived(self, data: bytes) -> None:
+        self.held.append(data)
+        head, end, rest = b"".join(self.held).partition(b"\r\n\r\n")
+        if not end:
+            return
+        self.held = [rest]
+        self.dataReceived = super().dataReceived  # type: ignore[method-assign]
+        self.factory.heads.append(head)
+        host, _, port = head.split(b" ")[1].decode().partition(":")
+        relay = Factory.forProtocol(Half)
+        relay.noisy = False
+        endpoint = TCP4ClientEndpoint(reactor, host, int(port))
+        endpoint.connect(relay).addCallbacks(self._connected, self._failed)
+
+    def _connected(self, far: Half) -> None:
+        self.transport.write(b"HTTP/1.1 200 Connected\r\nVia: test\r\n\r\n")
+        self.join(far)
+
+    def _failed(self, _: Any) -> None:
+        self.transport.write(b"HTTP/1.1 502 Bad Gateway\r\n\r\n")
+        self.transport.loseConnection()
+
+
+class HTTPProxy(Factory):
+    """An HTTP proxy that knows CONNECT only; ``heads`` is what it was asked."""
+
+    noisy = False
+    protocol = _Connect  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        self.heads: list[bytes] = []

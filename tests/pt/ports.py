@@ -1,0 +1,98 @@
+"""A transport's SOCKS port in memory: the parent's bytes, and the endpoint in the test's hands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from tests.transports import FakeTransport, WholeTransport
+from torsocks_tx.pt.listener import TransportFactory
+from torsocks_tx.pt.transport import Target
+
+CONNECT = bytes.fromhex("05 01 00 01 C0000201 0FA0")
+"""A request for 192.0.2.1:4000."""
+
+
+@implementer(IStreamClientEndpoint)
+class HeldEndpoint:
+    """An endpoint whose connections are made when the test says so."""
+
+    def __init__(self) -> None:
+        self.connecting: Deferred[IProtocol] = Deferred()
+        self.factory: Any = None
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        self.factory = protocolFactory
+        return self.connecting
+
+    def made(self, transport: WholeTransport) -> None:
+        """Be connected."""
+        protocol = self.factory.buildProtocol(None)
+        transport.connect(protocol)
+        self.connecting.callback(protocol)
+
+    def failed(self, reason: Exception) -> None:
+        """Never be."""
+        self.connecting.errback(Failure(reason))
+
+
+class Port:
+    """One connection of a parent; ``targets`` is what the transport was asked for."""
+
+    def __init__(self, raises: Exception | None = None, **options: Any) -> None:
+        self.clock = Clock()
+        self.targets: list[Target] = []
+        self.endpoint = HeldEndpoint()
+        self.far = FakeTransport()
+        self.transport = FakeTransport()
+        self._raises = raises
+        self.factory = TransportFactory(self.clock, self._transport, **options)
+        self.protocol = self.factory.buildProtocol(None)
+        assert self.protocol is not None
+        self.transport.connect(self.protocol)
+
+    def _transport(self, target: Target) -> IStreamClientEndpoint:
+        self.targets.append(target)
+        if self._raises is not None:
+            raise self._raises
+        return self.endpoint
+
+    def say(self, data: bytes) -> bytes:
+        """Send bytes; return what is answered at once, and in the reactor's next turn."""
+        assert self.protocol is not None
+        self.protocol.dataReceived(data)
+        self.clock.advance(0)
+        return self.transport.take()
+
+    def then(self, act: Callable[..., None], *arguments: Any) -> bytes:
+        """Let something happen; return what the parent hears of it."""
+        act(*arguments)
+        return self.transport.take()
+
+    @property
+    def target(self) -> Target:
+        """The only one."""
+        [target] = self.targets
+        return target
+
+    @property
+    def farewell(self) -> bool:
+        """Whether the answer is flushed and the connection then closed."""
+        return self.transport.asked[-1:] == ["loseWriteConnection"]
+
+
+def userpass(username: bytes, password: bytes = b"\0") -> bytes:
+    """Return the message of RFC 1929."""
+    return bytes([1, len(username)]) + username + bytes([len(password)]) + password
+
+
+def pairs(*of: tuple[bytes, bytes]) -> bytes:
+    """Return the message of method X'97'."""
+    body = b"".join(len(part).to_bytes(2, "big") + part for pair in of for part in pair)
+    return b"\1" + len(of).to_bytes(2, "big") + body

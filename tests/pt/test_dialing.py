@@ -1,0 +1,230 @@
+"""Connecting outwards as the parent asks for: source addresses, and proxies over real sockets."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.testing import MemoryReactorClock
+from twisted.python.failure import Failure
+
+from tests.ground import Ground
+from tests.peers import Peer, PeerFactory, turn
+from tests.tables import at, table
+from torsocks_tx.backends.endpoint import EndpointBackend
+from torsocks_tx.backends.failures import refused_by
+from torsocks_tx.codes import Version
+from torsocks_tx.errors import (
+    ConnectionRefused,
+    GeneralFailure,
+    HostUnreachable,
+    NotAllowed,
+    Refused,
+)
+from torsocks_tx.isolation import Isolation
+from torsocks_tx.messages import Address, Credentials, Request
+from torsocks_tx.pt.dialing import Dialer
+from torsocks_tx.pt.proxy_uri import ProxyKind, UpstreamProxy
+from torsocks_tx.server import SOCKSFactory
+from torsocks_tx.socks_error import SOCKSError
+
+PLACE = at("192.0.2.1", 4000)
+SOURCES = table(
+    [
+        ("none", {}, "192.0.2.1", None),
+        ("IPv4", {"bind_v4": "203.0.113.4"}, "192.0.2.1", ("203.0.113.4", 0)),
+        ("IPv4 for IPv6", {"bind_v4": "203.0.113.4"}, "2001:db8::1", None),
+        ("IPv6", {"bind_v6": "2001:db8::4"}, "2001:db8::1", ("2001:db8::4", 0)),
+        ("IPv6 for IPv4", {"bind_v6": "2001:db8::4"}, "192.0.2.1", None),
+        ("not for loopback", {"bind_v4": "203.0.113.4"}, "127.0.0.2", None),
+        ("nor for that of IPv6", {"bind_v6": "2001:db8::4"}, "::1", None),
+    ]
+)
+
+
+@pytest.mark.parametrize(("binds", "host", "source"), SOURCES)
+def test_source_addresses(binds: dict[str, str], host: str, source: Any) -> None:
+    memory = MemoryReactorClock()
+    Dialer(memory, **binds).endpoint(at(host, 4000)).connect(PeerFactory())  # type: ignore[arg-type]
+    [client] = memory.tcpClients
+    assert (client[0], client[1], client[4]) == (host, 4000, source)
+
+
+def test_so_does_a_connection_to_a_proxy() -> None:
+    memory = MemoryReactorClock()
+    proxy = UpstreamProxy(ProxyKind.HTTP, at("198.51.100.7", 3128))
+    dialer = Dialer(memory, proxy=proxy, bind_v4="203.0.113.4")
+    for host in ("192.0.2.1", "127.0.0.1", "2001:db8::1", "front.example.com"):
+        dialer.endpoint(at(host, 443)).connect(PeerFactory())
+    for client in memory.tcpClients:
+        assert (client[0], client[1], client[4]) == ("198.51.100.7", 3128, ("203.0.113.4", 0))
+    assert len(memory.tcpClients) == 4
+
+
+@pytest.mark.parametrize("bind", [None, "127.0.0.1"])
+@pytest_twisted.ensureDeferred
+async def test_a_name_without_a_proxy(ground: Ground, bind: str | None) -> None:
+    """A transport's own choice: a front that it knows by name."""
+    _, port = ground.address(await ground.listen(PeerFactory()))
+    dialer = Dialer(reactor, bind_v4=bind)
+    client = await ground.connect(dialer.endpoint(at("localhost", int(port))))
+    assert client.transport.getPeer().port == int(port)
+
+
+@pytest_twisted.async_yield_fixture
+async def ground(tmp_path: Path) -> AsyncIterator[Ground]:
+    ground = Ground("tcp", tmp_path)
+    yield ground
+    await ground.close()
+
+
+class Proxy(SOCKSFactory):
+    """A SOCKS proxy that leads to one origin, whatever it is asked for."""
+
+    def __init__(self, origin: Any, refusal: Refused | None = None, user: str = "") -> None:
+        self.requests: list[Request] = []
+        self.refusal = refusal
+
+        def choose(request: Request, isolation: Isolation) -> Any:
+            self.requests.append(request)
+            if self.refusal is not None:
+                raise self.refusal
+            return origin
+
+        super().__init__(EndpointBackend(reactor, choose))
+
+
+async def through(
+    ground: Ground, kind: ProxyKind, endpoint: Any, to: Address, who: Credentials | None = None
+) -> Peer:
+    """Connect to a place through a proxy of this kind."""
+    host, port = ground.address(endpoint)
+    dialer = Dialer(reactor, proxy=UpstreamProxy(kind, at(str(host), int(port)), who))
+    return await ground.connect(dialer.endpoint(to))
+
+
+@pytest.mark.parametrize(
+    ("kind", "who", "to"),
+    table(
+        [
+            ("SOCKS5", ProxyKind.SOCKS5, None, PLACE),
+            ("SOCKS5 to IPv6", ProxyKind.SOCKS5, None, at("2001:db8::1", 4000)),
+            ("SOCKS5 to a name", ProxyKind.SOCKS5, None, at("front.example.com", 443)),
+            ("SOCKS5 with a password", ProxyKind.SOCKS5, Credentials(b"me", b"you"), PLACE),
+            ("SOCKS4a", ProxyKind.SOCKS4A, None, PLACE),
+            ("SOCKS4a to IPv6", ProxyKind.SOCKS4A, None, at("2001:db8::1", 4000)),
+            ("SOCKS4a to a name", ProxyKind.SOCKS4A, None, at("front.example.com", 443)),
+            ("SOCKS4a with a user", ProxyKind.SOCKS4A, Credentials(b"me"), PLACE),
+        ]
+    ),
+)
+@pytest_twisted.ensureDeferred
+async def test_a_socks_proxy(
+    ground: Ground, kind: ProxyKind, who: Credentials | None, to: Address
+) -> None:
+    origin = PeerFactory()
+    proxy = Proxy(await ground.listen(origin))
+    client = await through(ground, kind, await ground.listen(proxy), to, who)
+    [request] = proxy.requests
+    assert request.address.literal() == to
+    expected = Version.SOCKS5 if kind is ProxyKind.SOCKS5 else Version.SOCKS4
+    assert request.version is expected
+    if who is not None:
+        assert request.credentials == who
+    far = await origin.peer()
+    client.send(b"hello")
+    assert await far.take(5) == b"hello"
+    far.send(b"world")
+    assert await client.take(5) == b"world"
+    far.shut()
+    await client.until(lambda: client.eof)
+    client.send(b"more")
+    client.shut()
+    assert await far.take_rest() == b"more"
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_socks_proxy_refuses(ground: Ground) -> None:
+    endpoint = await ground.listen(Proxy(None, ConnectionRefused("no")))
+    for kind, meaning in (
+        (ProxyKind.SOCKS5, ConnectionRefused),
+        (ProxyKind.SOCKS4A, GeneralFailure),
+    ):
+        with pytest.raises(SOCKSError) as caught:
+            await through(ground, kind, endpoint, PLACE)
+        assert type(refused_by(Failure(caught.value))) is meaning
+
+
+HEAD = b"CONNECT 192.0.2.1:4000 HTTP/1.1\r\nHost: 192.0.2.1:4000\r\n"
+
+
+@pytest.mark.parametrize(
+    ("who", "more"),
+    [(None, b""), (Credentials(b"me", b"you"), b"Proxy-Authorization: Basic bWU6eW91\r\n")],
+    ids=["nobody", "a user"],
+)
+@pytest_twisted.ensureDeferred
+async def test_an_http_proxy(ground: Ground, who: Credentials | None, more: bytes) -> None:
+    proxy = PeerFactory()
+    endpoint = await ground.listen(proxy)
+    connecting = _start(through(ground, ProxyKind.HTTP, endpoint, PLACE, who))
+    far = await proxy.peer()
+    expected = HEAD + more + b"\r\n"
+    assert await far.take(len(expected)) == expected
+    far.send(b"HTTP/1.1 200 OK\r\n")
+    await turn()
+    far.send(b"\r\nearly")
+    client = await connecting
+    assert await client.take(5) == b"early"
+    client.send(b"hello")
+    assert await far.take(5) == b"hello"
+    far.send(b"later")
+    assert await client.take(5) == b"later"
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (b"HTTP/1.1 403 Forbidden\r\n\r\n", NotAllowed),
+        (b"HTTP/1.1 407 Who\r\n\r\n", GeneralFailure),
+        (b"HTTP/1.0 502 Bad Gateway\r\n\r\n", HostUnreachable),
+        (b"\5\0", GeneralFailure),
+        (b"", GeneralFailure),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_what_an_http_proxy_refuses(
+    ground: Ground, answer: bytes, kind: type[Refused]
+) -> None:
+    proxy = PeerFactory()
+    connecting = _start(through(ground, ProxyKind.HTTP, await ground.listen(proxy), PLACE))
+    far = await proxy.peer()
+    await far.take(len(HEAD) + 2)  # a close with unread bytes is a reset
+    far.send(answer)
+    far.close()
+    with pytest.raises(kind):
+        await connecting
+
+
+def _start(coroutine: Any) -> Any:
+    from twisted.internet.defer import Deferred
+
+    return Deferred.fromCoroutine(coroutine)
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_goes_around_a_proxy_that_is_gone(ground: Ground) -> None:
+    endpoint = await ground.listen(PeerFactory())
+    origin = PeerFactory()
+    host, port = ground.address(await ground.listen(origin))
+    gone = await ground.listen(PeerFactory())
+    await ground.stop_listening()
+    for kind in ProxyKind:
+        with pytest.raises(Exception, match="refused"):
+            await through(ground, kind, gone, at(str(host), int(port)))
+    assert origin.peers == []
+    assert endpoint is not gone

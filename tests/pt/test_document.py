@@ -1,0 +1,99 @@
+"""The code and the bytes in docs/pluggable-transports.md, as its reader would run them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.protocol import Factory
+
+from tests.peers import GRANTED, Peer, PeerFactory
+from tests.processes import ROOT
+from tests.pt.ports import Port
+from tests.tables import octets
+from tests.test_snippets import execute, snippets
+from torsocks_tx import pt
+from torsocks_tx.errors import InvalidBridge
+from torsocks_tx.pt import Target, TransportFactory
+from torsocks_tx.pt.channel import Channel
+from torsocks_tx.wire import pt_args
+from torsocks_tx.wire.reader import Reader
+from torsocks_tx.wire.userpass import parse_credentials
+
+TEXT = (ROOT / "docs" / "pluggable-transports.md").read_text("utf-8")
+
+
+async def connect(port: int) -> Peer:
+    client: Peer = await TCP4ClientEndpoint(reactor, "127.0.0.1", port).connect(PeerFactory())
+    return client
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_code() -> None:
+    names: dict[str, Any] = {"__name__": "document"}
+    await execute(snippets("pluggable-transports.md"), names)
+    origin = PeerFactory()
+    plain = reactor.listenTCP(0, origin, interface="127.0.0.1")
+    inverted = PeerFactory()
+    far_side = Factory()
+    far_side.noisy = False
+    far_side.buildProtocol = (  # type: ignore[method-assign]
+        lambda addr: Channel(names["Invert"](), inverted)
+    )
+    disguised = reactor.listenTCP(0, far_side, interface="127.0.0.1")
+    other = TransportFactory(reactor, names["invert"])
+    other_port = reactor.listenTCP(0, other, interface="127.0.0.1")
+    for socks, far, peers in (
+        (names["port"], plain, origin),
+        (other_port, disguised, inverted),
+    ):
+        client = await connect(socks.getHost().port)
+        request = octets("05 01 00 01 7F000001") + far.getHost().port.to_bytes(2, "big")
+        assert await client.negotiate(request) == GRANTED
+        client.send(b"hello")
+        peer = await peers.peer()
+        assert await peer.take(5) == b"hello"
+        peer.send(b"world")
+        assert await client.take(5) == b"world"
+        client.reset()
+        await peer.until(lambda peer=peer: peer.over)
+    for port in (plain, disguised, other_port, names["port"]):
+        await port.stopListening()
+    for factory in (other, names["factory"]):
+        await factory.when_empty()
+
+
+def test_the_arguments() -> None:
+    [(text, message)] = re.findall(r"^(secret=\S+) +([0-9A-F ]+)$", TEXT, re.MULTILINE)
+    credentials = parse_credentials(Reader(octets(message)))
+    assert credentials == pt_args.split(text.encode())
+    assert pt_args.parse_credentials(credentials).get("k") == b"a;b"
+
+
+def test_the_conversation() -> None:
+    lines = re.findall(r"^([CS]): ((?:[0-9A-F]+ ?)+)(\.\.\.)?", TEXT, re.MULTILINE)
+    assert len(lines) == 6
+    port = Port(raises=InvalidBridge("no"))
+    answer = b""
+    for way, text, more in lines:
+        if way == "C":
+            assert answer == b""
+            answer = port.say(octets(text))
+        else:
+            assert answer.startswith(octets(text))
+            assert more or answer == octets(text)
+            answer = b""
+
+
+@pytest.mark.parametrize("name", pt.__all__)
+def test_every_public_name_is_told(name: str) -> None:
+    assert re.search(rf"\b{name}\b", TEXT)
+
+
+@pytest.mark.parametrize("word", [name for name in dir(Target) if not name.startswith("_")])
+def test_everything_that_is_given_is_told(word: str) -> None:
+    assert f"`{word}" in TEXT

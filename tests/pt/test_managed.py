@@ -1,0 +1,293 @@
+"""A transport as its parent sees it: real processes, with the example and with smaller ones."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.error import CannotListenError
+from twisted.internet.testing import MemoryReactorClock
+
+from tests.peers import Peer, PeerFactory, refused
+from tests.processes import Program, start_program, start_python
+from tests.pt.bridge import EXAMPLE
+from tests.pt.ports import CONNECT
+from tests.rows import rows
+from tests.tables import table
+from tests.transports import FakeTransport
+from torsocks_tx.pt import run
+from torsocks_tx.pt.managed import ManagedTransports
+from torsocks_tx.pt.parent import Parent
+
+ENVIRONMENT = {"TOR_PT_MANAGED_TRANSPORT_VER": "1", "TOR_PT_CLIENT_TRANSPORTS": "veil"}
+UNTIL_CLOSED = {**ENVIRONMENT, "TOR_PT_EXIT_ON_STDIN_CLOSE": "1"}
+
+OWN = """
+import sys
+from torsocks_tx.pt import InvalidBridge, run
+
+def chatty(target):
+    print("by accident")
+    print("oh", file=sys.stderr)
+    target.setting.report({"CONNECT": "Success", "HOW": 'very "well"'})
+    raise InvalidBridge("never")
+
+def broken(target):
+    raise ValueError(f"to {target.address.host}")
+
+run({"chatty": chatty, "broken": broken}, debug=DEBUG)
+"""
+
+Start = Callable[..., Program]
+
+
+@pytest_twisted.async_yield_fixture
+async def start() -> AsyncIterator[Start]:
+    """Give a function that starts the example, or another transport, with an environment."""
+    programs: list[Program] = []
+
+    def start(environment: Mapping[str, str], *arguments: str) -> Program:
+        strict = ("-X", "dev", "-W", "error", "-W", "ignore:'cgi' is deprecated")
+        program = start_python(
+            *strict, *(arguments or (str(EXAMPLE),)), environment=dict(environment)
+        )
+        programs.append(program)
+        return program
+
+    yield start
+    for program in programs:
+        if program.status is None:
+            os.kill(program.pid, signal.SIGTERM)
+        await program.end()
+        assert program.errors == b""
+
+
+async def said(program: Program, last: str) -> list[str]:
+    """Return the lines up to this one, without those for the log."""
+    found: list[str] = []
+    while not found or not found[-1].startswith(last):
+        line = await program.line()
+        if not line.startswith("LOG SEVERITY=debug"):
+            found.append(line)
+    return found
+
+
+async def connect(cmethod: str) -> Peer:
+    """Connect as the parent does, to where a CMETHOD line says."""
+    word, _, kind, place = cmethod.split(" ")
+    host, _, port = place.partition(":")
+    assert (word, kind, host) == ("CMETHOD", "socks5", "127.0.0.1")
+    client: Peer = await TCP4ClientEndpoint(reactor, host, int(port)).connect(PeerFactory())
+    return client
+
+
+@rows("P-02")
+@pytest_twisted.ensureDeferred
+async def test_all_that_the_parent_waits_for(start: Start) -> None:
+    program = start(UNTIL_CLOSED)
+    lines = await said(program, "CMETHODS DONE")
+    assert lines[0] == "VERSION 1"
+    assert lines[1].startswith("CMETHOD veil socks5 127.0.0.1:")
+    assert lines[2:] == ["CMETHODS DONE"]
+    client = await connect(lines[1])
+    assert await client.negotiate(CONNECT) == refused(5)  # no argument "secret"
+    assert await client.take_rest() == b""
+    client.close()
+    program.transport.closeStdin()
+    assert await program.end() == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_only_what_it_has_is_offered(start: Start) -> None:
+    program = start({**UNTIL_CLOSED, "TOR_PT_CLIENT_TRANSPORTS": "obfs4,9x,meek"})
+    assert await said(program, "CMETHODS DONE") == ["VERSION 1", "CMETHODS DONE"]
+    program = start({**UNTIL_CLOSED, "TOR_PT_CLIENT_TRANSPORTS": "obfs4,veil,veil"})
+    assert len(await said(program, "CMETHODS DONE")) == 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_proxy_is_acknowledged_before_the_methods(start: Start) -> None:
+    program = start({**UNTIL_CLOSED, "TOR_PT_PROXY": "socks5://me:hunter2@127.0.0.1:1"})
+    lines = await said(program, "CMETHODS DONE")
+    assert lines[:2] == ["VERSION 1", "PROXY DONE"]
+    assert len(lines) == 4
+
+
+ERRORS = table(
+    [
+        ("version", {"TOR_PT_MANAGED_TRANSPORT_VER": "2"}, ["VERSION-ERROR no-version"]),
+        (
+            "no parent",
+            {"TOR_PT_MANAGED_TRANSPORT_VER": ""},
+            ["ENV-ERROR no TOR_PT_MANAGED_TRANSPORT_VER environment variable"],
+        ),
+        (
+            "environment",
+            {"TOR_PT_OUTBOUND_BIND_ADDRESS_V4": "here"},
+            ["VERSION 1", "ENV-ERROR TOR_PT_OUTBOUND_BIND_ADDRESS_V4 is not an IPv4 address"],
+        ),
+        (
+            "directory",
+            {"TOR_PT_STATE_LOCATION": "/dev/null/state"},
+            ["VERSION 1", "ENV-ERROR cannot make TOR_PT_STATE_LOCATION: Not a directory"],
+        ),
+        (
+            "proxy",
+            {"TOR_PT_PROXY": "https://me:hunter2@127.0.0.1:1"},
+            ["VERSION 1", "PROXY-ERROR the kind of proxy is not supported"],
+        ),
+    ]
+)
+
+
+@pytest.mark.parametrize(("environment", "lines"), ERRORS)
+@pytest_twisted.ensureDeferred
+async def test_what_ends_it_at_once(
+    start: Start, environment: dict[str, str], lines: list[str]
+) -> None:
+    program = start({**UNTIL_CLOSED, **environment})
+    assert await program.end() == 1
+    assert [line for line in program.lines if not line.startswith("LOG")] == lines
+    assert "hunter2" not in "".join(program.lines)
+
+
+@pytest_twisted.ensureDeferred
+async def test_its_directory_is_made_for_it_alone(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "state"
+    program = start({**UNTIL_CLOSED, "TOR_PT_STATE_LOCATION": str(path)})
+    await said(program, "CMETHODS DONE")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest_twisted.ensureDeferred
+async def test_a_signal_ends_it(start: Start, number: signal.Signals) -> None:
+    program = start(ENVIRONMENT)
+    lines = await said(program, "CMETHODS DONE")
+    client = await connect(lines[1])
+    program.transport.closeStdin()  # which says nothing where the parent did not announce it
+    client.send(b"\5\1\0")
+    assert await client.take(2) == b"\5\0"
+    os.kill(program.pid, number)
+    assert await program.end() == 0
+    await client.until(lambda: client.over)
+    client.reset()
+    await client.until(lambda: client.lost is not None)
+
+
+@pytest_twisted.ensureDeferred
+async def test_standard_input_may_be_closed_at_once(start: Start) -> None:
+    program = start(UNTIL_CLOSED)
+    program.transport.closeStdin()
+    assert await program.end() == 0
+    assert program.lines[0] == "VERSION 1"
+    assert "CMETHODS DONE" in program.lines
+
+
+@pytest_twisted.ensureDeferred
+async def test_or_not_be_there() -> None:
+    words = ["/bin/sh", "-c", 'exec "$@" <&-', "sh", sys.executable, str(EXAMPLE)]
+    program = start_program(words, dict(UNTIL_CLOSED))
+    assert await program.end() == 0
+    assert "CMETHODS DONE" in program.lines
+    assert program.errors == b""
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_parent_that_reads_no_more_is_still_served(start: Start) -> None:
+    program = start(
+        {**UNTIL_CLOSED, "TOR_PT_CLIENT_TRANSPORTS": "chatty"}, "-c", OWN.replace("DEBUG", "False")
+    )
+    lines = await said(program, "CMETHODS DONE")
+    program.transport.closeChildFD(1)
+    for _ in range(3):
+        client = await connect(lines[1])
+        assert await client.negotiate(CONNECT) == refused(5)
+        client.close()
+    program.transport.closeStdin()
+    assert await program.end() == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_whatever_is_said_becomes_a_line_of_the_protocol(start: Start) -> None:
+    program = start(
+        {**UNTIL_CLOSED, "TOR_PT_CLIENT_TRANSPORTS": "chatty,broken"},
+        "-c",
+        OWN.replace("DEBUG", "False"),
+    )
+    lines = await said(program, "CMETHODS DONE")
+    assert [line.split()[:2] for line in lines[1:3]] == [
+        ["CMETHOD", "chatty"],
+        ["CMETHOD", "broken"],
+    ]
+    client = await connect(lines[1])
+    assert await client.negotiate(CONNECT) == refused(5)
+    client.close()
+    assert await said(program, "STATUS") == [
+        'LOG SEVERITY=info MESSAGE="by accident"',
+        'LOG SEVERITY=error MESSAGE="oh"',
+        'STATUS TRANSPORT=chatty CONNECT="Success" HOW="very \\"well\\""',
+    ]
+    client = await connect(lines[2])
+    assert await client.negotiate(CONNECT) == refused(1)
+    client.close()
+    assert await program.line("LOG SEVERITY=error") == (
+        'LOG SEVERITY=error MESSAGE="a fault of a transport; the parent is refused'
+        ' (ValueError at <string>:12)"'
+    )
+    program.transport.closeStdin()
+    await program.end()
+    assert all("192.0.2.1" not in line for line in program.lines)
+
+
+@pytest_twisted.ensureDeferred
+async def test_debug_lines_are_sent_where_they_are_wanted(start: Start) -> None:
+    code = OWN.replace("DEBUG", "True")
+    program = start({**UNTIL_CLOSED, "TOR_PT_CLIENT_TRANSPORTS": "broken"}, "-c", code)
+    lines = await said(program, "CMETHODS DONE")
+    client = await connect(lines[1])
+    assert await client.negotiate(CONNECT) == refused(1)
+    client.close()
+    await program.line("LOG SEVERITY=error")
+    assert "to 192.0.2.1" in await program.line("LOG SEVERITY=debug")
+
+
+def test_names_that_no_transport_may_have() -> None:
+    for name in ("", "9x", "a-b", "a b"):
+        with pytest.raises(ValueError, match="not a name of a transport"):
+            run({name: lambda target: target.endpoint})
+
+
+class FullReactor(MemoryReactorClock):
+    """One that cannot listen."""
+
+    def listenTCP(self, *arguments: Any, **options: Any) -> Any:
+        raise CannotListenError("127.0.0.1", 0, OSError("no room"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "word"), [(MemoryReactorClock, b"CMETHOD veil"), (FullReactor, b"CMETHOD-ERROR veil")]
+)
+def test_a_port_that_cannot_be_had(kind: type[MemoryReactorClock], word: bytes) -> None:
+    memory = kind()
+    parent, transport = Parent(memory), FakeTransport()
+    transport.connect(parent)
+    managed = ManagedTransports(memory, parent, {"veil": lambda target: target.endpoint})
+    outcome: list[Any] = []
+    Deferred.fromCoroutine(managed.start(ENVIRONMENT)).addBoth(outcome.append)
+    version, method, done = transport.take().splitlines()
+    assert version == b"VERSION 1"
+    assert method.startswith(word)
+    assert done == b"CMETHODS DONE"
+    assert not outcome[0].exit_on_stdin_close
+    Deferred.fromCoroutine(managed.stop())

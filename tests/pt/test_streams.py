@@ -1,0 +1,248 @@
+"""Whole streams of a transport over real sockets: parent, port, codec, far side, and back."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
+
+from tests.ground import Ground
+from tests.peers import GRANTED, Peer, PeerFactory, Pump, refused
+from tests.pt.bridge import Unveil, load_example
+from tests.pt.ports import userpass
+from tests.rows import rows
+from torsocks_tx.client import SOCKSClientEndpoint
+from torsocks_tx.codes import Role
+from torsocks_tx.errors import Internal, InvalidBridge, Refused, Retry, Temporary
+from torsocks_tx.messages import KeyValues
+from torsocks_tx.offers import ClientOptions
+from torsocks_tx.pt import Target, TransportFactory
+from torsocks_tx.pt.channel import Channel
+from torsocks_tx.socks_error import SOCKSError
+
+SECRET = b"hunter2-the-secret"
+MEGABYTE = 1024 * 1024
+
+
+@pytest_twisted.async_yield_fixture
+async def ground(tmp_path: Path) -> AsyncIterator[Ground]:
+    ground = Ground("tcp", tmp_path)
+    yield ground
+    await ground.close()
+
+
+class FarSide(Factory):
+    """The far side of the example's transport, with a ``Peer`` above each connection."""
+
+    noisy = False
+
+    def __init__(self, secret: bytes = SECRET) -> None:
+        self.origin = PeerFactory()
+        self.secret = secret
+
+    def buildProtocol(self, addr: Any) -> Channel:
+        channel = Channel(Unveil(self.secret), self.origin)
+        channel.opened.addErrback(lambda _: None)
+        return channel
+
+
+class Tunnel:
+    """A port of the example's transport, and its far side."""
+
+    def __init__(self, ground: Ground, far: Any) -> None:
+        self.ground = ground
+        self.far = far
+        veil: Callable[[Target], IStreamClientEndpoint] = load_example().veil
+        self.factory = TransportFactory(reactor, veil)
+
+    async def ask(self, arguments: bytes = b"secret=" + SECRET) -> tuple[Peer, bytes]:
+        """Connect a parent and make its request; return its connection and the answer."""
+        _, port = self.ground.address(await self.ground.listen(self.far))
+        client = await self.ground.client(self.factory)
+        client.send(b"\5\2\0\2")
+        assert await client.take(2) == b"\5\2"
+        client.send(userpass(arguments))
+        assert await client.take(2) == b"\1\0"
+        client.send(bytes.fromhex("05 01 00 01 7F000001") + int(port).to_bytes(2, "big"))
+        return client, await client.take(10)
+
+    async def open(self) -> tuple[Peer, Peer]:
+        """Return both ends of an open stream."""
+        client, answer = await self.ask()
+        assert answer == GRANTED
+        return client, await self.far.origin.peer()
+
+
+@rows("S-03", "P-02")
+@pytest_twisted.ensureDeferred
+async def test_megabytes_each_way_at_once(ground: Ground) -> None:
+    client, far = await Tunnel(ground, FarSide()).open()
+    pumps = [Pump(peer, 2 * MEGABYTE) for peer in (client, far)]
+    for peer, pump in ((far, pumps[0]), (client, pumps[1])):
+        received = await peer.take(2 * MEGABYTE)
+        assert hashlib.sha256(received).digest() == pump.digest.digest()
+
+
+@rows("S-03")
+@pytest_twisted.ensureDeferred
+async def test_half_close_passes_through_both_ways(ground: Ground) -> None:
+    client, far = await Tunnel(ground, FarSide()).open()
+    client.send(b"question")
+    client.shut()
+    assert await far.take_rest() == b"question"
+    far.send(b"answer")
+    far.close()
+    assert await client.take_rest() == b"answer"
+    assert await client.ended_well()
+
+
+@rows("S-03")
+@pytest_twisted.ensureDeferred
+async def test_a_far_side_that_does_not_read_slows_the_parent_down(ground: Ground) -> None:
+    client, far = await Tunnel(ground, FarSide()).open()
+    far.transport.pauseProducing()
+    pump = Pump(client, 64 * MEGABYTE)
+    await pump.stalled()
+    assert pump.sent < 32 * MEGABYTE
+    pump.stop()
+    client.reset()
+    far.reset()
+
+
+@rows("S-03")
+@pytest_twisted.ensureDeferred
+async def test_a_reset_is_a_reset(ground: Ground) -> None:
+    client, far = await Tunnel(ground, FarSide()).open()
+    far.reset()
+    assert not await client.ended_well()
+
+
+@rows("R-29")
+@pytest_twisted.ensureDeferred
+async def test_a_parent_that_leaves_during_the_transports_handshake(ground: Ground) -> None:
+    mute = PeerFactory()
+    tunnel = Tunnel(ground, mute)
+    _, port = ground.address(await ground.listen(mute))
+    client = await ground.client(tunnel.factory)
+    client.send(
+        b"\5\1\2" + userpass(b"secret=x") + b"\5\1\0\1\x7f\0\0\1" + int(port).to_bytes(2, "big")
+    )
+    far = await mute.peer()
+    assert len(await far.take(32)) == 32
+    client.reset()
+    await far.until(lambda: far.over)
+
+
+@rows("P-29", "P-31")
+@pytest.mark.parametrize(
+    ("far", "code"),
+    [(FarSide(b"another secret"), 5), (None, 5)],
+    ids=["a bridge with another secret", "nobody"],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_bridge_that_will_not_do(ground: Ground, far: Any, code: int) -> None:
+    tunnel = Tunnel(ground, far or PeerFactory())
+    if far is None:
+        listen = ground.listen
+
+        async def gone(factory: Any) -> Any:
+            """Listen no more where the bridge was."""
+            endpoint = await listen(factory)
+            if factory is tunnel.far:
+                await ground.stop_listening()
+            return endpoint
+
+        ground.listen = gone  # type: ignore[method-assign]
+    client, answer = await tunnel.ask()
+    assert answer == refused(code)
+    assert await client.take_rest() == b""
+
+
+@rows("P-37")
+@pytest_twisted.ensureDeferred
+async def test_no_log_line_holds_an_address_or_an_argument(ground: Ground) -> None:
+    events: list[LogEvent] = []
+    globalLogPublisher.addObserver(events.append)
+    try:
+        tunnel = Tunnel(ground, FarSide())
+        client, far = await tunnel.open()
+        client.send(b"payload")
+        assert await far.take(7) == b"payload"
+        far.reset()
+        await client.until(lambda: client.over)
+        _, answer = await Tunnel(ground, FarSide(b"another")).ask()
+        assert answer == refused(5)
+        malformed = await ground.client(tunnel.factory)
+        malformed.send(b"\5\1\2" + userpass(b"no list, " + SECRET))
+        assert await malformed.take_rest() == b"\5\2\1\1"
+    finally:
+        globalLogPublisher.removeObserver(events.append)
+    assert events
+    for event in events:
+        text = formatEvent(event)
+        assert SECRET.decode() not in text
+        if event.get("log_level") is not LogLevel.debug and "log_legacy" not in str(
+            event.get("log_namespace")
+        ):
+            assert "127.0.0.1" not in text
+
+
+def parent(ground: Ground, tunnel: Tunnel, pairs: dict[str, bytes], port: int) -> Any:
+    """Return our own client as the parent of a listening transport."""
+
+    async def connect() -> Peer:
+        proxy = await ground.listen(tunnel.factory)
+        options = ClientOptions(pairs=KeyValues.of(pairs), role=Role.PT)
+        return await ground.connect(SOCKSClientEndpoint(reactor, proxy, "127.0.0.1", port, options))
+
+    return connect()
+
+
+@rows("P-02", "P-03", "P-17")
+@pytest_twisted.ensureDeferred
+async def test_our_client_as_the_parent(ground: Ground) -> None:
+    """By method X'97': a secret of 60,000 bytes of all kinds arrives, or nothing would open."""
+    secret = bytes(range(256)) * 234
+    far_side = FarSide(secret)
+    _, port = ground.address(await ground.listen(far_side))
+    tunnel = Tunnel(ground, far_side)
+    client = await parent(ground, tunnel, {"PT.secret": secret}, int(port))
+    far = await far_side.origin.peer()
+    client.send(b"hello")
+    assert await far.take(5) == b"hello"
+    far.send(b"world")
+    assert await client.take(5) == b"world"
+
+
+@rows("P-29", "P-31", "P-33", "P-34")
+@pytest.mark.parametrize(
+    ("raised", "code", "advice"),
+    [
+        (Temporary("busy"), 0xF0, Retry.NOW),
+        (InvalidBridge("no"), 0xF1, Retry.NEVER),
+        (Internal("oh"), 0xF2, Retry.LATER),
+    ],
+    ids=["F0", "F1", "F2"],
+)
+@pytest_twisted.ensureDeferred
+async def test_what_our_client_hears(
+    ground: Ground, raised: Refused, code: int, advice: Retry
+) -> None:
+    tunnel = Tunnel(ground, FarSide())
+
+    def refuse(target: Target) -> IStreamClientEndpoint:
+        raise raised
+
+    tunnel.factory = TransportFactory(reactor, refuse)
+    with pytest.raises(SOCKSError) as caught:
+        await parent(ground, tunnel, {"PT.secret": b"x"}, 4000)
+    assert type(caught.value.reason) is type(raised)
+    assert (caught.value.code, caught.value.retry) == (code, advice)

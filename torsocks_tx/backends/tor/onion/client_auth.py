@@ -1,0 +1,107 @@
+"""Client authorization keys as tor keeps them in files (tor(1), ClientOnionAuthDir). No tor here.
+
+A file ``NAME.auth_private`` holds one line::
+
+    <56 characters of the address>:descriptor:x25519:<32 bytes of the private key in base32>
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torsocks_tx.errors import InvalidOnionAddress
+from torsocks_tx.wire.onion import check_onion
+
+SUFFIX = ".auth_private"
+MAX_FILE_BYTES = 4096
+"""A file that is longer is not read: a key takes 130 bytes."""
+
+_KEY_BYTES = 32
+_FORM = "write ADDRESS:descriptor:x25519:KEY, the address without .onion, the key in base32"
+
+
+class BadKeyFile(ValueError):
+    """A file that holds no key; the text is a line for a person, and never quotes the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientAuthKey:
+    """A key that opens one onion service.
+
+    ``address``: 56 characters in lower case, without ``.onion``. ``private``: 32 bytes. ``path``:
+    the file it came from.
+    """
+
+    address: str
+    private: bytes = field(repr=False)
+    path: Path
+
+    @property
+    def add_command(self) -> str:
+        """The command that gives it to tor (control-spec, ONION_CLIENT_AUTH_ADD)."""
+        blob = base64.b64encode(self.private).decode("ascii")
+        return f"ONION_CLIENT_AUTH_ADD {self.address} x25519:{blob}"
+
+    @property
+    def remove_command(self) -> str:
+        """The command that takes it from tor again."""
+        return f"ONION_CLIENT_AUTH_REMOVE {self.address}"
+
+
+def parse_key(text: str, path: Path) -> ClientAuthKey:
+    """Read one key; raises ``BadKeyFile``."""
+    fields = text.strip().split(":")
+    if len(fields) != 4 or fields[1:3] != ["descriptor", "x25519"]:
+        raise BadKeyFile(f"{path}: not a client authorization key; {_FORM}")
+    address = fields[0].lower()
+    try:
+        check_onion(f"{address}.onion")
+    except InvalidOnionAddress as error:
+        raise BadKeyFile(f"{path}: the address is not valid ({error}); {_FORM}") from None
+    try:
+        private = base64.b32decode(fields[3].upper() + "=" * (-len(fields[3]) % 8))
+    except (binascii.Error, ValueError):
+        private = b""
+    if len(private) != _KEY_BYTES:
+        raise BadKeyFile(f"{path}: the key is not {_KEY_BYTES} bytes in base32; {_FORM}")
+    return ClientAuthKey(address, private, path)
+
+
+def load_directory(directory: Path) -> tuple[dict[str, ClientAuthKey], list[str]]:
+    """Read every key file: the keys by address, and a line about each file that is not one.
+
+    Of two files for one address the one that comes first by its name counts.
+
+    Raises:
+        OSError: the directory cannot be read.
+    """
+    keys: dict[str, ClientAuthKey] = {}
+    complaints: list[str] = []
+    for path in sorted(directory.iterdir()):
+        if path.suffix != SUFFIX:
+            continue
+        try:
+            key = parse_key(_read(path), path)
+        except BadKeyFile as error:
+            complaints.append(str(error))
+            continue
+        if key.address in keys:
+            first = keys[key.address].path.name
+            complaints.append(f"{path}: {first} is for the same address; remove one of them")
+        else:
+            keys[key.address] = key
+    return keys, complaints
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise BadKeyFile(f"{path}: {error.strerror}; make it a file that can be read") from None
+    if len(content) > MAX_FILE_BYTES:
+        raise BadKeyFile(f"{path}: longer than {MAX_FILE_BYTES} bytes; {_FORM}")
+    return content.decode("utf-8", "replace")

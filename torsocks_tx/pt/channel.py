@@ -1,0 +1,230 @@
+"""A connection whose bytes are turned into others on their way: a codec, and its plumbing.
+
+::
+
+    protocol above  <->  Channel (its transport)  <->  Codec  <->  connection below
+
+A codec has no I/O. ``CodecEndpoint`` connects, lets the codec finish its handshake, and only then
+connects the protocol above. Half-close, resets and backpressure pass through as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from enum import Enum, auto
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import (
+    IAddress,
+    IConsumer,
+    IHalfCloseableProtocol,
+    IProtocol,
+    IProtocolFactory,
+    IPushProducer,
+    IStreamClientEndpoint,
+    ITransport,
+)
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from torsocks_tx.errors import ConnectionRefused, GeneralFailure, Refused
+from torsocks_tx.pt.codec import Codec
+from torsocks_tx.transports import OneProtocol, can_half_close, prepare
+
+
+class State(Enum):
+    """How far a channel is."""
+
+    HANDSHAKE = auto()
+    OPEN = auto()
+    OVER = auto()
+
+
+@implementer(ITransport, IConsumer, IPushProducer, IHalfCloseableProtocol)
+class Channel(Protocol):
+    """Between a connection and the protocol that ``factory`` makes once the codec is ready."""
+
+    transport: Any = None
+    _log = Logger()
+
+    def __init__(self, codec: Codec, factory: IProtocolFactory) -> None:
+        self.opened: Deferred[IProtocol] = Deferred(self._cancelled)
+        self._codec = codec
+        self._factory = factory
+        self._state = State.HANDSHAKE
+        self._above: Any = None
+        self._connecting: Deferred[IProtocol] | None = None
+
+    def wait_for(self, connecting: Deferred[IProtocol]) -> Deferred[IProtocol]:
+        """Return ``opened``, which fails if ``connecting`` does, and cancels it if cancelled."""
+        self._connecting = connecting
+        connecting.addErrback(self._fail)
+        return self.opened
+
+    # IProtocol.
+
+    def connectionMade(self) -> None:
+        """Begin the handshake."""
+        if self._state is not State.HANDSHAKE:
+            self.transport.abortConnection()
+            return
+        prepare(self.transport)
+        # Twisted's own name for a transport holds an address, and it heads log lines.
+        self.transport.logstr = type(self).__name__
+        first = self._ask(self._codec.start)
+        if first is not None:
+            self.transport.write(first)
+            self._open_if_ready()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take bytes from the far end."""
+        decoded = self._ask(self._codec.decode, data)
+        if decoded is None:
+            return
+        payload, answer = decoded
+        if answer:
+            self.transport.write(answer)
+        self._open_if_ready()
+        if payload and self._state is State.OPEN:
+            self._above.dataReceived(payload)
+
+    def readConnectionLost(self) -> None:
+        """The far end will send no more."""
+        if self._state is not State.OPEN:
+            self.transport.loseConnection()
+        elif IHalfCloseableProtocol.providedBy(self._above):
+            self._above.readConnectionLost()
+        else:
+            self.transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """Our sending side is shut down."""
+        if IHalfCloseableProtocol.providedBy(self._above):
+            self._above.writeConnectionLost()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The connection is gone."""
+        previous, self._state = self._state, State.OVER
+        if previous is State.OPEN:
+            self._above.connectionLost(reason)
+        elif reason.check(ConnectionDone) is not None:
+            self._fail(Failure(self._codec.ended()))
+        else:
+            self._fail(Failure(ConnectionRefused("reset during the handshake")))
+
+    def _open_if_ready(self) -> None:
+        if self._state is not State.HANDSHAKE or not self._codec.ready:
+            return
+        above: Any = self._factory.buildProtocol(self.transport.getPeer())
+        if above is None:
+            self._fail(Failure(GeneralFailure("no protocol for the connection")))
+            self.transport.abortConnection()
+            return
+        self._above = above
+        self._state = State.OPEN
+        above.makeConnection(self)
+        self.opened.callback(above)
+
+    def _ask(self, act: Callable[..., Any], *arguments: Any) -> Any:
+        """What the codec makes of it; None where the stream is over, or is now by its failure."""
+        if self._state is State.OVER:
+            return None
+        try:
+            return act(*arguments)
+        except Exception as error:
+            failure = Failure()
+            if self._state is State.OPEN and not isinstance(error, Refused):
+                self._log.failure("a fault of a transport; its stream is reset", failure)
+            self._fail(failure)
+            self.transport.abortConnection()
+            return None
+
+    def _fail(self, reason: Failure) -> None:
+        if not self.opened.called:
+            self._state = State.OVER
+            self.opened.errback(reason)
+
+    def _cancelled(self, _: Deferred[IProtocol]) -> None:
+        self._state = State.OVER
+        if self.transport is not None:
+            self.transport.abortConnection()
+        elif self._connecting is not None:
+            self._connecting.cancel()
+
+    # ITransport, IConsumer and IPushProducer, for the protocol above.
+
+    def write(self, data: bytes) -> None:
+        """Encode and send."""
+        encoded = self._ask(self._codec.encode, data)
+        if encoded:
+            self.transport.write(encoded)
+
+    def writeSequence(self, data: Iterable[bytes]) -> None:
+        """Encode and send."""
+        self.write(b"".join(data))
+
+    def loseConnection(self) -> None:
+        """Send what was written, then close."""
+        self.transport.loseConnection()
+
+    def abortConnection(self) -> None:
+        """Close with a reset."""
+        self.transport.abortConnection()
+
+    def loseWriteConnection(self) -> None:
+        """Send what was written, then a FIN, where the connection can do that."""
+        if can_half_close(self.transport):
+            self.transport.loseWriteConnection()
+
+    def getPeer(self) -> IAddress:
+        """Where the connection leads."""
+        peer: IAddress = self.transport.getPeer()
+        return peer
+
+    def getHost(self) -> IAddress:
+        """Where it comes from."""
+        host: IAddress = self.transport.getHost()
+        return host
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """Pause this producer while the connection takes no more."""
+        self.transport.registerProducer(producer, streaming)
+
+    def unregisterProducer(self) -> None:
+        """Forget the producer."""
+        self.transport.unregisterProducer()
+
+    def pauseProducing(self) -> None:
+        """Read no more."""
+        self.transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """Read on."""
+        self.transport.resumeProducing()
+
+    def stopProducing(self) -> None:
+        """Close."""
+        self.transport.stopProducing()
+
+
+@implementer(IStreamClientEndpoint)
+class CodecEndpoint:
+    """Connects to ``endpoint`` through a codec; ``make_codec`` is called for each connection."""
+
+    def __init__(self, endpoint: IStreamClientEndpoint, make_codec: Callable[[], Codec]) -> None:
+        self._endpoint = endpoint
+        self._make_codec = make_codec
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Connect the protocol once the codec's handshake is finished.
+
+        Fails as ``endpoint`` does, or with what the codec raises. Where the far end closes during
+        the handshake, with what the codec says that means; with ``ConnectionRefused`` where it
+        resets.
+        """
+        channel = Channel(self._make_codec(), protocolFactory)
+        return channel.wait_for(self._endpoint.connect(OneProtocol(channel)))
