@@ -1,5 +1,5 @@
 # Try `make help`.
-.PHONY: help setup demo run test lint types unit interop conformance onion-table clean
+.PHONY: help setup demo run bench test lint types unit interop conformance onion-table clean
 
 help:
 	@echo 'torsocks_tx: a SOCKS4, SOCKS4a and SOCKS5 server that speaks through Tor.'
@@ -8,6 +8,7 @@ help:
 	@echo '  make run       the server on the live Tor network, at 127.0.0.1:1080, until Ctrl-C'
 	@echo '                 more options:  make run ARGS="--help"'
 	@echo '  make test      every check there is'
+	@echo '  make bench     how fast it is, beside other servers: half an hour; ARGS=--quick is less'
 	@echo
 	@echo '  make setup     a virtual environment in .venv with all that development needs'
 	@echo '  make lint      lint and format          make unit      unit tests and fuzzing'
@@ -28,6 +29,10 @@ demo:
 run:
 	@tools/setup run
 	@exec tools/run $(ARGS)
+
+bench:
+	@tools/setup run
+	@exec tools/bench $(ARGS)
 
 test:
 	@exec tools/check

@@ -22,7 +22,10 @@ from twisted.internet.protocol import Factory, connectionDone
 from twisted.python.failure import Failure
 
 from tests.peers import DEADLINE, Peer, PeerFactory, Watcher, turn
+from torsocks_tx.errand import Client, Errand
+from torsocks_tx.messages import Request
 from torsocks_tx.protocol import SOCKSProtocol
+from torsocks_tx.relay import Relay
 from torsocks_tx.server import SOCKSFactory
 
 
@@ -50,6 +53,18 @@ class WatchedProtocol(SOCKSProtocol):
         self.factory.notice()
 
 
+class WatchedRelay(Relay):
+    """A relay that notes what goes past the protocols."""
+
+    __slots__ = ()
+
+    def _moved_out(self, count: int) -> None:
+        super()._moved_out(count)
+        server: Any = self._owner._client.factory  # type: ignore[attr-defined]
+        server.heard += count
+        server.notice()
+
+
 class WatchedServer(SOCKSFactory, Watcher):
     """A server that counts what it heard: bytes of all clients, and FINs."""
 
@@ -60,6 +75,11 @@ class WatchedServer(SOCKSFactory, Watcher):
         Watcher.__init__(self)
         self.heard = 0
         self.ended = 0
+
+    def errand(self, client: Client, request: Request) -> Errand:
+        errand = super().errand(client, request)
+        errand._relay.__class__ = WatchedRelay
+        return errand
 
     @property
     def client(self) -> WatchedProtocol:
@@ -73,13 +93,13 @@ class WatchedServer(SOCKSFactory, Watcher):
         await self.until(lambda: not self.connections)
 
 
-def open_sockets() -> set[str]:
-    """Return the sockets of this process."""
+def open_files(kind: str) -> set[str]:
+    """Return the open files of this process of one kind, "socket" or "pipe"."""
     names = set()
     for number in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
             names.add(os.readlink(f"/proc/self/fd/{number}"))
-    return {name for name in names if name.startswith("socket:")}
+    return {name for name in names if name.startswith(f"{kind}:")}
 
 
 class Ground:
@@ -93,7 +113,7 @@ class Ground:
         self._clients: list[Peer] = []
         self._servers: list[SOCKSFactory] = []
         self._origins: list[PeerFactory] = []
-        self._before = open_sockets()
+        self._before = open_files("socket")
         self._timers_before = reactor.getDelayedCalls()
 
     async def listen(self, factory: Factory) -> IStreamClientEndpoint:
@@ -148,7 +168,7 @@ class Ground:
 
     def _leftovers(self) -> list[Any]:
         calls = [c for c in reactor.getDelayedCalls() if c.active() and not self._had(c)]
-        return calls + sorted(open_sockets() - self._before)
+        return calls + sorted(open_files("socket") - self._before)
 
     def _had(self, call: Any) -> bool:
         return any(call is before for before in self._timers_before)

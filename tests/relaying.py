@@ -62,5 +62,5 @@ class RelayStage:
 
     @property
     def idle(self) -> bool:
-        """Whether no timer runs."""
-        return self.clock.getDelayedCalls() == []
+        """Whether nothing is waited for."""
+        return not self.deadline.is_waiting

@@ -201,7 +201,7 @@ class TestLookUp:
         stage = Stage(answering(Deferred(cancelled.append)))
         stage.ask(named("example.com", 0, RESOLVE))
         stage.protocol.readConnectionLost()
-        assert stage.farewell
+        assert stage.transport.asked[-1] == "loseConnection"
         assert len(cancelled) == 1
         stage.transport.finish()
         assert len(cancelled) == 1

@@ -39,6 +39,16 @@ class TestOpening:
         assert stage.transport.reading
         assert stage.outbound.written == b"1234567890"
 
+    def test_it_may_open_before_the_outbound_is_there(self) -> None:
+        stage = RelayStage()
+        stage.relay.opened()
+        assert stage.heard == []
+        stage.begin(b"early")
+        assert stage.heard == ["opened"]
+        assert stage.outbound.written == b"early"
+        assert stage.relay.state is State.OPEN
+        assert stage.idle
+
     @rows("R-29")
     def test_the_clients_fin_gives_the_stream_up(self) -> None:
         stage = RelayStage().begin()

@@ -42,6 +42,8 @@ package_of() {
     case "$1" in
         *-venv) "${1%-venv}" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])' ;;
         tor | tor-resolve) echo tor ;;
+        danted) echo dante-server ;;
+        setpriv) echo util-linux ;;
         nc.openbsd) echo netcat-openbsd ;;
         ssh | ssh-keygen) echo openssh-client ;;
         sshd) echo openssh-server ;;

@@ -17,6 +17,7 @@ from torsocks_tx.isolation import Isolation
 from torsocks_tx.limits import Limits
 from torsocks_tx.messages import Address, Request
 from torsocks_tx.relay import Relay
+from torsocks_tx.sockets import send, shut
 from torsocks_tx.transports import Deadline
 
 
@@ -39,6 +40,7 @@ class Client(Protocol):
 class Errand:
     """Carries one request out and answers it; afterwards it is the client's end of the relay."""
 
+    __slots__ = ("_audience", "_client", "_limits", "_look_up", "_relay", "_request")
     _log = Logger()
 
     def __init__(
@@ -108,7 +110,7 @@ class Errand:
         if final:
             self._client.finish(reply)
         else:
-            self._client.transport.write(reply)
+            send(self._client.transport, reply)
 
     def relay_over(self, clean: bool) -> None:
         """The far end is gone."""
@@ -119,7 +121,7 @@ class Errand:
 
     def relay_remote_eof(self) -> None:
         """The far end will send no more: pass that on, and go on listening to the client."""
-        self._client.transport.loseWriteConnection()
+        shut(self._client.transport)
 
     # Look-ups.
 

@@ -17,7 +17,7 @@ from torsocks_tx.messages import Address, Request
 class IReceiver(Interface):
     """Hears what becomes of a stream. Plain calls, from the reactor thread.
 
-    First ``opened`` (never from inside ``IBackend.open``) or ``refused``, never both; after
+    First ``opened`` or ``refused``, maybe from inside ``IBackend.open``, never both; after
     ``refused`` nothing more. After ``opened``: ``data`` any number of times, ``eof`` at most once,
     ``lost`` once and last.
     """
@@ -67,7 +67,11 @@ class IOutbound(IPushProducer):
 
 
 class IBackend(Interface):
-    """Opens streams and looks names up on behalf of clients."""
+    """Opens streams and looks names up on behalf of clients.
+
+    A backend that has no use for ``isolation`` may say so by an attribute ``isolates`` that is
+    False: it then gets the same for all, and no time is spent on it.
+    """
 
     def open(request: Request, isolation: Isolation, receiver: IReceiver) -> IOutbound:
         """Begin a stream to ``request.address``.

@@ -8,7 +8,7 @@ if every part of their keys is equal.
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import hmac
 import ipaddress
 import os
@@ -20,6 +20,7 @@ from torsocks_tx.messages import Credentials, Request
 from torsocks_tx.wire.userpass import ISOLATION_USERNAME
 
 SECRET_BYTES = 32
+_PACK_LENGTH = struct.Struct("!I").pack
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ def isolation_key(
     return tuple(parts)
 
 
+@functools.lru_cache(maxsize=256)
 def _packed(client: str) -> bytes:
     """The address in bytes; an IPv4 address inside IPv6 is that IPv4 address."""
     address = ipaddress.ip_address(client.partition("%")[0])
@@ -113,8 +115,8 @@ class Isolator:
 
     def credentials(self, key: tuple[bytes, ...]) -> Credentials:
         """``<torS0X>0`` and 64 hexadecimal digits: a keyed hash of the parts and their lengths."""
-        message = b"".join(struct.pack("!I", len(part)) + part for part in key)
-        digest = hmac.new(self._secret, message, hashlib.sha256).hexdigest()
+        message = b"".join([_PACK_LENGTH(len(part)) + part for part in key])
+        digest = hmac.digest(self._secret, message, "sha256").hex()
         return Credentials(ISOLATION_USERNAME, digest.encode("ascii"))
 
 

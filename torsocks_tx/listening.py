@@ -109,6 +109,9 @@ def check_reach(listener: Listener, *, authenticated: bool) -> None:
 
 
 _KNOWN = frozenset({"tcp", "tcp6", "unix", "systemd"})
+INHERITABLE = _KNOWN
+"""Kinds of endpoints that are nothing but a socket, which worker processes can inherit."""
+
 _LOOPBACK = {"tcp": "127.0.0.1", "tcp6": r"\:\:1"}
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,14 @@ from twisted.internet.endpoints import clientFromString, serverFromString
 from twisted.python import usage
 
 from torsocks_tx.limits import RENDEZVOUS_TIMEOUT
-from torsocks_tx.listening import DEFAULT, Listener, ListenError, check_reach, parse_listener
+from torsocks_tx.listening import (
+    DEFAULT,
+    INHERITABLE,
+    Listener,
+    ListenError,
+    check_reach,
+    parse_listener,
+)
 from torsocks_tx.optiontext import DESCRIPTION, FLAG_TEXT, FLAGS_WITHOUT_VALUE, TEXTS, WITH_VALUE
 
 _OF_TOR = (
@@ -58,7 +66,7 @@ def _parameter(name: str, default: Any) -> list[Any]:
     """One entry of ``optParameters``; the kind of its value follows from its name."""
     if name.endswith(("-timeout", "-limit", "-grace")):
         return [name, None, default, TEXTS[name], _seconds(name)]
-    if name in ("early-data", "extended-bytes", "extended-pairs", "max-connections"):
+    if name in ("early-data", "extended-bytes", "extended-pairs", "max-connections", "workers"):
         return [name, None, default, TEXTS[name], _count(name)]
     return [name, None, default, TEXTS[name]]
 
@@ -76,6 +84,12 @@ class Options(usage.Options, AuthOptionMixin):
         usage.Options.__init__(self)
         self.listeners: list[Listener] = []
         self.tor_options: list[tuple[str, str]] = []
+        self.arguments: list[str] = []
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """Read the arguments, and keep them as they are: workers get the same."""
+        self.arguments = list(sys.argv[1:] if options is None else options)
+        super().parseOptions(self.arguments)
 
     def opt_listen(self, text: str) -> None:
         """Listen here (may be given more than once): an endpoint, then flags, in one argument."""
@@ -115,6 +129,9 @@ class Options(usage.Options, AuthOptionMixin):
         for checker in self.get("credCheckers") or ():
             _check_password_file(checker)
         for listener in self.listeners:
+            if self["workers"] > 1 and listener.kind not in INHERITABLE:
+                mend = "workers share plain sockets only: tcp, tcp6, unix or systemd"
+                raise usage.UsageError(f"--listen {listener.text!r}: {mend}")
             try:
                 check_reach(listener, authenticated=bool(self.get("credCheckers")))
             except ListenError as error:

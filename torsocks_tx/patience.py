@@ -17,6 +17,9 @@ class Patience:
     back because one side takes no more.
     """
 
+    __slots__ = ("_clock", "_deadline", "_give_up", "_limits", "_linger_end", "_throttles",
+                 "last_activity")  # fmt: skip
+
     def __init__(
         self,
         clock: IReactorTime,
@@ -36,7 +39,10 @@ class Patience:
         """Both sides are open: only ``idle_timeout`` counts."""
         self._throttles = throttles
         self.last_activity = self._clock.seconds()
-        self._deadline.start(self._limits.idle_timeout, self._idle_expired)
+        if self._limits.idle_timeout is None:
+            self._deadline.rest()
+        else:
+            self._deadline.start(self._limits.idle_timeout, self._idle_expired)
 
     def client_done(self) -> None:
         """The client has closed its side: the far end may be silent for ``linger_timeout``."""

@@ -1,7 +1,6 @@
 """One client's connection: bytes -> handshake -> errand. Each SOCKS version is an ``IProtocol``.
 
-HANDSHAKE -> (AUTHENTICATING) -> BUSY -> CLOSING -> CLOSED, and from everywhere to CLOSING. A fault
-of ours is logged with its traceback and the client gets a general failure.
+From every state to CLOSING. A fault of ours is logged, and the client gets a general failure.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from enum import Enum, auto
-from functools import partial
 from typing import Any, ClassVar
 from typing import Protocol as Structure
 
@@ -29,28 +27,23 @@ from zope.interface import implementer
 from torsocks_tx.codes import Version
 from torsocks_tx.errand import Client, Errand
 from torsocks_tx.errors import Fault, Refused
-from torsocks_tx.handshake import (
-    Authenticate,
-    Handshake,
-    Rejected,
-    Requested,
-    Send,
-    Step,
-)
+from torsocks_tx.handshake import Authenticate, Handshake, Rejected, Requested, Send, Step
 from torsocks_tx.handshake_options import BOTH_VERSIONS, HandshakeOptions
 from torsocks_tx.interfaces import IBackend
 from torsocks_tx.isolation import Isolation
 from torsocks_tx.limits import Limits
 from torsocks_tx.messages import Credentials, Request
+from torsocks_tx.sockets import is_quiet, send
 from torsocks_tx.transports import Deadline, Farewell, prepare
 
 
 class State(Enum):
-    """How far a client's connection is."""
+    """How far a client's connection is. HEARD_OUT: busy, and the client will send no more."""
 
     HANDSHAKE = auto()
     AUTHENTICATING = auto()
     BUSY = auto()
+    HEARD_OUT = auto()
     CLOSING = auto()
     CLOSED = auto()
 
@@ -111,6 +104,9 @@ class SOCKSProtocol(Protocol):
         self._handshake = Handshake(self.factory.handshake_options(self.versions))
         self.deadline.start(limits.handshake_timeout, self._handshake_timed_out)
         self.factory.connected(self)
+        if is_quiet(self.transport) and self.transport.protocol is self:
+            # The first message is often there already. An end would be told again.
+            self.transport.doRead()
 
     def dataReceived(self, data: bytes) -> None:
         """Take bytes from the client."""
@@ -118,12 +114,13 @@ class SOCKSProtocol(Protocol):
             self._errand.client_data(data)
         elif self.state is State.CLOSING:
             self._farewell.received(data)
-        elif self.state in (State.HANDSHAKE, State.AUTHENTICATING):
-            self._converse(partial(self._handshake.receive, data))
+        elif not self.is_served:
+            self._converse(self._handshake.receive, data)
 
     def readConnectionLost(self) -> None:
         """The client will send no more. Before the reply that means that it is gone."""
         if self.state is State.BUSY:
+            self.state = State.HEARD_OUT
             self.factory.lingers(self)
             self._errand.client_eof()
         elif self.state is State.CLOSING:
@@ -145,17 +142,17 @@ class SOCKSProtocol(Protocol):
         """The client's connection is gone: nothing of it stays behind."""
         previous, self.state = self.state, State.CLOSED
         self.deadline.stop()
-        if previous is State.BUSY:
-            self._errand.client_lost(reason.check(ConnectionDone) is not None)
+        if previous in (State.BUSY, State.HEARD_OUT):
+            self._errand.client_lost(isinstance(reason.value, ConnectionDone))
         if self._authentication is not None:
             self._authentication.cancel()
         self.factory.disconnected(self)
 
     # The handshake's orders.
 
-    def _converse(self, turn: Callable[[], list[Step]]) -> None:
+    def _converse(self, turn: Callable[[Any], list[Step]], said: bytes | None) -> None:
         try:
-            steps = turn()
+            steps = turn(said)
         except Exception:
             # Only the handler of a key can do that, and it may be an application's.
             self._log.failure("a fault of this server; the client is closed upon")
@@ -167,7 +164,7 @@ class SOCKSProtocol(Protocol):
         for step in steps:
             match step:
                 case Send(data):
-                    self.transport.write(data)
+                    send(self.transport, data)
                 case Authenticate(credentials):
                     self._authenticate(credentials)
                 case Requested(request, rest):
@@ -189,7 +186,7 @@ class SOCKSProtocol(Protocol):
         if self.state is State.AUTHENTICATING:
             self.state = State.HANDSHAKE
             self.transport.resumeProducing()
-            self._converse(partial(self._handshake.authenticated, avatar))
+            self._converse(self._handshake.authenticated, avatar)
 
     def _authentication_failed(self, failure: Failure) -> None:
         if self.state is not State.CLOSED:
@@ -199,6 +196,8 @@ class SOCKSProtocol(Protocol):
     def _set_out(self, request: Request, rest: bytes) -> None:
         self._errand = errand = self.factory.errand(self, request)
         self.state = State.BUSY
+        # An idle stream is to cost little.
+        del self._handshake
         try:
             isolation = self.factory.admit(request, self.transport.getPeer())
             errand.begin(self.factory.backend, isolation, rest)
@@ -219,10 +218,11 @@ class SOCKSProtocol(Protocol):
     def finish(self, data: bytes) -> None:
         """Write these bytes, flush, close."""
         if self.state not in (State.CLOSING, State.CLOSED):
+            heard_out = self.state is State.HEARD_OUT
             self.state = State.CLOSING
             if data:
-                self.transport.write(data)
-            self._farewell.begin()
+                send(self.transport, data)
+            self._farewell.begin(heard_out=heard_out)
 
     def reset(self) -> None:
         """Close with a reset."""

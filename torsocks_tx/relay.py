@@ -15,9 +15,12 @@ from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from torsocks_tx.errors import Refused, TimedOut
+from torsocks_tx.flow import Flow, join
+from torsocks_tx.hangups import Hangup
 from torsocks_tx.interfaces import IOutbound, IReceiver
 from torsocks_tx.limits import Limits
 from torsocks_tx.patience import Patience
+from torsocks_tx.sockets import send
 from torsocks_tx.transports import Deadline, Throttle, can_half_close
 
 
@@ -41,6 +44,7 @@ class State(Enum):
     """How far a stream is. The two DONE states are half-closed."""
 
     OPENING = auto()
+    OPENED_AT_ONCE = auto()
     OPEN = auto()
     CLIENT_DONE = auto()
     REMOTE_DONE = auto()
@@ -53,6 +57,9 @@ _FLOWING_OUT = frozenset({State.OPEN, State.CLIENT_DONE})
 @implementer(IReceiver)
 class Relay:
     """One stream; ``sent`` and ``received`` count the payload, towards and from the far end."""
+
+    __slots__ = ("_clock", "_deadline", "_far", "_flows", "_hangup", "_limits", "_outbound",
+                 "_owner", "_patience", "_state", "_transport", "received", "sent")  # fmt: skip
 
     def __init__(
         self,
@@ -71,6 +78,8 @@ class Relay:
         self._state = State.OPENING
         self._patience = Patience(clock, deadline, limits, self._give_up)
         self._far: Throttle | None = None
+        self._flows: tuple[Flow, ...] = ()
+        self._hangup: Hangup | None = None
         self.sent = 0
         self.received = 0
 
@@ -93,10 +102,14 @@ class Relay:
 
     def begin(self, outbound: IOutbound, early: bytes, timeout: float) -> None:
         """Take the outbound that was opened with this relay as its receiver."""
-        if self._state is not State.OPENING:
+        if self._state not in (State.OPENING, State.OPENED_AT_ONCE):
             return
         self._outbound = outbound
-        self._deadline.start(timeout, self._open_timed_out)
+        if self._state is State.OPENED_AT_ONCE:
+            self._state = State.OPENING
+            self.opened()
+        else:
+            self._deadline.start(timeout, self._open_timed_out)
         if early:
             self.client_data(early)
 
@@ -109,6 +122,13 @@ class Relay:
         self._outbound.write(data)
         if self._state is State.OPENING and self.sent >= self._limits.early_data:
             self._transport.pauseProducing()
+            # Paused it would not notice that the client has gone; nor does it ask for more.
+            if self._hangup is None:
+                self._hangup = Hangup.watch(self._transport, self._client_hung_up)
+
+    def _client_hung_up(self) -> None:
+        self._hangup = None
+        self._transport.abortConnection()
 
     def client_eof(self) -> None:
         """The client will send no more. While opening that means that it is gone."""
@@ -133,16 +153,31 @@ class Relay:
     # The far side: IReceiver.
 
     def opened(self) -> None:
-        """The far end is reached."""
-        if self._state is not State.OPENING or self._outbound is None:
+        """The far end is reached, maybe before there is an outbound to write to."""
+        if self._state is not State.OPENING:
+            return
+        if self._outbound is None:
+            self._state = State.OPENED_AT_ONCE
             return
         self._state = State.OPEN
         self._owner.relay_opened()
         near, self._far = Throttle(self._transport), Throttle(self._outbound)
         self._outbound.register_producer(near)
         self._transport.registerProducer(self._far, True)
-        self._transport.resumeProducing()
+        if self.sent >= self._limits.early_data:
+            self._stop_listening()
+            self._transport.resumeProducing()
         self._patience.opened(near, self._far)
+        ways = (near, self._moved_out), (self._far, self._moved_in)
+        self._flows = join(self._transport, self._outbound.transport, *ways)
+
+    def _moved_out(self, count: int) -> None:
+        self.sent += count
+        self._patience.last_activity = self._clock.seconds()
+
+    def _moved_in(self, count: int) -> None:
+        self.received += count
+        self._patience.last_activity = self._clock.seconds()
 
     def refused(self, reason: Refused) -> None:
         """The far end is not reached."""
@@ -153,9 +188,8 @@ class Relay:
     def data(self, data: bytes) -> None:
         """Bytes from the far end."""
         if self._state in _FLOWING_OUT:
-            self.received += len(data)
-            self._patience.last_activity = self._clock.seconds()
-            self._transport.write(data)
+            self._moved_in(len(data))
+            send(self._transport, data)
 
     def eof(self) -> None:
         """The far end will send no more, but still listens."""
@@ -175,10 +209,19 @@ class Relay:
 
     def _release(self) -> IOutbound | None:
         self._state = State.OVER
-        self._deadline.stop()
+        self._stop_listening()
+        self._deadline.rest()
+        for flow in self._flows:
+            flow.detach()
+        self._flows = ()
         self._unregister()
         outbound, self._outbound = self._outbound, None
         return outbound
+
+    def _stop_listening(self) -> None:
+        if self._hangup is not None:
+            self._hangup.stop()
+            self._hangup = None
 
     def _unregister(self) -> None:
         """Free the client's transport from its producer: until then it would not shut down."""

@@ -138,13 +138,21 @@ def failure(reason: Refused, audience: Audience) -> bytes:
     return socks5.failure(code_for(reason, audience))
 
 
+_CONNECTED = {
+    Version.SOCKS4: socks4.build_reply(Reply(Reply4.GRANTED)),
+    Version.SOCKS5: socks5.build_reply(Reply(Reply5.SUCCEEDED)),
+}
+
+
 def success(request: Request, answer: Address | None = None) -> bytes:
     """The bytes of the success reply: ``answer`` is what a look-up found, None for CONNECT.
 
     A CONNECT is answered with 0.0.0.0:0: our own sockets are nobody's business. Raises ValueError
     for an answer that the version cannot carry (a SOCKS4 reply has room for IPv4 only).
     """
-    reply = Reply(Reply5.SUCCEEDED) if answer is None else Reply(Reply5.SUCCEEDED, answer)
+    if answer is None:
+        return _CONNECTED[request.version]
+    reply = Reply(Reply5.SUCCEEDED, answer)
     if request.version is Version.SOCKS4:
         return socks4.build_reply(Reply(Reply4.GRANTED, reply.address))
     return socks5.build_reply(reply)

@@ -35,6 +35,7 @@ Authenticator = Callable[[Credentials], "Deferred[bytes | None]"]
 
 _listener_numbers = itertools.count(1)
 _isolator = Isolator()
+_NOT_ISOLATED = Isolation(Credentials(b""))
 
 
 class SOCKSFactory(Factory):
@@ -79,7 +80,10 @@ class SOCKSFactory(Factory):
         self._listener = listener or f"listener-{next(_listener_numbers)}"
         self._isolator = isolator or _isolator
         self._port_flags = self.policy.port_flags
+        self._isolates = getattr(backend, "isolates", True)
+        self._not_isolated = Isolation(Credentials(b""), self._port_flags)
         self._extended = self._extended_rules(keys or {})
+        self._handshake_options: dict[frozenset[Version], HandshakeOptions] = {}
         self._crowd = Crowd(self.limits.max_connections) if crowd is None else crowd
         self._empty: list[Deferred[None]] = []
 
@@ -95,6 +99,12 @@ class SOCKSFactory(Factory):
 
     def handshake_options(self, versions: frozenset[Version]) -> HandshakeOptions:
         """What a handshake of these versions accepts here."""
+        options = self._handshake_options.get(versions)
+        if options is None:
+            options = self._handshake_options[versions] = self._make_options(versions)
+        return options
+
+    def _make_options(self, versions: frozenset[Version]) -> HandshakeOptions:
         policy = self.policy
         # To a transport credentials are arguments: where they are offered, they are wanted.
         indifferent = policy.prefer_socks_no_auth or not policy.isolation.socks_auth
@@ -130,6 +140,8 @@ class SOCKSFactory(Factory):
         if self.policy.test_socks:
             self._say_test(request)
         self.policy.check(request)
+        if not self._isolates:
+            return _NOT_ISOLATED if not is_for_exit(request) else self._not_isolated
         client = getattr(peer, "host", None)
         key = isolation_key(self.policy.isolation, self._listener, client, request)
         flags = self._port_flags if is_for_exit(request) else frozenset()

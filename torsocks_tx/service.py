@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import resource
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks, maybeDeferred
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from torsocks_tx.listening import Listener, bound_privately, describe
+from torsocks_tx.binding import StartError
+from torsocks_tx.listening import Listener
 from torsocks_tx.server import SOCKSFactory
 
-RESERVED_DESCRIPTORS = 64
-"""Descriptors kept for listeners, logs, tor and the like."""
+RESERVED_DESCRIPTORS = 96
+"""Descriptors kept for listeners, logs, tor, pipes and the like."""
 
+
+RUNNING = "clients at one time"
+"""How the line ends that a server writes once it runs."""
+
+GARBAGE = (10_000, 20, 20)
+"""When Python looks for garbage: less often than it would, since a connection is many objects."""
 
 RELOAD_PAUSE = 0.1
 """Seconds between two times that everything is read again, for whoever sends many signals."""
@@ -35,10 +42,6 @@ class Reloads(Enum):
     NONE = auto()
     UNDER_WAY = auto()
     ONE_MORE = auto()
-
-
-class StartError(Exception):
-    """The server cannot start; the text is the one line that a person reads."""
 
 
 def raise_descriptor_limit() -> int:
@@ -64,8 +67,8 @@ def exit_with_failure() -> None:
 class TorsocksService(Service):
     """Starts the backend and the listeners, and stops them in order.
 
-    First no new clients, then a grace for those that are served, then a reset for the rest, then
-    the backend.
+    ``bind`` listens for a listener, or raises ``StartError``. At the end: first no new clients,
+    then a grace for those that are served, then a reset for the rest, then the backend.
     """
 
     _log = Logger()
@@ -76,14 +79,14 @@ class TorsocksService(Service):
         listeners: Sequence[tuple[Listener, SOCKSFactory]],
         upstream: Any,
         *,
-        authenticated: bool,
+        bind: Callable[[Listener, SOCKSFactory], IListeningPort],
         grace: float,
         most: int,
     ) -> None:
         self._reactor = reactor
         self._listeners = listeners
         self._upstream = upstream
-        self._authenticated = authenticated
+        self._bind = bind
         self._grace = grace
         self._most = most
         self._ports: list[IListeningPort] = []
@@ -95,47 +98,18 @@ class TorsocksService(Service):
         """Bind the listeners, while that is still allowed; end the process if one cannot be."""
         for listener, factory in self._listeners:
             try:
-                self._bind(listener, factory)
+                self._ports.append(self._bind(listener, factory))
             except StartError as error:
                 self._log.critical("{error}", error=error)
                 raise SystemExit(1) from None
-
-    def _bind(self, listener: Listener, factory: SOCKSFactory) -> None:
-        outcome: list[Any] = []
-        try:
-            serverFromString(self._reactor, listener.endpoint).listen(factory).addBoth(
-                outcome.append
-            )
-        except Exception as error:
-            raise StartError(f"cannot listen at {listener.text}: {error}") from None
-        if not outcome:
-            raise StartError(f"cannot listen at {listener.text}: not ready at once")
-        port = outcome[0]
-        if isinstance(port, Failure):
-            reason = port.getErrorMessage().rstrip(".")
-            mend = "end the program that has it, or choose another place"
-            raise StartError(f"--listen {listener.text}: {reason}; {mend}")
-        self._ports.append(port)
-        address = port.getHost()
-        public = not bound_privately(address)
-        if public and not (listener.policy.allow_public or self._authenticated):
-            raise StartError(
-                f"{listener.text} is a socket at {describe(address)}, where others could reach it;"
-                " add the flag AllowPublic, or --auth, if that is meant"
-            )
-        if public:
-            self._log.warn(
-                "OTHERS CAN REACH this proxy at {place}, and SOCKS is not encrypted",
-                place=describe(address),
-            )
-        self._log.info("SOCKS4, SOCKS4a and SOCKS5 at {place}", place=describe(address))
-        for note in listener.notes:
-            self._log.info("{place}: {note}", place=describe(address), note=note)
 
     def startService(self) -> None:
         """Start the backend. Clients that come earlier wait for it."""
         super().startService()
         self._reactor.callWhenRunning(self._say_running)
+        # What is imported by now stays: nothing is gained by looking for garbage in it.
+        gc.freeze()
+        gc.set_threshold(*GARBAGE)
         if not self._ports:
             self.privilegedStartService()
         self._old_hangup = signal.signal(signal.SIGHUP, self._hangup)
@@ -143,7 +117,7 @@ class TorsocksService(Service):
         self._starting.addErrback(self._start_failed)
 
     def _say_running(self) -> None:
-        self._log.info("serving up to {most} clients at one time", most=self._most)
+        self._log.info("serving up to {most} " + RUNNING, most=self._most)
 
     def _hangup(self, _number: int, _frame: Any) -> None:
         self._reactor.callFromThread(self._reload)

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from twisted.application.service import Service
+
 from torsocks_tx.authentication import CredAuthenticator
+from torsocks_tx.binding import bind
 from torsocks_tx.crowd import Crowd
+from torsocks_tx.isolation import Isolator
 from torsocks_tx.limits import Limits
+from torsocks_tx.listening import Listener
 from torsocks_tx.options import Options
 from torsocks_tx.server import SOCKSFactory
 from torsocks_tx.service import TorsocksService, raise_descriptor_limit
+from torsocks_tx.supervisor import Supervisor
 
 __all__ = ["Options", "makeService"]
 
 
-def make_limits(options: Options, allowed: int) -> Limits:
-    """The limits that the options ask for; descriptors suffice for ``allowed`` connections."""
+def make_limits(options: Options, allowed: int, share: int = 1) -> Limits:
+    """The limits that the options ask for; descriptors suffice for ``allowed`` connections.
+
+    ``share``: so many processes divide the clients among them.
+    """
+    most = -(-options["max-connections"] // share) if options["max-connections"] else allowed
     return Limits(
         handshake_timeout=options["handshake-timeout"],
         connect_timeout=options["connect-timeout"],
@@ -27,12 +38,12 @@ def make_limits(options: Options, allowed: int) -> Limits:
         early_data=options["early-data"],
         extended_bytes=options["extended-bytes"],
         extended_pairs=options["extended-pairs"],
-        max_connections=min(options["max-connections"] or allowed, allowed),
+        max_connections=min(most, allowed),
     )
 
 
-def make_upstream(reactor: Any, options: Options) -> Any:
-    """What the options put behind the listeners."""
+def make_upstream(reactor: Any, options: Options, keys: str | None = None) -> Any:
+    """What the options put behind the listeners; ``keys`` is the directory of keys for tor."""
     # txtorcon takes a second to load: a usage error need not wait for it.
     from torsocks_tx import upstream
 
@@ -61,20 +72,36 @@ def make_upstream(reactor: Any, options: Options) -> Any:
         optimistic,
         policies,
         rendezvous_timeout=options["rendezvous-timeout"],
-        keyring=upstream.keyring(options["onion-auth-dir"]),
+        keyring=upstream.keyring(keys),
     )
 
 
-def makeService(options: Options) -> TorsocksService:
+def makeService(options: Options) -> Service:
     """The service that ``twistd torsocks`` runs."""
     from twisted.internet import reactor
 
+    if options["workers"] > 1:
+        return make_supervisor(reactor, options)
+    authenticated = bool(options.get("credCheckers"))
+
+    def bind_here(listener: Listener, factory: SOCKSFactory) -> Any:
+        return bind(reactor, listener, factory, authenticated=authenticated)
+
+    return make_server(reactor, options, bind_here)
+
+
+def make_server(
+    reactor: Any,
+    options: Options,
+    bind: Callable[[Listener, SOCKSFactory], Any],
+    *,
+    isolator: Isolator | None = None,
+    share: int = 1,
+) -> TorsocksService:
+    """A server in this process; it is one of ``share`` that divide the clients among them."""
     allowed = raise_descriptor_limit()
-    limits = make_limits(options, allowed)
-    try:
-        upstream = make_upstream(reactor, options)
-    except ValueError as error:
-        raise SystemExit(f"twistd torsocks: {error}") from None
+    limits = make_limits(options, allowed, share)
+    upstream = _upstream(reactor, options, options["onion-auth-dir"])
     checkers = options.get("credCheckers")
     crowd = Crowd(limits.max_connections)
     authenticator = CredAuthenticator(checkers) if checkers else None
@@ -87,6 +114,7 @@ def makeService(options: Options) -> TorsocksService:
                 limits=limits,
                 authenticator=authenticator,
                 listener=f"listen-{number}",
+                isolator=isolator,
                 crowd=crowd,
                 debugging=bool(options["debug"]),
             ),
@@ -97,7 +125,31 @@ def makeService(options: Options) -> TorsocksService:
         reactor,
         listeners,
         upstream,
-        authenticated=bool(checkers),
+        bind=bind,
         grace=options["shutdown-grace"],
         most=limits.max_connections or allowed,
+    )
+
+
+def _upstream(reactor: Any, options: Options, keys: str | None = None) -> Any:
+    try:
+        return make_upstream(reactor, options, keys)
+    except ValueError as error:
+        raise SystemExit(f"twistd torsocks: {error}") from None
+
+
+def make_supervisor(reactor: Any, options: Options) -> Supervisor:
+    """A process that holds the listeners, and tor if it is ours, for its workers."""
+    launched = options["backend"] == "tor" and not options["tor-socks"]
+    launched = launched and (options["tor"] or "launch") in ("launch", "private")
+    # The workers give tor its keys, and follow its events.
+    upstream = _upstream(reactor, options) if launched else None
+    return Supervisor(
+        reactor,
+        options.listeners,
+        options.arguments,
+        upstream,
+        authenticated=bool(options.get("credCheckers")),
+        workers=options["workers"],
+        grace=options["shutdown-grace"],
     )

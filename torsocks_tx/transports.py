@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from socket import IPPROTO_TCP, SO_KEEPALIVE, SOL_SOCKET, TCP_NODELAY
 from typing import Any
 
 from twisted.internet.address import UNIXAddress
@@ -11,37 +12,65 @@ from twisted.internet.protocol import Factory, Protocol
 from zope.interface import implementer
 
 from torsocks_tx.limits import Limits
+from torsocks_tx.sockets import is_quiet, is_socket, lose, shut
+
+_ROUNDING = 1e-6
 
 
 class Deadline:
-    """The one timer of a connection: starting it again replaces what it waited for."""
+    """The one timer of a connection: starting it again replaces what it waited for.
 
-    __slots__ = ("_call", "_clock")
+    Neither that nor ``rest`` touches the reactor's timer, unless it is too late for the new
+    deadline: when it fires, it waits for what is left, if anything is.
+    """
+
+    __slots__ = ("_call", "_clock", "_due", "_expired")
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
         self._call: IDelayedCall | None = None
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it waits for something."""
-        return self._call is not None
+        self._due = 0.0
+        self._expired: Callable[[], None] | None = None
 
     def start(self, seconds: float | None, expired: Callable[[], None]) -> None:
         """Call ``expired`` after so many seconds; None means never."""
-        self.stop()
-        if seconds is not None:
-            self._call = self._clock.callLater(seconds, self._expire, expired)
+        if seconds is None:
+            self.stop()
+            return
+        self._expired = expired
+        self._due = self._clock.seconds() + seconds
+        if self._call is not None:
+            if self._call.getTime() <= self._due:
+                return
+            self._call.cancel()
+        self._call = self._clock.callLater(seconds, self._expire)
+
+    def rest(self) -> None:
+        """Wait for nothing for now. For connections, whose end is a ``stop``."""
+        self._expired = None
 
     def stop(self) -> None:
         """Wait for nothing."""
+        self._expired = None
         if self._call is not None:
             self._call.cancel()
             self._call = None
 
-    def _expire(self, expired: Callable[[], None]) -> None:
+    @property
+    def is_waiting(self) -> bool:
+        """Whether something will be called."""
+        return self._expired is not None
+
+    def _expire(self) -> None:
         self._call = None
-        expired()
+        if self._expired is None:
+            return
+        left = self._due - self._clock.seconds()
+        if left > _ROUNDING:
+            self._call = self._clock.callLater(left, self._expire)
+        else:
+            expired, self._expired = self._expired, None
+            expired()
 
 
 class OneProtocol(Factory):
@@ -87,8 +116,16 @@ class Throttle:
 
 def prepare(transport: Any) -> None:
     """Switch Nagle off and keepalive on, where the transport is TCP."""
+    if is_socket(transport):
+        setsockopt = transport.socket.setsockopt
+        try:
+            setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+            setsockopt(SOL_SOCKET, SO_KEEPALIVE, 1)
+        except OSError:
+            # A unix socket has no Nagle; a client that has gone already has nothing.
+            return
     # Twisted 22.4 has these methods on unix transports too, where they raise.
-    if ITCPTransport.providedBy(transport) and not isinstance(transport.getHost(), UNIXAddress):
+    elif ITCPTransport.providedBy(transport) and not isinstance(transport.getHost(), UNIXAddress):
         transport.setTcpNoDelay(True)
         transport.setTcpKeepAlive(True)
 
@@ -118,17 +155,21 @@ class Farewell:
         self._limits = limits
         self._dropped = 0
 
-    def begin(self) -> None:
+    def begin(self, *, heard_out: bool = False) -> None:
         """Flush and shut down. A peer that does not read is given up after ``linger_limit``.
 
-        No producer may be registered any more: Twisted would wait for it.
+        ``heard_out``: the peer will send no more. No producer may be registered any more: Twisted
+        would wait for it.
         """
+        if heard_out and is_quiet(self._transport):
+            lose(self._transport)
+            return
         self._deadline.start(self._limits.linger_limit, self._transport.abortConnection)
-        if can_half_close(self._transport):
-            self._transport.loseWriteConnection()
+        if not heard_out and can_half_close(self._transport):
+            shut(self._transport)
             self._transport.resumeProducing()
         else:
-            self._transport.loseConnection()
+            lose(self._transport)
 
     def flushed(self) -> None:
         """Our sending side is shut down: the peer has ``drain_timeout`` to close its own."""
@@ -142,4 +183,4 @@ class Farewell:
 
     def closed(self) -> None:
         """The peer will send no more: close as soon as everything is flushed."""
-        self._transport.loseConnection()
+        lose(self._transport)

@@ -124,6 +124,11 @@ class TorUpstream:
     def _ignore(self, failure: Failure) -> None:
         failure.trap(TorDown)
 
+    def control_address(self) -> str:
+        """The control port of the tor that was started, for ``--tor`` of our workers."""
+        supply: Any = self.supply
+        return str(supply.control_address)
+
     def stop(self) -> Deferred[None]:
         """End what was started."""
         return self.supply.stop()

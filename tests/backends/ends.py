@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from tests.transports import FakeTransport, WholeTransport
-from torsocks_tx.backends.conversation import Opening
+from torsocks_tx.backends.conversation import Conversation, Opening
 from torsocks_tx.backends.stream import Stream
 from torsocks_tx.codes import AddressType, Command, Version
 from torsocks_tx.errors import Refused
@@ -93,10 +93,13 @@ class StreamStage:
         self.endpoint = FakeEndpoint()
         self.transport: Any = transport or FakeTransport()
         self.stream = Stream(self.clock, self.receiver, half_close=half_close)
-        initiator = None
+        conversation = None
         if pipelined is not None:
             initiator = Initiator(REQUEST, pipelined=pipelined, doubtful=doubtful)
-        self.stream.connect(self.endpoint, initiator, early_data=early, opening=opening)
+            conversation = Conversation(
+                self.clock, self.stream, initiator, early_data=early, opening=opening
+            )
+        self.stream.connect(self.endpoint, conversation)
 
     @property
     def heard(self) -> list[object]:

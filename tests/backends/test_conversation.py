@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from tests.backends.ends import StreamStage
+from tests.backends.ends import REQUEST, StreamStage
 from tests.peers import GRANTED
 from tests.rows import rows
+from torsocks_tx.backends.conversation import Conversation
 from torsocks_tx.errors import (
     ConnectionRefused,
     DescriptorNotFound,
@@ -18,6 +19,7 @@ from torsocks_tx.errors import (
     Refused,
     RendezvousFailed,
 )
+from torsocks_tx.initiator import Initiator
 from torsocks_tx.outcomes import DOUBT_TIMEOUT
 
 NOT_FOUND = b"\5\xf0\0\1" + bytes(6)
@@ -127,10 +129,8 @@ def test_a_connection_that_is_not_made() -> None:
 def test_a_stream_that_was_given_up_before_it_could_connect() -> None:
     stage, bystander = StreamStage(), Bystander()
     stage.stream.abort()
-    from tests.backends.ends import REQUEST
-    from torsocks_tx.initiator import Initiator
-
-    stage.stream.connect(stage.endpoint, Initiator(REQUEST), opening=bystander)
+    conversation = Conversation(stage.clock, stage.stream, Initiator(REQUEST), opening=bystander)
+    stage.stream.connect(stage.endpoint, conversation)
     assert bystander.heard == ["over"]
 
 

@@ -5,6 +5,7 @@ Names come from a table and connections are noted; all of them lead to loopback.
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,10 +16,9 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.endpoints import TCP6ServerEndpoint
-from twisted.internet.error import TimeoutError
-from twisted.internet.interfaces import IHostnameResolver, IReactorTCP
+from twisted.internet.interfaces import IHostnameResolver
 from twisted.internet.testing import MemoryReactorClock
-from twisted.python.failure import Failure
+from twisted.logger import LogEvent
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
@@ -27,14 +27,14 @@ from tests.ground import Ground, WatchedServer
 from tests.peers import GRANTED, PeerFactory, Watcher, named, refused, turn
 from tests.relaying import ISOLATION, REQUEST
 from torsocks_tx.backends.direct import DirectBackend
-from torsocks_tx.errors import TimedOut
+from torsocks_tx.errors import Refused
 from torsocks_tx.interfaces import IBackend
 
 PUBLIC = "93.184.216.34"
 PUBLIC_6 = "2606:2800:220:1:248:1893:25c8:1946"
 
 
-@implementer(IReactorTCP, IHostnameResolver)
+@implementer(IHostnameResolver)
 class Elsewhere(Watcher):
     """The reactor in a world of few names; ``dialled`` notes what is connected to, ``looked_up``
     what is asked. Public addresses lead to this machine, and nothing leaves it."""
@@ -47,6 +47,7 @@ class Elsewhere(Watcher):
         self.held = False
         self.release: Any = None
         self.nameResolver = self
+        self._sockets: list[socket.socket] = []
 
     def resolveHostName(self, receiver: Any, name: str, *rest: object) -> object:
         self.looked_up.append(name)
@@ -64,13 +65,13 @@ class Elsewhere(Watcher):
         self.notice()
         return receiver
 
-    def connectTCP(self, host: str, port: int, *rest: Any, **options: Any) -> Any:
-        self.dialled.append(host)
+    def connect(self, sock: socket.socket, address: Any) -> int:
+        host = address[0]
+        if sock not in self._sockets:
+            self._sockets.append(sock)
+            self.dialled.append(host)
         local = host if host.startswith("127.") or host == "::1" else "127.0.0.1"
-        return reactor.connectTCP(local, port, *rest, **options)
-
-    def listenTCP(self, *_: object) -> Any:
-        raise AssertionError("nothing listens here")
+        return sock.connect_ex((local, *address[1:]))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(reactor, name)
@@ -90,7 +91,9 @@ class Site:
     def __init__(self, ground: Ground, world: Elsewhere, allow_internal: bool) -> None:
         self.ground = ground
         self.origin = PeerFactory()
-        self.server = WatchedServer(DirectBackend(world, allow_internal=allow_internal))
+        self.server = WatchedServer(
+            DirectBackend(world, allow_internal=allow_internal, connect=world.connect)
+        )
         self.port = 0
         self._endpoint: Any = None
 
@@ -213,24 +216,44 @@ async def test_a_client_that_goes_while_its_name_is_looked_up(ground: Ground) ->
 
 def test_an_address_that_does_not_answer_is_left_after_ten_seconds() -> None:
     world: Any = MemoryReactorClock()
-    world.nameResolver = Elsewhere({"many.example": [PUBLIC, PUBLIC_6]})
-    world.nameResolver.held = True
+    world.nameResolver = Elsewhere({REQUEST.address.host: [PUBLIC, PUBLIC_6]})
+    dialled: list[Any] = []
+
+    def connect(sock: socket.socket, address: Any) -> int:
+        dialled.append(address[:2])
+        return errno.EINPROGRESS
+
     receiver = Receiver()
-    backend = DirectBackend(world)
-    stream = backend.open(REQUEST, ISOLATION, receiver)
-    world.nameResolver.names[REQUEST.address.host] = [PUBLIC, PUBLIC_6]
-    world.advance(0)
+    world.nameResolver.held = True
+    stream = DirectBackend(world, connect=connect).open(REQUEST, ISOLATION, receiver)
+    assert world.getDelayedCalls() == []
     world.nameResolver.release()
-    [(host, port, factory, timeout, _)] = world.tcpClients
-    assert (host, port, timeout) == (PUBLIC, 80, 10)
-    factory.clientConnectionFailed(None, Failure(TimeoutError()))
-    host, port, factory, timeout, _ = world.tcpClients[1]
+    world.advance(9.9)
+    assert dialled == [(PUBLIC, 80)] * 2
+    world.advance(0.1)
+    assert dialled[2:] == [(PUBLIC_6, 80)] * 2
     # The last one may take as long as the server's own deadline lets it.
-    assert (host, port, timeout) == (PUBLIC_6, 80, 1e6)
-    factory.clientConnectionFailed(None, Failure(TimeoutError()))
-    [reason] = receiver.heard
-    assert isinstance(reason, TimedOut)
+    assert world.getDelayedCalls() == []
+    assert receiver.heard == []
+    assert len(world.getWriters()) == 1
     stream.abort()
+    assert world.getWriters() == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_fault_of_the_resolver_is_logged(logged_failures: list[LogEvent]) -> None:
+    world: Any = MemoryReactorClock()
+
+    class Broken:
+        def resolveHostName(self, *_: object) -> None:
+            raise ZeroDivisionError
+
+    world.nameResolver = Broken()
+    receiver = Receiver()
+    DirectBackend(world).open(REQUEST, ISOLATION, receiver)
+    [reason] = receiver.heard
+    assert isinstance(reason, Refused)
+    assert logged_failures.pop()["log_failure"].check(ZeroDivisionError)
 
 
 class TestLookUps:

@@ -1,4 +1,8 @@
-"""What the tests over real sockets share: the ground, tcp and unix, and a server on it."""
+"""What the tests over real sockets share: the ground, tcp and unix, and the ways of the bytes.
+
+Each test runs on every way: as it comes (copied, and spliced once it is bulk), spliced from the
+first bytes on, and through the protocols of both ends, as where neither is possible.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +16,29 @@ import pytest
 import pytest_twisted
 
 from tests.ground import Ground
-from torsocks_tx import server
+from torsocks_tx import flow, server
+from torsocks_tx.pipes import pool
 from torsocks_tx.policy import ListenerPolicy
 
-WITHOUT_EXTENDED = "tcp, without 97"
+GROUNDS = [f"{kind}{way}" for way in ("", "-spliced", "-by-protocols") for kind in ("tcp", "unix")]
+WITHOUT_EXTENDED = "tcp-without 97"
 
 
-@pytest_twisted.async_yield_fixture(params=["tcp", WITHOUT_EXTENDED, "unix"])
+def choose_way(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """See that bytes go this way: "spliced", "by-protocols", or "" as they do anyway."""
+    if way == "by-protocols":
+        monkeypatch.setattr(flow, "is_socket", lambda _: False)
+    elif way == "spliced":
+        monkeypatch.setattr(flow, "BULK_READ", 1)
+        monkeypatch.setattr(flow, "BULK_RUN", 1)
+        monkeypatch.setattr(flow, "SMALL_RUN", -1)
+
+
+@pytest_twisted.async_yield_fixture(params=[*GROUNDS, WITHOUT_EXTENDED])
 async def ground(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Ground]:
-    """Give listeners and clients, over TCP and then over unix sockets; leave nothing behind.
+    """Give listeners and clients, over TCP and unix sockets, by each way; leave nothing behind.
 
     Whoever does not offer method X'97' must not see whether a listener has it, so everything runs
     without it too. A test that is about that method says ``@with_extended``.
@@ -30,11 +46,14 @@ async def ground(
     if request.param == WITHOUT_EXTENDED:
         without = partial(ListenerPolicy, extended_auth=False)
         monkeypatch.setattr(server, "ListenerPolicy", without)
+    kind, _, way = request.param.partition("-")
+    choose_way(way, monkeypatch)
     directory = Path(tempfile.mkdtemp(prefix="socks-"))
-    ground = Ground(request.param.partition(",")[0], directory)
+    ground = Ground(kind, directory)
     yield ground
     await ground.close()
+    assert pool.lent == 0
     shutil.rmtree(directory)
 
 
-with_extended = pytest.mark.parametrize("ground", ["tcp", "unix"], indirect=True)
+with_extended = pytest.mark.parametrize("ground", GROUNDS, indirect=True)

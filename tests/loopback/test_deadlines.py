@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import select
+
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
@@ -91,8 +93,32 @@ async def test_an_upstream_that_never_answers(ground: Ground, host: str, seconds
 
 
 @rows("R-29", "S-40")
+@pytest.mark.parametrize("way", [Peer.reset, Peer.close])
 @pytest_twisted.ensureDeferred
-async def test_a_client_that_goes_while_it_is_paused_is_noticed_then(ground: Ground) -> None:
+async def test_a_client_that_goes_while_it_is_paused_is_noticed(
+    ground: Ground, way: object
+) -> None:
+    clock = Clock()
+    server, upstream = await tor_like(ground, hold, clock=clock)
+    client = await ground.client(server)
+    # What does not fit the bound fits the kernel's buffers, so that a FIN can follow it.
+    client.send(b"\5\1\0" + REQUEST + bytes(100_000))
+    leg: Leg = await upstream.asked()
+    transport = server.client.transport
+    await server.until(lambda: transport not in reactor.getReaders())
+    await client.flushed()
+    way(client)  # type: ignore[operator]
+    await leg.until(lambda: leg.over)
+    await server.emptied()
+    assert clock.getDelayedCalls() == []
+
+
+@rows("R-29", "S-40")
+@pytest_twisted.ensureDeferred
+async def test_where_that_cannot_be_heard_the_deadline_is_the_end(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(select, "epoll")
     clock = Clock()
     server, upstream = await tor_like(ground, hold, clock=clock)
     client = await ground.client(server)

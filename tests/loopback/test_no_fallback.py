@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor
 
 import torsocks_tx
 from tests.fakes import tor_like
 from tests.ground import Ground
 from tests.peers import named, refused
+from torsocks_tx.backends.dialling import Attempt, Target
 
 
 def test_only_the_command_line_and_the_public_names_know_of_it() -> None:
@@ -33,15 +33,15 @@ async def test_a_tor_that_is_down_is_not_gone_around(
     server, _ = await tor_like(ground)
     await ground.stop_listening()
     client = await ground.client(server)
-    dialled: list[tuple[str, int]] = []
-    connect = reactor.connectTCP
+    dialled: list[Target] = []
+    begin = Attempt.begin
 
-    def connect_tcp(host: str, port: int, *rest: Any, **options: Any) -> Any:
-        dialled.append((host, port))
-        return connect(host, port, *rest, **options)
+    def note(attempt: Attempt, targets: Sequence[Target]) -> None:
+        dialled.extend(targets)
+        begin(attempt, targets)
 
-    monkeypatch.setattr(reactor, "connectTCP", connect_tcp)
+    monkeypatch.setattr(Attempt, "begin", note)
     assert await client.negotiate(named("127.0.0.1", 80)) == refused(1)
     # One attempt, at tor's own port.
-    assert len(dialled) == (1 if ground.kind == "tcp" else 0)
-    assert 80 not in [port for _, port in dialled]
+    assert len(dialled) == 1
+    assert dialled[0].address[1:] != (80,)

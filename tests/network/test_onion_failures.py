@@ -297,3 +297,41 @@ async def test_keys_from_a_directory(private_network: PrivateNetwork, tmp_path: 
     assert twistd.output.count("bad.auth_private: not a client authorization key") == 3
     assert service.address[:56] not in twistd.output
     assert "Traceback" not in twistd.output
+
+
+@rows("S-47", "S-48")
+@pytest_twisted.ensureDeferred
+async def test_keys_from_a_directory_with_workers(
+    private_network: PrivateNetwork, tmp_path: Path
+) -> None:
+    """Workers are started anew at SIGHUP, and tor loses the keys that only the old ones knew."""
+    network = private_network
+    client, key = await network.add_client(), ClientKey.generate()
+    service = await network.add_onion_service(network.web.port, client_auth_key=key)
+    keys = tmp_path / "keys"
+    keys.mkdir()
+    listen = "tcp:0:interface=127.0.0.1 ExtendedErrors"
+    options = ("--tor", client.control_endpoint, "--onion-auth-dir", str(keys), "--workers", "2")
+    limits = ("--rendezvous-timeout", "50", "--extended-bytes", "9000", "--extended-pairs", "9")
+    twistd = Twistd("--debug", "--listen", listen, *options, *limits, directory=tmp_path)
+    try:
+        await twistd.up()
+        (server,) = twistd.addresses
+        for worker in (1, 2):
+            await twistd.said(f"worker {worker}: 0 client authorization keys")
+        assert await code_of(server, service.address) == 0xF4
+        (keys / "one.auth_private").write_text(key_line(service.address, key))
+        os.kill(twistd.pid, signal.SIGHUP)
+        for worker in (1, 2):
+            await twistd.said(f"worker {worker}: 1 client authorization key for onion services")
+        assert await code_of(server, service.address, user=b"1") == 0
+        (keys / "one.auth_private").unlink()
+        os.kill(twistd.pid, signal.SIGHUP)
+        for worker in (1, 2):
+            await twistd.said(f"worker {worker}: SIGHUP: 0 client authorization keys")
+        await (await client.node.control()).command("SIGNAL NEWNYM")
+        assert await code_of(server, service.address, user=b"2") == 0xF4
+    finally:
+        assert await twistd.stop() == -signal.SIGTERM
+    assert service.address[:56] not in twistd.output
+    assert "Traceback" not in twistd.output

@@ -181,7 +181,7 @@ def test_a_reply_byte_by_byte_before_the_stream() -> None:
     assert told.after(0.001) == GRANTED[1:2]
     assert [told.after(0.05) for _ in range(7)] == [GRANTED[i : i + 1] for i in range(2, 9)]
     assert told.after(0.05) == GRANTED[9:] + BANNER + b"earlylate"
-    assert told.clock.getDelayedCalls() == []
+    assert not told.protocol.deadline.is_waiting
 
 
 def test_a_refusal_byte_by_byte_and_only_a_part() -> None:

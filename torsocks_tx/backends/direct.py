@@ -12,29 +12,20 @@ import socket
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from twisted.internet import error
-from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
-from twisted.internet.interfaces import (
-    IAddress,
-    IHostResolution,
-    IProtocol,
-    IProtocolFactory,
-    IResolutionReceiver,
-    IStreamClientEndpoint,
-)
+from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.interfaces import IAddress, IHostResolution, IResolutionReceiver
 from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from torsocks_tx.backends.endpoint import EndpointBackend
+from torsocks_tx.backends.dialling import Connect, Target
+from torsocks_tx.backends.stream import Stream
 from torsocks_tx.codes import AddressType
-from torsocks_tx.errors import HostUnreachable, NotAllowed
+from torsocks_tx.errors import HostUnreachable, NotAllowed, Refused
 from torsocks_tx.interfaces import IBackend, IReceiver
 from torsocks_tx.isolation import Isolation
 from torsocks_tx.messages import Address, Request
-
-ATTEMPT_TIMEOUT = 10.0
-"""Seconds for one address of a name that has several."""
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
@@ -81,35 +72,6 @@ class _Collector:
             self.done.callback(self._hosts)
 
 
-@implementer(IStreamClientEndpoint)
-class _DirectEndpoint:
-    """Looks up, judges, and tries the addresses in turn."""
-
-    def __init__(self, backend: DirectBackend, address: Address, flags: frozenset[str]) -> None:
-        self._backend = backend
-        self._address = address
-        self._flags = flags
-
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        return Deferred.fromCoroutine(self._connect(protocolFactory))
-
-    async def _connect(self, factory: IProtocolFactory) -> IProtocol:
-        hosts = await self._backend.look_up(self._address, self._flags)
-        for host in hosts[:-1]:
-            try:
-                return await self._attempt(host, ATTEMPT_TIMEOUT, factory)
-            except error.ConnectError:
-                continue
-        return await self._attempt(hosts[-1], None, factory)
-
-    async def _attempt(self, host: str, timeout: float | None, factory: Any) -> IProtocol:
-        kind = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
-        # The server's own connect deadline ends the last attempt.
-        endpoint = kind(self._backend.reactor, host, self._address.port, timeout=timeout or 1e6)
-        protocol: IProtocol = await endpoint.connect(factory)
-        return protocol
-
-
 def _chosen(hosts: Iterable[str], flags: frozenset[str]) -> list[str]:
     """The addresses that these flags allow, the preferred kind first."""
     allowed = [
@@ -120,19 +82,49 @@ def _chosen(hosts: Iterable[str], flags: frozenset[str]) -> list[str]:
 
 @implementer(IBackend)
 class DirectBackend:
-    """Connects from this machine; ``allow_internal`` admits internal addresses."""
+    """Connects from this machine; ``allow_internal`` admits internal addresses.
 
-    def __init__(self, reactor: Any, *, allow_internal: bool = False) -> None:
+    ``connect`` is the system call, for tests.
+    """
+
+    isolates = False
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        *,
+        allow_internal: bool = False,
+        connect: Connect = socket.socket.connect_ex,
+    ) -> None:
         self.reactor = reactor
         self._allow_internal = allow_internal
-        self._endpoints = EndpointBackend(reactor, self._endpoint)
+        self._connect = connect
 
-    def _endpoint(self, request: Request, isolation: Isolation) -> _DirectEndpoint:
-        return _DirectEndpoint(self, request.address.literal(), isolation.port_flags)
+    def open(self, request: Request, isolation: Isolation, receiver: IReceiver) -> Stream:
+        """Begin a stream. To an IP address it may be open, or refused, before this returns."""
+        stream = Stream(self.reactor, receiver, half_close=True)
+        address = request.address.literal()
+        if address.is_ip:
+            try:
+                self._dial(self._judge([address.host]), stream, address.port)
+            except Refused as reason:
+                stream.wait_for(fail(reason))
+            return stream
+        looking = Deferred.fromCoroutine(self.look_up(address, isolation.port_flags))
+        looking.addErrback(self._fault)
+        stream.wait_for(looking)
+        looking.addCallback(self._dial, stream, address.port)
+        return stream
 
-    def open(self, request: Request, isolation: Isolation, receiver: IReceiver) -> Any:
-        """Begin a stream."""
-        return self._endpoints.open(request, isolation, receiver)
+    def _dial(self, hosts: Sequence[str] | None, stream: Stream, port: int) -> None:
+        if hosts:
+            stream.dial(self.reactor, [Target.of(host, port) for host in hosts], self._connect)
+
+    def _fault(self, failure: Failure) -> Failure:
+        if failure.check(Refused, CancelledError) is None:
+            self._log.failure("a fault while looking up; the client is refused", failure)
+        return failure
 
     def resolve(self, request: Request, isolation: Isolation) -> Deferred[Address]:
         """Look up an address of a name, IPv4 before IPv6."""

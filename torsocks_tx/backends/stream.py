@@ -7,7 +7,7 @@ come: tor may not, since it would drop the answer with the rest of the stream.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from typing import Any
 
@@ -23,13 +23,14 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from torsocks_tx.backends.conversation import Conversation, Opening
+from torsocks_tx.backends.conversation import Conversation
+from torsocks_tx.backends.dialling import Attempt, Connect, Target, connect_to
 from torsocks_tx.backends.failures import refused_by
 from torsocks_tx.errors import Refused
-from torsocks_tx.initiator import Initiator
 from torsocks_tx.interfaces import IOutbound, IReceiver
 from torsocks_tx.messages import Reply
-from torsocks_tx.transports import Deadline, OneProtocol, can_half_close, prepare
+from torsocks_tx.sockets import is_quiet, lose, send, shut
+from torsocks_tx.transports import Deadline, can_half_close, prepare
 
 CLOSE_TIMEOUT = 30.0
 """Seconds that written bytes may take to leave once a stream is closed."""
@@ -66,12 +67,11 @@ class Stream(Protocol):
         self._receiver = receiver
         self._half_close = half_close
         self._meaning = meaning
-        self._clock = clock
         self._deadline = Deadline(clock)
         self._state = State.CONNECTING
         self._held = bytearray()
         self._conversation: Conversation | None = None
-        self._pending: Deferred[Any] | None = None
+        self._pending: Deferred[Any] | Attempt | None = None
 
     def wait_for(self, pending: Deferred[Any]) -> None:
         """Be refused if ``pending`` fails; cancel it if the stream is given up first."""
@@ -81,24 +81,22 @@ class Stream(Protocol):
     def connect(
         self,
         endpoint: IStreamClientEndpoint,
-        initiator: Initiator | None = None,
-        *,
-        early_data: bool = False,
-        opening: Opening | None = None,
+        conversation: Conversation | None = None,
     ) -> None:
-        """Connect; with an initiator, make its request of a SOCKS server there.
-
-        ``early_data``: pass data on right behind the request, before its answer. ``opening`` stands
-        by until the request is granted, refused or given up.
-        """
-        if initiator is not None:
-            self._conversation = Conversation(
-                self._clock, self, initiator, early_data=early_data, opening=opening
-            )
+        """Connect; with a conversation of this stream's, make its request of a SOCKS server."""
+        self._conversation = conversation
         if self._state is State.CONNECTING:
-            self.wait_for(endpoint.connect(OneProtocol(self)))
+            # Never before this returns: early data is to leave in one write with the request.
+            self._pending = connect_to(endpoint, self, self._connect_failed)
         else:
             self._end_conversation()
+
+    def dial(self, reactor: Any, targets: Sequence[Target], connect: Connect) -> None:
+        """Connect to the first of these that can be reached, maybe before this returns."""
+        if self._state is State.CONNECTING:
+            attempt = Attempt(reactor, self, self._connect_failed, connect=connect, at_once=True)
+            self._pending = attempt
+            attempt.begin(targets)
 
     def _connect_failed(self, failure: Failure) -> None:
         if self._state is State.CONNECTING:
@@ -120,7 +118,7 @@ class Stream(Protocol):
     def write(self, data: bytes) -> None:
         """Send, or keep until it may be sent."""
         if self._state is State.OPEN or (self._state is State.SPEAKING and self._may_pass()):
-            self.transport.write(data)
+            send(self.transport, data)
         elif self._state in (State.CONNECTING, State.SPEAKING):
             self._held += data
 
@@ -141,15 +139,16 @@ class Stream(Protocol):
         """Tell the far end that no more will come, if that does no harm."""
         if self._half_close and self._state is State.OPEN and can_half_close(self.transport):
             self.transport.unregisterProducer()
-            self.transport.loseWriteConnection()
+            shut(self.transport)
 
     def close(self) -> None:
         """Send what was written, then close."""
         if self._state is State.OPEN:
             self._state = State.CLOSING
-            self._deadline.start(CLOSE_TIMEOUT, self.transport.abortConnection)
             self.transport.unregisterProducer()
-            self.transport.loseConnection()
+            if not is_quiet(self.transport):
+                self._deadline.start(CLOSE_TIMEOUT, self.transport.abortConnection)
+            lose(self.transport)
         elif self._state is not State.CLOSING:
             self.abort()
 
@@ -220,7 +219,7 @@ class Stream(Protocol):
         if previous is State.SPEAKING and self._conversation is not None:
             self._conversation.eof()
         elif previous in (State.OPEN, State.CLOSING):
-            self._receiver.lost(reason.check(ConnectionDone) is not None)
+            self._receiver.lost(isinstance(reason.value, ConnectionDone))
 
     # Owner of the conversation.
 
@@ -229,7 +228,7 @@ class Stream(Protocol):
         if self._may_pass() and self._held:
             data += self._held
             self._held.clear()
-        self.transport.write(data)
+        send(self.transport, data)
 
     def granted(self, reply: Reply | None, rest: bytes) -> None:
         """The stream is open; ``rest`` came behind the reply."""
@@ -237,7 +236,7 @@ class Stream(Protocol):
         self._state = State.OPEN
         self._conversation = None
         if self._held:
-            self.transport.write(bytes(self._held))
+            send(self.transport, bytes(self._held))
             self._held.clear()
         self._receiver.opened()
         if rest and self._state is State.OPEN:

@@ -62,6 +62,11 @@ class PrivateSupply(RunningSupply):
         for url in (f"http://web.test:{port}/", f"http://{service.address}/"):
             self._log.info("private network: visit {url}", url=url)
 
+    @property
+    def control_address(self) -> str:
+        """Where the network's client is controlled, once started."""
+        return self.network.client.control_endpoint
+
     def stop(self) -> Deferred[None]:
         """End the network; no process and no file is left."""
         return Deferred.fromCoroutine(self._end())

@@ -37,7 +37,7 @@ def parse_address(reader: Reader) -> Address:
     """Read ATYP, ADDR and PORT; a name stays as it is on the wire and is not judged."""
     kind = reader.take_u8()
     if kind == AddressType.IPV4:
-        host = str(ipaddress.IPv4Address(reader.take(4)))
+        host = "{}.{}.{}.{}".format(*reader.take(4))
     elif kind == AddressType.IPV6:
         host = str(ipaddress.IPv6Address(reader.take(16)))
     elif kind == AddressType.HOSTNAME:

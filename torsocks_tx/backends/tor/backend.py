@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from torsocks_tx.backends.conversation import Conversation
 from torsocks_tx.backends.stream import Stream
 from torsocks_tx.backends.tor.onion.attempt import Attempt
 from torsocks_tx.backends.tor.onion.witness import OnionWitness
@@ -106,7 +107,10 @@ class TorBackend:
         early = port.pipelined if self._optimistic_data is None else self._optimistic_data
         initiator = Initiator(upstream, pipelined=port.pipelined, doubtful=True)
         attempt = self._attempt(port, stream, upstream)
-        stream.connect(port.endpoint, initiator, early_data=early, opening=attempt)
+        conversation = Conversation(
+            self._clock, stream, initiator, early_data=early, opening=attempt
+        )
+        stream.connect(port.endpoint, conversation)
 
     def _attempt(self, port: SocksPort, stream: Stream, upstream: Request) -> Attempt | None:
         """What stands by a stream to an onion service."""
@@ -156,10 +160,12 @@ class _Answer:
         self._answer: Deferred[Address] = Deferred(self._cancelled)
 
     def await_on(self, stream: Stream) -> Deferred[Address]:
-        """Begin to wait; the stream may be refused already."""
+        """Begin to wait; the stream may be open or refused already."""
         self._stream = stream
         if self._outcome is not None:
             self._answer.errback(self._outcome)
+        elif stream.reply is not None:
+            self.opened()
         return self._answer
 
     def _cancelled(self, _: Deferred[Address]) -> None:
@@ -167,10 +173,10 @@ class _Answer:
             self._stream.abort()
 
     def opened(self) -> None:
-        """The reply is there."""
-        assert self._stream is not None
-        reply = self._stream.reply
-        assert reply is not None
+        """The reply is there, maybe before anybody waits for it."""
+        reply = self._stream.reply if self._stream is not None else None
+        if self._stream is None or reply is None:
+            return
         self._stream.abort()
         if _is_fit(reply.address):
             self._answer.callback(reply.address)

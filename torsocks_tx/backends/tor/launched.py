@@ -94,6 +94,12 @@ class LaunchedSupply(Supply):
         """
         return Deferred.fromCoroutine(self._start())
 
+    @property
+    def control_address(self) -> str:
+        """Where tor is controlled, once started, as Twisted writes a client endpoint."""
+        assert self._household is not None
+        return f"unix:{self._household.sockets / CONTROL_SOCKET}"
+
     def stop(self) -> Deferred[None]:
         """End tor and remove what belongs to it, all but its data directory."""
         self._readiness.stopped()

@@ -79,7 +79,7 @@ class Attempt:
         evidence = self._evidence
         if evidence.proof_of_work or not evidence.awaits_service:
             self._deadline.stop()
-        elif self._give_up is not None and not self._deadline.is_running:
+        elif self._give_up is not None and not self._deadline.is_waiting:
             self._deadline.start(self._witness.rendezvous_timeout, self._no_rendezvous)
 
     def _no_rendezvous(self) -> None:

@@ -1,0 +1,37 @@
+"""``make bench``: every server in turn, round after round; the results go to ``bench/results``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from bench.measure import FULL, QUICK, Bench
+from bench.report import write_report
+from bench.scenarios import SCENARIOS
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def main() -> int:
+    """Measure, print, and write it down."""
+    parser = argparse.ArgumentParser(prog="make bench ARGS=...")
+    parser.add_argument("--quick", action="store_true", help="a minute instead of half an hour")
+    parser.add_argument(
+        "--only", metavar="NAME", action="append", choices=SCENARIOS, help=", ".join(SCENARIOS)
+    )
+    parser.add_argument("--into", type=Path, default=RESULTS, help="a directory for the results")
+    arguments = parser.parse_args()
+    bench = Bench(QUICK if arguments.quick else FULL)
+    try:
+        for name in arguments.only or SCENARIOS:
+            print(f"-- {name}", file=sys.stderr, flush=True)
+            SCENARIOS[name](bench)
+    finally:
+        bench.close()
+    print(write_report(bench, arguments.into))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

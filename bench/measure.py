@@ -1,0 +1,127 @@
+"""How it is measured.
+
+Servers take turns, so that all see the same machine, and ratios are taken within a turn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from bench.processes import Load, Server
+from bench.servers import SERVERS
+
+GB = 10**9
+
+
+class Plan(NamedTuple):
+    """How much of everything."""
+
+    rounds: int
+    bulk: int
+    small: int
+    connections: int
+    idle: int
+    held: int
+    exchanges: int
+    through_tor: int
+
+
+FULL = Plan(9, 4 * GB, GB // 2, 6000, 5000, 9000, 30, 20 * 10**6)
+QUICK = Plan(3, GB // 2, GB // 20, 1500, 1000, 1500, 8, 4 * 10**6)
+
+
+class Row(NamedTuple):
+    """One bar: the measured value, and how it is to compare."""
+
+    what: str
+    value: float
+    bar: str
+    holds: bool
+
+
+class Bench:
+    """Runs scenarios; ``samples[scenario][measure][server]`` holds all that came out."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.samples: dict[str, dict[str, dict[str, list[float]]]] = {}
+        self.rows: list[Row] = []
+        self.missing: dict[str, str] = {}
+        self._load = Load()
+        self._stack = contextlib.ExitStack()
+        self._stack.callback(self._load.stop)
+
+    def close(self) -> None:
+        """End the load generator."""
+        self._stack.close()
+
+    @contextlib.contextmanager
+    def running(self, names: Sequence[str]) -> Any:
+        """Servers of these names, those that can be had."""
+        with contextlib.ExitStack() as stack:
+            servers = {}
+            for name in names:
+                try:
+                    servers[name] = stack.enter_context(SERVERS[name]())
+                except (OSError, RuntimeError) as error:
+                    self.missing[name] = str(error).partition("\n")[0]
+            yield servers
+
+    def do(self, server: Server, job: str, **arguments: Any) -> dict[str, float]:
+        """Do one job through a server."""
+        return self._load.do(server, job, **arguments)
+
+    def turns(
+        self, scenario: str, servers: dict[str, Server], job: str, digest: Any, **arguments: Any
+    ) -> None:
+        """Let the servers take turns; ``digest`` makes measures of the answer to each job."""
+        for _ in range(self.plan.rounds):
+            for name, server in servers.items():
+                answer = self.do(server, job, **arguments)
+                for measure, value in digest(answer).items():
+                    self.add(scenario, measure, name, value)
+
+    def add(self, scenario: str, measure: str, server: str, value: float) -> None:
+        """Note one value."""
+        measures = self.samples.setdefault(scenario, {})
+        measures.setdefault(measure, {}).setdefault(server, []).append(value)
+        print(f"   {server:<24} {measure:<28} {value:.3f}", file=sys.stderr, flush=True)
+
+    def share(self, scenario: str, measure: str, one: str, other: str) -> float | None:
+        """The median of the ratios within each round; None if one of them is missing."""
+        values = self.samples[scenario][measure]
+        if one not in values or other not in values:
+            return None
+        pairs = zip(values[one], values[other], strict=True)
+        return statistics.median(first / second for first, second in pairs)
+
+    def bar(self, what: str, value: float | None, least: float, *, most: bool = False) -> None:
+        """Note a bar; ``most``: the value must not be greater."""
+        if value is not None:
+            holds = value <= least if most else value >= least
+            self.rows.append(Row(what, value, f"{'<=' if most else '>='} {least:g}", holds))
+
+
+def carried(answer: dict[str, float]) -> dict[str, float]:
+    """The measures of bytes."""
+    return {
+        "MB/s": answer["bytes"] / 1e6 / answer["seconds"],
+        "CPU s/GB": answer["server_cpu"] / answer["bytes"] * GB,
+        "sink busy": answer["cpu"] / answer["seconds"],
+        "source busy": answer["origin_cpu"] / answer["seconds"],
+    }
+
+
+def opened(answer: dict[str, float]) -> dict[str, float]:
+    """The measures of connections."""
+    return {
+        "connections/s": answer["done"] / answer["seconds"],
+        "CPU s per 1,000 connections": answer["server_cpu"] / answer["done"] * 1000,
+        "client busy": answer["cpu"] / answer["seconds"],
+        "origin busy": answer["origin_cpu"] / answer["seconds"],
+        "failed": answer["failed"],
+    }

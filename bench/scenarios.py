@@ -1,0 +1,161 @@
+"""What is measured, and against which bar."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+
+from bench.measure import Bench, carried, opened
+from bench.processes import HOST, Helper, Server
+from bench.servers import torsocks_tx, twistd
+
+OURS, WORKERS, NOTHING = "torsocks_tx", "torsocks_tx, 2 workers", "no proxy"
+PLAIN, SOCKS4, MICROSOCKS = "plain Twisted relay", "Twisted's SOCKS4", "microsocks"
+DANTE, TOR, UPSTREAM = "dante", "tor's SocksPort", "straight to the upstream"
+
+RATE, CPU, CONNECTIONS = "MB/s", "CPU s/GB", "connections/s"
+FIRST = "first byte, ms"
+
+
+def bulk_one(bench: Bench) -> None:
+    """One stream, as fast as it goes."""
+    name = "bulk, 1 stream"
+    with bench.running([NOTHING, OURS, PLAIN, SOCKS4, MICROSOCKS, DANTE]) as servers:
+        arguments = {"count": bench.plan.bulk, "streams": 1, "chunk": 256 * 1024}
+        bench.turns(name, servers, "bulk", carried, **arguments)
+    share = bench.share(name, RATE, OURS, NOTHING)
+    bench.bar("bulk, one stream: share of no proxy at all", share, 0.60)
+    share = bench.share(name, CPU, OURS, PLAIN)
+    bench.bar("CPU per GB: share of plain write+producers", share, 0.30, most=True)
+    share = bench.share(name, CPU, OURS, MICROSOCKS)
+    bench.bar("CPU per GB: share of microsocks", share, 0.12, most=True)
+
+
+def bulk_eight(bench: Bench) -> None:
+    """Eight streams at one time."""
+    name = "bulk, 8 streams"
+    with bench.running([NOTHING, OURS, PLAIN, MICROSOCKS, DANTE]) as servers:
+        arguments = {"count": bench.plan.bulk, "streams": 8, "chunk": 256 * 1024}
+        bench.turns(name, servers, "bulk", carried, **arguments)
+    share = bench.share(name, RATE, OURS, MICROSOCKS)
+    bench.bar("bulk, 8 streams: times microsocks", share, 4)
+
+
+def small_chunks(bench: Bench) -> None:
+    """Writes of 1,200 bytes."""
+    name = "1,200 byte chunks"
+    with bench.running([NOTHING, OURS, PLAIN, MICROSOCKS, DANTE]) as servers:
+        arguments = {"count": bench.plan.small, "streams": 1, "chunk": 1200}
+        bench.turns(name, servers, "bulk", carried, **arguments)
+    share = bench.share(name, RATE, OURS, PLAIN)
+    bench.bar("small chunks (1,200 B): times plain write+producers", share, 1.0)
+    share = bench.share(name, CPU, OURS, PLAIN)
+    bench.bar("small chunks: CPU per GB, share of plain", share, 1.0, most=True)
+
+
+def set_up(bench: Bench) -> None:
+    """Connections that are opened and closed, 50 at a time; then with one byte there and back."""
+    for scenario, echo in (("set-up", False), ("set-up and one byte both ways", True)):
+        with bench.running([NOTHING, OURS, WORKERS, SOCKS4, MICROSOCKS, DANTE]) as servers:
+            arguments = {"count": bench.plan.connections, "echo": echo}
+            bench.turns(scenario, servers, "rate", opened, **arguments)
+        share = bench.share(scenario, CONNECTIONS, OURS, SOCKS4)
+        bench.bar(f"{scenario}, one process: times Twisted's own SOCKS4 server", share, 1.2)
+        share = bench.share(scenario, CONNECTIONS, OURS, MICROSOCKS)
+        bench.bar(f"{scenario}, one process: share of microsocks", share, 0.65)
+        share = bench.share(scenario, CONNECTIONS, WORKERS, MICROSOCKS)
+        bench.bar(f"{scenario}, 2 workers: share of microsocks", share, 1.0)
+
+
+def memory(bench: Bench) -> None:
+    """Connections that are open and idle, in a fresh process."""
+    each = "KiB per idle connection"
+    for name in (OURS, MICROSOCKS, DANTE):
+        with bench.running([name]) as servers:
+            for server in servers.values():
+                bench.do(server, "rate", count=100)
+                before = server.rss()
+                answer = bench.do(server, "hold", count=bench.plan.idle)
+                used = (server.rss() - before) / 1024 / max(answer["open"], 1)
+                bench.add("memory", each, name, used)
+                bench.add("memory", "refused", name, answer["refused"])
+                bench.do(server, "use")
+    value = bench.samples["memory"][each][OURS][0]
+    bench.bar("memory per idle proxied connection, KiB", value, 5, most=True)
+
+
+def crowd(bench: Bench) -> None:
+    """Many connections held, then all used."""
+    with torsocks_tx() as server:
+        held = bench.do(server, "hold", count=bench.plan.held)
+        used = bench.do(server, "use")
+    bench.add("crowd", "refused", OURS, held["refused"])
+    bench.add("crowd", "lost", OURS, held["open"] - used["used"])
+    lost = bench.plan.held - used["used"]
+    what = f"{bench.plan.held} connections held, then all used: lost or refused"
+    bench.bar(what, lost, 0, most=True)
+
+
+def milliseconds(answer: dict[str, float]) -> dict[str, float]:
+    """The measure of an exchange."""
+    return {FIRST: answer["p50"] * 1000}
+
+
+def through_tor(bench: Bench) -> None:
+    """The private Tor network: tor's own SocksPort, and ours in front of it."""
+    name = "through tor"
+    with Helper("bench.tornet") as network:
+        place = network.told()
+        with twistd("--tor", place["control"]) as ours:
+            servers = {OURS: ours, TOR: Server.at(place["socks"])}
+            for server in servers.values():
+                bench.do(server, "exchanges", host="web.test", count=3)
+            arguments = {"host": "web.test", "count": bench.plan.exchanges}
+            bench.turns(name, servers, "exchanges", milliseconds, **arguments)
+            arguments = {"host": "web.test", "count": bench.plan.through_tor}
+            bench.turns(name, servers, "bulk", carried, **arguments, streams=1, chunk=65536)
+    times = bench.samples[name][FIRST]
+    more = statistics.median(times[OURS]) - statistics.median(times[TOR])
+    share = bench.share(name, FIRST, OURS, TOR) or 0.0
+    if share <= 1.05:
+        bench.bar("through tor: p50 time to first byte, times straight", share, 1.05, most=True)
+    else:
+        bench.bar("through tor: p50 time to first byte, ms more", more, 1, most=True)
+    share = bench.share(name, RATE, OURS, TOR) or 0.0
+    bench.bar("through tor: bulk throughput, share of straight", share, 0.97)
+
+
+LINK = 50
+"""Milliseconds that the link adds to a round trip."""
+
+
+def optimistic(bench: Bench) -> None:
+    """A slow link to the upstream, for which a server of ours without Tor stands in."""
+    waits, speaks = "slow link, client waits for the reply", "slow link, client speaks at once"
+    with torsocks_tx() as upstream:
+        port = str(upstream.way.proxy[1])
+        with Helper("bench.delay", port, str(LINK / 2)) as link:
+            place = f"{HOST}:{link.told()}"
+            with twistd("--tor-socks", f"tcp:{place}", "--optimistic-data") as ours:
+                servers = {OURS: ours, UPSTREAM: Server.at(place)}
+                for name, early in ((waits, False), (speaks, True)):
+                    arguments = {"count": bench.plan.exchanges, "optimistic": early}
+                    bench.turns(name, servers, "exchanges", milliseconds, **arguments)
+    saved = {}
+    for name in servers:
+        first, second = (bench.samples[scenario][FIRST][name] for scenario in (waits, speaks))
+        saved[name] = (statistics.median(first) - statistics.median(second)) / LINK
+        bench.add("optimistic data", "round trips saved", name, saved[name])
+    bench.bar("round trips saved by optimistic data", round(saved[OURS], 1), 1)
+
+
+SCENARIOS: dict[str, Callable[[Bench], None]] = {
+    "bulk": bulk_one,
+    "bulk8": bulk_eight,
+    "small": small_chunks,
+    "setup": set_up,
+    "memory": memory,
+    "crowd": crowd,
+    "tor": through_tor,
+    "optimistic": optimistic,
+}

@@ -1,0 +1,104 @@
+"""The programs that are measured: how each is started, and where it listens."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.processes import HOST, Server, free_port, start, wait_for
+
+
+def no_proxy() -> Server:
+    """Nothing in between."""
+    return Server(None, 0, 0)
+
+
+def twistd(*options: str) -> Server:
+    """``twistd torsocks`` with these options; its port is in its log."""
+    log, name = tempfile.mkstemp(prefix="bench-", suffix=".log")
+    program = str(Path(sys.executable).with_name("twistd"))
+    arguments = [sys.executable, program, "-n", "--pidfile=", "torsocks", *options]
+    listen = ["--listen", f"tcp:0:interface={HOST}"]
+    process = start([*arguments, *listen], stdout=log, stderr=log)
+    os.close(log)
+    for _ in range(1200):
+        text = Path(name).read_text()
+        found = re.search(r"SOCKS5 at \S+:(\d+)", text)
+        if found and "clients at one time" in text:
+            return Server(process, int(found[1]), 5, name)
+        if process.poll() is not None:
+            break
+        time.sleep(0.05)
+    process.kill()
+    raise RuntimeError(f"twistd torsocks does not start:\n{Path(name).read_text()}")
+
+
+def torsocks_tx(workers: int = 1) -> Server:
+    """Ours, without Tor."""
+    more = ["--workers", str(workers)] if workers > 1 else []
+    return twistd("--backend", "direct", "--allow-internal", *more)
+
+
+def baseline(kind: str, version: int) -> Server:
+    """One of ``bench.baselines``."""
+    arguments = [sys.executable, "-m", "bench.baselines", kind]
+    process = start(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    return Server(process, int(process.stdout.readline()), version)
+
+
+def microsocks() -> Server:
+    """One thread for each client, 1 KiB buffers, C."""
+    port = free_port()
+    process = start([found("microsocks"), "-i", HOST, "-p", str(port)])
+    wait_for(port)
+    return Server(process, port)
+
+
+DANTE = """\
+internal: {host} port = {port}
+external: {host}
+socksmethod: none
+clientmethod: none
+logoutput: /dev/null
+client pass {{ from: 0.0.0.0/0 to: 0.0.0.0/0 }}
+socks pass {{ from: 0.0.0.0/0 to: 0.0.0.0/0 }}
+"""
+
+
+def dante() -> Server:
+    """Processes, C."""
+    port = free_port()
+    descriptor, name = tempfile.mkstemp(prefix="bench-", suffix=".conf")
+    os.write(descriptor, DANTE.format(host=HOST, port=port).encode())
+    os.close(descriptor)
+    os.chmod(name, 0o644)
+    process = start([found("danted"), "-f", name, "-p", "/dev/null"])
+    wait_for(port)
+    return Server(process, port, 5, name)
+
+
+def found(program: str) -> str:
+    """Where a program is."""
+    path = shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+    if path is None:
+        raise FileNotFoundError(f"{program} is not installed")
+    return path
+
+
+SERVERS: dict[str, Callable[[], Server]] = {
+    "no proxy": no_proxy,
+    "torsocks_tx": torsocks_tx,
+    "torsocks_tx, 2 workers": lambda: torsocks_tx(2),
+    "plain Twisted relay": lambda: baseline("plain", 5),
+    "Twisted's SOCKS4": lambda: baseline("socks4", 4),
+    "microsocks": microsocks,
+    "dante": dante,
+}

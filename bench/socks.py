@@ -1,0 +1,55 @@
+"""The load generator's own few bytes of SOCKS; nothing of the package is used, nor of Twisted."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import NamedTuple
+
+GREETING = b"\5\1\0"
+SELECTION = b"\5\0"
+
+
+class Way(NamedTuple):
+    """How to reach an origin: ``version`` 0 is without a proxy, 4 and 5 are those of SOCKS."""
+
+    version: int
+    proxy: tuple[str, int]
+
+
+def request(version: int, host: str, port: int) -> bytes:
+    """A CONNECT request to an IPv4 address, or with version 5 to a name."""
+    if version == 4:
+        return struct.pack("!BBH", 4, 1, port) + socket.inet_aton(host) + b"\0"
+    if host[-1].isdigit():
+        return b"\5\1\0\1" + socket.inet_aton(host) + struct.pack("!H", port)
+    return b"\5\1\0\3" + bytes([len(host)]) + host.encode() + struct.pack("!H", port)
+
+
+def take(sock: socket.socket, count: int) -> bytes:
+    """Read so many bytes; raises ``EOFError`` if there are fewer."""
+    data = b""
+    while len(data) < count:
+        more = sock.recv(count - len(data))
+        if not more:
+            raise EOFError(f"closed after {len(data)} of {count} bytes")
+        data += more
+    return data
+
+
+def connect(way: Way, host: str, port: int, early: bytes = b"") -> socket.socket:
+    """Open a stream, blocking; ``early`` leaves in the segment of the request."""
+    sock = socket.create_connection(way.proxy if way.version else (host, port), 60)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if way.version == 5:
+        sock.sendall(GREETING)
+        if take(sock, 2) != SELECTION:
+            raise ConnectionError("the proxy wants credentials")
+    if way.version:
+        sock.sendall(request(way.version, host, port) + early)
+        reply = take(sock, 8 if way.version == 4 else 10)
+        if reply[1] not in (0, 90):
+            raise ConnectionError(f"the proxy answered {reply[1]}")
+    elif early:
+        sock.sendall(early)
+    return sock

@@ -1,0 +1,45 @@
+"""The bench: one small scenario of it, and the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+from bench.measure import Bench, Plan
+from bench.report import chart, write_report
+from bench.scenarios import OURS, SCENARIOS
+
+TINY = Plan(
+    rounds=1, bulk=10**6, small=10**5, connections=5, idle=5, held=5, exchanges=1, through_tor=1000
+)
+
+
+def test_a_scenario_and_its_report(tmp_path: Path) -> None:
+    bench = Bench(TINY)
+    try:
+        SCENARIOS["crowd"](bench)
+    finally:
+        bench.close()
+    text = write_report(bench, tmp_path)
+    assert "| 5 connections held, then all used: lost or refused | 0 | <= 0 | met |" in text
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["samples"]["crowd"]["lost"][OURS] == [0]
+    assert (tmp_path / "results.md").read_text() == text
+
+
+def test_ratios_are_taken_within_a_round_and_drawn(tmp_path: Path) -> None:
+    bench = Bench(TINY)
+    bench.close()
+    for ours, other in ((10, 5), (30, 10), (4, 4)):
+        bench.add("bulk, 1 stream", "MB/s", OURS, ours)
+        bench.add("bulk, 1 stream", "MB/s", "other", other)
+    share = bench.share("bulk, 1 stream", "MB/s", OURS, "other")
+    assert share == 2
+    assert bench.share("bulk, 1 stream", "MB/s", OURS, "missing") is None
+    bench.bar("what", share, 3)
+    bench.bar("what", share, 3, most=True)
+    bench.bar("what", None, 3)
+    assert [row.holds for row in bench.rows] == [False, True]
+    drawing = ElementTree.fromstring(chart(bench))
+    assert len(drawing.findall("{http://www.w3.org/2000/svg}rect")) == 3

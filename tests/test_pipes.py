@@ -1,0 +1,136 @@
+"""The pool of pipes: what it lends, what it keeps, and when it says no."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.ground import open_files
+from tests.rows import rows
+from torsocks_tx import pipes
+from torsocks_tx.pipes import LEAST, Pipe, PipePool, can_splice
+
+
+class WatchedPool(PipePool):
+    """A pool that remembers its pipes."""
+
+    def __init__(self) -> None:
+        super().__init__(most=3, idle=2)
+        self.seen: set[str] = set()
+
+    def borrow(self) -> Pipe | None:
+        pipe = super().borrow()
+        if pipe is not None:
+            self.seen.add(os.readlink(f"/proc/self/fd/{pipe.reader}"))
+        return pipe
+
+
+@pytest.fixture
+def pool() -> Iterator[PipePool]:
+    """A small pool that leaves no pipe open."""
+    pool = WatchedPool()
+    yield pool
+    pool.clear()
+    assert not pool.seen & open_files("pipe")
+
+
+def borrow(pool: PipePool) -> Pipe:
+    pipe = pool.borrow()
+    assert pipe is not None
+    return pipe
+
+
+def test_a_pipe_is_wide_and_never_waits(pool: PipePool) -> None:
+    pipe = borrow(pool)
+    assert pipe.size >= LEAST
+    assert fcntl.fcntl(pipe.writer, fcntl.F_GETPIPE_SZ) == pipe.size
+    assert not os.get_blocking(pipe.reader)
+    assert not os.get_blocking(pipe.writer)
+    assert not os.get_inheritable(pipe.reader)
+    pool.give_back(pipe)
+
+
+@rows("S-03")
+def test_it_lends_so_many_and_no_more(pool: PipePool) -> None:
+    lent = [borrow(pool) for _ in range(3)]
+    assert pool.lent == 3
+    assert pool.borrow() is None
+    pool.give_back(lent.pop())
+    again = borrow(pool)
+    assert pool.borrow() is None
+    for pipe in [*lent, again]:
+        pool.give_back(pipe)
+    assert pool.lent == 0
+
+
+def test_it_keeps_a_few_for_the_next(pool: PipePool) -> None:
+    lent = [borrow(pool) for _ in range(3)]
+    for pipe in lent:
+        pool.give_back(pipe)
+    assert [borrow(pool), borrow(pool)] == [lent[1], lent[0]]
+    with pytest.raises(OSError):
+        os.fstat(lent[2].reader)
+    for pipe in lent[:2]:
+        pool.give_back(pipe)
+
+
+def test_what_is_discarded_is_not_lent_again(pool: PipePool) -> None:
+    pipe = borrow(pool)
+    os.write(pipe.writer, b"left over")
+    pool.discard(pipe)
+    assert pool.lent == 0
+    with pytest.raises(OSError):
+        os.fstat(pipe.writer)
+
+
+def test_without_descriptors_there_is_none(pool: PipePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(_flags: int) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "pipe2", none_left)
+    assert pool.borrow() is None
+    assert pool.lent == 0
+
+
+@pytest.mark.parametrize(("allowed", "size"), [(1 << 18, 1 << 18), (1 << 17, 1 << 17), (4096, 0)])
+def test_a_user_who_has_had_his_share_gets_less_or_none(
+    pool: PipePool, monkeypatch: pytest.MonkeyPatch, allowed: int, size: int
+) -> None:
+    real = fcntl.fcntl
+
+    def limited(descriptor: int, command: int, argument: Any = 0) -> Any:
+        if command == fcntl.F_SETPIPE_SZ and argument > allowed:
+            raise PermissionError(errno.EPERM, "share")
+        return real(descriptor, command, argument)
+
+    monkeypatch.setattr(fcntl, "fcntl", limited)
+    pipe = pool.borrow()
+    assert (pipe.size if pipe else 0) == size
+    if pipe is not None:
+        pool.give_back(pipe)
+
+
+class TestCanSplice:
+    def test_here_it_can(self) -> None:
+        can_splice.cache_clear()
+        assert can_splice()
+
+    def test_a_kernel_that_refuses_cannot(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: int) -> int:
+            raise OSError(errno.EINVAL, "no")
+
+        monkeypatch.setattr(pipes, "splice", refuse)
+        can_splice.cache_clear()
+        assert not can_splice()
+        can_splice.cache_clear()
+
+    def test_nor_can_another_system(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delattr(os, "splice")
+        can_splice.cache_clear()
+        assert not can_splice()
+        can_splice.cache_clear()

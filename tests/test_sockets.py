@@ -1,0 +1,207 @@
+"""What goes out at once, and what is left to the transport's own methods."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from twisted.internet import tcp
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.testing import MemoryReactorClock
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from tests.transports import FakeTransport, WholeTransport
+from torsocks_tx.sockets import is_quiet, is_socket, lose, send, shut
+from torsocks_tx.transports import Throttle
+
+
+@implementer(IHalfCloseableProtocol)
+class Ear(Protocol):
+    """Notes what it hears."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def dataReceived(self, data: bytes) -> None:
+        self.heard.append(data.decode())
+
+    def readConnectionLost(self) -> None:
+        self.heard.append("eof")
+
+    def writeConnectionLost(self) -> None:
+        self.heard.append("shut")
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.heard.append("lost" if reason.check(ConnectionDone) else "reset")
+
+
+class End:
+    """A Twisted transport on one end of a socket pair, without a running reactor."""
+
+    def __init__(self) -> None:
+        self.reactor = MemoryReactorClock()
+        self.reactor.running = True
+        ours, self.far = socket.socketpair()
+        self.far.setblocking(False)
+        self.ear = Ear()
+        self.transport: Any = tcp.Connection(ours, self.ear, self.reactor)
+        self.transport.connected = 1
+        self.transport.startReading()
+        self.ear.makeConnection(self.transport)
+
+    def fill(self) -> int:
+        """Fill the kernel's buffer; how many bytes that took."""
+        count = 0
+        try:
+            while True:
+                count += self.transport.socket.send(bytes(65536))
+        except BlockingIOError:
+            return count
+
+    def take(self) -> bytes:
+        """All that has come to the far end; None is its end."""
+        data = b""
+        try:
+            while more := self.far.recv(1 << 20):
+                data += more
+        except BlockingIOError:
+            pass
+        return data
+
+    def close(self) -> None:
+        if self.transport.connected:
+            self.transport.connectionLost(Failure(ConnectionDone()))
+        self.far.close()
+
+
+@pytest.fixture
+def end() -> Iterator[End]:
+    end = End()
+    yield end
+    end.close()
+
+
+@pytest.fixture
+def other() -> Iterator[End]:
+    end = End()
+    yield end
+    end.close()
+
+
+def test_what_is_a_socket(end: End) -> None:
+    assert is_socket(end.transport)
+    assert is_quiet(end.transport)
+    assert not is_socket(FakeTransport())
+    assert not is_quiet(FakeTransport())
+    end.transport.TLS = True
+    assert not is_socket(end.transport)
+    assert not is_quiet(end.transport)
+
+
+class TestSend:
+    def test_it_leaves_at_once(self, end: End) -> None:
+        send(end.transport, b"hello")
+        assert end.take() == b"hello"
+        assert end.reactor.getWriters() == []
+
+    def test_behind_what_is_queued_it_waits(self, end: End) -> None:
+        end.transport.write(b"first ")
+        send(end.transport, b"second")
+        assert end.take() == b""
+        end.transport.doWrite()
+        assert end.take() == b"first second"
+
+    def test_what_the_kernel_does_not_take_is_queued(self, end: End) -> None:
+        filled = end.fill()
+        send(end.transport, b"x" * 100_000)
+        assert end.transport in end.reactor.getWriters()
+        received = len(end.take())
+        while end.transport in end.reactor.getWriters():
+            end.transport.doWrite()
+            received += len(end.take())
+        assert received == filled + 100_000
+
+    def test_a_reset_is_told_by_the_transports_own_event(self, end: End) -> None:
+        end.far.close()
+        send(end.transport, b"hello")
+        assert end.ear.heard == []
+        assert end.transport in end.reactor.getWriters()
+
+    def test_others_write(self) -> None:
+        transport = FakeTransport()
+        send(transport, b"hello")
+        assert transport.written == b"hello"
+
+
+class TestShut:
+    def test_the_fin_leaves_at_once(self, end: End) -> None:
+        shut(end.transport)
+        assert end.far.recv(1) == b""
+        assert end.ear.heard == ["shut"]
+        assert end.reactor.getWriters() == []
+        assert end.transport.connected
+
+    def test_then_a_close_is_told_at_once(self, end: End) -> None:
+        shut(end.transport)
+        end.transport.loseConnection()
+        assert end.ear.heard == ["shut", "lost"]
+
+    def test_what_is_queued_goes_first(self, end: End) -> None:
+        end.transport.write(b"hello")
+        shut(end.transport)
+        assert end.ear.heard == []
+        end.transport.doWrite()
+        assert end.take() == b"hello"
+        assert end.ear.heard == ["shut"]
+
+    def test_a_producer_is_waited_for(self, end: End) -> None:
+        end.transport.registerProducer(Throttle(FakeTransport()), True)
+        shut(end.transport)
+        assert end.ear.heard == []
+
+    def test_others_do_it_their_way(self) -> None:
+        transport = FakeTransport()
+        shut(transport)
+        assert transport.asked == ["loseWriteConnection"]
+
+
+class TestLose:
+    def test_at_once(self, end: End) -> None:
+        lose(end.transport)
+        assert end.ear.heard == ["lost"]
+        assert end.far.recv(1) == b""
+        assert end.reactor.getReaders() == []
+
+    def test_what_is_queued_goes_first(self, end: End) -> None:
+        end.transport.write(b"hello")
+        lose(end.transport)
+        assert end.ear.heard == []
+        assert end.transport.doWrite() is not None
+        assert end.take() == b"hello"
+
+    def test_a_producer_is_waited_for(self, end: End) -> None:
+        end.transport.registerProducer(Throttle(FakeTransport()), True)
+        lose(end.transport)
+        assert end.ear.heard == []
+
+    def test_twice_is_harmless(self, end: End) -> None:
+        lose(end.transport)
+        lose(end.transport)
+        assert end.ear.heard == ["lost"]
+
+    def test_while_aborted_it_does_nothing(self, end: End) -> None:
+        end.transport.abortConnection()
+        lose(end.transport)
+        assert end.ear.heard == []
+        end.reactor.advance(0)
+        assert end.ear.heard == ["reset"]
+
+    def test_others_do_it_their_way(self) -> None:
+        transport = WholeTransport()
+        lose(transport)
+        assert transport.asked == ["loseConnection"]

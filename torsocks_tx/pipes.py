@@ -1,0 +1,138 @@
+"""Pipes for ``splice(2)``: bytes go from socket to pipe to socket without being copied here.
+
+A pipe is borrowed while bytes are in it, so that few serve many streams. The kernel gives the pipes
+of one ordinary user 64 MiB in all: the pool stays far below, looks at what it was granted, and says
+no when there is none to have. Callers then copy.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+import sys
+from typing import NamedTuple
+
+LEAST = 128 * 1024
+"""With a pipe of less than this many bytes, copying is cheaper than splicing."""
+
+_SIZES = (1 << 20, 1 << 19, 1 << 18, LEAST)
+
+MOST = 16
+"""Pipes of one process at one time."""
+
+TOGETHER = 32
+"""Pipes of all the processes of one server: half of what the kernel gives one user."""
+
+IDLE = 4
+"""Empty pipes that are kept for the next stream."""
+
+
+class Pipe(NamedTuple):
+    """Both ends, and how many bytes fit in between."""
+
+    reader: int
+    writer: int
+    size: int
+
+    def close(self) -> None:
+        """Give both descriptors back to the system."""
+        os.close(self.reader)
+        os.close(self.writer)
+
+
+def splice(source: int, sink: int, count: int) -> int:
+    """Move up to ``count`` bytes without waiting; 0 is the end. Raises ``OSError``."""
+    assert sys.platform == "linux"
+    return os.splice(source, sink, count, flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK)
+
+
+@functools.cache
+def can_splice() -> bool:
+    """Whether this system moves bytes from socket to pipe to socket; tried once."""
+    if not hasattr(os, "splice"):
+        return False
+    reader, writer = os.pipe()
+    ours, theirs = socket.socketpair()
+    try:
+        theirs.send(b"?")
+        splice(ours.fileno(), writer, 1)
+        splice(reader, ours.fileno(), 1)
+        return theirs.recv(1) == b"?"
+    except OSError:
+        return False
+    finally:
+        Pipe(reader, writer, 0).close()
+        ours.close()
+        theirs.close()
+
+
+class PipePool:
+    """Lends empty pipes; ``lent`` counts those that are out."""
+
+    def __init__(self, most: int = MOST, idle: int = IDLE) -> None:
+        self._most = most
+        self._idle = idle
+        self._pipes: list[Pipe] = []
+        self.lent = 0
+
+    def borrow(self) -> Pipe | None:
+        """An empty pipe of useful size, or None if there is none to have."""
+        if self._pipes:
+            pipe: Pipe | None = self._pipes.pop()
+        elif self.lent < self._most:
+            pipe = _make()
+        else:
+            return None
+        self.lent += pipe is not None
+        return pipe
+
+    def give_back(self, pipe: Pipe) -> None:
+        """Take an empty pipe back."""
+        self.lent -= 1
+        if len(self._pipes) < self._idle:
+            self._pipes.append(pipe)
+        else:
+            pipe.close()
+
+    def discard(self, pipe: Pipe) -> None:
+        """Take a pipe back that has bytes nobody wants any more."""
+        self.lent -= 1
+        pipe.close()
+
+    def limit(self, most: int) -> None:
+        """Lend no more than this from now on."""
+        self._most = most
+
+    def clear(self) -> None:
+        """Close the pipes that are kept; those that are out come back later."""
+        while self._pipes:
+            self._pipes.pop().close()
+
+
+def _make() -> Pipe | None:
+    import fcntl
+
+    try:
+        reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        # No descriptors.
+        return None
+    for size in _SIZES:
+        try:
+            granted = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, size)
+        except OSError:
+            # More than this user may have.
+            continue
+        return Pipe(reader, writer, granted)
+    Pipe(reader, writer, 0).close()
+    return None
+
+
+pool = PipePool()
+"""The pipes of this process: what bounds them is bounded for each process."""
+
+
+def share_pool(processes: int) -> None:
+    """Leave room for other processes of this server: what the user gets is for all of them."""
+    pool.limit(max(1, min(MOST, TOGETHER // processes)))

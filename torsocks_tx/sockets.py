@@ -1,0 +1,75 @@
+"""What is done at once to a plain socket of Twisted's, where its transport would wait for a turn.
+
+A write, a half-close or a close of a transport costs a turn of the reactor and two system calls
+more than needed where nothing is queued. Every function here does what the transport's own method
+does, in its order, and calls that method wherever the short way is not safe.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet import main, tcp
+from twisted.python.failure import Failure
+
+_NEEDED = (
+    *("connected", "disconnecting", "producer", "producerPaused", "TLS"),
+    *("dataBuffer", "_tempDataLen", "_writeDisconnecting", "_writeDisconnected"),
+    *("_closeWriteConnection", "_shouldShutdown"),
+)
+_known = all(hasattr(tcp.Connection, name) for name in _NEEDED if name != "_tempDataLen")
+_done = Failure(main.CONNECTION_DONE)
+
+
+def is_socket(transport: Any) -> bool:
+    """Whether a transport is a plain socket of Twisted's, TCP or unix, of a make known here."""
+    return _known and isinstance(transport, tcp.Connection) and not transport.TLS
+
+
+def is_quiet(transport: Any) -> bool:
+    """Whether everything written to a plain socket is in the kernel's hands, and it is open."""
+    return bool(
+        _known
+        and isinstance(transport, tcp.Connection)
+        and transport.connected
+        and not transport.TLS
+        and not transport._tempDataLen
+        and not transport.dataBuffer
+        and not transport.disconnecting
+        and not transport._writeDisconnecting
+        # Somebody else's while bytes for it are held in a pipe, or while it is aborted.
+        and "doWrite" not in transport.__dict__
+    )
+
+
+def send(transport: Any, data: bytes) -> None:
+    """``write``: what the kernel takes goes out before this returns."""
+    if is_quiet(transport):
+        try:
+            sent = transport.socket.send(data)
+        except OSError:
+            # Full, or gone: Twisted's own attempt tells.
+            sent = 0
+        if sent == len(data):
+            return
+        data = data[sent:]
+    transport.write(data)
+
+
+def shut(transport: Any) -> None:
+    """``loseWriteConnection``: the FIN goes out before this returns, if nothing is queued."""
+    if is_quiet(transport) and transport.producer is None:
+        transport._writeDisconnecting = transport._writeDisconnected = True
+        transport._closeWriteConnection()
+    else:
+        transport.loseWriteConnection()
+
+
+def lose(transport: Any) -> None:
+    """``loseConnection``: the end is told of before this returns, if nothing is queued."""
+    if is_quiet(transport) and transport.producer is None:
+        # The descriptor is nobody else's: closing it is enough, and one system call less.
+        transport._shouldShutdown = False
+        transport.connectionLost(_done)
+    else:
+        transport.loseConnection()
