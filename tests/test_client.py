@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from twisted.internet.address import HostnameAddress, IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectionDone, ConnectionRefusedError
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionRefusedError
 from twisted.internet.interfaces import IHalfCloseableProtocol, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
@@ -20,7 +20,7 @@ from tests.names import ONION
 from tests.peers import GRANTED, named, refused
 from tests.rows import rows
 from tests.tables import octets
-from tests.transports import FakeTransport
+from tests.transports import BareTransport, FakeTransport
 from torsocks_tx.backends.failures import refused_by
 from torsocks_tx.client import SOCKSClientEndpoint, resolve, resolve_ptr
 from torsocks_tx.codes import CodeSet, Role
@@ -344,6 +344,19 @@ def test_a_status_whose_pairs_never_come_is_still_told() -> None:
     assert (type(scene.error.reason), scene.error.status) == (LoginRefused, 1)
 
 
+@rows("P-20")
+@pytest.mark.parametrize(
+    ("server", "kind", "status"),
+    [("01 01 0001", LoginRefused, 1), ("01 02 0001", ArgumentsRefused, 2)],
+)
+def test_so_it_is_when_the_time_is_up(server: str, kind: type[Refused], status: int) -> None:
+    scene = Scene(ClientOptions(timeout=1))
+    scene.come()
+    scene.hear(octets("05 97" + server))
+    scene.clock.advance(2)
+    assert (type(scene.error.reason), scene.error.status) == (kind, status)
+
+
 class TestEnds:
     def test_the_proxy_cannot_be_reached(self) -> None:
         scene = Scene()
@@ -405,6 +418,72 @@ class TestEnds:
         assert scene.clock.getDelayedCalls() == []
 
 
+class TestWithoutAbort:
+    """A transport need not have ``abortConnection``: the pipes to a process have none."""
+
+    def scene(self, **more: Any) -> Scene:
+        scene = Scene(ClientOptions(timeout=1, **more))
+        scene.proxy.protocol.makeConnection(BareTransport(scene.transport))
+        scene.hear(octets("05 00"))
+        return scene
+
+    def test_a_refusal(self) -> None:
+        scene = self.scene()
+        scene.hear(refused(5))
+        assert type(scene.error.reason) is ConnectionRefused
+        assert scene.transport.asked == ["loseConnection"]
+
+    def test_the_deadline(self) -> None:
+        scene = self.scene()
+        scene.clock.advance(2)
+        assert type(scene.error.reason) is TimedOut
+        assert scene.transport.asked == ["loseConnection"]
+
+    def test_cancelling(self) -> None:
+        scene = self.scene()
+        scene.done.cancel()
+        assert [type(result) for result in scene.results] == [CancelledError]
+        assert scene.transport.asked == ["loseConnection"]
+
+    def test_a_refusal_of_early_data(self) -> None:
+        scene = self.scene(optimistic=True)
+        scene.hear(refused(5))
+        assert scene.transport.asked == ["loseConnection"]
+        scene.transport.protocol = scene.proxy.protocol
+        scene.transport.finish()
+        assert type(scene.app.heard[-1].reason) is ConnectionRefused
+
+
+class Stubborn(FakeTransport):
+    """Fails at whatever is asked of it."""
+
+    def abortConnection(self) -> None:
+        raise RuntimeError("stubborn")
+
+
+def test_nobody_waits_for_a_transport_that_fails() -> None:
+    scene = Scene()
+    scene.transport = Stubborn()
+    scene.come()
+    with pytest.raises(RuntimeError, match="stubborn"):
+        scene.hear(octets("05 FF"))
+    assert type(scene.error.reason) is LoginRefused
+
+
+@pytest.mark.parametrize("optimistic", [False, True])
+def test_cancelled_as_the_application_is_connected(optimistic: bool) -> None:
+    scene = Scene(ClientOptions(optimistic=optimistic))
+    scene.app.on_made = scene.done.cancel
+    scene.come()
+    scene.hear(octets("05 00") + GRANTED + b"hello")
+    assert [type(result) for result in scene.results] == [CancelledError]
+    assert scene.transport.asked[-1] == "abortConnection"
+    scene.transport.finish()
+    made, fired, end = scene.app.heard
+    assert (made, fired, type(end)) == ("made", "fired", ConnectionAborted)
+    assert scene.clock.getDelayedCalls() == []
+
+
 class TestBehindTheReply:
     @rows("R-32")
     def test_nothing_that_comes_with_it_is_lost(self) -> None:
@@ -425,6 +504,23 @@ class TestBehindTheReply:
         scene.come()
         scene.hear(octets("05 00") + GRANTED + b"hello")
         assert scene.app.heard == ["made", "fired"]
+
+    @rows("R-32")
+    @pytest.mark.parametrize("early", [True, False], ids=["when made", "in the callback"])
+    def test_another_protocol_in_its_place_gets_it(self, early: bool) -> None:
+        scene, other = Scene(), App()
+
+        def switch(result: Any = None) -> Any:
+            scene.transport.protocol = other
+            return result
+
+        if early:
+            scene.app.on_made = switch
+        else:
+            scene.done.addCallback(switch)
+        scene.come()
+        scene.hear(octets("05 00") + GRANTED + b"hello")
+        assert (scene.app.heard, other.heard) == (["made", "fired"], [b"hello"])
 
     def test_the_end_is_passed_on(self) -> None:
         scene = Scene()

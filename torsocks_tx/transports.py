@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from twisted.internet.address import UNIXAddress
@@ -93,6 +94,17 @@ def prepare(transport: Any) -> None:
         transport.setTcpKeepAlive(True)
 
 
+def abort(transport: Any) -> None:
+    """Close at once, and drop what is not sent yet, where the transport can; else close.
+
+    An ``ITransport`` need not have ``abortConnection``: the pipes to a process have none.
+    """
+    if hasattr(transport, "abortConnection"):
+        transport.abortConnection()
+    else:
+        transport.loseConnection()
+
+
 def can_half_close(transport: Any) -> bool:
     """Whether the sending side can be shut down alone.
 
@@ -123,7 +135,7 @@ class Farewell:
 
         No producer may be registered any more: Twisted would wait for it.
         """
-        self._deadline.start(self._limits.linger_limit, self._transport.abortConnection)
+        self._deadline.start(self._limits.linger_limit, partial(abort, self._transport))
         if can_half_close(self._transport):
             self._transport.loseWriteConnection()
             self._transport.resumeProducing()
