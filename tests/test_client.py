@@ -278,7 +278,7 @@ class TestDoubt:
     """C Tor says F0 of streams that work, too: only those that fail are closed."""
 
     def doubting(self) -> Scene:
-        scene = Scene()
+        scene = Scene(host=ONION)
         scene.come()
         scene.hear(octets("05 00"))
         scene.hear(refused(0xF0))
@@ -297,6 +297,13 @@ class TestDoubt:
         scene.clock.advance(DOUBT_TIMEOUT)
         assert scene.app.heard[0] == "made"
         assert scene.clock.getDelayedCalls() == []
+
+    @pytest.mark.parametrize("host", ["example.com", "192.0.2.1", "onion"])
+    def test_of_other_hosts_there_is_none(self, host: str) -> None:
+        scene = Scene(host=host)
+        scene.come()
+        scene.hear(octets("05 00") + refused(0xF0))
+        assert scene.error.code == 0xF0
 
     def test_data_shows_it_sooner(self) -> None:
         scene = self.doubting()
@@ -651,6 +658,35 @@ class TestLookUps:
         assert transport.take() == octets("04 F0 0000 00000001 00 61 00")
         protocol.dataReceived(octets("00 5A 0000 C0000201"))
         assert heard == ["192.0.2.1"]
+
+    @rows("S-27", "S-30")
+    @pytest.mark.parametrize(
+        ("kind", "text", "answer"),
+        [
+            (resolve, "a", "03 07 6578616D706C65"),
+            (resolve, "a", "03 00"),
+            (resolve, "a", "03 04 FF00613B"),
+            (resolve_ptr, "192.0.2.1", "01 C0000201"),
+            (resolve_ptr, "192.0.2.1", "03 09 3139322E302E322E31"),
+            (resolve_ptr, "192.0.2.1", "03 00"),
+            (resolve_ptr, "192.0.2.1", "03 06 61002F2E2E2F"),
+            (resolve_ptr, "192.0.2.1", "03 06 6576696C0A61"),
+        ],
+    )
+    def test_answers_that_are_none(self, kind: Any, text: str, answer: str) -> None:
+        _, protocol, heard = self.ask(kind, text)
+        protocol.dataReceived(octets("05 00") + octets("05 00 00" + answer + "0000"))
+        assert type(heard[0].value.reason) is ProxyBroken
+
+    def test_an_ip_address_as_text_is_one(self) -> None:
+        _, protocol, heard = self.ask(resolve, "a")
+        protocol.dataReceived(octets("05 00 05 00 00 03 09 3139322E302E322E31 0000"))
+        assert heard == ["192.0.2.1"]
+
+    def test_a_name_has_no_name(self) -> None:
+        heard: list[Any] = []
+        resolve_ptr(Clock(), FakeEndpoint(), "example.com").addErrback(heard.append)
+        assert heard[0].check(ValueError)
 
     @rows("S-26")
     def test_failure(self) -> None:

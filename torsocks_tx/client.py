@@ -21,12 +21,16 @@ from twisted.internet.interfaces import (
 from zope.interface import implementer
 
 from torsocks_tx.codes import AddressType, Command, Role
+from torsocks_tx.errors import ProtocolError
 from torsocks_tx.initiator import Initiator
 from torsocks_tx.messages import Address, KeyValues
 from torsocks_tx.offers import ClientOptions
 from torsocks_tx.outcomes import Opened
+from torsocks_tx.proxyerrors import ProxyBroken
+from torsocks_tx.socks_error import SOCKSError
 from torsocks_tx.transports import OneProtocol
 from torsocks_tx.tunnel import Tunnel, TunnelFactory
+from torsocks_tx.wire.address import check_destination
 
 _DEFAULTS = ClientOptions()
 
@@ -72,7 +76,8 @@ class SOCKSClientEndpoint:
         There are none unless method X'97' was selected.
         """
         offer = self._options.offer
-        doubtful = offer.role is not Role.PT
+        # Of other hosts, and on other ports, tor does not say F0 at all.
+        doubtful = self._address.is_onion and offer.role is not Role.PT
         initiator = Initiator(self._request, offer=offer, doubtful=doubtful)
         tunnel = Tunnel(self._reactor, initiator, self._options)
         factory = TunnelFactory(tunnel, protocolFactory, _twisted_address(self._address))
@@ -100,7 +105,12 @@ def resolve_ptr(
     ip: str,
     options: ClientOptions = _DEFAULTS,
 ) -> Deferred[str]:
-    """Look up the name of an IP address: fires with the name. Else as ``resolve``."""
+    """Look up the name of an IP address: fires with the name. Else as ``resolve``.
+
+    ValueError for what is no IP address.
+    """
+    if not Address.of(ip).is_ip:
+        return fail(ValueError("a name is looked up of an IP address"))
     return _look_up(reactor, proxy, Command.RESOLVE_PTR, ip, options)
 
 
@@ -117,15 +127,24 @@ def _look_up(
         return fail()
     tunnel = Tunnel(reactor, Initiator(request, offer=options.offer), options)
     done: Deferred[Any] = tunnel.begin(proxy, OneProtocol(tunnel))
-    return done.addCallback(_answer)
+    return done.addCallback(_answer, command)
 
 
 def _protocol(connected: tuple[IProtocol, KeyValues]) -> IProtocol:
     return connected[0]
 
 
-def _answer(opened: Opened) -> str:
-    return opened.reply.address.host
+def _answer(opened: Opened, command: Command) -> str:
+    """The host of the answer, once it is seen to be one: a server may say anything."""
+    address = opened.reply.address
+    try:
+        check_destination(address)
+    except ProtocolError as error:
+        raise SOCKSError(ProxyBroken(str(error)), pairs=opened.pairs) from None
+    if address.is_ip is (command is Command.RESOLVE_PTR):
+        wrong = ProxyBroken("the SOCKS server answered with another kind of address")
+        raise SOCKSError(wrong, pairs=opened.pairs)
+    return address.literal().host
 
 
 def _address(host: str, port: int) -> Address:
