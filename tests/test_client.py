@@ -717,7 +717,12 @@ class TestLookUps:
         ("", 80, ClientOptions()),
         ("b\u00fccher.example", 80, ClientOptions()),
         ("a" * 256, 80, ClientOptions()),
+        ("a" * 256, 80, ClientOptions(version=4)),
         ("a\0b", 80, ClientOptions(version=4)),
+        ("a\0b", 80, ClientOptions()),
+        ("a\nb", 80, ClientOptions()),
+        ("a b", 80, ClientOptions()),
+        ("a\x7fb", 80, ClientOptions()),
     ],
 )
 def test_destinations_that_cannot_be(host: str, port: int, options: ClientOptions) -> None:

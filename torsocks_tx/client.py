@@ -7,6 +7,7 @@ Names go to the server as they are and are never looked up here.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from twisted.internet.address import HostnameAddress, IPv4Address, IPv6Address
@@ -30,9 +31,10 @@ from torsocks_tx.proxyerrors import ProxyBroken
 from torsocks_tx.socks_error import SOCKSError
 from torsocks_tx.transports import OneProtocol
 from torsocks_tx.tunnel import Tunnel, TunnelFactory
-from torsocks_tx.wire.address import check_destination
+from torsocks_tx.wire.address import MAX_NAME, check_destination
 
 _DEFAULTS = ClientOptions()
+_UNSAYABLE = re.compile(r"[\x00-\x20\x7f]")
 
 
 @implementer(IStreamClientEndpoint)
@@ -40,7 +42,8 @@ class SOCKSClientEndpoint:
     """An endpoint that leads to ``host:port`` by way of the SOCKS server at ``proxy``.
 
     ``host`` is an IP address or an ASCII name. Raises ValueError for what cannot be said: a name of
-    more than 255 bytes, a port out of range, or wishes that ``options`` cannot combine.
+    more than 255 bytes or with blanks, a port out of range, or wishes that ``options`` cannot
+    combine.
     """
 
     def __init__(
@@ -152,6 +155,8 @@ def _address(host: str, port: int) -> Address:
         raise ValueError(
             "a host is an IP address or an ASCII name; write others in their IDNA form"
         )
+    if len(host) > MAX_NAME or _UNSAYABLE.search(host):
+        raise ValueError("a host has at most 255 bytes, and no blanks, line ends or NULs")
     return Address.of(host, port)
 
 

@@ -111,7 +111,7 @@ def judge(pairs: KeyValues, rules: ExtendedRules, role: Role) -> KeyValues:
         codes = _choose_codes(pairs.get(REPLY_CODES), rules, role)
     except InvalidArguments as error:
         raise _refused(str(error), error.pairs) from None
-    accepted = key_list(key for key in pairs.keys if rules.knows(key))
+    accepted = key_list(key for key in pairs.names if rules.knows(key))
     own = [(ACCEPTED, accepted), (REPLY_CODES, codes.value.encode("ascii"))]
     return KeyValues.of([*own, *answers])
 
@@ -125,7 +125,7 @@ def _refused(reason: str, pairs: KeyValues | None = None) -> ProtocolError:
 
 
 def _check_repeats(pairs: KeyValues, rules: ExtendedRules) -> None:
-    if len(pairs.keys) == len(pairs):
+    if len(pairs.names) == len(pairs):
         return
     single = [name for name in rules.keys if not name.endswith(".")]
     for key in (REQUIRE, REPLY_CODES, *single):

@@ -46,7 +46,7 @@ class KnownArguments:
 
     def __call__(self, pairs: KeyValues) -> KeyValues:
         """Refuse arguments that the transport does not know, by name."""
-        unknown = [key for key in pairs.keys if not self.knows(key)]
+        unknown = [key for key in pairs.names if not self.knows(key)]
         if unknown:
             names = KeyValues.of({UNSUPPORTED: key_list(unknown)})
             raise InvalidArguments("the transport does not know an argument", names)
