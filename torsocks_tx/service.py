@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import resource
 import signal
 import sys
 from collections.abc import Sequence
@@ -21,10 +20,6 @@ from twisted.python.failure import Failure
 from torsocks_tx.listening import Listener, bound_privately, describe
 from torsocks_tx.server import SOCKSFactory
 
-RESERVED_DESCRIPTORS = 64
-"""Descriptors kept for listeners, logs, tor and the like."""
-
-
 RELOAD_PAUSE = 0.1
 """Seconds between two times that everything is read again, for whoever sends many signals."""
 
@@ -39,15 +34,6 @@ class Reloads(Enum):
 
 class StartError(Exception):
     """The server cannot start; the text is the one line that a person reads."""
-
-
-def raise_descriptor_limit() -> int:
-    """Raise the soft limit of open descriptors to the hard one; the connections that it allows."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    most = hard if hard != resource.RLIM_INFINITY else 1 << 20
-    return max((most - RESERVED_DESCRIPTORS) // 2, 1)
 
 
 def exit_with_failure() -> None:

@@ -7,10 +7,11 @@ from typing import Any
 
 from torsocks_tx.authentication import CredAuthenticator
 from torsocks_tx.crowd import Crowd
+from torsocks_tx.descriptors import raise_descriptor_limit
 from torsocks_tx.limits import Limits
 from torsocks_tx.options import Options
 from torsocks_tx.server import SOCKSFactory
-from torsocks_tx.service import TorsocksService, raise_descriptor_limit
+from torsocks_tx.service import TorsocksService
 
 __all__ = ["Options", "makeService"]
 

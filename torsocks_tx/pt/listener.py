@@ -13,6 +13,7 @@ from typing import Any
 from twisted.internet.interfaces import IAddress
 
 from torsocks_tx.codes import Role
+from torsocks_tx.crowd import Crowd
 from torsocks_tx.errors import (
     AddressTypeNotSupported,
     InvalidArguments,
@@ -58,7 +59,8 @@ class TransportFactory(SOCKSFactory):
 
     ``setting`` says how to connect outwards: directly if it is not given. ``arguments`` names the
     arguments that the transport knows: others are then refused in method X'97', where alone a
-    parent can be told so. ``limits`` has a short handshake by default.
+    parent can be told so. ``limits`` has a short handshake by default. ``crowd`` counts the streams
+    of several factories together.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class TransportFactory(SOCKSFactory):
         setting: Setting | None = None,
         arguments: frozenset[str] | None = None,
         limits: Limits | None = None,
+        crowd: Crowd | None = None,
         debugging: bool = True,
     ) -> None:
         super().__init__(
@@ -76,6 +79,7 @@ class TransportFactory(SOCKSFactory):
             policy=ListenerPolicy(role=Role.PT),
             limits=limits or Limits(handshake_timeout=HANDSHAKE_TIMEOUT),
             keys={PREFIX: KnownArguments(arguments)},
+            crowd=crowd,
             clock=reactor,
             debugging=debugging,
         )
