@@ -9,7 +9,7 @@ import os
 import sys
 from typing import Any
 
-from twisted.internet import defer, endpoints, protocol, task
+from twisted.internet import defer, endpoints, error, protocol, task
 from twisted.python.failure import Failure
 
 from torsocks_tx import ClientOptions, SOCKSClientEndpoint, SOCKSError
@@ -43,12 +43,16 @@ async def main(
     # Nobody else knows these bytes: no other connection shares a circuit with this one. A server
     # that cannot see to that is an error.
     options = ClientOptions(isolation=os.urandom(16))
-    through = endpoints.clientFromString(reactor, proxy)
-    endpoint = SOCKSClientEndpoint(reactor, through, host, int(port), options)
     try:
+        through = endpoints.clientFromString(reactor, proxy)
+        endpoint = SOCKSClientEndpoint(reactor, through, host, int(port), options)
         page: Any = await endpoint.connect(protocol.Factory.forProtocol(Page))
-    except SOCKSError as error:
-        raise SystemExit(f"{error} Try again: {error.retry.name.lower()}.") from None
+    except SOCKSError as failed:
+        raise SystemExit(f"{failed} Try again: {failed.retry.name.lower()}.") from None
+    except (error.ConnectError, error.DNSLookupError) as failed:
+        raise SystemExit(f"The SOCKS server at {proxy} cannot be reached: {failed}") from None
+    except ValueError as wrong:
+        raise SystemExit(f"{host} {port} {proxy}: {wrong}") from None
     await page.done
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from twisted.internet.address import HostnameAddress, IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectionDone, ConnectionRefusedError
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionRefusedError
 from twisted.internet.interfaces import IHalfCloseableProtocol, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
@@ -20,7 +20,7 @@ from tests.names import ONION
 from tests.peers import GRANTED, named, refused
 from tests.rows import rows
 from tests.tables import octets
-from tests.transports import FakeTransport
+from tests.transports import BareTransport, FakeTransport
 from torsocks_tx.backends.failures import refused_by
 from torsocks_tx.client import SOCKSClientEndpoint, resolve, resolve_ptr
 from torsocks_tx.codes import CodeSet, Role
@@ -278,7 +278,7 @@ class TestDoubt:
     """C Tor says F0 of streams that work, too: only those that fail are closed."""
 
     def doubting(self) -> Scene:
-        scene = Scene()
+        scene = Scene(host=ONION)
         scene.come()
         scene.hear(octets("05 00"))
         scene.hear(refused(0xF0))
@@ -297,6 +297,13 @@ class TestDoubt:
         scene.clock.advance(DOUBT_TIMEOUT)
         assert scene.app.heard[0] == "made"
         assert scene.clock.getDelayedCalls() == []
+
+    @pytest.mark.parametrize("host", ["example.com", "192.0.2.1", "onion"])
+    def test_of_other_hosts_there_is_none(self, host: str) -> None:
+        scene = Scene(host=host)
+        scene.come()
+        scene.hear(octets("05 00") + refused(0xF0))
+        assert scene.error.code == 0xF0
 
     def test_data_shows_it_sooner(self) -> None:
         scene = self.doubting()
@@ -342,6 +349,19 @@ def test_a_status_whose_pairs_never_come_is_still_told() -> None:
     assert scene.results == []
     scene.transport.lose()
     assert (type(scene.error.reason), scene.error.status) == (LoginRefused, 1)
+
+
+@rows("P-20")
+@pytest.mark.parametrize(
+    ("server", "kind", "status"),
+    [("01 01 0001", LoginRefused, 1), ("01 02 0001", ArgumentsRefused, 2)],
+)
+def test_so_it_is_when_the_time_is_up(server: str, kind: type[Refused], status: int) -> None:
+    scene = Scene(ClientOptions(timeout=1))
+    scene.come()
+    scene.hear(octets("05 97" + server))
+    scene.clock.advance(2)
+    assert (type(scene.error.reason), scene.error.status) == (kind, status)
 
 
 class TestEnds:
@@ -405,6 +425,72 @@ class TestEnds:
         assert scene.clock.getDelayedCalls() == []
 
 
+class TestWithoutAbort:
+    """A transport need not have ``abortConnection``: the pipes to a process have none."""
+
+    def scene(self, **more: Any) -> Scene:
+        scene = Scene(ClientOptions(timeout=1, **more))
+        scene.proxy.protocol.makeConnection(BareTransport(scene.transport))
+        scene.hear(octets("05 00"))
+        return scene
+
+    def test_a_refusal(self) -> None:
+        scene = self.scene()
+        scene.hear(refused(5))
+        assert type(scene.error.reason) is ConnectionRefused
+        assert scene.transport.asked == ["loseConnection"]
+
+    def test_the_deadline(self) -> None:
+        scene = self.scene()
+        scene.clock.advance(2)
+        assert type(scene.error.reason) is TimedOut
+        assert scene.transport.asked == ["loseConnection"]
+
+    def test_cancelling(self) -> None:
+        scene = self.scene()
+        scene.done.cancel()
+        assert [type(result) for result in scene.results] == [CancelledError]
+        assert scene.transport.asked == ["loseConnection"]
+
+    def test_a_refusal_of_early_data(self) -> None:
+        scene = self.scene(optimistic=True)
+        scene.hear(refused(5))
+        assert scene.transport.asked == ["loseConnection"]
+        scene.transport.protocol = scene.proxy.protocol
+        scene.transport.finish()
+        assert type(scene.app.heard[-1].reason) is ConnectionRefused
+
+
+class Stubborn(FakeTransport):
+    """Fails at whatever is asked of it."""
+
+    def abortConnection(self) -> None:
+        raise RuntimeError("stubborn")
+
+
+def test_nobody_waits_for_a_transport_that_fails() -> None:
+    scene = Scene()
+    scene.transport = Stubborn()
+    scene.come()
+    with pytest.raises(RuntimeError, match="stubborn"):
+        scene.hear(octets("05 FF"))
+    assert type(scene.error.reason) is LoginRefused
+
+
+@pytest.mark.parametrize("optimistic", [False, True])
+def test_cancelled_as_the_application_is_connected(optimistic: bool) -> None:
+    scene = Scene(ClientOptions(optimistic=optimistic))
+    scene.app.on_made = scene.done.cancel
+    scene.come()
+    scene.hear(octets("05 00") + GRANTED + b"hello")
+    assert [type(result) for result in scene.results] == [CancelledError]
+    assert scene.transport.asked[-1] == "abortConnection"
+    scene.transport.finish()
+    made, fired, end = scene.app.heard
+    assert (made, fired, type(end)) == ("made", "fired", ConnectionAborted)
+    assert scene.clock.getDelayedCalls() == []
+
+
 class TestBehindTheReply:
     @rows("R-32")
     def test_nothing_that_comes_with_it_is_lost(self) -> None:
@@ -425,6 +511,23 @@ class TestBehindTheReply:
         scene.come()
         scene.hear(octets("05 00") + GRANTED + b"hello")
         assert scene.app.heard == ["made", "fired"]
+
+    @rows("R-32")
+    @pytest.mark.parametrize("early", [True, False], ids=["when made", "in the callback"])
+    def test_another_protocol_in_its_place_gets_it(self, early: bool) -> None:
+        scene, other = Scene(), App()
+
+        def switch(result: Any = None) -> Any:
+            scene.transport.protocol = other
+            return result
+
+        if early:
+            scene.app.on_made = switch
+        else:
+            scene.done.addCallback(switch)
+        scene.come()
+        scene.hear(octets("05 00") + GRANTED + b"hello")
+        assert (scene.app.heard, other.heard) == (["made", "fired"], [b"hello"])
 
     def test_the_end_is_passed_on(self) -> None:
         scene = Scene()
@@ -556,6 +659,35 @@ class TestLookUps:
         protocol.dataReceived(octets("00 5A 0000 C0000201"))
         assert heard == ["192.0.2.1"]
 
+    @rows("S-27", "S-30")
+    @pytest.mark.parametrize(
+        ("kind", "text", "answer"),
+        [
+            (resolve, "a", "03 07 6578616D706C65"),
+            (resolve, "a", "03 00"),
+            (resolve, "a", "03 04 FF00613B"),
+            (resolve_ptr, "192.0.2.1", "01 C0000201"),
+            (resolve_ptr, "192.0.2.1", "03 09 3139322E302E322E31"),
+            (resolve_ptr, "192.0.2.1", "03 00"),
+            (resolve_ptr, "192.0.2.1", "03 06 61002F2E2E2F"),
+            (resolve_ptr, "192.0.2.1", "03 06 6576696C0A61"),
+        ],
+    )
+    def test_answers_that_are_none(self, kind: Any, text: str, answer: str) -> None:
+        _, protocol, heard = self.ask(kind, text)
+        protocol.dataReceived(octets("05 00") + octets("05 00 00" + answer + "0000"))
+        assert type(heard[0].value.reason) is ProxyBroken
+
+    def test_an_ip_address_as_text_is_one(self) -> None:
+        _, protocol, heard = self.ask(resolve, "a")
+        protocol.dataReceived(octets("05 00 05 00 00 03 09 3139322E302E322E31 0000"))
+        assert heard == ["192.0.2.1"]
+
+    def test_a_name_has_no_name(self) -> None:
+        heard: list[Any] = []
+        resolve_ptr(Clock(), FakeEndpoint(), "example.com").addErrback(heard.append)
+        assert heard[0].check(ValueError)
+
     @rows("S-26")
     def test_failure(self) -> None:
         _, protocol, heard = self.ask(resolve, "example.com")
@@ -585,7 +717,12 @@ class TestLookUps:
         ("", 80, ClientOptions()),
         ("b\u00fccher.example", 80, ClientOptions()),
         ("a" * 256, 80, ClientOptions()),
+        ("a" * 256, 80, ClientOptions(version=4)),
         ("a\0b", 80, ClientOptions(version=4)),
+        ("a\0b", 80, ClientOptions()),
+        ("a\nb", 80, ClientOptions()),
+        ("a b", 80, ClientOptions()),
+        ("a\x7fb", 80, ClientOptions()),
     ],
 )
 def test_destinations_that_cannot_be(host: str, port: int, options: ClientOptions) -> None:

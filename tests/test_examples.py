@@ -174,6 +174,16 @@ async def test_the_client_fetches_a_page_and_says_why_not() -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_client_says_what_is_wrong_in_one_line() -> None:
+    program = await fetch("web.test", "80", f"unix:{ROOT}/no/such/socket")
+    assert (program.status, program.errors.count(b"\n")) == (1, 1)
+    assert b"cannot be reached" in program.errors
+    program = await fetch("web.test", "99999")
+    assert (program.status, program.errors.count(b"\n")) == (1, 1)
+    assert b"a port is 1 to 65535" in program.errors
+
+
+@pytest_twisted.ensureDeferred
 async def test_the_client_must_be_told_where_to() -> None:
     program = await fetch()
     assert program.status == 1

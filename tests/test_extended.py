@@ -174,3 +174,35 @@ def test_credentials_come_once(key: str) -> None:
     with pytest.raises(ProtocolError) as caught:
         check_credentials(KeyValues.of([(key, b"a"), (key, b"a")]), Role.TOR)
     assert caught.value.answer == octets("01 02 0000")
+
+
+@rows("P-20")
+def test_a_refusal_that_does_not_fit_is_still_one() -> None:
+    def handler(pairs: KeyValues) -> KeyValues:
+        raise InvalidArguments("no", KeyValues.of({"X-why": b"x" * 65536}))
+
+    with pytest.raises(ProtocolError) as caught:
+        judge(KeyValues.of({"X-a": b""}), ExtendedRules({"X-a": handler}), Role.TOR)
+    assert caught.value.answer == octets("01 02 0000")
+
+
+class Colours:
+    """Knows one key of its prefix, and takes note of all."""
+
+    def knows(self, key: str) -> bool:
+        return key == "X-colour.red"
+
+    def __call__(self, pairs: KeyValues) -> KeyValues:
+        return KeyValues()
+
+
+@rows("P-18", "P-20", "P-21")
+def test_a_handler_may_know_some_keys_of_its_prefix_only() -> None:
+    rules = ExtendedRules({"X-colour.": Colours()})
+    pairs = {"X-colour.red": b"", "X-colour.blue": b"", "REQUIRE": b"X-colour.red"}
+    answer = judge(KeyValues.of(pairs), rules, Role.TOR)
+    assert answer.get("ACCEPTED") == b"X-colour.red,REQUIRE"
+    with pytest.raises(ProtocolError) as caught:
+        judge(KeyValues.of({"REQUIRE": b"X-colour.red,X-colour.blue"}), rules, Role.TOR)
+    assert b"X-colour.blue" in caught.value.answer
+    assert b"X-colour.red" not in caught.value.answer

@@ -10,7 +10,7 @@ from tests.names import INVALID_NAMES, LITERALS, ONION, VALID_NAMES, WITH_NUL
 from tests.rows import rows
 from tests.tables import table
 from torsocks_tx.codes import AddressType, Command, Version
-from torsocks_tx.messages import Address, Credentials, Reply, Request, onion_name
+from torsocks_tx.messages import Address, Credentials, KeyValues, Reply, Request, onion_name
 
 NAME, IPV4, IPV6 = AddressType.HOSTNAME, AddressType.IPV4, AddressType.IPV6
 
@@ -99,3 +99,9 @@ def test_the_port_is_0_where_none_is_given() -> None:
 @rows("R-25")
 def test_a_reply_says_nothing_of_our_sockets_by_default() -> None:
     assert Reply(0).address == Address(IPV4, "0.0.0.0", 0)
+
+
+def test_pairs_make_a_dict() -> None:
+    pairs = KeyValues.of([("a", b"1"), ("b", b"2")])
+    assert dict(pairs) == {"a": b"1", "b": b"2"}
+    assert pairs.names == ("a", "b")

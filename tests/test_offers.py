@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 
 import pytest
 
@@ -181,6 +182,14 @@ def test_socks4_carries_ipv6_as_text() -> None:
         ({"require": ("A",), "extended": False}, "switched off"),
         ({"isolation": b"x", "credentials": ME, "extended": False}, "switched off"),
         ({"version": 4, "credentials": ME}, "one user id"),
+        ({"timeout": 0}, "seconds above 0"),
+        ({"timeout": -1.0}, "seconds above 0"),
+        ({"timeout": math.nan}, "seconds above 0"),
+        ({"timeout": math.inf}, "seconds above 0"),
+        ({"isolation": "x"}, "isolation is bytes"),
+        ({"credentials": ("a", "b")}, "class Credentials"),
+        ({"pairs": {"X-a.b": b""}}, "class KeyValues"),
+        ({"require": "FAMILY"}, "tuple of keys"),
         ({"version": 4, "pairs": COLOUR}, "one user id"),
         ({"version": 4, "require": ("A",)}, "one user id"),
         ({"version": 4, "isolation": b"", "credentials": Credentials(b"a")}, "one user id"),

@@ -25,7 +25,7 @@ RINGS: tuple[tuple[str, ...], ...] = (
         *("outcomes", "replies", "roles"),
     ),
     (
-        *("isolation", "policy", "flags", "limits"),
+        *("descriptors", "flags", "isolation", "limits", "policy"),
         *("pt.codec", "pt.environment", "pt.lines", "pt.proxy_uri"),
     ),
     (

@@ -13,9 +13,16 @@ from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from zope.interface.verify import verifyObject
 
 from tests.rows import rows
-from tests.transports import FakeTransport, WholeTransport
+from tests.transports import BareTransport, FakeTransport, WholeTransport
 from torsocks_tx.limits import Limits
-from torsocks_tx.transports import Deadline, Farewell, Throttle, can_half_close, prepare
+from torsocks_tx.transports import (
+    Deadline,
+    Farewell,
+    Throttle,
+    abort,
+    can_half_close,
+    prepare,
+)
 
 
 class TestDeadline:
@@ -175,3 +182,10 @@ class TestFarewell:
         self.begin(WholeTransport())
         self.clock.advance(300)
         assert self.transport.asked[-1] == "abortConnection"
+
+
+def test_aborting_what_cannot_be_aborted_closes() -> None:
+    transport = FakeTransport()
+    abort(BareTransport(transport))
+    abort(transport)
+    assert transport.asked == ["loseConnection", "abortConnection"]

@@ -6,8 +6,9 @@ from typing import Any
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.interfaces import ITCPTransport, ITransport
 from twisted.internet.protocol import Protocol
+from twisted.python.components import proxyForInterface
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -105,3 +106,7 @@ class FakeTransport(WholeTransport):
         """Carry out the half-close that was asked for."""
         assert "loseWriteConnection" in self.asked
         self.protocol.writeConnectionLost()
+
+
+BareTransport: Any = proxyForInterface(ITransport)
+"""What ``ITransport`` asks for and nothing more, over another: no abort, no half-close."""

@@ -7,6 +7,7 @@ Names go to the server as they are and are never looked up here.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from twisted.internet.address import HostnameAddress, IPv4Address, IPv6Address
@@ -21,14 +22,19 @@ from twisted.internet.interfaces import (
 from zope.interface import implementer
 
 from torsocks_tx.codes import AddressType, Command, Role
+from torsocks_tx.errors import ProtocolError
 from torsocks_tx.initiator import Initiator
 from torsocks_tx.messages import Address, KeyValues
 from torsocks_tx.offers import ClientOptions
 from torsocks_tx.outcomes import Opened
+from torsocks_tx.proxyerrors import ProxyBroken
+from torsocks_tx.socks_error import SOCKSError
 from torsocks_tx.transports import OneProtocol
 from torsocks_tx.tunnel import Tunnel, TunnelFactory
+from torsocks_tx.wire.address import MAX_NAME, check_destination
 
 _DEFAULTS = ClientOptions()
+_UNSAYABLE = re.compile(r"[\x00-\x20\x7f]")
 
 
 @implementer(IStreamClientEndpoint)
@@ -36,7 +42,8 @@ class SOCKSClientEndpoint:
     """An endpoint that leads to ``host:port`` by way of the SOCKS server at ``proxy``.
 
     ``host`` is an IP address or an ASCII name. Raises ValueError for what cannot be said: a name of
-    more than 255 bytes, a port out of range, or wishes that ``options`` cannot combine.
+    more than 255 bytes or with blanks, a port out of range, or wishes that ``options`` cannot
+    combine.
     """
 
     def __init__(
@@ -72,7 +79,8 @@ class SOCKSClientEndpoint:
         There are none unless method X'97' was selected.
         """
         offer = self._options.offer
-        doubtful = offer.role is not Role.PT
+        # Of other hosts, and on other ports, tor does not say F0 at all.
+        doubtful = self._address.is_onion and offer.role is not Role.PT
         initiator = Initiator(self._request, offer=offer, doubtful=doubtful)
         tunnel = Tunnel(self._reactor, initiator, self._options)
         factory = TunnelFactory(tunnel, protocolFactory, _twisted_address(self._address))
@@ -100,7 +108,12 @@ def resolve_ptr(
     ip: str,
     options: ClientOptions = _DEFAULTS,
 ) -> Deferred[str]:
-    """Look up the name of an IP address: fires with the name. Else as ``resolve``."""
+    """Look up the name of an IP address: fires with the name. Else as ``resolve``.
+
+    ValueError for what is no IP address.
+    """
+    if not Address.of(ip).is_ip:
+        return fail(ValueError("a name is looked up of an IP address"))
     return _look_up(reactor, proxy, Command.RESOLVE_PTR, ip, options)
 
 
@@ -117,15 +130,24 @@ def _look_up(
         return fail()
     tunnel = Tunnel(reactor, Initiator(request, offer=options.offer), options)
     done: Deferred[Any] = tunnel.begin(proxy, OneProtocol(tunnel))
-    return done.addCallback(_answer)
+    return done.addCallback(_answer, command)
 
 
 def _protocol(connected: tuple[IProtocol, KeyValues]) -> IProtocol:
     return connected[0]
 
 
-def _answer(opened: Opened) -> str:
-    return opened.reply.address.host
+def _answer(opened: Opened, command: Command) -> str:
+    """The host of the answer, once it is seen to be one: a server may say anything."""
+    address = opened.reply.address
+    try:
+        check_destination(address)
+    except ProtocolError as error:
+        raise SOCKSError(ProxyBroken(str(error)), pairs=opened.pairs) from None
+    if address.is_ip is (command is Command.RESOLVE_PTR):
+        wrong = ProxyBroken("the SOCKS server answered with another kind of address")
+        raise SOCKSError(wrong, pairs=opened.pairs)
+    return address.literal().host
 
 
 def _address(host: str, port: int) -> Address:
@@ -133,6 +155,8 @@ def _address(host: str, port: int) -> Address:
         raise ValueError(
             "a host is an IP address or an ASCII name; write others in their IDNA form"
         )
+    if len(host) > MAX_NAME or _UNSAYABLE.search(host):
+        raise ValueError("a host has at most 255 bytes, and no blanks, line ends or NULs")
     return Address.of(host, port)
 
 

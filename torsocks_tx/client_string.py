@@ -6,6 +6,7 @@ imports this module: nothing heavy belongs at its top.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from twisted.internet.interfaces import IStreamClientEndpointStringParserWithReactor
@@ -33,11 +34,9 @@ class SOCKSClientParser:
         """The endpoint that the string describes; ValueError for a string that is wrong."""
         from torsocks_tx.client import SOCKSClientEndpoint
 
-        try:
-            host, port = args
-            number = int(port)
-        except ValueError:
-            raise ValueError("write it as socks:HOST:PORT, then options") from None
+        if len(args) != 2:
+            raise ValueError("write it as socks:HOST:PORT, then options")
+        host, number = args[0], _port("PORT of socks:HOST:PORT", args[1])
         proxy = _proxy(reactor, kwargs)
         options = _options(kwargs)
         if kwargs:
@@ -49,13 +48,14 @@ def _proxy(reactor: Any, given: dict[str, str]) -> Any:
     """Take the options that say where the server is."""
     from twisted.internet import endpoints
 
-    timeout = float(given.pop("connectTimeout", "30"))
+    timeout = _seconds("connectTimeout", given.pop("connectTimeout", "30"))
     if "socksPath" in given:
         if "socksHost" in given or "socksPort" in given:
             raise ValueError("socksPath leaves nothing for socksHost and socksPort to say")
-        return endpoints.UNIXClientEndpoint(reactor, given.pop("socksPath"), timeout)
-    host = given.pop("socksHost", DEFAULT_HOST)
-    port = int(given.pop("socksPort", str(DEFAULT_PORT)))
+        path = _filled("socksPath", given.pop("socksPath"))
+        return endpoints.UNIXClientEndpoint(reactor, path, timeout)
+    host = _filled("socksHost", given.pop("socksHost", DEFAULT_HOST))
+    port = _port("socksPort", given.pop("socksPort", str(DEFAULT_PORT)))
     return endpoints.HostnameEndpoint(reactor, host, port, timeout)
 
 
@@ -75,12 +75,35 @@ def _options(given: dict[str, str]) -> Any:
         credentials=credentials,
         extended=_yes_or_no("extended", given.pop("extended", "yes")),
         optimistic=_yes_or_no("optimistic", given.pop("optimistic", "no")),
-        timeout=float(given.pop("timeout", "180")),
+        timeout=_seconds("timeout", given.pop("timeout", "180")),
     )
 
 
 def _encoded(text: str) -> bytes:
     return text.encode("utf-8")
+
+
+def _port(name: str, text: str) -> int:
+    # int() would also take blanks, signs and underscores.
+    if re.fullmatch("[0-9]{1,5}", text) is None or not 0 < int(text) < 65536:
+        raise ValueError(f"{name} is {text!r}: a port is 1 to 65535")
+    return int(text)
+
+
+def _seconds(name: str, text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"{name}={text}: write a number of seconds above 0")
+    return seconds
+
+
+def _filled(name: str, text: str) -> str:
+    if not text:
+        raise ValueError(f"{name} is empty")
+    return text
 
 
 def _yes_or_no(name: str, text: str) -> bool:

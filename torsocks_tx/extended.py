@@ -7,8 +7,9 @@ check of USERNAME and PASSWD is the caller's.
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from torsocks_tx.codes import CodeSet, ExtendedStatus, Role
@@ -25,7 +26,8 @@ KeyHandler = Callable[[KeyValues], KeyValues]
 """Judges the pairs of one key, or of all keys behind one prefix; called only if there are any.
 
 Returns pairs for the success response; raises ``InvalidArguments`` for STATUS 02. What it takes
-from them reaches the backend in ``Request.pairs``.
+from them reaches the backend in ``Request.pairs``. One for a prefix that does not know all keys
+behind it has a method ``knows(key)``, so that a client can require one of them.
 """
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
@@ -64,7 +66,22 @@ class ExtendedRules:
     def knows(self, key: str) -> bool:
         """Whether the listener acts on this key."""
         own = key in (REQUIRE, REPLY_CODES)
-        return own or any(is_of_kind(key, name) for name in self.keys)
+        judges = (handler for name, handler in self.keys.items() if is_of_kind(key, name))
+        return own or any(getattr(judge, "knows", _always)(key) for judge in judges)
+
+
+def _always(key: str) -> bool:
+    return True
+
+
+def key_list(keys: Iterable[str]) -> bytes:
+    """The value that names these keys.
+
+    Many long ones may not fit one value: then the list is cut at a comma. Of ACCEPTED that is the
+    safe side, and of UNSUPPORTED it is enough to be refused.
+    """
+    text = ",".join(keys)
+    return (text if len(text) <= 0xFFFF else text[:0xFFFF].rpartition(",")[0]).encode("ascii")
 
 
 def check_credentials(pairs: KeyValues, role: Role) -> Credentials | None:
@@ -94,20 +111,21 @@ def judge(pairs: KeyValues, rules: ExtendedRules, role: Role) -> KeyValues:
         codes = _choose_codes(pairs.get(REPLY_CODES), rules, role)
     except InvalidArguments as error:
         raise _refused(str(error), error.pairs) from None
-    accepted = ",".join(key for key in pairs.keys if rules.knows(key))
-    # Many long keys may not fit one value: then the list is cut at a comma, which is the safe side.
-    accepted = accepted if len(accepted) <= 0xFFFF else accepted[:0xFFFF].rpartition(",")[0]
-    own = [(ACCEPTED, accepted.encode("ascii")), (REPLY_CODES, codes.value.encode("ascii"))]
+    accepted = key_list(key for key in pairs.names if rules.knows(key))
+    own = [(ACCEPTED, accepted), (REPLY_CODES, codes.value.encode("ascii"))]
     return KeyValues.of([*own, *answers])
 
 
 def _refused(reason: str, pairs: KeyValues | None = None) -> ProtocolError:
-    answer = keyvalue.build_response(ExtendedStatus.INVALID_ARGUMENTS, pairs)
+    answer = keyvalue.INVALID_ARGUMENTS
+    # What a handler says may not fit: the refusal must reach the client all the same.
+    with contextlib.suppress(ValueError):
+        answer = keyvalue.build_response(ExtendedStatus.INVALID_ARGUMENTS, pairs)
     return ProtocolError(reason, answer)
 
 
 def _check_repeats(pairs: KeyValues, rules: ExtendedRules) -> None:
-    if len(pairs.keys) == len(pairs):
+    if len(pairs.names) == len(pairs):
         return
     single = [name for name in rules.keys if not name.endswith(".")]
     for key in (REQUIRE, REPLY_CODES, *single):
@@ -121,9 +139,9 @@ def _check_required(value: bytes | None, rules: ExtendedRules) -> None:
     names = value.decode("latin-1").split(",")
     if not all(_NAME.match(name) for name in names):
         raise InvalidArguments("REQUIRE is no list of keys")
-    unknown = ",".join(name for name in names if not rules.knows(name))
+    unknown = [name for name in names if not rules.knows(name)]
     if unknown:
-        pairs = KeyValues.of({UNSUPPORTED: unknown.encode("ascii")})
+        pairs = KeyValues.of({UNSUPPORTED: key_list(unknown)})
         raise InvalidArguments("a required key is not known", pairs)
 
 

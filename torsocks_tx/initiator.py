@@ -112,6 +112,10 @@ class Initiator:
 
     def eof(self) -> list[Step]:
         """The server closed. Before the reply that is a refusal."""
+        return self.give_up(ProxyBroken("the SOCKS server closed without a reply"))
+
+    def give_up(self, otherwise: Refused) -> list[Step]:
+        """Nothing more is waited for: the refusal that is known by now, ``otherwise`` if none."""
         if self._state is _State.OVER:
             return []
         if self._doubted is not None:
@@ -120,7 +124,7 @@ class Initiator:
             return [self._refused(self._buffer[1])]
         if self._response.status:
             return [self._refused_pairs(self._response.status)]
-        return [self._fail(ProxyBroken("the SOCKS server closed without a reply"))]
+        return [self._fail(otherwise)]
 
     def settle(self) -> list[Step]:
         """After ``Doubted``: the server has not closed, so the stream works."""

@@ -99,9 +99,10 @@ class KeyValues:
         return len(self.pairs)
 
     @property
-    def keys(self) -> tuple[str, ...]:
+    def names(self) -> tuple[str, ...]:
         """The keys in order, each once."""
-        return tuple(dict(self.pairs))
+        # Not called ``keys``: ``dict`` would take the pairs for a mapping, and fail.
+        return tuple(dict.fromkeys(key for key, _ in self.pairs))
 
     def get(self, key: str) -> bytes | None:
         """The first value with this key, or None."""

@@ -7,6 +7,7 @@ for method 00, nor pairs for any other than X'97'.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, field
 
 from torsocks_tx.codes import (
@@ -95,9 +96,10 @@ class ClientOptions:
     timeout: float | None = 180.0
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         if self.version not in (4, 5):
             raise ValueError("there are versions 4 and 5 of SOCKS")
-        if any(key in _OWN_KEYS for key in self.pairs.keys):
+        if any(key in _OWN_KEYS for key in self.pairs.names):
             raise ValueError("these keys have options of their own: " + ", ".join(_OWN_KEYS))
         if not self.extended and (self.pairs or self.require or self._both):
             raise ValueError("this can only be said by method 0x97, which is switched off")
@@ -106,6 +108,19 @@ class ClientOptions:
         keyvalue.build_request(self._said)
         if Method.USERNAME_PASSWORD in self.offer.methods and self._legacy_credentials:
             userpass.build_credentials(self._legacy_credentials)
+
+    def _check_kinds(self) -> None:
+        """See what would only fail later, or mean something else."""
+        if not isinstance(self.isolation, bytes | None):
+            raise ValueError("isolation is bytes")
+        if not isinstance(self.credentials, Credentials | None):
+            raise ValueError("credentials are of the class Credentials")
+        if not isinstance(self.pairs, KeyValues):
+            raise ValueError("pairs are of the class KeyValues: KeyValues.of({...})")
+        if isinstance(self.require, str):
+            raise ValueError("require is a tuple of keys, not one text")
+        if self.timeout is not None and not 0 < self.timeout < math.inf:
+            raise ValueError("a timeout is a number of seconds above 0, or None")
 
     def _check_socks4(self) -> None:
         password = self.credentials is not None and self.credentials.password

@@ -34,7 +34,7 @@ from torsocks_tx.isolation import Isolation
 from torsocks_tx.limits import Limits
 from torsocks_tx.messages import Credentials, Request
 from torsocks_tx.sockets import is_quiet, send
-from torsocks_tx.transports import Deadline, Farewell, prepare
+from torsocks_tx.transports import Deadline, Farewell, abort, prepare
 
 
 class State(Enum):
@@ -226,7 +226,7 @@ class SOCKSProtocol(Protocol):
 
     def reset(self) -> None:
         """Close with a reset."""
-        self.transport.abortConnection()
+        abort(self.transport)
 
     def note(self, reason: str) -> None:
         """Write a debug line, which never holds what the client sent."""

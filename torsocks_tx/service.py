@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import gc
 import os
-import resource
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -21,10 +20,6 @@ from twisted.python.failure import Failure
 from torsocks_tx.binding import StartError
 from torsocks_tx.listening import Listener
 from torsocks_tx.server import SOCKSFactory
-
-RESERVED_DESCRIPTORS = 96
-"""Descriptors kept for listeners, logs, tor, pipes and the like."""
-
 
 RUNNING = "clients at one time"
 """How the line ends that a server writes once it runs."""
@@ -42,15 +37,6 @@ class Reloads(Enum):
     NONE = auto()
     UNDER_WAY = auto()
     ONE_MORE = auto()
-
-
-def raise_descriptor_limit() -> int:
-    """Raise the soft limit of open descriptors to the hard one; the connections that it allows."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    most = hard if hard != resource.RLIM_INFINITY else 1 << 20
-    return max((most - RESERVED_DESCRIPTORS) // 2, 1)
 
 
 def exit_with_failure() -> None:

@@ -11,12 +11,13 @@ from twisted.application.service import Service
 from torsocks_tx.authentication import CredAuthenticator
 from torsocks_tx.binding import bind
 from torsocks_tx.crowd import Crowd
+from torsocks_tx.descriptors import raise_descriptor_limit
 from torsocks_tx.isolation import Isolator
 from torsocks_tx.limits import Limits
 from torsocks_tx.listening import Listener
 from torsocks_tx.options import Options
 from torsocks_tx.server import SOCKSFactory
-from torsocks_tx.service import TorsocksService, raise_descriptor_limit
+from torsocks_tx.service import TorsocksService
 from torsocks_tx.supervisor import Supervisor
 
 __all__ = ["Options", "makeService"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from socket import IPPROTO_TCP, SO_KEEPALIVE, SOL_SOCKET, TCP_NODELAY
 from typing import Any
 
@@ -130,6 +131,17 @@ def prepare(transport: Any) -> None:
         transport.setTcpKeepAlive(True)
 
 
+def abort(transport: Any) -> None:
+    """Close at once, and drop what is not sent yet, where the transport can; else close.
+
+    An ``ITransport`` need not have ``abortConnection``: the pipes to a process have none.
+    """
+    if hasattr(transport, "abortConnection"):
+        transport.abortConnection()
+    else:
+        transport.loseConnection()
+
+
 def can_half_close(transport: Any) -> bool:
     """Whether the sending side can be shut down alone.
 
@@ -164,7 +176,7 @@ class Farewell:
         if heard_out and is_quiet(self._transport):
             lose(self._transport)
             return
-        self._deadline.start(self._limits.linger_limit, self._transport.abortConnection)
+        self._deadline.start(self._limits.linger_limit, partial(abort, self._transport))
         if not heard_out and can_half_close(self._transport):
             shut(self._transport)
             self._transport.resumeProducing()

@@ -27,7 +27,7 @@ from torsocks_tx.messages import Reply
 from torsocks_tx.offers import ClientOptions
 from torsocks_tx.outcomes import DOUBT_TIMEOUT, Doubted, Failed, Opened, Step
 from torsocks_tx.socks_error import SOCKSError
-from torsocks_tx.transports import Deadline, prepare
+from torsocks_tx.transports import Deadline, abort, prepare
 
 
 class State(Enum):
@@ -84,25 +84,29 @@ class Tunnel(Protocol):
         self._give_up()
 
     def _timed_out(self) -> None:
-        self._fail(SOCKSError(TimedOut("the SOCKS server did not answer in time")))
+        late = TimedOut("the SOCKS server did not answer in time")
+        self._follow(self._initiator.give_up(late))
+
+    def _fail(self, error: SOCKSError) -> None:
+        if self._state is State.LENT:
+            self._reason = Failure(error)
+            self._give_up()
+            return
+        self._state = State.OVER
+        # Before anything else: whatever a transport does, nobody waits for ever.
+        self._done.errback(error)
+        self._give_up()
 
     def _give_up(self) -> None:
-        self._state = State.OVER
+        """Close; an application that has the connection already is to hear of it."""
+        handed_over = self._state in (State.LENT, State.OPEN)
+        self._state = State.CLOSING if handed_over else State.OVER
         self._deadline.stop()
         connecting, self._connecting = self._connecting, None
         if connecting is not None:
             connecting.cancel()
         if self.transport is not None:
-            self.transport.abortConnection()
-
-    def _fail(self, error: SOCKSError) -> None:
-        lent = self._state is State.LENT
-        self._give_up()
-        if lent:
-            self._state = State.CLOSING
-            self._reason = Failure(error)
-        else:
-            self._done.errback(error)
+            abort(self.transport)
 
     # The conversation.
 
@@ -110,7 +114,7 @@ class Tunnel(Protocol):
         """Make the request."""
         self._connecting = None
         if self._state is not State.CONNECTING:
-            self.transport.abortConnection()
+            abort(self.transport)
             return
         prepare(self.transport)
         self._state = State.SPEAKING
@@ -132,7 +136,12 @@ class Tunnel(Protocol):
         if waiting and self._options.optimistic and self.inner is not None:
             self._state = State.LENT
             self.inner.makeConnection(self.transport)
-            self._done.callback(Opened(Reply(Reply5.SUCCEEDED), b"", self._initiator.pairs))
+            self._finish(Opened(Reply(Reply5.SUCCEEDED), b"", self._initiator.pairs))
+
+    def _finish(self, opened: Opened) -> None:
+        """Fire, unless that was cancelled as the application was connected, or is done."""
+        if not self._done.called:
+            self._done.callback(opened)
 
     def _settle(self) -> None:
         self._follow(self._initiator.settle())
@@ -141,15 +150,18 @@ class Tunnel(Protocol):
         self._deadline.stop()
         lent = self._state is State.LENT
         self._state = State.OPEN
+        installed = _installed(self.transport)
         if self.inner is None:
             self.transport.loseConnection()
         elif not lent:
             self.inner.makeConnection(self.transport)
-        if not lent:
-            self._done.callback(opened)
+        self._finish(opened)
         # Behind the callback: whoever waits for the protocol may set it up there.
-        if opened.rest and self.inner is not None and not _is_closing(self.transport):
-            self.inner.dataReceived(opened.rest)
+        if opened.rest and self._state is State.OPEN and not _is_closing(self.transport):
+            now = _installed(self.transport)
+            receiver = self.inner if now is installed else now
+            if receiver is not None:
+                receiver.dataReceived(opened.rest)
 
     # IProtocol.
 
@@ -185,8 +197,16 @@ class Tunnel(Protocol):
 
 
 def _is_closing(transport: Any) -> bool:
-    """Whether the application has closed it."""
-    return bool(getattr(transport, "disconnecting", False))
+    """Whether the application has closed it; for an abort, sockets have a mark of their own."""
+    return any(getattr(transport, mark, False) for mark in ("disconnecting", "_aborting"))
+
+
+def _installed(transport: Any) -> Any:
+    """The protocol that a socket gives its data to: an application may put another in its place.
+
+    None for wrappers: they have no such attribute of their own, and show that of what they wrap.
+    """
+    return getattr(transport, "__dict__", {}).get("protocol")
 
 
 class TunnelFactory(Factory):

@@ -397,3 +397,41 @@ async def test_optimistic_data_and_a_refusal(ground: Ground) -> None:
     assert isinstance(client.lost.value, SOCKSError)
     assert client.lost.value.code == 5
     assert client.received == b""
+
+
+class Leaving(Peer):
+    """Leaves as soon as it is connected."""
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self.reset()
+
+
+class Switching(Peer):
+    """Puts another protocol in its place as soon as it is connected."""
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self.other = Peer()
+        self.transport.protocol = self.other
+        self.other.makeConnection(self.transport)
+
+
+@rows("R-32")
+@pytest.mark.parametrize("kind", [Leaving, Switching])
+@pytest_twisted.ensureDeferred
+async def test_who_gets_what_comes_with_the_reply(ground: Ground, kind: type[Any]) -> None:
+    scripted, clients = PeerFactory(), PeerFactory(kind)
+    proxy = await ground.listen(scripted)
+    done = SOCKSClientEndpoint(reactor, proxy, "example.com", 80).connect(clients)
+    server = await scripted.peer()
+    await server.take(4)
+    server.send(b"\5\0")
+    await server.take(18)
+    server.send(GRANTED + b"hello")
+    client = await done
+    if kind is Switching:
+        assert await client.other.take(5) == b"hello"
+        client.other.reset()
+    await server.until(lambda: server.over)
+    assert client.received == b""

@@ -17,7 +17,7 @@ from tests.pt.codecs import Swap
 from tests.pt.ports import HeldEndpoint
 from tests.rows import rows
 from tests.tables import cuts
-from tests.transports import FakeTransport, WholeTransport
+from tests.transports import BareTransport, FakeTransport, WholeTransport
 from torsocks_tx.errors import ConnectionRefused, GeneralFailure, InvalidBridge, Temporary
 from torsocks_tx.pt.channel import Channel, CodecEndpoint
 from torsocks_tx.pt.codec import Codec
@@ -275,3 +275,12 @@ class TestOpen:
         stage = Stage().open()
         assert {"noDelay", "keepAlive"} <= set(stage.below.asked)
         assert stage.below.logstr == "Channel"
+
+
+def test_a_connection_that_cannot_abort_is_closed() -> None:
+    stage = Stage()
+    channel: Any = stage.endpoint.factory.buildProtocol(None)
+    channel.makeConnection(BareTransport(stage.below))
+    stage.opening.cancel()
+    assert [failure.type for failure in stage.outcome] == [CancelledError]
+    assert stage.below.asked == ["loseConnection"]

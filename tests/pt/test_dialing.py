@@ -22,6 +22,7 @@ from torsocks_tx.errors import (
     ConnectionRefused,
     GeneralFailure,
     HostUnreachable,
+    InvalidBridge,
     NotAllowed,
     Refused,
 )
@@ -63,6 +64,18 @@ def test_so_does_a_connection_to_a_proxy() -> None:
     for client in memory.tcpClients:
         assert (client[0], client[1], client[4]) == ("198.51.100.7", 3128, ("203.0.113.4", 0))
     assert len(memory.tcpClients) == 4
+
+
+@pytest.mark.parametrize("kind", [None, *ProxyKind])
+@pytest.mark.parametrize(
+    "host", ["", "a b", "a:443 HTTP/1.1\r\nX: y", "a\0b", "b\u00fccher.example", "x" * 256]
+)
+def test_what_is_no_host_name(kind: ProxyKind | None, host: str) -> None:
+    """A transport may take a front from the bridge line: it must not write a proxy's headers."""
+    proxy = None if kind is None else UpstreamProxy(kind, at("198.51.100.7", 3128))
+    dialer = Dialer(MemoryReactorClock(), proxy=proxy)
+    with pytest.raises(InvalidBridge, match="invalid host name"):
+        dialer.endpoint(Address.of(host, 443))
 
 
 @pytest.mark.parametrize("bind", [None, "127.0.0.1"])

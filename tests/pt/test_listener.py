@@ -115,6 +115,27 @@ class TestArguments:
         assert port.farewell
         assert port.targets == []
 
+    @rows("P-20", "P-21")
+    @pytest.mark.parametrize(("required", "status"), [(b"PT.k", 0), (b"PT.k,PT.l", 2)])
+    def test_an_argument_that_is_required_must_be_known(self, required: bytes, status: int) -> None:
+        port = Port(arguments=frozenset({"k"}))
+        greet(port, 0x97)
+        answer = port.say(pairs((b"REQUIRE", required)))
+        assert answer[:2] == bytes([1, status])
+        assert (b"UNSUPPORTED\0\4PT.l" in answer) == (status == 2)
+
+    @rows("P-20")
+    def test_more_unknown_arguments_than_an_answer_can_name(
+        self, logged_failures: list[LogEvent]
+    ) -> None:
+        port = Port(arguments=frozenset())
+        greet(port, 0x97)
+        names = [b"PT.%061d" % number for number in range(1024)]
+        answer = port.say(pairs(*((name, b"") for name in names)))
+        assert answer.startswith(b"\1\2\0\1\0\x0bUNSUPPORTED")
+        assert answer.endswith(b"," + names[1007])
+        assert port.farewell
+
     def test_a_pair_without_a_name_is_no_argument(self) -> None:
         port = Port()
         greet(port, 0x97)

@@ -23,7 +23,7 @@ from tests.processes import Program, start_program, start_python
 from tests.pt.bridge import EXAMPLE
 from tests.pt.ports import CONNECT
 from tests.rows import rows
-from tests.tables import table
+from tests.tables import octets, table
 from tests.transports import FakeTransport
 from torsocks_tx.pt import run
 from torsocks_tx.pt.managed import ManagedTransports
@@ -105,6 +105,36 @@ async def test_all_that_the_parent_waits_for(start: Start) -> None:
     client.close()
     program.transport.closeStdin()
     assert await program.end() == 0
+
+
+CRAMPED = """
+import resource
+from torsocks_tx.pt import run
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (66, 70))
+run({name: lambda target: target.endpoint for name in ("one", "two")})
+"""
+
+
+@pytest_twisted.ensureDeferred
+async def test_streams_beyond_the_descriptors_are_turned_away_and_that_is_said_once(
+    start: Start,
+) -> None:
+    program = start({**UNTIL_CLOSED, "TOR_PT_CLIENT_TRANSPORTS": "one,two"}, "-c", CRAMPED)
+    _, one, two, _ = await said(program, "CMETHODS DONE")
+    clients = [await connect(one if number % 2 else two) for number in range(3)]
+    for client in clients:
+        client.send(octets("05 01 00"))
+        assert await client.take(2) == octets("05 00")
+    for cmethod in (one, two):
+        clients.append(await connect(cmethod))
+        assert await clients[-1].take_rest() == b""
+    for client in clients:
+        client.reset()
+    program.transport.closeStdin()
+    assert await program.end() == 0
+    text = "3 clients are connected: more are turned away"
+    assert program.lines.count(f'LOG SEVERITY=warning MESSAGE="{text}"') == 1
 
 
 @pytest_twisted.ensureDeferred

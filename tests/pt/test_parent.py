@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, LogLevel
 from twisted.python.failure import Failure
+from twisted.python.log import LogPublisher
 
 from tests.transports import FakeTransport
 from torsocks_tx.pt.parent import FLUSH_TIMEOUT, Parent, ParentLog
@@ -131,6 +132,21 @@ class TestLog:
         assert second.startswith(b"LOG SEVERITY=debug")
         assert b"192.0.2.1" in second
         assert self.said(debug=False, **event) == first + b"\n"
+
+    @pytest.mark.parametrize(
+        ("why", "text"), [(None, b"Unhandled error"), ("it broke", b"it broke")]
+    )
+    def test_so_it_is_by_the_old_way_to_log_errors(self, why: str | None, text: bytes) -> None:
+        stage = Stage()
+        publisher = LogPublisher(publishPublisher=ParentLog(stage.parent, debug=True))
+        try:
+            raise ValueError("to 192.0.2.1")
+        except ValueError:
+            publisher.msg(failure=Failure(), why=why, isError=1)
+        first, second = stage.transport.take().splitlines()
+        assert first.startswith(b'LOG SEVERITY=error MESSAGE="' + text + b" (ValueError at ")
+        assert b"192.0.2.1" not in first
+        assert second.startswith(b"LOG SEVERITY=debug")
 
     def test_an_exception_that_was_never_raised_has_no_place(self) -> None:
         said = self.said(log_failure=Failure(ValueError("x")), debug=False)

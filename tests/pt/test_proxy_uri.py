@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from tests.tables import at, table
@@ -39,6 +41,11 @@ USABLE = table(
             "as tor writes it",
             "http://me:a@b:c%/?#@192.0.2.1:8001",
             UpstreamProxy(HTTP, PLACE, Credentials(b"me", b"a@b:c%/?#")),
+        ),
+        (
+            "bytes that are no text",
+            os.fsdecode(b"socks5://m\xe9:y%ff\xe8@192.0.2.1:8001"),
+            UpstreamProxy(S5, PLACE, Credentials(b"m\xe9", b"y\xff\xe8")),
         ),
         (
             "the longest",

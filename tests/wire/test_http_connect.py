@@ -34,6 +34,14 @@ def test_requests(
     assert http_connect.build_connect(address, credentials) == expected
 
 
+@pytest.mark.parametrize(
+    "host", ["", "a b", "a\r\nX: y", "a\n", "a\0", "a\x7f", "b\u00fccher.example", "\u4e2d.example"]
+)
+def test_hosts_that_would_be_more_than_one(host: str) -> None:
+    with pytest.raises(ValueError, match="printable ASCII"):
+        http_connect.build_connect(at(host, 443))
+
+
 ANSWERS = table(
     [
         ("plain", b"HTTP/1.1 200 Connection established\r\n\r\n", 200),

@@ -33,7 +33,7 @@ from zope.interface import implementer
 
 from torsocks_tx.errors import ConnectionRefused, GeneralFailure, Refused
 from torsocks_tx.pt.codec import Codec
-from torsocks_tx.transports import OneProtocol, can_half_close, prepare
+from torsocks_tx.transports import OneProtocol, abort, can_half_close, prepare
 
 
 class State(Enum):
@@ -70,7 +70,7 @@ class Channel(Protocol):
     def connectionMade(self) -> None:
         """Begin the handshake."""
         if self._state is not State.HANDSHAKE:
-            self.transport.abortConnection()
+            abort(self.transport)
             return
         prepare(self.transport)
         # Twisted's own name for a transport holds an address, and it heads log lines.
@@ -122,7 +122,7 @@ class Channel(Protocol):
         above: Any = self._factory.buildProtocol(self.transport.getPeer())
         if above is None:
             self._fail(Failure(GeneralFailure("no protocol for the connection")))
-            self.transport.abortConnection()
+            abort(self.transport)
             return
         self._above = above
         self._state = State.OPEN
@@ -140,7 +140,7 @@ class Channel(Protocol):
             if self._state is State.OPEN and not isinstance(error, Refused):
                 self._log.failure("a fault of a transport; its stream is reset", failure)
             self._fail(failure)
-            self.transport.abortConnection()
+            abort(self.transport)
             return None
 
     def _fail(self, reason: Failure) -> None:
@@ -151,7 +151,7 @@ class Channel(Protocol):
     def _cancelled(self, _: Deferred[IProtocol]) -> None:
         self._state = State.OVER
         if self.transport is not None:
-            self.transport.abortConnection()
+            abort(self.transport)
         elif self._connecting is not None:
             self._connecting.cancel()
 
@@ -173,7 +173,7 @@ class Channel(Protocol):
 
     def abortConnection(self) -> None:
         """Close with a reset."""
-        self.transport.abortConnection()
+        abort(self.transport)
 
     def loseWriteConnection(self) -> None:
         """Send what was written, then a FIN, where the connection can do that."""

@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 
 from torsocks_tx.client import SOCKSClientEndpoint
 from torsocks_tx.codes import AddressType
-from torsocks_tx.errors import GeneralFailure, Refused
+from torsocks_tx.errors import GeneralFailure, InvalidBridge, ProtocolError, Refused
 from torsocks_tx.http_initiator import HTTPInitiator
 from torsocks_tx.messages import Address
 from torsocks_tx.offers import ClientOptions
@@ -21,6 +21,7 @@ from torsocks_tx.outcomes import Failed, Opened
 from torsocks_tx.pt.channel import CodecEndpoint
 from torsocks_tx.pt.codec import Codec
 from torsocks_tx.pt.proxy_uri import ProxyKind, UpstreamProxy
+from torsocks_tx.wire.address import check_destination
 
 _VERSIONS = {ProxyKind.SOCKS5: 5, ProxyKind.SOCKS4A: 4}
 
@@ -72,7 +73,14 @@ class Dialer:
         self._bind_v6 = bind_v6
 
     def endpoint(self, address: Address) -> IStreamClientEndpoint:
-        """Leads to the address. A name goes to the proxy as it is, else it is looked up here."""
+        """Leads to the address. A name goes to the proxy as it is, else it is looked up here.
+
+        Raises ``InvalidBridge`` for what is no host name: it may have come from a bridge line.
+        """
+        try:
+            check_destination(address)
+        except ProtocolError as error:
+            raise InvalidBridge(str(error)) from None
         if self._proxy is None:
             return self._direct(address)
         proxy, who = self._direct(self._proxy.address), self._proxy.credentials

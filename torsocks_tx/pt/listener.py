@@ -13,13 +13,14 @@ from typing import Any
 from twisted.internet.interfaces import IAddress
 
 from torsocks_tx.codes import Role
+from torsocks_tx.crowd import Crowd
 from torsocks_tx.errors import (
     AddressTypeNotSupported,
     InvalidArguments,
     InvalidBridge,
     ProtocolError,
 )
-from torsocks_tx.extended import UNSUPPORTED
+from torsocks_tx.extended import UNSUPPORTED, key_list
 from torsocks_tx.isolation import Isolation
 from torsocks_tx.limits import Limits
 from torsocks_tx.messages import Credentials, KeyValues, Request
@@ -34,12 +35,32 @@ HANDSHAKE_TIMEOUT = 5.0
 _ALIKE = Isolation(Credentials(b""))
 
 
+class KnownArguments:
+    """The keys of method X'97' that are arguments: those named, None for all there may be."""
+
+    def __init__(self, names: frozenset[str] | None) -> None:
+        self._names = names
+
+    def knows(self, key: str) -> bool:
+        """Whether the transport knows the argument of this key."""
+        return self._names is None or key.removeprefix(PREFIX) in self._names
+
+    def __call__(self, pairs: KeyValues) -> KeyValues:
+        """Refuse arguments that the transport does not know, by name."""
+        unknown = [key for key in pairs.names if not self.knows(key)]
+        if unknown:
+            names = KeyValues.of({UNSUPPORTED: key_list(unknown)})
+            raise InvalidArguments("the transport does not know an argument", names)
+        return KeyValues()
+
+
 class TransportFactory(SOCKSFactory):
     """Makes SOCKS servers whose streams go over one transport.
 
     ``setting`` says how to connect outwards: directly if it is not given. ``arguments`` names the
     arguments that the transport knows: others are then refused in method X'97', where alone a
-    parent can be told so. ``limits`` has a short handshake by default.
+    parent can be told so. ``limits`` has a short handshake by default. ``crowd`` counts the streams
+    of several factories together.
     """
 
     def __init__(
@@ -50,28 +71,18 @@ class TransportFactory(SOCKSFactory):
         setting: Setting | None = None,
         arguments: frozenset[str] | None = None,
         limits: Limits | None = None,
+        crowd: Crowd | None = None,
         debugging: bool = True,
     ) -> None:
-        self._arguments = arguments
         super().__init__(
             TransportBackend(reactor, transport, setting or Setting(Dialer(reactor))),
             policy=ListenerPolicy(role=Role.PT),
             limits=limits or Limits(handshake_timeout=HANDSHAKE_TIMEOUT),
-            keys={PREFIX: self._judge},
+            keys={PREFIX: KnownArguments(arguments)},
+            crowd=crowd,
             clock=reactor,
             debugging=debugging,
         )
-
-    def _judge(self, pairs: KeyValues) -> KeyValues:
-        """Refuse arguments that the transport does not know, by name."""
-        if self._arguments is None:
-            return KeyValues()
-        known = {PREFIX + name for name in self._arguments}
-        unknown = [key for key in pairs.keys if key not in known]
-        if unknown:
-            names = KeyValues.of({UNSUPPORTED: ",".join(unknown).encode("ascii")})
-            raise InvalidArguments("the transport does not know an argument", names)
-        return KeyValues()
 
     def admit(self, request: Request, peer: IAddress) -> Isolation:
         """Judge a request. Nothing of it isolates anything. Raises ``Refused``."""

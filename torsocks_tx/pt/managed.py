@@ -23,6 +23,8 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import react
 from twisted.logger import Logger
 
+from torsocks_tx.crowd import Crowd
+from torsocks_tx.descriptors import raise_descriptor_limit
 from torsocks_tx.pt import environment, lines, proxy_uri
 from torsocks_tx.pt.dialing import Dialer
 from torsocks_tx.pt.environment import Environment, Unusable
@@ -34,7 +36,7 @@ LOOPBACK = "127.0.0.1"
 
 
 class ManagedTransports:
-    """Serves transports, by name, to one parent."""
+    """Serves transports, by name, to one parent; up to ``most`` streams at one time."""
 
     log = Logger()
 
@@ -45,8 +47,10 @@ class ManagedTransports:
         transports: Mapping[str, Transport],
         *,
         debug: bool = False,
+        most: int | None = None,
     ) -> None:
         self._reactor = reactor
+        self._crowd = Crowd(most)
         self._debug = debug
         self._parent = parent
         self._transports = transports
@@ -84,7 +88,8 @@ class ManagedTransports:
 
     async def _serve(self, name: str, setting: Setting) -> None:
         transport = self._transports[name]
-        factory = TransportFactory(self._reactor, transport, setting=setting, debugging=self._debug)
+        shared: dict[str, Any] = {"crowd": self._crowd, "debugging": self._debug}
+        factory = TransportFactory(self._reactor, transport, setting=setting, **shared)
         endpoint = TCP4ServerEndpoint(self._reactor, 0, interface=LOOPBACK)
         try:
             port = await endpoint.listen(factory)
@@ -121,7 +126,8 @@ async def serve(reactor: Any, transports: Mapping[str, Transport], debug: bool) 
     """Serve until the parent wants no more, or until a signal; SystemExit(1) for a failure."""
     parent = take_standard_io(reactor)
     log_to(parent, debug=debug)
-    managed = ManagedTransports(reactor, parent, transports, debug=debug)
+    most = raise_descriptor_limit()
+    managed = ManagedTransports(reactor, parent, transports, debug=debug, most=most)
     ending: Deferred[None] = Deferred()
     ended: Deferred[None] = Deferred()
     reactor.addSystemEventTrigger("before", "shutdown", _end, ending, ended)

@@ -132,8 +132,9 @@ _SEVERITIES = {
 class ParentLog:
     """Turns log events into LOG lines; those of the debug level only if ``debug`` is set.
 
-    What an exception says may hold addresses: above debug only its kind and place are named. tor
-    repeats every line that it hears, debug or not, in its own log at the level info.
+    What an exception says may hold addresses: above debug only its kind and place are named, also
+    where Twisted's old ``log.err`` made a traceback the text. tor repeats every line that it hears,
+    debug or not, in its own log at the level info.
     """
 
     def __init__(self, parent: Parent, *, debug: bool = False) -> None:
@@ -146,10 +147,9 @@ class ParentLog:
         # Twisted's own chatter: factories that start, the reactor that ends.
         if severity == "info" and event.get("log_namespace", "").startswith(_CHATTER):
             severity = "debug"
-        failure = event.get("log_failure")
-        text = formatEvent(event)
+        text, failure = _text_and_failure(event)
         if failure is not None:
-            text = f"{text} ({_kind_and_place(failure)})"
+            text = f"{text or 'Unhandled error'} ({_kind_and_place(failure)})"
         if text:
             self._say(severity, text)
         if failure is not None:
@@ -158,6 +158,14 @@ class ParentLog:
     def _say(self, severity: str, text: str) -> None:
         if self._debug or severity != "debug":
             self._parent.say_log(severity, text)
+
+
+def _text_and_failure(event: LogEvent) -> tuple[str, Failure | None]:
+    """What the logging code says, and the failure that it adds."""
+    old = event.get("failure")
+    if isinstance(old, Failure) and "log_failure" not in event:
+        return str(event.get("why") or ""), old
+    return formatEvent(event), event.get("log_failure")
 
 
 def _kind_and_place(failure: Failure) -> str:

@@ -8,6 +8,7 @@ its IP address: a name would have to be looked up here.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from enum import Enum
@@ -58,7 +59,8 @@ def parse(uri: str) -> UpstreamProxy:
 
 def _credentials(kind: ProxyKind, user_info: str) -> Credentials:
     name, _, secret = user_info.partition(":")
-    username, password = unquote_to_bytes(name), unquote_to_bytes(secret)
+    # As bytes, which is what the environment holds: they need not be text.
+    username, password = (unquote_to_bytes(os.fsencode(text)) for text in (name, secret))
     if kind is ProxyKind.SOCKS5 and max(len(username), len(password)) > MAX_FIELD:
         raise _unusable("SOCKS5 has room for 255 bytes of user name and of password")
     if kind is ProxyKind.SOCKS4A and (password or b"\0" in username):

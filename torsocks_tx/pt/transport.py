@@ -73,7 +73,10 @@ class Target:
         return self.setting.dialer.endpoint(self.address)
 
     def endpoint_to(self, host: str, port: int) -> IStreamClientEndpoint:
-        """Leads to another host in that same way; a name is looked up here if there is no proxy."""
+        """Leads to another host in that same way; a name is looked up here if there is no proxy.
+
+        Raises ``InvalidBridge`` for what is no host name.
+        """
         return self.setting.dialer.endpoint(Address.of(host, port))
 
     def require(self, key: str) -> bytes:

@@ -19,15 +19,21 @@ from torsocks_tx.wire.reader import Reader
 MAX_HEAD = 16 * 1024
 """An answer is refused that has not ended after so many bytes."""
 
+_HOST = re.compile(r"[!-~]+")
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _STATUS = re.compile(rb"HTTP/1\.[0-9] ([1-5][0-9][0-9])(?: [^\r\n]*)?")
 
 
 def build_connect(address: Address, credentials: Credentials | None = None) -> bytes:
-    """The bytes of a request; with credentials, by the Basic scheme."""
+    """The bytes of a request; with credentials, by the Basic scheme.
+
+    ValueError for a host that a line of HTTP cannot hold: one with blanks, say, or line ends.
+    """
+    if _HOST.fullmatch(address.host) is None:
+        raise ValueError("a host of HTTP is of printable ASCII, without blanks")
     bracketed = address.type is AddressType.IPV6
     host = f"[{address.host}]" if bracketed else address.host
-    place = f"{host}:{address.port}".encode("latin-1")
+    place = f"{host}:{address.port}".encode("ascii")
     lines = [b"CONNECT " + place + b" HTTP/1.1", b"Host: " + place]
     if credentials is not None:
         token = b64encode(credentials.username + b":" + credentials.password)
