@@ -111,7 +111,7 @@ CRAMPED = """
 import resource
 from torsocks_tx.pt import run
 
-resource.setrlimit(resource.RLIMIT_NOFILE, (66, 70))
+resource.setrlimit(resource.RLIMIT_NOFILE, (98, 102))
 run({name: lambda target: target.endpoint for name in ("one", "two")})
 """
 
