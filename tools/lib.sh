@@ -47,7 +47,6 @@ package_of() {
         nc.openbsd) echo netcat-openbsd ;;
         ssh | ssh-keygen) echo openssh-client ;;
         sshd) echo openssh-server ;;
-        danted) echo dante-server ;;
         apt-get) echo apt ;;
         *) echo "$1" ;;
     esac
