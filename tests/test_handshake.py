@@ -20,7 +20,7 @@ from torsocks_tx.handshake import (
     Send,
     Step,
 )
-from torsocks_tx.handshake_options import HandshakeOptions
+from torsocks_tx.handshake_options import MOST_ANSWERED, HandshakeOptions
 from torsocks_tx.messages import Address, Credentials, Request
 from torsocks_tx.wire import http
 
@@ -519,3 +519,19 @@ def test_what_is_said_and_logged_never_holds_the_clients_words(
 def test_credentials_and_payload_have_no_representation(step: Step) -> None:
     for word in ("'you'", "'me'", "payload"):
         assert word not in repr(step)
+
+
+def test_a_greeting_that_came_before_has_the_same_answer() -> None:
+    options = HandshakeOptions()
+    for _ in range(2):
+        for greeting in (b"\5\1\0", b"\5\2\0\2", b"\5\1\2"):
+            fresh = Handshake(HandshakeOptions()).receive(greeting)
+            assert Handshake(options).receive(greeting) == fresh
+    assert len(options.answered) == 3
+
+
+def test_few_greetings_are_remembered() -> None:
+    options = HandshakeOptions()
+    for method in range(3, 255):
+        Handshake(options).receive(bytes([5, 2, 0, method]))
+    assert len(options.answered) == MOST_ANSWERED

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tests.transports import FakeTransport, WholeTransport
-from torsocks_tx.sockets import is_quiet, is_socket, lose, send, shut
+from torsocks_tx.sockets import closes_at_once, is_quiet, is_socket, lose, send, shut
 from torsocks_tx.transports import Throttle
 
 
@@ -171,6 +171,14 @@ class TestShut:
 
 
 class TestLose:
+    def test_behind_a_fin_the_kernel_is_told_nothing_more(self, end: End) -> None:
+        shut(end.transport)
+        assert closes_at_once(end.transport)
+        lose(end.transport)
+        assert end.ear.heard == ["shut", "lost"]
+        assert not end.transport._shouldShutdown
+        assert not closes_at_once(end.transport)
+
     def test_at_once(self, end: End) -> None:
         lose(end.transport)
         assert end.ear.heard == ["lost"]

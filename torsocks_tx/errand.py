@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -50,7 +51,7 @@ class Errand:
         *,
         clock: IReactorTime,
         limits: Limits,
-        audience: replies.Audience,
+        audience: Callable[[Request], replies.Audience],
     ) -> None:
         self._client = client
         self._request = request
@@ -94,6 +95,10 @@ class Errand:
         self._relay.client_lost(clean)
         self._give_up_look_up()
 
+    def dismiss(self) -> None:
+        """Nobody needs this any more: leave no cycle of references behind."""
+        del self._relay
+
     # What the relay says: RelayOwner.
 
     def relay_opened(self) -> None:
@@ -103,7 +108,7 @@ class Errand:
     def relay_refused(self, reason: Refused) -> None:
         """The answer is no: tell the client why, as far as it may know."""
         self._client.note(f"{type(reason).__name__}: {reason}")
-        self.send_reply(replies.failure(reason, self._audience), final=True)
+        self.send_reply(replies.failure(reason, self._audience(self._request)), final=True)
 
     def send_reply(self, reply: bytes, *, final: bool) -> None:
         """Write the one reply; ``final``: the connection ends with it."""

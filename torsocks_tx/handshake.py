@@ -54,8 +54,6 @@ class Rejected:
 
 
 Step = Send | Authenticate | Requested | Rejected
-
-
 _NO_RULES = ExtendedRules({})
 
 
@@ -95,6 +93,9 @@ class Handshake:
         """Take bytes from the client; what to do about them, in order."""
         if self._state is _State.OVER:
             return []
+        if self._state is _State.FIRST_BYTE and data in self._options.answered:
+            self._state, self._offered_extended, step = self._options.answered[data]
+            return [step]
         self._buffer += data
         return self._advance()
 
@@ -168,7 +169,9 @@ class Handshake:
         # What was offered counts for the reply, whichever method is selected.
         self._offered_extended = bool(self._options.extended) and Method.EXTENDED in offered
         self._state = _BEHIND[method]
-        return Send(socks5.build_selection(method))
+        outcome = self._state, self._offered_extended, Send(socks5.build_selection(method))
+        self._options.remember(bytes(reader.data[: reader.position]), outcome)
+        return outcome[-1]
 
     def _check(self, reader: Reader) -> Step | None:
         if reader.data[0] != userpass.VERSION:

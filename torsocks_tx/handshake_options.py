@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from torsocks_tx.codes import Method, Role, Version
 from torsocks_tx.extended import ExtendedRules
 
 BOTH_VERSIONS = frozenset({Version.SOCKS4, Version.SOCKS5})
+
+MOST_ANSWERED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,13 @@ class HandshakeOptions:
     require_auth: bool = False
     extended: ExtendedRules | None = None
     role: Role = Role.TOR
+    answered: dict[bytes, Any] = field(default_factory=dict, compare=False, repr=False)
+    """Greetings that came before, and what they led to: at most ``MOST_ANSWERED``."""
+
+    def remember(self, greeting: bytes, outcome: Any) -> None:
+        """Keep what a greeting led to, so that the next such client need not be judged."""
+        if len(self.answered) < MOST_ANSWERED:
+            self.answered[greeting] = outcome
 
     def select(self, offered: bytes) -> Method:
         """The method that is taken of those that a client offers."""

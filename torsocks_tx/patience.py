@@ -55,6 +55,12 @@ class Patience:
         self.last_activity = self._clock.seconds()
         self._upload_expired()
 
+    def end(self) -> None:
+        """Wait for nothing more: the stream is over, and no longer known here."""
+        self._deadline.rest()
+        self._give_up = _nothing
+        self._throttles = ()
+
     def _idle_expired(self) -> None:
         self._expire(self._remaining(self._limits.idle_timeout or 0.0), self._idle_expired)
 
@@ -82,3 +88,7 @@ class Patience:
 
     def _remaining(self, period: float) -> float:
         return self.last_activity + period - self._clock.seconds()
+
+
+def _nothing(_: bool) -> None:
+    """Nobody is left to be told."""

@@ -98,11 +98,10 @@ class SOCKSProtocol(Protocol):
         # Twisted's own name for a transport holds the client's address, and it heads log lines.
         self.transport.logstr = type(self).__name__
         prepare(self.transport)
-        limits = self.factory.limits
         self.deadline = Deadline(self.factory.clock)
-        self._farewell = Farewell(self.transport, self.deadline, limits)
+        self._farewell = Farewell(self.transport, self.deadline, self.factory.limits)
         self._handshake = Handshake(self.factory.handshake_options(self.versions))
-        self.deadline.start(limits.handshake_timeout, self._handshake_timed_out)
+        self.deadline.start(self.factory.limits.handshake_timeout, self._handshake_timed_out)
         self.factory.connected(self)
         if is_quiet(self.transport) and self.transport.protocol is self:
             # The first message is often there already. An end would be told again.
@@ -140,10 +139,12 @@ class SOCKSProtocol(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The client's connection is gone: nothing of it stays behind."""
-        previous, self.state = self.state, State.CLOSED
+        self.state = State.CLOSED
         self.deadline.stop()
-        if previous in (State.BUSY, State.HEARD_OUT):
-            self._errand.client_lost(isinstance(reason.value, ConnectionDone))
+        errand = self.__dict__.pop("_errand", None)
+        if errand is not None:
+            errand.client_lost(isinstance(reason.value, ConnectionDone))
+            errand.dismiss()
         if self._authentication is not None:
             self._authentication.cancel()
         self.factory.disconnected(self)
@@ -196,8 +197,7 @@ class SOCKSProtocol(Protocol):
     def _set_out(self, request: Request, rest: bytes) -> None:
         self._errand = errand = self.factory.errand(self, request)
         self.state = State.BUSY
-        # An idle stream is to cost little.
-        del self._handshake
+        del self._handshake  # an idle stream is to cost little
         try:
             isolation = self.factory.admit(request, self.transport.getPeer())
             errand.begin(self.factory.backend, isolation, rest)

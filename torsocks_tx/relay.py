@@ -210,7 +210,7 @@ class Relay:
     def _release(self) -> IOutbound | None:
         self._state = State.OVER
         self._stop_listening()
-        self._deadline.rest()
+        self._patience.end()
         for flow in self._flows:
             flow.detach()
         self._flows = ()

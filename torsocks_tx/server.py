@@ -149,13 +149,16 @@ class SOCKSFactory(Factory):
 
     def errand(self, client: Client, request: Request) -> Errand:
         """What carries this request out."""
-        audience = Audience.of(
+        return Errand(client, request, clock=self.clock, limits=self.limits, audience=self.audience)
+
+    def audience(self, request: Request) -> Audience:
+        """Whose ears a refusal of this request is for."""
+        return Audience.of(
             request,
             role=self.policy.role,
             extended_errors=self.policy.extended_errors,
             swap_e0_e1=self.policy.swap_e0_e1,
         )
-        return Errand(client, request, clock=self.clock, limits=self.limits, audience=audience)
 
     def _say_test(self, request: Request) -> None:
         by_ip = request.address.literal().is_ip and request.command is not Command.RESOLVE_PTR

@@ -65,9 +65,17 @@ def shut(transport: Any) -> None:
         transport.loseWriteConnection()
 
 
+def closes_at_once(transport: Any) -> bool:
+    """Whether a plain socket has nothing to send before it closes: quiet, or its FIN is out."""
+    if is_quiet(transport):
+        return transport.producer is None
+    done = is_socket(transport) and transport.connected and not transport.disconnecting
+    return bool(done and transport._writeDisconnected)
+
+
 def lose(transport: Any) -> None:
     """``loseConnection``: the end is told of before this returns, if nothing is queued."""
-    if is_quiet(transport) and transport.producer is None:
+    if closes_at_once(transport):
         # The descriptor is nobody else's: closing it is enough, and one system call less.
         transport._shouldShutdown = False
         transport.connectionLost(_done)

@@ -29,7 +29,7 @@ from torsocks_tx.backends.failures import refused_by
 from torsocks_tx.errors import Refused
 from torsocks_tx.interfaces import IOutbound, IReceiver
 from torsocks_tx.messages import Reply
-from torsocks_tx.sockets import is_quiet, lose, send, shut
+from torsocks_tx.sockets import closes_at_once, lose, send, shut
 from torsocks_tx.transports import Deadline, can_half_close, prepare
 
 CLOSE_TIMEOUT = 30.0
@@ -146,7 +146,7 @@ class Stream(Protocol):
         if self._state is State.OPEN:
             self._state = State.CLOSING
             self.transport.unregisterProducer()
-            if not is_quiet(self.transport):
+            if not closes_at_once(self.transport):
                 self._deadline.start(CLOSE_TIMEOUT, self.transport.abortConnection)
             lose(self.transport)
         elif self._state is not State.CLOSING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from twisted.internet.interfaces import IReactorTime
@@ -26,7 +27,7 @@ class ScriptedErrand(Errand):
         *,
         clock: IReactorTime,
         limits: Limits,
-        audience: Audience,
+        audience: Callable[[Request], Audience],
     ) -> None:
         super().__init__(client, request, clock=clock, limits=limits, audience=audience)
         self._script = script_of(request)

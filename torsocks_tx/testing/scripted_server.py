@@ -122,7 +122,7 @@ class ScriptedFactory(SOCKSFactory):
                 mistake,
             )
         )
-        audience = Audience.of(request, extended_errors=True)
+        audience = partial(Audience.of, extended_errors=True)
         return ScriptedErrand(
             client, request, clock=self.clock, limits=self.limits, audience=audience
         )
