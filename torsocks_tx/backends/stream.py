@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -30,7 +31,7 @@ from torsocks_tx.errors import Refused
 from torsocks_tx.interfaces import IOutbound, IReceiver
 from torsocks_tx.messages import Reply
 from torsocks_tx.sockets import closes_at_once, lose, send, shut
-from torsocks_tx.transports import Deadline, can_half_close, prepare
+from torsocks_tx.transports import Deadline, abort, can_half_close, prepare
 
 CLOSE_TIMEOUT = 30.0
 """Seconds that written bytes may take to leave once a stream is closed."""
@@ -147,7 +148,7 @@ class Stream(Protocol):
             self._state = State.CLOSING
             self.transport.unregisterProducer()
             if not closes_at_once(self.transport):
-                self._deadline.start(CLOSE_TIMEOUT, self.transport.abortConnection)
+                self._deadline.start(CLOSE_TIMEOUT, partial(abort, self.transport))
             lose(self.transport)
         elif self._state is not State.CLOSING:
             self.abort()
@@ -161,7 +162,7 @@ class Stream(Protocol):
         if pending is not None:
             pending.cancel()
         if self.transport is not None:
-            self.transport.abortConnection()
+            abort(self.transport)
 
     def pauseProducing(self) -> None:
         """Read no more."""
@@ -182,7 +183,7 @@ class Stream(Protocol):
         """Make the request, or be open."""
         self._pending = None
         if self._state is not State.CONNECTING:
-            self.transport.abortConnection()
+            abort(self.transport)
             return
         prepare(self.transport)
         if self._conversation is None:
@@ -246,4 +247,4 @@ class Stream(Protocol):
         """The connection is of no more use; why is still to be said."""
         self._state = State.OVER
         if self.transport is not None:
-            self.transport.abortConnection()
+            abort(self.transport)
