@@ -92,11 +92,11 @@ async def test_two_workers_share_the_listeners_and_the_isolation(site: Site) -> 
         client.send(b"ping")
         assert await leg.take(4) == b"ping"
         os.kill(stopped, signal.SIGCONT)
-        client.close()
+        client.reset()
     assert len(passwords) == 1
     unix, leg = await site.ask(unix=True)
     assert leg.credentials not in passwords
-    unix.close()
+    unix.reset()
     assert (site._directory / "s").stat().st_mode & 0o777 == 0o600
     assert await server.stop() == -signal.SIGTERM
     assert not is_alive(first)
@@ -112,7 +112,7 @@ async def test_a_worker_that_is_killed_is_replaced(site: Site) -> None:
     os.kill(before[0], signal.SIGKILL)
     await server.said("another is started")
     client, _ = await site.ask()
-    client.close()
+    client.reset()
     await process_ended(before[0])
     assert await server.stop() == -signal.SIGTERM
 
@@ -151,8 +151,8 @@ async def test_sighup_starts_them_anew_and_streams_go_on(site: Site) -> None:
     client.send(b"still there")
     assert await leg.take(11) == b"still there"
     late, _ = await site.ask()
-    late.close()
-    # A FIN would let the stream linger.
+    # A FIN would let the streams linger.
+    late.reset()
     client.reset()
     for pid in before:
         await process_ended(pid)

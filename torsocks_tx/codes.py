@@ -8,6 +8,7 @@ members.
 
 from __future__ import annotations
 
+import functools
 from enum import Enum, IntEnum
 from typing import TypeVar
 
@@ -136,6 +137,7 @@ class ExtendedStatus(IntEnum):
 _E = TypeVar("_E", bound=IntEnum)
 
 
+@functools.lru_cache(maxsize=4096)
 def named(kind: type[_E], number: int) -> _E | int:
     """The member of ``kind`` with this number, or the number itself where it has no name."""
     try:

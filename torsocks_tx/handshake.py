@@ -55,6 +55,7 @@ class Rejected:
 
 Step = Send | Authenticate | Requested | Rejected
 _NO_RULES = ExtendedRules({})
+_NOTHING_SAID = (None, None, False)
 
 
 class _State(Enum):
@@ -217,15 +218,11 @@ class Handshake:
         _refuse_http(reader.data[0])
         request = socks5.parse_request(reader, self._credentials, self._role.commands)
         self._state = _State.OVER
-        return Requested(
-            replace(
-                request,
-                avatar=self._avatar,
-                pairs=self._pairs,
-                offered_extended=self._offered_extended,
-            ),
-            b"",
-        )
+        said = self._avatar, self._pairs, self._offered_extended
+        if said != _NOTHING_SAID:
+            avatar, pairs, offered = said
+            request = replace(request, avatar=avatar, pairs=pairs, offered_extended=offered)
+        return Requested(request, b"")
 
 
 def _refuse_http(first_byte: int) -> None:
