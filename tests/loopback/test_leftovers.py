@@ -22,13 +22,14 @@ pytestmark = pytest.mark.parametrize("ground", ["tcp", "unix-by-protocols"], ind
 
 @pytest.fixture
 def garbage() -> Iterator[Callable[[], set[str]]]:
-    """What classes of ours the search finds, from now on."""
+    """What classes of ours the search finds, of what is made from now on."""
     gc.collect()
+    earlier = {id(one) for one in gc.get_objects()}
     gc.set_debug(gc.DEBUG_SAVEALL)
 
     def found() -> set[str]:
         gc.collect()
-        kinds = {type(one) for one in gc.garbage}
+        kinds = {type(one) for one in gc.garbage if id(one) not in earlier}
         return {kind.__name__ for kind in kinds if kind.__module__.startswith("torsocks_tx")}
 
     yield found
