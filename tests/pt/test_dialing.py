@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from twisted.python.failure import Failure
 from tests.ground import Ground
 from tests.peers import Peer, PeerFactory, turn
 from tests.tables import at, table
+from torsocks_tx.backends.dialling import target_of
 from torsocks_tx.backends.endpoint import EndpointBackend
 from torsocks_tx.backends.failures import refused_by
 from torsocks_tx.codes import Version
@@ -241,3 +243,13 @@ async def test_nothing_goes_around_a_proxy_that_is_gone(ground: Ground) -> None:
             await through(ground, kind, gone, at(str(host), int(port)))
     assert origin.peers == []
     assert endpoint is not gone
+
+
+def test_what_leads_straight_there_is_dialled_without_connectors() -> None:
+    """Only a source address, or something in between, needs an endpoint of Twisted's."""
+    place = Address.of("127.0.0.1", 80)
+    assert target_of(Dialer(reactor).endpoint(place)) == (socket.AF_INET, ("127.0.0.1", 80))
+    elsewhere = Address.of("192.0.2.1", 80)
+    assert target_of(Dialer(reactor, bind_v4="203.0.113.4").endpoint(elsewhere)) is None
+    proxy = UpstreamProxy(ProxyKind.HTTP, place, None)
+    assert target_of(Dialer(reactor, proxy=proxy).endpoint(elsewhere)) is None
