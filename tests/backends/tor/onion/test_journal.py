@@ -120,6 +120,22 @@ def test_how_long_events_were_followed() -> None:
     assert book.followed == 0
 
 
+def test_what_is_pushed_out_of_memory_is_not_taken_for_nothing() -> None:
+    """Else whoever visits a thousand addresses could have F2 said where F7 is true."""
+    now = [1000.0]
+    book = Journal(lambda: now[0], 2)
+    book.follow()
+    now[0] += 1000
+    book.note_circuit(CircuitSighting(HERE, "m", Step.TIMED_OUT))
+    for name in names(2):
+        book.end(book.begin(name, "m"))
+    assert book.followed == 0
+    now[0] += 151
+    for name in names(6)[2:]:
+        book.end(book.begin(name, "m"))
+    assert book.followed == 151
+
+
 def test_tokens_that_wait_for_a_rendezvous_are_bounded() -> None:
     book = journal()
     for number in range(MOST_TOLD + 10):

@@ -66,9 +66,15 @@ class Memory:
 
     def is_sure(self, now: float) -> bool:
         """Whether tor either shuns all that failed, or has forgotten all of it."""
+        return not any(INTRODUCTION_MEMORY < age <= INTRODUCTION_DOUBT for age in self._ages(now))
+
+    def is_recent(self, now: float) -> bool:
+        """Whether tor may still remember an introduction that failed."""
+        return any(age <= INTRODUCTION_DOUBT for age in self._ages(now))
+
+    def _ages(self, now: float) -> list[float]:
         times = (self.nacked_at, self.timed_out_at)
-        recent = [now - moment for moment in times if moment is not None]
-        return not any(INTRODUCTION_MEMORY < age <= INTRODUCTION_DOUBT for age in recent)
+        return [now - moment for moment in times if moment is not None]
 
     def is_nacked(self, now: float) -> bool:
         """Whether tor still shuns an introduction point that refused."""

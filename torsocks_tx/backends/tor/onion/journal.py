@@ -178,5 +178,9 @@ class Journal:
 
     def _lay_aside(self, address: str, memory: Memory) -> None:
         self._idle[address] = memory
-        if len(self._idle) > self._remembered:
-            self._idle.popitem(last=False)
+        if len(self._idle) <= self._remembered:
+            return
+        _, forgotten = self._idle.popitem(last=False)
+        if self._followed_since is not None and forgotten.is_recent(self._now()):
+            # What tor still remembers of that address is not known here any more.
+            self._followed_since = self._now()
