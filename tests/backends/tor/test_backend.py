@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
 from tests.backends.ends import FakeEndpoint, Receiver
-from tests.backends.tor.onion.staged import StagedControl
+from tests.backends.tor.onion.staged import staged
 from tests.names import ONION
 from tests.rows import rows
 from torsocks_tx.backends.tor.backend import TorBackend
@@ -84,7 +84,7 @@ def test_an_address_that_is_not_valid_never_reaches_tor() -> None:
 
 
 def test_the_first_attempt_waits_for_tor_to_agree_to_tell() -> None:
-    control = StagedControl()
+    control = staged()
     control.listening = agreed = Deferred()
     play = Play(control=control)
     first, second = play.open(ONION), play.open(ONION)
@@ -100,7 +100,7 @@ def test_the_first_attempt_waits_for_tor_to_agree_to_tell() -> None:
 
 
 def test_an_end_of_the_supply_is_the_end_of_listening() -> None:
-    control = StagedControl()
+    control = staged()
     play = Play(control=control)
     play.open(ONION)
     assert any(control.listeners.values())

@@ -74,6 +74,11 @@ class StagedControl:
                 listener(text)
 
 
+def staged() -> Any:
+    """Make one; typed so that it passes for a ``Control``."""
+    return StagedControl()
+
+
 def requested() -> str:
     return f"HS_DESC REQUESTED {ADDRESS} NO_AUTH $A~relay desc"
 

@@ -12,7 +12,6 @@ from tests.backends.tor.onion.staged import (
     ADDRESS,
     KEY,
     VIEW,
-    StagedControl,
     abandoned,
     acknowledged,
     built,
@@ -23,6 +22,7 @@ from tests.backends.tor.onion.staged import (
     received,
     requested,
     silent,
+    staged,
 )
 from tests.rows import rows
 from torsocks_tx.backends.tor.control import ControlError
@@ -54,7 +54,7 @@ class Play:
 
     def __init__(self, **options: Any) -> None:
         self.clock = Clock()
-        self.control = StagedControl()
+        self.control = staged()
         self.witness = OnionWitness(self.clock, **options)
         self.follow(self.control)
         self.given_up: list[Refused] = []
@@ -470,7 +470,7 @@ class TestLoss:
         play = Play()
         play.control.send(*ALL_404)
         play.control.lose()
-        control = StagedControl()
+        control = staged()
         play.follow(control)
         plain = HostUnreachable()
         assert play.outcome(plain) is plain

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
 
-from tests.backends.tor.onion.staged import StagedControl
+from tests.backends.tor.onion.staged import staged
 from torsocks_tx.backends.tor.control import ControlError, ControlLost
 from torsocks_tx.backends.tor.onion.client_auth import (
     MAX_FILE_BYTES,
@@ -109,8 +110,8 @@ def run(working: Deferred[None]) -> list[object]:
     return outcome
 
 
-def install(ring: Keyring, control: StagedControl) -> list[object]:
-    return run(Deferred.fromCoroutine(ring.install(control)))  # type: ignore[arg-type]
+def install(ring: Keyring, control: Any) -> list[object]:
+    return run(Deferred.fromCoroutine(ring.install(control)))
 
 
 def test_a_bad_file_is_one_line_and_the_others_count(tmp_path: Path, log_lines: list[str]) -> None:
@@ -126,7 +127,7 @@ def test_what_tor_refuses_is_one_line_and_names_no_address(
     tmp_path: Path, log_lines: list[str]
 ) -> None:
     (tmp_path / "a.auth_private").write_text(LINE)
-    ring, control = Keyring(tmp_path), StagedControl()
+    ring, control = Keyring(tmp_path), staged()
     control.answers[parse_key(LINE, PATH).add_command] = ControlError(512, f"bad {DUCK}")
     assert install(ring, control) == [None]
     (line,) = log_lines
@@ -135,7 +136,7 @@ def test_what_tor_refuses_is_one_line_and_names_no_address(
 
 def test_a_loss_is_for_the_caller(tmp_path: Path) -> None:
     (tmp_path / "a.auth_private").write_text(LINE)
-    ring, control = Keyring(tmp_path), StagedControl()
+    ring, control = Keyring(tmp_path), staged()
     control.lose()
     (failure,) = install(ring, control)
     assert failure.check(ControlLost)  # type: ignore[attr-defined]
@@ -144,7 +145,7 @@ def test_a_loss_is_for_the_caller(tmp_path: Path) -> None:
 def test_a_file_that_comes_back_is_not_withdrawn(tmp_path: Path) -> None:
     path = tmp_path / "a.auth_private"
     path.write_text(LINE)
-    ring, control = Keyring(tmp_path), StagedControl()
+    ring, control = Keyring(tmp_path), staged()
     path.unlink()
     ring.reload()
     path.write_text(LINE)
@@ -161,7 +162,7 @@ def test_no_directory(tmp_path: Path) -> None:
 def test_a_key_that_is_withdrawn_meanwhile_does_not_come_back(tmp_path: Path) -> None:
     path = tmp_path / "a.auth_private"
     path.write_text(LINE)
-    ring, control = Keyring(tmp_path), StagedControl()
+    ring, control = Keyring(tmp_path), staged()
     add = parse_key(LINE, PATH).add_command
     control.answers[add] = answer = Deferred()
     first = install(ring, control)
@@ -178,7 +179,7 @@ def test_a_key_that_is_withdrawn_meanwhile_does_not_come_back(tmp_path: Path) ->
 
 def test_a_silent_tor_is_not_told_the_next_key(tmp_path: Path) -> None:
     (tmp_path / "a.auth_private").write_text(LINE)
-    ring, control = Keyring(tmp_path), StagedControl()
+    ring, control = Keyring(tmp_path), staged()
     control.answers[parse_key(LINE, PATH).add_command] = ControlError(0, "no answer in time")
     (failure,) = install(ring, control)
     assert failure.check(ControlError)  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from tests.backends.tor.onion.staged import ADDRESS, StagedControl, failed, requested
+from tests.backends.tor.onion.staged import ADDRESS, failed, requested, staged
 from torsocks_tx.backends.tor.control import ControlError
 from torsocks_tx.backends.tor.onion.keyring import Keyring
 from torsocks_tx.backends.tor.onion.witness import (
@@ -24,16 +24,16 @@ FILE = f"{'duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswzczad'}:descriptor
 def test_nothing_is_followed_before_there_is_a_connection() -> None:
     witness = OnionWitness(Clock())
     assert witness.is_ready(None)
-    assert not witness.is_ready(StagedControl())  # type: ignore[arg-type]
+    assert not witness.is_ready(staged())
     assert not witness.attempt(ADDRESS, "t")._evidence.complete
 
 
 def test_one_subscription_however_many_wait() -> None:
-    witness, control = OnionWitness(Clock()), StagedControl()
+    witness, control = OnionWitness(Clock()), staged()
     control.listening = agreed = Deferred()
     settled: list[object] = []
     for _ in range(3):
-        witness.follow(control).addBoth(settled.append)  # type: ignore[arg-type]
+        witness.follow(control).addBoth(settled.append)
     assert witness.sight is Sight.OPENING
     assert settled == []
     control.listening = None
@@ -45,50 +45,50 @@ def test_one_subscription_however_many_wait() -> None:
         "CIRC_MINOR": 1,
         "SIGNAL": 1,
     }
-    assert witness.is_ready(control)  # type: ignore[arg-type]
-    witness.follow(control)  # type: ignore[arg-type]
+    assert witness.is_ready(control)
+    witness.follow(control)
     assert len(control.listeners["CIRC"]) == 1
 
 
 def test_a_tor_that_does_not_tell(log_lines: list[str]) -> None:
-    witness, control = OnionWitness(Clock()), StagedControl()
+    witness, control = OnionWitness(Clock()), staged()
     control.listening = ControlError(552, "Unrecognized event")
     settled: list[object] = []
-    witness.follow(control).addBoth(settled.append)  # type: ignore[arg-type]
+    witness.follow(control).addBoth(settled.append)
     assert settled == [None]
     assert witness.sight is Sight.BLIND
     (line,) = log_lines
     assert "keep tor's own codes" in line
-    assert witness.is_ready(control)  # type: ignore[arg-type]
+    assert witness.is_ready(control)
 
 
 def test_a_connection_that_is_lost_while_it_is_asked() -> None:
-    witness, control = OnionWitness(Clock()), StagedControl()
+    witness, control = OnionWitness(Clock()), staged()
     control.listening = Deferred()
     settled: list[object] = []
-    witness.follow(control).addBoth(settled.append)  # type: ignore[arg-type]
+    witness.follow(control).addBoth(settled.append)
     control.lose()
     assert settled == [None]
     assert witness.sight is Sight.BLIND
 
 
 def test_a_late_agreement_on_an_old_connection_opens_no_eyes() -> None:
-    witness, old, new = OnionWitness(Clock()), StagedControl(), StagedControl()
+    witness, old, new = OnionWitness(Clock()), staged(), staged()
     old.listening = agreed = Deferred()
-    witness.follow(old)  # type: ignore[arg-type]
+    witness.follow(old)
     new.listening = Deferred()
-    witness.follow(new)  # type: ignore[arg-type]
+    witness.follow(new)
     old.listening = None
     agreed.callback(None)
     assert witness.sight is Sight.OPENING
 
 
 def test_a_tor_that_hangs_keeps_nobody_waiting_for_long() -> None:
-    clock, control = Clock(), StagedControl()
+    clock, control = Clock(), staged()
     witness = OnionWitness(clock)
     control.listening = agreed = Deferred()
     settled: list[object] = []
-    witness.follow(control).addBoth(settled.append)  # type: ignore[arg-type]
+    witness.follow(control).addBoth(settled.append)
     clock.advance(FOLLOW_TIMEOUT)
     assert settled == [None]
     assert not witness.attempt(ADDRESS, "t")._evidence.complete
@@ -99,23 +99,23 @@ def test_a_tor_that_hangs_keeps_nobody_waiting_for_long() -> None:
 
 
 def test_a_tor_that_did_not_tell_is_asked_again_later(log_lines: list[str]) -> None:
-    clock, control = Clock(), StagedControl()
+    clock, control = Clock(), staged()
     witness = OnionWitness(clock)
     control.listening = ControlError(0, "tor did not answer in time")
-    witness.follow(control)  # type: ignore[arg-type]
-    assert witness.is_ready(control)  # type: ignore[arg-type]
+    witness.follow(control)
+    assert witness.is_ready(control)
     control.listening = None
     clock.advance(RETRY_SECONDS)
-    assert not witness.is_ready(control)  # type: ignore[arg-type]
-    witness.follow(control)  # type: ignore[arg-type]
+    assert not witness.is_ready(control)
+    witness.follow(control)
     assert witness.sight is Sight.SEEING
     assert len(log_lines) == 1
 
 
 def test_detaching_in_the_middle_of_opening_leaves_nothing() -> None:
-    witness, control = OnionWitness(Clock()), StagedControl()
+    witness, control = OnionWitness(Clock()), staged()
     control.listening = agreed = Deferred()
-    witness.follow(control)  # type: ignore[arg-type]
+    witness.follow(control)
     witness.detach()
     control.listening = None
     agreed.callback(None)
@@ -124,10 +124,10 @@ def test_detaching_in_the_middle_of_opening_leaves_nothing() -> None:
 
 
 def test_a_late_failure_of_an_old_connection_blinds_nobody() -> None:
-    witness, old, new = OnionWitness(Clock()), StagedControl(), StagedControl()
+    witness, old, new = OnionWitness(Clock()), staged(), staged()
     old.listening = refused = Deferred()
-    witness.follow(old)  # type: ignore[arg-type]
-    witness.follow(new)  # type: ignore[arg-type]
+    witness.follow(old)
+    witness.follow(new)
     refused.errback(ControlError(552, "no"))
     assert witness.sight is Sight.SEEING
     assert not any(old.listeners.values())
@@ -137,21 +137,21 @@ def test_a_late_failure_of_an_old_connection_blinds_nobody() -> None:
 
 
 def test_detaching_leaves_the_connection_as_it_was() -> None:
-    witness, control = OnionWitness(Clock()), StagedControl()
-    witness.follow(control)  # type: ignore[arg-type]
+    witness, control = OnionWitness(Clock()), staged()
+    witness.follow(control)
     evidence = witness.attempt(ADDRESS, "t")._evidence
     witness.detach()
     assert not any(control.listeners.values())
     assert not evidence.complete
     witness.detach()
-    witness.follow(control)  # type: ignore[arg-type]
+    witness.follow(control)
     assert witness.sight is Sight.SEEING
 
 
 def test_events_of_a_connection_that_was_left_count_no_more() -> None:
-    witness, old, new = OnionWitness(Clock()), StagedControl(), StagedControl()
-    witness.follow(old)  # type: ignore[arg-type]
-    witness.follow(new)  # type: ignore[arg-type]
+    witness, old, new = OnionWitness(Clock()), staged(), staged()
+    witness.follow(old)
+    witness.follow(new)
     evidence = witness.attempt(ADDRESS, "t")._evidence
     old.lose()
     assert evidence.complete
@@ -166,8 +166,8 @@ class TestKeys:
         return tmp_path
 
     def test_given_when_followed_and_after_newnym_and_reload(self, directory: Path) -> None:
-        witness, control = OnionWitness(Clock(), keyring=Keyring(directory)), StagedControl()
-        witness.follow(control)  # type: ignore[arg-type]
+        witness, control = OnionWitness(Clock(), keyring=Keyring(directory)), staged()
+        witness.follow(control)
         (add,) = control.commands
         assert add.startswith("ONION_CLIENT_AUTH_ADD duckduckgo")
         control.send("SIGNAL NEWNYM")
@@ -177,10 +177,10 @@ class TestKeys:
         witness.reload_keys().addBoth(done.append)
         assert done == [None]
         assert control.commands[2:] == [add.replace("_ADD", "_REMOVE").rpartition(" ")[0]]
-        again = StagedControl()
+        again = staged()
         (directory / "duck.auth_private").write_text(FILE)
         witness.reload_keys()
-        witness.follow(again)  # type: ignore[arg-type]
+        witness.follow(again)
         assert again.commands == [add]
 
     def test_reload_without_tor_and_without_keys(self, directory: Path) -> None:
@@ -190,17 +190,17 @@ class TestKeys:
         assert done == [None, None]
 
     def test_reload_while_events_are_being_asked_for(self, directory: Path) -> None:
-        witness, control = OnionWitness(Clock(), keyring=Keyring(directory)), StagedControl()
+        witness, control = OnionWitness(Clock(), keyring=Keyring(directory)), staged()
         control.listening = Deferred()
-        witness.follow(control)  # type: ignore[arg-type]
+        witness.follow(control)
         witness.reload_keys()
         assert control.commands[0].startswith("ONION_CLIENT_AUTH_ADD")
 
     def test_keys_that_tor_does_not_answer_to_cost_no_sight(self, directory: Path) -> None:
-        witness, control = OnionWitness(Clock(), keyring=Keyring(directory)), StagedControl()
+        witness, control = OnionWitness(Clock(), keyring=Keyring(directory)), staged()
         for line in Keyring(directory)._keys.values():
             control.answers[line.add_command] = ControlError(0, "tor did not answer in time")
-        witness.follow(control)  # type: ignore[arg-type]
+        witness.follow(control)
         assert witness.sight is Sight.SEEING
 
     def test_a_directory_that_is_gone(self, directory: Path) -> None:
