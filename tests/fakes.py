@@ -13,6 +13,7 @@ from twisted.internet.address import UNIXAddress
 
 from tests.ground import Ground, WatchedServer
 from tests.peers import Peer, PeerFactory
+from torsocks_tx.backends.dialling import target_of
 from torsocks_tx.backends.endpoint import EndpointBackend
 from torsocks_tx.backends.tor.backend import TorBackend
 from torsocks_tx.backends.tor.fixed import FixedSupply
@@ -175,4 +176,7 @@ async def plain(
     """Return a server that connects every stream to an origin, without SOCKS, and the origin."""
     origin = PeerFactory(kind)
     endpoint = await ground.listen(origin)
-    return WatchedServer(EndpointBackend(reactor, lambda *_: endpoint), **options), origin
+    backend: Any = EndpointBackend(reactor, lambda *_: endpoint)
+    # As of a backend that knows at once where a request leads.
+    backend.target = lambda _: target_of(endpoint)
+    return WatchedServer(backend, **options), origin

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from twisted.python.failure import Failure
 
 from tests.peers import DEADLINE, Peer, PeerFactory, Watcher, turn
 from torsocks_tx.errand import Client, Errand
+from torsocks_tx.fastpath.door import attach, opens
+from torsocks_tx.fastpath.visitor import Visitor
 from torsocks_tx.messages import Request
 from torsocks_tx.protocol import SOCKSProtocol
 from torsocks_tx.relay import Relay
@@ -65,6 +68,42 @@ class WatchedRelay(Relay):
         server.notice()
 
 
+class WatchedVisitor(Visitor):
+    """A client on the short way."""
+
+    __slots__ = ()
+
+    def begin(self) -> None:
+        super().begin()
+        self._heard(0)
+
+    def _hear(self, said: bytes) -> None:
+        super()._hear(said)
+        self._heard(len(said))
+
+    def pass_on(self, is_near: bool, events: int) -> None:
+        before = self.sent
+        super().pass_on(is_near, events)
+        self._heard(self.sent - before)
+
+    def leave(self) -> None:
+        super().leave()
+        self._heard(0)
+
+    def _ended(self, source: Any, sink: Any) -> None:
+        super()._ended(source, sink)
+        server: Any = self.hall.factory
+        if isinstance(server, WatchedServer):
+            server.ended += source is self.near
+        self._heard(0)
+
+    def _heard(self, count: int) -> None:
+        server: Any = self.hall.factory
+        if isinstance(server, WatchedServer):
+            server.heard += count
+            server.notice()
+
+
 class WatchedServer(SOCKSFactory, Watcher):
     """A server that counts what it heard: bytes of all clients, and FINs."""
 
@@ -84,6 +123,9 @@ class WatchedServer(SOCKSFactory, Watcher):
     @property
     def client(self) -> WatchedProtocol:
         """The server's end of the only client."""
+        for visitor in list(self.connections):
+            if isinstance(visitor, Visitor):
+                visitor.hand_over()
         [client] = self.connections
         assert isinstance(client, WatchedProtocol)
         return client
@@ -103,10 +145,14 @@ def open_files(kind: str) -> set[str]:
 
 
 class Ground:
-    """Where a test's sockets live; ``kind`` is "tcp" or "unix"."""
+    """Where a test's sockets live; ``kind`` is "tcp" or "unix".
 
-    def __init__(self, kind: str, directory: Path) -> None:
+    ``fast``: clients take the short way, as they do where ``twistd torsocks`` listens.
+    """
+
+    def __init__(self, kind: str, directory: Path, *, fast: bool = False) -> None:
         self.kind = kind
+        self.fast = fast
         self._directory = directory
         self._ports: list[Any] = []
         self._paths = 0
@@ -125,11 +171,18 @@ class Ground:
         if self.kind == "unix":
             self._paths += 1
             path = str(self._directory / str(self._paths))
-            self._ports.append(await UNIXServerEndpoint(reactor, path).listen(factory))
+            self._add(await UNIXServerEndpoint(reactor, path).listen(factory))
             return UNIXClientEndpoint(reactor, path)
         port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
-        self._ports.append(port)
+        self._add(port)
         return TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
+
+    def _add(self, port: Any) -> None:
+        self._ports.append(port)
+        if self.fast and isinstance(port.factory, SOCKSFactory):
+            watched = isinstance(port.factory, WatchedServer) and hasattr(select, "epoll")
+            assert opens(port) or not watched
+            attach(port)
 
     def address(self, endpoint: Any) -> str | tuple[str, int]:
         """Return where an endpoint leads to, for a socket."""

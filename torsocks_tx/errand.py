@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from torsocks_tx import replies
 from torsocks_tx.codes import Command
 from torsocks_tx.errors import Fault, HostUnreachable, Refused, TimedOut
-from torsocks_tx.interfaces import IBackend
+from torsocks_tx.interfaces import IBackend, IOutbound, IReceiver
 from torsocks_tx.isolation import Isolation
 from torsocks_tx.limits import Limits
 from torsocks_tx.messages import Address, Request
@@ -41,7 +41,7 @@ class Client(Protocol):
 class Errand:
     """Carries one request out and answers it; afterwards it is the client's end of the relay."""
 
-    __slots__ = ("_audience", "_client", "_limits", "_look_up", "_relay", "_request")
+    __slots__ = ("_audience", "_client", "_limits", "_look_up", "_relay", "_request", "_told")
     _log = Logger()
 
     def __init__(
@@ -59,6 +59,26 @@ class Errand:
         self._audience = audience
         self._relay = Relay(self, client.transport, clock, client.deadline, limits)
         self._look_up: Deferred[Address] | None = None
+        self._told = False
+
+    def go_on(
+        self,
+        reach: Callable[[IReceiver], IOutbound],
+        left: float,
+        moved: tuple[int, int],
+        *,
+        told: bool,
+    ) -> None:
+        """Take a stream that was begun elsewhere, with so many seconds left to open.
+
+        ``reach`` makes its far side; ``moved`` bytes went out and in; ``told``: the client knows
+        that it is open.
+        """
+        self._told = told
+        self._relay.begin(reach(self._relay), b"", left)
+        sent, received = moved
+        self._relay.sent += sent
+        self._relay.received += received
 
     def begin(self, backend: IBackend, isolation: Isolation, rest: bytes) -> None:
         """Set out; ``rest`` is early data, which a look-up has no use for."""
@@ -103,7 +123,8 @@ class Errand:
 
     def relay_opened(self) -> None:
         """The far end is reached: tell the client."""
-        self.send_reply(replies.success(self._request), final=False)
+        if not self._told:
+            self.send_reply(replies.success(self._request), final=False)
 
     def relay_refused(self, reason: Refused) -> None:
         """The answer is no: tell the client why, as far as it may know."""

@@ -70,7 +70,9 @@ class IBackend(Interface):
     """Opens streams and looks names up on behalf of clients.
 
     A backend that has no use for ``isolation`` may say so by an attribute ``isolates`` that is
-    False: it then gets the same for all, and no time is spent on it.
+    False: it then gets the same for all, and no time is spent on it. One that only connects may
+    have a method ``target(request)`` (a ``dialling.Target``, None, or ``Refused`` raised): where
+    that knows at once where to connect, ``fastpath`` does so itself, and ``open`` is not called.
     """
 
     def open(request: Request, isolation: Isolation, receiver: IReceiver) -> IOutbound:

@@ -6,18 +6,15 @@ From every state to CLOSING. A fault of ours is logged, and the client gets a ge
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from typing import Any, ClassVar
-from typing import Protocol as Structure
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
-    IAddress,
     IFileDescriptorReceiver,
     IHalfCloseableProtocol,
-    IReactorTime,
 )
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
@@ -25,14 +22,13 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torsocks_tx.codes import Version
-from torsocks_tx.errand import Client, Errand
+from torsocks_tx.errand import Errand
 from torsocks_tx.errors import Fault, Refused
 from torsocks_tx.handshake import Authenticate, Handshake, Rejected, Requested, Send, Step
-from torsocks_tx.handshake_options import BOTH_VERSIONS, HandshakeOptions
-from torsocks_tx.interfaces import IBackend
-from torsocks_tx.isolation import Isolation
-from torsocks_tx.limits import Limits
+from torsocks_tx.handshake_options import BOTH_VERSIONS
+from torsocks_tx.interfaces import IOutbound, IReceiver
 from torsocks_tx.messages import Credentials, Request
+from torsocks_tx.owner import Owner
 from torsocks_tx.sockets import is_quiet, send
 from torsocks_tx.transports import Deadline, Farewell, abort, prepare
 
@@ -46,36 +42,6 @@ class State(Enum):
     HEARD_OUT = auto()
     CLOSING = auto()
     CLOSED = auto()
-
-
-class Owner(Structure):
-    """What connections need of the factory that makes them."""
-
-    backend: IBackend
-    limits: Limits
-    clock: IReactorTime
-    debugging: bool
-
-    def handshake_options(self, versions: frozenset[Version]) -> HandshakeOptions:
-        """What a handshake of these versions accepts."""
-
-    def authenticate(self, credentials: Credentials) -> Deferred[bytes | None]:
-        """Fire with the user's name, or None for a refusal."""
-
-    def admit(self, request: Request, peer: IAddress) -> Isolation:
-        """Judge a request; raises ``Refused``."""
-
-    def errand(self, client: Client, request: Request) -> Errand:
-        """What carries a request out."""
-
-    def connected(self, protocol: SOCKSProtocol) -> None:
-        """Count a connection."""
-
-    def lingers(self, protocol: SOCKSProtocol) -> None:
-        """Note that the client has closed its sending side."""
-
-    def disconnected(self, protocol: SOCKSProtocol) -> None:
-        """Count it no more."""
 
 
 @implementer(IHalfCloseableProtocol, IFileDescriptorReceiver)
@@ -95,17 +61,46 @@ class SOCKSProtocol(Protocol):
 
     def connectionMade(self) -> None:
         """Start the handshake and its deadline."""
+        self._handshake = Handshake(self.factory.handshake_options(self.versions))
+        self._begin(self.factory.limits.handshake_timeout)
+        if is_quiet(self.transport) and self.transport.protocol is self:
+            # The first message is often there already. An end would be told again.
+            self.transport.doRead()
+
+    def _begin(self, seconds: float) -> None:
         # Twisted's own name for a transport holds the client's address, and it heads log lines.
         self.transport.logstr = type(self).__name__
         prepare(self.transport)
         self.deadline = Deadline(self.factory.clock)
         self._farewell = Farewell(self.transport, self.deadline, self.factory.limits)
-        self._handshake = Handshake(self.factory.handshake_options(self.versions))
-        self.deadline.start(self.factory.limits.handshake_timeout, self._handshake_timed_out)
+        self.deadline.start(seconds, self._handshake_timed_out)
         self.factory.connected(self)
-        if is_quiet(self.transport) and self.transport.protocol is self:
-            # The first message is often there already. An end would be told again.
-            self.transport.doRead()
+
+    def go_on(
+        self, transport: Any, handshake: Handshake, seconds: float, steps: Sequence[Step]
+    ) -> None:
+        """Take a handshake that was begun elsewhere, with these steps of it to be carried out."""
+        self.transport, self.connected = transport, 1
+        self._handshake = handshake
+        self._begin(seconds)
+        self._carry_out(steps)
+
+    def go_on_with(
+        self,
+        transport: Any,
+        request: Request,
+        reach: Callable[[IReceiver], IOutbound],
+        seconds: float,
+        moved: tuple[int, int],
+        *,
+        told: bool,
+    ) -> None:
+        """Take a stream that was begun elsewhere: as ``Errand.go_on``."""
+        self.transport, self.connected = transport, 1
+        self._begin(seconds)
+        self._errand = self.factory.errand(self, request)
+        self.state = State.BUSY
+        self._errand.go_on(reach, seconds, moved, told=told)
 
     def dataReceived(self, data: bytes) -> None:
         """Take bytes from the client."""
@@ -161,7 +156,7 @@ class SOCKSProtocol(Protocol):
         else:
             self._carry_out(steps)
 
-    def _carry_out(self, steps: list[Step]) -> None:
+    def _carry_out(self, steps: Sequence[Step]) -> None:
         for step in steps:
             match step:
                 case Send(data):

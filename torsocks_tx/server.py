@@ -26,6 +26,7 @@ from torsocks_tx.interfaces import IBackend
 from torsocks_tx.isolation import Isolation, Isolator, is_for_exit, isolation_key
 from torsocks_tx.limits import Limits
 from torsocks_tx.messages import Credentials, Request
+from torsocks_tx.owner import Served
 from torsocks_tx.policy import ListenerPolicy
 from torsocks_tx.protocol import SOCKS4Protocol, SOCKS5Protocol, SOCKSProtocol
 from torsocks_tx.replies import Audience
@@ -75,7 +76,7 @@ class SOCKSFactory(Factory):
         self.limits = limits or Limits()
         self.clock = clock
         self.debugging = debugging
-        self.connections: set[SOCKSProtocol] = set()
+        self.connections: set[Served] = set()
         self._authenticator = authenticator
         self._listener = listener or f"listener-{next(_listener_numbers)}"
         self._isolator = isolator or _isolator
@@ -91,11 +92,15 @@ class SOCKSFactory(Factory):
         self, addr: IAddress | None
     ) -> SOCKSProtocol | None:
         """A protocol for a new client, or None when there are too many: it is closed at once."""
-        if not self._crowd.has_room():
+        if not self.has_room():
             return None
         protocol: SOCKSProtocol = self.protocol()
         protocol.factory = self
         return protocol
+
+    def has_room(self) -> bool:
+        """Whether one more client may come; room is made for it where that is possible."""
+        return self._crowd.has_room()
 
     def handshake_options(self, versions: frozenset[Version]) -> HandshakeOptions:
         """What a handshake of these versions accepts here."""
@@ -170,16 +175,16 @@ class SOCKSFactory(Factory):
         name = request.version.name
         self._log.info("TestSocks: {name} request {verdict}", name=name, verdict=verdict)
 
-    def connected(self, protocol: SOCKSProtocol) -> None:
+    def connected(self, protocol: Served) -> None:
         """Count a connection."""
         self.connections.add(protocol)
         self._crowd.join(protocol)
 
-    def lingers(self, protocol: SOCKSProtocol) -> None:
+    def lingers(self, protocol: Served) -> None:
         """Note that a client has closed its sending side while its stream is open."""
         self._crowd.linger(protocol)
 
-    def disconnected(self, protocol: SOCKSProtocol) -> None:
+    def disconnected(self, protocol: Served) -> None:
         """Count it no more."""
         self.connections.discard(protocol)
         self._crowd.leave(protocol)

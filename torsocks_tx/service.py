@@ -18,6 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from torsocks_tx.binding import StartError
+from torsocks_tx.fastpath.door import attach
 from torsocks_tx.listening import Listener
 from torsocks_tx.server import SOCKSFactory
 
@@ -84,10 +85,12 @@ class TorsocksService(Service):
         """Bind the listeners, while that is still allowed; end the process if one cannot be."""
         for listener, factory in self._listeners:
             try:
-                self._ports.append(self._bind(listener, factory))
+                port = self._bind(listener, factory)
             except StartError as error:
                 self._log.critical("{error}", error=error)
                 raise SystemExit(1) from None
+            attach(port)
+            self._ports.append(port)
 
     def startService(self) -> None:
         """Start the backend. Clients that come earlier wait for it."""

@@ -1,7 +1,8 @@
 """What the tests over real sockets share: the ground, tcp and unix, and the ways of the bytes.
 
 Each test runs on every way: as it comes (copied, and spliced once it is bulk), spliced from the
-first bytes on, and through the protocols of both ends, as where neither is possible.
+first bytes on, through the protocols of both ends, as where neither is possible, and the short way
+of ``torsocks_tx.fastpath``, with what is handed over copied or spliced.
 """
 
 from __future__ import annotations
@@ -15,23 +16,29 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 
-from tests.ground import Ground
+from tests.ground import Ground, WatchedProtocol, WatchedVisitor
 from torsocks_tx import flow, server
+from torsocks_tx.fastpath import door
 from torsocks_tx.pipes import pool
 from torsocks_tx.policy import ListenerPolicy
+from torsocks_tx.protocol import SOCKSProtocol
 
-GROUNDS = [f"{kind}{way}" for way in ("", "-spliced", "-by-protocols") for kind in ("tcp", "unix")]
+WAYS = ("", "-spliced", "-by-protocols", "-short", "-short-spliced")
+GROUNDS = [f"{kind}{way}" for way in WAYS for kind in ("tcp", "unix")]
 WITHOUT_EXTENDED = "tcp-without 97"
 
 
 def choose_way(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """See that bytes go this way: "spliced", "by-protocols", or "" as they do anyway."""
+    """See that bytes go this way: "spliced", "by-protocols", "short", or "" as they do anyway."""
     if way == "by-protocols":
         monkeypatch.setattr(flow, "is_socket", lambda _: False)
-    elif way == "spliced":
+    elif way in ("spliced", "short-spliced"):
         monkeypatch.setattr(flow, "BULK_READ", 1)
         monkeypatch.setattr(flow, "BULK_RUN", 1)
         monkeypatch.setattr(flow, "SMALL_RUN", -1)
+    if way.startswith("short"):
+        monkeypatch.setattr(door, "Visitor", WatchedVisitor)
+        monkeypatch.setattr(door, "PROTOCOLS", {WatchedProtocol, SOCKSProtocol})
 
 
 @pytest_twisted.async_yield_fixture(params=[*GROUNDS, WITHOUT_EXTENDED])
@@ -49,7 +56,7 @@ async def ground(
     kind, _, way = request.param.partition("-")
     choose_way(way, monkeypatch)
     directory = Path(tempfile.mkdtemp(prefix="socks-"))
-    ground = Ground(kind, directory)
+    ground = Ground(kind, directory, fast=way.startswith("short"))
     yield ground
     await ground.close()
     assert pool.lent == 0

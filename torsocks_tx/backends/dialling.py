@@ -29,8 +29,8 @@ ATTEMPT_TIMEOUT = 10.0
 ENDPOINT_TIMEOUT = 30
 """Seconds that Twisted's endpoints give themselves: one with another number is asked itself."""
 
-_DONE = (0, errno.EISCONN)
-_UNDER_WAY = (errno.EINPROGRESS, errno.EALREADY)
+CONNECTED = (0, errno.EISCONN)
+UNDER_WAY = (errno.EINPROGRESS, errno.EALREADY)
 
 
 class Target(NamedTuple):
@@ -72,10 +72,21 @@ Connect = Callable[[socket.socket, Any], int]
 
 
 class Dialled(tcp.Connection):
-    """An outgoing connection; ``attempt`` hears instead of the protocol if there is none."""
+    """An outgoing connection; ``attempt`` hears instead of the protocol if there is none.
 
-    def __init__(self, reactor: Any, target: Target, protocol: Protocol, attempt: Attempt) -> None:
-        super().__init__(socket.socket(target.family, socket.SOCK_STREAM), protocol, reactor)
+    ``sock`` is a socket that was told to connect already.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        target: Target,
+        protocol: Protocol,
+        attempt: Attempt,
+        sock: socket.socket | None = None,
+    ) -> None:
+        sock = sock or socket.socket(target.family, socket.SOCK_STREAM)
+        super().__init__(sock, protocol, reactor)
         self._target = target
         self._attempt: Attempt | None = attempt
 
@@ -85,9 +96,9 @@ class Dialled(tcp.Connection):
         if at_once and status == errno.EINPROGRESS:
             # Where both ends are on this machine, the second call finds it done.
             status = connect(self.socket, self._target.address)
-        if at_once and status in _DONE:
+        if at_once and status in CONNECTED:
             self._connected()
-        elif status in _DONE or status in _UNDER_WAY:
+        elif status in CONNECTED or status in UNDER_WAY:
             self.doWrite = self._outcome  # type: ignore[method-assign]
             self.startWriting()
         else:
@@ -150,10 +161,13 @@ def _address(family: int, address: Any) -> Any:
 
 
 class Attempt:
-    """Dials targets in turn for one protocol; ``refused`` hears of the last failure."""
+    """Dials targets in turn for one protocol; ``refused`` hears of the last failure.
+
+    ``sock`` is the socket of the first of them, where there is one already.
+    """
 
     __slots__ = ("_at_once", "_connect", "_dialled", "_left", "_protocol", "_reactor", "_refused",
-                 "_timer")  # fmt: skip
+                 "_sock", "_timer")  # fmt: skip
 
     def __init__(
         self,
@@ -163,12 +177,14 @@ class Attempt:
         *,
         connect: Connect = socket.socket.connect_ex,
         at_once: bool = False,
+        sock: socket.socket | None = None,
     ) -> None:
         self._reactor = reactor
         self._protocol = protocol
         self._refused = refused
         self._connect = connect
         self._at_once = at_once
+        self._sock = sock
         self._left: Sequence[Target] = ()
         self._dialled: Dialled | None = None
         self._timer: IDelayedCall | None = None
@@ -176,8 +192,9 @@ class Attempt:
     def begin(self, targets: Sequence[Target]) -> None:
         """Try the first, and the others if that fails."""
         self._left = targets[1:]
+        sock, self._sock = self._sock, None
         try:
-            self._dialled = Dialled(self._reactor, targets[0], self._protocol, self)
+            self._dialled = Dialled(self._reactor, targets[0], self._protocol, self, sock)
         except OSError as reason:
             # No descriptors, or a family that this machine does not have.
             self.failed(Failure(reason))

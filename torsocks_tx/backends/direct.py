@@ -99,7 +99,7 @@ class DirectBackend:
     ) -> None:
         self.reactor = reactor
         self._allow_internal = allow_internal
-        self._connect = connect
+        self.connect = connect
 
     def open(self, request: Request, isolation: Isolation, receiver: IReceiver) -> Stream:
         """Begin a stream. To an IP address it may be open, or refused, before this returns."""
@@ -117,9 +117,23 @@ class DirectBackend:
         looking.addCallback(self._dial, stream, address.port)
         return stream
 
+    def target(self, request: Request) -> Target | None:
+        """Where to connect for this request, if that is known without a look-up, else None.
+
+        Raises ``Refused`` for an address that is not allowed.
+        """
+        address = request.address.literal()
+        if not address.is_ip:
+            return None
+        try:
+            return Target.of(self._judge([address.host])[0], address.port)
+        except OSError:
+            return None
+
     def _dial(self, hosts: Sequence[str] | None, stream: Stream, port: int) -> None:
         if hosts:
-            stream.dial(self.reactor, [Target.of(host, port) for host in hosts], self._connect)
+            targets = [Target.of(host, port) for host in hosts]
+            stream.dial(self.reactor, targets, connect=self.connect)
 
     def _fault(self, failure: Failure) -> Failure:
         if failure.check(Refused, CancelledError) is None:

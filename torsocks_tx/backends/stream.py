@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torsocks_tx.backends.conversation import Conversation
-from torsocks_tx.backends.dialling import Attempt, Connect, Target, connect_to
+from torsocks_tx.backends.dialling import Attempt, Target, connect_to
 from torsocks_tx.backends.failures import refused_by
 from torsocks_tx.errors import Refused
 from torsocks_tx.interfaces import IOutbound, IReceiver
@@ -92,10 +92,10 @@ class Stream(Protocol):
         else:
             self._end_conversation()
 
-    def dial(self, reactor: Any, targets: Sequence[Target], connect: Connect) -> None:
-        """Connect to the first of these that can be reached, maybe before this returns."""
+    def dial(self, reactor: Any, targets: Sequence[Target], **how: Any) -> None:
+        """Connect to the first of these, maybe at once; ``how``: arguments of ``Attempt``."""
         if self._state is State.CONNECTING:
-            attempt = Attempt(reactor, self, self._connect_failed, connect=connect, at_once=True)
+            attempt = Attempt(reactor, self, self._connect_failed, at_once=True, **how)
             self._pending = attempt
             attempt.begin(targets)
 

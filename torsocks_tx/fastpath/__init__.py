@@ -1,0 +1,8 @@
+"""The short way of a connection to which nothing out of the ordinary happens.
+
+A ``Door`` accepts in place of one of Twisted's ports. Its ``Visitor`` speaks the handshake, reaches
+a destination that is known at once, and passes bytes on as long as they go straight through. At
+the first thing that is not plain, everything is handed over to the protocols, transports and relay
+that the rest of the package is made of, in the state that was reached (``handover``): they alone
+know how to refuse, wait, queue, splice and take leave.
+"""

@@ -1,0 +1,78 @@
+"""From the short way to the protocols, transports and relay, in the state that was reached."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from enum import Enum, auto
+from typing import Any, NamedTuple
+
+from torsocks_tx.backends.dialling import Target
+from torsocks_tx.backends.stream import Stream
+from torsocks_tx.fastpath.hall import Hall
+from torsocks_tx.handshake import Handshake, Step
+from torsocks_tx.interfaces import IReceiver
+from torsocks_tx.messages import Request
+from torsocks_tx.protocol import SOCKSProtocol
+
+
+class Stage(Enum):
+    """How far a connection is."""
+
+    HANDSHAKE = auto()
+    CONNECTING = auto()
+    OPEN = auto()
+    OVER = auto()
+
+
+class Reached(NamedTuple):
+    """What there is of a connection: ``left`` are the seconds of the deadline of its stage.
+
+    ``moved``: bytes of payload that went out and in.
+    """
+
+    stage: Stage
+    left: float
+    near: socket.socket
+    address: Any
+    handshake: Handshake | None
+    request: Request | None
+    target: Target | None
+    far: socket.socket | None
+    moved: tuple[int, int]
+
+
+def hand_over(
+    hall: Hall, reached: Reached, steps: Sequence[Step], rest: bytes, is_near: bool
+) -> None:
+    """Give a client, and its far side if there is one, to a protocol.
+
+    An end that was seen already is seen again: the sockets tell of it as long as they are there.
+    """
+    port = hall.port
+    protocol: SOCKSProtocol = hall.factory.protocol()
+    protocol.factory = hall.factory
+    number = port.sessionno
+    port.sessionno = number + 1
+    near, address = reached.near, reached.address
+    transport = port.transport(near, protocol, address, port, number, port.reactor)
+    target = reached.target
+    if reached.request is None or target is None:
+        assert reached.handshake is not None
+        protocol.go_on(transport, reached.handshake, reached.left, steps)
+        return
+    streams: list[Stream] = []
+
+    def reach(receiver: IReceiver) -> Stream:
+        stream = Stream(hall.reactor, receiver, half_close=True)
+        streams.append(stream)
+        # Asked again, the socket says how far it is.
+        stream.dial(hall.reactor, [target], sock=reached.far)
+        return stream
+
+    told = reached.stage is Stage.OPEN
+    protocol.go_on_with(transport, reached.request, reach, reached.left, reached.moved, told=told)
+    if rest and is_near:
+        protocol.dataReceived(rest)
+    elif rest:
+        streams[0].dataReceived(rest)

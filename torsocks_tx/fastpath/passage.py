@@ -1,0 +1,163 @@
+"""The two sockets of a connection on its short way, and what goes from one to the other."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+from torsocks_tx.backends.dialling import Target
+from torsocks_tx.fastpath.hall import Hall
+from torsocks_tx.fastpath.handover import Reached, Stage, hand_over
+from torsocks_tx.fastpath.waits import Waits
+from torsocks_tx.flow import BULK_READ
+from torsocks_tx.handshake import Handshake, Step
+from torsocks_tx.messages import Request
+
+NOW = socket.MSG_DONTWAIT
+"""An accepted socket blocks, since nothing was asked of it: each call says that it does not."""
+
+LOST = select.EPOLLERR | select.EPOLLHUP
+ENDED = LOST | select.EPOLLRDHUP
+
+_block = memoryview(bytearray(BULK_READ))
+_WITH_RESET = struct.pack("ii", 1, 0)
+
+
+class Passage:
+    """A client and later its far side, whose sockets are its own until it hands them over.
+
+    ``sent`` and ``received`` count the payload; ``done`` is the side that has ended, if one has.
+    """
+
+    __slots__ = ("_waits", "address", "done", "far", "hall", "handshake", "near", "number",
+                 "received", "request", "sent", "stage", "target")  # fmt: skip
+
+    def __init__(self, hall: Hall, near: socket.socket, address: Any) -> None:
+        self.hall = hall
+        self.near = near
+        self.number = near.fileno()
+        self.address = address
+        self.stage = Stage.HANDSHAKE
+        self.handshake: Handshake | None = Handshake(hall.options)
+        self.request: Request | None = None
+        self.target: Target | None = None
+        self.far: socket.socket | None = None
+        self.done: socket.socket | None = None
+        self.sent = 0
+        self.received = 0
+        self._waits: Waits | None = None
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a request of this client is being carried out, or was."""
+        return self.stage is not Stage.HANDSHAKE
+
+    def pass_on(self, is_near: bool, events: int) -> None:
+        """Take what there is from one side to the other."""
+        near, far = self.near, self.far
+        assert far is not None
+        source, sink = (near, far) if is_near else (far, near)
+        if self.done is source:
+            if events & LOST:
+                self.reset()
+            return
+        while True:
+            try:
+                count = source.recv_into(_block, BULK_READ, NOW)
+            except BlockingIOError:
+                return
+            except OSError:
+                self.reset()
+                return
+            if not count:
+                self._ended(source, sink)
+                return
+            # What does not go straight through, or is much, or comes after one side has ended, is
+            # for the relay.
+            sent = 0
+            if count < BULK_READ and self.done is None:
+                try:
+                    sent = sink.send(_block[:count], NOW)
+                except OSError:
+                    # Full, or gone: the relay sees it again.
+                    sent = 0
+            if is_near:
+                self.sent += sent
+            else:
+                self.received += sent
+            if sent < count:
+                self.hand_over(rest=bytes(_block[sent:count]), is_near=is_near)
+                return
+            if not events & ENDED:
+                return
+
+    def _ended(self, source: socket.socket, sink: socket.socket) -> None:
+        if self.done is not None:
+            self.leave()
+            return
+        self.done = source
+        # One that is gone is told of by its own event.
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)
+        if source is self.near:
+            self.hall.factory.lingers(self)
+            self.wait(self.hall.clients_done)
+        else:
+            self.wait(self.hall.origins_done)
+
+    # Ends.
+
+    def wait(self, waits: Waits | None) -> float:
+        """Be in this queue of deadlines, and in no other; the seconds that were left before."""
+        left = 0.0 if self._waits is None else self._waits.drop(self)
+        self._waits = waits
+        if waits is not None:
+            waits.add(self)
+        return left
+
+    def leave(self) -> None:
+        """Close both sides."""
+        if self.stage is Stage.OVER:
+            return
+        self.stage = Stage.OVER
+        self.wait(None)
+        forget = self.hall.poller.forget
+        forget(self.number)
+        self.near.close()
+        if self.far is not None:
+            forget(self.far.fileno())
+            self.far.close()
+        self.hall.factory.disconnected(self)
+
+    def reset(self) -> None:
+        """Close both sides with a reset."""
+        if self.stage is Stage.OVER:
+            return
+        for sock in filter(None, (self.near, self.far)):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _WITH_RESET)
+        self.leave()
+
+    def hand_over(
+        self, steps: Sequence[Step] = (), rest: bytes = b"", is_near: bool = True
+    ) -> None:
+        """Leave everything to the protocols.
+
+        ``steps`` of the handshake are still to be taken; ``rest`` has come from the client
+        (``is_near``) or from the far side, and waits to be passed on.
+        """
+        stage, self.stage = self.stage, Stage.OVER
+        left = self.wait(None)
+        self.hall.poller.release(self.number)
+        if self.far is not None:
+            self.hall.poller.release(self.far.fileno())
+        try:
+            moved = self.sent, self.received
+            reached = Reached(stage, left, self.near, self.address, self.handshake,
+                              self.request, self.target, self.far, moved)  # fmt: skip
+            hand_over(self.hall, reached, steps, rest, is_near)
+        finally:
+            self.hall.factory.disconnected(self)
