@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from torsocks_tx.binding import StartError
-from torsocks_tx.fastpath.door import attach
+from torsocks_tx.fastpath import attach
 from torsocks_tx.listening import Listener
 from torsocks_tx.server import SOCKSFactory
 

@@ -6,3 +6,7 @@ the first thing that is not plain, everything is handed over to the protocols, t
 that the rest of the package is made of, in the state that was reached (``handover``): they alone
 know how to refuse, wait, queue, splice and take leave.
 """
+
+from torsocks_tx.fastpath.door import attach
+
+__all__ = ["attach"]
