@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 
 import pytest
 from twisted.internet import main
@@ -12,22 +14,24 @@ from twisted.python.failure import Failure
 
 from tests.ground import open_files
 from tests.rows import rows
+from tests.test_pipes import WatchedPool
 from tests.test_sockets import End
 from torsocks_tx import flow as module
-from torsocks_tx.flow import BULK_RUN, READ, SMALL_RUN, Flow, Means
-from torsocks_tx.pipes import PipePool
+from torsocks_tx.flow import BULK_READ, BULK_RUN, READ, SMALL_RUN, TRIES, TURN, WORTH, Flow, Means
+from torsocks_tx.rcvbuf import RECEIVE_BUFFER
 from torsocks_tx.transports import Throttle
 
 
 class Way:
     """A flow between two ends, and its pool."""
 
-    def __init__(self, most: int = 2) -> None:
-        self.source, self.sink = End(), End()
+    def __init__(self, pool: WatchedPool | None = None, source: End | None = None) -> None:
+        self.source, self.sink = source or End(), End()
         self.throttle = Throttle(self.source.transport)
         self.sink.transport.registerProducer(self.throttle, True)
         self.moved = 0
-        self.pool = PipePool(most)
+        self.pool = pool or WatchedPool(most=2)
+        self.counted: Callable[[], object] = lambda: None
         self.flow = Flow(
             self.source.transport, self.sink.transport, self.throttle, self.count, self.pool
         )
@@ -35,6 +39,7 @@ class Way:
 
     def count(self, count: int) -> None:
         self.moved += count
+        self.counted()
 
     def come(self, data: bytes) -> object:
         """Let bytes come to the source, and read; what the reactor is told."""
@@ -44,6 +49,7 @@ class Way:
 
     def splicing(self) -> Way:
         """Make it bulk."""
+        self.flow._begin_bulk()
         self.flow._means = Means.SPLICE
         return self
 
@@ -70,16 +76,17 @@ class Way:
         self.source.close()
         self.flow.detach()
         assert self.pool.lent == 0
+        assert not self.flow._is_bulk
         self.pool.clear()
+        assert not self.pool.seen & open_files("pipe")
 
 
 @pytest.fixture
 def way() -> Iterator[Way]:
-    before = open_files("pipe")
     way = Way()
     yield way
     way.close()
-    assert open_files("pipe") == before
+    assert way.pool.flows == 0
 
 
 @pytest.fixture(params=["copied", "spliced"])
@@ -217,6 +224,12 @@ class TestPipe:
         assert len(received) == filled - 100_000 + way.moved
         assert received.endswith(block[: way.moved])
 
+    def test_once_it_is_empty_nothing_of_it_leads_back_to_the_flow(self, stuck: Way) -> None:
+        held = stuck.flow._held
+        assert stuck.flow in [getattr(r, "__self__", r) for r in gc.get_referents(held)]
+        stuck.run()
+        assert stuck.flow not in [getattr(r, "__self__", r) for r in gc.get_referents(held)]
+
     def test_a_sink_that_resets_is_lost(self, stuck: Way) -> None:
         stuck.sink.far.close()
         reason = stuck.sink.transport.doWrite()
@@ -277,3 +290,296 @@ class TestChoice:
         # Unix sockets hold less than this by default.
         assert way.come(bytes(100_000)) is None
         assert way.moved <= READ
+
+
+class Script:
+    """Stands in for ``splice``: each try finds so many bytes, 0 for none yet, None for the end.
+
+    Endless if there is no list. ``full``: the sink takes nothing.
+    """
+
+    def __init__(self, way: Way, finds: list[int | None] | None = None, full: bool = False) -> None:
+        self.source = way.source.transport.fileno()
+        self.finds = finds
+        self.full = full
+        self.tries = 0
+        self.yields = 0
+        self.now = 0.0
+
+    def __call__(self, source: int, _sink: int, count: int) -> int:
+        if source != self.source:
+            return 0 if self.full else count
+        self.tries += 1
+        found = count if self.finds is None else self.finds.pop(0)
+        if found == 0:
+            raise BlockingIOError
+        return found or 0
+
+    def sched_yield(self) -> None:
+        self.yields += 1
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class TestTurn:
+    """How long a spliced stream goes on in one turn of the reactor."""
+
+    @pytest.fixture
+    def play(self, way: Way, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Script]:
+        def play(*finds: int | None, endless: bool = False, full: bool = False) -> Script:
+            script = Script(way.splicing(), None if endless else list(finds), full)
+            monkeypatch.setattr(module, "splice", script)
+            monkeypatch.setattr(os, "sched_yield", script.sched_yield)
+            monkeypatch.setattr(module, "monotonic", script.monotonic)
+            return script
+
+        return play
+
+    def test_an_endless_source_gets_so_many_splices_and_no_more(
+        self, way: Way, play: Callable[..., Script]
+    ) -> None:
+        script = play(endless=True)
+        assert way.source.transport.doRead() is None
+        pipe = way.pool.borrow()
+        assert pipe is not None
+        assert (script.tries, script.yields) == (TRIES, TRIES - 1) == (9, 8)
+        assert way.moved == TRIES * pipe.size
+        way.pool.give_back(pipe)
+
+    def test_it_is_left_when_it_takes_long(self, way: Way, play: Callable[..., Script]) -> None:
+        script = play(endless=True)
+
+        def pass_time() -> None:
+            script.now += 0.4 * TURN
+
+        way.counted = pass_time
+        assert way.source.transport.doRead() is None
+        assert script.tries == 3
+
+    @pytest.mark.parametrize("little", [0, 1, WORTH - 1])
+    def test_a_slow_stream_pays_nothing(
+        self, way: Way, play: Callable[..., Script], little: int
+    ) -> None:
+        script = play(little)
+        assert way.source.transport.doRead() is None
+        assert (script.tries, script.yields) == (1, 0)
+        assert way.moved == little
+
+    @pytest.mark.parametrize("little", [0, 1])
+    def test_later_little_is_forgiven_once(
+        self, way: Way, play: Callable[..., Script], little: int
+    ) -> None:
+        script = play(WORTH, little, WORTH, little)
+        assert way.source.transport.doRead() is None
+        assert (script.tries, script.yields) == (4, 3)
+        assert way.moved == 2 * WORTH + 2 * little
+
+    def test_the_end_is_told_in_the_same_turn(self, way: Way, play: Callable[..., Script]) -> None:
+        play(WORTH, None)
+        assert way.source.transport.doRead() is main.CONNECTION_DONE
+
+    def test_a_held_pipe_ends_it(self, way: Way, play: Callable[..., Script]) -> None:
+        script = play(WORTH, full=True)
+        assert way.source.transport.doRead() is None
+        assert script.tries == 1
+        assert way.flow.held == WORTH
+        assert way.throttle.paused
+
+    def test_so_does_a_pool_that_has_none(self, way: Way, play: Callable[..., Script]) -> None:
+        script = play(WORTH)
+        lent = [way.pool.borrow()]
+        way.counted = lambda: lent.append(way.pool.borrow())
+        assert way.source.transport.doRead() is None
+        assert script.tries == 1
+        assert way.flow.means is Means.COPY
+        for pipe in filter(None, lent):
+            way.pool.give_back(pipe)
+
+    @pytest.mark.parametrize(
+        "happen",
+        [
+            lambda way: way.flow.detach(),
+            lambda way: way.throttle.pauseProducing(),
+            lambda way: way.source.transport.loseConnection(),
+            lambda way: way.source.transport.abortConnection(),
+            lambda way: way.source.transport.connectionLost(Failure(ConnectionLost())),
+            lambda way: way.sink.transport.connectionLost(Failure(ConnectionLost())),
+            lambda way: way.sink.transport.unregisterProducer(),
+            lambda way: way.sink.transport.write(b"queued"),
+        ],
+        ids=["detached", "paused", "closing", "aborted", "lost", "no sink", "freed", "queued"],
+    )
+    def test_what_happens_while_bytes_are_counted_ends_it(
+        self, way: Way, play: Callable[..., Script], happen: Callable[[Way], object]
+    ) -> None:
+        script = play(endless=True)
+        way.counted = lambda: happen(way)
+        assert way.source.transport.doRead() is None
+        assert script.tries == 1
+
+
+class TestCount:
+    """Each flow in bulk is counted, once, until it is no more."""
+
+    @pytest.fixture
+    def bulk(self, either: Way) -> Way:
+        if either.flow.means is Means.COPY:
+            either.come(bytes(BULK_READ))
+            either.run()
+        assert either.pool.flows == 1
+        return either
+
+    def test_from_its_first_large_read_on_and_once(self, way: Way) -> None:
+        way.come(bytes(BULK_READ - 1))
+        way.run()
+        assert way.pool.flows == 0
+        for _ in range(BULK_RUN // BULK_READ + 1):
+            way.come(bytes(BULK_READ))
+            way.run()
+            assert way.pool.flows == 1
+        assert way.flow.means is Means.SPLICE
+
+    def test_until_its_end(self, bulk: Way) -> None:
+        bulk.source.far.close()
+        for _ in range(2):
+            assert bulk.source.transport.doRead() is main.CONNECTION_DONE
+            assert bulk.pool.flows == 0
+
+    def test_until_an_end_that_its_protocol_hears(self, bulk: Way) -> None:
+        bulk.sink.transport.write(b"queued")
+        bulk.source.far.close()
+        assert bulk.source.transport.doRead() is main.CONNECTION_DONE
+        assert bulk.pool.flows == 0
+
+    def test_until_a_reset(self, bulk: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+        def reset(*_: object) -> int:
+            raise ConnectionResetError
+
+        monkeypatch.setattr(module, "splice", reset)
+        bulk.source.transport.socket.close()
+        assert bulk.source.transport.doRead() is main.CONNECTION_LOST
+        assert bulk.pool.flows == 0
+        bulk.source.transport.socket = bulk.source.far
+
+    def test_until_it_is_detached(self, bulk: Way) -> None:
+        bulk.flow.detach()
+        assert bulk.pool.flows == 0
+        bulk.flow.detach()
+        assert bulk.pool.flows == 0
+
+    def test_also_from_inside_a_read(self, way: Way) -> None:
+        way.counted = way.flow.detach
+        way.come(bytes(BULK_READ))
+        assert way.pool.flows == 0
+        way.flow.attach()
+        way.splicing()
+        way.come(bytes(BULK_READ))
+        assert way.pool.flows == 0
+
+    def test_until_the_sink_is_lost_with_a_pipe_held(self, way: Way) -> None:
+        way.splicing().sink.fill()
+        way.come(b"held")
+        assert way.flow.held == 4
+        assert way.pool.flows == 1
+        way.sink.transport.connectionLost(Failure(ConnectionLost()))
+        assert way.pool.flows == 0
+        way.flow.detach()
+        assert way.pool.flows == 0
+
+    def test_until_it_is_small_again(self, bulk: Way) -> None:
+        for _ in range(SMALL_RUN):
+            bulk.come(bytes(100))
+        assert bulk.flow.means is Means.COPY
+        assert bulk.pool.flows == 0
+
+    def test_without_pipes_it_is_copied_and_bulk(self, way: Way) -> None:
+        lent = [way.pool.borrow(), way.pool.borrow()]
+        way.splicing().come(bytes(BULK_READ))
+        assert way.flow.means is Means.COPY
+        assert way.pool.flows == 1
+        way.come(b"little")
+        assert way.pool.flows == 0
+        for pipe in filter(None, lent):
+            way.pool.give_back(pipe)
+
+
+class Watched(socket.socket):
+    """A socket that notes the receive buffers asked of it; ``peer`` is where it says it leads."""
+
+    peer: tuple[str, int] | None = None
+
+    def __init__(self, **options: int) -> None:
+        super().__init__(**options)
+        self.asked: list[int] = []
+
+    def getpeername(self) -> tuple[str, int]:
+        return self.peer or super().getpeername()  # type: ignore[no-any-return]
+
+    def setsockopt(self, level: int, option: int, value: int) -> None:  # type: ignore[override]
+        if (level, option) == (socket.SOL_SOCKET, socket.SO_RCVBUF):
+            self.asked.append(value)
+        super().setsockopt(level, option, value)
+
+
+class TestReceiveBuffer:
+    """A lone flow in bulk bounds what waits in the kernel, if its peer is on this machine."""
+
+    @pytest.fixture
+    def make(self) -> Iterator[Callable[[], Way]]:
+        pool, ways = WatchedPool(), []
+
+        def make() -> Way:
+            with socket.create_server(("127.0.0.1", 0)) as port:
+                far = socket.create_connection(port.getsockname())
+                accepted, _ = port.accept()
+            ours = Watched(fileno=accepted.detach())
+            ours.setblocking(False)
+            ways.append(Way(pool, End((ours, far))))
+            return ways[-1]
+
+        yield make
+        for way in ways:
+            way.close()
+        assert pool.flows == 0
+
+    def feed(self, way: Way, size: int = BULK_READ) -> None:
+        way.source.far.sendall(bytes(size))
+        ours = way.source.transport.socket
+        ours.setblocking(True)
+        # One read is to find all of it.
+        ours.recv(size, socket.MSG_PEEK | socket.MSG_WAITALL)
+        ours.setblocking(False)
+        before = way.moved
+        way.source.transport.doRead()
+        assert way.moved == before + size
+        way.run()
+
+    def test_a_lone_one_does_once(self, make: Callable[[], Way]) -> None:
+        way = make()
+        self.feed(way, BULK_READ - 1)
+        assert way.source.transport.socket.asked == []
+        for size in (BULK_READ, BULK_READ, 1, BULK_READ):
+            self.feed(way, size)
+            assert way.source.transport.socket.asked == [RECEIVE_BUFFER]
+
+    def test_a_second_one_meanwhile_does_not(self, make: Callable[[], Way]) -> None:
+        first, second = make(), make()
+        self.feed(first)
+        self.feed(second)
+        assert first.source.transport.socket.asked == [RECEIVE_BUFFER]
+        assert second.source.transport.socket.asked == []
+
+    def test_but_after_it(self, make: Callable[[], Way]) -> None:
+        first, second = make(), make()
+        self.feed(first)
+        first.flow.detach()
+        self.feed(second)
+        assert second.source.transport.socket.asked == [RECEIVE_BUFFER]
+
+    def test_for_a_peer_elsewhere_it_would_be_too_small(self, make: Callable[[], Way]) -> None:
+        way = make()
+        way.source.transport.socket.peer = ("192.0.2.1", 80)
+        self.feed(way)
+        assert way.pool.flows == 1
+        assert way.source.transport.socket.asked == []

@@ -19,8 +19,8 @@ from torsocks_tx.pipes import LEAST, Pipe, PipePool, can_splice
 class WatchedPool(PipePool):
     """A pool that remembers its pipes."""
 
-    def __init__(self) -> None:
-        super().__init__(most=3, idle=2)
+    def __init__(self, most: int = 3, idle: int = 2) -> None:
+        super().__init__(most, idle)
         self.seen: set[str] = set()
 
     def borrow(self) -> Pipe | None:
@@ -134,3 +134,12 @@ class TestCanSplice:
         can_splice.cache_clear()
         assert not can_splice()
         can_splice.cache_clear()
+
+
+def test_it_counts_flows_and_tells_the_only_one(pool: PipePool) -> None:
+    assert pool.enter()
+    assert not pool.enter()
+    pool.leave()
+    pool.leave()
+    assert pool.flows == 0
+    assert pool.enter()

@@ -29,8 +29,8 @@ RINGS: tuple[tuple[str, ...], ...] = (
         *("pt.codec", "pt.environment", "pt.lines", "pt.proxy_uri"),
     ),
     (
-        *("interfaces", "flow", "hangups", "patience", "pipes", "relay", "socks_error"),
-        *("sockets", "transports"),
+        *("interfaces", "flow", "hangups", "held", "patience", "pipes", "rcvbuf", "relay"),
+        *("socks_error", "sockets", "transports"),
     ),
     ("backends", "backends.*"),
     ("crowd", "errand", "owner", "protocol"),

@@ -43,10 +43,10 @@ class Ear(Protocol):
 class End:
     """A Twisted transport on one end of a socket pair, without a running reactor."""
 
-    def __init__(self) -> None:
+    def __init__(self, pair: tuple[socket.socket, socket.socket] | None = None) -> None:
         self.reactor = MemoryReactorClock()
         self.reactor.running = True
-        ours, self.far = socket.socketpair()
+        ours, self.far = pair or socket.socketpair()
         self.far.setblocking(False)
         self.ear = Ear()
         self.transport: Any = tcp.Connection(ours, self.ear, self.reactor)

@@ -8,15 +8,18 @@ meanwhile: at most one read, or one pipe, is held. Ends and errors are left to t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from enum import Enum, auto
+from time import monotonic
 from typing import Any
 
 from twisted.internet import main
-from twisted.python.failure import Failure
 
+from torsocks_tx import rcvbuf
+from torsocks_tx.held import HeldPipe, leave
 from torsocks_tx.pipes import Pipe, PipePool, can_splice, pool, splice
-from torsocks_tx.sockets import is_socket
+from torsocks_tx.sockets import is_clear, is_socket
 from torsocks_tx.transports import Throttle
 
 READ = 256 * 1024
@@ -29,6 +32,11 @@ BULK_RUN = 256 * 1024
 SMALL_SPLICE = 8 * 1024
 SMALL_RUN = 8
 """It is no longer bulk after so many splices of less than ``SMALL_SPLICE`` in a row."""
+
+TRIES = 9
+TURN = 0.001
+WORTH = 64 * 1024
+"""A turn is so many splices or seconds at most, and goes on after those of this many bytes."""
 
 # Every flow reads into the same bytes, and has no use for them once it returns.
 _block = memoryview(bytearray(READ))
@@ -49,8 +57,8 @@ class Flow:
     number of bytes that have left the source.
     """
 
-    __slots__ = ("_left", "_means", "_moved", "_pipe", "_pool", "_run", "_sink", "_source",
-                 "_throttle")  # fmt: skip
+    __slots__ = ("_held", "_is_bounded", "_is_bulk", "_means", "_moved", "_pool", "_run", "_sink",
+                 "_source", "_throttle")  # fmt: skip
 
     def __init__(
         self,
@@ -67,8 +75,9 @@ class Flow:
         self._pool = pipes
         self._means = Means.COPY if can_splice() else Means.COPY_ONLY
         self._run = 0
-        self._pipe: Pipe | None = None
-        self._left = 0
+        self._held: HeldPipe | None = None
+        self._is_bulk = False
+        self._is_bounded = False
 
     def attach(self) -> None:
         """Take the source's bytes from now on."""
@@ -76,7 +85,8 @@ class Flow:
 
     def detach(self) -> None:
         """Leave the source to its protocol. What is held still goes to the sink."""
-        _leave(self._source, "doRead", self.read)
+        leave(self._source, "doRead", self.read)
+        self._end_bulk()
 
     @property
     def means(self) -> Means:
@@ -86,22 +96,18 @@ class Flow:
     @property
     def held(self) -> int:
         """Bytes in a pipe that the sink has not taken."""
-        return self._left
+        return self._held.left if self._held is not None else 0
 
     def read(self) -> Any:
         """The source can be read: stands in for its ``doRead``."""
-        sink = self._sink
-        if (
-            not sink.connected
-            or sink.dataBuffer
-            or sink._tempDataLen
-            or sink.disconnecting
-            or sink._writeDisconnecting
-            or sink.producer is not self._throttle
-        ):
+        if is_clear(self._sink, self._throttle):
+            over = self._splice() if self._means is Means.SPLICE else self._copy()
+        else:
             # What is queued goes first: the protocols keep the order.
-            return type(self._source).doRead(self._source)
-        return self._splice() if self._means is Means.SPLICE else self._copy()
+            over = type(self._source).doRead(self._source)
+        if over is not None:
+            self._end_bulk()
+        return over
 
     def _copy(self) -> Any:
         try:
@@ -113,6 +119,7 @@ class Flow:
             return main.CONNECTION_LOST
         if not count:
             return main.CONNECTION_DONE
+        self._weigh(count)
         try:
             sent = self._sink.socket.send(_block[:count])
         except OSError:
@@ -122,37 +129,90 @@ class Flow:
             self._sink.write(bytes(_block[sent:count]))
             self._pause()
         self._moved(count)
+        return None
+
+    def _weigh(self, count: int) -> None:
+        """Choose the means for what comes behind a read of so many bytes."""
         if count < BULK_READ:
-            self._run = 0
+            self._end_bulk()
         elif self._means is Means.COPY:
+            if not self._is_bulk:
+                self._begin_bulk()
             self._run += count
             if self._run >= BULK_RUN:
                 self._means, self._run = Means.SPLICE, 0
-        return None
+
+    def _begin_bulk(self) -> None:
+        self._is_bulk = True
+        # Several streams at once cannot all stay in the cache, and are slower with small queues.
+        if self._pool.enter() and not self._is_bounded:
+            self._is_bounded = True
+            rcvbuf.bound(self._source.socket)
+
+    def _end_bulk(self) -> None:
+        """Whatever ends it comes here, so that each flow leaves as often as it has entered."""
+        self._run = 0
+        if self._is_bulk:
+            self._is_bulk = False
+            self._pool.leave()
+            self._means = Means.COPY
 
     def _splice(self) -> Any:
+        """Go on while much comes: to sleep and be woken costs more than to ask again.
+
+        Other streams wait meanwhile, so one turn of the reactor is at most ``TRIES`` splices, and
+        it is left after ``TURN``: whoever is let run may take milliseconds. A slow stream ends it
+        at once, and pays nothing. Later one try that finds little is forgiven: the source may have
+        only just been let run.
+        """
+        begun, misses = monotonic(), 0
+        for attempt in range(TRIES):
+            if attempt:
+                # Lets the source run, and the sink, where they share this processor.
+                os.sched_yield()
+            moved = self._splice_once()
+            if not isinstance(moved, int):
+                return moved
+            misses += moved < WORTH
+            if misses > min(attempt, 1) or monotonic() - begun > TURN or not self._goes_on():
+                break
+        return None
+
+    def _goes_on(self) -> bool:
+        # Whoever counts the bytes may have released the stream, or lost either side.
+        return bool(
+            self._means is Means.SPLICE
+            and not self.held
+            and not self._throttle.paused
+            and self._source.connected
+            and not self._source.disconnecting
+            and self._source.__dict__.get("doRead") == self.read
+            and is_clear(self._sink, self._throttle)
+        )
+
+    def _splice_once(self) -> Any:
+        """How many bytes were moved, 0 if there are none now; or the reason why it is over."""
         pipe = self._pool.borrow()
         if pipe is None:
             self._means, self._run = Means.COPY, -16 * BULK_RUN
-            return self._copy()
+            return self._copy() or 0
+        over: Any = main.CONNECTION_DONE
         try:
             count = splice(self._source.fileno(), pipe.writer, pipe.size)
         except BlockingIOError:
             # The pipe was empty, so it is the socket that has nothing.
-            self._pool.give_back(pipe)
-            return None
+            count = over = 0
         except OSError:
-            self._pool.give_back(pipe)
-            return main.CONNECTION_LOST
+            count, over = 0, main.CONNECTION_LOST
         if not count:
             self._pool.give_back(pipe)
-            return main.CONNECTION_DONE
+            return over
         self._pass_on(pipe, count)
         self._moved(count)
         self._run = self._run + 1 if count < SMALL_SPLICE else 0
         if self._run == SMALL_RUN:
-            self._means, self._run = Means.COPY, 0
-        return None
+            self._end_bulk()
+        return count
 
     def _pass_on(self, pipe: Pipe, count: int) -> None:
         try:
@@ -164,9 +224,7 @@ class Flow:
         if sent == count:
             self._pool.give_back(pipe)
             return
-        self._pipe, self._left = pipe, count - sent
-        self._sink.doWrite = self.drain
-        self._sink.connectionLost = self.sink_lost
+        self._held = HeldPipe(self._sink, pipe, count - sent, self._pool, self._end_bulk)
         self._pause()
         self._sink.startWriting()
 
@@ -174,36 +232,6 @@ class Flow:
         if not self._sink.producerPaused:
             self._sink.producerPaused = True
             self._throttle.pauseProducing()
-
-    # While a pipe is held.
-
-    def drain(self) -> Any:
-        """The sink takes bytes: stands in for its ``doWrite``."""
-        if self._pipe is not None:
-            try:
-                self._left -= splice(self._pipe.reader, self._sink.fileno(), self._left)
-            except BlockingIOError:
-                return None
-            except OSError:
-                return main.CONNECTION_LOST
-            if self._left:
-                return None
-            self._pool.give_back(self._pipe)
-            self._let_go()
-        # Resumes the source, or closes what was to be closed once all is out.
-        return self._sink.doWrite()
-
-    def sink_lost(self, reason: Failure) -> None:
-        """The sink is gone, and nobody else will look after the pipe."""
-        if self._pipe is not None:
-            self._pool.discard(self._pipe)
-        self._let_go()
-        self._sink.connectionLost(reason)
-
-    def _let_go(self) -> None:
-        self._pipe, self._left = None, 0
-        _leave(self._sink, "doWrite", self.drain)
-        _leave(self._sink, "connectionLost", self.sink_lost)
 
 
 Way = tuple[Throttle, Callable[[int], None]]
@@ -218,9 +246,3 @@ def join(near: Any, far: Any, up: Way, down: Way) -> tuple[Flow, ...]:
     for flow in flows:
         flow.attach()
     return flows
-
-
-def _leave(transport: Any, name: str, method: Callable[..., Any]) -> None:
-    """Take a method of ours back; ``abortConnection`` may have put its own there."""
-    if transport.__dict__.get(name) == method:
-        delattr(transport, name)

@@ -68,13 +68,26 @@ def can_splice() -> bool:
 
 
 class PipePool:
-    """Lends empty pipes; ``lent`` counts those that are out."""
+    """Lends empty pipes; ``lent`` counts those that are out.
+
+    ``flows`` counts the flows in bulk, whether they are spliced already or about to be.
+    """
 
     def __init__(self, most: int = MOST, idle: int = IDLE) -> None:
         self._most = most
         self._idle = idle
         self._pipes: list[Pipe] = []
         self.lent = 0
+        self.flows = 0
+
+    def enter(self) -> bool:
+        """Count a flow from now on; whether it is the only one."""
+        self.flows += 1
+        return self.flows == 1
+
+    def leave(self) -> None:
+        """Count a flow no more that has entered."""
+        self.flows -= 1
 
     def borrow(self) -> Pipe | None:
         """An empty pipe of useful size, or None if there is none to have."""

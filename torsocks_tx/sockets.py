@@ -42,6 +42,21 @@ def is_quiet(transport: Any) -> bool:
     )
 
 
+def is_clear(transport: Any, producer: Any) -> bool:
+    """Whether bytes may go past the protocol of a plain socket: nothing is queued before them.
+
+    A transport that closes has no producer any more.
+    """
+    return bool(
+        transport.connected
+        and not transport.dataBuffer
+        and not transport._tempDataLen
+        and not transport.disconnecting
+        and not transport._writeDisconnecting
+        and transport.producer is producer
+    )
+
+
 def send(transport: Any, data: bytes) -> None:
     """``write``: what the kernel takes goes out before this returns."""
     if is_quiet(transport):

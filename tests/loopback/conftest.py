@@ -60,6 +60,7 @@ async def ground(
     yield ground
     await ground.close()
     assert pool.lent == 0
+    assert pool.flows == 0
     shutil.rmtree(directory)
 
 
