@@ -34,7 +34,7 @@ SMALL_RUN = 8
 """It is no longer bulk after so many splices of less than ``SMALL_SPLICE`` in a row."""
 
 TRIES = 9
-TURN = 0.001
+TURN = 0.002
 WORTH = 64 * 1024
 """A turn is so many splices or seconds at most, and goes on after those of this many bytes."""
 
