@@ -66,10 +66,18 @@ class Door:
             except OSError:
                 # No descriptors, most often: Twisted knows what to do, and says so.
                 break
+            if socket.getdefaulttimeout() is not None:
+                # Python would wait for so long in each call, whatever the call says.
+                sock.setblocking(False)
             self._let_in(sock, address)
         else:
             return None
-        return type(port).doRead(port)
+        most = port.numberAccepts
+        try:
+            return type(port).doRead(port)
+        finally:
+            # It would take fewer next time, and only its own way would ever take more again.
+            port.numberAccepts = most
 
     def _let_in(self, sock: socket.socket, address: Any) -> None:
         visitor = Visitor(self._hall, sock, self._shown(address))

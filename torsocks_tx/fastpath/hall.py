@@ -26,6 +26,7 @@ class Hall:
 
     def __init__(self, port: Any, factory: SOCKSFactory) -> None:
         self.port = port
+        self.family: int = port.addressFamily
         self.factory = factory
         self.reactor = port.reactor
         self.poller = Poller(port.reactor)

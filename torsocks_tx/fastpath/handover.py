@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Sequence
 from enum import Enum, auto
@@ -42,6 +43,10 @@ class Reached(NamedTuple):
     moved: tuple[int, int]
 
 
+def _is_connected(_sock: socket.socket, _address: Any) -> int:
+    return errno.EISCONN
+
+
 def hand_over(
     hall: Hall, reached: Reached, steps: Sequence[Step], rest: bytes, is_near: bool
 ) -> None:
@@ -56,22 +61,41 @@ def hand_over(
     port.sessionno = number + 1
     near, address = reached.near, reached.address
     transport = port.transport(near, protocol, address, port, number, port.reactor)
-    target = reached.target
-    if reached.request is None or target is None:
-        assert reached.handshake is not None
-        protocol.go_on(transport, reached.handshake, reached.left, steps)
-        return
+    try:
+        if reached.request is not None and reached.target is not None:
+            _go_on_with(hall, reached, protocol, transport, rest, is_near)
+        elif reached.handshake is not None:
+            protocol.go_on(transport, reached.handshake, reached.left, steps)
+    except Exception:
+        # So does the reactor to a protocol that raises.
+        transport.abortConnection()
+        raise
+
+
+def _go_on_with(
+    hall: Hall,
+    reached: Reached,
+    protocol: SOCKSProtocol,
+    transport: Any,
+    rest: bytes,
+    is_near: bool,
+) -> None:
+    request, target = reached.request, reached.target
+    assert request is not None
+    assert target is not None
     streams: list[Stream] = []
 
     def reach(receiver: IReceiver) -> Stream:
         stream = Stream(hall.reactor, receiver, half_close=True)
         streams.append(stream)
-        # Asked again, the socket says how far it is.
-        stream.dial(hall.reactor, [target], sock=reached.far)
+        # Asked again, the socket says how far it is. But an open unix one may say that nobody
+        # listens there any more.
+        connect = _is_connected if told else socket.socket.connect_ex
+        stream.dial(hall.reactor, [target], connect=connect, sock=reached.far)
         return stream
 
     told = reached.stage is Stage.OPEN
-    protocol.go_on_with(transport, reached.request, reach, reached.left, reached.moved, told=told)
+    protocol.go_on_with(transport, request, reach, reached.left, reached.moved, told=told)
     if rest and is_near:
         protocol.dataReceived(rest)
     elif rest:

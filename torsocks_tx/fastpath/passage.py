@@ -61,9 +61,9 @@ class Passage:
         near, far = self.near, self.far
         assert far is not None
         source, sink = (near, far) if is_near else (far, near)
+        family = self.hall.family if is_near or self.target is None else self.target.family
         if self.done is source:
-            if events & LOST:
-                self.reset()
+            self._gone(events)
             return
         while True:
             try:
@@ -92,8 +92,18 @@ class Passage:
             if sent < count:
                 self.hand_over(rest=bytes(_block[sent:count]), is_near=is_near)
                 return
-            if not events & ENDED:
+            # A read that is not full has taken all there is. On a unix socket one ends also behind
+            # a descriptor that was passed.
+            if not events & ENDED and family != socket.AF_UNIX:
                 return
+
+    def _gone(self, events: int) -> None:
+        """Something has happened to the side that has ended before."""
+        if events & select.EPOLLERR:
+            self.reset()
+        elif events & select.EPOLLHUP:
+            # A unix socket that is closed now, both ways: nobody is left to hear the other.
+            self.leave()
 
     def _ended(self, source: socket.socket, sink: socket.socket) -> None:
         if self.done is not None:

@@ -57,8 +57,11 @@ class Poller:
         self.forget(number)
 
     def forget(self, number: int) -> None:
-        """Watch a descriptor no more that is about to be closed, which takes it out."""
-        del self._watched[number]
+        """Watch a descriptor no more that is about to be closed, which takes it out.
+
+        One that could not be watched in the first place may be forgotten too.
+        """
+        self._watched.pop(number, None)
         if not self._watched:
             self._reactor.removeReader(self)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import select
 import socket
+from typing import Any
 
 from twisted.logger import Logger
 
 from torsocks_tx import replies
 from torsocks_tx.backends.dialling import CONNECTED, UNDER_WAY, Target
 from torsocks_tx.codes import Command
-from torsocks_tx.errors import Refused
 from torsocks_tx.fastpath.handover import Stage
 from torsocks_tx.fastpath.passage import ENDED, LOST, NOW, Passage
 from torsocks_tx.flow import BULK_READ
@@ -21,7 +21,7 @@ from torsocks_tx.messages import Request
 _SHORT = 1024
 """So few bytes leave whole, or not at all."""
 
-_READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+_READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLPRI | select.EPOLLET
 
 
 class Visitor(Passage):
@@ -40,7 +40,10 @@ class Visitor(Passage):
     def ready(self, number: int, events: int) -> None:
         """Something has happened to one of the sockets."""
         is_near = number == self.number
-        if self.stage is Stage.OPEN:
+        if events & select.EPOLLPRI:
+            # A read ends at urgent data, and nobody would tell of what is behind.
+            self.hand_over()
+        elif self.stage is Stage.OPEN:
             self.pass_on(is_near, events)
         elif self.stage is Stage.HANDSHAKE and not events & ENDED:
             self._converse()
@@ -54,7 +57,7 @@ class Visitor(Passage):
 
     def _converse(self) -> None:
         try:
-            said = self.near.recv(BULK_READ, NOW)
+            said, _, flags, _ = self.near.recvmsg(BULK_READ, 0, NOW)
         except BlockingIOError:
             return
         except OSError:
@@ -62,6 +65,10 @@ class Visitor(Passage):
             return
         if said:
             self._hear(said)
+            # There may be more, of which nobody would tell.
+            is_all = len(said) < BULK_READ and not flags & socket.MSG_CTRUNC
+            if not is_all and self.stage is not Stage.OVER:
+                self.hand_over()
         elif self.hall.factory.debugging:
             self.hand_over()  # it is to be noted
         else:
@@ -80,9 +87,6 @@ class Visitor(Passage):
             if not self._take(step):
                 self.hand_over(steps[position:])
                 return
-        if len(said) == BULK_READ and self.stage is Stage.HANDSHAKE:
-            # There may be more, of which nobody would tell.
-            self.hand_over()
 
     def _take(self, step: Step) -> bool:
         """Carry out a step, if that goes the short way."""
@@ -104,7 +108,8 @@ class Visitor(Passage):
         try:
             hall.factory.admit(request, hall.port._buildAddr(self.address))
             target = hall.target(request)
-        except Refused:
+        except Exception:
+            # Refused, or a fault of an application's: asked again, the protocol says which.
             return False
         if target is None or not self._connect(target):
             return False
@@ -125,11 +130,12 @@ class Visitor(Passage):
         if target.family != socket.AF_UNIX:
             far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             far.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        connect = self.hall.connect
-        status = connect(far, target.address)
-        if status == errno.EINPROGRESS:
-            # Where both ends are on this machine, the second call finds it done.
-            status = connect(far, target.address)
+        try:
+            status = self._dial(far, target.address)
+        except Exception:
+            # The protocol finds the same, and knows what to say.
+            far.close()
+            return False
         if status in CONNECTED:
             self.stage = Stage.OPEN
             events = _READ
@@ -142,6 +148,12 @@ class Visitor(Passage):
         self.target, self.far = target, far
         self.hall.poller.watch(far.fileno(), self, events)
         return True
+
+    def _dial(self, far: socket.socket, address: Any) -> int:
+        connect = self.hall.connect
+        status = connect(far, address)
+        # Where both ends are on this machine, the second call finds it done.
+        return connect(far, address) if status == errno.EINPROGRESS else status
 
     def _opened(self) -> bool:
         """Tell the client; False if it cannot be told at once."""
