@@ -38,6 +38,7 @@ def choose_way(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(flow, "SMALL_RUN", -1)
     if way.startswith("short"):
         monkeypatch.setattr(door, "Visitor", WatchedVisitor)
+        monkeypatch.setattr(door, "KEPT", ("buildProtocol",))
         monkeypatch.setattr(door, "PROTOCOLS", {WatchedProtocol, SOCKSProtocol})
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import select
 import socket
 from typing import Any
 
 from twisted.internet import tcp
 from twisted.internet.interfaces import IReactorFDSet
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from torsocks_tx.fastpath.hall import Hall
 from torsocks_tx.fastpath.visitor import Visitor
@@ -16,6 +20,10 @@ from torsocks_tx.server import SOCKSFactory
 
 PROTOCOLS = {SOCKSProtocol, SOCKS4Protocol, SOCKS5Protocol}
 """What is known here to be nothing but what this package makes of it."""
+
+
+KEPT = ("buildProtocol", "errand")
+"""What of a factory is not asked on the short way."""
 
 
 def opens(port: Any) -> bool:
@@ -30,47 +38,56 @@ def opens(port: Any) -> bool:
 
 
 def _is_plain(factory: Any) -> bool:
-    return (
-        type(factory).buildProtocol is SOCKSFactory.buildProtocol and factory.protocol in PROTOCOLS
-    )
+    kept = all(getattr(type(factory), name, None) is getattr(SOCKSFactory, name) for name in KEPT)
+    return kept and factory.protocol in PROTOCOLS
 
 
 def attach(port: Any) -> None:
     """Let clients of a port that listens take the short way, if there is one here."""
     if opens(port):
-        port.doRead = Door(port, port.factory).accept
+        Door(port, port.factory).open()
 
 
 class Door:
-    """Accepts for one port."""
+    """Accepts for one port, until it is closed."""
+
+    _log = Logger()
 
     def __init__(self, port: Any, factory: SOCKSFactory) -> None:
         self._port = port
         self._hall = Hall(port, factory)
+        self._is_turning_away = False
         if port.addressFamily != socket.AF_UNIX:
             # Every socket that is accepted begins with these options of its listener.
             port.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             port.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
+    def open(self) -> None:
+        """Take the port's clients from now on."""
+        self._port.doRead = self.accept
+        self._port.connectionLost = self._closed
+
     def accept(self) -> Any:
         """The port can be read: stands in for its ``doRead``."""
         port = self._port
-        has_room = self._hall.factory.has_room
         for _ in range(port.numberAccepts):
-            if not has_room():
-                break
             try:
                 sock, address = port.socket.accept()
             except BlockingIOError:
                 return None
-            except OSError:
-                # No descriptors, most often: Twisted knows what to do, and says so.
-                break
-            if socket.getdefaulttimeout() is not None:
-                # Python would wait for so long in each call, whatever the call says.
-                sock.setblocking(False)
-            self._let_in(sock, address)
-        else:
+            except OSError as error:
+                return self._accept_otherwise(error)
+            self._is_turning_away = False
+            if self._hall.factory.has_room():
+                self._let_in(sock, address)
+            else:
+                sock.close()
+        return None
+
+    def _accept_otherwise(self, error: OSError) -> Any:
+        port = self._port
+        if error.errno == errno.EMFILE and tcp._reservedFD.available():
+            self._turn_away()
             return None
         most = port.numberAccepts
         try:
@@ -79,7 +96,28 @@ class Door:
             # It would take fewer next time, and only its own way would ever take more again.
             port.numberAccepts = most
 
+    def _turn_away(self) -> None:
+        """Let clients hear that there are no descriptors, in place of waiting for ever.
+
+        Twisted does the same, but logs the address of each.
+        """
+        if not self._is_turning_away:
+            self._is_turning_away = True
+            self._log.warn("no file descriptors are left: clients are turned away")
+        with tcp._reservedFD, contextlib.suppress(OSError):
+            for _ in range(self._port.numberAccepts):
+                self._port.socket.accept()[0].close()
+
+    def _closed(self, reason: Failure) -> None:
+        """The port is closed: stands in for its ``connectionLost``."""
+        port = self._port
+        del port.doRead, port.connectionLost
+        port.connectionLost(reason)
+
     def _let_in(self, sock: socket.socket, address: Any) -> None:
+        if socket.getdefaulttimeout() is not None:
+            # Python would wait for so long in each call, whatever the call says.
+            sock.setblocking(False)
         visitor = Visitor(self._hall, sock, self._shown(address))
         try:
             visitor.begin()

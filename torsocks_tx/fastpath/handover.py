@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import socket
 from collections.abc import Sequence
 from enum import Enum, auto
 from typing import Any, NamedTuple
 
-from torsocks_tx.backends.dialling import Target
+from torsocks_tx.backends.dialling import UNDER_WAY, Target
 from torsocks_tx.backends.stream import Stream
 from torsocks_tx.fastpath.hall import Hall
 from torsocks_tx.handshake import Handshake, Step
@@ -29,7 +28,8 @@ class Stage(Enum):
 class Reached(NamedTuple):
     """What there is of a connection: ``left`` are the seconds of the deadline of its stage.
 
-    ``moved``: bytes of payload that went out and in.
+    ``status`` is what ``connect(2)`` said of the far side; ``moved`` counts the payload that went
+    out and in, in bytes.
     """
 
     stage: Stage
@@ -40,11 +40,8 @@ class Reached(NamedTuple):
     request: Request | None
     target: Target | None
     far: socket.socket | None
+    status: int
     moved: tuple[int, int]
-
-
-def _is_connected(_sock: socket.socket, _address: Any) -> int:
-    return errno.EISCONN
 
 
 def hand_over(
@@ -85,12 +82,14 @@ def _go_on_with(
     assert target is not None
     streams: list[Stream] = []
 
+    def connect(far: socket.socket, address: Any) -> int:
+        # Asked again, a socket that was under way says how far it is. But one that had failed would
+        # try again, and an open unix one might say that nobody listens there any more.
+        return far.connect_ex(address) if reached.status in UNDER_WAY else reached.status
+
     def reach(receiver: IReceiver) -> Stream:
         stream = Stream(hall.reactor, receiver, half_close=True)
         streams.append(stream)
-        # Asked again, the socket says how far it is. But an open unix one may say that nobody
-        # listens there any more.
-        connect = _is_connected if told else socket.socket.connect_ex
         stream.dial(hall.reactor, [target], connect=connect, sock=reached.far)
         return stream
 

@@ -31,10 +31,11 @@ class Passage:
     """A client and later its far side, whose sockets are its own until it hands them over.
 
     ``sent`` and ``received`` count the payload; ``done`` is the side that has ended, if one has.
+    ``status`` is what ``connect(2)`` said of the far side, as an errno.
     """
 
     __slots__ = ("_waits", "address", "done", "far", "hall", "handshake", "near", "number",
-                 "received", "request", "sent", "stage", "target")  # fmt: skip
+                 "received", "request", "sent", "stage", "status", "target")  # fmt: skip
 
     def __init__(self, hall: Hall, near: socket.socket, address: Any) -> None:
         self.hall = hall
@@ -46,6 +47,7 @@ class Passage:
         self.request: Request | None = None
         self.target: Target | None = None
         self.far: socket.socket | None = None
+        self.status = 0
         self.done: socket.socket | None = None
         self.sent = 0
         self.received = 0
@@ -161,13 +163,13 @@ class Passage:
         """
         stage, self.stage = self.stage, Stage.OVER
         left = self.wait(None)
-        self.hall.poller.release(self.number)
+        self.hall.poller.forget(self.number)
         if self.far is not None:
-            self.hall.poller.release(self.far.fileno())
+            self.hall.poller.forget(self.far.fileno())
         try:
             moved = self.sent, self.received
             reached = Reached(stage, left, self.near, self.address, self.handshake,
-                              self.request, self.target, self.far, moved)  # fmt: skip
+                              self.request, self.target, self.far, self.status, moved)  # fmt: skip
             hand_over(self.hall, reached, steps, rest, is_near)
         finally:
             self.hall.factory.disconnected(self)

@@ -115,14 +115,16 @@ class Visitor(Passage):
             return False
         self.request = request
         self.handshake = None  # an idle stream is to cost little
-        if self.stage is Stage.OPEN:
+        if self.status in CONNECTED:
             self._opened()
-        else:
-            self.wait(hall.attempts)
+            return True
+        self.wait(hall.attempts)
+        if self.status not in UNDER_WAY:
+            self.hand_over()
         return True
 
     def _connect(self, target: Target) -> bool:
-        """Begin to connect; False if that fails at once."""
+        """Begin to connect; False if that cannot be."""
         try:
             far = socket.socket(target.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         except OSError:
@@ -131,21 +133,14 @@ class Visitor(Passage):
             far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             far.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         try:
-            status = self._dial(far, target.address)
+            self.status = self._dial(far, target.address)
         except Exception:
             # The protocol finds the same, and knows what to say.
             far.close()
             return False
-        if status in CONNECTED:
-            self.stage = Stage.OPEN
-            events = _READ
-        elif status in UNDER_WAY:
-            self.stage = Stage.CONNECTING
-            events = _READ | select.EPOLLOUT
-        else:
-            far.close()
-            return False
+        self.stage = Stage.CONNECTING
         self.target, self.far = target, far
+        events = _READ if self.status in CONNECTED else _READ | select.EPOLLOUT
         self.hall.poller.watch(far.fileno(), self, events)
         return True
 
@@ -158,10 +153,10 @@ class Visitor(Passage):
     def _opened(self) -> bool:
         """Tell the client; False if it cannot be told at once."""
         assert self.request is not None
+        self.status = errno.EISCONN
         if self._say(replies.success(self.request)):
             self.wait(None)
             self.stage = Stage.OPEN
             return True
-        self.stage = Stage.CONNECTING
         self.hand_over()
         return False
