@@ -30,8 +30,8 @@ def opens(port: Any) -> bool:
     """Whether a door can stand in for this port: it needs epoll, and a factory of our own make."""
     return bool(
         hasattr(select, "epoll")
-        and IReactorFDSet.providedBy(port.reactor)
         and isinstance(port, tcp.Port)
+        and IReactorFDSet.providedBy(port.reactor)
         and type(port).doRead is tcp.Port.doRead
         and _is_plain(port.factory)
     )

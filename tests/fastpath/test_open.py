@@ -1,0 +1,296 @@
+"""Open streams on the short way: what passes, what is handed over, and every end."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+
+import pytest
+import pytest_twisted
+from twisted.internet.task import Clock
+
+from tests.fakes import plain
+from tests.fastpath.conftest import over_tcp, over_unix
+from tests.ground import Ground, WatchedServer
+from tests.peers import GRANTED, Peer, Pump, named, turn
+from tests.rows import rows
+from torsocks_tx.fastpath.handover import Stage
+from torsocks_tx.fastpath.visitor import Visitor
+from torsocks_tx.flow import BULK_READ
+
+REQUEST = named("example.com", 80)
+BLOCK = os.urandom(4 * 1024 * 1024)
+
+
+class Open:
+    """An open stream, on the test's clock."""
+
+    def __init__(self, ground: Ground) -> None:
+        self.ground = ground
+        self.clock = Clock()
+        self.server: WatchedServer
+        self.client: Peer
+        self.far: Peer
+
+    async def begin(self) -> Open:
+        self.server, origin = await plain(self.ground, clock=self.clock)
+        self.client = await self.ground.client(self.server)
+        assert await self.client.negotiate(REQUEST) == GRANTED
+        self.far = await origin.peer()
+        assert self.visitor is not None
+        return self
+
+    @property
+    def visitor(self) -> Visitor | None:
+        """The stream, while it goes the short way."""
+        [one] = self.server.connections
+        return one if isinstance(one, Visitor) else None
+
+    @property
+    def moved(self) -> tuple[int, int]:
+        """The payload that went out and in, as it is counted where it is now."""
+        visitor = self.visitor
+        one = self.server.client._errand._relay if visitor is None else visitor
+        return one.sent, one.received
+
+    async def exchange(self, up: bytes, down: bytes) -> None:
+        self.client.send(up)
+        assert await self.far.take(len(up)) == up
+        self.far.send(down)
+        assert await self.client.take(len(down)) == down
+
+    async def gone(self) -> None:
+        """Nothing is left of it."""
+        await self.server.emptied()
+        assert len(self.server._crowd) == 0
+        assert self.clock.getDelayedCalls() == []
+        assert self.server.when_empty().called
+
+    async def handed_over(self) -> None:
+        while self.visitor is not None:
+            await turn()
+
+
+async def begin(ground: Ground) -> Open:
+    return await Open(ground).begin()
+
+
+@rows("S-03")
+class TestPassing:
+    @pytest_twisted.ensureDeferred
+    async def test_small_messages_stay(self, ground: Ground) -> None:
+        stream = await begin(ground)
+        for _ in range(10):
+            await stream.exchange(b"question", b"an answer")
+        assert stream.visitor is not None
+        assert stream.moved == (80, 90)
+        assert stream.clock.getDelayedCalls() == []
+
+    @pytest.mark.parametrize("up", [True, False])
+    @pytest.mark.parametrize("size", [BULK_READ - 1, BULK_READ, 3 * BULK_READ])
+    @pytest_twisted.ensureDeferred
+    async def test_a_read_that_is_full_is_the_relays(
+        self, ground: Ground, size: int, up: bool
+    ) -> None:
+        stream = await begin(ground)
+        await stream.exchange(b"question", b"an answer")
+        block = BLOCK[:size]
+        one, other = (stream.client, stream.far) if up else (stream.far, stream.client)
+        one.send(block)
+        assert await other.take(size) == block
+        assert (stream.visitor is None) == (size >= BULK_READ)
+        assert stream.moved == ((8 + size, 9) if up else (8, 9 + size))
+        await stream.exchange(b"more", b"and more")
+
+    @pytest.mark.parametrize("up", [True, False])
+    @pytest_twisted.ensureDeferred
+    async def test_what_a_sink_does_not_take_is_not_lost(self, ground: Ground, up: bool) -> None:
+        """In messages that are small, until the reader's buffers are full."""
+        stream = await begin(ground)
+        one, other = (stream.client, stream.far) if up else (stream.far, stream.client)
+        other.transport.pauseProducing()
+        sent = hashlib.sha256()
+        count = 0
+        while stream.visitor is not None:
+            chunk = BLOCK[count % 100_000 :][:8_000]
+            one.send(chunk)
+            sent.update(chunk)
+            count += len(chunk)
+            await turn()
+        assert count > BULK_READ
+        one.send(BLOCK)
+        sent.update(BLOCK)
+        count += len(BLOCK)
+        other.transport.resumeProducing()
+        assert hashlib.sha256(await other.take(count)).digest() == sent.digest()
+        assert stream.moved == ((count, 0) if up else (0, count))
+
+    @pytest_twisted.ensureDeferred
+    async def test_both_ways_at_one_time_past_stalled_readers(self, ground: Ground) -> None:
+        stream = await begin(ground)
+        ends = [(stream.client, stream.far), (stream.far, stream.client)]
+        for one, _ in ends:
+            one.transport.pauseProducing()
+        pumps = [Pump(one, len(BLOCK)) for one, _ in ends]
+        for pump in pumps:
+            await pump.stalled()
+        assert stream.visitor is None
+        for one, _ in ends:
+            one.transport.resumeProducing()
+        for pump, (_, other) in zip(pumps, ends, strict=True):
+            taken = await other.take(len(BLOCK))
+            assert hashlib.sha256(taken).digest() == pump.digest.digest()
+        assert stream.moved == (len(BLOCK), len(BLOCK))
+
+    @over_unix
+    @pytest_twisted.ensureDeferred
+    async def test_it_is_handed_over_though_the_origin_listens_no_more(
+        self, ground: Ground
+    ) -> None:
+        stream = await begin(ground)
+        await ground.stop_listening()
+        stream.far.send(BLOCK)
+        assert await stream.client.take(len(BLOCK)) == BLOCK
+
+
+@rows("S-03", "R-29")
+class TestEnds:
+    @pytest.mark.parametrize("by_client", [True, False])
+    @pytest_twisted.ensureDeferred
+    async def test_one_side_and_then_the_other(self, ground: Ground, by_client: bool) -> None:
+        stream = await begin(ground)
+        ends = (stream.client, stream.far)
+        one, other = ends if by_client else ends[::-1]
+        one.send(b"last words")
+        one.shut()
+        assert await other.take_rest() == b"last words"
+        assert not one.over
+        visitor = stream.visitor
+        assert visitor is not None
+        assert len(stream.clock.getDelayedCalls()) == 1
+        other.close()
+        assert await one.ended_well()
+        await stream.gone()
+
+    @pytest.mark.parametrize("by_client", [True, False])
+    @pytest_twisted.ensureDeferred
+    async def test_an_answer_behind_a_half_close_is_whole(
+        self, ground: Ground, by_client: bool
+    ) -> None:
+        stream = await begin(ground)
+        ends = (stream.client, stream.far)
+        one, other = ends if by_client else ends[::-1]
+        one.send(b"question")
+        one.shut()
+        assert await other.take_rest() == b"question"
+        other.send(b"an answer")
+        assert await one.take(9) == b"an answer"
+        assert stream.visitor is None
+        assert stream.moved == ((8, 9) if by_client else (9, 8))
+        other.send(BLOCK)
+        other.close()
+        assert await one.take_rest() == BLOCK
+        assert await one.ended_well()
+        await stream.gone()
+
+    @pytest_twisted.ensureDeferred
+    async def test_both_at_one_time(self, ground: Ground) -> None:
+        stream = await begin(ground)
+        stream.client.send(b"bye")
+        stream.far.send(b"farewell")
+        stream.client.shut()
+        stream.far.shut()
+        assert await stream.client.take_rest() == b"farewell"
+        assert await stream.far.take_rest() == b"bye"
+        await stream.gone()
+
+    @over_tcp
+    @pytest.mark.parametrize("by_client", [True, False])
+    @pytest.mark.parametrize("before", ["nothing", "its own end", "the other's end"])
+    @pytest_twisted.ensureDeferred
+    async def test_a_reset_is_one(self, ground: Ground, before: str, by_client: bool) -> None:
+        stream = await begin(ground)
+        ends = (stream.client, stream.far)
+        one, other = ends if by_client else ends[::-1]
+        if before != "nothing":
+            first, second = (one, other) if before == "its own end" else (other, one)
+            first.transport.loseWriteConnection()
+            await second.until(lambda: second.eof)
+        one.reset()
+        if other.eof:
+            # It hears of it when it reads or writes again.
+            await stream.gone()
+            other.reset()
+        else:
+            assert not await other.ended_well()
+        await stream.gone()
+
+    @over_unix
+    @pytest_twisted.ensureDeferred
+    async def test_a_client_that_closes_after_its_end_is_gone(self, ground: Ground) -> None:
+        stream = await begin(ground)
+        stream.far.transport.pauseProducing()
+        stream.client.send(b"question")
+        stream.client.transport.loseWriteConnection()
+        await stream.server.until(lambda: stream.server.ended == 1)
+        stream.client.reset()
+        await stream.gone()
+        stream.far.transport.resumeProducing()
+        assert await stream.far.take_rest() == b"question"
+        assert await stream.far.ended_well()
+
+    @pytest.mark.parametrize(("by_client", "seconds"), [(True, 30.0), (False, 300.0)])
+    @pytest_twisted.ensureDeferred
+    async def test_a_silent_other_side_is_left(
+        self, ground: Ground, by_client: bool, seconds: float
+    ) -> None:
+        stream = await begin(ground)
+        ends = (stream.client, stream.far)
+        one, other = ends if by_client else ends[::-1]
+        stream.clock.advance(1000)
+        one.shut()
+        await other.until(lambda: other.eof)
+        stream.clock.advance(seconds - 0.1)
+        assert stream.visitor is not None
+        assert not one.over
+        stream.clock.advance(0.1)
+        assert not stream.server.connections
+        assert await one.ended_well()
+        await stream.gone()
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_client_that_has_ended_may_make_room(self, ground: Ground) -> None:
+        stream = await begin(ground)
+        stream.client.shut()
+        await stream.server.until(lambda: stream.server.ended == 1)
+        assert list(stream.server._crowd._lingering) == [stream.visitor]
+        stream.far.send(b"an answer")
+        assert await stream.client.take(9) == b"an answer"
+        await stream.server.until(lambda: stream.server.ended == 2)
+        assert list(stream.server._crowd._lingering) == [stream.server.client]
+        assert len(stream.server._crowd) == 1
+        stream.far.close()
+        await stream.gone()
+
+    @over_tcp
+    @pytest.mark.parametrize("ask", [WatchedServer.close_all, Visitor.reset])
+    @pytest_twisted.ensureDeferred
+    async def test_a_server_that_stops_resets(
+        self, ground: Ground, ask: Callable[[object], None]
+    ) -> None:
+        stream = await begin(ground)
+        visitor = stream.visitor
+        assert visitor is not None
+        stream.server.close_unserved()
+        assert stream.visitor is visitor
+        empty = stream.server.when_empty()
+        ask(stream.server if ask is WatchedServer.close_all else visitor)
+        assert empty.called
+        assert visitor.stage is Stage.OVER
+        # Once more is harmless.
+        visitor.reset()
+        visitor.leave()
+        assert not await stream.client.ended_well()
+        assert not await stream.far.ended_well()
+        await stream.gone()
