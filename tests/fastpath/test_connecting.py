@@ -113,6 +113,8 @@ async def test_a_refusal_is_told_as_one(ground: Ground, connect: Any) -> None:
     await ground.stop_listening()
     clock = Clock()
     server = direct(connect, clock=clock)
+    # Nobody tries a second time.
+    server.backend.open = None  # type: ignore[method-assign, assignment]
     client = await waiting(ground, server, port)
     assert await client.take_rest() == refused(5)
     client.close()

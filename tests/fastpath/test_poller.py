@@ -96,7 +96,7 @@ def test_the_reactor_reads_it_while_anybody_is_watched(ears: Ears) -> None:
     assert ears.is_reader
     first.close()
     assert ears.is_reader
-    ears.poller.release(second.number)
+    ears.poller.forget(second.number)
     assert not ears.is_reader
     ears.poller.watch(second.number, second, READ)
     assert ears.is_reader
@@ -122,10 +122,10 @@ def test_what_was_there_before_is_told_too(ears: Ears) -> None:
     assert ear.heard == [select.EPOLLIN]
 
 
-def test_released_it_hears_no_more(ears: Ears) -> None:
+def test_forgotten_it_hears_no_more(ears: Ears) -> None:
     ear = ears.ear()
     ear.far.send(b"x")
-    ears.poller.release(ear.number)
+    ears.poller.forget(ear.number)
     ears.poller.doRead()
     assert ear.heard == []
 
