@@ -105,6 +105,27 @@ async def test_a_server_that_speaks_first(ground: Ground, kind: Callable[[], Pee
         assert await client.take_rest() == b""
 
 
+@rows("S-03")
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_has_spoken_when_the_outcome_comes(ground: Ground) -> None:
+    """One event tells of both."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        accepted: list[socket.socket] = []
+
+        def connect(sock: socket.socket, address: Any) -> int:
+            status = late(sock, address)
+            if not accepted:
+                accepted.append(listener.accept()[0])
+                accepted[0].send(b"220 hello")
+            return status
+
+        server = direct(connect)
+        client = await waiting(ground, server, listener.getsockname()[1])
+        assert await client.take(19) == GRANTED + b"220 hello"
+        assert stage_of(server) is Stage.OPEN
+        accepted[0].close()
+
+
 @rows("S-02")
 @pytest.mark.parametrize("connect", [late, socket.socket.connect_ex, lambda *_: errno.EINPROGRESS])
 @pytest_twisted.ensureDeferred

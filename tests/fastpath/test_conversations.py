@@ -157,6 +157,8 @@ async def test_bytes_behind_a_passed_descriptor_are_heard(ground: Ground, place:
     server, _, endpoint = await listen(ground)
     said = b"\5\1\0" + REQUEST + b"ping"
     with raw_client(ground, endpoint) as raw:
+        await server.until(lambda: len(server.connections) == 1)
+        await turn()
         if place > 3 + len(REQUEST):
             raw.send(said[:-4])
             await server.until(lambda: server.heard == len(said) - 4)
