@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -79,6 +80,13 @@ class Way:
         assert not self.flow._is_bulk
         self.pool.clear()
         assert not self.pool.seen & open_files("pipe")
+
+
+@pytest.fixture(autouse=True)
+def gather(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Small reads may follow each other at once, unless this is called with seconds."""
+    monkeypatch.setattr(module, "GATHER", 0.0)
+    return lambda seconds: monkeypatch.setattr(module, "GATHER", seconds)
 
 
 @pytest.fixture
@@ -160,6 +168,45 @@ class TestBothMeans:
 
 
 @rows("S-03")
+@rows("S-03")
+class TestGathering:
+    """Small reads of one stream are not made too often: what comes meanwhile is one piece."""
+
+    def test_what_comes_at_once_behind_a_small_read_waits_for_more(
+        self, way: Way, gather: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        times = [100.0]
+        monkeypatch.setattr(module, "monotonic", lambda: times[0])
+        gather(0.5)
+        assert way.come(b"one") is None
+        times[0] = 100.4
+        assert way.come(b"two") is None
+        assert way.sink.take() == b"one"
+        assert way.come(b"three") is None
+        times[0] = 100.5
+        assert way.source.transport.doRead() is None
+        assert way.sink.take() == b"twothree"
+        assert way.moved == 11
+
+    def test_so_does_an_end(
+        self, way: Way, gather: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        gather(3600.0)
+        assert way.come(b"one") is None
+        way.source.far.close()
+        assert way.source.transport.doRead() is None
+        monkeypatch.setattr(module, "monotonic", lambda: time.monotonic() + 3600.0)
+        assert way.source.transport.doRead() is main.CONNECTION_DONE
+
+    def test_nobody_waits_behind_a_large_read(
+        self, way: Way, gather: Callable[[float], None]
+    ) -> None:
+        gather(3600.0)
+        assert way.come(bytes(BULK_READ)) is None
+        assert way.come(b"one") is None
+        assert way.moved == BULK_READ + 3
+
+
 class TestPipe:
     """A pipe that the sink has not emptied."""
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from enum import Enum, auto
 from time import monotonic
 from typing import Any
 
@@ -18,9 +17,9 @@ from twisted.internet import main
 
 from torsocks_tx import rcvbuf
 from torsocks_tx.held import HeldPipe, leave
-from torsocks_tx.pipes import Pipe, PipePool, can_splice, pool, splice
+from torsocks_tx.pipes import Means, Pipe, PipePool, can_splice, pool, splice
 from torsocks_tx.sockets import is_clear, is_socket
-from torsocks_tx.transports import Throttle
+from torsocks_tx.transports import Throttle, Way
 
 READ = 256 * 1024
 """Bytes read at one time."""
@@ -38,16 +37,11 @@ TURN = 0.002
 WORTH = 64 * 1024
 """A turn is so many splices or seconds at most, and goes on after those of this many bytes."""
 
+GATHER = 30e-6
+"""Seconds between small reads of one stream: what comes meanwhile goes on in one piece."""
+
 # Every flow reads into the same bytes, and has no use for them once it returns.
 _block = memoryview(bytearray(READ))
-
-
-class Means(Enum):
-    """How bytes are carried."""
-
-    COPY = auto()
-    SPLICE = auto()
-    COPY_ONLY = auto()
 
 
 class Flow:
@@ -57,8 +51,8 @@ class Flow:
     number of bytes that have left the source.
     """
 
-    __slots__ = ("_held", "_is_bounded", "_is_bulk", "_means", "_moved", "_pool", "_run", "_sink",
-                 "_source", "_throttle")  # fmt: skip
+    __slots__ = ("_held", "_is_bounded", "_is_bulk", "_means", "_moved", "_not_before", "_pool",
+                 "_run", "_sink", "_source", "_throttle")  # fmt: skip
 
     def __init__(
         self,
@@ -76,8 +70,8 @@ class Flow:
         self._means = Means.COPY if can_splice() else Means.COPY_ONLY
         self._run = 0
         self._held: HeldPipe | None = None
-        self._is_bulk = False
-        self._is_bounded = False
+        self._is_bulk = self._is_bounded = False
+        self._not_before = 0.0
 
     def attach(self) -> None:
         """Take the source's bytes from now on."""
@@ -110,6 +104,9 @@ class Flow:
         return over
 
     def _copy(self) -> Any:
+        now = monotonic()
+        if now < self._not_before:
+            return None  # The reactor asks again in its next turn.
         try:
             count = self._source.socket.recv_into(_block)
         except BlockingIOError:
@@ -120,6 +117,7 @@ class Flow:
         if not count:
             return main.CONNECTION_DONE
         self._weigh(count)
+        self._not_before = now + GATHER if count < BULK_READ else 0.0
         try:
             sent = self._sink.socket.send(_block[:count])
         except OSError:
@@ -232,10 +230,6 @@ class Flow:
         if not self._sink.producerPaused:
             self._sink.producerPaused = True
             self._throttle.pauseProducing()
-
-
-Way = tuple[Throttle, Callable[[int], None]]
-"""The source of one direction as a producer, and what counts its bytes."""
 
 
 def join(near: Any, far: Any, up: Way, down: Way) -> tuple[Flow, ...]:

@@ -11,6 +11,7 @@ import functools
 import os
 import socket
 import sys
+from enum import Enum, auto
 from typing import NamedTuple
 
 LEAST = 128 * 1024
@@ -26,6 +27,14 @@ TOGETHER = 32
 
 IDLE = 4
 """Empty pipes that are kept for the next stream."""
+
+
+class Means(Enum):
+    """How bytes are carried."""
+
+    COPY = auto()
+    SPLICE = auto()
+    COPY_ONLY = auto()
 
 
 class Pipe(NamedTuple):

@@ -115,6 +115,10 @@ class Throttle:
         """Do nothing."""
 
 
+Way = tuple[Throttle, Callable[[int], None]]
+"""One direction of a relay: its source as a producer, and what counts its bytes."""
+
+
 def prepare(transport: Any) -> None:
     """Switch Nagle off and keepalive on, where the transport is TCP."""
     if is_socket(transport):
