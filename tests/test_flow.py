@@ -19,7 +19,7 @@ from tests.test_pipes import WatchedPool
 from tests.test_sockets import End
 from torsocks_tx import flow as module
 from torsocks_tx.flow import BULK_READ, BULK_RUN, READ, SMALL_RUN, TRIES, TURN, WORTH, Flow, Means
-from torsocks_tx.rcvbuf import RECEIVE_BUFFER
+from torsocks_tx.rcvbuf import LONE, SHARED
 from torsocks_tx.transports import Throttle
 
 
@@ -570,7 +570,7 @@ class Watched(socket.socket):
 
 
 class TestReceiveBuffer:
-    """A lone flow in bulk bounds what waits in the kernel, if its peer is on this machine."""
+    """A flow in bulk bounds what waits in the kernel, if its peer is on this machine."""
 
     @pytest.fixture
     def make(self) -> Iterator[Callable[[], Way]]:
@@ -608,21 +608,21 @@ class TestReceiveBuffer:
         assert way.source.transport.socket.asked == []
         for size in (BULK_READ, BULK_READ, 1, BULK_READ):
             self.feed(way, size)
-            assert way.source.transport.socket.asked == [RECEIVE_BUFFER]
+            assert way.source.transport.socket.asked == [LONE]
 
-    def test_a_second_one_meanwhile_does_not(self, make: Callable[[], Way]) -> None:
+    def test_a_second_one_meanwhile_has_more(self, make: Callable[[], Way]) -> None:
         first, second = make(), make()
         self.feed(first)
         self.feed(second)
-        assert first.source.transport.socket.asked == [RECEIVE_BUFFER]
-        assert second.source.transport.socket.asked == []
+        assert first.source.transport.socket.asked == [LONE]
+        assert second.source.transport.socket.asked == [SHARED]
 
     def test_but_after_it(self, make: Callable[[], Way]) -> None:
         first, second = make(), make()
         self.feed(first)
         first.flow.detach()
         self.feed(second)
-        assert second.source.transport.socket.asked == [RECEIVE_BUFFER]
+        assert second.source.transport.socket.asked == [LONE]
 
     def test_for_a_peer_elsewhere_it_would_be_too_small(self, make: Callable[[], Way]) -> None:
         way = make()

@@ -1,4 +1,4 @@
-"""When a socket's receive buffer is bounded, and when that would do harm."""
+"""When a socket's buffers are bounded, and when that would do harm."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from torsocks_tx.rcvbuf import GRANTED, RECEIVE_BUFFER, bound, is_local
+from torsocks_tx.rcvbuf import LONE, SHARED, bound_receiving, bound_sending, is_local
 
 
 @pytest.mark.parametrize(
@@ -29,10 +29,10 @@ def test_who_is_on_this_machine(peer: object, local: bool) -> None:
 
 
 class Socket:
-    """A connection over loopback whose receive buffer is as large as it says."""
+    """A connection over loopback whose buffers are as large as it says."""
 
     def __init__(self, size: int, peer: Any = ("127.0.0.1", 80)) -> None:
-        self.size = size
+        self.sizes = dict.fromkeys((socket.SO_RCVBUF, socket.SO_SNDBUF), size)
         self.peer = peer
 
     def getpeername(self) -> Any:
@@ -40,34 +40,31 @@ class Socket:
             raise OSError
         return self.peer
 
-    def getsockopt(self, *which: int) -> int:
-        assert which == (socket.SOL_SOCKET, socket.SO_RCVBUF)
-        return self.size
+    def getsockopt(self, level: int, option: int) -> int:
+        assert level == socket.SOL_SOCKET
+        return self.sizes[option]
 
     def setsockopt(self, level: int, option: int, value: int) -> None:
-        assert (level, option) == (socket.SOL_SOCKET, socket.SO_RCVBUF)
-        self.size = 2 * value
+        assert level == socket.SOL_SOCKET
+        self.sizes[option] = 2 * value
 
 
-def bounded(source: Any) -> int:
-    bound(source)
-    size: int = source.size
-    return size
+def bounded(size: int, **options: Any) -> tuple[int, int]:
+    source: Any = Socket(size, **options)
+    bound_receiving(source, LONE)
+    bound_sending(source, SHARED)
+    return source.sizes[socket.SO_RCVBUF], source.sizes[socket.SO_SNDBUF]
 
 
-def test_it_grows_no_further() -> None:
-    assert GRANTED == 2 * RECEIVE_BUFFER
-    assert bounded(Socket(131072)) == GRANTED
+def test_they_grow_no_further() -> None:
+    assert bounded(131072) == (2 * LONE, 2 * SHARED)
 
 
-def test_one_that_has_grown_stays() -> None:
+def test_a_receive_buffer_that_has_grown_stays() -> None:
     # What is on its way already would be dropped.
-    assert bounded(Socket(GRANTED + 1)) == GRANTED + 1
+    assert bounded(4 * SHARED) == (4 * SHARED, 2 * SHARED)
 
 
-def test_so_does_that_of_a_peer_elsewhere() -> None:
-    assert bounded(Socket(131072, ("192.0.2.1", 80))) == 131072
-
-
-def test_and_that_of_a_socket_that_is_gone() -> None:
-    assert bounded(Socket(131072, None)) == 131072
+@pytest.mark.parametrize("peer", [("192.0.2.1", 80), "/run/tor/socks", None])
+def test_so_do_those_of_a_peer_elsewhere_and_of_one_that_is_gone(peer: Any) -> None:
+    assert bounded(131072, peer=peer) == (131072, 131072)

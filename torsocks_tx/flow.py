@@ -142,10 +142,10 @@ class Flow:
 
     def _begin_bulk(self) -> None:
         self._is_bulk = True
-        # Several streams at once cannot all stay in the cache, and are slower with small queues.
-        if self._pool.enter() and not self._is_bounded:
+        is_lone = self._pool.enter()
+        if not self._is_bounded:
             self._is_bounded = True
-            rcvbuf.bound(self._source.socket)
+            rcvbuf.bound(self._source.socket, self._sink.socket, is_lone=is_lone)
 
     def _end_bulk(self) -> None:
         """Whatever ends it comes here, so that each flow leaves as often as it has entered."""
