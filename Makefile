@@ -8,7 +8,7 @@ help:
 	@echo '  make run       the server on the live Tor network, at 127.0.0.1:1080, until Ctrl-C'
 	@echo '                 more options:  make run ARGS="--help"'
 	@echo '  make test      every check there is'
-	@echo '  make bench     how fast it is, beside other servers: half an hour; ARGS=--quick is less'
+	@echo '  make bench     how fast it is, beside other servers: 15 minutes; ARGS=--quick is less'
 	@echo
 	@echo '  make setup     a virtual environment in .venv with all that development needs'
 	@echo '  make lint      lint and format          make unit      unit tests and fuzzing'

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from bench.measure import FULL, QUICK, Bench
-from bench.report import write_report
+from bench.report import recall, write_report
 from bench.scenarios import SCENARIOS
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -16,13 +16,19 @@ RESULTS = Path(__file__).resolve().parent / "results"
 def main() -> int:
     """Measure, print, and write it down."""
     parser = argparse.ArgumentParser(prog="make bench ARGS=...")
-    parser.add_argument("--quick", action="store_true", help="a minute instead of half an hour")
+    parser.add_argument("--quick", action="store_true", help="two minutes, and less exact")
     parser.add_argument(
-        "--only", metavar="NAME", action="append", choices=SCENARIOS, help=", ".join(SCENARIOS)
+        "--only",
+        metavar="NAME",
+        action="append",
+        choices=SCENARIOS,
+        help=f"{', '.join(SCENARIOS)}; results of the others stay as they are",
     )
     parser.add_argument("--into", type=Path, default=RESULTS, help="a directory for the results")
     arguments = parser.parse_args()
     bench = Bench(QUICK if arguments.quick else FULL)
+    if arguments.only:
+        recall(bench, arguments.into)
     try:
         for name in arguments.only or SCENARIOS:
             print(f"-- {name}", file=sys.stderr, flush=True)

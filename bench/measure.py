@@ -51,6 +51,7 @@ class Bench:
         self.samples: dict[str, dict[str, dict[str, list[float]]]] = {}
         self.rows: list[Row] = []
         self.missing: dict[str, str] = {}
+        self.kept: list[str] = []
         self._load = Load()
         self._stack = contextlib.ExitStack()
         self._stack.callback(self._load.stop)
@@ -85,8 +86,15 @@ class Bench:
                 for measure, value in digest(answer).items():
                     self.add(scenario, measure, name, value)
 
+    def keep(self, samples: dict[str, Any], rows: Sequence[Row]) -> None:
+        """Begin with what came out before: a scenario that runs again replaces its own."""
+        self.samples, self.rows, self.kept = samples, list(rows), list(samples)
+
     def add(self, scenario: str, measure: str, server: str, value: float) -> None:
         """Note one value."""
+        if scenario in self.kept:
+            self.kept.remove(scenario)
+            self.samples[scenario] = {}
         measures = self.samples.setdefault(scenario, {})
         measures.setdefault(measure, {}).setdefault(server, []).append(value)
         print(f"   {server:<24} {measure:<28} {value:.3f}", file=sys.stderr, flush=True)
@@ -103,7 +111,12 @@ class Bench:
         """Note a bar; ``most``: the value must not be greater."""
         if value is not None:
             holds = value <= least if most else value >= least
-            self.rows.append(Row(what, value, f"{'<=' if most else '>='} {least:g}", holds))
+            row = Row(what, value, f"{'<=' if most else '>='} {least:g}", holds)
+            known = [old.what for old in self.rows]
+            if what in known:
+                self.rows[known.index(what)] = row
+            else:
+                self.rows.append(row)
 
 
 def carried(answer: dict[str, float]) -> dict[str, float]:

@@ -77,6 +77,14 @@ def cpu_of(pid: int) -> float:
     return 0.0
 
 
+def cpu_of_ended(pid: int) -> float:
+    """Seconds of CPU of the children that a process has had, and has waited for."""
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
 def rss_of(pid: int) -> int:
     """Bytes of memory in use."""
     with contextlib.suppress(OSError):
@@ -123,7 +131,7 @@ class Server:
 
     def cpu(self) -> float:
         """Seconds of CPU so far."""
-        return sum(map(cpu_of, self._pids()))
+        return sum(cpu_of(pid) + cpu_of_ended(pid) for pid in self._pids())
 
     def rss(self) -> int:
         """Bytes of memory in use."""

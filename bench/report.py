@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from bench.measure import Bench
+from bench.measure import Bench, Row
 from bench.processes import identity
 from bench.scenarios import OURS
 
@@ -43,6 +43,8 @@ def table(bench: Bench) -> str:
     facts = ", ".join(f"{name} {value}" for name, value in machine().items())
     lines = ["# Results", "", f"{facts}; {bench.plan.rounds} rounds in turns.", ""]
     lines += [f"Not here: {name} ({why})." for name, why in bench.missing.items()]
+    if bench.kept:
+        lines += [f"From an earlier run, as they were: {', '.join(bench.kept)}.", ""]
     lines += ["| bar | measured | asked | |", "|---|---|---|---|"]
     for row in bench.rows:
         verdict = "met" if row.holds else "NOT MET"
@@ -102,6 +104,15 @@ def _bars(medians: dict[str, float], top: int) -> list[str]:
     return parts
 
 
+def recall(bench: Bench, directory: Path) -> None:
+    """Begin with the results that are there, if they were measured as much as now."""
+    path = directory / "results.json"
+    if path.exists():
+        results = json.loads(path.read_text())
+        if results["plan"] == bench.plan._asdict():
+            bench.keep(results["samples"], [Row(**row) for row in results["bars"]])
+
+
 def write_report(bench: Bench, directory: Path) -> str:
     """Write the three files; the table."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -111,6 +122,7 @@ def write_report(bench: Bench, directory: Path) -> str:
         "machine": machine(),
         "plan": bench.plan._asdict(),
         "bars": rows,
+        "kept": bench.kept,
         "samples": bench.samples,
     }
     (directory / "results.json").write_text(json.dumps(everything, indent=1) + "\n")

@@ -7,7 +7,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from bench.measure import Bench, Plan
-from bench.report import chart, write_report
+from bench.report import chart, recall, write_report
 from bench.scenarios import OURS, SCENARIOS
 
 TINY = Plan(
@@ -28,6 +28,29 @@ def test_a_scenario_and_its_report(tmp_path: Path) -> None:
     assert (tmp_path / "results.md").read_text() == text
 
 
+def measured(directory: Path, what: str, value: float) -> Bench:
+    bench = Bench(TINY)
+    bench.close()
+    recall(bench, directory)
+    bench.add(what, "MB/s", OURS, value)
+    bench.bar(what, value, 1)
+    return bench
+
+
+def test_results_of_scenarios_that_do_not_run_stay(tmp_path: Path) -> None:
+    for what, value in (("one", 3), ("two", 5), ("one", 7)):
+        text = write_report(measured(tmp_path, what, value), tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [results["samples"][what]["MB/s"][OURS] for what in ("one", "two")] == [[7], [5]]
+    assert [(row["what"], row["value"]) for row in results["bars"]] == [("one", 7), ("two", 5)]
+    assert "From an earlier run, as they were: two." in text
+    # Another plan is no measure for this one.
+    other = Bench(TINY._replace(rounds=2))
+    other.close()
+    recall(other, tmp_path)
+    assert other.samples == {}
+
+
 def test_ratios_are_taken_within_a_round_and_drawn(tmp_path: Path) -> None:
     bench = Bench(TINY)
     bench.close()
@@ -38,7 +61,7 @@ def test_ratios_are_taken_within_a_round_and_drawn(tmp_path: Path) -> None:
     assert share == 2
     assert bench.share("bulk, 1 stream", "MB/s", OURS, "missing") is None
     bench.bar("what", share, 3)
-    bench.bar("what", share, 3, most=True)
+    bench.bar("what else", share, 3, most=True)
     bench.bar("what", None, 3)
     assert [row.holds for row in bench.rows] == [False, True]
     drawing = ElementTree.fromstring(chart(bench))
