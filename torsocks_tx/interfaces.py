@@ -72,7 +72,8 @@ class IBackend(Interface):
     A backend that has no use for ``isolation`` may say so by an attribute ``isolates`` that is
     False: it then gets the same for all, and no time is spent on it. One that only connects may
     have a method ``target(request)`` (a ``dialling.Target``, None, or ``Refused`` raised): where
-    that knows at once where to connect, ``fastpath`` does so itself, and ``open`` is not called.
+    that knows at once where to connect, ``fastpath`` does so itself, and ``open`` is not called; by
+    its ``connect`` (as ``socket.connect_ex``), if it has one.
     """
 
     def open(request: Request, isolation: Isolation, receiver: IReceiver) -> IOutbound:

@@ -71,6 +71,12 @@ Connect = Callable[[socket.socket, Any], int]
 """The system call: as ``socket.connect_ex``."""
 
 
+def connect_at_once(connect: Connect, sock: socket.socket, address: Any) -> int:
+    """What ``connect`` says; where both ends are on this machine, a second call finds it done."""
+    status = connect(sock, address)
+    return connect(sock, address) if status == errno.EINPROGRESS else status
+
+
 class Dialled(tcp.Connection):
     """An outgoing connection; ``attempt`` hears instead of the protocol if there is none.
 
@@ -92,10 +98,8 @@ class Dialled(tcp.Connection):
 
     def begin(self, connect: Connect, *, at_once: bool) -> None:
         """Connect; ``at_once``: the outcome may come before this returns."""
-        status = connect(self.socket, self._target.address)
-        if at_once and status == errno.EINPROGRESS:
-            # Where both ends are on this machine, the second call finds it done.
-            status = connect(self.socket, self._target.address)
+        sock, address = self.socket, self._target.address
+        status = connect_at_once(connect, sock, address) if at_once else connect(sock, address)
         if at_once and status in CONNECTED:
             self._connected()
         elif status in CONNECTED or status in UNDER_WAY:
@@ -161,10 +165,7 @@ def _address(family: int, address: Any) -> Any:
 
 
 class Attempt:
-    """Dials targets in turn for one protocol; ``refused`` hears of the last failure.
-
-    ``sock`` is the socket of the first of them, where there is one already.
-    """
+    """Dials targets in turn, the first by ``sock`` if given; ``refused`` hears the last failure."""
 
     __slots__ = ("_at_once", "_connect", "_dialled", "_left", "_protocol", "_reactor", "_refused",
                  "_sock", "_timer")  # fmt: skip

@@ -5,12 +5,11 @@ from __future__ import annotations
 import errno
 import select
 import socket
-from typing import Any
 
 from twisted.logger import Logger
 
 from torsocks_tx import replies
-from torsocks_tx.backends.dialling import CONNECTED, UNDER_WAY, Target
+from torsocks_tx.backends.dialling import CONNECTED, UNDER_WAY, Target, connect_at_once
 from torsocks_tx.codes import Command
 from torsocks_tx.fastpath.handover import Stage
 from torsocks_tx.fastpath.passage import ENDED, LOST, NOW, Passage
@@ -133,7 +132,7 @@ class Visitor(Passage):
             far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             far.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         try:
-            self.status = self._dial(far, target.address)
+            self.status = connect_at_once(self.hall.connect, far, target.address)
         except Exception:
             # The protocol finds the same, and knows what to say.
             far.close()
@@ -143,12 +142,6 @@ class Visitor(Passage):
         events = _READ if self.status in CONNECTED else _READ | select.EPOLLOUT
         self.hall.poller.watch(far.fileno(), self, events)
         return True
-
-    def _dial(self, far: socket.socket, address: Any) -> int:
-        connect = self.hall.connect
-        status = connect(far, address)
-        # Where both ends are on this machine, the second call finds it done.
-        return connect(far, address) if status == errno.EINPROGRESS else status
 
     def _opened(self) -> bool:
         """Tell the client; False if it cannot be told at once."""
