@@ -38,6 +38,17 @@ def test_a_circuit_is_seen_by_its_own_streams() -> None:
     assert [each.circuits for each in (mine, other, elsewhere)] == [True, False, False]
 
 
+def test_an_introduction_is_seen_by_every_attempt_on_its_address() -> None:
+    """Tor remembers by service, not by stream, which introduction points failed."""
+    book = journal()
+    book.begin(HERE, "n")
+    book.note_circuit(nack(token="n"))
+    mine, other, elsewhere = book.begin(HERE, "m"), book.begin(HERE, "o"), book.begin(THERE, "m")
+    book.note_circuit(nack(token="m"))
+    seen = [each.introductions.ends[Step.NACKED] for each in (mine, other, elsewhere)]
+    assert seen == [1, 1, 0]
+
+
 def test_a_circuit_without_streams_may_be_anybodys() -> None:
     book = journal()
     mine, other = book.begin(HERE, "m"), book.begin(HERE, "o")

@@ -146,13 +146,25 @@ CASES = [
 ]  # fmt: skip
 
 
-def evidence_of(seen: Seen) -> Evidence:
+def circuit(step: Step, relay: str = "") -> CircuitSighting:
+    return CircuitSighting(ADDRESS, "token", step, relay=relay)
+
+
+def note(evidence: Evidence, sighting: CircuitSighting) -> None:
+    evidence.everybody.note(sighting)
+    evidence.note_circuit(sighting)
+
+
+def evidence_of(seen: Seen, others: tuple[Step, ...] = ()) -> Evidence:
+    """What one attempt has seen, and what came of introductions for other streams meanwhile."""
     evidence = Evidence(ADDRESS, "token")
     for each in seen:
         if isinstance(each, Fetch):
             evidence.note_fetch(FetchSighting(ADDRESS, each))
         else:
-            evidence.note_circuit(CircuitSighting(ADDRESS, "token", each))
+            note(evidence, circuit(each))
+    for step in others:
+        evidence.everybody.note(circuit(step))
     return evidence
 
 
@@ -174,10 +186,44 @@ def test_nothing_follows_if_events_were_lost(case: Case) -> None:
 def test_breaking_circuits_count_for_each_introduction_point() -> None:
     evidence = evidence_of((*FETCHED, SILENT))
     for number in range(3 * (UNREACHABLE_AFTER - 1)):
-        evidence.note_circuit(CircuitSighting(ADDRESS, "token", BROKEN, relay=f"r{number % 3}"))
+        note(evidence, circuit(BROKEN, f"r{number % 3}"))
     assert judge(4, evidence, Memory(), NOW).finding is F7
-    evidence.note_circuit(CircuitSighting(ADDRESS, "token", BROKEN, relay="r0"))
+    note(evidence, circuit(BROKEN, "r0"))
     assert judge(4, evidence, Memory(), NOW).finding is F2
+
+
+@rows("S-45", "S-50")
+@pytest.mark.parametrize(
+    ("code", "seen", "others", "finding"),
+    [
+        pytest.param(4, (*FETCHED, SEEN, *FETCHED), (SILENT,), F7, id="silent"),
+        pytest.param(4, (*FETCHED, SEEN, *FETCHED), (NACK,), F2, id="refused"),
+        pytest.param(4, (*FETCHED, SEEN, *FETCHED), (SILENT, NACK), F2, id="both"),
+        pytest.param(4, (*FETCHED, SEEN, *FETCHED), MANY_BROKEN, F2, id="unreached"),
+        pytest.param(4, (*FETCHED, LEFT), (SILENT,), NOTHING, id="our own circuit ended"),
+        pytest.param(4, (*FETCHED, JOINED), (NACK,), NOTHING, id="it came to us"),
+        pytest.param(4, (ASKED, LACKED), (NACK,), F0, id="gone since"),
+        pytest.param(6, (*FETCHED, SEEN), (SILENT,), F7, id="silent until the end"),
+        pytest.param(6, (*FETCHED, SEEN), (SILENT, ACK), NOTHING, id="others were heard"),
+        pytest.param(1, (*FETCHED, SEEN), (NACK,), NOTHING, id="another answer"),
+    ],
+)
+def test_introductions_for_other_streams(
+    code: int, seen: Seen, others: tuple[Step, ...], finding: Finding
+) -> None:
+    """Tor keeps what came of them by service, and tries none of them again for us."""
+    verdict = judge(code, evidence_of(seen, others), Memory(), NOW, followed=1.0)
+    assert verdict.finding is finding
+    assert verdict.unless_joined is (finding in (F2, F7))
+
+
+def test_introductions_before_an_attempt_are_not_its_own() -> None:
+    before = evidence_of(FETCHED, (SILENT, *MANY_BROKEN))
+    evidence = Evidence(ADDRESS, "other", everybody=before.everybody)
+    evidence.note_fetch(FetchSighting(ADDRESS, GOT))
+    assert judge(4, evidence, Memory(), NOW, followed=1.0).finding is NOTHING
+    before.everybody.note(circuit(SILENT))
+    assert judge(4, evidence, Memory(), NOW, followed=1.0).words == "introductions: 1 TIMED_OUT"
 
 
 def test_what_tor_remembers_from_before_cannot_be_known() -> None:

@@ -29,6 +29,8 @@ LOCKED_MEMORY = 900.0
 MOST_TOLD = 64
 """Tokens of one address that are remembered to wait for a rendezvous."""
 
+_ENDS = (Step.ACKNOWLEDGED, Step.NACKED, Step.TIMED_OUT, Step.BROKEN)
+
 
 def _do_nothing() -> None:
     """Nobody wants to hear of changes."""
@@ -97,14 +99,41 @@ def _is_within(moment: float | None, now: float, seconds: float) -> bool:
     return moment is not None and now - moment <= seconds
 
 
+@dataclass(slots=True)
+class Introductions:
+    """How introductions to one service ended, whoever made them: tor keeps that by service, too.
+
+    ``broken``: circuits that broke, by introduction point.
+    """
+
+    ends: Counter[Step] = field(default_factory=Counter)
+    broken: Counter[str] = field(default_factory=Counter)
+
+    def note(self, sighting: CircuitSighting) -> None:
+        """Take what a circuit did."""
+        if sighting.step in _ENDS:
+            self.ends[sighting.step] += 1
+        if sighting.step is Step.BROKEN:
+            self.broken[sighting.relay] += 1
+
+    def copy(self) -> Introductions:
+        """What they are now."""
+        return Introductions(self.ends.copy(), self.broken.copy())
+
+    def since(self, before: Introductions) -> Introductions:
+        """Those that are not in ``before``."""
+        return Introductions(self.ends - before.ends, self.broken - before.broken)
+
+
 @dataclass(slots=True, eq=False)
 class Evidence:
     """What was seen since one attempt began.
 
     ``complete``: False if events may have been lost; then nothing follows from what is missing.
     ``round``: the outcomes of the descriptor fetch that is under way or over, since the last
-    descriptor was received. ``asked``: directories that have not answered yet. ``broken``: circuits
-    that broke, by introduction point. ``changed`` is called after each circuit event.
+    descriptor was received. ``asked``: directories that have not answered yet. ``steps``: of the
+    circuits that may carry it. ``everybody``: introductions to the service, which go on to be
+    counted. ``changed`` is called after each circuit event.
     """
 
     address: str
@@ -114,10 +143,20 @@ class Evidence:
     received: int = 0
     round: Counter[Fetch] = field(default_factory=Counter)
     asked: set[str] = field(default_factory=set)
-    broken: Counter[str] = field(default_factory=Counter)
     steps: Counter[Step] = field(default_factory=Counter)
+    everybody: Introductions = field(default_factory=Introductions)
+    _before: Introductions = field(init=False, repr=False)
     proof_of_work: bool = False
     changed: Callable[[], None] = field(default=_do_nothing, repr=False)
+
+    def __post_init__(self) -> None:
+        """Count introductions from here on."""
+        self._before = self.everybody.copy()
+
+    @property
+    def introductions(self) -> Introductions:
+        """Introductions to the service that ended since this attempt began."""
+        return self.everybody.since(self._before)
 
     @property
     def circuits(self) -> bool:
@@ -155,7 +194,5 @@ class Evidence:
     def note_circuit(self, sighting: CircuitSighting) -> None:
         """Take what a circuit did; the caller has seen to it that it may be this attempt's."""
         self.steps[sighting.step] += 1
-        if sighting.step is Step.BROKEN:
-            self.broken[sighting.relay] += 1
         self.proof_of_work = self.proof_of_work or sighting.proof_of_work
         self.changed()

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from math import inf
 
-from torsocks_tx.backends.tor.onion.evidence import Evidence, Memory
+from torsocks_tx.backends.tor.onion.evidence import Evidence, Introductions, Memory
 from torsocks_tx.backends.tor.onion.sightings import (
     CircuitSighting,
     FetchSighting,
@@ -34,6 +34,7 @@ class _Place:
 
     def __init__(self, address: str, memory: Memory) -> None:
         self.memory = memory
+        self.introductions = Introductions()
         self.fetch = Evidence(address, None)
         self._attempts: dict[str | None, dict[Evidence, None]] = {}
 
@@ -96,10 +97,10 @@ class Journal:
 
         ``token``: the SOCKS password of its streams; None if tor does not isolate by it.
         """
-        evidence = Evidence(address, token)
         place = self._live.get(address)
         if place is None:
             place = self._live[address] = _Place(address, self._idle.pop(address, Memory()))
+        evidence = Evidence(address, token, everybody=place.introductions)
         # Streams with one token share circuits: what those have reached holds for this one too.
         told = place.memory.told
         shared = [told[key] for key in told if token is None or key in (None, token)]
@@ -148,6 +149,7 @@ class Journal:
             self._remember(sighting)
             return
         place.memory.note(sighting, self._now())
+        place.introductions.note(sighting)
         for evidence in place.carried_by(sighting):
             evidence.note_circuit(sighting)
 

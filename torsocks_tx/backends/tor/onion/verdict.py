@@ -11,7 +11,12 @@ from dataclasses import dataclass
 from enum import Enum
 from math import inf
 
-from torsocks_tx.backends.tor.onion.evidence import INTRODUCTION_DOUBT, Evidence, Memory
+from torsocks_tx.backends.tor.onion.evidence import (
+    INTRODUCTION_DOUBT,
+    Evidence,
+    Introductions,
+    Memory,
+)
 from torsocks_tx.backends.tor.onion.sightings import Fetch, Step
 from torsocks_tx.codes import Reply5
 from torsocks_tx.errors import (
@@ -91,8 +96,9 @@ def _unreachable(evidence: Evidence, memory: Memory, now: float, followed: float
     """04: no directory has it, it cannot be read, or no introduction point is left."""
     if evidence.round:
         return _not_fetched(evidence.round)
-    if evidence.steps[Step.NACKED] or evidence.steps[Step.TIMED_OUT]:
-        return _no_introduction(evidence, memory, now)
+    introductions = evidence.introductions
+    if introductions.ends[Step.NACKED] or introductions.ends[Step.TIMED_OUT]:
+        return _no_introduction(evidence, introductions, memory, now)
     if evidence.received:
         return _nothing_to_try(evidence, memory, now, followed)
     if evidence.fetches:
@@ -115,16 +121,32 @@ def _not_fetched(outcomes: Counter[Fetch]) -> Verdict:
     return Verdict(Finding.NOTHING, words)
 
 
-def _no_introduction(evidence: Evidence, memory: Memory, now: float) -> Verdict:
-    """Introductions were seen to fail; tor has none left that it would try (again)."""
-    steps = evidence.steps
-    words = f"introductions: {_counts(steps, Step.NACKED, Step.TIMED_OUT, Step.BROKEN)}"
-    unreachable = any(count >= UNREACHABLE_AFTER for count in evidence.broken.values())
-    if steps[Step.NACKED] or unreachable or memory.is_nacked(now):
-        return Verdict(Finding.INTRODUCTION_FAILED, words)
+def _no_introduction(
+    evidence: Evidence, introductions: Introductions, memory: Memory, now: float
+) -> Verdict:
+    """Introductions were seen to fail; tor has none left that it would try (again).
+
+    Where those were other streams', this one may have been refused by the service itself.
+    """
+    ends, others = introductions.ends, _were_others(evidence)
+    words = f"introductions: {_counts(ends, Step.NACKED, Step.TIMED_OUT, Step.BROKEN)}"
+    if others and evidence.steps[Step.LEFT]:
+        return Verdict(Finding.NOTHING, "a circuit to the service ended")
+    if ends[Step.NACKED] or _unreached(introductions) or memory.is_nacked(now):
+        return Verdict(Finding.INTRODUCTION_FAILED, words, others)
     if not memory.is_sure(now):
         return Verdict(Finding.NOTHING, f"{words}; tor may remember others")
-    return Verdict(Finding.INTRODUCTION_TIMED_OUT, words)
+    return Verdict(Finding.INTRODUCTION_TIMED_OUT, words, others)
+
+
+def _were_others(evidence: Evidence) -> bool:
+    """Whether all introductions that failed were made for other streams."""
+    return not (evidence.steps[Step.NACKED] or evidence.steps[Step.TIMED_OUT])
+
+
+def _unreached(introductions: Introductions) -> bool:
+    """Whether tor has given up an introduction point because it cannot get there."""
+    return any(count >= UNREACHABLE_AFTER for count in introductions.broken.values())
 
 
 def _nothing_to_try(evidence: Evidence, memory: Memory, now: float, followed: float) -> Verdict:
@@ -135,7 +157,7 @@ def _nothing_to_try(evidence: Evidence, memory: Memory, now: float, followed: fl
     known = followed >= INTRODUCTION_DOUBT and memory.is_sure(now)
     if evidence.steps[Step.LEFT]:
         finding, words = Finding.NOTHING, "a circuit to the service ended"
-    elif any(count >= UNREACHABLE_AFTER for count in evidence.broken.values()):
+    elif _unreached(evidence.introductions):
         finding, words = Finding.INTRODUCTION_FAILED, "introduction points could not be reached"
     elif memory.is_nacked(now):
         finding, words = Finding.INTRODUCTION_FAILED, "introductions were refused before"
@@ -164,11 +186,10 @@ def _timed_out(evidence: Evidence) -> Verdict:
     """06: tor has waited long enough, for the service or for its introduction points."""
     if evidence.awaits_service:
         return no_rendezvous(evidence)
-    steps = evidence.steps
-    heard = steps[Step.NACKED] or steps[Step.BROKEN] or steps[Step.ACKNOWLEDGED]
-    if steps[Step.TIMED_OUT] and not heard:
-        words = f"introductions: {_counts(steps, Step.TIMED_OUT)}"
-        return Verdict(Finding.INTRODUCTION_TIMED_OUT, words)
+    ends = evidence.introductions.ends
+    if set(+ends) == {Step.TIMED_OUT}:
+        words = f"introductions: {_counts(ends, Step.TIMED_OUT)}"
+        return Verdict(Finding.INTRODUCTION_TIMED_OUT, words, _were_others(evidence))
     return Verdict(Finding.NOTHING, "no introduction was acknowledged")
 
 
