@@ -66,6 +66,9 @@ class Relay:
     ntor_key: bytes
 
 
+_Point = tuple[Relay, Ed25519PrivateKey]
+
+
 class Service:
     """The keys of an onion service that nobody runs."""
 
@@ -82,11 +85,16 @@ class Service:
         return f"{encoded.lower()}.onion"
 
     def descriptors(self, points: Sequence[Relay], flaw: Flaw = Flaw.NONE) -> list[str]:
-        """The descriptors for this time period and its neighbours."""
-        period = (int(time.time()) // 60 - _OFFSET_MINUTES) // PERIOD_MINUTES
-        return [self._descriptor(period + step, points, flaw) for step in (-1, 0, 1)]
+        """The descriptors for this time period and its neighbours.
 
-    def _descriptor(self, period: int, points: Sequence[Relay], flaw: Flaw) -> str:
+        They name the same introductions: what tor has found out about them holds in the next
+        period, too, and a test sees nothing of its beginning.
+        """
+        period = (int(time.time()) // 60 - _OFFSET_MINUTES) // PERIOD_MINUTES
+        keys = [(relay, Ed25519PrivateKey.generate()) for relay in points]
+        return [self._descriptor(period + step, keys, flaw) for step in (-1, 0, 1)]
+
+    def _descriptor(self, period: int, points: Sequence[_Point], flaw: Flaw) -> str:
         signing_key = Ed25519PrivateKey.generate()  # signs the introduction points too
         layers: dict[str, Any] = {"inner_layer": _inner_layer(points, flaw, signing_key)}
         if flaw is Flaw.RANDOM_OUTER:
@@ -111,15 +119,17 @@ def _blinding_nonce(public: bytes, period: int) -> bytes:
     ).digest()
 
 
-def _inner_layer(points: Sequence[Relay], flaw: Flaw, signing_key: Ed25519PrivateKey) -> Any:
+def _inner_layer(points: Sequence[_Point], flaw: Flaw, signing_key: Ed25519PrivateKey) -> Any:
     if flaw is Flaw.JUNK_INNER:
         return InnerLayer(_JUNK)
-    introduction_points = [_introduction_point(relay, signing_key) for relay in points]
+    introduction_points = [_introduction_point(*point, signing_key) for point in points]
     attributes = {"create2-formats": "1"} if flaw is Flaw.OLD_HANDSHAKE else None
     return InnerLayer(InnerLayer.content(attributes, introduction_points=introduction_points))
 
 
-def _introduction_point(relay: Relay, signing_key: Ed25519PrivateKey) -> IntroductionPointV3:
+def _introduction_point(
+    relay: Relay, auth_key: Ed25519PrivateKey, signing_key: Ed25519PrivateKey
+) -> IntroductionPointV3:
     """A live relay with keys of an introduction that it knows nothing of."""
     return IntroductionPointV3.create_for_link_specifiers(
         [
@@ -128,6 +138,7 @@ def _introduction_point(relay: Relay, signing_key: Ed25519PrivateKey) -> Introdu
         ],
         expiration=(datetime.now(UTC) + timedelta(hours=2)).replace(tzinfo=None),
         onion_key=relay.ntor_key,
+        auth_key=auth_key,
         signing_key=signing_key,
     )
 

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import base64
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.task import Clock
 
-from torsocks_tx.testing.onion import ClientKey, Uploads, x25519_public
+from tests.backends.tor.onion.staged import StagedControl
+from torsocks_tx.testing.onion import (
+    UPLOAD_ATTEMPTS,
+    UPLOAD_DEADLINE,
+    ClientKey,
+    OnionService,
+    Uploads,
+    add_onion_service,
+    x25519_public,
+)
 
 SERVICE = "a" * 56
 
@@ -63,3 +73,55 @@ def test_other_services_do_not_count() -> None:
     up.addErrback(cancelled.append)
     up.cancel()
     assert cancelled
+
+
+class Host(StagedControl):
+    """Makes services that are named ``1``, ``2`` and so on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.count = 0
+
+    async def command(self, line: str) -> str:
+        await super().command(line)
+        self.count += line.startswith("ADD_ONION")
+        return f"ServiceID={self.count}\n"
+
+    def adding(self) -> Deferred[OnionService]:
+        return Deferred.fromCoroutine(add_onion_service(self.clock, self, 8080))  # type: ignore[arg-type]
+
+    def upload(self, service: str, action: str) -> None:
+        self.send(f"HS_DESC {action} {service} UNKNOWN $A~a first")
+
+    @property
+    def removed(self) -> list[str]:
+        return [line.split()[1] for line in self.commands if line.startswith("DEL_ONION")]
+
+
+def test_a_service_whose_uploads_are_lost_makes_way_for_another() -> None:
+    host = Host()
+    adding = host.adding()
+    host.upload("1", "UPLOAD")
+    host.clock.advance(UPLOAD_DEADLINE)
+    assert host.removed == ["1"]
+    host.upload("2", "UPLOAD")
+    host.upload("2", "UPLOADED")
+    service: list[OnionService] = []
+    adding.addCallback(service.append)
+    assert (service[0].address, service[0].target_port) == ("2.onion", 8080)
+    assert host.removed == ["1"]
+    assert not host.listeners["HS_DESC"]
+    assert not host.clock.getDelayedCalls()
+
+
+def test_no_service_can_be_published() -> None:
+    host = Host()
+    adding = host.adding()
+    for _ in range(UPLOAD_ATTEMPTS):
+        host.clock.advance(UPLOAD_DEADLINE)
+    failed: list[BaseException] = []
+    adding.addErrback(lambda failure: failed.append(failure.value))
+    assert isinstance(failed[0], TimeoutError)
+    assert host.removed == [str(number + 1) for number in range(UPLOAD_ATTEMPTS)]
+    assert not host.listeners["HS_DESC"]

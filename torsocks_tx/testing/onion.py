@@ -12,14 +12,17 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, TimeoutError
 
 from torsocks_tx.backends.tor.control import Control
 from torsocks_tx.backends.tor.events import parse_event
 from torsocks_tx.backends.tor.waiters import Waiters
 
-UPLOAD_DEADLINE = 60.0
+UPLOAD_DEADLINE = 45.0
 """Seconds until the descriptor is at the directories; they need about two."""
+
+UPLOAD_ATTEMPTS = 3
+"""Services that are tried: tor does not say of an upload that it was lost with its circuit."""
 
 _PRIME = 2**255 - 19
 _A24 = 121665
@@ -100,19 +103,32 @@ async def add_onion_service(
     flags, key = "DiscardPK", ""
     if client_auth_key is not None:
         flags, key = "DiscardPK,V3Auth", f" ClientAuthV3={client_auth_key.public_base32}"
+    command = (
+        f"ADD_ONION NEW:ED25519-V3 Flags={flags} Port={virtual_port},127.0.0.1:{target_port}{key}"
+    )
     uploads = Uploads()
     await control.listen("HS_DESC", uploads.note)
     try:
-        answer = await control.command(
-            f"ADD_ONION NEW:ED25519-V3 Flags={flags}"
-            f" Port={virtual_port},127.0.0.1:{target_port}{key}"
-        )
-        service = answer.partition("ServiceID=")[2].split()[0]
-        uploading = Deferred.fromCoroutine(uploads.finished(service))
-        await uploading.addTimeout(UPLOAD_DEADLINE, reactor)
+        service = await _published(reactor, control, command, uploads)
     finally:
         await control.unlisten("HS_DESC", uploads.note)
     return OnionService(f"{service}.onion", virtual_port, target_port, control)
+
+
+async def _published(reactor: Any, control: Control, command: str, uploads: Uploads) -> str:
+    """Return the name of a service whose descriptors are where they are to be."""
+    for remaining in reversed(range(UPLOAD_ATTEMPTS)):
+        service = (await control.command(command)).partition("ServiceID=")[2].split()[0]
+        uploading = Deferred.fromCoroutine(uploads.finished(service))
+        try:
+            await uploading.addTimeout(UPLOAD_DEADLINE, reactor)
+        except TimeoutError:
+            await control.command(f"DEL_ONION {service}")
+            if not remaining:
+                raise
+        else:
+            break
+    return service
 
 
 class Uploads:
