@@ -67,14 +67,15 @@ class Errand:
         left: float,
         moved: tuple[int, int],
         *,
-        told: bool,
+        lingered: float | None,
     ) -> None:
         """Take a stream that was begun elsewhere, with so many seconds left to open.
 
-        ``reach`` makes its far side; ``moved`` bytes went out and in; ``told``: the client knows
-        that it is open.
+        ``reach`` makes its far side; ``moved`` bytes went out and in; ``lingered``: for how many
+        seconds the client has been done, None if it was not told yet that the stream is open.
         """
-        self._told = told
+        self._told = lingered is not None
+        self._relay.patience.lingered = lingered or 0.0
         self._relay.begin(reach(self._relay), b"", left)
         sent, received = moved
         self._relay.sent += sent

@@ -13,12 +13,13 @@ from torsocks_tx.transports import Deadline, Throttle
 class Patience:
     """Watches one stream; ``last_activity`` is the time of its last bytes, kept by the relay.
 
+    ``lingered``: for how many seconds the client was done before this began to watch.
     ``give_up`` is called with whether the stream looks complete: it does not where bytes are held
     back because one side takes no more.
     """
 
     __slots__ = ("_clock", "_deadline", "_give_up", "_limits", "_linger_end", "_throttles",
-                 "last_activity")  # fmt: skip
+                 "last_activity", "lingered")  # fmt: skip
 
     def __init__(
         self,
@@ -34,6 +35,7 @@ class Patience:
         self._throttles: tuple[Throttle, ...] = ()
         self._linger_end = 0.0
         self.last_activity = 0.0
+        self.lingered = 0.0
 
     def opened(self, *throttles: Throttle) -> None:
         """Both sides are open: only ``idle_timeout`` counts."""
@@ -47,7 +49,7 @@ class Patience:
     def client_done(self) -> None:
         """The client has closed its side: the far end may be silent for ``linger_timeout``."""
         self.last_activity = self._clock.seconds()
-        self._linger_end = self.last_activity + self._limits.linger_limit
+        self._linger_end = self.last_activity + self._limits.linger_limit - self.lingered
         self._deadline.start(self._limits.linger_timeout, self._linger_expired)
 
     def remote_done(self) -> None:

@@ -93,14 +93,14 @@ class SOCKSProtocol(Protocol):
         seconds: float,
         moved: tuple[int, int],
         *,
-        told: bool,
+        lingered: float | None,
     ) -> None:
         """Take a stream that was begun elsewhere: as ``Errand.go_on``."""
         self.transport, self.connected = transport, 1
         self._begin(seconds)
         self._errand = self.factory.errand(self, request)
         self.state = State.BUSY
-        self._errand.go_on(reach, seconds, moved, told=told)
+        self._errand.go_on(reach, seconds, moved, lingered=lingered)
 
     def dataReceived(self, data: bytes) -> None:
         """Take bytes from the client."""

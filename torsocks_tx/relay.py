@@ -56,10 +56,13 @@ _FLOWING_OUT = frozenset({State.OPEN, State.CLIENT_DONE})
 
 @implementer(IReceiver)
 class Relay:
-    """One stream; ``sent`` and ``received`` count the payload, towards and from the far end."""
+    """One stream; ``sent`` and ``received`` count the payload, towards and from the far end.
+
+    ``patience`` watches over its silence.
+    """
 
     __slots__ = ("_clock", "_deadline", "_far", "_flows", "_hangup", "_limits", "_outbound",
-                 "_owner", "_patience", "_state", "_transport", "received", "sent")  # fmt: skip
+                 "_owner", "_state", "_transport", "patience", "received", "sent")  # fmt: skip
 
     def __init__(
         self,
@@ -76,7 +79,7 @@ class Relay:
         self._limits = limits
         self._outbound: IOutbound | None = None
         self._state = State.OPENING
-        self._patience = Patience(clock, deadline, limits, self._give_up)
+        self.patience = Patience(clock, deadline, limits, self._give_up)
         self._far: Throttle | None = None
         self._flows: tuple[Flow, ...] = ()
         self._hangup: Hangup | None = None
@@ -118,7 +121,7 @@ class Relay:
         if self._outbound is None:
             return
         self.sent += len(data)
-        self._patience.last_activity = self._clock.seconds()
+        self.patience.last_activity = self._clock.seconds()
         self._outbound.write(data)
         if self._state is State.OPENING and self.sent >= self._limits.early_data:
             self._transport.pauseProducing()
@@ -137,7 +140,7 @@ class Relay:
         elif self._state is State.OPEN and self._outbound is not None:
             self._state = State.CLIENT_DONE
             self._outbound.lose_write()
-            self._patience.client_done()
+            self.patience.client_done()
         elif self._state is State.REMOTE_DONE:
             self._give_up(complete=True)
 
@@ -167,17 +170,17 @@ class Relay:
         if self.sent >= self._limits.early_data:
             self._stop_listening()
             self._transport.resumeProducing()
-        self._patience.opened(near, self._far)
+        self.patience.opened(near, self._far)
         ways = (near, self._moved_out), (self._far, self._moved_in)
         self._flows = join(self._transport, self._outbound.transport, *ways)
 
     def _moved_out(self, count: int) -> None:
         self.sent += count
-        self._patience.last_activity = self._clock.seconds()
+        self.patience.last_activity = self._clock.seconds()
 
     def _moved_in(self, count: int) -> None:
         self.received += count
-        self._patience.last_activity = self._clock.seconds()
+        self.patience.last_activity = self._clock.seconds()
 
     def refused(self, reason: Refused) -> None:
         """The far end is not reached."""
@@ -197,7 +200,7 @@ class Relay:
             self._state = State.REMOTE_DONE
             self._unregister()
             self._owner.relay_remote_eof()
-            self._patience.remote_done()
+            self.patience.remote_done()
         elif self._state in _FLOWING_OUT:
             self._give_up(complete=True)
 
@@ -210,7 +213,7 @@ class Relay:
     def _release(self) -> IOutbound | None:
         self._state = State.OVER
         self._stop_listening()
-        self._patience.end()
+        self.patience.end()
         for flow in self._flows:
             flow.detach()
         self._flows = ()

@@ -301,6 +301,25 @@ class TestEnds:
         stream.far.close()
         await stream.gone()
 
+    @pytest_twisted.ensureDeferred
+    async def test_a_client_that_has_ended_is_left_in_time_wherever_it_was(
+        self, ground: Ground
+    ) -> None:
+        """What an origin goes on to say holds the end off, on both ways together for so long."""
+        stream = await begin(ground)
+        stream.client.shut()
+        await stream.server.until(lambda: stream.server.ended == 1)
+        for _ in range(14):
+            stream.clock.advance(20)
+            stream.far.send(b"more")
+            assert await stream.client.take(4) == b"more"
+        assert stream.visitor is None
+        stream.clock.advance(19.9)
+        assert not stream.client.over
+        stream.clock.advance(0.1)
+        assert await stream.client.ended_well()
+        await stream.gone()
+
     @over_tcp
     @pytest.mark.parametrize("ask", [WatchedServer.close_all, Visitor.reset])
     @pytest_twisted.ensureDeferred

@@ -28,12 +28,14 @@ class Stage(Enum):
 class Reached(NamedTuple):
     """What there is of a connection: ``left`` are the seconds of the deadline of its stage.
 
+    ``lingered``: for how many seconds the client has been done.
     ``status`` is what ``connect(2)`` said of the far side; ``moved`` counts the payload that went
     out and in, in bytes.
     """
 
     stage: Stage
     left: float
+    lingered: float
     near: socket.socket
     address: Any
     handshake: Handshake | None
@@ -93,8 +95,8 @@ def _go_on_with(
         stream.dial(hall.reactor, [target], connect=connect, sock=reached.far)
         return stream
 
-    told = reached.stage is Stage.OPEN
-    protocol.go_on_with(transport, request, reach, reached.left, reached.moved, told=told)
+    lingered = reached.lingered if reached.stage is Stage.OPEN else None
+    protocol.go_on_with(transport, request, reach, reached.left, reached.moved, lingered=lingered)
     if rest and is_near:
         protocol.dataReceived(rest)
     elif rest:

@@ -163,12 +163,13 @@ class Passage:
         """
         stage, self.stage = self.stage, Stage.OVER
         left = self.wait(None)
+        lingered = self.hall.factory.limits.linger_timeout - left if self.done is self.near else 0.0
         self.hall.poller.forget(self.number)
         if self.far is not None:
             self.hall.poller.forget(self.far.fileno())
         try:
             moved = self.sent, self.received
-            reached = Reached(stage, left, self.near, self.address, self.handshake,
+            reached = Reached(stage, left, lingered, self.near, self.address, self.handshake,
                               self.request, self.target, self.far, self.status, moved)  # fmt: skip
             hand_over(self.hall, reached, steps, rest, is_near)
         finally:
