@@ -66,7 +66,6 @@ class Errand:
         reach: Callable[[IReceiver], IOutbound],
         left: float,
         moved: tuple[int, int],
-        *,
         lingered: float | None,
     ) -> None:
         """Take a stream that was begun elsewhere, with so many seconds left to open.

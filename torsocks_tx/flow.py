@@ -18,7 +18,7 @@ from twisted.internet import main
 from torsocks_tx import rcvbuf
 from torsocks_tx.held import HeldPipe, leave
 from torsocks_tx.pipes import Means, Pipe, PipePool, can_splice, pool, splice
-from torsocks_tx.sockets import is_clear, is_socket
+from torsocks_tx.sockets import is_clear, is_socket, not_sent
 from torsocks_tx.transports import Throttle, Way
 
 READ = 256 * 1024
@@ -120,8 +120,8 @@ class Flow:
         self._not_before = now + GATHER if count < BULK_READ else 0.0
         try:
             sent = self._sink.socket.send(_block[:count])
-        except OSError:
-            # Full, or gone: the sink's own event tells.
+        except OSError as error:
+            not_sent(self._sink, error.errno)
             sent = 0
         if sent < count:
             self._sink.write(bytes(_block[sent:count]))
@@ -216,8 +216,8 @@ class Flow:
         try:
             # Exactly what is there: asked for more, the kernel waits with the last segment.
             sent = splice(pipe.reader, self._sink.fileno(), count)
-        except OSError:
-            # Full, or gone: the sink's own event tells.
+        except OSError as error:
+            not_sent(self._sink, error.errno)
             sent = 0
         if sent == count:
             self._pool.give_back(pipe)

@@ -29,7 +29,7 @@ from torsocks_tx.handshake_options import BOTH_VERSIONS
 from torsocks_tx.interfaces import IOutbound, IReceiver
 from torsocks_tx.messages import Credentials, Request
 from torsocks_tx.owner import Owner
-from torsocks_tx.sockets import is_quiet, send
+from torsocks_tx.sockets import is_quiet, send, was_reset
 from torsocks_tx.transports import Deadline, Farewell, abort, prepare
 
 
@@ -92,7 +92,6 @@ class SOCKSProtocol(Protocol):
         reach: Callable[[IReceiver], IOutbound],
         seconds: float,
         moved: tuple[int, int],
-        *,
         lingered: float | None,
     ) -> None:
         """Take a stream that was begun elsewhere: as ``Errand.go_on``."""
@@ -100,7 +99,7 @@ class SOCKSProtocol(Protocol):
         self._begin(seconds)
         self._errand = self.factory.errand(self, request)
         self.state = State.BUSY
-        self._errand.go_on(reach, seconds, moved, lingered=lingered)
+        self._errand.go_on(reach, seconds, moved, lingered)
 
     def dataReceived(self, data: bytes) -> None:
         """Take bytes from the client."""
@@ -113,7 +112,9 @@ class SOCKSProtocol(Protocol):
 
     def readConnectionLost(self) -> None:
         """The client will send no more. Before the reply that means that it is gone."""
-        if self.state is State.BUSY:
+        if was_reset(self.transport):
+            abort(self.transport)
+        elif self.state is State.BUSY:
             self.state = State.HEARD_OUT
             self.factory.lingers(self)
             self._errand.client_eof()

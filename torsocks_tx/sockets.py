@@ -7,7 +7,9 @@ does, in its order, and calls that method wherever the short way is not safe.
 
 from __future__ import annotations
 
+from errno import ECONNRESET
 from typing import Any
+from weakref import WeakSet
 
 from twisted.internet import main, tcp
 from twisted.python.failure import Failure
@@ -19,6 +21,7 @@ _NEEDED = (
 )
 _known = all(hasattr(tcp.Connection, name) for name in _NEEDED if name != "_tempDataLen")
 _done = Failure(main.CONNECTION_DONE)
+_reset: WeakSet[Any] = WeakSet()
 
 
 def is_socket(transport: Any) -> bool:
@@ -57,13 +60,28 @@ def is_clear(transport: Any, producer: Any) -> bool:
     )
 
 
+def not_sent(transport: Any, errno: int | None) -> None:
+    """Note why the peer took nothing. Full, or gone: the transport's own attempt tells.
+
+    But of a reset the kernel tells once, and what is read behind that is like an orderly end. Of
+    one that follows an orderly end it says EPIPE.
+    """
+    if errno == ECONNRESET:
+        _reset.add(transport)
+
+
+def was_reset(transport: Any) -> bool:
+    """Whether the peer's orderly end is none: its reset was noted before."""
+    return transport in _reset
+
+
 def send(transport: Any, data: bytes) -> None:
     """``write``: what the kernel takes goes out before this returns."""
     if is_quiet(transport):
         try:
             sent = transport.socket.send(data)
-        except OSError:
-            # Full, or gone: Twisted's own attempt tells.
+        except OSError as error:
+            not_sent(transport, error.errno)
             sent = 0
         if sent == len(data):
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 
 import pytest
 import pytest_twisted
@@ -24,14 +25,14 @@ def needs_resets(ground: Ground) -> bool:
 @pytest.mark.parametrize("way", [Peer.shut, Peer.close, Peer.reset])
 @pytest_twisted.ensureDeferred
 async def test_a_client_that_goes_before_the_reply_cancels_the_stream(
-    ground: Ground, way: object
+    ground: Ground, way: Callable[[Peer], None]
 ) -> None:
     server, upstream = await tor_like(ground, hold)
     client = await ground.client(server)
     client.send(b"\5\1\0" + REQUEST)
     leg = await upstream.asked()
     assert await client.take(2) == b"\5\0"
-    way(client)  # type: ignore[operator]
+    way(client)
     await leg.until(lambda: leg.over)
     await server.emptied()
     assert not client.received
@@ -76,6 +77,52 @@ async def test_a_reset_of_the_client_is_a_reset(ground: Ground) -> None:
     client.reset()
     assert await far.ended_well() == (not needs_resets(ground))
     far.close()
+    await server.emptied()
+
+
+@rows("S-03")
+@pytest.mark.parametrize("size", [5, 100_000])
+@pytest.mark.parametrize("by_client", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_a_reset_that_a_write_meets_first_is_a_reset(
+    ground: Ground, by_client: bool, size: int
+) -> None:
+    """The write uses the error up, and what is read behind it looks like an orderly end."""
+    server, origin = await plain(ground)
+    client = await ground.client(server)
+    assert await client.negotiate(REQUEST) == GRANTED
+    far = await origin.peer()
+    client.send(b"question")
+    assert await far.take(8) == b"question"
+    far.send(b"answer")
+    assert await client.take(6) == b"answer"
+    one, other = (client, far) if by_client else (far, client)
+    other.transport.socket.send(bytes(size))
+    one.reset()
+    assert await other.ended_well() == (not needs_resets(ground))
+    assert not other.eof or not needs_resets(ground)
+    await server.emptied()
+
+
+@rows("S-03")
+@pytest.mark.parametrize("way", [Peer.close, Peer.reset])
+@pytest_twisted.ensureDeferred
+async def test_what_was_said_before_the_end_is_heard(
+    ground: Ground, way: Callable[[Peer], None]
+) -> None:
+    """A server that answers a request of which it does not want the rest."""
+    server, origin = await plain(ground)
+    client = await ground.client(server)
+    assert await client.negotiate(REQUEST) == GRANTED
+    far = await origin.peer()
+    client.send(b"request")
+    assert await far.take(7) == b"request"
+    client.transport.socket.send(b"the rest")
+    far.transport.socket.send(b"no more, please")
+    way(far)
+    assert await client.take(15) == b"no more, please"
+    await client.until(lambda: client.over)
+    client.close()
     await server.emptied()
 
 

@@ -30,7 +30,7 @@ from torsocks_tx.backends.failures import refused_by
 from torsocks_tx.errors import Refused
 from torsocks_tx.interfaces import IOutbound, IReceiver
 from torsocks_tx.messages import Reply
-from torsocks_tx.sockets import closes_at_once, lose, send, shut
+from torsocks_tx.sockets import closes_at_once, lose, send, shut, was_reset
 from torsocks_tx.transports import Deadline, abort, can_half_close, prepare
 
 CLOSE_TIMEOUT = 30.0
@@ -200,13 +200,13 @@ class Stream(Protocol):
             self._conversation.receive(data)
 
     def readConnectionLost(self) -> None:
-        """The far end will send no more; where it cannot half-close, it is gone."""
-        if self._state is State.OPEN and self._half_close:
+        """The far end will send no more; where it cannot half-close, or was reset, it is gone."""
+        if self._state is State.OPEN and self._half_close and not was_reset(self.transport):
             self._receiver.eof()
         elif self._state is State.OPEN:
             self.close()
             self._state = State.OVER
-            self._receiver.lost(True)
+            self._receiver.lost(not was_reset(self.transport))
         elif self._state is State.SPEAKING and self._conversation is not None:
             self._conversation.eof()
 

@@ -14,6 +14,7 @@ from torsocks_tx.handshake import Handshake, Step
 from torsocks_tx.interfaces import IReceiver
 from torsocks_tx.messages import Request
 from torsocks_tx.protocol import SOCKSProtocol
+from torsocks_tx.sockets import not_sent
 
 
 class Stage(Enum):
@@ -46,9 +47,18 @@ class Reached(NamedTuple):
     moved: tuple[int, int]
 
 
-def hand_over(
-    hall: Hall, reached: Reached, steps: Sequence[Step], rest: bytes, is_near: bool
-) -> None:
+class Rest(NamedTuple):
+    """What has come from the client (``is_near``) or from the far side, and is to be passed on.
+
+    ``errno``: why the other side did not take it, None if it was not asked.
+    """
+
+    data: bytes
+    is_near: bool
+    errno: int | None
+
+
+def hand_over(hall: Hall, reached: Reached, steps: Sequence[Step], rest: Rest | None) -> None:
     """Give a client, and its far side if there is one, to a protocol.
 
     An end that was seen already is seen again: the sockets tell of it as long as they are there.
@@ -62,7 +72,7 @@ def hand_over(
     transport = port.transport(near, protocol, address, port, number, port.reactor)
     try:
         if reached.request is not None and reached.target is not None:
-            _go_on_with(hall, reached, protocol, transport, rest, is_near)
+            _go_on_with(hall, reached, protocol, transport, rest)
         elif reached.handshake is not None:
             protocol.go_on(transport, reached.handshake, reached.left, steps)
     except Exception:
@@ -76,8 +86,7 @@ def _go_on_with(
     reached: Reached,
     protocol: SOCKSProtocol,
     transport: Any,
-    rest: bytes,
-    is_near: bool,
+    rest: Rest | None,
 ) -> None:
     request, target = reached.request, reached.target
     assert request is not None
@@ -96,8 +105,9 @@ def _go_on_with(
         return stream
 
     lingered = reached.lingered if reached.stage is Stage.OPEN else None
-    protocol.go_on_with(transport, request, reach, reached.left, reached.moved, lingered=lingered)
-    if rest and is_near:
-        protocol.dataReceived(rest)
-    elif rest:
-        streams[0].dataReceived(rest)
+    protocol.go_on_with(transport, request, reach, reached.left, reached.moved, lingered)
+    if rest is None:
+        return
+    source, sink = (protocol, streams[0]) if rest.is_near else (streams[0], protocol)
+    not_sent(sink.transport, rest.errno)
+    source.dataReceived(rest.data)

@@ -11,7 +11,7 @@ from typing import Any
 
 from torsocks_tx.backends.dialling import Target
 from torsocks_tx.fastpath.hall import Hall
-from torsocks_tx.fastpath.handover import Reached, Stage, hand_over
+from torsocks_tx.fastpath.handover import Reached, Rest, Stage, hand_over
 from torsocks_tx.fastpath.waits import Waits
 from torsocks_tx.flow import BULK_READ
 from torsocks_tx.handshake import Handshake, Step
@@ -80,19 +80,18 @@ class Passage:
                 return
             # What does not go straight through, or is much, or comes after one side has ended, is
             # for the relay.
-            sent = 0
+            sent, errno = 0, None
             if count < BULK_READ and self.done is None:
                 try:
                     sent = sink.send(_block[:count], NOW)
-                except OSError:
-                    # Full, or gone: the relay sees it again.
-                    sent = 0
+                except OSError as error:
+                    errno = error.errno
             if is_near:
                 self.sent += sent
             else:
                 self.received += sent
             if sent < count:
-                self.hand_over(rest=bytes(_block[sent:count]), is_near=is_near)
+                self.hand_over(rest=Rest(bytes(_block[sent:count]), is_near, errno))
                 return
             # A read that is not full has taken all there is. On a unix socket one ends also behind
             # a descriptor that was passed.
@@ -153,14 +152,8 @@ class Passage:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _WITH_RESET)
         self.leave()
 
-    def hand_over(
-        self, steps: Sequence[Step] = (), rest: bytes = b"", is_near: bool = True
-    ) -> None:
-        """Leave everything to the protocols.
-
-        ``steps`` of the handshake are still to be taken; ``rest`` has come from the client
-        (``is_near``) or from the far side, and waits to be passed on.
-        """
+    def hand_over(self, steps: Sequence[Step] = (), rest: Rest | None = None) -> None:
+        """Leave everything to the protocols; these steps of the handshake are still to be taken."""
         stage, self.stage = self.stage, Stage.OVER
         left = self.wait(None)
         lingered = self.hall.factory.limits.linger_timeout - left if self.done is self.near else 0.0
@@ -171,6 +164,6 @@ class Passage:
             moved = self.sent, self.received
             reached = Reached(stage, left, lingered, self.near, self.address, self.handshake,
                               self.request, self.target, self.far, self.status, moved)  # fmt: skip
-            hand_over(self.hall, reached, steps, rest, is_near)
+            hand_over(self.hall, reached, steps, rest)
         finally:
             self.hall.factory.disconnected(self)
