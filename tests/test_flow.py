@@ -18,7 +18,17 @@ from tests.rows import rows
 from tests.test_pipes import WatchedPool
 from tests.test_sockets import End
 from torsocks_tx import flow as module
-from torsocks_tx.flow import BULK_READ, BULK_RUN, READ, SMALL_RUN, TRIES, TURN, WORTH, Flow, Means
+from torsocks_tx.flow import (
+    BULK_READ,
+    BULK_RUN,
+    READ,
+    SMALL_RUN,
+    TRIES,
+    TURN,
+    WORTH,
+    Flow,
+    Means,
+)
 from torsocks_tx.rcvbuf import LONE, SHARED
 from torsocks_tx.transports import Throttle
 
@@ -424,6 +434,7 @@ class TestTurn:
 
     def test_the_end_is_told_in_the_same_turn(self, way: Way, play: Callable[..., Script]) -> None:
         play(WORTH, None)
+        way.source.far.close()
         assert way.source.transport.doRead() is main.CONNECTION_DONE
 
     def test_a_held_pipe_ends_it(self, way: Way, play: Callable[..., Script]) -> None:
@@ -549,6 +560,67 @@ class TestCount:
         assert way.pool.flows == 0
         for pipe in filter(None, lent):
             way.pool.give_back(pipe)
+
+
+class TestUrgent:
+    """Urgent data in the middle of a stream: a splice stops there, and finds nothing any more."""
+
+    @pytest.fixture
+    def bulk(self) -> Iterator[Way]:
+        with socket.create_server(("127.0.0.1", 0)) as port:
+            far = socket.create_connection(port.getsockname())
+            ours, _ = port.accept()
+        ours.setblocking(False)
+        way = Way(WatchedPool(), End((ours, far)))
+        yield way.splicing()
+        way.close()
+        assert way.pool.flows == 0
+
+    def say(self, way: Way, urgent: bytes, rest: bytes) -> None:
+        """Let both come; the kernel takes only the last byte of what is urgent out of the row."""
+        far, ours = way.source.far, way.source.transport.socket
+        far.setblocking(True)
+        far.send(urgent, socket.MSG_OOB)
+        far.sendall(rest)
+        ours.setblocking(True)
+        ours.recv(1, socket.MSG_PEEK)
+        ours.setblocking(False)
+
+    def test_what_is_behind_it_is_passed_on(self, bulk: Way) -> None:
+        rest = os.urandom(BULK_READ)
+        self.say(bulk, b"!", rest)
+        received = b""
+        for _ in range(4):
+            assert bulk.source.transport.doRead() is None
+            received += bulk.run()
+        assert received == rest
+        assert bulk.flow.means is Means.SPLICE
+
+    def test_so_is_what_is_on_both_sides(self, bulk: Way) -> None:
+        self.say(bulk, b"before!", b"behind")
+        received = b""
+        for _ in range(4):
+            assert bulk.source.transport.doRead() is None
+            received += bulk.run()
+        assert received == b"beforebehind"
+
+    def test_an_end_behind_it_takes_nothing_along(self, bulk: Way) -> None:
+        self.say(bulk, b"!", b"the last words")
+        bulk.source.far.close()
+        assert bulk.source.transport.doRead() is None
+        assert bulk.run() == b"the last words"
+        assert bulk.source.transport.doRead() is main.CONNECTION_DONE
+
+    def test_later_in_a_turn_nothing_more_is_asked(
+        self, bulk: Way, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        script = Script(bulk, [WORTH, 0, 0, 0])
+        monkeypatch.setattr(module, "splice", script)
+        bulk.source.far.sendall(b"meanwhile")
+        assert bulk.source.transport.doRead() is None
+        assert bulk.moved == WORTH
+        assert bulk.source.transport.doRead() is None
+        assert bulk.moved == WORTH + len(b"meanwhile")
 
 
 class Watched(socket.socket):

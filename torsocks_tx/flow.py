@@ -168,7 +168,7 @@ class Flow:
             if attempt:
                 # Lets the source run, and the sink, where they share this processor.
                 os.sched_yield()
-            moved = self._splice_once()
+            moved = self._splice_once(is_first=not attempt)
             if not isinstance(moved, int):
                 return moved
             misses += moved < WORTH
@@ -188,23 +188,23 @@ class Flow:
             and is_clear(self._sink, self._throttle)
         )
 
-    def _splice_once(self) -> Any:
+    def _splice_once(self, *, is_first: bool) -> Any:
         """How many bytes were moved, 0 if there are none now; or the reason why it is over."""
         pipe = self._pool.borrow()
         if pipe is None:
             self._means, self._run = Means.COPY, -16 * BULK_RUN
             return self._copy() or 0
-        over: Any = main.CONNECTION_DONE
+        over: Any = None
         try:
             count = splice(self._source.fileno(), pipe.writer, pipe.size)
         except BlockingIOError:
-            # The pipe was empty, so it is the socket that has nothing.
-            count = over = 0
+            count, over = 0, None if is_first else 0  # it is not the pipe: that was empty
         except OSError:
             count, over = 0, main.CONNECTION_LOST
         if not count:
             self._pool.give_back(pipe)
-            return over
+            # A splice never gets past urgent data: it finds nothing, or an end, whatever is behind.
+            return (self._copy() or 0) if over is None else over
         self._pass_on(pipe, count)
         self._moved(count)
         self._run = self._run + 1 if count < SMALL_SPLICE else 0
