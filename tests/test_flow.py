@@ -18,6 +18,7 @@ from tests.rows import rows
 from tests.test_pipes import WatchedPool
 from tests.test_sockets import End
 from torsocks_tx import flow as module
+from torsocks_tx import held
 from torsocks_tx.flow import (
     BULK_READ,
     BULK_RUN,
@@ -267,9 +268,36 @@ class TestPipe:
         assert stuck.pool.lent == 0
         assert stuck.sink.ear.heard == ["reset"]
 
+    def test_a_sink_that_was_aborted_in_this_turn_gets_none(self, way: Way) -> None:
+        way.splicing()
+        way.sink.fill()
+        way.sink.transport.abortConnection()
+        assert way.come(b"too late") is None
+        assert way.pool.lent == 0
+        way.sink.reactor.advance(0)
+        assert way.sink.ear.heard == ["reset"]
+
     def test_a_sink_that_still_takes_nothing_is_waited_for(self, stuck: Way) -> None:
         assert stuck.sink.transport.doWrite() is None
         assert stuck.flow.held == 4
+
+    def test_a_sink_that_takes_a_part_may_be_gone(
+        self, way: Way, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It may have been reset meanwhile, and a splice that took some does not say so."""
+        asked: list[object] = []
+        monkeypatch.setattr(held, "not_all_spliced", asked.append)
+        way.splicing()
+        way.come(b"all")
+        assert asked == []
+        with monkeypatch.context() as patch:
+            patch.setattr(held, "splice", lambda *_: 1)
+            way.come(b"four")
+            assert asked == [way.sink.transport]
+            assert way.sink.transport.doWrite() is None
+        assert asked == [way.sink.transport] * 2
+        assert way.flow.held == 2
+        way.sink.transport.connectionLost(Failure(ConnectionLost()))
 
     def test_a_sink_that_takes_a_part(self, way: Way) -> None:
         way.splicing()
@@ -387,6 +415,7 @@ class TestTurn:
         def play(*finds: int | None, endless: bool = False, full: bool = False) -> Script:
             script = Script(way.splicing(), None if endless else list(finds), full)
             monkeypatch.setattr(module, "splice", script)
+            monkeypatch.setattr(held, "splice", script)
             monkeypatch.setattr(os, "sched_yield", script.sched_yield)
             monkeypatch.setattr(module, "monotonic", script.monotonic)
             return script
@@ -616,6 +645,7 @@ class TestUrgent:
     ) -> None:
         script = Script(bulk, [WORTH, 0, 0, 0])
         monkeypatch.setattr(module, "splice", script)
+        monkeypatch.setattr(held, "splice", script)
         bulk.source.far.sendall(b"meanwhile")
         assert bulk.source.transport.doRead() is None
         assert bulk.moved == WORTH

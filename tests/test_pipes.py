@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from tests.ground import open_files
 from tests.rows import rows
 from torsocks_tx import pipes
-from torsocks_tx.pipes import LEAST, Pipe, PipePool, can_splice
+from torsocks_tx.pipes import LEAST, Pipe, PipePool, can_splice, tried
 
 
 class WatchedPool(PipePool):
@@ -116,8 +117,13 @@ def test_a_user_who_has_had_his_share_gets_less_or_none(
 
 
 class TestCanSplice:
+    @pytest.fixture(autouse=True)
+    def untried(self) -> Iterator[None]:
+        tried.cache_clear()
+        yield
+        tried.cache_clear()
+
     def test_here_it_can(self) -> None:
-        can_splice.cache_clear()
         assert can_splice()
 
     def test_a_kernel_that_refuses_cannot(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,15 +131,25 @@ class TestCanSplice:
             raise OSError(errno.EINVAL, "no")
 
         monkeypatch.setattr(pipes, "splice", refuse)
-        can_splice.cache_clear()
         assert not can_splice()
-        can_splice.cache_clear()
 
     def test_nor_can_another_system(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delattr(os, "splice")
-        can_splice.cache_clear()
         assert not can_splice()
-        can_splice.cache_clear()
+
+    @pytest.mark.parametrize("free", range(4))
+    def test_without_descriptors_it_is_tried_again_later(self, free: int) -> None:
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        known = open_files("pipe"), open_files("socket")
+        with open(os.devnull) as lowest:
+            number = lowest.fileno()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (number + free, before[1]))
+        try:
+            assert not can_splice()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        assert (open_files("pipe"), open_files("socket")) == known
+        assert can_splice()
 
 
 def test_it_counts_flows_and_tells_the_only_one(pool: PipePool) -> None:

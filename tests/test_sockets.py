@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import socket
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +18,17 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tests.transports import FakeTransport, WholeTransport
-from torsocks_tx.sockets import closes_at_once, is_quiet, is_socket, lose, send, shut
+from torsocks_tx.sockets import (
+    closes_at_once,
+    is_quiet,
+    is_socket,
+    lose,
+    not_all_spliced,
+    not_sent,
+    send,
+    shut,
+    was_reset,
+)
 from torsocks_tx.transports import Throttle
 
 
@@ -213,3 +225,57 @@ class TestLose:
         transport = WholeTransport()
         lose(transport)
         assert transport.asked == ["loseConnection"]
+
+
+class TestReset:
+    """The kernel tells of a reset once: what is read behind that looks like an orderly end."""
+
+    @pytest.fixture
+    def end(self) -> Iterator[End]:
+        with socket.create_server(("127.0.0.1", 0)) as port:
+            far = socket.create_connection(port.getsockname())
+            ours, _ = port.accept()
+        ours.setblocking(False)
+        end = End((ours, far))
+        yield end
+        end.close()
+
+    def reset(self, end: End) -> None:
+        end.far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        end.far.close()
+
+    def test_a_write_that_meets_it_is_remembered(self, end: End) -> None:
+        self.reset(end)
+        send(end.transport, b"lost")
+        assert was_reset(end.transport)
+        assert end.transport.socket.recv(1) == b""
+
+    def test_one_behind_an_orderly_end_is_another_matter(self, end: End) -> None:
+        end.far.close()
+        for _ in range(2):
+            send(end.transport, b"lost")
+        assert not was_reset(end.transport)
+
+    @pytest.mark.parametrize("number", [errno.EAGAIN, errno.EPIPE, None])
+    def test_other_reasons_are_none(self, end: End, number: int | None) -> None:
+        not_sent(end.transport, number)
+        assert not was_reset(end.transport)
+
+    def test_a_splice_that_took_some_keeps_it_back(self, end: End) -> None:
+        not_all_spliced(end.transport)
+        assert not was_reset(end.transport)
+        self.reset(end)
+        not_all_spliced(end.transport)
+        assert was_reset(end.transport)
+
+    def test_nobody_who_has_only_ended_was_reset(self, end: End) -> None:
+        end.far.shutdown(socket.SHUT_WR)
+        not_all_spliced(end.transport)
+        assert not was_reset(end.transport)
+
+    def test_a_unix_socket_has_no_such_state(self) -> None:
+        end = End()
+        end.far.close()
+        not_all_spliced(end.transport)
+        assert not was_reset(end.transport)
+        end.close()

@@ -16,7 +16,7 @@ from typing import Any
 from twisted.internet import main
 
 from torsocks_tx import rcvbuf
-from torsocks_tx.held import HeldPipe, leave
+from torsocks_tx.held import HeldPipe, leave, pour
 from torsocks_tx.pipes import Means, Pipe, PipePool, can_splice, pool, splice
 from torsocks_tx.sockets import is_clear, is_socket, not_sent
 from torsocks_tx.transports import Throttle, Way
@@ -213,12 +213,7 @@ class Flow:
         return count
 
     def _pass_on(self, pipe: Pipe, count: int) -> None:
-        try:
-            # Exactly what is there: asked for more, the kernel waits with the last segment.
-            sent = splice(pipe.reader, self._sink.fileno(), count)
-        except OSError as error:
-            not_sent(self._sink, error.errno)
-            sent = 0
+        sent = pour(pipe, self._sink, count)
         if sent == count:
             self._pool.give_back(pipe)
             return

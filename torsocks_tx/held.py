@@ -13,6 +13,20 @@ from twisted.internet import main
 from twisted.python.failure import Failure
 
 from torsocks_tx.pipes import Pipe, PipePool, splice
+from torsocks_tx.sockets import not_all_spliced, not_sent
+
+
+def pour(pipe: Pipe, sink: Any, count: int) -> int:
+    """Move what is in a pipe, ``count`` bytes, to a transport; how many it has taken."""
+    try:
+        # Exactly what is there: asked for more, the kernel waits with the last segment.
+        sent = splice(pipe.reader, sink.fileno(), count)
+    except OSError as error:
+        not_sent(sink, error.errno)
+        return 0
+    if sent < count:
+        not_all_spliced(sink)
+    return sent
 
 
 class HeldPipe:
@@ -41,6 +55,7 @@ class HeldPipe:
             except OSError:
                 return main.CONNECTION_LOST
             if self.left:
+                not_all_spliced(self._sink)
                 return None
             self._pool.give_back(self._pipe)
             self._let_go()

@@ -7,6 +7,7 @@ no when there is none to have. Callers then copy.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import socket
@@ -56,24 +57,29 @@ def splice(source: int, sink: int, count: int) -> int:
     return os.splice(source, sink, count, flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK)
 
 
-@functools.cache
 def can_splice() -> bool:
     """Whether this system moves bytes from socket to pipe to socket; tried once."""
-    if not hasattr(os, "splice"):
-        return False
-    reader, writer = os.pipe()
-    ours, theirs = socket.socketpair()
     try:
-        theirs.send(b"?")
-        splice(ours.fileno(), writer, 1)
-        splice(reader, ours.fileno(), 1)
-        return theirs.recv(1) == b"?"
+        return hasattr(os, "splice") and tried()
     except OSError:
+        # No descriptors: it is tried again.
         return False
-    finally:
-        Pipe(reader, writer, 0).close()
-        ours.close()
-        theirs.close()
+
+
+@functools.cache
+def tried() -> bool:
+    """Whether a byte came through. Raises ``OSError`` if that cannot be tried."""
+    with contextlib.ExitStack() as stack:
+        pipe = Pipe(*os.pipe(), 0)
+        stack.callback(pipe.close)
+        ours, theirs = map(stack.enter_context, socket.socketpair())
+        theirs.send(b"?")
+        try:
+            splice(ours.fileno(), pipe.writer, 1)
+            splice(pipe.reader, ours.fileno(), 1)
+            return theirs.recv(1) == b"?"
+        except OSError:
+            return False
 
 
 class PipePool:

@@ -7,7 +7,9 @@ does, in its order, and calls that method wherever the short way is not safe.
 
 from __future__ import annotations
 
+import contextlib
 from errno import ECONNRESET
+from socket import IPPROTO_TCP, TCP_INFO
 from typing import Any
 from weakref import WeakSet
 
@@ -21,6 +23,7 @@ _NEEDED = (
 )
 _known = all(hasattr(tcp.Connection, name) for name in _NEEDED if name != "_tempDataLen")
 _done = Failure(main.CONNECTION_DONE)
+_TCP_CLOSE = 7
 _reset: WeakSet[Any] = WeakSet()
 
 
@@ -56,6 +59,8 @@ def is_clear(transport: Any, producer: Any) -> bool:
         and not transport._tempDataLen
         and not transport.disconnecting
         and not transport._writeDisconnecting
+        # As in ``is_quiet``.
+        and "doWrite" not in transport.__dict__
         and transport.producer is producer
     )
 
@@ -68,6 +73,17 @@ def not_sent(transport: Any, errno: int | None) -> None:
     """
     if errno == ECONNRESET:
         _reset.add(transport)
+
+
+def not_all_spliced(transport: Any) -> None:
+    """Note why the peer took less than it was given: a splice that took some keeps its error back.
+
+    The connection is over, so its peer has not merely ended it.
+    """
+    # A unix socket has no such state, and one that is closed none at all.
+    with contextlib.suppress(OSError):
+        if transport.socket.getsockopt(IPPROTO_TCP, TCP_INFO, 1)[0] == _TCP_CLOSE:
+            _reset.add(transport)
 
 
 def was_reset(transport: Any) -> bool:
