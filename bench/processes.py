@@ -167,6 +167,13 @@ class Helper:
         assert self._process.stdout is not None
         return json.loads(self._process.stdout.readline())
 
+    def ask(self) -> Any:
+        """Make it say something more."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return self.told()
+
     def __enter__(self) -> Helper:
         return self
 
