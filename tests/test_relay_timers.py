@@ -42,8 +42,19 @@ class TestLinger:
         stage.clock.advance(9.9)
         assert stage.heard == []
         stage.clock.advance(0.1)
-        assert stage.heard == ["over"]
+        # More was to come: that is not to look like its end.
+        assert stage.heard == ["reset"]
         assert stage.idle
+
+    def test_one_that_was_silent_for_long_enough_by_then_is_complete(self) -> None:
+        stage = self.lingering(linger_timeout=30, linger_limit=300)
+        for _ in range(27):
+            stage.clock.advance(10)
+            stage.relay.data(b"x")
+        stage.clock.advance(29.9)
+        assert stage.heard == []
+        stage.clock.advance(0.1)
+        assert stage.heard == ["over"]
 
     def test_the_far_ends_end_comes_before(self) -> None:
         stage = self.lingering()

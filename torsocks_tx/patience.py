@@ -15,7 +15,7 @@ class Patience:
 
     ``lingered``: for how many seconds the client was done before this began to watch.
     ``give_up`` is called with whether the stream looks complete: it does not where bytes are held
-    back because one side takes no more.
+    back because one side takes no more, nor where they still come.
     """
 
     __slots__ = ("_clock", "_deadline", "_give_up", "_limits", "_linger_end", "_throttles",
@@ -74,15 +74,15 @@ class Patience:
     def _linger_expired(self) -> None:
         period = self._limits.linger_timeout
         # A side that is not read from because the other takes no more is not silent.
-        left = period if self._is_blocked else self._remaining(period)
-        left = min(left, self._linger_end - self._clock.seconds())
-        self._expire(left, self._linger_expired)
+        silence = period if self._is_blocked else self._remaining(period)
+        left = min(silence, self._linger_end - self._clock.seconds())
+        self._expire(left, self._linger_expired, is_silent=silence <= 0)
 
-    def _expire(self, left: float, again: Callable[[], None]) -> None:
+    def _expire(self, left: float, again: Callable[[], None], *, is_silent: bool = True) -> None:
         if left > 0:
             self._deadline.start(left, again)
         else:
-            self._give_up(not self._is_blocked)
+            self._give_up(is_silent and not self._is_blocked)
 
     @property
     def _is_blocked(self) -> bool:
