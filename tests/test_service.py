@@ -179,6 +179,45 @@ async def test_open_streams_get_their_grace(tmp_path: Path) -> None:
     await port.stopListening()
 
 
+@pytest.mark.parametrize("size", [10, 1 << 20])
+@pytest_twisted.ensureDeferred
+async def test_what_is_cut_by_the_end_of_the_grace_is_reset(tmp_path: Path, size: int) -> None:
+    """On both sides: to the far one too a FIN would say that this was all."""
+    from twisted.internet.error import ConnectionDone
+    from twisted.internet.protocol import Factory, Protocol
+    from twisted.python.failure import Failure
+
+    from tests.network.asking import ask, request
+
+    accepted: Deferred[Protocol] = Deferred()
+    lost: Deferred[Failure] = Deferred()
+
+    class Origin(Protocol):
+        left = size
+
+        def dataReceived(self, data: bytes) -> None:
+            self.left -= len(data)
+            if not self.left:
+                accepted.callback(self)
+
+        def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+            lost.callback(reason.value)
+
+    port = reactor.listenTCP(0, Factory.forProtocol(Origin), interface="127.0.0.1")
+    server = Twistd(
+        "--listen", LOOPBACK, *DIRECT, "--allow-internal", "--shutdown-grace", "0.1",
+        directory=tmp_path,
+    )  # fmt: skip
+    await server.up()
+    asker = await ask(server.addresses[0], request("127.0.0.1", port.getHost().port))
+    asker.transport.write(bytes(size))
+    await accepted
+    assert await server.stop() == -signal.SIGTERM
+    assert not isinstance(await lost, ConnectionDone)
+    await asker.lost.addTimeout(10, reactor)
+    await port.stopListening()
+
+
 @rows("P-05", "P-37")
 @pytest_twisted.ensureDeferred
 async def test_passwords_and_isolation_at_once(tmp_path: Path) -> None:

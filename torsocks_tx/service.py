@@ -14,6 +14,7 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -175,4 +176,7 @@ class TorsocksService(Service):
         for call in calls:
             if call.active():
                 call.cancel()
+        # The far sides of clients that were reset are reset in the reactor's next turn. One that is
+        # still open when it stops is closed with a FIN, and what was cut there looks complete.
+        yield deferLater(self._reactor, 0, lambda: None)
         yield self._upstream.stop()
