@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from torsocks_tx.rcvbuf import LONE, SHARED, bound_receiving, bound_sending, is_local
+from torsocks_tx import rcvbuf
+from torsocks_tx.rcvbuf import LONE, SHARED, allowed, bound_receiving, bound_sending, is_local
 
 
 @pytest.mark.parametrize(
@@ -63,6 +65,25 @@ def test_they_grow_no_further() -> None:
 def test_a_receive_buffer_that_has_grown_stays() -> None:
     # What is on its way already would be dropped.
     assert bounded(4 * SHARED) == (4 * SHARED, 2 * SHARED)
+
+
+def test_nor_is_one_cut_that_is_larger_than_may_be_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    most = 212992
+    monkeypatch.setattr(rcvbuf, "allowed", lambda: most)
+    assert bounded(2 * most)[0] == 2 * LONE
+    assert bounded(2 * most + 1)[0] == 2 * most + 1
+
+
+def test_what_may_be_asked_for_is_the_kernels_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = Path("/proc/sys/net/core/rmem_max")
+    if known.exists():
+        assert allowed() == int(known.read_text())
+    allowed.cache_clear()
+    monkeypatch.setattr(Path, "read_text", lambda _: "")
+    assert allowed() == SHARED
+    allowed.cache_clear()
 
 
 @pytest.mark.parametrize("peer", [("192.0.2.1", 80), "/run/tor/socks", None])

@@ -250,6 +250,11 @@ class TestReset:
         assert was_reset(end.transport)
         assert end.transport.socket.recv(1) == b""
 
+    @pytest.mark.parametrize("number", [errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH])
+    def test_so_is_one_that_the_kernel_gives_up(self, end: End, number: int) -> None:
+        not_sent(end.transport, number)
+        assert was_reset(end.transport)
+
     def test_one_behind_an_orderly_end_is_another_matter(self, end: End) -> None:
         end.far.close()
         for _ in range(2):

@@ -7,8 +7,10 @@ queued only falls out of the processor's cache before it is read.
 from __future__ import annotations
 
 import contextlib
+import functools
 import ipaddress
 import socket
+from pathlib import Path
 
 LONE = 256 * 1024
 """Asked for in bytes, for the receive buffer of a stream that is the only one. Linux doubles it."""
@@ -24,6 +26,14 @@ def is_local(peer: object) -> bool:
         return False
     address = ipaddress.ip_address(peer[0])
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+@functools.cache
+def allowed() -> int:
+    """The most bytes that a receive buffer may be asked to have; the kernel cuts what is more."""
+    with contextlib.suppress(OSError, ValueError):
+        return int(Path("/proc/sys/net/core/rmem_max").read_text())
+    return SHARED
 
 
 def bound(source: socket.socket, sink: socket.socket, *, is_lone: bool) -> None:
@@ -45,10 +55,9 @@ def bound_receiving(source: socket.socket, size: int) -> None:
     """
     # One that is gone already is told of by its own event.
     with contextlib.suppress(OSError):
-        if (
-            is_local(source.getpeername())
-            and source.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) <= 2 * size
-        ):
+        if is_local(source.getpeername()) and source.getsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVBUF
+        ) <= 2 * min(size, allowed()):
             source.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 
 

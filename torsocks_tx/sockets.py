@@ -8,7 +8,7 @@ does, in its order, and calls that method wherever the short way is not safe.
 from __future__ import annotations
 
 import contextlib
-from errno import ECONNRESET
+from errno import ECONNRESET, EHOSTUNREACH, ENETUNREACH, ETIMEDOUT
 from socket import IPPROTO_TCP, TCP_INFO
 from typing import Any
 from weakref import WeakSet
@@ -24,6 +24,7 @@ _NEEDED = (
 _known = all(hasattr(tcp.Connection, name) for name in _NEEDED if name != "_tempDataLen")
 _done = Failure(main.CONNECTION_DONE)
 _TCP_CLOSE = 7
+_FATAL = (ECONNRESET, ETIMEDOUT, EHOSTUNREACH, ENETUNREACH)
 _reset: WeakSet[Any] = WeakSet()
 
 
@@ -68,10 +69,10 @@ def is_clear(transport: Any, producer: Any) -> bool:
 def not_sent(transport: Any, errno: int | None) -> None:
     """Note why the peer took nothing. Full, or gone: the transport's own attempt tells.
 
-    But of a reset the kernel tells once, and what is read behind that is like an orderly end. Of
-    one that follows an orderly end it says EPIPE.
+    But of a reset, or a timeout of its own, the kernel tells once, and what is read behind that is
+    like an orderly end. Of a reset that follows an orderly end it says EPIPE.
     """
-    if errno == ECONNRESET:
+    if errno in _FATAL:
         _reset.add(transport)
 
 

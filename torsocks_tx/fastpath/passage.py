@@ -20,6 +20,9 @@ from torsocks_tx.messages import Request
 NOW = socket.MSG_DONTWAIT
 """An accepted socket blocks, since nothing was asked of it: each call says that it does not."""
 
+READS = 32
+"""Reads of one side in one turn; on unix sockets each may be small."""
+
 LOST = select.EPOLLERR | select.EPOLLHUP
 ENDED = LOST | select.EPOLLRDHUP
 
@@ -67,7 +70,7 @@ class Passage:
         if self.done is source:
             self._gone(events)
             return
-        while True:
+        for _ in range(READS):
             try:
                 count = source.recv_into(_block, BULK_READ, NOW)
             except BlockingIOError:
@@ -97,6 +100,8 @@ class Passage:
             # a descriptor that was passed.
             if not events & ENDED and family != socket.AF_UNIX:
                 return
+        # There is always more, and others wait: it is not told of again here.
+        self.hand_over()
 
     def _gone(self, events: int) -> None:
         """Something has happened to the side that has ended before."""
