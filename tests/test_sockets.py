@@ -21,6 +21,7 @@ from tests.transports import FakeTransport, WholeTransport
 from torsocks_tx.sockets import (
     closes_at_once,
     is_quiet,
+    is_sending,
     is_socket,
     lose,
     not_all_spliced,
@@ -272,6 +273,25 @@ class TestReset:
         self.reset(end)
         not_all_spliced(end.transport)
         assert was_reset(end.transport)
+
+    def test_what_the_peer_has_not_taken_is_on_its_way(self, end: End) -> None:
+        assert not is_sending(end.transport)
+        left = end.fill()
+        assert is_sending(end.transport)
+        end.far.setblocking(True)
+        while left:
+            left -= len(end.far.recv(left))
+        end.far.send(b"acknowledged")
+        end.transport.socket.setblocking(True)
+        assert end.transport.socket.recv(12) == b"acknowledged"
+        end.transport.socket.shutdown(socket.SHUT_WR)
+        assert not is_sending(end.transport)
+
+    def test_from_a_closed_socket_nothing_is(self, end: End) -> None:
+        ours = end.transport.socket
+        copy = ours.dup()
+        copy.close()
+        assert not is_sending(copy)
 
     def test_nobody_who_has_only_ended_was_reset(self, end: End) -> None:
         end.far.shutdown(socket.SHUT_WR)

@@ -19,9 +19,9 @@ class Limits:
     the worst case that was seen, and works longer for services that ask for proof of work; this is
     the net below it.
     ``idle_timeout``: how long an open stream may carry nothing at all; None for ever.
-    ``linger_timeout``: after the client has closed its side, how long the far end may be silent.
-    tor cannot be told that the client will send no more without losing the answer, so this timer
-    is the only end.
+    ``linger_timeout``: after the client has closed its side, how long the far end may be silent
+    once it has taken all there is. tor cannot be told that the client will send no more without
+    losing the answer, so this timer is the only end.
     ``linger_limit``: how long that may last in all, and how long a client that is done may take to
     read what is left for it.
     ``drain_timeout``, ``drain_bytes``: after the last byte to a client, how long and how much it

@@ -73,8 +73,10 @@ class Patience:
 
     def _linger_expired(self) -> None:
         period = self._limits.linger_timeout
-        # A side that is not read from because the other takes no more is not silent.
-        silence = period if self._is_blocked else self._remaining(period)
+        # A side that is not read from because the other takes no more is not silent, nor is a far
+        # end that has not taken everything yet.
+        is_busy = self._is_blocked or self._throttles[-1].is_sending
+        silence = period if is_busy else self._remaining(period)
         left = min(silence, self._linger_end - self._clock.seconds())
         self._expire(left, self._linger_expired, is_silent=silence <= 0)
 

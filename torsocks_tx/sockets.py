@@ -8,6 +8,9 @@ does, in its order, and calls that method wherever the short way is not safe.
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import struct
+import termios
 from errno import ECONNRESET, EHOSTUNREACH, ENETUNREACH, ETIMEDOUT
 from socket import IPPROTO_TCP, TCP_INFO
 from typing import Any
@@ -64,6 +67,17 @@ def is_clear(transport: Any, producer: Any) -> bool:
         and "doWrite" not in transport.__dict__
         and transport.producer is producer
     )
+
+
+def is_sending(sock: Any) -> bool:
+    """Whether the kernel still has bytes for the peer of a socket, who has not taken them yet."""
+    try:
+        (count,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))
+    except (OSError, ValueError):
+        # Closed.
+        return False
+    # A FIN on its way counts as one.
+    return bool(count > 1)
 
 
 def not_sent(transport: Any, errno: int | None) -> None:

@@ -13,7 +13,7 @@ from twisted.internet.protocol import Factory, Protocol
 from zope.interface import implementer
 
 from torsocks_tx.limits import Limits
-from torsocks_tx.sockets import is_quiet, is_socket, lose, shut
+from torsocks_tx.sockets import is_quiet, is_sending, is_socket, lose, shut
 
 _ROUNDING = 1e-6
 
@@ -113,6 +113,12 @@ class Throttle:
 
     def stopProducing(self) -> None:
         """Do nothing."""
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether what was written to this side is still on its way there."""
+        transport = getattr(self._producer, "transport", self._producer)
+        return is_socket(transport) and is_sending(transport)
 
 
 Way = tuple[Throttle, Callable[[int], None]]

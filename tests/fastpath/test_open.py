@@ -318,6 +318,34 @@ class TestEnds:
         stream.far.close()
         await stream.gone()
 
+    @over_unix
+    @pytest.mark.parametrize("is_short", [True, False])
+    @pytest_twisted.ensureDeferred
+    async def test_a_far_end_that_has_not_taken_all_yet_may_answer_later(
+        self, ground: Ground, is_short: bool
+    ) -> None:
+        """Over TCP too, but there its own buffers would have to be full first."""
+        stream = await begin(ground)
+        if not is_short:
+            stream.visitor.hand_over()  # type: ignore[union-attr]
+        far = stream.far.transport
+        far.pauseProducing()
+        block = BLOCK[: BULK_READ - 1]
+        stream.client.send(block)
+        stream.client.shut()
+        await stream.server.until(lambda: stream.server.ended == 1)
+        for _ in range(3):
+            stream.clock.advance(30)
+            await turn()
+        assert not stream.client.over
+        far.resumeProducing()
+        assert await stream.far.take(len(block)) == block
+        await stream.far.until(lambda: stream.far.eof)
+        stream.far.send(b"an answer")
+        stream.far.close()
+        assert await stream.client.take_rest() == b"an answer"
+        await stream.gone()
+
     @pytest_twisted.ensureDeferred
     async def test_a_client_that_has_ended_is_left_in_time_wherever_it_was(
         self, ground: Ground

@@ -11,6 +11,7 @@ from torsocks_tx.fastpath.poller import Poller
 from torsocks_tx.fastpath.waits import Waits
 from torsocks_tx.messages import Request
 from torsocks_tx.server import SOCKSFactory
+from torsocks_tx.sockets import is_sending
 
 
 def _hand_over(visitor: Any) -> None:
@@ -19,6 +20,14 @@ def _hand_over(visitor: Any) -> None:
 
 def _leave(visitor: Any) -> None:
     visitor.leave()
+
+
+def _linger_no_more(visitor: Any) -> None:
+    if is_sending(visitor.far):
+        # The far end cannot answer yet.
+        visitor.hand_over()
+    else:
+        visitor.leave()
 
 
 class Hall:
@@ -39,5 +48,5 @@ class Hall:
             self.target = getattr(factory.backend, "target", None)
         self.greetings = Waits(clock, limits.handshake_timeout, _hand_over)
         self.attempts = Waits(clock, limits.connect_timeout, _hand_over)
-        self.clients_done = Waits(clock, limits.linger_timeout, _leave)
+        self.clients_done = Waits(clock, limits.linger_timeout, _linger_no_more)
         self.origins_done = Waits(clock, limits.linger_limit, _leave)
