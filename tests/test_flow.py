@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import socket
@@ -144,6 +145,23 @@ class TestBothMeans:
         either.come(b"more")
         assert either.sink.take() == b"more"
 
+    def test_however_little_a_full_sink_does_not_take(self, either: Way) -> None:
+        either.sink.fill()
+        either.come(b"x")
+        assert either.throttle.paused
+        either.run()
+        assert not either.throttle.paused
+
+    def test_why_a_sink_took_nothing_is_noted(
+        self, either: Way, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        noted: list[object] = []
+        for place in (module, held):
+            monkeypatch.setattr(place, "not_sent", lambda *of: noted.append(of))
+        either.sink.far.close()
+        either.come(b"lost")
+        assert noted == [(either.sink.transport, errno.EPIPE)]
+
     def test_what_is_queued_goes_first(self, either: Way) -> None:
         either.sink.transport.write(b"queued")
         either.come(b"late")
@@ -261,6 +279,20 @@ class TestPipe:
         assert stuck.flow.held == 0
         assert stuck.sink.ear.heard == ["reset"]
 
+    def test_what_was_in_it_is_not_for_the_next_stream(self, stuck: Way) -> None:
+        stuck.sink.transport.connectionLost(Failure(ConnectionLost()))
+        pipe = stuck.pool.borrow()
+        assert pipe is not None
+        with pytest.raises(BlockingIOError):
+            os.read(pipe.reader, 1)
+        stuck.pool.give_back(pipe)
+
+    def test_once_it_is_empty_it_is_kept_for_the_next(self, stuck: Way) -> None:
+        stuck.run()
+        stuck.come(b"straight on")
+        stuck.source.transport.doRead()
+        assert len(stuck.pool.seen) == 1
+
     def test_it_goes_with_a_sink_that_is_aborted(self, stuck: Way) -> None:
         stuck.sink.transport.abortConnection()
         assert stuck.sink.transport.doWrite() is None
@@ -349,6 +381,13 @@ class TestChoice:
         assert way.flow.means is Means.SPLICE
         self.feed(way, 100, 1)
         assert way.flow.means is Means.COPY
+
+    def test_a_large_splice_starts_the_row_again(self, way: Way) -> None:
+        way.splicing()
+        for _ in range(2):
+            self.feed(way, 100, SMALL_RUN - 1)
+            self.feed(way, 32 * 1024, 1)
+        assert way.flow.means is Means.SPLICE
 
     def test_without_pipes_it_is_copied_for_a_while(self, way: Way) -> None:
         lent = [way.pool.borrow(), way.pool.borrow()]
@@ -501,9 +540,15 @@ class TestTurn:
         self, way: Way, play: Callable[..., Script], happen: Callable[[Way], object]
     ) -> None:
         script = play(endless=True)
-        way.counted = lambda: happen(way)
+        counted = []
+
+        def count() -> None:
+            counted.append(way.moved)
+            happen(way)
+
+        way.counted = count
         assert way.source.transport.doRead() is None
-        assert script.tries == 1
+        assert script.tries == len(counted) == 1
 
 
 class TestCount:
@@ -732,3 +777,31 @@ class TestReceiveBuffer:
         self.feed(way)
         assert way.pool.flows == 1
         assert way.source.transport.socket.asked == []
+
+
+def test_joined_bytes_flow_both_ways() -> None:
+    near, far = End(), End()
+    up, down = Throttle(near.transport), Throttle(far.transport)
+    far.transport.registerProducer(up, True)
+    near.transport.registerProducer(down, True)
+    ways = (up, lambda _: None), (down, lambda _: None)
+    flows = module.join(near.transport, far.transport, *ways)
+    for source, sink in ((near, far), (far, near)):
+        source.far.send(b"hello")
+        source.transport.doRead()
+        assert sink.take() == b"hello"
+        assert source.ear.heard == []
+    for flow in flows:
+        flow.detach()
+    near.close()
+    far.close()
+
+
+def test_what_is_not_ours_is_left_alone() -> None:
+    end = End()
+    end.transport.abortConnection()
+    aborted = end.transport.doRead
+    held.leave(end.transport, "doRead", end.transport.doWrite)
+    assert end.transport.doRead is aborted
+    end.reactor.advance(0)
+    end.close()

@@ -110,7 +110,9 @@ def test_a_user_who_has_had_his_share_gets_less_or_none(
         return real(descriptor, command, argument)
 
     monkeypatch.setattr(fcntl, "fcntl", limited)
+    before = open_files("pipe")
     pipe = pool.borrow()
+    assert len(open_files("pipe") - before) == (size > 0)
     assert (pipe.size if pipe else 0) == size
     if pipe is not None:
         pool.give_back(pipe)
@@ -159,3 +161,25 @@ def test_it_counts_flows_and_tells_the_only_one(pool: PipePool) -> None:
     pool.leave()
     assert pool.flows == 0
     assert pool.enter()
+
+
+def test_what_fits_is_what_was_granted(pool: PipePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = fcntl.fcntl
+    monkeypatch.setattr(fcntl, "fcntl", lambda one, command, _: real(one, command, LEAST))
+    pipe = borrow(pool)
+    assert pipe.size == LEAST
+    pool.give_back(pipe)
+
+
+@pytest.mark.parametrize(
+    ("processes", "most"), [(1, pipes.MOST), (2, pipes.MOST), (4, pipes.TOGETHER // 4), (1000, 1)]
+)
+def test_processes_share_what_a_user_gets(
+    pool: PipePool, monkeypatch: pytest.MonkeyPatch, processes: int, most: int
+) -> None:
+    monkeypatch.setattr(pipes, "pool", pool)
+    pipes.share_pool(processes)
+    lent = [borrow(pool) for _ in range(most)]
+    assert pool.borrow() is None
+    for pipe in lent:
+        pool.give_back(pipe)

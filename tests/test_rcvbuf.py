@@ -89,3 +89,14 @@ def test_what_may_be_asked_for_is_the_kernels_to_say(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("peer", [("192.0.2.1", 80), "/run/tor/socks", None])
 def test_so_do_those_of_a_peer_elsewhere_and_of_one_that_is_gone(peer: Any) -> None:
     assert bounded(131072, peer=peer) == (131072, 131072)
+
+
+@pytest.mark.parametrize(
+    ("is_lone", "received", "sent"), [(True, 2 * LONE, 131072), (False, 2 * SHARED, 2 * SHARED)]
+)
+def test_one_receives_and_several_send_too(is_lone: bool, received: int, sent: int) -> None:
+    source: Any = Socket(131072)
+    sink: Any = Socket(131072)
+    rcvbuf.bound(source, sink, is_lone=is_lone)
+    assert source.sizes == {socket.SO_RCVBUF: received, socket.SO_SNDBUF: 131072}
+    assert sink.sizes == {socket.SO_RCVBUF: 131072, socket.SO_SNDBUF: sent}
