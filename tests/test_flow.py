@@ -572,6 +572,14 @@ class TestCount:
             assert way.pool.flows == 1
         assert way.flow.means is Means.SPLICE
 
+    def test_with_it_go_both_its_sockets_bounds(
+        self, way: Way, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bounded: list[object] = []
+        monkeypatch.setattr(module.rcvbuf, "bound", lambda *of, is_lone: bounded.append(of))
+        way.come(bytes(BULK_READ))
+        assert bounded == [(way.source.transport.socket, way.sink.transport.socket)]
+
     def test_until_its_end(self, bulk: Way) -> None:
         bulk.source.far.close()
         for _ in range(2):
