@@ -251,6 +251,42 @@ class TestEnds:
             assert not await other.ended_well()
         await stream.gone()
 
+    @over_tcp
+    @pytest_twisted.ensureDeferred
+    async def test_one_behind_an_end_is_passed_on_too(
+        self, ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stream = await begin(ground)
+        visitor = stream.visitor
+        reset, heard = Visitor.reset, []
+
+        def note(visitor: Visitor) -> None:
+            heard.append(visitor)
+            reset(visitor)
+
+        monkeypatch.setattr(Visitor, "reset", note)
+        stream.client.transport.loseWriteConnection()
+        await stream.far.until(lambda: stream.far.eof)
+        stream.client.reset()
+        await stream.gone()
+        assert heard == [visitor]
+        stream.far.reset()
+
+    @pytest_twisted.ensureDeferred
+    async def test_how_long_a_client_has_been_done_is_handed_over(self, ground: Ground) -> None:
+        stream = await begin(ground)
+        stream.client.shut()
+        await stream.far.until(lambda: stream.far.eof)
+        stream.clock.advance(10)
+        stream.far.send(BLOCK)
+        await stream.client.take(len(BLOCK))
+        assert stream.visitor is None
+        limits = stream.server.limits
+        patience = stream.server.client._errand._relay.patience
+        assert patience._linger_end == pytest.approx(limits.linger_limit)
+        stream.far.close()
+        await stream.gone()
+
     @over_unix
     @pytest_twisted.ensureDeferred
     async def test_a_client_that_closes_after_its_end_is_gone(
