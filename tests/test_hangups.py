@@ -75,6 +75,25 @@ def test_what_is_no_plain_socket_cannot_be_watched() -> None:
     assert Hangup.watch(FakeTransport(), lambda: None) is None
 
 
+def test_nor_can_one_descriptor_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        """The epoll of a user who may watch no more."""
+
+        closed = False
+
+        def register(self, *_: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        def close(self) -> None:
+            self.closed = True
+
+    end, full = End(), Full()
+    monkeypatch.setattr(select, "epoll", lambda: full)
+    assert Hangup.watch(end.transport, lambda: None) is None
+    assert full.closed
+    end.close()
+
+
 def test_nor_can_anything_without_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     def none_left() -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))

@@ -41,7 +41,12 @@ class Hangup:
             epoll = select.epoll()
         except OSError:
             return None
-        epoll.register(transport.fileno(), select.EPOLLRDHUP | select.EPOLLET)
+        try:
+            epoll.register(transport.fileno(), select.EPOLLRDHUP | select.EPOLLET)
+        except OSError:
+            # This user watches too much already.
+            epoll.close()
+            return None
         return cls(epoll, transport.reactor, told)
 
     def stop(self) -> None:
