@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from tests.ground import open_files
 from tests.rows import rows
 from tests.test_pipes import WatchedPool
-from tests.test_sockets import End
+from tests.test_sockets import End, tcp_end
 from torsocks_tx import flow as module
 from torsocks_tx import held
 from torsocks_tx.flow import (
@@ -649,11 +649,7 @@ class TestUrgent:
 
     @pytest.fixture
     def bulk(self) -> Iterator[Way]:
-        with socket.create_server(("127.0.0.1", 0)) as port:
-            far = socket.create_connection(port.getsockname())
-            ours, _ = port.accept()
-        ours.setblocking(False)
-        way = Way(WatchedPool(), End((ours, far)))
+        way = Way(WatchedPool(), tcp_end())
         yield way.splicing()
         way.close()
         assert way.pool.flows == 0

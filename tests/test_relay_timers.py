@@ -24,6 +24,12 @@ class TestLinger:
         assert stage.heard == ["over"]
         assert stage.idle
 
+    def trickle(self, stage: RelayStage, count: int) -> None:
+        """Let a byte come every ten seconds."""
+        for _ in range(count):
+            stage.clock.advance(10)
+            stage.relay.data(b"x")
+
     def test_each_byte_of_the_far_end_starts_them_again(self) -> None:
         stage = self.lingering()
         for _ in range(5):
@@ -36,9 +42,7 @@ class TestLinger:
 
     def test_five_minutes_are_the_end_in_any_case(self) -> None:
         stage = self.lingering()
-        for _ in range(29):
-            stage.clock.advance(10)
-            stage.relay.data(b"x")
+        self.trickle(stage, 29)
         stage.clock.advance(9.9)
         assert stage.heard == []
         stage.clock.advance(0.1)
@@ -48,9 +52,7 @@ class TestLinger:
 
     def test_one_that_was_silent_for_long_enough_by_then_is_complete(self) -> None:
         stage = self.lingering(linger_timeout=30, linger_limit=300)
-        for _ in range(27):
-            stage.clock.advance(10)
-            stage.relay.data(b"x")
+        self.trickle(stage, 27)
         stage.clock.advance(29.9)
         assert stage.heard == []
         stage.clock.advance(0.1)

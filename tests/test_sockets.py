@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -228,16 +230,31 @@ class TestLose:
         assert transport.asked == ["loseConnection"]
 
 
+def tcp_end() -> End:
+    """One end of a connection over TCP."""
+    with socket.create_server(("127.0.0.1", 0)) as port:
+        far = socket.create_connection(port.getsockname())
+        ours, _ = port.accept()
+    ours.setblocking(False)
+    return End((ours, far))
+
+
+def test_a_system_that_lacks_what_linux_has_can_import_it() -> None:
+    without = (
+        "import socket, sys; sys.modules['fcntl'] = sys.modules['termios'] = None;"
+        " del socket.TCP_INFO; from torsocks_tx.sockets import is_sending;"
+        " print(is_sending(socket.socketpair()[0]))"
+    )
+    command = [sys.executable, "-c", without]
+    assert subprocess.run(command, capture_output=True, check=True, text=True).stdout == "False\n"
+
+
 class TestReset:
     """The kernel tells of a reset once: what is read behind that looks like an orderly end."""
 
     @pytest.fixture
     def end(self) -> Iterator[End]:
-        with socket.create_server(("127.0.0.1", 0)) as port:
-            far = socket.create_connection(port.getsockname())
-            ours, _ = port.accept()
-        ours.setblocking(False)
-        end = End((ours, far))
+        end = tcp_end()
         yield end
         end.close()
 

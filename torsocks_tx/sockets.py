@@ -8,11 +8,9 @@ does, in its order, and calls that method wherever the short way is not safe.
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import socket
 import struct
-import termios
 from errno import ECONNRESET, EHOSTUNREACH, ENETUNREACH, ETIMEDOUT
-from socket import IPPROTO_TCP, TCP_INFO
 from typing import Any
 from weakref import WeakSet
 
@@ -72,9 +70,13 @@ def is_clear(transport: Any, producer: Any) -> bool:
 def is_sending(sock: Any) -> bool:
     """Whether the kernel still has bytes for the peer of a socket, who has not taken them yet."""
     try:
+        # Not every system has them.
+        import fcntl
+        import termios
+
         (count,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))
-    except (OSError, ValueError):
-        # Closed.
+    except (ImportError, OSError, ValueError):
+        # Or it is closed.
         return False
     # A FIN on its way counts as one.
     return bool(count > 1)
@@ -97,7 +99,7 @@ def not_all_spliced(transport: Any) -> None:
     """
     # A unix socket has no such state, and one that is closed none at all.
     with contextlib.suppress(OSError):
-        if transport.socket.getsockopt(IPPROTO_TCP, TCP_INFO, 1)[0] == _TCP_CLOSE:
+        if transport.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE:
             _reset.add(transport)
 
 

@@ -9,7 +9,7 @@ import pytest
 import pytest_twisted
 
 from tests.fakes import Leg, grant, hold, plain, refuse, tor_like
-from tests.ground import Ground
+from tests.ground import Ground, WatchedServer
 from tests.peers import GRANTED, Peer, named, refused, turn
 from tests.rows import rows
 
@@ -80,14 +80,8 @@ async def test_a_reset_of_the_client_is_a_reset(ground: Ground) -> None:
     await server.emptied()
 
 
-@rows("S-03")
-@pytest.mark.parametrize("size", [5, 100_000])
-@pytest.mark.parametrize("by_client", [True, False])
-@pytest_twisted.ensureDeferred
-async def test_a_reset_that_a_write_meets_first_is_a_reset(
-    ground: Ground, by_client: bool, size: int
-) -> None:
-    """The write uses the error up, and what is read behind it looks like an orderly end."""
+async def in_use(ground: Ground) -> tuple[WatchedServer, Peer, Peer]:
+    """A server, and both ends of a stream that has carried bytes both ways."""
     server, origin = await plain(ground)
     client = await ground.client(server)
     assert await client.negotiate(REQUEST) == GRANTED
@@ -96,6 +90,18 @@ async def test_a_reset_that_a_write_meets_first_is_a_reset(
     assert await far.take(8) == b"question"
     far.send(b"answer")
     assert await client.take(6) == b"answer"
+    return server, client, far
+
+
+@rows("S-03")
+@pytest.mark.parametrize("size", [5, 100_000])
+@pytest.mark.parametrize("by_client", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_a_reset_that_a_write_meets_first_is_a_reset(
+    ground: Ground, by_client: bool, size: int
+) -> None:
+    """The write uses the error up, and what is read behind it looks like an orderly end."""
+    server, client, far = await in_use(ground)
     one, other = (client, far) if by_client else (far, client)
     other.transport.socket.send(bytes(size))
     one.reset()
@@ -111,12 +117,7 @@ async def test_what_was_said_before_the_end_is_heard(
     ground: Ground, way: Callable[[Peer], None]
 ) -> None:
     """A server that answers a request of which it does not want the rest."""
-    server, origin = await plain(ground)
-    client = await ground.client(server)
-    assert await client.negotiate(REQUEST) == GRANTED
-    far = await origin.peer()
-    client.send(b"request")
-    assert await far.take(7) == b"request"
+    server, client, far = await in_use(ground)
     client.transport.socket.send(b"the rest")
     far.transport.socket.send(b"no more, please")
     way(far)
