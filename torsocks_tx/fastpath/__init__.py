@@ -7,6 +7,18 @@ that the rest of the package is made of, in the state that was reached (``handov
 know how to refuse, wait, queue, splice and take leave.
 """
 
-from torsocks_tx.fastpath.door import attach
+from __future__ import annotations
+
+import select
+from typing import Any
 
 __all__ = ["attach"]
+
+
+def attach(port: Any) -> None:
+    """Let clients of a port that listens take the short way, if there is one here."""
+    if hasattr(select, "epoll"):
+        # On other systems it cannot even be imported: the names of the events are not there.
+        from torsocks_tx.fastpath import door
+
+        door.attach(port)

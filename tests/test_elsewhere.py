@@ -1,0 +1,28 @@
+"""Systems other than Linux, as far as they can be played here."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+ELSEWHERE = """
+import importlib, os, pkgutil, select, socket
+for module, names in ((select, "epoll EPOLL"), (socket, "TCP_INFO"), (os, "splice SPLICE sched")):
+    for name in dir(module):
+        if name.startswith(tuple(names.split())):
+            delattr(module, name)
+from twisted.internet import selectreactor
+selectreactor.install()
+import torsocks_tx
+from torsocks_tx.fastpath import attach
+for module in pkgutil.walk_packages(torsocks_tx.__path__, "torsocks_tx."):
+    if not module.name.startswith("torsocks_tx.fastpath."):
+        importlib.import_module(module.name)
+attach(None)
+"""
+
+
+def test_what_only_linux_has_is_not_needed() -> None:
+    """The short way cannot be imported elsewhere, and nobody else imports it there."""
+    subprocess.run([sys.executable, "-c", ELSEWHERE], check=True, env={**os.environ, "LC_ALL": "C"})
