@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.rows import rows
+from tests.support.rows import rows
 from torsocks_tx import errors
 from torsocks_tx.errors import (
     OnionRefused,
@@ -14,7 +14,7 @@ from torsocks_tx.errors import (
     Retry,
     TransportRefused,
 )
-from torsocks_tx.refusals import HIDDEN_SERVICE, ONION, PLAIN, TRANSPORT
+from torsocks_tx.socks.refusals import HIDDEN_SERVICE, ONION, PLAIN, TRANSPORT
 
 
 def all_refusals() -> list[type[Refused]]:

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from tests.rows import rows
+from tests.support.rows import rows
 from torsocks_tx.limits import Limits
 
 DEFAULTS = {

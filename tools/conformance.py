@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.test_conformance import DOCUMENT, TESTS, marks_in_tests  # noqa: E402
+from tests.project.test_conformance import DOCUMENT, TESTS, marks_in_tests  # noqa: E402
 
 
 def main() -> None:

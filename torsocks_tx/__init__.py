@@ -12,17 +12,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from torsocks_tx.codes import CodeSet, Role
 from torsocks_tx.errors import Refused
-from torsocks_tx.extended import KeyHandler
-from torsocks_tx.isolation import Isolation, IsolationFlags, Isolator
 from torsocks_tx.limits import Limits
-from torsocks_tx.messages import Address, Credentials, KeyValues, Request
-from torsocks_tx.offers import ClientOptions
-from torsocks_tx.policy import ListenerPolicy
+from torsocks_tx.policy.isolation import Isolation, IsolationFlags, Isolator
+from torsocks_tx.policy.listener import ListenerPolicy
+from torsocks_tx.socks.constants import CodeSet, Role
+from torsocks_tx.socks.extended import KeyHandler
+from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Request
+from torsocks_tx.socks.offers import ClientOptions
 
 if TYPE_CHECKING:
-    from torsocks_tx.authentication import CredAuthenticator
     from torsocks_tx.backends.direct import DirectBackend
     from torsocks_tx.backends.endpoint import EndpointBackend
     from torsocks_tx.backends.memory import MemoryBackend
@@ -32,11 +31,12 @@ if TYPE_CHECKING:
     from torsocks_tx.backends.tor.onion.keyring import Keyring
     from torsocks_tx.backends.tor.onion.witness import OnionWitness
     from torsocks_tx.backends.tor.running import RunningSupply
-    from torsocks_tx.client import SOCKSClientEndpoint, resolve, resolve_ptr
+    from torsocks_tx.client.endpoint import SOCKSClientEndpoint, resolve, resolve_ptr
+    from torsocks_tx.client.failures import SOCKSError
     from torsocks_tx.interfaces import IBackend, IOutbound, IReceiver
-    from torsocks_tx.protocol import SOCKS4Protocol, SOCKS5Protocol, SOCKSProtocol
-    from torsocks_tx.server import SOCKS4Factory, SOCKS5Factory, SOCKSFactory
-    from torsocks_tx.socks_error import SOCKSError
+    from torsocks_tx.server.auth import CredAuthenticator
+    from torsocks_tx.server.factory import SOCKS4Factory, SOCKS5Factory, SOCKSFactory
+    from torsocks_tx.server.protocol import SOCKS4Protocol, SOCKS5Protocol, SOCKSProtocol
 
 __all__ = [
     "Address",
@@ -81,7 +81,7 @@ __all__ = [
 # Twisted installs its reactor at the first import of some modules, and txtorcon takes a second to
 # load: both happen when a name is used, not when the package is imported.
 _HOMES = {
-    "CredAuthenticator": "authentication",
+    "CredAuthenticator": "server.auth",
     "DirectBackend": "backends.direct",
     "EndpointBackend": "backends.endpoint",
     "MemoryBackend": "backends.memory",
@@ -94,16 +94,16 @@ _HOMES = {
     "IBackend": "interfaces",
     "IOutbound": "interfaces",
     "IReceiver": "interfaces",
-    "SOCKS4Factory": "server",
-    "SOCKS5Factory": "server",
-    "SOCKSFactory": "server",
-    "SOCKS4Protocol": "protocol",
-    "SOCKS5Protocol": "protocol",
-    "SOCKSProtocol": "protocol",
-    "SOCKSClientEndpoint": "client",
-    "resolve": "client",
-    "resolve_ptr": "client",
-    "SOCKSError": "socks_error",
+    "SOCKS4Factory": "server.factory",
+    "SOCKS5Factory": "server.factory",
+    "SOCKSFactory": "server.factory",
+    "SOCKS4Protocol": "server.protocol",
+    "SOCKS5Protocol": "server.protocol",
+    "SOCKSProtocol": "server.protocol",
+    "SOCKSClientEndpoint": "client.endpoint",
+    "resolve": "client.endpoint",
+    "resolve_ptr": "client.endpoint",
+    "SOCKSError": "client.failures",
 }
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import ClassVar
 
-from torsocks_tx.codes import OnionReply, Reply5, TransportReply
-from torsocks_tx.messages import NO_PAIRS, KeyValues
+from torsocks_tx.socks.constants import OnionReply, Reply5, TransportReply
+from torsocks_tx.socks.messages import NO_PAIRS, KeyValues
 
 
 class Incomplete(Exception):

@@ -10,8 +10,8 @@ from twisted.internet.interfaces import IPushProducer
 from zope.interface import Attribute, Interface
 
 from torsocks_tx.errors import Refused
-from torsocks_tx.isolation import Isolation
-from torsocks_tx.messages import Address, Request
+from torsocks_tx.policy.isolation import Isolation
+from torsocks_tx.socks.messages import Address, Request
 
 
 class IReceiver(Interface):

@@ -9,14 +9,14 @@ from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
-from tests.transports import FakeTransport, WholeTransport
-from torsocks_tx.backends.conversation import Conversation, Opening
-from torsocks_tx.backends.stream import Stream
-from torsocks_tx.codes import AddressType, Command, Version
+from tests.support.transports import FakeTransport, WholeTransport
+from torsocks_tx.client.connection import Conversation, Opening
+from torsocks_tx.client.stream import Stream
 from torsocks_tx.errors import Refused
-from torsocks_tx.initiator import Initiator
 from torsocks_tx.interfaces import IReceiver
-from torsocks_tx.messages import Address, Credentials, Request
+from torsocks_tx.socks.client import Initiator
+from torsocks_tx.socks.constants import AddressType, Command, Version
+from torsocks_tx.socks.messages import Address, Credentials, Request
 
 
 @implementer(IReceiver)

@@ -23,9 +23,9 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from tests.backends.ends import Receiver
-from tests.ground import Ground, WatchedServer
-from tests.peers import GRANTED, PeerFactory, Watcher, named, refused, turn
-from tests.relaying import ISOLATION, REQUEST
+from tests.support.ground import Ground, WatchedServer
+from tests.support.peers import GRANTED, PeerFactory, Watcher, named, refused, turn
+from tests.support.relaying import ISOLATION, REQUEST
 from torsocks_tx.backends.direct import DirectBackend
 from torsocks_tx.errors import Refused
 from torsocks_tx.interfaces import IBackend

@@ -12,8 +12,8 @@ from twisted.logger import LogEvent
 from zope.interface.verify import verifyObject
 
 from tests.backends.ends import FakeEndpoint, Receiver
-from tests.relaying import ISOLATION, REQUEST
-from tests.transports import FakeTransport
+from tests.support.relaying import ISOLATION, REQUEST
+from tests.support.transports import FakeTransport
 from torsocks_tx.backends.endpoint import EndpointBackend
 from torsocks_tx.errors import (
     CommandNotSupported,

@@ -6,10 +6,10 @@ from twisted.internet.defer import Deferred, succeed
 from zope.interface.verify import verifyObject
 
 from tests.backends.ends import Receiver
-from tests.relaying import ISOLATION, REQUEST
+from tests.support.relaying import ISOLATION, REQUEST
 from torsocks_tx.backends.memory import MemoryBackend, MemoryOutbound
 from torsocks_tx.interfaces import IBackend, IOutbound
-from torsocks_tx.messages import Address
+from torsocks_tx.socks.messages import Address
 
 
 def test_interfaces() -> None:

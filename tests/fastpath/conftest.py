@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 
-from tests.ground import Ground
 from tests.loopback.conftest import choose_way
-from torsocks_tx.backends.dialling import CONNECTED
+from tests.support.ground import Ground
+from torsocks_tx.relay.connector import CONNECTED
 
 
 @pytest_twisted.async_yield_fixture(params=["tcp", "unix"])

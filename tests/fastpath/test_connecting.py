@@ -13,9 +13,9 @@ from twisted.internet import reactor
 from twisted.internet.task import Clock
 
 from tests.fastpath.conftest import over_tcp
-from tests.ground import Ground, WatchedServer
-from tests.peers import GRANTED, Peer, PeerFactory, refused
-from tests.rows import rows
+from tests.support.ground import Ground, WatchedServer
+from tests.support.peers import GRANTED, Peer, PeerFactory, refused
+from tests.support.rows import rows
 from torsocks_tx.backends.direct import DirectBackend
 from torsocks_tx.fastpath.handover import Stage
 from torsocks_tx.fastpath.visitor import Visitor

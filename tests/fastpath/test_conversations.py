@@ -13,17 +13,17 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import LogEvent
 
-from tests.fakes import plain
 from tests.fastpath.conftest import over_tcp, over_unix
-from tests.ground import Ground, WatchedServer
-from tests.peers import DEADLINE, GRANTED, Peer, PeerFactory, named, refused, turn
-from tests.rows import rows
-from tests.tables import cuts, octets, table
+from tests.support.fakes import plain
+from tests.support.ground import Ground, WatchedServer
+from tests.support.peers import DEADLINE, GRANTED, Peer, PeerFactory, named, refused, turn
+from tests.support.rows import rows
+from tests.support.tables import cuts, octets, table
 from torsocks_tx.errors import NotAllowed
 from torsocks_tx.fastpath.handover import Stage
 from torsocks_tx.fastpath.visitor import Visitor
-from torsocks_tx.flow import BULK_READ
-from torsocks_tx.messages import Credentials
+from torsocks_tx.relay.flow import BULK_READ
+from torsocks_tx.socks.messages import Credentials
 
 REQUEST = named("example.com", 80)
 PAIRS = octets("01 0001 0009") + b"ISOLATION" + octets("0002") + b"xy"

@@ -24,20 +24,20 @@ from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 from twisted.protocols.policies import WrappingFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
-from tests.fakes import plain
 from tests.fastpath.conftest import over_tcp
-from tests.ground import Ground, WatchedServer, WatchedVisitor
-from tests.peers import GRANTED, named, turn
+from tests.support.fakes import plain
+from tests.support.ground import Ground, WatchedServer, WatchedVisitor
+from tests.support.peers import GRANTED, named, turn
 from torsocks_tx.backends.memory import MemoryBackend
 from torsocks_tx.fastpath import door
 from torsocks_tx.fastpath.door import attach, opens
 from torsocks_tx.fastpath.visitor import Visitor
 from torsocks_tx.limits import Limits
-from torsocks_tx.listening import parse_listener
-from torsocks_tx.messages import Request
-from torsocks_tx.protocol import SOCKSProtocol
-from torsocks_tx.server import SOCKS4Factory, SOCKS5Factory, SOCKSFactory
-from torsocks_tx.service import TorsocksService
+from torsocks_tx.server.factory import SOCKS4Factory, SOCKS5Factory, SOCKSFactory
+from torsocks_tx.server.protocol import SOCKSProtocol
+from torsocks_tx.socks.messages import Request
+from torsocks_tx.twistd.listen import parse_listener
+from torsocks_tx.twistd.service import TorsocksService
 
 REQUEST = named("example.com", 80)
 

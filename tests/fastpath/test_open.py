@@ -11,15 +11,15 @@ import pytest
 import pytest_twisted
 from twisted.internet.task import Clock
 
-from tests.fakes import plain
 from tests.fastpath.conftest import over_tcp, over_unix
-from tests.ground import Ground, WatchedServer
-from tests.peers import GRANTED, Peer, Pump, named, turn
-from tests.rows import rows
+from tests.support.fakes import plain
+from tests.support.ground import Ground, WatchedServer
+from tests.support.peers import GRANTED, Peer, Pump, named, turn
+from tests.support.rows import rows
 from torsocks_tx.fastpath import passage
 from torsocks_tx.fastpath.handover import Stage
 from torsocks_tx.fastpath.visitor import Visitor
-from torsocks_tx.flow import BULK_READ
+from torsocks_tx.relay.flow import BULK_READ
 
 REQUEST = named("example.com", 80)
 BLOCK = os.urandom(4 * 1024 * 1024)

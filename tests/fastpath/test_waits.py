@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent
 
-from tests.rows import rows
+from tests.support.rows import rows
 from torsocks_tx.fastpath.waits import Waits
 
 

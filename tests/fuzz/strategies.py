@@ -7,10 +7,10 @@ from itertools import pairwise
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from tests.names import INVALID_NAMES, LITERALS, VALID_NAMES, WITH_NUL
-from torsocks_tx.codes import AddressType, Command, Version
-from torsocks_tx.messages import Address, Credentials, KeyValues, Request
-from torsocks_tx.wire import keyvalue, socks4, socks5, userpass
+from tests.support.names import INVALID_NAMES, LITERALS, VALID_NAMES, WITH_NUL
+from torsocks_tx.socks import keyvalue, socks4, socks5, userpass
+from torsocks_tx.socks.constants import AddressType, Command, Version
+from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Request
 
 # Nobody measures the time of an example: the machine that runs this may be busy.
 fuzz = settings(max_examples=200, deadline=None)

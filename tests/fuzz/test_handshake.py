@@ -5,7 +5,6 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conversations import converse
 from tests.fuzz.strategies import (
     Chunks,
     chopped,
@@ -17,20 +16,22 @@ from tests.fuzz.strategies import (
     requests_5,
     thorough,
 )
-from tests.rows import rows
-from tests.tables import octets
-from torsocks_tx.codes import Role, Version
-from torsocks_tx.extended import ExtendedRules
-from torsocks_tx.handshake import (
+from tests.support.conversations import converse
+from tests.support.rows import rows
+from tests.support.tables import octets
+from torsocks_tx.http import page as http
+from torsocks_tx.socks import keyvalue, socks5
+from torsocks_tx.socks.constants import Role, Version
+from torsocks_tx.socks.extended import ExtendedRules
+from torsocks_tx.socks.messages import KeyValues, Request
+from torsocks_tx.socks.server import (
     Authenticate,
     Rejected,
     Requested,
     Send,
     Step,
 )
-from torsocks_tx.handshake_options import BOTH_VERSIONS, HandshakeOptions
-from torsocks_tx.messages import KeyValues, Request
-from torsocks_tx.wire import http, keyvalue, socks5
+from torsocks_tx.socks.server_options import BOTH_VERSIONS, HandshakeOptions
 
 options = st.builds(
     HandshakeOptions,

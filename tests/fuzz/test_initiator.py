@@ -18,16 +18,16 @@ from tests.fuzz.strategies import (
     requests_5,
     thorough,
 )
-from tests.rows import rows
-from tests.test_conversation import EARLY, Server, assert_agreed, connect, opened
-from torsocks_tx.codes import CodeSet, Command, Role
+from tests.socks.test_both_ends import EARLY, Server, assert_agreed, connect, opened
+from tests.support.rows import rows
 from torsocks_tx.errors import Refused
-from torsocks_tx.handshake import Send
-from torsocks_tx.initiator import Initiator
-from torsocks_tx.messages import Address, Credentials, KeyValues, Reply, Request
-from torsocks_tx.offers import ClientOptions
-from torsocks_tx.outcomes import Failed, Opened
-from torsocks_tx.wire import keyvalue, socks4, socks5, userpass
+from torsocks_tx.socks import keyvalue, socks4, socks5, userpass
+from torsocks_tx.socks.client import Initiator
+from torsocks_tx.socks.constants import CodeSet, Command, Role
+from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Reply, Request
+from torsocks_tx.socks.offers import ClientOptions
+from torsocks_tx.socks.outcomes import Failed, Opened
+from torsocks_tx.socks.server import Send
 
 requests = requests_4() | requests_5()
 

@@ -9,10 +9,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tests.fuzz.strategies import fuzz
-from tests.rows import rows
-from torsocks_tx.codes import Command, Version
-from torsocks_tx.isolation import IsolationFlags, Isolator, isolation_key
-from torsocks_tx.messages import Address, Credentials, Request
+from tests.support.rows import rows
+from torsocks_tx.policy.isolation import IsolationFlags, Isolator, isolation_key
+from torsocks_tx.socks.constants import Command, Version
+from torsocks_tx.socks.messages import Address, Credentials, Request
 
 # Few values, so that things are equal often.
 words = st.sampled_from([b"", b"a", b"b", b"ab", b"a\0", b"<torS0X>0", b"no-auth", b"client"])

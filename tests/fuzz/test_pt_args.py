@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from tests.fuzz.strategies import thorough
 from torsocks_tx.errors import ProtocolError
-from torsocks_tx.messages import Credentials, KeyValues
-from torsocks_tx.wire import pt_args
+from torsocks_tx.socks import pt_args
+from torsocks_tx.socks.messages import Credentials, KeyValues
 
 awkward = st.text("\\;=ab", max_size=40).map(str.encode) | st.binary(max_size=40)
 keys = st.text("\\;=ab", min_size=1) | st.text(st.characters(max_codepoint=255), min_size=1)

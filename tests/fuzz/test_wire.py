@@ -18,13 +18,13 @@ from tests.fuzz.strategies import (
     requests_5,
     thorough,
 )
-from tests.rows import rows
-from torsocks_tx.codes import AddressType
+from tests.support.rows import rows
 from torsocks_tx.errors import Incomplete, ProtocolError
-from torsocks_tx.messages import Address, Credentials, Reply
-from torsocks_tx.wire import socks4, socks5, userpass
-from torsocks_tx.wire.address import build_address, check_destination, parse_address
-from torsocks_tx.wire.reader import Reader
+from torsocks_tx.socks import socks4, socks5, userpass
+from torsocks_tx.socks.address import build_address, check_destination, parse_address
+from torsocks_tx.socks.constants import AddressType
+from torsocks_tx.socks.messages import Address, Credentials, Reply
+from torsocks_tx.socks.reader import Reader
 
 PARSERS: list[Any] = [
     parse_address,

@@ -10,7 +10,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import ensureDeferred
 
-from tests.running import Twistd
+from tests.support.running import Twistd
 from torsocks_tx.testing.onion import OnionService
 from torsocks_tx.testing.tornet import PrivateNetwork
 

@@ -6,9 +6,9 @@ import pytest
 import pytest_twisted
 
 from tests.interop.conftest import BAD_ONION, Served
-from tests.noskip import client
-from tests.rows import rows
-from tests.running import Ended, run
+from tests.support.noskip import client
+from tests.support.rows import rows
+from tests.support.running import Ended, run
 
 pytestmark = pytest.mark.network
 

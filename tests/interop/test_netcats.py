@@ -13,9 +13,9 @@ import pytest_twisted
 from twisted.internet import reactor
 
 from tests.interop.conftest import Served
-from tests.noskip import client
-from tests.rows import rows
-from tests.running import run
+from tests.support.noskip import client
+from tests.support.rows import rows
+from tests.support.running import run
 from torsocks_tx.testing.ports import LOOPBACK
 
 pytestmark = pytest.mark.network

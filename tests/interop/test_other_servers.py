@@ -12,16 +12,16 @@ from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint, clientFromString
 from twisted.internet.error import ConnectError
 
-from tests.noskip import client
-from tests.peers import DEADLINE, Peer, PeerFactory, turn
-from tests.processes import Program, start_program
-from tests.rows import rows
-from torsocks_tx.client import SOCKSClientEndpoint, resolve
+from tests.support.noskip import client
+from tests.support.peers import DEADLINE, Peer, PeerFactory, turn
+from tests.support.processes import Program, start_program
+from tests.support.rows import rows
+from torsocks_tx.client.endpoint import SOCKSClientEndpoint, resolve
+from torsocks_tx.client.failures import SOCKSError
 from torsocks_tx.errors import ConnectionRefused, GeneralFailure
-from torsocks_tx.messages import Credentials
-from torsocks_tx.offers import ClientOptions
 from torsocks_tx.proxyerrors import LoginRefused, NotIsolated, ProxyBroken
-from torsocks_tx.socks_error import SOCKSError
+from torsocks_tx.socks.messages import Credentials
+from torsocks_tx.socks.offers import ClientOptions
 from torsocks_tx.testing.ports import LOOPBACK, PortReservations
 
 pytestmark = pytest.mark.network

@@ -15,9 +15,9 @@ from twisted.web.static import File
 
 from tests.interop.conftest import Served
 from tests.interop.wheel import write_wheel
-from tests.noskip import client
-from tests.rows import rows
-from tests.running import run
+from tests.support.noskip import client
+from tests.support.rows import rows
+from tests.support.running import run
 from torsocks_tx.testing.ports import LOOPBACK
 
 pytestmark = pytest.mark.network

@@ -17,7 +17,7 @@ from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 
 from tests.interop.conftest import BAD_ONION, Served
-from tests.rows import rows
+from tests.support.rows import rows
 
 pytestmark = pytest.mark.network
 

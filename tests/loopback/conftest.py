@@ -16,12 +16,13 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 
-from tests.ground import Ground, WatchedProtocol, WatchedVisitor
-from torsocks_tx import flow, server
+from tests.support.ground import Ground, WatchedProtocol, WatchedVisitor
 from torsocks_tx.fastpath import door
-from torsocks_tx.pipes import pool
-from torsocks_tx.policy import ListenerPolicy
-from torsocks_tx.protocol import SOCKSProtocol
+from torsocks_tx.policy.listener import ListenerPolicy
+from torsocks_tx.relay import flow
+from torsocks_tx.relay.pipes import pool
+from torsocks_tx.server import factory as server
+from torsocks_tx.server.protocol import SOCKSProtocol
 
 WAYS = ("", "-spliced", "-by-protocols", "-short", "-short-spliced")
 GROUNDS = [f"{kind}{way}" for way in WAYS for kind in ("tcp", "unix")]

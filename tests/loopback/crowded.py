@@ -15,7 +15,7 @@ from twisted.logger import globalLogBeginner, textFileLogObserver
 from twisted.python.failure import Failure
 
 from torsocks_tx.backends.memory import MemoryBackend, MemoryOutbound
-from torsocks_tx.server import SOCKSFactory
+from torsocks_tx.server.factory import SOCKSFactory
 
 
 class UntilTheEnd(Protocol):

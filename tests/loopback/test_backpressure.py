@@ -9,10 +9,10 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 
-from tests.fakes import grant, plain, tor_like
-from tests.ground import Ground, WatchedServer
-from tests.peers import GRANTED, Peer, Pump, named
-from tests.rows import rows
+from tests.support.fakes import grant, plain, tor_like
+from tests.support.ground import Ground, WatchedServer
+from tests.support.peers import GRANTED, Peer, Pump, named
+from tests.support.rows import rows
 
 ENDLESS = 256 * 1024 * 1024
 """What would be sent if nobody objected; the kernel's own buffers hold a tenth of it."""

@@ -8,10 +8,10 @@ import os
 import pytest
 import pytest_twisted
 
-from tests.fakes import grant, tor_like
-from tests.ground import Ground
-from tests.peers import GRANTED, named
-from tests.rows import rows
+from tests.support.fakes import grant, tor_like
+from tests.support.ground import Ground
+from tests.support.peers import GRANTED, named
+from tests.support.rows import rows
 
 SIZE = 10 * 1024 * 1024
 

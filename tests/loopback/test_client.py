@@ -17,18 +17,17 @@ from twisted.internet.ssl import Certificate, PrivateCertificate, optionsForClie
 from twisted.protocols.policies import WrappingFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
-from tests.fakes import grant, hold, plain, refuse, tor_like
-from tests.ground import Ground
 from tests.loopback.conftest import with_extended
-from tests.names import ONION
-from tests.peers import DEADLINE, GRANTED, Peer, PeerFactory
-from tests.rows import rows
-from tests.tables import cuts, octets
-from torsocks_tx.authentication import CredAuthenticator
+from tests.support.fakes import grant, hold, plain, refuse, tor_like
+from tests.support.ground import Ground
+from tests.support.names import ONION
+from tests.support.peers import DEADLINE, GRANTED, Peer, PeerFactory
+from tests.support.rows import rows
+from tests.support.tables import cuts, octets
 from torsocks_tx.backends.endpoint import EndpointBackend
 from torsocks_tx.backends.memory import MemoryBackend, MemoryOutbound
-from torsocks_tx.client import SOCKSClientEndpoint, resolve
-from torsocks_tx.codes import CodeSet, Role
+from torsocks_tx.client.endpoint import SOCKSClientEndpoint, resolve
+from torsocks_tx.client.failures import SOCKSError
 from torsocks_tx.errors import (
     ConnectionRefused,
     DescriptorNotFound,
@@ -39,14 +38,15 @@ from torsocks_tx.errors import (
     Refused,
     Temporary,
 )
-from torsocks_tx.extended import take_any
-from torsocks_tx.messages import Credentials, KeyValues
-from torsocks_tx.offers import ClientOptions
-from torsocks_tx.policy import ListenerPolicy
+from torsocks_tx.policy.listener import ListenerPolicy
 from torsocks_tx.proxyerrors import LoginRefused, NotIsolated
-from torsocks_tx.server import SOCKSFactory
-from torsocks_tx.socks_error import SOCKSError
-from torsocks_tx.wire import keyvalue
+from torsocks_tx.server.auth import CredAuthenticator
+from torsocks_tx.server.factory import SOCKSFactory
+from torsocks_tx.socks import keyvalue
+from torsocks_tx.socks.constants import CodeSet, Role
+from torsocks_tx.socks.extended import take_any
+from torsocks_tx.socks.messages import Credentials, KeyValues
+from torsocks_tx.socks.offers import ClientOptions
 
 pytestmark = with_extended
 
@@ -304,7 +304,7 @@ async def test_keys_of_an_application(ground: Ground) -> None:
 @rows("S-23")
 @pytest_twisted.ensureDeferred
 async def test_a_listener_that_does_not_isolate_is_refused(ground: Ground) -> None:
-    from torsocks_tx.isolation import IsolationFlags
+    from torsocks_tx.policy.isolation import IsolationFlags
 
     policy = ListenerPolicy(isolation=IsolationFlags(socks_auth=False))
     server, origin = await plain(ground, policy=policy)

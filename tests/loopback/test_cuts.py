@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import pytest_twisted
 
-from tests.fakes import Leg, hold, tor_like
-from tests.ground import Ground
 from tests.loopback.conftest import with_extended
-from tests.peers import GRANTED, Peer, named
-from tests.rows import rows
+from tests.support.fakes import Leg, hold, tor_like
+from tests.support.ground import Ground
+from tests.support.peers import GRANTED, Peer, named
+from tests.support.rows import rows
 
 SOCKS5 = b"\5\2\0\2" + b"\1\2me\3you" + named("example.com", 80) + b"ping"
 SOCKS5_ANSWER = b"\5\2\1\0" + GRANTED + b"pong"

@@ -9,11 +9,11 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.task import Clock
 
-from tests.fakes import Leg, hold, refuse, tor_like
-from tests.ground import Ground
-from tests.peers import Peer, named, refused
-from tests.rows import rows
-from torsocks_tx.protocol import State
+from tests.support.fakes import Leg, hold, refuse, tor_like
+from tests.support.ground import Ground
+from tests.support.peers import Peer, named, refused
+from tests.support.rows import rows
+from torsocks_tx.server.protocol import State
 
 REQUEST = named("example.com", 80)
 

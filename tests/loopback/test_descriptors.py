@@ -11,9 +11,9 @@ from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint
 from twisted.internet.error import ConnectError
 
-from tests.ground import Ground
-from tests.peers import GRANTED, Peer, named
-from tests.processes import start_python
+from tests.support.ground import Ground
+from tests.support.peers import GRANTED, Peer, named
+from tests.support.processes import start_python
 
 FILES = 40
 

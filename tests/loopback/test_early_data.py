@@ -12,10 +12,10 @@ from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.threads import deferToThread
 from zope.interface import implementer
 
-from tests.fakes import Leg, hold, plain, refuse, tor_like
-from tests.ground import Ground
-from tests.peers import DEADLINE, GRANTED, Peer, Pump, named, refused, turn
-from tests.rows import rows
+from tests.support.fakes import Leg, hold, plain, refuse, tor_like
+from tests.support.ground import Ground
+from tests.support.peers import DEADLINE, GRANTED, Peer, Pump, named, refused, turn
+from tests.support.rows import rows
 
 REQUEST = named("example.com", 80)
 MEGABYTE = 1024 * 1024

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import pytest
 import pytest_twisted
 
-from tests.fakes import Leg, grant, hold, plain, refuse, tor_like
-from tests.ground import Ground, WatchedServer
-from tests.peers import GRANTED, Peer, named, refused, turn
-from tests.rows import rows
+from tests.support.fakes import Leg, grant, hold, plain, refuse, tor_like
+from tests.support.ground import Ground, WatchedServer
+from tests.support.peers import GRANTED, Peer, named, refused, turn
+from tests.support.rows import rows
 
 REQUEST = named("example.com", 80)
 

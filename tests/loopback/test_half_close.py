@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest_twisted
 from twisted.internet.task import Clock
 
-from tests.fakes import grant, plain, tor_like
-from tests.ground import Ground
-from tests.peers import GRANTED, named
-from tests.rows import rows
+from tests.support.fakes import grant, plain, tor_like
+from tests.support.ground import Ground
+from tests.support.peers import GRANTED, named
+from tests.support.rows import rows
 
 ANSWER = b"0123456789abcdef" * 131072
 REQUEST = named("example.com", 80)

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 import pytest
 import pytest_twisted
 
-from tests.fakes import grant, plain, tor_like
-from tests.ground import Ground, WatchedServer
-from tests.peers import GRANTED, Peer, named, turn
-from tests.rows import rows
+from tests.support.fakes import grant, plain, tor_like
+from tests.support.ground import Ground, WatchedServer
+from tests.support.peers import GRANTED, Peer, named, turn
+from tests.support.rows import rows
 
 REQUEST = named("example.com", 80)
 

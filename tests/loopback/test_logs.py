@@ -20,14 +20,14 @@ from twisted.logger import (
     textFileLogObserver,
 )
 
-from tests.fakes import grant, tor_like
-from tests.ground import Ground, WatchedServer
-from tests.peers import GRANTED, Peer, PeerFactory, named, refused
-from tests.rows import rows
+from tests.support.fakes import grant, tor_like
+from tests.support.ground import Ground, WatchedServer
+from tests.support.peers import GRANTED, Peer, PeerFactory, named, refused
+from tests.support.rows import rows
 from torsocks_tx.backends.endpoint import EndpointBackend
 from torsocks_tx.backends.memory import MemoryBackend, MemoryOutbound
 from torsocks_tx.errors import HostUnreachable
-from torsocks_tx.policy import ListenerPolicy
+from torsocks_tx.policy.listener import ListenerPolicy
 
 CANARIES = ["canary-host", "canary-user", "canary-secret", "canary-payload", "127.77.66.55"]
 HOST = "canary-host.example"
@@ -172,7 +172,7 @@ async def test_a_refusal_is_one_debug_line_without_secrets(
     lines: list[LogEvent] = []
 
     def debug(event: LogEvent) -> None:
-        if str(event.get("log_namespace", "")).startswith(("torsocks_tx", "tests.ground")):
+        if str(event.get("log_namespace", "")).startswith(("torsocks_tx", "tests.support.ground")):
             lines.append(event)
 
     globalLogPublisher.addObserver(debug)

@@ -15,10 +15,10 @@ from twisted.logger import (
 )
 from zope.interface import implementer
 
-from tests.fakes import grant, refuse, tor_like
-from tests.ground import Ground, WatchedServer
-from tests.peers import named, refused
-from tests.rows import rows
+from tests.support.fakes import grant, refuse, tor_like
+from tests.support.ground import Ground, WatchedServer
+from tests.support.peers import named, refused
+from tests.support.rows import rows
 from torsocks_tx.backends.direct import DirectBackend
 
 ONION = "duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswzczad.onion"

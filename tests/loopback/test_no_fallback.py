@@ -10,10 +10,10 @@ import pytest
 import pytest_twisted
 
 import torsocks_tx
-from tests.fakes import tor_like
-from tests.ground import Ground
-from tests.peers import named, refused
-from torsocks_tx.backends.dialling import Attempt, Target
+from tests.support.fakes import tor_like
+from tests.support.ground import Ground
+from tests.support.peers import named, refused
+from torsocks_tx.relay.connector import Attempt, Target
 
 
 def test_only_the_command_line_and_the_public_names_know_of_it() -> None:
@@ -23,7 +23,7 @@ def test_only_the_command_line_and_the_public_names_know_of_it() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and "direct" in f"{node.module}".split("."):
                 users.add(path.relative_to(root).as_posix())
-    assert users == {"__init__.py", "upstream.py"}
+    assert users == {"__init__.py", "twistd/upstream.py"}
 
 
 @pytest_twisted.ensureDeferred

@@ -10,12 +10,12 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, gatherResults
 
-from tests.fakes import plain
-from tests.ground import Ground
-from tests.peers import GRANTED, Peer, named, turn
-from tests.rows import rows
-from torsocks_tx import pipes
-from torsocks_tx.pipes import MOST
+from tests.support.fakes import plain
+from tests.support.ground import Ground
+from tests.support.peers import GRANTED, Peer, named, turn
+from tests.support.rows import rows
+from torsocks_tx.relay import pipes
+from torsocks_tx.relay.pipes import MOST
 
 STREAMS = 24
 BLOCK = os.urandom(1 << 20)

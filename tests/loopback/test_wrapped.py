@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest_twisted
 from twisted.protocols.policies import WrappingFactory
 
-from tests.fakes import plain
-from tests.ground import Ground
-from tests.peers import GRANTED, Peer, named
-from tests.rows import rows
+from tests.support.fakes import plain
+from tests.support.ground import Ground
+from tests.support.peers import GRANTED, Peer, named
+from tests.support.rows import rows
 
 ANSWER = b"0123456789abcdef" * 131072
 

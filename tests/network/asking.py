@@ -10,11 +10,11 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from torsocks_tx.codes import Command, Version
-from torsocks_tx.handshake import Send
-from torsocks_tx.initiator import Initiator
-from torsocks_tx.messages import Address, Credentials, Request
-from torsocks_tx.outcomes import Failed, Opened
+from torsocks_tx.socks.client import Initiator
+from torsocks_tx.socks.constants import Command, Version
+from torsocks_tx.socks.messages import Address, Credentials, Request
+from torsocks_tx.socks.outcomes import Failed, Opened
+from torsocks_tx.socks.server import Send
 
 DEADLINE = 60.0
 

@@ -11,8 +11,8 @@ from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint, clientFromString
 
 from tests.onion.scenarios import QUICK, Scenario, Stage
-from tests.peers import Peer, PeerFactory
-from tests.rows import rows
+from tests.support.peers import Peer, PeerFactory
+from tests.support.rows import rows
 from torsocks_tx import (
     ClientOptions,
     Credentials,
@@ -25,7 +25,7 @@ from torsocks_tx import (
 )
 from torsocks_tx.backends.tor.running import RunningSupply
 from torsocks_tx.errors import HostUnreachable, Refused
-from torsocks_tx.refusals import HIDDEN_SERVICE
+from torsocks_tx.socks.refusals import HIDDEN_SERVICE
 from torsocks_tx.testing.tornet import PrivateNetwork
 
 pytestmark = pytest.mark.network

@@ -13,7 +13,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ProcessProtocol
 
-from tests.running import run
+from tests.support.running import run
 
 pytestmark = pytest.mark.network
 

@@ -12,11 +12,11 @@ from twisted.internet import reactor
 from twisted.internet.endpoints import clientFromString
 
 from tests.network.asking import ask, hang_up, request
-from tests.rows import rows
+from tests.support.rows import rows
 from torsocks_tx import SOCKSFactory, TorBackend
 from torsocks_tx.backends.tor.running import RunningSupply
-from torsocks_tx.codes import Version
-from torsocks_tx.flags import parse_flags
+from torsocks_tx.policy.flags import parse_flags
+from torsocks_tx.socks.constants import Version
 from torsocks_tx.testing.tornet import PrivateNetwork
 
 pytestmark = pytest.mark.network

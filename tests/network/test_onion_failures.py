@@ -32,15 +32,15 @@ from tests.onion.scenarios import (
     some_directories,
     up,
 )
-from tests.rows import rows
-from tests.running import Twistd
+from tests.support.rows import rows
+from tests.support.running import Twistd
 from torsocks_tx import SOCKSFactory, TorBackend
 from torsocks_tx.backends.tor.fixed import FixedSupply
 from torsocks_tx.backends.tor.running import RunningSupply
 from torsocks_tx.backends.tor.supply import Supply, SupplyState
-from torsocks_tx.codes import Version
 from torsocks_tx.errors import OnionRefused, Refused
-from torsocks_tx.flags import parse_flags
+from torsocks_tx.policy.flags import parse_flags
+from torsocks_tx.socks.constants import Version
 from torsocks_tx.testing.onion import ClientKey
 from torsocks_tx.testing.tornet import PrivateNetwork
 

@@ -10,8 +10,8 @@ import pytest_twisted
 from twisted.internet import reactor
 
 from tests.network.asking import ask, hang_up, request
-from tests.rows import rows
-from tests.running import Twistd
+from tests.support.rows import rows
+from tests.support.running import Twistd
 from torsocks_tx.errors import GeneralFailure
 from torsocks_tx.testing.tornet import PrivateNetwork
 
@@ -104,7 +104,7 @@ async def test_no_name_is_looked_up_here(
 
     from torsocks_tx import SOCKSFactory, TorBackend
     from torsocks_tx.backends.tor.running import RunningSupply
-    from torsocks_tx.codes import Command, Version
+    from torsocks_tx.socks.constants import Command, Version
 
     network = private_network
     supply = RunningSupply(reactor, clientFromString(reactor, network.client.control_endpoint))

@@ -18,20 +18,20 @@ from twisted.internet.error import NoRouteError
 from twisted.internet.interfaces import IStreamClientEndpoint
 
 from tests.network.asking import ask, request
-from tests.processes import ROOT, descendants, is_alive, process_ended
 from tests.pt.bridge import EXAMPLE, Bridge, HTTPProxy, load_example
-from tests.rows import rows
-from tests.tables import table
+from tests.support.processes import ROOT, descendants, is_alive, process_ended
+from tests.support.rows import rows
+from tests.support.tables import table
 from torsocks_tx.backends.direct import DirectBackend
-from torsocks_tx.codes import Version
 from torsocks_tx.errors import TimedOut
-from torsocks_tx.isolation import Isolation
-from torsocks_tx.messages import Address, Credentials, KeyValues, Request
+from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.pt import Internal, InvalidBridge, Target, Temporary, TransportFactory
-from torsocks_tx.server import SOCKSFactory
+from torsocks_tx.server.factory import SOCKSFactory
+from torsocks_tx.socks import pt_args
+from torsocks_tx.socks.constants import Version
+from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Request
 from torsocks_tx.testing.client import Client
 from torsocks_tx.testing.tornet import PrivateNetwork
-from torsocks_tx.wire import pt_args
 
 pytestmark = pytest.mark.network
 

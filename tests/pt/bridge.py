@@ -15,7 +15,7 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 
-from tests.processes import ROOT
+from tests.support.processes import ROOT
 from torsocks_tx.pt import Codec
 from torsocks_tx.pt.channel import Channel
 

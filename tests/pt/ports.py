@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from tests.transports import FakeTransport, WholeTransport
+from tests.support.transports import FakeTransport, WholeTransport
 from torsocks_tx.pt.listener import TransportFactory
 from torsocks_tx.pt.transport import Target
 

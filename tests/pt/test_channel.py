@@ -15,9 +15,9 @@ from zope.interface import implementer
 
 from tests.pt.codecs import Swap
 from tests.pt.ports import HeldEndpoint
-from tests.rows import rows
-from tests.tables import cuts
-from tests.transports import BareTransport, FakeTransport, WholeTransport
+from tests.support.rows import rows
+from tests.support.tables import cuts
+from tests.support.transports import BareTransport, FakeTransport, WholeTransport
 from torsocks_tx.errors import ConnectionRefused, GeneralFailure, InvalidBridge, Temporary
 from torsocks_tx.pt.channel import Channel, CodecEndpoint
 from torsocks_tx.pt.codec import Codec

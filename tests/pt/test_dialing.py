@@ -13,13 +13,12 @@ from twisted.internet import reactor
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
-from tests.ground import Ground
-from tests.peers import Peer, PeerFactory, turn
-from tests.tables import at, table
-from torsocks_tx.backends.dialling import target_of
+from tests.support.ground import Ground
+from tests.support.peers import Peer, PeerFactory, turn
+from tests.support.tables import at, table
 from torsocks_tx.backends.endpoint import EndpointBackend
-from torsocks_tx.backends.failures import refused_by
-from torsocks_tx.codes import Version
+from torsocks_tx.client.connect_failures import refused_by
+from torsocks_tx.client.failures import SOCKSError
 from torsocks_tx.errors import (
     ConnectionRefused,
     GeneralFailure,
@@ -28,12 +27,13 @@ from torsocks_tx.errors import (
     NotAllowed,
     Refused,
 )
-from torsocks_tx.isolation import Isolation
-from torsocks_tx.messages import Address, Credentials, Request
+from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.pt.dialing import Dialer
 from torsocks_tx.pt.proxy_uri import ProxyKind, UpstreamProxy
-from torsocks_tx.server import SOCKSFactory
-from torsocks_tx.socks_error import SOCKSError
+from torsocks_tx.relay.connector import target_of
+from torsocks_tx.server.factory import SOCKSFactory
+from torsocks_tx.socks.constants import Version
+from torsocks_tx.socks.messages import Address, Credentials, Request
 
 PLACE = at("192.0.2.1", 4000)
 SOURCES = table(

@@ -11,18 +11,18 @@ from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import Factory
 
-from tests.peers import GRANTED, Peer, PeerFactory
-from tests.processes import ROOT
+from tests.project.test_snippets import execute, snippets
 from tests.pt.ports import Port
-from tests.tables import octets
-from tests.test_snippets import execute, snippets
+from tests.support.peers import GRANTED, Peer, PeerFactory
+from tests.support.processes import ROOT
+from tests.support.tables import octets
 from torsocks_tx import pt
 from torsocks_tx.errors import InvalidBridge
 from torsocks_tx.pt import Target, TransportFactory
 from torsocks_tx.pt.channel import Channel
-from torsocks_tx.wire import pt_args
-from torsocks_tx.wire.reader import Reader
-from torsocks_tx.wire.userpass import parse_credentials
+from torsocks_tx.socks import pt_args
+from torsocks_tx.socks.reader import Reader
+from torsocks_tx.socks.userpass import parse_credentials
 
 TEXT = (ROOT / "docs" / "pluggable-transports.md").read_text("utf-8")
 

@@ -6,7 +6,7 @@ from pathlib import PurePath
 
 import pytest
 
-from tests.tables import table
+from tests.support.tables import table
 from torsocks_tx.pt import environment
 from torsocks_tx.pt.environment import Environment, Unusable
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fuzz.strategies import fuzz
-from tests.tables import table
+from tests.support.tables import table
 from torsocks_tx.pt import lines
 
 LINES = table(

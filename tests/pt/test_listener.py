@@ -8,13 +8,13 @@ import pytest
 from twisted.internet import error
 from twisted.logger import LogEvent
 
-from tests.peers import GRANTED, refused
 from tests.pt.ports import CONNECT, Port, pairs, userpass
-from tests.rows import rows
-from tests.tables import at, octets, table
+from tests.support.peers import GRANTED, refused
+from tests.support.rows import rows
+from tests.support.tables import at, octets, table
 from torsocks_tx.errors import Internal, InvalidBridge, Temporary, TimedOut
-from torsocks_tx.messages import KeyValues
 from torsocks_tx.pt.listener import HANDSHAKE_TIMEOUT
+from torsocks_tx.socks.messages import KeyValues
 
 Pairs = tuple[tuple[str, bytes], ...]
 

@@ -18,13 +18,13 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.error import CannotListenError
 from twisted.internet.testing import MemoryReactorClock
 
-from tests.peers import Peer, PeerFactory, refused
-from tests.processes import Program, start_program, start_python
 from tests.pt.bridge import EXAMPLE
 from tests.pt.ports import CONNECT
-from tests.rows import rows
-from tests.tables import octets, table
-from tests.transports import FakeTransport
+from tests.support.peers import Peer, PeerFactory, refused
+from tests.support.processes import Program, start_program, start_python
+from tests.support.rows import rows
+from tests.support.tables import octets, table
+from tests.support.transports import FakeTransport
 from torsocks_tx.pt import run
 from torsocks_tx.pt.managed import ManagedTransports
 from torsocks_tx.pt.parent import Parent

@@ -12,7 +12,7 @@ from twisted.logger import LogEvent, LogLevel
 from twisted.python.failure import Failure
 from twisted.python.log import LogPublisher
 
-from tests.transports import FakeTransport
+from tests.support.transports import FakeTransport
 from torsocks_tx.pt.parent import FLUSH_TIMEOUT, Parent, ParentLog
 
 

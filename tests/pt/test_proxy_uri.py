@@ -6,11 +6,11 @@ import os
 
 import pytest
 
-from tests.tables import at, table
-from torsocks_tx.messages import Credentials
+from tests.support.tables import at, table
 from torsocks_tx.pt import proxy_uri
 from torsocks_tx.pt.environment import Unusable
 from torsocks_tx.pt.proxy_uri import ProxyKind, UpstreamProxy
+from torsocks_tx.socks.messages import Credentials
 
 S5, S4, HTTP = ProxyKind.SOCKS5, ProxyKind.SOCKS4A, ProxyKind.HTTP
 PLACE = at("192.0.2.1", 8001)

@@ -14,19 +14,19 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 
-from tests.ground import Ground
-from tests.peers import GRANTED, Peer, PeerFactory, Pump, refused
 from tests.pt.bridge import Unveil, load_example
 from tests.pt.ports import userpass
-from tests.rows import rows
-from torsocks_tx.client import SOCKSClientEndpoint
-from torsocks_tx.codes import Role
+from tests.support.ground import Ground
+from tests.support.peers import GRANTED, Peer, PeerFactory, Pump, refused
+from tests.support.rows import rows
+from torsocks_tx.client.endpoint import SOCKSClientEndpoint
+from torsocks_tx.client.failures import SOCKSError
 from torsocks_tx.errors import Internal, InvalidBridge, Refused, Retry, Temporary
-from torsocks_tx.messages import KeyValues
-from torsocks_tx.offers import ClientOptions
 from torsocks_tx.pt import Target, TransportFactory
 from torsocks_tx.pt.channel import Channel
-from torsocks_tx.socks_error import SOCKSError
+from torsocks_tx.socks.constants import Role
+from torsocks_tx.socks.messages import KeyValues
+from torsocks_tx.socks.offers import ClientOptions
 
 SECRET = b"hunter2-the-secret"
 MEGABYTE = 1024 * 1024

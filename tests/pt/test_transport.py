@@ -9,12 +9,12 @@ import pytest
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactor
 
-from tests.tables import at, table
-from torsocks_tx.codes import Command, Version
+from tests.support.tables import at, table
 from torsocks_tx.errors import InvalidBridge, ProtocolError
-from torsocks_tx.messages import Credentials, KeyValues, Request
 from torsocks_tx.pt.dialing import Dialer
 from torsocks_tx.pt.transport import Setting, Target, arguments_of
+from torsocks_tx.socks.constants import Command, Version
+from torsocks_tx.socks.messages import Credentials, KeyValues, Request
 
 PLACE = at("192.0.2.1", 4000)
 

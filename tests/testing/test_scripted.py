@@ -13,13 +13,13 @@ from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from zope.interface.verify import verifyObject
 
-from tests.ground import Ground
-from tests.peers import GRANTED, Peer, PeerFactory, named, refused
-from torsocks_tx.codes import AddressType, Command, Version
+from tests.support.ground import Ground
+from tests.support.peers import GRANTED, Peer, PeerFactory, named, refused
 from torsocks_tx.interfaces import IBackend
-from torsocks_tx.messages import Address, Credentials
-from torsocks_tx.policy import ListenerPolicy
-from torsocks_tx.server import SOCKSFactory
+from torsocks_tx.policy.listener import ListenerPolicy
+from torsocks_tx.server.factory import SOCKSFactory
+from torsocks_tx.socks.constants import AddressType, Command, Version
+from torsocks_tx.socks.messages import Address, Credentials
 from torsocks_tx.testing.scripted import BANNER, ScriptedBackend, ScriptedServer
 from torsocks_tx.testing.scripted_server import ScriptedFactory
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
-from tests.peers import GRANTED, named, refused
-from torsocks_tx.codes import Command, Version
-from torsocks_tx.isolation import Isolation
-from torsocks_tx.messages import Address, Credentials, Request
+from tests.support.peers import GRANTED, named, refused
+from torsocks_tx.policy.isolation import Isolation
+from torsocks_tx.socks.constants import Command, Version
+from torsocks_tx.socks.messages import Address, Credentials, Request
 from torsocks_tx.testing.scripted import BANNER, GRAMMAR, ScriptedBackend
 from torsocks_tx.testing.scripted_names import (
     Act,

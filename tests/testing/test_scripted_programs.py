@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 
-from tests.peers import GRANTED, named, refused
-from tests.processes import Program, process_ended, start_python
-from torsocks_tx.codes import Command, Version
-from torsocks_tx.messages import Address, Credentials
+from tests.support.peers import GRANTED, named, refused
+from tests.support.processes import Program, process_ended, start_python
+from torsocks_tx.socks.constants import Command, Version
+from torsocks_tx.socks.messages import Address, Credentials
 from torsocks_tx.testing.scripted import GRAMMAR, ScriptedProcess, ScriptedRequest
 from torsocks_tx.testing.scripted_json import from_json, to_json
 

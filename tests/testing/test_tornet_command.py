@@ -11,7 +11,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.utils import getProcessOutputAndValue
 
-from tests.processes import Program, descendants, is_alive, process_ended, start_python
+from tests.support.processes import Program, descendants, is_alive, process_ended, start_python
 from torsocks_tx.testing import tornet_command
 from torsocks_tx.testing.tornet_command import describe, main
 

@@ -19,13 +19,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from torsocks_tx.backends.dialling import Connect, Target
-from torsocks_tx.backends.stream import Stream
-from torsocks_tx.codes import AddressType
+from torsocks_tx.client.stream import Stream
 from torsocks_tx.errors import HostUnreachable, NotAllowed, Refused
 from torsocks_tx.interfaces import IBackend, IReceiver
-from torsocks_tx.isolation import Isolation
-from torsocks_tx.messages import Address, Request
+from torsocks_tx.policy.isolation import Isolation
+from torsocks_tx.relay.connector import Connect, Target
+from torsocks_tx.socks.constants import AddressType
+from torsocks_tx.socks.messages import Address, Request
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")

@@ -11,12 +11,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from torsocks_tx.backends.failures import refused_by
-from torsocks_tx.backends.stream import Stream
+from torsocks_tx.client.connect_failures import refused_by
+from torsocks_tx.client.stream import Stream
 from torsocks_tx.errors import CommandNotSupported, Refused
 from torsocks_tx.interfaces import IBackend, IReceiver
-from torsocks_tx.isolation import Isolation
-from torsocks_tx.messages import Address, Request
+from torsocks_tx.policy.isolation import Isolation
+from torsocks_tx.socks.messages import Address, Request
 
 EndpointChooser = Callable[[Request, Isolation], IStreamClientEndpoint]
 """Gives the endpoint that leads to ``request.address``; raises ``Refused`` to say no."""

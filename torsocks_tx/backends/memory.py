@@ -13,8 +13,8 @@ from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
 from torsocks_tx.interfaces import IBackend, IOutbound, IReceiver
-from torsocks_tx.isolation import Isolation
-from torsocks_tx.messages import Address, Request
+from torsocks_tx.policy.isolation import Isolation
+from torsocks_tx.socks.messages import Address, Request
 
 
 @implementer(IOutbound)

@@ -15,8 +15,8 @@ from twisted.python.failure import Failure
 
 from torsocks_tx.fastpath.hall import Hall
 from torsocks_tx.fastpath.visitor import Visitor
-from torsocks_tx.protocol import SOCKS4Protocol, SOCKS5Protocol, SOCKSProtocol
-from torsocks_tx.server import SOCKSFactory
+from torsocks_tx.server.factory import SOCKSFactory
+from torsocks_tx.server.protocol import SOCKS4Protocol, SOCKS5Protocol, SOCKSProtocol
 
 PROTOCOLS = {SOCKSProtocol, SOCKS4Protocol, SOCKS5Protocol}
 """What is known here to be nothing but what this package makes of it."""

@@ -6,12 +6,12 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from torsocks_tx.backends.dialling import Connect, Target
 from torsocks_tx.fastpath.poller import Poller
 from torsocks_tx.fastpath.waits import Waits
-from torsocks_tx.messages import Request
-from torsocks_tx.server import SOCKSFactory
-from torsocks_tx.sockets import is_sending
+from torsocks_tx.relay.connector import Connect, Target
+from torsocks_tx.relay.sockets import is_sending
+from torsocks_tx.server.factory import SOCKSFactory
+from torsocks_tx.socks.messages import Request
 
 
 def _hand_over(visitor: Any) -> None:

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from enum import Enum, auto
 from typing import Any, NamedTuple
 
-from torsocks_tx.backends.dialling import UNDER_WAY, Target
-from torsocks_tx.backends.stream import Stream
+from torsocks_tx.client.stream import Stream
 from torsocks_tx.fastpath.hall import Hall
-from torsocks_tx.handshake import Handshake, Step
 from torsocks_tx.interfaces import IReceiver
-from torsocks_tx.messages import Request
-from torsocks_tx.protocol import SOCKSProtocol
-from torsocks_tx.sockets import not_sent
+from torsocks_tx.relay.connector import UNDER_WAY, Target
+from torsocks_tx.relay.sockets import not_sent
+from torsocks_tx.server.protocol import SOCKSProtocol
+from torsocks_tx.socks.messages import Request
+from torsocks_tx.socks.server import Handshake, Step
 
 
 class Stage(Enum):

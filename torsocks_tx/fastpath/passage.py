@@ -9,13 +9,13 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-from torsocks_tx.backends.dialling import Target
 from torsocks_tx.fastpath.hall import Hall
 from torsocks_tx.fastpath.handover import Reached, Rest, Stage, hand_over
 from torsocks_tx.fastpath.waits import Waits
-from torsocks_tx.flow import BULK_READ
-from torsocks_tx.handshake import Handshake, Step
-from torsocks_tx.messages import Request
+from torsocks_tx.relay.connector import Target
+from torsocks_tx.relay.flow import BULK_READ
+from torsocks_tx.socks.messages import Request
+from torsocks_tx.socks.server import Handshake, Step
 
 NOW = socket.MSG_DONTWAIT
 """An accepted socket blocks, since nothing was asked of it: each call says that it does not."""

@@ -8,14 +8,14 @@ import socket
 
 from twisted.logger import Logger
 
-from torsocks_tx import replies
-from torsocks_tx.backends.dialling import CONNECTED, UNDER_WAY, Target, connect_at_once
-from torsocks_tx.codes import Command
 from torsocks_tx.fastpath.handover import Stage
 from torsocks_tx.fastpath.passage import ENDED, LOST, NOW, Passage
-from torsocks_tx.flow import BULK_READ
-from torsocks_tx.handshake import Requested, Send, Step
-from torsocks_tx.messages import Request
+from torsocks_tx.relay.connector import CONNECTED, UNDER_WAY, Target, connect_at_once
+from torsocks_tx.relay.flow import BULK_READ
+from torsocks_tx.socks import replies
+from torsocks_tx.socks.constants import Command
+from torsocks_tx.socks.messages import Request
+from torsocks_tx.socks.server import Requested, Send, Step
 
 _SHORT = 1024
 """So few bytes leave whole, or not at all."""

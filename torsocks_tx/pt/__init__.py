@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 from torsocks_tx.errors import Internal, InvalidBridge, Temporary
-from torsocks_tx.messages import KeyValues
 from torsocks_tx.pt.channel import CodecEndpoint
 from torsocks_tx.pt.codec import Codec
 from torsocks_tx.pt.dialing import Dialer
@@ -17,6 +16,7 @@ from torsocks_tx.pt.listener import TransportFactory
 from torsocks_tx.pt.managed import run
 from torsocks_tx.pt.proxy_uri import parse as parse_proxy
 from torsocks_tx.pt.transport import Setting, Target, Transport
+from torsocks_tx.socks.messages import KeyValues
 
 __all__ = [
     "Codec",

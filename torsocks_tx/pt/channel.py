@@ -33,7 +33,7 @@ from zope.interface import implementer
 
 from torsocks_tx.errors import ConnectionRefused, GeneralFailure, Refused
 from torsocks_tx.pt.codec import Codec
-from torsocks_tx.transports import OneProtocol, abort, can_half_close, prepare
+from torsocks_tx.relay.transports import OneProtocol, abort, can_half_close, prepare
 
 
 class State(Enum):

@@ -11,17 +11,17 @@ from typing import Any
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
 
-from torsocks_tx.client import SOCKSClientEndpoint
-from torsocks_tx.codes import AddressType
+from torsocks_tx.client.endpoint import SOCKSClientEndpoint
 from torsocks_tx.errors import GeneralFailure, InvalidBridge, ProtocolError, Refused
-from torsocks_tx.http_initiator import HTTPInitiator
-from torsocks_tx.messages import Address
-from torsocks_tx.offers import ClientOptions
-from torsocks_tx.outcomes import Failed, Opened
+from torsocks_tx.http.client import HTTPInitiator
 from torsocks_tx.pt.channel import CodecEndpoint
 from torsocks_tx.pt.codec import Codec
 from torsocks_tx.pt.proxy_uri import ProxyKind, UpstreamProxy
-from torsocks_tx.wire.address import check_destination
+from torsocks_tx.socks.address import check_destination
+from torsocks_tx.socks.constants import AddressType
+from torsocks_tx.socks.messages import Address
+from torsocks_tx.socks.offers import ClientOptions
+from torsocks_tx.socks.outcomes import Failed, Opened
 
 _VERSIONS = {ProxyKind.SOCKS5: 5, ProxyKind.SOCKS4A: 4}
 

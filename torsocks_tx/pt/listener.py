@@ -12,22 +12,22 @@ from typing import Any
 
 from twisted.internet.interfaces import IAddress
 
-from torsocks_tx.codes import Role
-from torsocks_tx.crowd import Crowd
 from torsocks_tx.errors import (
     AddressTypeNotSupported,
     InvalidArguments,
     InvalidBridge,
     ProtocolError,
 )
-from torsocks_tx.extended import UNSUPPORTED, key_list
-from torsocks_tx.isolation import Isolation
 from torsocks_tx.limits import Limits
-from torsocks_tx.messages import Credentials, KeyValues, Request
-from torsocks_tx.policy import ListenerPolicy
+from torsocks_tx.policy.isolation import Isolation
+from torsocks_tx.policy.listener import ListenerPolicy
 from torsocks_tx.pt.dialing import Dialer
 from torsocks_tx.pt.transport import PREFIX, Setting, Transport, TransportBackend, arguments_of
-from torsocks_tx.server import SOCKSFactory
+from torsocks_tx.server.connections import Crowd
+from torsocks_tx.server.factory import SOCKSFactory
+from torsocks_tx.socks.constants import Role
+from torsocks_tx.socks.extended import UNSUPPORTED, key_list
+from torsocks_tx.socks.messages import Credentials, KeyValues, Request
 
 HANDSHAKE_TIMEOUT = 5.0
 """Seconds for the SOCKS handshake: the parent is on the same machine, and says all at once."""

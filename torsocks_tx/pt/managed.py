@@ -23,14 +23,14 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import react
 from twisted.logger import Logger
 
-from torsocks_tx.crowd import Crowd
-from torsocks_tx.descriptors import raise_descriptor_limit
 from torsocks_tx.pt import environment, lines, proxy_uri
 from torsocks_tx.pt.dialing import Dialer
 from torsocks_tx.pt.environment import Environment, Unusable
 from torsocks_tx.pt.listener import TransportFactory
 from torsocks_tx.pt.parent import Parent, log_to, take_standard_io
 from torsocks_tx.pt.transport import Setting, Transport
+from torsocks_tx.server.connections import Crowd
+from torsocks_tx.server.descriptors import raise_descriptor_limit
 
 LOOPBACK = "127.0.0.1"
 

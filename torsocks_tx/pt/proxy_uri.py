@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from enum import Enum
 from urllib.parse import unquote_to_bytes
 
-from torsocks_tx.codes import AddressType
-from torsocks_tx.messages import Address, Credentials
 from torsocks_tx.pt import lines
 from torsocks_tx.pt.environment import Unusable
-from torsocks_tx.wire.pt_args import MAX_FIELD
+from torsocks_tx.socks.constants import AddressType
+from torsocks_tx.socks.messages import Address, Credentials
+from torsocks_tx.socks.pt_args import MAX_FIELD
 
 _PLACE = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9.]+):([0-9]{1,5})/?")
 

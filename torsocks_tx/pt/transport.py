@@ -25,12 +25,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from torsocks_tx.backends.endpoint import EndpointBackend
-from torsocks_tx.backends.failures import refused_by
+from torsocks_tx.client.connect_failures import refused_by
 from torsocks_tx.errors import GeneralFailure, Internal, InvalidBridge, Refused
-from torsocks_tx.isolation import Isolation
-from torsocks_tx.messages import Address, KeyValues, Request
+from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.pt.dialing import Dialer
-from torsocks_tx.wire import pt_args
+from torsocks_tx.socks import pt_args
+from torsocks_tx.socks.messages import Address, KeyValues, Request
 
 PREFIX = "PT."
 """What the keys of arguments begin with in method X'97'."""

@@ -14,13 +14,13 @@ from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.internet.task import deferLater
 from zope.interface import implementer
 
-from torsocks_tx.codes import AddressType, Command, Version
 from torsocks_tx.interfaces import IBackend, IOutbound, IReceiver
-from torsocks_tx.isolation import Isolation
-from torsocks_tx.messages import Address, Request
-from torsocks_tx.refusals import refusal
+from torsocks_tx.policy.isolation import Isolation
+from torsocks_tx.relay.transports import Deadline
+from torsocks_tx.socks.constants import AddressType, Command, Version
+from torsocks_tx.socks.messages import Address, Request
+from torsocks_tx.socks.refusals import refusal
 from torsocks_tx.testing.scripted_names import Act, Script, pointer_of, script_of
-from torsocks_tx.transports import Deadline
 
 BANNER = b"220 this server speaks first\r\n"
 """What the action banner says."""

@@ -7,14 +7,14 @@ from functools import partial
 
 from twisted.internet.interfaces import IReactorTime
 
-from torsocks_tx.codes import Command, Version
-from torsocks_tx.errand import Client, Errand
 from torsocks_tx.limits import Limits
-from torsocks_tx.messages import Request
-from torsocks_tx.replies import Audience
+from torsocks_tx.relay.transports import Deadline
+from torsocks_tx.server.request import Client, Errand
+from torsocks_tx.socks.address import build_address
+from torsocks_tx.socks.constants import Command, Version
+from torsocks_tx.socks.messages import Request
+from torsocks_tx.socks.replies import Audience
 from torsocks_tx.testing.scripted_names import Act, Script, script_of
-from torsocks_tx.transports import Deadline
-from torsocks_tx.wire.address import build_address
 
 
 class ScriptedErrand(Errand):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from torsocks_tx.codes import AddressType, Command, Version
-from torsocks_tx.messages import Address, Credentials
+from torsocks_tx.socks.constants import AddressType, Command, Version
+from torsocks_tx.socks.messages import Address, Credentials
 from torsocks_tx.testing.scripted_server import ScriptedRequest
 
 

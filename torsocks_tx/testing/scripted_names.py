@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Any
 
-from torsocks_tx.codes import AddressType, Reply4, Reply5, Version
-from torsocks_tx.messages import Address, Request
+from torsocks_tx.socks.constants import AddressType, Reply4, Reply5, Version
+from torsocks_tx.socks.messages import Address, Request
 
 MAX_DELAY = 600.0
 MAX_PAUSE = 10.0

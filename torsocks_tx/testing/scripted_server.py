@@ -15,14 +15,14 @@ from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IAddress, IReactorTime, IStreamServerEndpoint
 
-from torsocks_tx.codes import Command, Method, Version
-from torsocks_tx.errand import Client, Errand
-from torsocks_tx.handshake_options import HandshakeOptions
 from torsocks_tx.limits import Limits
-from torsocks_tx.messages import Address, Credentials, Request
-from torsocks_tx.protocol import SOCKSProtocol, State
-from torsocks_tx.replies import Audience
-from torsocks_tx.server import SOCKSFactory
+from torsocks_tx.server.factory import SOCKSFactory
+from torsocks_tx.server.protocol import SOCKSProtocol, State
+from torsocks_tx.server.request import Client, Errand
+from torsocks_tx.socks.constants import Command, Method, Version
+from torsocks_tx.socks.messages import Address, Credentials, Request
+from torsocks_tx.socks.replies import Audience
+from torsocks_tx.socks.server_options import HandshakeOptions
 from torsocks_tx.testing.scripted_backend import ScriptedBackend
 from torsocks_tx.testing.scripted_errand import ScriptedErrand
 from torsocks_tx.testing.scripted_names import script_of

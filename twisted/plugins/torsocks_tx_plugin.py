@@ -5,11 +5,11 @@ To list its plugins, Twisted imports every module of this directory: nothing hea
 
 from twisted.application.service import ServiceMaker
 
-from torsocks_tx.client_string import SOCKSClientParser
+from torsocks_tx.client.strings import SOCKSClientParser
 
 torsocks = ServiceMaker(
     "torsocks_tx",
-    "torsocks_tx.tap",
+    "torsocks_tx.twistd.tap",
     "A SOCKS4, SOCKS4a and SOCKS5 server that speaks through Tor.",
     "torsocks",
 )

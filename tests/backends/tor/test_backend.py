@@ -10,15 +10,15 @@ from twisted.internet.task import Clock
 
 from tests.backends.ends import FakeEndpoint, Receiver
 from tests.backends.tor.onion.staged import staged
-from tests.names import ONION
-from tests.rows import rows
+from tests.support.names import ONION
+from tests.support.rows import rows
 from torsocks_tx.backends.tor.backend import TorBackend
 from torsocks_tx.backends.tor.fixed import FixedSupply
 from torsocks_tx.backends.tor.supply import SocksPort
-from torsocks_tx.codes import Command, Version
 from torsocks_tx.errors import InvalidOnionAddress
-from torsocks_tx.isolation import Isolation
-from torsocks_tx.messages import Address, Credentials, Request
+from torsocks_tx.policy.isolation import Isolation
+from torsocks_tx.socks.constants import Command, Version
+from torsocks_tx.socks.messages import Address, Credentials, Request
 
 NAME = ONION.removesuffix(".onion")
 ISOLATION = Isolation(Credentials(b"<torS0X>0", b"token"))

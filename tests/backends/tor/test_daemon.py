@@ -13,7 +13,7 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
-from tests.processes import is_alive, process_ended
+from tests.support.processes import is_alive, process_ended
 from torsocks_tx.backends.tor.daemon import (
     KEPT_LINES,
     DaemonState,

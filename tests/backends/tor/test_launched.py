@@ -16,7 +16,7 @@ from twisted.internet import reactor
 from tests.backends.tor import scripted_tor
 from tests.backends.tor.real_tor import NO_NETWORK, UNREACHABLE
 from tests.backends.tor.test_running import connect_to, state_of, until
-from tests.processes import is_alive, process_ended, start_python
+from tests.support.processes import is_alive, process_ended, start_python
 from torsocks_tx.backends.tor import launched
 from torsocks_tx.backends.tor.daemon import TorNotFound
 from torsocks_tx.backends.tor.directories import DirectoryError

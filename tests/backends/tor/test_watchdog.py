@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import globalLogPublisher
 
-from tests.processes import Program, is_alive, process_ended, start_python
+from tests.support.processes import Program, is_alive, process_ended, start_python
 from torsocks_tx.backends.tor import daemon_process, watchdog_process
 from torsocks_tx.backends.tor.watchdog import Watchdog, WatchdogError, spawn_guarded
 

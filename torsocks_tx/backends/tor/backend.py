@@ -14,19 +14,19 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from torsocks_tx.backends.conversation import Conversation
-from torsocks_tx.backends.stream import Stream
 from torsocks_tx.backends.tor.onion.attempt import Attempt
 from torsocks_tx.backends.tor.onion.witness import OnionWitness
 from torsocks_tx.backends.tor.owned import OwnedControlSupply
 from torsocks_tx.backends.tor.supply import NoSuchPort, SocksPort, Supply, SupplyState
-from torsocks_tx.codes import Command, Version
+from torsocks_tx.client.connection import Conversation
+from torsocks_tx.client.stream import Stream
 from torsocks_tx.errors import GeneralFailure, Refused, TorDown
-from torsocks_tx.initiator import Initiator
 from torsocks_tx.interfaces import IBackend, IReceiver
-from torsocks_tx.isolation import Isolation
-from torsocks_tx.messages import Address, Request
-from torsocks_tx.wire.onion import check_onion
+from torsocks_tx.policy.isolation import Isolation
+from torsocks_tx.socks.client import Initiator
+from torsocks_tx.socks.constants import Command, Version
+from torsocks_tx.socks.messages import Address, Request
+from torsocks_tx.socks.onion_address import check_onion
 
 QUIET_SECONDS = 60.0
 """How long a line about an unreachable SocksPort is not repeated."""

@@ -24,7 +24,7 @@ from tests.backends.tor.onion.staged import (
     silent,
     staged,
 )
-from tests.rows import rows
+from tests.support.rows import rows
 from torsocks_tx.backends.tor.control import ControlError
 from torsocks_tx.backends.tor.onion.attempt import JUDGING_TIMEOUT, Attempt
 from torsocks_tx.backends.tor.onion.evidence import INTRODUCTION_DOUBT, LOCKED_MEMORY

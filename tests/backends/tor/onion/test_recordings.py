@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from tests.onion.recording import ADDRESS, TOKEN, Recording, load
-from tests.rows import rows
+from tests.support.rows import rows
 from torsocks_tx.backends.tor.onion.evidence import Evidence
 from torsocks_tx.backends.tor.onion.journal import Journal
 from torsocks_tx.backends.tor.onion.sightings import circuit_sighting, fetch_sighting
 from torsocks_tx.backends.tor.onion.verdict import Finding, judge
-from torsocks_tx.codes import OnionReply
+from torsocks_tx.socks.constants import OnionReply
 
 FILES = sorted((Path(__file__).parent / "recordings").glob("*.txt"))
 SHUFFLES = 50

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.rows import rows
+from tests.support.rows import rows
 from torsocks_tx.backends.tor.events import quote
 from torsocks_tx.backends.tor.onion.sightings import (
     CircuitSighting,

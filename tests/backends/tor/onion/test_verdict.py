@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from tests.rows import rows
+from tests.support.rows import rows
 from torsocks_tx.backends.tor.onion.evidence import (
     INTRODUCTION_DOUBT,
     INTRODUCTION_MEMORY,
@@ -27,8 +27,8 @@ from torsocks_tx.backends.tor.onion.verdict import (
     judge,
     no_rendezvous,
 )
-from torsocks_tx.codes import OnionReply
 from torsocks_tx.errors import OnionRefused
+from torsocks_tx.socks.constants import OnionReply
 
 ADDRESS = "a" * 56
 NOW = 10_000.0

@@ -15,9 +15,9 @@ from torsocks_tx.backends.tor.onion.inquiries import Inquiries
 from torsocks_tx.backends.tor.onion.journal import Journal
 from torsocks_tx.backends.tor.onion.stalls import limit
 from torsocks_tx.backends.tor.onion.verdict import Finding, Verdict, judge, no_rendezvous
-from torsocks_tx.codes import Reply5
 from torsocks_tx.errors import DescriptorNotFound, HostUnreachable, Refused
-from torsocks_tx.transports import Deadline
+from torsocks_tx.relay.transports import Deadline
+from torsocks_tx.socks.constants import Reply5
 
 JUDGING_TIMEOUT = 1.0
 """Seconds for tor to say what it has seen, once it has refused; it takes under a millisecond."""

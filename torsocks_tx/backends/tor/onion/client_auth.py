@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from torsocks_tx.errors import InvalidOnionAddress
-from torsocks_tx.wire.onion import check_onion
+from torsocks_tx.socks.onion_address import check_onion
 
 SUFFIX = ".auth_private"
 MAX_FILE_BYTES = 4096

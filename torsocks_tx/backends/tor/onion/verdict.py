@@ -18,7 +18,6 @@ from torsocks_tx.backends.tor.onion.evidence import (
     Memory,
 )
 from torsocks_tx.backends.tor.onion.sightings import Fetch, Step
-from torsocks_tx.codes import Reply5
 from torsocks_tx.errors import (
     DescriptorInvalid,
     DescriptorNotFound,
@@ -29,6 +28,7 @@ from torsocks_tx.errors import (
     RendezvousFailed,
     WrongClientAuth,
 )
+from torsocks_tx.socks.constants import Reply5
 
 UNREACHABLE_AFTER = 5
 """Circuits to an introduction point that tor lets break before it gives the point up."""

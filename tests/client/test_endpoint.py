@@ -1,0 +1,730 @@
+"""The client in memory: what it says, what it hears, and every way in which it ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from twisted.internet.address import HostnameAddress, IPv4Address, IPv6Address
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionRefusedError
+from twisted.internet.interfaces import IHalfCloseableProtocol, IStreamClientEndpoint
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from tests.backends.ends import FakeEndpoint
+from tests.support.names import ONION
+from tests.support.peers import GRANTED, named, refused
+from tests.support.rows import rows
+from tests.support.tables import octets
+from tests.support.transports import BareTransport, FakeTransport
+from torsocks_tx.client.connect_failures import refused_by
+from torsocks_tx.client.endpoint import SOCKSClientEndpoint, resolve, resolve_ptr
+from torsocks_tx.client.failures import SOCKSError
+from torsocks_tx.errors import (
+    ConnectionRefused,
+    DescriptorNotFound,
+    GeneralFailure,
+    Internal,
+    NotAllowed,
+    OnionNotFound,
+    OnionNotReachable,
+    Refused,
+    Temporary,
+    TimedOut,
+)
+from torsocks_tx.proxyerrors import ArgumentsRefused, LoginRefused, NotIsolated, ProxyBroken
+from torsocks_tx.socks import keyvalue
+from torsocks_tx.socks.constants import CodeSet, Role
+from torsocks_tx.socks.messages import Credentials, KeyValues
+from torsocks_tx.socks.offers import ClientOptions
+from torsocks_tx.socks.outcomes import DOUBT_TIMEOUT
+
+ASK = named("example.com", 80)
+
+
+class App(Protocol):
+    """Writes down what it hears; ``on_made`` runs when it is connected."""
+
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+        self.on_made: Any = None
+
+    def connectionMade(self) -> None:
+        self.heard.append("made")
+        if self.on_made is not None:
+            self.on_made()
+
+    def dataReceived(self, data: bytes) -> None:
+        self.heard.append(data)
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        self.heard.append(reason.value)
+
+
+@implementer(IHalfCloseableProtocol)
+class HalfApp(App):
+    def readConnectionLost(self) -> None:
+        self.heard.append("eof")
+
+    def writeConnectionLost(self) -> None:
+        self.heard.append("shut")
+
+
+class AppFactory(Factory):
+    noisy = False
+
+    def __init__(self, app: App | None) -> None:
+        self.app = app
+        self.addresses: list[Any] = []
+
+    def buildProtocol(self, addr: Any) -> App | None:
+        self.addresses.append(addr)
+        return self.app
+
+
+class Scene:
+    """A client that was told to connect; ``come`` brings the connection to the SOCKS server."""
+
+    def __init__(
+        self,
+        options: ClientOptions | None = None,
+        host: str = "example.com",
+        app: App | None = None,
+    ) -> None:
+        self.clock = Clock()
+        self.proxy = FakeEndpoint()
+        self.app = app or App()
+        self.factory = AppFactory(self.app)
+        self.transport = FakeTransport()
+        self.results: list[Any] = []
+        endpoint = SOCKSClientEndpoint(self.clock, self.proxy, host, 80, options or ClientOptions())
+        self.done = endpoint.connect(self.factory)
+        self.done.addBoth(self._finished)
+
+    def _finished(self, result: Any) -> None:
+        self.results.append(result.value if isinstance(result, Failure) else result)
+        self.app.heard.append("fired")
+
+    def come(self) -> bytes:
+        self.transport.connect(self.proxy.protocol)
+        return self.transport.take()
+
+    def hear(self, data: bytes) -> bytes:
+        self.proxy.protocol.dataReceived(data)
+        return self.transport.take()
+
+    @property
+    def error(self) -> SOCKSError:
+        [error] = self.results
+        assert isinstance(error, SOCKSError)
+        return error
+
+
+def answered(status: int = 0, **pairs: bytes) -> bytes:
+    return keyvalue.build_response(status, KeyValues.of(pairs))
+
+
+def said(**pairs: bytes) -> bytes:
+    return keyvalue.build_request(KeyValues.of(pairs))
+
+
+def test_interfaces() -> None:
+    endpoint = SOCKSClientEndpoint(Clock(), FakeEndpoint(), "a", 1)
+    assert verifyObject(IStreamClientEndpoint, endpoint)
+
+
+class TestConversation:
+    @rows("P-26", "S-16")
+    def test_by_no_authentication(self) -> None:
+        scene = Scene()
+        assert scene.come() == octets("05 02 97 00")
+        assert scene.hear(octets("05 00")) == ASK
+        assert scene.results == []
+        scene.hear(GRANTED)
+        assert scene.results == [scene.app]
+        assert scene.app.transport is scene.transport
+        assert scene.clock.getDelayedCalls() == []
+
+    @rows("S-17")
+    def test_by_user_name(self) -> None:
+        scene = Scene(ClientOptions(credentials=Credentials(b"me", b"you"), extended=False))
+        assert scene.come() == octets("05 01 02")
+        assert scene.hear(octets("05 02")) == octets("01 02 6D65 03 796F75")
+        assert scene.hear(octets("01 00")) == ASK
+        scene.hear(GRANTED)
+        assert scene.results == [scene.app]
+
+    @rows("P-04", "P-06", "P-10", "P-11", "P-18")
+    def test_by_pairs(self) -> None:
+        scene = Scene(ClientOptions(isolation=b"x" * 60000))
+        assert scene.come() == octets("05 02 97 02")
+        sent = scene.hear(octets("05 97"))
+        assert sent == said(ISOLATION=b"x" * 60000, REQUIRE=b"ISOLATION")
+        answer = answered(ACCEPTED=b"ISOLATION,REQUIRE", REPLY_CODES=b"prop229")
+        for place in range(len(answer) - 1):
+            assert scene.hear(answer[place : place + 1]) == b""
+        assert scene.hear(answer[-1:]) == ASK
+        scene.hear(GRANTED)
+        assert scene.results == [scene.app]
+
+    @rows("S-04", "S-05")
+    def test_by_socks4a(self) -> None:
+        scene = Scene(ClientOptions(version=4, credentials=Credentials(b"me")))
+        assert scene.come() == b"\4\1\0\x50\0\0\0\1me\0example.com\0"
+        scene.hear(octets("00 5A 0000 00000000"))
+        assert scene.results == [scene.app]
+
+    @rows("P-04")
+    def test_what_the_server_says(self) -> None:
+        proxy, app, transport = FakeEndpoint(), App(), FakeTransport()
+        endpoint = SOCKSClientEndpoint(Clock(), proxy, "example.com", 80)
+        heard: list[Any] = []
+        endpoint.connect_with_answer(AppFactory(app)).addCallback(heard.append)
+        transport.connect(proxy.protocol)
+        pairs = KeyValues.of({"X-a.b": b"7", "REPLY_CODES": b"something else"})
+        proxy.protocol.dataReceived(octets("05 97") + keyvalue.build_response(0, pairs) + GRANTED)
+        assert heard == [(app, pairs)]
+
+    @pytest.mark.parametrize(
+        ("host", "address"),
+        [
+            ("example.com", HostnameAddress(b"example.com", 80)),
+            ("192.0.2.1", IPv4Address("TCP", "192.0.2.1", 80)),
+            ("2001:db8::1", IPv6Address("TCP", "2001:db8::1", 80)),
+        ],
+    )
+    def test_the_factory_hears_where_it_goes(self, host: str, address: Any) -> None:
+        assert Scene(host=host).factory.addresses == [address]
+
+    def test_the_factory_is_started_and_stopped(self) -> None:
+        calls: list[str] = []
+        scene = Scene()
+        scene.factory.startFactory = lambda: calls.append("start")  # type: ignore[method-assign]
+        scene.factory.stopFactory = lambda: calls.append("stop")  # type: ignore[method-assign]
+        ours = scene.proxy.factory
+        ours.doStart()
+        ours.doStop()
+        assert calls == ["start", "stop"]
+
+    def test_no_protocol_no_connection(self) -> None:
+        proxy = FakeEndpoint()
+        SOCKSClientEndpoint(Clock(), proxy, "a", 1).connect(AppFactory(None))
+        assert proxy.protocol is None
+
+
+# What the server answers, and what it means.
+REFUSALS = [
+    ("05 FF", {}, LoginRefused, None, None),
+    ("05 FF", {"isolation": b"x"}, NotIsolated, None, None),
+    ("05 FF", {"pairs": KeyValues.of({"A": b""})}, ArgumentsRefused, None, None),
+    ("05 00", {"isolation": b"x"}, ProxyBroken, None, None),
+    ("05 02", {}, ProxyBroken, None, None),
+    ("05 02 01 01", {"credentials": Credentials(b"a", b"b")}, LoginRefused, None, 1),
+    ("05 97 01 01 0000", {}, LoginRefused, None, 1),
+    ("05 97 01 02 0000", {}, ArgumentsRefused, None, 2),
+    ("05 97 01 03 0000", {}, ArgumentsRefused, None, 3),
+    ("05 97 01 FF 0001 0001 41 0001 42", {}, ArgumentsRefused, None, 255),
+    ("05 97 00 00 0000", {}, ProxyBroken, None, None),
+    ("05 97 02 00 0000", {}, ProxyBroken, None, None),
+    ("05 97 01 00 0001 0000", {}, ProxyBroken, None, None),
+    ("05 97 01 00 FFFF", {}, ProxyBroken, None, None),
+    ("05 97 01 00 0001 0001 C3", {}, ProxyBroken, None, None),
+    ("05 97 01 00 0000", {"isolation": b"x"}, NotIsolated, None, None),
+    ("05 97 01 00 0000", {"require": ("A",)}, ArgumentsRefused, None, None),
+    ("05 00 05 01 00 01 00000000 0000", {}, GeneralFailure, 1, None),
+    ("05 00 05 02 00 01 00000000 0000", {}, NotAllowed, 2, None),
+    ("05 00 05 E0 00 01 00000000 0000", {}, OnionNotFound, 0xE0, None),
+    ("05 00 05 E1 00 01 00000000 0000", {}, OnionNotReachable, 0xE1, None),
+    ("05 00 05 F0 00 01 00000000 0000", {"role": Role.PT}, Temporary, 0xF0, None),
+    ("05 00 05 F2 00 01 00000000 0000", {"role": Role.PT, "extended": False}, Internal, 0xF2, None),
+    ("00 5B 0000 00000000", {"version": 4}, GeneralFailure, 0x5B, None),
+    ("48 54 54 50", {}, ProxyBroken, None, None),
+]
+
+
+@rows("P-09", "P-14", "P-15", "P-19", "P-20", "P-22", "P-34", "R-34")
+@pytest.mark.parametrize(("server", "wishes", "kind", "code", "status"), REFUSALS)
+def test_refusals(
+    server: str,
+    wishes: dict[str, Any],
+    kind: type[Refused],
+    code: int | None,
+    status: int | None,
+) -> None:
+    for size in (1, 1000):
+        scene = Scene(ClientOptions(**wishes))
+        scene.come()
+        data = octets(server)
+        for place in range(0, len(data), size):
+            scene.hear(data[place : place + size])
+        assert (type(scene.error.reason), scene.error.code, scene.error.status) == (
+            kind,
+            code,
+            status,
+        )
+        assert scene.transport.asked[-1] == "abortConnection"
+        scene.transport.finish()
+        assert scene.app.heard == ["fired"]
+        assert scene.clock.getDelayedCalls() == []
+        assert type(refused_by(Failure(scene.error))) is kind
+
+
+@rows("S-43")
+class TestDoubt:
+    """C Tor says F0 of streams that work, too: only those that fail are closed."""
+
+    def doubting(self) -> Scene:
+        scene = Scene(host=ONION)
+        scene.come()
+        scene.hear(octets("05 00"))
+        scene.hear(refused(0xF0))
+        assert scene.results == []
+        return scene
+
+    def test_a_close_makes_it_true(self) -> None:
+        scene = self.doubting()
+        scene.transport.lose()
+        assert type(scene.error.reason) is DescriptorNotFound
+        assert scene.error.code == 0xF0
+        assert scene.clock.getDelayedCalls() == []
+
+    def test_otherwise_the_stream_works(self) -> None:
+        scene = self.doubting()
+        scene.clock.advance(DOUBT_TIMEOUT)
+        assert scene.app.heard[0] == "made"
+        assert scene.clock.getDelayedCalls() == []
+
+    @pytest.mark.parametrize("host", ["example.com", "192.0.2.1", "onion"])
+    def test_of_other_hosts_there_is_none(self, host: str) -> None:
+        scene = Scene(host=host)
+        scene.come()
+        scene.hear(octets("05 00") + refused(0xF0))
+        assert scene.error.code == 0xF0
+
+    def test_data_shows_it_sooner(self) -> None:
+        scene = self.doubting()
+        scene.hear(b"hello")
+        assert scene.app.heard[0] == "made"
+        assert b"hello" in scene.app.heard
+        assert scene.clock.getDelayedCalls() == []
+
+
+@rows("P-34", "P-26")
+@pytest.mark.parametrize(
+    ("codes", "code", "kind"),
+    [
+        (b"prop304", 0xF0, DescriptorNotFound),
+        (b"prop229", 0xF0, Temporary),
+        (b"prop229", 0xE0, OnionNotFound),
+        (b"prop999", 0xF0, DescriptorNotFound),
+    ],
+)
+def test_the_announced_set_decides(codes: bytes, code: int, kind: type[Refused]) -> None:
+    scene = Scene(ClientOptions(reply_codes=CodeSet.PROP229), ONION)
+    scene.come()
+    assert scene.hear(octets("05 97")) == said(REPLY_CODES=b"prop229")
+    scene.hear(answered(ACCEPTED=b"REPLY_CODES", REPLY_CODES=codes) + refused(code))
+    assert type(scene.error.reason) is kind
+    assert scene.error.pairs.get("REPLY_CODES") == codes
+
+
+@rows("P-20", "P-21")
+def test_an_unsupported_key_is_named() -> None:
+    scene = Scene(ClientOptions(require=("A", "B")))
+    scene.come()
+    scene.hear(octets("05 97") + answered(2, UNSUPPORTED=b"B"))
+    assert type(scene.error.reason) is ArgumentsRefused
+    assert (scene.error.status, scene.error.pairs.get("UNSUPPORTED")) == (2, b"B")
+
+
+@rows("P-20")
+def test_a_status_whose_pairs_never_come_is_still_told() -> None:
+    scene = Scene()
+    scene.come()
+    scene.hear(octets("05 97 01 01 0001 00"))
+    assert scene.results == []
+    scene.transport.lose()
+    assert (type(scene.error.reason), scene.error.status) == (LoginRefused, 1)
+
+
+@rows("P-20")
+@pytest.mark.parametrize(
+    ("server", "kind", "status"),
+    [("01 01 0001", LoginRefused, 1), ("01 02 0001", ArgumentsRefused, 2)],
+)
+def test_so_it_is_when_the_time_is_up(server: str, kind: type[Refused], status: int) -> None:
+    scene = Scene(ClientOptions(timeout=1))
+    scene.come()
+    scene.hear(octets("05 97" + server))
+    scene.clock.advance(2)
+    assert (type(scene.error.reason), scene.error.status) == (kind, status)
+
+
+class TestEnds:
+    def test_the_proxy_cannot_be_reached(self) -> None:
+        scene = Scene()
+        scene.proxy._outcome.errback(ConnectionRefusedError())
+        assert [type(result) for result in scene.results] == [ConnectionRefusedError]
+        assert scene.clock.getDelayedCalls() == []
+        assert type(refused_by(Failure(scene.results[0]))) is ConnectionRefused
+
+    @pytest.mark.parametrize("server", ["", "05", "05 00", "05 97 01", "05 00 05 00 00"])
+    def test_the_server_closes_without_an_answer(self, server: str) -> None:
+        for app in (App(), HalfApp()):
+            scene = Scene(app=app)
+            scene.come()
+            scene.hear(octets(server))
+            if isinstance(app, HalfApp):
+                scene.proxy.protocol.readConnectionLost()
+            scene.transport.lose()
+            assert type(scene.error.reason) is ProxyBroken
+            assert app.heard == ["fired"]
+
+    def test_cancelled_before_the_connection(self) -> None:
+        scene = Scene()
+        scene.done.cancel()
+        assert scene.proxy.cancelled == 1
+        assert [type(result) for result in scene.results] == [CancelledError]
+        scene.come()
+        assert scene.transport.asked == ["abortConnection"]
+        assert scene.clock.getDelayedCalls() == []
+
+    def test_cancelled_in_the_conversation(self) -> None:
+        scene = Scene()
+        scene.come()
+        scene.done.cancel()
+        assert scene.transport.asked[-1] == "abortConnection"
+        assert [type(result) for result in scene.results] == [CancelledError]
+        scene.transport.finish()
+        assert scene.app.heard == ["fired"]
+        assert scene.clock.getDelayedCalls() == []
+
+    @pytest.mark.parametrize("connected", [False, True])
+    def test_the_deadline_covers_everything(self, connected: bool) -> None:
+        scene = Scene(ClientOptions(timeout=10))
+        scene.clock.advance(5)
+        if connected:
+            scene.come()
+            scene.hear(octets("05 00"))
+        scene.clock.advance(4.9)
+        assert scene.results == []
+        scene.clock.advance(0.2)
+        assert type(scene.error.reason) is TimedOut
+        assert (scene.proxy.cancelled, "abortConnection" in scene.transport.asked) == (
+            not connected,
+            connected,
+        )
+
+    def test_there_need_be_no_deadline(self) -> None:
+        scene = Scene(ClientOptions(timeout=None))
+        scene.come()
+        assert scene.clock.getDelayedCalls() == []
+
+
+class TestWithoutAbort:
+    """A transport need not have ``abortConnection``: the pipes to a process have none."""
+
+    def scene(self, **more: Any) -> Scene:
+        scene = Scene(ClientOptions(timeout=1, **more))
+        scene.proxy.protocol.makeConnection(BareTransport(scene.transport))
+        scene.hear(octets("05 00"))
+        return scene
+
+    def test_a_refusal(self) -> None:
+        scene = self.scene()
+        scene.hear(refused(5))
+        assert type(scene.error.reason) is ConnectionRefused
+        assert scene.transport.asked == ["loseConnection"]
+
+    def test_the_deadline(self) -> None:
+        scene = self.scene()
+        scene.clock.advance(2)
+        assert type(scene.error.reason) is TimedOut
+        assert scene.transport.asked == ["loseConnection"]
+
+    def test_cancelling(self) -> None:
+        scene = self.scene()
+        scene.done.cancel()
+        assert [type(result) for result in scene.results] == [CancelledError]
+        assert scene.transport.asked == ["loseConnection"]
+
+    def test_a_refusal_of_early_data(self) -> None:
+        scene = self.scene(optimistic=True)
+        scene.hear(refused(5))
+        assert scene.transport.asked == ["loseConnection"]
+        scene.transport.protocol = scene.proxy.protocol
+        scene.transport.finish()
+        assert type(scene.app.heard[-1].reason) is ConnectionRefused
+
+
+class Stubborn(FakeTransport):
+    """Fails at whatever is asked of it."""
+
+    def abortConnection(self) -> None:
+        raise RuntimeError("stubborn")
+
+
+def test_nobody_waits_for_a_transport_that_fails() -> None:
+    scene = Scene()
+    scene.transport = Stubborn()
+    scene.come()
+    with pytest.raises(RuntimeError, match="stubborn"):
+        scene.hear(octets("05 FF"))
+    assert type(scene.error.reason) is LoginRefused
+
+
+@pytest.mark.parametrize("optimistic", [False, True])
+def test_cancelled_as_the_application_is_connected(optimistic: bool) -> None:
+    scene = Scene(ClientOptions(optimistic=optimistic))
+    scene.app.on_made = scene.done.cancel
+    scene.come()
+    scene.hear(octets("05 00") + GRANTED + b"hello")
+    assert [type(result) for result in scene.results] == [CancelledError]
+    assert scene.transport.asked[-1] == "abortConnection"
+    scene.transport.finish()
+    made, fired, end = scene.app.heard
+    assert (made, fired, type(end)) == ("made", "fired", ConnectionAborted)
+    assert scene.clock.getDelayedCalls() == []
+
+
+class TestBehindTheReply:
+    @rows("R-32")
+    def test_nothing_that_comes_with_it_is_lost(self) -> None:
+        scene = Scene()
+        scene.come()
+        scene.hear(octets("05 00") + GRANTED + b"hello")
+        scene.hear(b"again")
+        assert scene.app.heard == ["made", "fired", b"hello", b"again"]
+
+    def test_an_application_that_closes_at_once_hears_no_more(self) -> None:
+        scene = Scene()
+        scene.transport.disconnecting = False  # type: ignore[attr-defined]
+
+        def close() -> None:
+            scene.transport.disconnecting = True  # type: ignore[attr-defined]
+
+        scene.app.on_made = close
+        scene.come()
+        scene.hear(octets("05 00") + GRANTED + b"hello")
+        assert scene.app.heard == ["made", "fired"]
+
+    @rows("R-32")
+    @pytest.mark.parametrize("early", [True, False], ids=["when made", "in the callback"])
+    def test_another_protocol_in_its_place_gets_it(self, early: bool) -> None:
+        scene, other = Scene(), App()
+
+        def switch(result: Any = None) -> Any:
+            scene.transport.protocol = other
+            return result
+
+        if early:
+            scene.app.on_made = switch
+        else:
+            scene.done.addCallback(switch)
+        scene.come()
+        scene.hear(octets("05 00") + GRANTED + b"hello")
+        assert (scene.app.heard, other.heard) == (["made", "fired"], [b"hello"])
+
+    def test_the_end_is_passed_on(self) -> None:
+        scene = Scene()
+        scene.come()
+        scene.hear(octets("05 00") + GRANTED)
+        scene.transport.lose()
+        assert [type(heard) for heard in scene.app.heard[2:]] == [ConnectionDone]
+
+    @rows("S-03")
+    def test_half_closes_are_passed_on_to_whoever_wants_them(self) -> None:
+        scene = Scene(app=HalfApp())
+        scene.come()
+        scene.hear(octets("05 00") + GRANTED)
+        assert IHalfCloseableProtocol.providedBy(scene.proxy.protocol)
+        scene.proxy.protocol.readConnectionLost()
+        scene.proxy.protocol.writeConnectionLost()
+        assert scene.app.heard == ["made", "fired", "eof", "shut"]
+        assert not IHalfCloseableProtocol.providedBy(Scene().proxy.protocol)
+
+
+class TestOptimistic:
+    """The application has the connection before the server has answered."""
+
+    def scene(self, app: App | None = None, **more: Any) -> Scene:
+        scene = Scene(ClientOptions(optimistic=True, **more), app=app)
+        scene.app.on_made = lambda: scene.app.transport.write(b"early")
+        return scene
+
+    @rows("S-37", "S-38")
+    def test_data_goes_right_behind_the_request(self) -> None:
+        scene = self.scene()
+        assert scene.come() == octets("05 02 97 00")
+        assert scene.hear(octets("05 00")) == ASK + b"early"
+        assert scene.app.heard == ["made", "fired"]
+        scene.hear(GRANTED + b"hello")
+        assert scene.app.heard == ["made", "fired", b"hello"]
+        assert scene.clock.getDelayedCalls() == []
+
+    def test_by_socks4_at_once(self) -> None:
+        scene = self.scene(version=4)
+        assert scene.come().endswith(b"example.com\0early")
+
+    def test_the_pairs_are_known_by_then(self) -> None:
+        proxy, transport, heard = FakeEndpoint(), FakeTransport(), []
+        options = ClientOptions(optimistic=True)
+        endpoint = SOCKSClientEndpoint(Clock(), proxy, "example.com", 80, options)
+        endpoint.connect_with_answer(AppFactory(App())).addCallback(heard.append)
+        transport.connect(proxy.protocol)
+        proxy.protocol.dataReceived(octets("05 97") + answered(A=b"1"))
+        assert heard[0][1] == KeyValues.of({"A": b"1"})
+
+    @rows("S-40")
+    def test_a_refusal_is_the_reason_of_the_end(self) -> None:
+        scene = self.scene()
+        scene.come()
+        scene.hear(octets("05 00"))
+        scene.hear(refused(5))
+        assert scene.transport.asked[-1] == "abortConnection"
+        scene.transport.finish()
+        [error] = scene.app.heard[2:]
+        assert isinstance(error, SOCKSError)
+        assert type(error.reason) is ConnectionRefused
+
+    def test_so_is_the_deadline(self) -> None:
+        scene = self.scene(timeout=1)
+        scene.come()
+        scene.hear(octets("05 00"))
+        scene.clock.advance(2)
+        scene.transport.finish()
+        assert type(scene.app.heard[-1].reason) is TimedOut
+
+    @pytest.mark.parametrize("half", [False, True])
+    def test_so_is_a_server_that_leaves(self, half: bool) -> None:
+        scene = self.scene(app=HalfApp() if half else None)
+        scene.come()
+        scene.hear(octets("05 00"))
+        if half:
+            scene.proxy.protocol.readConnectionLost()
+        scene.transport.lose()
+        assert type(scene.app.heard[-1].reason) is ProxyBroken
+        assert "eof" not in scene.app.heard
+
+    def test_an_application_may_leave_first(self) -> None:
+        scene = self.scene()
+        scene.come()
+        scene.hear(octets("05 00"))
+        scene.transport.disconnecting = True  # type: ignore[attr-defined]
+        scene.transport.lose()
+        assert type(scene.app.heard[-1]) is ConnectionDone
+
+    def test_it_may_shut_its_side_before_the_answer(self) -> None:
+        scene = self.scene(app=HalfApp())
+        scene.come()
+        scene.hear(octets("05 00"))
+        scene.proxy.protocol.writeConnectionLost()
+        scene.hear(GRANTED + b"hello")
+        assert scene.app.heard == ["made", "fired", "shut", b"hello"]
+
+
+class TestLookUps:
+    def ask(self, kind: Any, text: str, **wishes: Any) -> tuple[FakeTransport, Any, list[Any]]:
+        proxy, transport, heard = FakeEndpoint(), FakeTransport(), []
+        done: Deferred[Any] = kind(Clock(), proxy, text, ClientOptions(**wishes))
+        done.addBoth(heard.append)
+        transport.connect(proxy.protocol)
+        return transport, proxy.protocol, heard
+
+    @rows("S-24", "S-27")
+    def test_resolve(self) -> None:
+        transport, protocol, heard = self.ask(resolve, "example.com")
+        protocol.dataReceived(octets("05 00"))
+        assert transport.take().endswith(named("example.com", 0, 0xF0))
+        protocol.dataReceived(octets("05 00 00 04 20010DB8000000000000000000000001 0000"))
+        assert heard == ["2001:db8::1"]
+        assert transport.asked[-1] == "loseConnection"
+        transport.finish()
+
+    @rows("S-29", "S-30")
+    def test_resolve_ptr(self) -> None:
+        transport, protocol, heard = self.ask(resolve_ptr, "8.8.8.8", optimistic=True)
+        protocol.dataReceived(octets("05 00"))
+        assert transport.take().endswith(octets("05 F1 00 01 08080808 0000"))
+        protocol.dataReceived(octets("05 00 00 03 0A 646E732E676F6F676C65 0000") + b"more")
+        assert heard == ["dns.google"]
+
+    def test_by_socks4(self) -> None:
+        transport, protocol, heard = self.ask(resolve, "a", version=4)
+        assert transport.take() == octets("04 F0 0000 00000001 00 61 00")
+        protocol.dataReceived(octets("00 5A 0000 C0000201"))
+        assert heard == ["192.0.2.1"]
+
+    @rows("S-27", "S-30")
+    @pytest.mark.parametrize(
+        ("kind", "text", "answer"),
+        [
+            (resolve, "a", "03 07 6578616D706C65"),
+            (resolve, "a", "03 00"),
+            (resolve, "a", "03 04 FF00613B"),
+            (resolve_ptr, "192.0.2.1", "01 C0000201"),
+            (resolve_ptr, "192.0.2.1", "03 09 3139322E302E322E31"),
+            (resolve_ptr, "192.0.2.1", "03 00"),
+            (resolve_ptr, "192.0.2.1", "03 06 61002F2E2E2F"),
+            (resolve_ptr, "192.0.2.1", "03 06 6576696C0A61"),
+        ],
+    )
+    def test_answers_that_are_none(self, kind: Any, text: str, answer: str) -> None:
+        _, protocol, heard = self.ask(kind, text)
+        protocol.dataReceived(octets("05 00") + octets("05 00 00" + answer + "0000"))
+        assert type(heard[0].value.reason) is ProxyBroken
+
+    def test_an_ip_address_as_text_is_one(self) -> None:
+        _, protocol, heard = self.ask(resolve, "a")
+        protocol.dataReceived(octets("05 00 05 00 00 03 09 3139322E302E322E31 0000"))
+        assert heard == ["192.0.2.1"]
+
+    def test_a_name_has_no_name(self) -> None:
+        heard: list[Any] = []
+        resolve_ptr(Clock(), FakeEndpoint(), "example.com").addErrback(heard.append)
+        assert heard[0].check(ValueError)
+
+    @rows("S-26")
+    def test_failure(self) -> None:
+        _, protocol, heard = self.ask(resolve, "example.com")
+        protocol.dataReceived(octets("05 00") + refused(4))
+        assert heard[0].value.code == 4
+
+    @pytest.mark.parametrize("host", ["", "b\u00fccher.example", "a" * 256])
+    def test_what_cannot_be_asked(self, host: str) -> None:
+        heard: list[Any] = []
+        resolve(Clock(), FakeEndpoint(), host).addErrback(heard.append)
+        assert heard[0].check(ValueError)
+
+    def test_cancelling_frees_the_connection(self) -> None:
+        proxy, transport = FakeEndpoint(), FakeTransport()
+        done = resolve(Clock(), proxy, "a")
+        transport.connect(proxy.protocol)
+        done.addErrback(lambda failure: failure.trap(CancelledError))
+        done.cancel()
+        assert transport.asked[-1] == "abortConnection"
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "options"),
+    [
+        ("a", 0, ClientOptions()),
+        ("a", 65536, ClientOptions()),
+        ("", 80, ClientOptions()),
+        ("b\u00fccher.example", 80, ClientOptions()),
+        ("a" * 256, 80, ClientOptions()),
+        ("a" * 256, 80, ClientOptions(version=4)),
+        ("a\0b", 80, ClientOptions(version=4)),
+        ("a\0b", 80, ClientOptions()),
+        ("a\nb", 80, ClientOptions()),
+        ("a b", 80, ClientOptions()),
+        ("a\x7fb", 80, ClientOptions()),
+    ],
+)
+def test_destinations_that_cannot_be(host: str, port: int, options: ClientOptions) -> None:
+    with pytest.raises(ValueError, match=r"port|host|255|NUL"):
+        SOCKSClientEndpoint(Clock(), FakeEndpoint(), host, port, options)

@@ -1,0 +1,75 @@
+"""CONNECT of HTTP proxies, both ways and with the liberties that proxies take."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.tables import assert_parsed, at, table
+from torsocks_tx.errors import Incomplete, ProtocolError
+from torsocks_tx.http import connect as http_connect
+from torsocks_tx.socks.messages import Address, Credentials
+from torsocks_tx.socks.reader import Reader
+
+REQUESTS = table(
+    [
+        ("IPv4", at("192.0.2.1", 443), None, b"192.0.2.1:443", b""),
+        ("IPv6", at("2001:db8::1", 80), None, b"[2001:db8::1]:80", b""),
+        ("a name", at("example.com", 443), None, b"example.com:443", b""),
+        (
+            "credentials",
+            at("192.0.2.1", 443),
+            Credentials(b"Aladdin", b"open sesame"),
+            b"192.0.2.1:443",
+            b"Proxy-Authorization: Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==\r\n",
+        ),
+    ]
+)
+
+
+@pytest.mark.parametrize(("address", "credentials", "place", "more"), REQUESTS)
+def test_requests(
+    address: Address, credentials: Credentials | None, place: bytes, more: bytes
+) -> None:
+    expected = b"CONNECT " + place + b" HTTP/1.1\r\nHost: " + place + b"\r\n" + more + b"\r\n"
+    assert http_connect.build_connect(address, credentials) == expected
+
+
+@pytest.mark.parametrize(
+    "host", ["", "a b", "a\r\nX: y", "a\n", "a\0", "a\x7f", "b\u00fccher.example", "\u4e2d.example"]
+)
+def test_hosts_that_would_be_more_than_one(host: str) -> None:
+    with pytest.raises(ValueError, match="printable ASCII"):
+        http_connect.build_connect(at(host, 443))
+
+
+ANSWERS = table(
+    [
+        ("plain", b"HTTP/1.1 200 Connection established\r\n\r\n", 200),
+        ("HTTP/1.0, without a reason", b"HTTP/1.0 200\r\n\r\n", 200),
+        ("an empty reason", b"HTTP/1.1 200 \r\n\r\n", 200),
+        ("headers", b"HTTP/1.1 407 No\r\nProxy-Authenticate: Basic\r\nX: y\r\n\r\n", 407),
+        ("without CR", b"HTTP/1.1 502 Bad Gateway\nX: y\n\n", 502),
+    ]
+)
+
+
+@pytest.mark.parametrize(("head", "code"), ANSWERS)
+def test_answers(head: bytes, code: int) -> None:
+    assert_parsed(http_connect.parse_answer, head, code)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\5\0", b"HTTP/2 200\r\n\r\n", b"HTTP/1.1 abc\r\n\r\n", b"HTTP/1.1 200x\r\n\r\n", b"hello"],
+)
+def test_what_is_no_answer(data: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        http_connect.parse_answer(Reader(data))
+
+
+def test_an_answer_must_end() -> None:
+    head = b"HTTP/1.1 200 OK\r\n" + b"X" * http_connect.MAX_HEAD
+    with pytest.raises(Incomplete):
+        http_connect.parse_answer(Reader(head[: http_connect.MAX_HEAD - 1]))
+    with pytest.raises(ProtocolError, match="does not end"):
+        http_connect.parse_answer(Reader(head))

@@ -1,0 +1,362 @@
+"""Which streams may share a circuit: the table of socks-extensions, flag by flag."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+
+from tests.support.rows import rows
+from tests.support.tables import at, table
+from torsocks_tx.policy.isolation import (
+    Isolation,
+    IsolationFlags,
+    Isolator,
+    is_for_exit,
+    isolation_key,
+)
+from torsocks_tx.socks.constants import AddressType, Command, Version
+from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Request
+from torsocks_tx.socks.userpass import check_format
+
+V4, V5 = Version.SOCKS4, Version.SOCKS5
+NAME = AddressType.HOSTNAME
+FLAGS = IsolationFlags()
+
+
+def asked(
+    version: Version = V5,
+    credentials: Credentials | None = None,
+    address: Address | None = None,
+    avatar: bytes | None = None,
+    command: Command = Command.CONNECT,
+) -> Request:
+    return Request(version, command, address or at("example.com", 80), credentials, avatar)
+
+
+def key(request: Request, flags: IsolationFlags = FLAGS, **more: Any) -> tuple[bytes, ...]:
+    where = {"listener": "one", "client": "192.0.2.1", **more}
+    return isolation_key(flags, request=request, **where)
+
+
+def user(version: Version, name: bytes, password: bytes = b"") -> Request:
+    return asked(version, Credentials(name, password))
+
+
+def by_pairs(**pairs: bytes) -> Request:
+    """As the handshake makes it, but for the credentials: the pairs alone must tell."""
+    return replace(asked(), pairs=KeyValues.of(pairs), offered_extended=True)
+
+
+# No two of these share, by default.
+DISTINCT = table(
+    [
+        ("SOCKS5 without authentication", asked()),
+        ("SOCKS5, both empty", user(V5, b"", b"")),
+        ("SOCKS5, x", user(V5, b"x")),
+        ("SOCKS5, password x", user(V5, b"", b"x")),
+        ("SOCKS5, x and x", user(V5, b"x", b"x")),
+        ("SOCKS5, ab and c", user(V5, b"ab", b"c")),
+        ("SOCKS5, a and bc", user(V5, b"a", b"bc")),
+        ("SOCKS5, abc", user(V5, b"abc")),
+        ("SOCKS5, a NUL and c", user(V5, b"a\0", b"c")),
+        ("SOCKS5, a and NUL c", user(V5, b"a", b"\0c")),
+        ("SOCKS5, X", user(V5, b"X")),
+        ("extended, no parameter", user(V5, b"<torS0X>0")),
+        ("extended, x", user(V5, b"<torS0X>0", b"x")),
+        ("extended, c", user(V5, b"<torS0X>0", b"c")),
+        ("nearly extended, x", user(V5, b"<torS0x>0", b"x")),
+        ("SOCKS4 without a user id", user(V4, b"")),
+        ("SOCKS4, x", user(V4, b"x")),
+        ("SOCKS4, the word no-auth", user(V4, b"no-auth")),
+        ("SOCKS4, abc", user(V4, b"abc")),
+        ("SOCKS4, extended by its looks", user(V4, b"<torS0X>0")),
+        ("SOCKS5, the user socks4", user(V5, b"socks4", b"x")),
+        ("SOCKS5, the user userpass", user(V5, b"userpass", b"x")),
+        ("SOCKS5, the user extended", user(V5, b"extended", b"x")),
+        ("pairs, none", by_pairs()),
+        ("pairs, both empty", by_pairs(USERNAME=b"", PASSWD=b"")),
+        ("pairs, an empty name", by_pairs(USERNAME=b"")),
+        ("pairs, x and x", by_pairs(USERNAME=b"x", PASSWD=b"x")),
+        ("pairs, ab and c", by_pairs(USERNAME=b"ab", PASSWD=b"c")),
+        ("pairs, a and bc", by_pairs(USERNAME=b"a", PASSWD=b"bc")),
+        ("pairs, the format of names", by_pairs(USERNAME=b"<torS0X>0", PASSWD=b"x")),
+        ("pairs, an empty isolation", by_pairs(ISOLATION=b"")),
+        ("pairs, isolation x", by_pairs(ISOLATION=b"x")),
+        ("pairs, isolation absent by its looks", by_pairs(ISOLATION=b"absent")),
+        ("pairs, all three", by_pairs(USERNAME=b"x", PASSWD=b"x", ISOLATION=b"x")),
+        ("pairs, a long isolation", by_pairs(ISOLATION=b"x" * 60000)),
+        ("pairs, a longer one", by_pairs(ISOLATION=b"x" * 60001)),
+    ]
+)
+PROFILES = [parameter.values[0] for parameter in DISTINCT]
+
+
+@rows("S-13", "S-17", "S-18", "S-19", "S-23")
+def test_no_two_ways_to_authenticate_share() -> None:
+    keys = [key(request) for request in PROFILES]
+    for (i, one), (j, other) in itertools.combinations(enumerate(keys), 2):
+        assert one != other, (DISTINCT[i].id, DISTINCT[j].id)
+
+
+@rows("S-13", "S-17", "S-23")
+@pytest.mark.parametrize("request_", DISTINCT)
+def test_the_same_shares_with_itself_wherever_it_goes(request_: Request) -> None:
+    other = replace(request_, command=Command.RESOLVE, address=at("192.0.2.9", 443))
+    assert key(request_) == key(other)
+
+
+@rows("S-23", "S-13")
+def test_without_isolate_socks_auth_all_share() -> None:
+    flags = IsolationFlags(socks_auth=False)
+    assert len({key(request, flags) for request in PROFILES}) == 1
+
+
+def test_a_socks4_request_without_credentials_has_an_empty_user_id() -> None:
+    assert key(asked(V4)) == key(user(V4, b""))
+
+
+@rows("S-17")
+def test_every_profile_but_the_extended_looking_user_id_is_one_that_a_client_can_send() -> None:
+    for request in PROFILES:
+        if request.credentials is not None and request.version is V5:
+            check_format(request.credentials)
+
+
+# Each flag: two streams that differ in one thing only.
+
+ADDR = {"client": "192.0.2.2"}
+PAIRS: list[tuple[str, str, Request, Request, dict[str, str]]] = [
+    ("client address", "client_addr", asked(), asked(), ADDR),
+    ("protocol", "client_protocol", asked(V4), asked(V5), {}),
+    ("port", "dest_port", asked(), asked(address=at("example.com", 443)), {}),
+    ("name", "dest_addr", asked(), asked(address=at("example.org", 80)), {}),
+    ("subdomain", "dest_addr", asked(), asked(address=at("www.example.com", 80)), {}),
+    ("trailing dot", "dest_addr", asked(), asked(address=at("example.com.", 80)), {}),
+    (
+        "IPv4 address",
+        "dest_addr",
+        asked(address=at("192.0.2.1", 80)),
+        asked(address=at("192.0.2.2", 80)),
+        {},
+    ),
+    (
+        "IPv6 address",
+        "dest_addr",
+        asked(address=at("2001:db8::1", 80)),
+        asked(address=at("2001:db8::2", 80)),
+        {},
+    ),
+    ("credentials", "socks_auth", asked(), user(V5, b"x"), {}),
+]
+
+
+@rows("S-23", "S-13", "S-17")
+@pytest.mark.parametrize(("flag", "one", "other", "more"), table(PAIRS))
+def test_each_flag_isolates_its_own_thing_and_nothing_else(
+    flag: str, one: Request, other: Request, more: dict[str, str]
+) -> None:
+    names = {field.name for field in fields(IsolationFlags)} - {"session_group"}
+    off = IsolationFlags(**dict.fromkeys(names, False))
+    assert key(one, off) == key(other, off, **more)
+    for name in names:
+        flags = IsolationFlags(**{**dict.fromkeys(names, False), name: True})
+        # Both see the versions: user ids of SOCKS4 are no credentials of SOCKS5.
+        apart = name == flag or (one.version != other.version and name == "socks_auth")
+        assert (key(one, flags) != key(other, flags, **more)) is apart, name
+        assert key(one, flags) == key(one, flags)
+
+
+SAME = table(
+    [
+        ("case of a name", asked(), asked(address=at("EXAMPLE.com", 80))),
+        (
+            "an address and its text",
+            asked(address=at("192.0.2.1", 80)),
+            asked(address=Address(NAME, "192.0.2.1", 80)),
+        ),
+        (
+            "an IPv6 address and its text in brackets",
+            asked(address=at("2001:db8::1", 80)),
+            asked(address=Address(NAME, "[2001:DB8:0::1]", 80)),
+        ),
+        (
+            "what is asked about it",
+            asked(address=at("example.com", 80)),
+            asked(address=at("example.com", 80), command=Command.RESOLVE),
+        ),
+    ]
+)
+
+
+@pytest.mark.parametrize(("one", "other"), SAME)
+def test_one_destination(one: Request, other: Request) -> None:
+    flags = IsolationFlags(dest_addr=True, dest_port=True)
+    assert key(one, flags) == key(other, flags)
+
+
+def test_the_defaults_are_those_of_tor() -> None:
+    assert IsolationFlags() == IsolationFlags(
+        client_addr=True,
+        socks_auth=True,
+        client_protocol=False,
+        dest_port=False,
+        dest_addr=False,
+        session_group=None,
+    )
+
+
+CLIENTS = table(
+    [
+        ("the same", "192.0.2.1", "192.0.2.1", True),
+        ("IPv4 in IPv6", "192.0.2.1", "::ffff:192.0.2.1", True),
+        ("IPv4 in IPv6, written otherwise", "192.0.2.1", "::ffff:c000:201", True),
+        ("two spellings", "2001:db8::1", "2001:0DB8:0::1", True),
+        ("a scope", "fe80::1%eth0", "fe80::1", True),
+        ("two IPv4", "192.0.2.1", "192.0.2.2", False),
+        ("two IPv6", "2001:db8::1", "2001:db8::2", False),
+        ("both loopbacks", "127.0.0.1", "::1", False),
+        ("IPv4-compatible is not IPv4 in IPv6", "192.0.2.1", "::192.0.2.1", False),
+        ("a unix socket and an address", None, "127.0.0.1", False),
+        ("unix sockets", None, None, True),
+    ]
+)
+
+
+@rows("R-33")
+@pytest.mark.parametrize(("one", "other", "same"), CLIENTS)
+def test_client_addresses(one: str | None, other: str | None, same: bool) -> None:
+    assert (key(asked(), client=one) == key(asked(), client=other)) is same
+
+
+def test_listeners_never_share_but_in_one_session_group() -> None:
+    one, other = (key(asked(), listener=name) for name in ("one", "other"))
+    assert one != other
+    groups = [
+        key(asked(), IsolationFlags(session_group=group), listener=name)
+        for group, name in [(0, "one"), (0, "other"), (1, "one"), (10, "one")]
+    ]
+    assert groups[0] == groups[1]
+    assert len({one, other, *groups}) == 5
+
+
+def test_a_listener_may_not_pass_for_a_session_group() -> None:
+    flags = IsolationFlags(session_group=1)
+    assert key(asked(), listener="1") != key(asked(), flags, listener="1")
+
+
+def test_within_a_group_the_other_flags_still_count() -> None:
+    flags = IsolationFlags(session_group=1)
+    assert key(asked(), flags) != key(user(V5, b"x"), flags)
+    assert key(asked(), flags) != key(asked(), flags, client="192.0.2.2")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [FLAGS, IsolationFlags(socks_auth=False), IsolationFlags(session_group=1, client_addr=False)],
+)
+def test_authenticated_users_never_share(flags: IsolationFlags) -> None:
+    known = Credentials(b"same", b"same")
+    keys = {key(asked(V5, known, avatar=name), flags) for name in (b"alice", b"bob", b"", None)}
+    assert len(keys) == 4
+
+
+def test_an_authenticated_user_shares_with_itself() -> None:
+    known = Credentials(b"alice", b"secret")
+    assert key(asked(V5, known, avatar=b"alice")) == key(asked(V5, known, avatar=b"alice"))
+
+
+# What tor sees.
+
+
+@rows("S-17", "S-13")
+def test_credentials_are_equal_where_keys_are() -> None:
+    isolator = Isolator(b"s" * 32)
+    masks = [isolator.credentials(key(request)) for request in PROFILES]
+    assert len(set(masks)) == len(PROFILES)
+    assert masks == [isolator.credentials(key(request)) for request in PROFILES]
+
+
+@rows("S-17")
+def test_parts_are_masked_with_their_lengths() -> None:
+    isolator = Isolator(b"s" * 32)
+    parts = [(b"ab", b"c"), (b"a", b"bc"), (b"abc",), (b"abc", b""), (b"", b"abc"), ()]
+    assert len({isolator.credentials(part) for part in parts}) == len(parts)
+
+
+def test_the_form_of_what_tor_gets() -> None:
+    mask = Isolator().credentials(key(user(V5, b"alice", b"secret")))
+    assert mask.username == b"<torS0X>0"
+    assert len(mask.password) == 64
+    assert set(mask.password) <= set(b"0123456789abcdef")
+    check_format(mask)
+
+
+@rows("S-17")
+def test_nothing_of_the_client_is_in_what_tor_gets() -> None:
+    for secret in (b"alice", b"0123456789abcdef" * 4, b"<torS0X>0"):
+        request = asked(V5, Credentials(secret, secret), at("hidden.example", 80), avatar=secret)
+        flags = IsolationFlags(dest_addr=True)
+        mask = Isolator(b"s" * 32).credentials(key(request, flags, client="192.0.2.77"))
+        for word in (secret, secret.hex().encode(), b"hidden", b"192.0.2.77", b"c000024d"):
+            assert word not in mask.password
+
+
+def test_the_secret_decides() -> None:
+    here = key(user(V5, b"alice"))
+    one = Isolator(b"1" * 32).credentials(here)
+    assert one == Isolator(b"1" * 32).credentials(here)
+    assert one != Isolator(b"2" * 32).credentials(here)
+
+
+def test_every_process_has_a_secret_of_its_own() -> None:
+    here = key(asked())
+    assert len({Isolator().credentials(here) for _ in range(8)}) == 8
+
+
+FOR_EXITS = table(
+    [
+        ("name", at("example.com", 80), True),
+        ("the word onion", at("onion", 80), True),
+        ("onion service", at("x.onion", 80), False),
+        ("onion service with a trailing dot", at("x.ONION.", 80), False),
+        ("IPv4", at("192.0.2.1", 80), False),
+        ("IPv6", at("2001:db8::1", 80), False),
+        ("IPv6 as text", Address(NAME, "[2001:db8::1]", 80), False),
+    ]
+)
+
+
+@pytest.mark.parametrize(("address", "expected"), FOR_EXITS)
+def test_what_an_exit_looks_up(address: Address, expected: bool) -> None:
+    assert is_for_exit(asked(address=address)) is expected
+
+
+def test_isolation_shows_no_credentials() -> None:
+    mask = Isolator(b"s" * 32).credentials(key(asked()))
+    assert mask.password.decode() not in repr(Isolation(mask, frozenset({"NoIPv6Traffic"})))
+
+
+@rows("P-23")
+def test_other_pairs_and_the_offer_change_nothing() -> None:
+    same = [
+        by_pairs(ISOLATION=b"x"),
+        by_pairs(ISOLATION=b"x", REQUIRE=b"ISOLATION", REPLY_CODES=b"none"),
+        by_pairs(UNKNOWN=b"y", ISOLATION=b"x"),
+    ]
+    assert len({key(request) for request in same}) == 1
+    assert key(replace(asked(), offered_extended=True)) == key(asked())
+
+
+@rows("P-05")
+def test_pairs_of_different_users_never_share() -> None:
+    off = IsolationFlags(socks_auth=False)
+    alice, bob = (replace(by_pairs(ISOLATION=b"x"), avatar=name) for name in (b"alice", b"bob"))
+    assert key(alice, off) != key(bob, off)
+    assert (
+        key(by_pairs(ISOLATION=b"x"), off)
+        == key(by_pairs(ISOLATION=b"y"), off)
+        == key(asked(), off)
+    )

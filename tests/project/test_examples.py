@@ -1,0 +1,199 @@
+"""The examples as a reader runs them, each against something real."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.endpoints import TCP4ClientEndpoint
+
+from tests.support.peers import GRANTED, Peer, PeerFactory, named, refused
+from tests.support.processes import ROOT, Program, start_python
+from torsocks_tx.testing.scripted import ScriptedServer
+from torsocks_tx.testing.tornet import PrivateNetwork
+
+LISTEN = "tcp:0:interface=127.0.0.1"
+# The exception is for what Twisted 22.4 itself imports.
+STRICT = ("-X", "dev", "-W", "error", "-W", "ignore:'cgi' is deprecated:DeprecationWarning")
+# txtorcon.connect() leaves the cookie file open, and uses what Twisted 25.5 deprecates.
+LENIENT = ("-W", "ignore")
+
+Connect = Callable[[], Awaitable[Peer]]
+Run = Callable[..., Awaitable[Connect]]
+
+
+@pytest_twisted.async_yield_fixture
+async def run() -> AsyncIterator[Run]:
+    """Give a function that starts an example and returns one that connects a client to it."""
+    programs: list[Program] = []
+    clients: list[Peer] = []
+
+    async def start(name: str, *arguments: str) -> Connect:
+        example = str(ROOT / "examples" / name)
+        warnings = LENIENT if name == "over_txtorcon.py" else STRICT
+        program = start_python(*warnings, example, *arguments, LISTEN)
+        programs.append(program)
+        host, _, port = (await program.line("SOCKS at ")).split()[-1].partition(":")
+        endpoint = TCP4ClientEndpoint(reactor, host, int(port))
+
+        async def connect() -> Peer:
+            client: Peer = await endpoint.connect(PeerFactory())
+            clients.append(client)
+            return client
+
+        return connect
+
+    yield start
+    for client in clients:
+        client.reset()
+    for program in programs:
+        if program.status is None:
+            os.kill(program.pid, signal.SIGINT)
+        assert await program.end() in (0, -signal.SIGINT)
+        assert program.errors == b""
+
+
+def test_every_example_is_run_here() -> None:
+    examples = {path.name for path in (ROOT / "examples").iterdir()} - {"__pycache__"}
+    servers = {"embed.py", "over_txtorcon.py", "own_backend.py", "with_passwords.py"}
+    # tor starts the last one: in tests/network/test_pluggable_transport.py.
+    assert examples == {*servers, "fetch.py", "pluggable_transport.py"}
+
+
+async def visit(client: Peer, port: int) -> bytes:
+    """Ask for the front page of the private network's web server."""
+    assert await client.negotiate(named("web.test", port)) == GRANTED
+    client.send(b"GET / HTTP/1.0\r\n\r\n")
+    return await client.take_rest()
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("example", ["embed.py", "over_txtorcon.py"])
+@pytest_twisted.ensureDeferred
+async def test_over_a_real_tor(run: Run, private_network: PrivateNetwork, example: str) -> None:
+    connect = await run(example, private_network.client.control_endpoint)
+    page = await visit(await connect(), private_network.web.port)
+    assert b"This is the IPv4 origin." in page
+    client = await connect()
+    assert await client.negotiate(named("doc.test", 0, 0xF0)) == (
+        bytes.fromhex("05 00 00 01 CB007109 0000")
+    )
+
+
+@pytest_twisted.ensureDeferred
+async def test_without_a_tor_clients_are_refused(run: Run, tmp_path: Path) -> None:
+    connect = await run("embed.py", f"unix:{tmp_path}/control")
+    client = await connect()
+    assert await client.negotiate(named("web.test", 80)) == refused(1)
+    assert await client.take_rest() == b""
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_backend_of_doubles(run: Run) -> None:
+    connect = await run("own_backend.py")
+    client = await connect()
+    assert await client.negotiate(named("Echo.test", 80)) == GRANTED
+    client.send(b"hello")
+    assert await client.take(5) == b"hello"
+    client = await connect()
+    assert await client.negotiate(named("time.test", 13)) == GRANTED
+    assert len((await client.take_rest()).split()) == 5
+    client = await connect()
+    assert await client.negotiate(named("example.com", 80)) == refused(2)
+
+
+async def log_in(client: Peer, name: bytes, password: bytes) -> bytes:
+    client.send(b"\5\2\0\2")
+    assert await client.take(2) == b"\5\2"
+    client.send(bytes([1, len(name)]) + name + bytes([len(password)]) + password)
+    return await client.take(2)
+
+
+@pytest_twisted.ensureDeferred
+async def test_users_with_passwords(run: Run, tmp_path: Path) -> None:
+    """A scripted server stands in for tor, and shows what tor would hear."""
+    passwords = tmp_path / "passwords"
+    passwords.write_text("alice:secret\nbob:hunter2\n")
+    tor = ScriptedServer(reactor)
+    address = await tor.start()
+    connect = await run("with_passwords.py", str(passwords), f"tcp:127.0.0.1:{address.port}")
+    for name, password in ((b"alice", b"secret"), (b"alice", b"secret"), (b"bob", b"hunter2")):
+        client = await connect()
+        assert await log_in(client, name, password) == b"\1\0"
+        client.send(named("banner.test", 22))
+        assert (await client.take(20)).startswith(GRANTED + b"220")
+    first, again, other = (request.credentials for request in tor.requests)
+    assert first is not None
+    assert first.username == b"<torS0X>0"
+    assert first == again != other
+    for name, password in ((b"alice", b"hunter2"), (b"carol", b"secret"), (b"", b"")):
+        client = await connect()
+        assert await log_in(client, name, password) == b"\1\1"
+        assert await client.take_rest() == b""
+    client = await connect()
+    client.send(b"\5\1\0")
+    assert await client.take_rest() == b"\5\xff"
+    assert len(tor.requests) == 3
+    await tor.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_passwords_must_be_given() -> None:
+    program = start_python(str(ROOT / "examples" / "with_passwords.py"))
+    assert await program.end() == 1
+    assert b"give a file with a line name:password for each user" in program.errors
+
+
+async def fetch(*arguments: str) -> Program:
+    program = start_python(*STRICT, str(ROOT / "examples" / "fetch.py"), *arguments)
+    await program.end()
+    return program
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_client_fetches_a_page_and_says_why_not() -> None:
+    server = ScriptedServer(reactor)
+    address = await server.start()
+    proxy = f"tcp:127.0.0.1:{address.port}"
+    program = await fetch("bytes-5.test", "80", proxy)
+    assert (program.status, program.errors) == (0, b"")
+    first = server.requests[0].credentials
+    assert first is not None
+    assert first.username == b"<torS0X>0"
+    program = await fetch("reply-05.test", "80", proxy)
+    assert program.status == 1
+    expected = b"The destination refused the connection. (reply 05) Try again: later."
+    assert program.errors.strip() == expected
+    assert server.requests[1].credentials != first
+    await server.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_client_says_what_is_wrong_in_one_line() -> None:
+    program = await fetch("web.test", "80", f"unix:{ROOT}/no/such/socket")
+    assert (program.status, program.errors.count(b"\n")) == (1, 1)
+    assert b"cannot be reached" in program.errors
+    program = await fetch("web.test", "99999")
+    assert (program.status, program.errors.count(b"\n")) == (1, 1)
+    assert b"a port is 1 to 65535" in program.errors
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_client_must_be_told_where_to() -> None:
+    program = await fetch()
+    assert program.status == 1
+    assert b"give the name of a host" in program.errors
+
+
+@pytest.mark.network
+@pytest_twisted.ensureDeferred
+async def test_the_client_over_a_real_tor(private_network: PrivateNetwork) -> None:
+    host, port = private_network.client.socks_tcp
+    program = await fetch("web.test", str(private_network.web.port), f"tcp:{host}:{port}")
+    assert program.status == 0
+    assert any("This is the IPv4 origin." in line for line in program.lines)

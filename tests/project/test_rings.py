@@ -1,0 +1,279 @@
+"""The shape of the package: who may import whom, and how long a thing may be.
+
+Read from the source: nothing is imported to find out.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = "torsocks_tx"
+
+# A module imports only from its own ring and from those before it.
+# Patterns of names below the package; "" is the package itself.
+RINGS: tuple[tuple[str, ...], ...] = (
+    ("errors", "proxyerrors", "limits", "socks", "socks.*", "http", "http.*"),
+    (
+        *("policy", "policy.*"),
+        *("pt.codec", "pt.environment", "pt.lines", "pt.proxy_uri"),
+    ),
+    ("interfaces", "relay", "relay.*"),
+    ("client", "client.*"),
+    ("backends", "backends.*"),
+    ("server", "server.*"),
+    (
+        *("pt", "pt.channel", "pt.dialing", "pt.listener", "pt.managed", "pt.parent"),
+        "pt.transport",
+    ),
+    ("fastpath", "fastpath.*"),
+    ("testing", "testing.*"),
+    ("twistd", "twistd.*"),
+    ("",),
+)
+PURE_RINGS = 2
+IMPURE = ("twisted", "zope")
+ONLY_IMPORTER_OF_TXTORCON = "backends.tor"
+
+MODULE_LINES, CLASS_LINES, FUNCTION_LINES = 250, 150, 40
+
+
+def is_within(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+def rank(module: str) -> int:
+    """Return the ring of a module, named below the package ("" is the package itself)."""
+    found = [i for i, ring in enumerate(RINGS) if any(fnmatchcase(module, p) for p in ring)]
+    assert len(found) == 1, f"{module!r} has {len(found)} places in RINGS; give it the right one"
+    return found[0]
+
+
+def modules_of(package: Path) -> dict[str, Path]:
+    """Return every module of a package directory by its name below the package."""
+    names = {}
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package).with_suffix("").parts
+        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return names
+
+
+def imports_in(tree: ast.Module, module: str, *, is_package: bool) -> Iterator[str]:
+    """Yield the absolute dotted names that a module imports, wherever in it that stands."""
+    own = [PACKAGE, *filter(None, module.split("."))]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = own[: len(own) - node.level + is_package] if node.level else []
+            base = ".".join([*start, *filter(None, [node.module])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = ast.unparse(node.func).rpartition(".")[2]
+            if called in {"import_module", "__import__", "namedAny", "namedModule"}:
+                yield str(node.args[0].value)
+
+
+def without_main(tree: ast.Module) -> ast.Module:
+    """Drop what runs only where the module is the program: nobody else imports that."""
+    body = [
+        node
+        for node in tree.body
+        if not (isinstance(node, ast.If) and "__main__" in ast.unparse(node.test))
+    ]
+    return ast.Module(body, tree.type_ignores)
+
+
+def graph_of(package: Path) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
+    """Return, for each module, which modules of ours it imports and which names of others."""
+    modules = modules_of(package)
+    ours: dict[str, set[str]] = {name: set() for name in modules}
+    others: dict[str, set[str]] = {name: set() for name in modules}
+    for name, path in modules.items():
+        tree = without_main(ast.parse(path.read_text(encoding="utf-8")))
+        for target in imports_in(tree, name, is_package=path.name == "__init__.py"):
+            if not is_within(target, PACKAGE):
+                others[name].add(target)
+                continue
+            below = target.removeprefix(PACKAGE).removeprefix(".")
+            while below and below not in modules:  # ``from module import name``
+                below = below.rpartition(".")[0]
+            ours[name].add(below)
+    return ours, others
+
+
+def cycle_in(graph: dict[str, set[str]]) -> list[str]:
+    """Return one cycle of a graph as the names along it, or nothing."""
+    done: set[str] = set()
+
+    def visit(name: str, path: list[str]) -> list[str]:
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name in done:
+            return []
+        for target in sorted(graph.get(name, ())):
+            if found := visit(target, [*path, name]):
+                return found
+        done.add(name)
+        return []
+
+    return next(filter(None, (visit(name, []) for name in sorted(graph))), [])
+
+
+def foreign_breach(module: str, target: str) -> str:
+    """Return what is wrong with importing this name of another project, or nothing."""
+    if rank(module) < PURE_RINGS and any(is_within(target, top) for top in IMPURE):
+        return f"{module} is pure, but imports {target}"
+    if is_within(target, "txtorcon") and not is_within(module, ONLY_IMPORTER_OF_TXTORCON):
+        return f"{module} imports {target}; only {ONLY_IMPORTER_OF_TXTORCON} may"
+    return ""
+
+
+def breaches_of(package: Path) -> list[str]:
+    """Return every breach of the rings, each in one sentence."""
+    ours, others = graph_of(package)
+    ranks = {module: rank(module) for module in ours}
+    found = [
+        f"{module or PACKAGE} imports {target or PACKAGE}, which is further out"
+        for module, targets in ours.items()
+        for target in sorted(targets)
+        if rank(target) > ranks[module]
+    ]
+    foreign = (foreign_breach(module, t) for module in others for t in sorted(others[module]))
+    found += filter(None, foreign)
+    if cycle := cycle_in(ours):
+        found.append("a cycle: " + " -> ".join(name or PACKAGE for name in cycle))
+    return found
+
+
+def lines_of_code(node: ast.AST, lines: Sequence[str]) -> int:
+    """Return how many lines it has, but for blank ones and docstrings: those cost a reader less."""
+    start, end = node.lineno, node.end_lineno  # type: ignore[attr-defined]
+    count = sum(1 for line in lines[start - 1 : end] if line.strip())
+    for inner in ast.walk(node):
+        documented = isinstance(inner, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if documented and ast.get_docstring(inner) is not None:
+            text = inner.body[0]
+            written = lines[text.lineno - 1 : text.end_lineno]
+            count -= sum(1 for line in written if line.strip())
+    return count
+
+
+def too_long_in(text: str, where: str) -> list[str]:
+    """Return what is longer than the house allows."""
+    found = []
+    if (lines := text.count("\n")) > MODULE_LINES:
+        found.append(f"{where}: {lines} lines, of {MODULE_LINES}")
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        limit = CLASS_LINES if isinstance(node, ast.ClassDef) else FUNCTION_LINES
+        if (lines := lines_of_code(node, text.splitlines())) > limit:
+            found.append(f"{where}:{node.lineno} {node.name}: {lines} lines, of {limit}")
+    return found
+
+
+def test_the_package_keeps_its_rings() -> None:
+    assert len(modules_of(ROOT / PACKAGE)) > 10
+    assert breaches_of(ROOT / PACKAGE) == []
+
+
+def test_nothing_is_too_long() -> None:
+    places = [ROOT / PACKAGE, ROOT / "twisted", ROOT / "tools", ROOT / "examples", ROOT / "bench"]
+    paths = [path for place in places for path in sorted(place.rglob("*.py"))]
+    assert len(paths) > 10
+    assert [
+        breach
+        for path in paths
+        for breach in too_long_in(path.read_text(encoding="utf-8"), str(path.relative_to(ROOT)))
+    ] == []
+
+
+BREACHES = {
+    "outwards": (
+        {"errors": "import torsocks_tx.client"},
+        "errors imports client, which is further out",
+    ),
+    "outwards, relative": (
+        {"errors": "from . import relay"},
+        "errors imports relay, which is further out",
+    ),
+    "outwards, from a package": (
+        {"http/__init__": "from .. import relay"},
+        "http imports relay, which is further out",
+    ),
+    "the package itself": (
+        {"server": "from torsocks_tx import Thing"},
+        "server imports torsocks_tx, which is further out",
+    ),
+    "inside a function": (
+        {"relay": "def f():\n from torsocks_tx.backends.tor import leg"},
+        "relay imports backends.tor.leg, which is further out",
+    ),
+    "impure": ({"policy": "from zope.interface import Interface"}, "policy is pure, but imports"),
+    "impure, dynamic": (
+        {"http/a": "import importlib\nimportlib.import_module('twisted.python')"},
+        "http.a is pure, but imports twisted.python",
+    ),
+    "txtorcon": (
+        {"testing/net": "import txtorcon.socks"},
+        "testing.net imports txtorcon.socks; only backends.tor may",
+    ),
+    "cycle": (
+        {"http/a": "from . import b", "http/b": "from torsocks_tx.http.a import c"},
+        "a cycle: http.a -> http.b -> http.a",
+    ),
+}
+SOUND = {
+    "__init__": "from torsocks_tx.server import Factory",
+    "errors": "import enum, zopefish",
+    "http/__init__": "",
+    "http/a": "from .. import errors\nfrom . import b",
+    "http/b": "from torsocks_tx.errors import Refused",
+    "relay": "from twisted.internet import defer",
+    "backends/__init__": "",
+    "backends/tor/__init__": "from . import leg",
+    "backends/tor/leg": "import txtorcon\nfrom ...errors import Refused",
+    "server": "from .backends import tor",
+    "testing/__init__": "from torsocks_tx.backends.tor.leg import Leg",
+    "twistd": "from torsocks_tx import testing",
+    "policy": "",
+}
+
+
+def write_package(root: Path, modules: dict[str, str]) -> Path:
+    for name, text in modules.items():
+        path = root / PACKAGE / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root / PACKAGE
+
+
+@pytest.mark.parametrize("case", BREACHES)
+def test_a_breach_is_seen(case: str, tmp_path: Path) -> None:
+    change, complaint = BREACHES[case]
+    breaches = breaches_of(write_package(tmp_path, {**SOUND, **change}))
+    assert breaches[0].startswith(complaint)
+
+
+def test_a_sound_package_has_no_breach(tmp_path: Path) -> None:
+    assert breaches_of(write_package(tmp_path, SOUND)) == []
+
+
+def test_a_module_without_a_ring_is_seen(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="'elsewhere' has 0 places in RINGS"):
+        breaches_of(write_package(tmp_path, {**SOUND, "elsewhere": ""}))
+
+
+def test_what_is_too_long_is_seen() -> None:
+    function = "def f():\n" + "    x = 1\n" * FUNCTION_LINES
+    class_ = "class C:\n" + "    x = 1\n" * CLASS_LINES
+    assert too_long_in(function, "a.py") == ["a.py:1 f: 41 lines, of 40"]
+    assert too_long_in(class_, "a.py") == ["a.py:1 C: 151 lines, of 150"]
+    assert too_long_in("x = 1\n" * (MODULE_LINES + 1), "a.py") == ["a.py: 251 lines, of 250"]
+    assert too_long_in("x = 1\n" * MODULE_LINES, "a.py") == []

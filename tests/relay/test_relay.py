@@ -1,0 +1,181 @@
+"""The relay's states, between a transport in memory and a scripted far end."""
+
+from __future__ import annotations
+
+import pytest
+from zope.interface.verify import verifyObject
+
+from tests.support.relaying import RelayStage
+from tests.support.rows import rows
+from tests.support.transports import WholeTransport
+from torsocks_tx.errors import ConnectionRefused
+from torsocks_tx.interfaces import IReceiver
+from torsocks_tx.relay.relay import State
+
+
+def test_a_relay_is_a_receiver() -> None:
+    assert verifyObject(IReceiver, RelayStage().relay)
+
+
+class TestOpening:
+    @rows("S-02", "S-37")
+    def test_early_data_goes_out_at_once_and_nothing_comes_in(self) -> None:
+        stage = RelayStage().begin(b"early ")
+        stage.relay.client_data(b"data")
+        assert stage.outbound.written == b"early data"
+        stage.relay.data(b"too soon")
+        assert stage.transport.written == b""
+        assert stage.heard == []
+        assert not stage.relay.is_open
+
+    @rows("S-40")
+    def test_the_client_is_paused_at_the_bound_until_the_stream_opens(self) -> None:
+        stage = RelayStage(early_data=10).begin(b"12345")
+        stage.relay.client_data(b"6789")
+        assert stage.transport.reading
+        stage.relay.client_data(b"0")
+        assert not stage.transport.reading
+        stage.relay.opened()
+        assert stage.transport.reading
+        assert stage.outbound.written == b"1234567890"
+
+    def test_it_may_open_before_the_outbound_is_there(self) -> None:
+        stage = RelayStage()
+        stage.relay.opened()
+        assert stage.heard == []
+        stage.begin(b"early")
+        assert stage.heard == ["opened"]
+        assert stage.outbound.written == b"early"
+        assert stage.relay.state is State.OPEN
+        assert stage.idle
+
+    @rows("R-29")
+    def test_the_clients_fin_gives_the_stream_up(self) -> None:
+        stage = RelayStage().begin()
+        stage.relay.client_eof()
+        assert stage.events == ["abort"]
+        assert stage.relay.state is State.OVER
+        assert stage.idle
+
+    @rows("R-29")
+    @pytest.mark.parametrize("clean", [True, False])
+    def test_so_does_its_end(self, clean: bool) -> None:
+        stage = RelayStage().begin()
+        stage.relay.client_lost(clean)
+        assert stage.events == ["abort"]
+        assert stage.idle
+
+    def test_a_refusal_is_heard_once(self) -> None:
+        stage = RelayStage().begin()
+        stage.relay.refused(ConnectionRefused())
+        stage.relay.refused(ConnectionRefused())
+        stage.relay.opened()
+        stage.relay.lost(False)
+        assert stage.heard == ["refused: ConnectionRefused"]
+        assert stage.idle
+        stage.relay.client_data(b"for nobody")
+        assert stage.outbound.written == b""
+
+    def test_a_refusal_may_come_before_the_outbound(self) -> None:
+        stage = RelayStage()
+        stage.relay.refused(ConnectionRefused())
+        stage.begin(b"early")
+        assert stage.heard == ["refused: ConnectionRefused"]
+        assert stage.relay.outbound is None
+        assert stage.outbound.written == b""
+        assert stage.idle
+
+    def test_the_deadline_gives_the_stream_up(self) -> None:
+        stage = RelayStage().begin()
+        stage.clock.advance(119.9)
+        assert stage.heard == []
+        stage.clock.advance(0.1)
+        assert stage.heard == ["refused: TimedOut"]
+        assert stage.events == ["abort"]
+        stage.relay.opened()
+        assert stage.heard == ["refused: TimedOut"]
+
+    def test_once_open_the_deadline_is_no_more(self) -> None:
+        stage = RelayStage().open()
+        assert stage.idle
+        assert stage.relay.is_open
+
+
+@rows("S-03")
+class TestOpen:
+    def test_bytes_go_both_ways_and_are_counted(self) -> None:
+        stage = RelayStage().open()
+        stage.relay.client_data(b"ping")
+        stage.relay.data(b"pong!")
+        assert stage.outbound.written == b"ping"
+        assert stage.transport.written == b"pong!"
+        assert (stage.relay.sent, stage.relay.received) == (4, 5)
+
+    def test_each_side_can_pause_the_other(self) -> None:
+        stage = RelayStage().open()
+        assert stage.outbound.producer is not None
+        stage.outbound.producer.pauseProducing()
+        assert not stage.transport.reading
+        stage.outbound.producer.resumeProducing()
+        assert stage.transport.reading
+        stage.transport.producer.pauseProducing()
+        stage.transport.producer.resumeProducing()
+        assert stage.events == ["pause", "resume"]
+
+    def test_a_lost_transport_stops_nobody(self) -> None:
+        stage = RelayStage().open()
+        assert stage.outbound.producer is not None
+        stage.outbound.producer.stopProducing()
+        stage.transport.producer.stopProducing()
+        assert stage.events == []
+        assert "stopProducing" not in stage.transport.asked
+
+    @pytest.mark.parametrize(("clean", "heard"), [(True, ["over"]), (False, ["reset"])])
+    def test_the_far_ends_end_is_passed_on_as_it_was(self, clean: bool, heard: list[str]) -> None:
+        stage = RelayStage().open()
+        stage.relay.lost(clean)
+        assert stage.heard == heard
+        assert stage.relay.outbound is None
+        # Twisted would wait for a producer, and not close.
+        assert stage.transport.producer is None
+        stage.relay.client_lost(True)
+        assert stage.events == []
+
+    @pytest.mark.parametrize(("clean", "events"), [(True, ["close"]), (False, ["abort"])])
+    def test_so_is_the_clients(self, clean: bool, events: list[str]) -> None:
+        stage = RelayStage().open()
+        stage.relay.client_lost(clean)
+        assert stage.events == events
+        assert stage.outbound.producer is None or not clean
+        assert stage.heard == []
+
+    def test_the_client_may_finish_first(self) -> None:
+        stage = RelayStage().open()
+        stage.relay.client_eof()
+        assert stage.events == ["lose_write"]
+        stage.relay.data(b"answer")
+        assert stage.transport.written == b"answer"
+        stage.relay.client_eof()
+        stage.relay.eof()
+        assert stage.events == ["lose_write", "close"]
+        assert stage.heard == ["over"]
+        assert stage.idle
+
+    def test_the_far_end_may_finish_first(self) -> None:
+        stage = RelayStage().open()
+        stage.relay.eof()
+        stage.relay.eof()
+        assert stage.heard == ["remote eof"]
+        stage.relay.client_data(b"more")
+        assert stage.outbound.written == b"more"
+        stage.relay.data(b"out of turn")
+        assert stage.transport.written == b""
+        stage.relay.client_eof()
+        assert stage.events == ["close"]
+        assert stage.heard == ["remote eof", "over"]
+
+    def test_a_client_that_cannot_be_half_closed_is_closed(self) -> None:
+        stage = RelayStage(WholeTransport()).open()
+        stage.relay.eof()
+        assert stage.events == ["close"]
+        assert stage.heard == ["over"]

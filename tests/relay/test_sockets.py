@@ -1,0 +1,323 @@
+"""What goes out at once, and what is left to the transport's own methods."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from twisted.internet import tcp
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.testing import MemoryReactorClock
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from tests.support.transports import FakeTransport, WholeTransport
+from torsocks_tx.relay.sockets import (
+    closes_at_once,
+    is_quiet,
+    is_sending,
+    is_socket,
+    lose,
+    not_all_spliced,
+    not_sent,
+    send,
+    shut,
+    was_reset,
+)
+from torsocks_tx.relay.transports import Throttle
+
+
+@implementer(IHalfCloseableProtocol)
+class Ear(Protocol):
+    """Notes what it hears."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def dataReceived(self, data: bytes) -> None:
+        self.heard.append(data.decode())
+
+    def readConnectionLost(self) -> None:
+        self.heard.append("eof")
+
+    def writeConnectionLost(self) -> None:
+        self.heard.append("shut")
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.heard.append("lost" if reason.check(ConnectionDone) else "reset")
+
+
+class End:
+    """A Twisted transport on one end of a socket pair, without a running reactor."""
+
+    def __init__(self, pair: tuple[socket.socket, socket.socket] | None = None) -> None:
+        self.reactor = MemoryReactorClock()
+        self.reactor.running = True
+        ours, self.far = pair or socket.socketpair()
+        self.far.setblocking(False)
+        self.ear = Ear()
+        self.transport: Any = tcp.Connection(ours, self.ear, self.reactor)
+        self.transport.connected = 1
+        self.transport.startReading()
+        self.ear.makeConnection(self.transport)
+
+    def fill(self) -> int:
+        """Fill the kernel's buffer; how many bytes that took."""
+        count = 0
+        try:
+            while True:
+                count += self.transport.socket.send(bytes(65536))
+        except BlockingIOError:
+            return count
+
+    def take(self) -> bytes:
+        """All that has come to the far end; None is its end."""
+        data = b""
+        try:
+            while more := self.far.recv(1 << 20):
+                data += more
+        except BlockingIOError:
+            pass
+        return data
+
+    def close(self) -> None:
+        if self.transport.connected:
+            self.transport.connectionLost(Failure(ConnectionDone()))
+        self.far.close()
+
+
+@pytest.fixture
+def end() -> Iterator[End]:
+    end = End()
+    yield end
+    end.close()
+
+
+@pytest.fixture
+def other() -> Iterator[End]:
+    end = End()
+    yield end
+    end.close()
+
+
+def test_what_is_a_socket(end: End) -> None:
+    assert is_socket(end.transport)
+    assert is_quiet(end.transport)
+    assert not is_socket(FakeTransport())
+    assert not is_quiet(FakeTransport())
+    end.transport.TLS = True
+    assert not is_socket(end.transport)
+    assert not is_quiet(end.transport)
+
+
+class TestSend:
+    def test_it_leaves_at_once(self, end: End) -> None:
+        send(end.transport, b"hello")
+        assert end.take() == b"hello"
+        assert end.reactor.getWriters() == []
+
+    def test_behind_what_is_queued_it_waits(self, end: End) -> None:
+        end.transport.write(b"first ")
+        send(end.transport, b"second")
+        assert end.take() == b""
+        end.transport.doWrite()
+        assert end.take() == b"first second"
+
+    def test_what_the_kernel_does_not_take_is_queued(self, end: End) -> None:
+        filled = end.fill()
+        send(end.transport, b"x" * 100_000)
+        assert end.transport in end.reactor.getWriters()
+        received = len(end.take())
+        while end.transport in end.reactor.getWriters():
+            end.transport.doWrite()
+            received += len(end.take())
+        assert received == filled + 100_000
+
+    def test_a_reset_is_told_by_the_transports_own_event(self, end: End) -> None:
+        end.far.close()
+        send(end.transport, b"hello")
+        assert end.ear.heard == []
+        assert end.transport in end.reactor.getWriters()
+
+    def test_others_write(self) -> None:
+        transport = FakeTransport()
+        send(transport, b"hello")
+        assert transport.written == b"hello"
+
+
+class TestShut:
+    def test_the_fin_leaves_at_once(self, end: End) -> None:
+        shut(end.transport)
+        assert end.far.recv(1) == b""
+        assert end.ear.heard == ["shut"]
+        assert end.reactor.getWriters() == []
+        assert end.transport.connected
+
+    def test_then_a_close_is_told_at_once(self, end: End) -> None:
+        shut(end.transport)
+        end.transport.loseConnection()
+        assert end.ear.heard == ["shut", "lost"]
+
+    def test_what_is_queued_goes_first(self, end: End) -> None:
+        end.transport.write(b"hello")
+        shut(end.transport)
+        assert end.ear.heard == []
+        end.transport.doWrite()
+        assert end.take() == b"hello"
+        assert end.ear.heard == ["shut"]
+
+    def test_a_producer_is_waited_for(self, end: End) -> None:
+        end.transport.registerProducer(Throttle(FakeTransport()), True)
+        shut(end.transport)
+        assert end.ear.heard == []
+
+    def test_others_do_it_their_way(self) -> None:
+        transport = FakeTransport()
+        shut(transport)
+        assert transport.asked == ["loseWriteConnection"]
+
+
+class TestLose:
+    def test_behind_a_fin_the_kernel_is_told_nothing_more(self, end: End) -> None:
+        shut(end.transport)
+        assert closes_at_once(end.transport)
+        lose(end.transport)
+        assert end.ear.heard == ["shut", "lost"]
+        assert not end.transport._shouldShutdown
+        assert not closes_at_once(end.transport)
+
+    def test_at_once(self, end: End) -> None:
+        lose(end.transport)
+        assert end.ear.heard == ["lost"]
+        assert end.far.recv(1) == b""
+        assert end.reactor.getReaders() == []
+
+    def test_what_is_queued_goes_first(self, end: End) -> None:
+        end.transport.write(b"hello")
+        lose(end.transport)
+        assert end.ear.heard == []
+        assert end.transport.doWrite() is not None
+        assert end.take() == b"hello"
+
+    def test_a_producer_is_waited_for(self, end: End) -> None:
+        end.transport.registerProducer(Throttle(FakeTransport()), True)
+        lose(end.transport)
+        assert end.ear.heard == []
+
+    def test_twice_is_harmless(self, end: End) -> None:
+        lose(end.transport)
+        lose(end.transport)
+        assert end.ear.heard == ["lost"]
+
+    def test_while_aborted_it_does_nothing(self, end: End) -> None:
+        end.transport.abortConnection()
+        lose(end.transport)
+        assert end.ear.heard == []
+        end.reactor.advance(0)
+        assert end.ear.heard == ["reset"]
+
+    def test_others_do_it_their_way(self) -> None:
+        transport = WholeTransport()
+        lose(transport)
+        assert transport.asked == ["loseConnection"]
+
+
+def tcp_end() -> End:
+    """One end of a connection over TCP."""
+    with socket.create_server(("127.0.0.1", 0)) as port:
+        far = socket.create_connection(port.getsockname())
+        ours, _ = port.accept()
+    ours.setblocking(False)
+    return End((ours, far))
+
+
+def test_a_system_that_lacks_what_linux_has_can_import_it() -> None:
+    without = (
+        "import socket, sys; sys.modules['fcntl'] = sys.modules['termios'] = None;"
+        " del socket.TCP_INFO; from torsocks_tx.relay.sockets import is_sending;"
+        " print(is_sending(socket.socketpair()[0]))"
+    )
+    command = [sys.executable, "-c", without]
+    assert subprocess.run(command, capture_output=True, check=True, text=True).stdout == "False\n"
+
+
+class TestReset:
+    """The kernel tells of a reset once: what is read behind that looks like an orderly end."""
+
+    @pytest.fixture
+    def end(self) -> Iterator[End]:
+        end = tcp_end()
+        yield end
+        end.close()
+
+    def reset(self, end: End) -> None:
+        end.far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        end.far.close()
+
+    def test_a_write_that_meets_it_is_remembered(self, end: End) -> None:
+        self.reset(end)
+        send(end.transport, b"lost")
+        assert was_reset(end.transport)
+        assert end.transport.socket.recv(1) == b""
+
+    @pytest.mark.parametrize("number", [errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH])
+    def test_so_is_one_that_the_kernel_gives_up(self, end: End, number: int) -> None:
+        not_sent(end.transport, number)
+        assert was_reset(end.transport)
+
+    def test_one_behind_an_orderly_end_is_another_matter(self, end: End) -> None:
+        end.far.close()
+        for _ in range(2):
+            send(end.transport, b"lost")
+        assert not was_reset(end.transport)
+
+    @pytest.mark.parametrize("number", [errno.EAGAIN, errno.EPIPE, None])
+    def test_other_reasons_are_none(self, end: End, number: int | None) -> None:
+        not_sent(end.transport, number)
+        assert not was_reset(end.transport)
+
+    def test_a_splice_that_took_some_keeps_it_back(self, end: End) -> None:
+        not_all_spliced(end.transport)
+        assert not was_reset(end.transport)
+        self.reset(end)
+        not_all_spliced(end.transport)
+        assert was_reset(end.transport)
+
+    def test_what_the_peer_has_not_taken_is_on_its_way(self, end: End) -> None:
+        assert not is_sending(end.transport)
+        left = end.fill()
+        assert is_sending(end.transport)
+        end.far.setblocking(True)
+        while left:
+            left -= len(end.far.recv(left))
+        end.far.send(b"acknowledged")
+        end.transport.socket.setblocking(True)
+        assert end.transport.socket.recv(12) == b"acknowledged"
+        end.transport.socket.shutdown(socket.SHUT_WR)
+        assert not is_sending(end.transport)
+
+    def test_from_a_closed_socket_nothing_is(self, end: End) -> None:
+        ours = end.transport.socket
+        copy = ours.dup()
+        copy.close()
+        assert not is_sending(copy)
+
+    def test_nobody_who_has_only_ended_was_reset(self, end: End) -> None:
+        end.far.shutdown(socket.SHUT_WR)
+        not_all_spliced(end.transport)
+        assert not was_reset(end.transport)
+
+    def test_a_unix_socket_has_no_such_state(self) -> None:
+        end = End()
+        end.far.close()
+        not_all_spliced(end.transport)
+        assert not was_reset(end.transport)
+        end.close()

@@ -1,0 +1,134 @@
+"""How long a stream may linger and idle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.support.relaying import RelayStage
+from tests.support.rows import rows
+
+
+class TestLinger:
+    def lingering(self, **limits: Any) -> RelayStage:
+        stage = RelayStage(**limits).open()
+        stage.clock.advance(1000)
+        stage.relay.client_eof()
+        return stage
+
+    def test_thirty_silent_seconds_are_the_end(self) -> None:
+        stage = self.lingering()
+        stage.clock.advance(29.9)
+        assert stage.heard == []
+        stage.clock.advance(0.1)
+        assert stage.events == ["lose_write", "close"]
+        assert stage.heard == ["over"]
+        assert stage.idle
+
+    def trickle(self, stage: RelayStage, count: int) -> None:
+        """Let a byte come every ten seconds."""
+        for _ in range(count):
+            stage.clock.advance(10)
+            stage.relay.data(b"x")
+
+    def test_each_byte_of_the_far_end_starts_them_again(self) -> None:
+        stage = self.lingering()
+        for _ in range(5):
+            stage.clock.advance(20)
+            stage.relay.data(b"x")
+        stage.clock.advance(29.9)
+        assert stage.heard == []
+        stage.clock.advance(0.1)
+        assert stage.heard == ["over"]
+
+    def test_five_minutes_are_the_end_in_any_case(self) -> None:
+        stage = self.lingering()
+        self.trickle(stage, 29)
+        stage.clock.advance(9.9)
+        assert stage.heard == []
+        stage.clock.advance(0.1)
+        # More was to come: that is not to look like its end.
+        assert stage.heard == ["reset"]
+        assert stage.idle
+
+    def test_one_that_was_silent_for_long_enough_by_then_is_complete(self) -> None:
+        stage = self.lingering(linger_timeout=30, linger_limit=300)
+        self.trickle(stage, 27)
+        stage.clock.advance(29.9)
+        assert stage.heard == []
+        stage.clock.advance(0.1)
+        assert stage.heard == ["over"]
+
+    def test_the_far_ends_end_comes_before(self) -> None:
+        stage = self.lingering()
+        stage.relay.lost(True)
+        assert stage.heard == ["over"]
+        assert stage.idle
+
+
+class TestIdle:
+    def test_off_by_default(self) -> None:
+        assert RelayStage().open().idle
+
+    def test_silence_both_ways_is_the_end(self) -> None:
+        stage = RelayStage(idle_timeout=60).open()
+        stage.clock.advance(50)
+        stage.relay.client_data(b"x")
+        stage.clock.advance(50)
+        stage.relay.data(b"x")
+        stage.clock.advance(59.9)
+        assert stage.heard == []
+        stage.clock.advance(0.1)
+        assert stage.heard == ["over"]
+        assert stage.events == ["close"]
+        assert stage.idle
+
+    def test_a_half_closed_stream_is_watched_too(self) -> None:
+        stage = RelayStage(idle_timeout=60).open()
+        stage.relay.eof()
+        stage.clock.advance(60)
+        assert stage.heard == ["remote eof", "over"]
+
+    def test_after_the_far_ends_fin_five_silent_minutes_are_the_end(self) -> None:
+        stage = RelayStage().open()
+        stage.clock.advance(1000)
+        stage.relay.eof()
+        for _ in range(4):
+            stage.clock.advance(200)
+            stage.relay.client_data(b"x")
+        stage.clock.advance(299.9)
+        assert stage.heard == ["remote eof"]
+        stage.clock.advance(0.1)
+        assert stage.heard == ["remote eof", "over"]
+        assert stage.idle
+
+
+class TestSlowReaders:
+    """A side that is not read from, because the other takes no more, is not silent."""
+
+    @rows("S-03")
+    def test_a_client_that_reads_slowly_is_waited_for(self) -> None:
+        stage = RelayStage().open()
+        stage.relay.client_eof()
+        stage.transport.producer.pauseProducing()
+        stage.clock.pump([29] * 5)
+        assert stage.heard == []
+        stage.transport.producer.resumeProducing()
+        stage.relay.data(b"more")
+        stage.clock.advance(29)
+        assert stage.heard == []
+        stage.clock.advance(1.1)
+        assert stage.heard == ["over"]
+
+    def test_but_not_for_ever_and_then_it_is_told(self) -> None:
+        stage = RelayStage().open()
+        stage.relay.client_eof()
+        stage.transport.producer.pauseProducing()
+        stage.clock.pump([29] * 11)
+        assert stage.heard == ["reset"]
+
+    def test_an_upload_that_is_stuck_is_waited_for(self) -> None:
+        stage = RelayStage().open()
+        stage.relay.client_eof()
+        stage.outbound.producer.pauseProducing()
+        stage.clock.pump([29] * 5)
+        assert stage.heard == []

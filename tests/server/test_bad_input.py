@@ -1,0 +1,107 @@
+"""Bad input to a listener: each gets its reply or a close, one debug line, and no memory."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Iterator
+
+import pytest
+from twisted.logger import LogEvent, LogLevel, globalLogPublisher
+
+from tests.support.peers import named, refused
+from tests.support.rows import rows
+from tests.support.stage import GREETING, Stage
+
+REJECTED_4 = bytes.fromhex("00 5B 0000 00000000")
+LOGIN = b"\1\2me\3you"
+CONNECT = named("example.com", 80)
+
+BAD = [
+    ("no methods", b"\5\0", b"\5\xff"),
+    ("no known method", b"\5\2\x01\x80", b"\5\xff"),
+    ("bind", GREETING + b"\5\2\0\1", b"\5\0" + refused(7)),
+    ("udp", GREETING + b"\5\3\0\1", b"\5\0" + refused(7)),
+    ("connect dir", GREETING + b"\5\xf2\0\1", b"\5\0" + refused(7)),
+    ("bind 4", b"\4\2\0\x50\xc0\0\2\1\0", REJECTED_4),
+    ("unknown address type", GREETING + b"\5\1\0\2", b"\5\0" + refused(8)),
+    ("reserved byte", GREETING + b"\5\1\1", b"\5\0" + refused(1)),
+    ("socks4 after the greeting", GREETING + b"\4", b"\5\0" + refused(1)),
+    ("empty name", GREETING + named("", 80), b"\5\0" + refused(1)),
+    ("nul", GREETING + named("a\0b.com", 80), b"\5\0" + refused(1)),
+    ("newline", GREETING + named("a\nb.com", 80), b"\5\0" + refused(1)),
+    ("quote", GREETING + named('a"b.com', 80), b"\5\0" + refused(1)),
+    ("space", GREETING + named("a b.com", 80), b"\5\0" + refused(1)),
+    ("non-ascii", GREETING + named(b"a\xffb.com", 80), b"\5\0" + refused(1)),
+    ("port 0", GREETING + named("example.com", 0), b"\5\0" + refused(1)),
+    ("request before credentials", b"\5\1\2" + CONNECT, b"\5\2\1\1"),
+    ("credentials of version 2", b"\5\1\2\2\1a\1b", b"\5\2\1\1"),
+    ("credentials first", LOGIN, b""),
+    ("second greeting", b"\5\1\2" + b"\5\1\2", b"\5\2\1\1"),
+    ("garbage", b"\x16\3\1\2\0", b""),
+    ("ssh", b"SSH-2.0-x\r\n", b""),
+    ("long user id", b"\4\1\0\x50\xc0\0\2\1" + b"u" * 600, REJECTED_4),
+    ("socks4 port 0", b"\4\1\0\0\xc0\0\2\1\0", REJECTED_4),
+    ("socks4 address 0", b"\4\1\0\x50\0\0\0\0\0", REJECTED_4),
+    ("socks4a long name", b"\4\1\0\x50\0\0\0\1\0" + b"a" * 256 + b"\0", REJECTED_4),
+]
+
+
+@pytest.fixture
+def lines() -> Iterator[list[LogEvent]]:
+    """Give what the package logs, at every level."""
+    events: list[LogEvent] = []
+
+    def observe(event: LogEvent) -> None:
+        if event["log_namespace"].startswith("torsocks_tx"):
+            events.append(event)
+
+    globalLogPublisher.addObserver(observe)
+    yield events
+    globalLogPublisher.removeObserver(observe)
+
+
+@rows(
+    "S-10", "S-11", "S-12", "S-20", "S-32", "R-10", "R-20", "R-21", "R-22", "R-23", "R-26", "R-31"
+)
+@pytest.mark.parametrize(
+    ("said", "answer"), [pytest.param(said, answer, id=name) for name, said, answer in BAD]
+)
+@pytest.mark.parametrize("portion", [1, 65536])
+def test_bad_input_is_answered_closed_and_one_debug_line(
+    lines: list[LogEvent], portion: int, said: bytes, answer: bytes
+) -> None:
+    stage = Stage()
+    for place in range(0, len(said), portion):
+        stage.protocol.dataReceived(said[place : place + portion])
+    assert stage.transport.take() == answer
+    assert stage.farewell
+    assert [event["log_level"] for event in lines] == [LogLevel.debug]
+    assert lines[0]["reason"].isprintable()
+    assert stage.backend.outbounds == []
+    # Nothing that still comes changes anything, and a megabyte of it is enough.
+    for _ in range(17):
+        stage.protocol.dataReceived(bytes(65536))
+    assert stage.transport.take() == b""
+    assert stage.transport.asked[-1] == "loseConnection"
+    stage.transport.finish()
+    assert stage.clock.getDelayedCalls() == []
+
+
+def test_255_methods_are_fine() -> None:
+    stage = Stage()
+    assert stage.say(b"\5\xff" + bytes(range(255))) == b"\5\x97"
+
+
+@rows("R-03", "R-30")
+def test_four_megabytes_of_user_id_take_no_memory() -> None:
+    stage = Stage()
+    chunk = b"u" * 65536
+    stage.say(b"\4\1\0\x50\xc0\0\2\1")
+    tracemalloc.start()
+    for _ in range(64):
+        stage.protocol.dataReceived(chunk)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert stage.transport.take() == REJECTED_4
+    assert peak < 3 * len(chunk)
+    assert "loseConnection" in stage.transport.asked

@@ -1,0 +1,247 @@
+"""One client's connection: the handshake's orders, its deadline, its ends, and its faults."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import pytest
+from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol
+from twisted.logger import LogEvent
+from zope.interface.verify import verifyObject
+
+from tests.support.peers import GRANTED, named, refused
+from tests.support.rows import rows
+from tests.support.stage import GREETING, Stage
+from tests.support.transports import FakeTransport, WholeTransport
+from torsocks_tx.backends.memory import MemoryBackend, MemoryOutbound
+from torsocks_tx.server.factory import SOCKS4Factory, SOCKS5Factory
+from torsocks_tx.server.protocol import SOCKS4Protocol, SOCKS5Protocol, SOCKSProtocol, State
+
+REJECTED_4 = bytes.fromhex("00 5B 0000 00000000")
+LOGIN = b"\1\2me\3you"
+CONNECT = named("example.com", 80)
+
+
+@pytest.mark.parametrize("kind", [SOCKSProtocol, SOCKS4Protocol, SOCKS5Protocol])
+def test_each_version_is_a_protocol(kind: type[SOCKSProtocol]) -> None:
+    assert verifyObject(IProtocol, kind())
+    assert verifyObject(IHalfCloseableProtocol, kind())
+
+
+def test_a_new_connection_is_prepared_and_its_log_prefix_names_nobody() -> None:
+    stage = Stage(transport=FakeTransport("192.0.2.77"))
+    assert stage.transport.asked == ["noDelay", "keepAlive"]
+    assert stage.transport.logstr == "SOCKSProtocol"
+
+
+@rows("S-04", "S-05", "S-06")
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param(bytes.fromhex("04 01 0050 C0000201 00"), id="4"),
+        pytest.param(bytes.fromhex("04 01 0050 00000001 00") + b"example.com\0", id="4a"),
+        pytest.param(b"\5\1\0" + CONNECT, id="5"),
+        pytest.param(b"\5\2\0\2" + LOGIN + CONNECT, id="5-credentials"),
+    ],
+)
+def test_versions(said: bytes) -> None:
+    stage = Stage()
+    stage.say(said + b"early")
+    [outbound] = stage.backend.outbounds
+    assert outbound.written == b"early"
+    outbound.receiver.opened()
+    granted = bytes.fromhex("00 5A 0000 00000000") if said[0] == 4 else GRANTED
+    assert stage.transport.take() == granted
+
+
+@rows("S-04", "S-06")
+def test_one_version_alone_refuses_the_other() -> None:
+    for kind, said in ((SOCKS4Factory, GREETING), (SOCKS5Factory, b"\4\1\0\x50\xc0\0\2\1\0")):
+        stage = Stage(kind=kind)
+        assert stage.say(said) == b""
+        assert stage.farewell
+        assert stage.protocol.state is State.CLOSING
+
+
+@rows("R-30")
+class TestHandshakeDeadline:
+    @pytest.mark.parametrize("said", [b"", b"\5", GREETING, GREETING + CONNECT[:-1], b"\4\1\0"])
+    def test_a_silent_client(self, said: bytes) -> None:
+        stage = Stage()
+        stage.say(said)
+        stage.clock.advance(29.9)
+        assert stage.protocol.state is State.HANDSHAKE
+        stage.clock.advance(0.1)
+        assert stage.farewell
+        assert stage.transport.take() == b""
+        self.ends(stage)
+
+    def test_is_total_not_for_each_byte(self) -> None:
+        stage = Stage()
+        said = GREETING + b"\5\1\0\3\x40" + b"a" * 64
+        for number in range(29):
+            stage.protocol.dataReceived(said[number : number + 1])
+            stage.clock.advance(1)
+        assert stage.protocol.state is State.HANDSHAKE
+        stage.protocol.dataReceived(b"a")
+        stage.clock.advance(1)
+        assert stage.farewell
+        self.ends(stage)
+
+    def test_a_client_that_dribbles_on_has_two_seconds_more(self) -> None:
+        stage = Stage()
+        stage.clock.advance(30)
+        stage.transport.flush()
+        for _ in range(4):
+            stage.protocol.dataReceived(b"\5")
+            stage.clock.advance(0.5)
+        assert stage.transport.asked[-1] == "loseConnection"
+
+    def test_is_over_with_the_request(self) -> None:
+        stage = Stage()
+        stage.ask(CONNECT)
+        stage.clock.advance(119)
+        assert not stage.farewell
+        stage.transport.lose(clean=False)
+        assert stage.clock.getDelayedCalls() == []
+
+    def ends(self, stage: Stage) -> None:
+        stage.transport.flush()
+        stage.clock.advance(2)
+        assert stage.transport.asked[-1] == "loseConnection"
+        stage.transport.finish()
+        assert stage.server.connections == set()
+        assert stage.clock.getDelayedCalls() == []
+
+
+class TestEnds:
+    @rows("R-29")
+    def test_a_fin_in_the_handshake_closes_without_a_word(self) -> None:
+        stage = Stage()
+        stage.say(b"\5")
+        stage.protocol.readConnectionLost()
+        assert stage.transport.asked[-1] == "loseConnection"
+        stage.transport.finish()
+        assert stage.transport.take() == b""
+        assert stage.server.connections == set()
+        assert stage.clock.getDelayedCalls() == []
+
+    @rows("R-29")
+    def test_a_fin_before_the_reply_cancels(self) -> None:
+        stage = Stage()
+        stage.ask(CONNECT)
+        stage.protocol.readConnectionLost()
+        assert stage.backend.outbounds[0].events == ["abort"]
+        # It will send no more, so nothing can turn a close into a reset.
+        assert stage.transport.asked[-1] == "loseConnection"
+        stage.transport.finish()
+        assert stage.backend.outbounds[0].events == ["abort"]
+        assert stage.transport.take() == b""
+        assert stage.clock.getDelayedCalls() == []
+
+    def test_a_fin_after_the_failure_reply_closes(self) -> None:
+        stage = Stage()
+        stage.say(GREETING + b"\5\2")
+        stage.transport.flush()
+        stage.protocol.readConnectionLost()
+        assert stage.transport.asked[-1] == "loseConnection"
+
+    def test_the_far_ends_end_flushes_and_closes(self) -> None:
+        stage = Stage()
+        stage.ask(CONNECT)
+        receiver = stage.backend.outbounds[0].receiver
+        receiver.opened()
+        receiver.data(b"last words")
+        receiver.lost(True)
+        assert stage.transport.take() == GRANTED + b"last words"
+        assert stage.farewell
+
+    def test_its_reset_resets(self) -> None:
+        stage = Stage()
+        stage.ask(CONNECT)
+        receiver = stage.backend.outbounds[0].receiver
+        receiver.opened()
+        receiver.lost(False)
+        assert stage.transport.asked[-1] == "abortConnection"
+        stage.protocol.dataReceived(b"still in flight")
+        stage.transport.finish()
+        assert stage.clock.getDelayedCalls() == []
+
+    @rows("S-03")
+    def test_its_fin_is_passed_on_once_the_producer_is_gone(self) -> None:
+        stage = Stage()
+        stage.ask(CONNECT)
+        receiver = stage.backend.outbounds[0].receiver
+        receiver.opened()
+        receiver.eof()
+        assert stage.transport.asked[-2:] == ["unregisterProducer", "loseWriteConnection"]
+        stage.transport.flush()
+        stage.protocol.dataReceived(b"more")
+        assert stage.backend.outbounds[0].written == b"more"
+        stage.protocol.readConnectionLost()
+        assert stage.backend.outbounds[0].events == ["close"]
+
+    def test_a_client_behind_a_wrapper_closes_in_one_go(self) -> None:
+        stage = Stage(transport=WholeTransport())
+        stage.ask(CONNECT)
+        [outbound] = stage.backend.outbounds
+        outbound.receiver.opened()
+        stage.protocol.dataReceived(b"last words")
+        stage.transport.lose(clean=True)
+        assert outbound.written == b"last words"
+        assert outbound.events == ["close"]
+
+    def test_the_far_ends_fin_closes_it_too(self) -> None:
+        stage = Stage(transport=WholeTransport())
+        stage.ask(CONNECT)
+        [outbound] = stage.backend.outbounds
+        outbound.receiver.opened()
+        outbound.receiver.data(b"last words")
+        outbound.receiver.eof()
+        assert stage.transport.take() == GRANTED + b"last words"
+        assert stage.transport.asked[-1] == "loseConnection"
+        assert outbound.events == ["close"]
+
+
+class TestFaults:
+    """What the backend raises is a fault, logged once; the client hears 01."""
+
+    def fails(self, stage: Stage, logged_failures: list[LogEvent]) -> None:
+        assert stage.ask(CONNECT + b"early") == refused(1)
+        assert stage.farewell
+        [event] = logged_failures
+        assert event["log_failure"].check(RuntimeError)
+        logged_failures.clear()
+        stage.transport.finish()
+        assert stage.clock.getDelayedCalls() == []
+
+    def test_in_open(self, logged_failures: list[LogEvent]) -> None:
+        def script(_: MemoryOutbound) -> NoReturn:
+            raise RuntimeError("out of order")
+
+        self.fails(Stage(MemoryBackend(script)), logged_failures)
+
+    def test_in_the_first_write(self, logged_failures: list[LogEvent]) -> None:
+        def broken(_: bytes) -> NoReturn:
+            raise RuntimeError("out of order")
+
+        def script(outbound: MemoryOutbound) -> None:
+            outbound.on_write = broken
+
+        stage = Stage(MemoryBackend(script))
+        self.fails(stage, logged_failures)
+        [outbound] = stage.backend.outbounds
+        assert outbound.events == ["abort"]
+        outbound.receiver.opened()
+        outbound.receiver.data(b"too late")
+        assert stage.transport.take() == b""
+
+    def test_in_the_isolation(self, logged_failures: list[LogEvent]) -> None:
+        stage = Stage()
+
+        def admit(*_: object) -> NoReturn:
+            raise RuntimeError("out of order")
+
+        stage.server.admit = admit  # type: ignore[method-assign]
+        self.fails(stage, logged_failures)
+        assert stage.backend.outbounds == []

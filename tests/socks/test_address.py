@@ -1,0 +1,113 @@
+"""Addresses of SOCKS5, both ways, and which destinations a client may name."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.names import INVALID_NAMES, LITERALS, ONION, VALID_NAMES, WITH_NUL
+from tests.support.rows import rows
+from tests.support.tables import assert_parsed, assert_refused, at, octets, table
+from torsocks_tx.errors import ProtocolError
+from torsocks_tx.socks.address import (
+    MAX_NAME,
+    UnknownAddressType,
+    build_address,
+    check_destination,
+    parse_address,
+)
+from torsocks_tx.socks.constants import AddressType
+from torsocks_tx.socks.messages import Address
+from torsocks_tx.socks.reader import Reader
+
+NAME = AddressType.HOSTNAME
+FRAMES = table(
+    [
+        ("IPv4", at("192.0.2.1", 80), "01 C0000201 0050"),
+        ("IPv4, port 0", at("0.0.0.0"), "01 00000000 0000"),
+        ("IPv4, last port", at("255.255.255.255", 65535), "01 FFFFFFFF FFFF"),
+        ("IPv6", at("2001:db8::1", 443), "04 20010DB8000000000000000000000001 01BB"),
+        ("IPv6, any", at("::", 1), "04 00000000000000000000000000000000 0001"),
+        ("name", at("example.com", 80), "03 0B 6578616D706C652E636F6D 0050"),
+        ("name of one byte", at("a", 256), "03 01 61 0100"),
+        ("name, not judged here", Address(NAME, "", 80), "03 00 0050"),
+        ("bytes of all kinds, not judged here", Address(NAME, "\0\xff", 80), "03 02 00FF 0050"),
+        ("text of an IP address stays a name", Address(NAME, "::1", 80), "03 03 3A3A31 0050"),
+        ("255 bytes", Address(NAME, "a" * 255, 80), "03 FF" + "61" * 255 + "0050"),
+    ]
+)
+
+
+@rows("S-08", "R-08")
+@pytest.mark.parametrize(("address", "text"), FRAMES)
+def test_both_ways(address: Address, text: str) -> None:
+    assert_parsed(parse_address, octets(text), address)
+    assert build_address(address) == octets(text)
+
+
+@rows("R-22")
+def test_an_unknown_type_is_known_at_once() -> None:
+    for kind in set(range(256)) - {1, 3, 4}:
+        assert_refused(parse_address, bytes([kind]), 1, b"")
+        with pytest.raises(UnknownAddressType):
+            parse_address(Reader(bytes([kind])))
+
+
+def test_a_longer_name_does_not_fit() -> None:
+    assert MAX_NAME == 255
+    with pytest.raises(ValueError, match="255"):
+        build_address(Address(NAME, "a" * 256, 80))
+
+
+def test_a_name_beyond_latin_1_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="latin-1"):
+        build_address(Address(NAME, "\u0411", 80))
+
+
+@rows("R-23", "S-08")
+@pytest.mark.parametrize("name", table(VALID_NAMES))
+def test_a_valid_name_passes_as_it_is(name: str) -> None:
+    address = Address(NAME, name, 80)
+    assert check_destination(address) == address
+
+
+@rows("R-23")
+@pytest.mark.parametrize("name", table([*INVALID_NAMES, *WITH_NUL, ("256 bytes", "a" * 256)]))
+def test_an_invalid_name_is_refused(name: str) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        check_destination(Address(NAME, name, 80))
+    assert caught.value.answer == b""
+    assert str(caught.value) == "invalid host name"
+
+
+@rows("R-24")
+@pytest.mark.parametrize(("text", "host"), table(LITERALS))
+def test_the_text_of_an_ip_address_passes_as_it_is(text: str, host: str) -> None:
+    address = Address(NAME, text, 80)
+    assert check_destination(address) == address
+    assert address.literal().host == host
+
+
+@pytest.mark.parametrize("address", [at("192.0.2.1", 80), at("2001:db8::1", 80), at("::", 0)])
+def test_an_ip_address_passes(address: Address) -> None:
+    assert check_destination(address) == address
+
+
+@rows("R-23")
+@pytest.mark.parametrize("name", [ONION, ONION.upper(), "www." + ONION, "not-valid.OnIoN"])
+def test_an_onion_name_loses_its_trailing_dot(name: str) -> None:
+    assert check_destination(Address(NAME, name + ".", 80)) == Address(NAME, name, 80)
+    assert check_destination(Address(NAME, name, 80)) == Address(NAME, name, 80)
+
+
+@rows("S-49")
+@pytest.mark.parametrize("host", [".onion", ".ONION", ".onion."])
+def test_the_onion_label_alone_is_an_onion_address_that_is_not_valid(host: str) -> None:
+    checked = check_destination(Address(AddressType.HOSTNAME, host, 80))
+    assert checked.is_onion
+    assert not checked.host.endswith(".")
+
+
+@pytest.mark.parametrize("host", [".example", "a..onion", "..onion", ".onion.."])
+def test_and_no_other_empty_label_is_taken(host: str) -> None:
+    with pytest.raises(ProtocolError):
+        check_destination(Address(AddressType.HOSTNAME, host, 80))

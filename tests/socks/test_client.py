@@ -1,0 +1,431 @@
+"""The client's side: what a server may answer, and what comes of it.
+
+The server's bytes are fed whole, byte by byte and cut in two at every place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from tests.support.rows import rows
+from tests.support.tables import at, cuts, octets, table
+from torsocks_tx import errors
+from torsocks_tx.proxyerrors import LoginRefused, ProxyBroken
+from torsocks_tx.socks import refusals
+from torsocks_tx.socks.client import Initiator
+from torsocks_tx.socks.constants import Command, Version
+from torsocks_tx.socks.messages import Address, Credentials, Reply, Request
+from torsocks_tx.socks.outcomes import Doubted, Failed, Opened
+from torsocks_tx.socks.server import Send
+
+ASK = "05 01 00 03 0B 6578616D706C652E636F6D 0050"
+ME = "01 02 6D65 03 796F75"
+OK = "05 00 00 01 00000000 0000"
+OK_22 = "05 00 00 04" + "00" * 16 + "0000"
+
+
+def asking(
+    credentials: Credentials | None = None,
+    address: Address | None = None,
+    version: Version = Version.SOCKS5,
+    command: Command = Command.CONNECT,
+) -> Request:
+    return Request(version, command, address or at("example.com", 80), credentials)
+
+
+PLAIN = asking()
+KNOWN = asking(Credentials(b"me", b"you"))
+OLD = asking(Credentials(b"me"), version=Version.SOCKS4)
+
+
+def outcome(request: Request, pipelined: bool, chunks: Iterable[bytes], eof: bool) -> list[Any]:
+    """The bytes sent, then what came of them: the reply and its rest, or the class of failure."""
+    initiator = Initiator(request, pipelined=pipelined)
+    found: list[Any] = [initiator.start()]
+    steps: list[Any] = []
+    for chunk in chunks:
+        if steps and isinstance(steps[-1], Opened):
+            assert initiator.receive(chunk) == []
+            steps[-1] = Opened(steps[-1].reply, steps[-1].rest + chunk)
+        else:
+            steps += initiator.receive(chunk)
+    steps += initiator.eof() if eof else []
+    assert all(isinstance(step, Send) for step in steps[:-1])
+    assert len(initiator._buffer) < 262
+    for step in steps:
+        if isinstance(step, Failed):
+            found.append(type(step.reason))
+        elif isinstance(step, Opened):
+            found.append((step.reply, step.rest))
+        else:
+            found.append(step.data)
+    return found
+
+
+def assert_outcome(
+    request: Request, server: str, expected: list[Any], *, pipelined: bool, eof: bool = False
+) -> None:
+    expected = [octets(step) if isinstance(step, str) else step for step in expected]
+    for chunks in cuts(octets(server)):
+        assert outcome(request, pipelined, chunks, eof) == expected
+
+
+def opened(address: Address | None = None, rest: bytes = b"") -> tuple[Reply, bytes]:
+    return (Reply(0, address) if address else Reply(0), rest)
+
+
+SIX = at("::")
+STEP_BY_STEP = table(
+    [
+        ("no selection yet", PLAIN, "", ["05 01 00"]),
+        ("half a selection", PLAIN, "05", ["05 01 00"]),
+        ("00", PLAIN, "05 00", ["05 01 00", ASK]),
+        ("02", KNOWN, "05 02", ["05 01 02", ME]),
+        ("02 and half a status", KNOWN, "05 02 01", ["05 01 02", ME]),
+        ("credentials accepted", KNOWN, "05 02 01 00", ["05 01 02", ME, ASK]),
+        ("opened", PLAIN, "05 00" + OK, ["05 01 00", ASK, opened()]),
+        ("opened with credentials", KNOWN, "05 02 01 00" + OK, ["05 01 02", ME, ASK, opened()]),
+        ("22 bytes", PLAIN, "05 00" + OK_22, ["05 01 00", ASK, opened(SIX)]),
+        (
+            "a bound address",
+            PLAIN,
+            "05 00 05 00 00 01 C0000201 0050",
+            ["05 01 00", ASK, opened(at("192.0.2.1", 80))],
+        ),
+        (
+            "a bound name",
+            PLAIN,
+            "05 00 05 00 00 03 01 61 0050",
+            ["05 01 00", ASK, opened(at("a", 80))],
+        ),
+        (
+            "early bytes of the far end",
+            PLAIN,
+            "05 00" + OK + "05 02 01 00 FF",
+            ["05 01 00", ASK, opened(rest=octets("05 02 01 00 FF"))],
+        ),
+        (
+            "early bytes behind 22 bytes",
+            PLAIN,
+            "05 00" + OK_22 + "00 00",
+            ["05 01 00", ASK, opened(SIX, b"\0\0")],
+        ),
+        ("half a reply", PLAIN, "05 00" + OK[:-2], ["05 01 00", ASK]),
+        ("00 though only 02 was offered", KNOWN, "05 00" + OK, ["05 01 02", ProxyBroken]),
+        ("02 though only 00 was offered", PLAIN, "05 02", ["05 01 00", ProxyBroken]),
+        ("GSSAPI, which nobody offered", KNOWN, "05 01", ["05 01 02", ProxyBroken]),
+        ("no acceptable method", PLAIN, "05 FF", ["05 01 00", LoginRefused]),
+        ("another version", PLAIN, "04 00", ["05 01 00", ProxyBroken]),
+        ("HTTP", PLAIN, b"HTTP/1.1 400 Bad Request\r\n".hex(), ["05 01 00", ProxyBroken]),
+        ("a SOCKS4 reply", PLAIN, "00 5B 0000 00000000", ["05 01 00", ProxyBroken]),
+        (
+            "credentials refused",
+            KNOWN,
+            "05 02 01 01",
+            ["05 01 02", ME, LoginRefused],
+        ),
+        (
+            "credentials refused with another number",
+            KNOWN,
+            "05 02 01 FF" + OK,
+            ["05 01 02", ME, LoginRefused],
+        ),
+        (
+            "credentials refused by a reply, as from tor",
+            KNOWN,
+            "05 02 05 01 00 01 00000000 0000",
+            ["05 01 02", ME, ProxyBroken],
+        ),
+        (
+            "a status before the selection",
+            KNOWN,
+            "01 00",
+            ["05 01 02", ProxyBroken],
+        ),
+        (
+            "a reply of another version",
+            PLAIN,
+            "05 00 04 00 00 01 00000000 0000",
+            ["05 01 00", ASK, ProxyBroken],
+        ),
+        (
+            "success of an unknown address type",
+            PLAIN,
+            "05 00 05 00 00 00 00000000 0000",
+            ["05 01 00", ASK, ProxyBroken],
+        ),
+        (
+            "failed RESOLVE, address type 00",
+            asking(address=at("example.com"), command=Command.RESOLVE),
+            "05 00 05 04 00 00 00000000 0000",
+            ["05 01 00", "05 F0 00 03 0B 6578616D706C652E636F6D 0000", errors.HostUnreachable],
+        ),
+        (
+            "RESOLVE",
+            asking(address=at("example.com"), command=Command.RESOLVE),
+            "05 00 05 00 00 01 C0000201 0000",
+            ["05 01 00", "05 F0 00 03 0B 6578616D706C652E636F6D 0000", opened(at("192.0.2.1"))],
+        ),
+        (
+            "RESOLVE_PTR",
+            asking(address=at("8.8.8.8"), command=Command.RESOLVE_PTR),
+            "05 00 05 00 00 03 0A 646E732E676F6F676C65 0000",
+            ["05 01 00", "05 F1 00 01 08080808 0000", opened(at("dns.google"))],
+        ),
+        ("a failure of two bytes", PLAIN, "05 00 05 02", ["05 01 00", ASK, errors.NotAllowed]),
+        (
+            "a failure of 22 bytes",
+            PLAIN,
+            "05 00 05 06 00 04" + "00" * 18,
+            ["05 01 00", ASK, errors.TimedOut],
+        ),
+        (
+            "a failure and more",
+            PLAIN,
+            "05 00 05 05 00 01 00000000 0000 FFFF",
+            ["05 01 00", ASK, errors.ConnectionRefused],
+        ),
+    ]
+)
+
+
+@rows("R-34", "R-20", "R-32", "S-06")
+@pytest.mark.parametrize(("request_", "server", "expected"), STEP_BY_STEP)
+def test_step_by_step(request_: Request, server: str, expected: list[Any]) -> None:
+    assert_outcome(request_, server, expected, pipelined=False)
+
+
+# What C Tor does with everything in one read: it keeps the last answer only.
+PIPELINED = table(
+    [
+        ("00, kept", PLAIN, "05 00" + OK, [opened()]),
+        ("00 and a failure", PLAIN, "05 00 05 04 00 01 00000000 0000", [errors.HostUnreachable]),
+        ("02, swallowed", KNOWN, "01 00" + OK, [opened()]),
+        ("02, not swallowed", KNOWN, "05 02 01 00" + OK, [opened()]),
+        ("22 bytes", KNOWN, "01 00" + OK_22 + "FF", [opened(SIX, b"\xff")]),
+        ("22 bytes, not swallowed", KNOWN, "05 02 01 00" + OK_22, [opened(SIX)]),
+        ("early bytes like a status", KNOWN, "01 00" + OK + "0100", [opened(rest=b"\1\0")]),
+        ("early bytes like a selection", PLAIN, "05 00" + OK + "0502", [opened(rest=b"\5\2")]),
+        ("status only", KNOWN, "01 00", []),
+        ("half a status", KNOWN, "01", []),
+        ("selection only", KNOWN, "05 02", []),
+        ("half a selection", KNOWN, "05", []),
+        ("half a reply", KNOWN, "01 00 05 00 00", []),
+        ("refused at sight", KNOWN, "05 01 00 01 00000000 0000", [errors.GeneralFailure]),
+        ("refused at sight, no PTR", KNOWN, "05 08 00 01", [errors.AddressTypeNotSupported]),
+        ("refused by SafeSocks", KNOWN, "05 02 00 01 00000000 0000", [errors.NotAllowed]),
+        ("refused by SafeSocks, 00", PLAIN, "05 02 00 01 00000000 0000", [errors.NotAllowed]),
+        (
+            "refused by SafeSocks, in steps",
+            KNOWN,
+            "05 02 01 00 05 02 00 01 00000000 0000",
+            [errors.NotAllowed],
+        ),
+        (
+            "refused later, port 0",
+            KNOWN,
+            "01 00 05 01 00 01 00000000 0000",
+            [errors.GeneralFailure],
+        ),
+        (
+            "an onion code",
+            KNOWN,
+            "01 00 05 F0 00 01 00000000 0000",
+            [errors.DescriptorNotFound],
+        ),
+        ("no acceptable method", KNOWN, "05 FF", [LoginRefused]),
+        ("00 though only 02 was offered", KNOWN, "05 00" + OK, [ProxyBroken]),
+        ("credentials refused", KNOWN, "01 01", [LoginRefused]),
+        ("credentials refused in steps", KNOWN, "05 02 01 01", [LoginRefused]),
+        ("a status that nobody asked for", PLAIN, "01 00" + OK, [ProxyBroken]),
+        ("another version", KNOWN, "04 02", [ProxyBroken]),
+    ]
+)
+
+
+@rows("R-34", "R-32", "S-38")
+@pytest.mark.parametrize(("request_", "server", "expected"), PIPELINED)
+def test_pipelined(request_: Request, server: str, expected: list[Any]) -> None:
+    first = "05 01 02" + ME + ASK if request_ is KNOWN else "05 01 00" + ASK
+    assert_outcome(request_, server, [first, *expected], pipelined=True)
+
+
+FIRST_4 = "04 01 0050 00000001 6D65 00 6578616D706C652E636F6D 00"
+SOCKS4 = table(
+    [
+        ("granted", "00 5A 0000 00000000", [(Reply(0x5A), b"")]),
+        (
+            "granted, with bytes behind",
+            "00 5A 0050 C0000201 00 5B",
+            [(Reply(0x5A, at("192.0.2.1", 80)), b"\0[")],
+        ),
+        ("rejected", "00 5B 0000 00000000", [errors.GeneralFailure]),
+        ("rejected for want of identd", "00 5C 0000 00000000", [errors.GeneralFailure]),
+        ("half a reply", "00 5A 0000", []),
+        ("another version", "04 5A 0000 00000000", [ProxyBroken]),
+        ("a SOCKS5 reply", OK, [ProxyBroken]),
+    ]
+)
+
+
+@rows("S-04", "S-05", "R-32")
+@pytest.mark.parametrize("pipelined", [False, True])
+@pytest.mark.parametrize(("server", "expected"), SOCKS4)
+def test_socks4(server: str, expected: list[Any], pipelined: bool) -> None:
+    assert_outcome(OLD, server, [FIRST_4, *expected], pipelined=pipelined)
+
+
+CODES = [(kind.code, kind) for kind in refusals.PLAIN]
+CODES += [(kind.onion_code, kind) for kind in refusals.ONION]
+CODES += [(code, errors.GeneralFailure) for code in (0x09, 0x5B, 0xE0, 0xFF)]
+
+
+@rows("R-34")
+@pytest.mark.parametrize("request_", [PLAIN, KNOWN], ids=["00", "02"])
+def test_every_code_has_its_meaning(request_: Request) -> None:
+    before = "05 00" if request_ is PLAIN else "05 02 01 00"
+    for code, kind in CODES:
+        for tail in ("00 01 00000000 0000", "00 04" + "00" * 18, "00 00 00000000 0000", ""):
+            server = octets(f"{before} 05 {code:02X} {tail}")
+            for pipelined in (False, True):
+                assert outcome(request_, pipelined, [server], eof=False)[-1] is kind
+
+
+ENDS = table(
+    [
+        ("at once", PLAIN, ""),
+        ("at once, with credentials", KNOWN, ""),
+        ("behind the selection", PLAIN, "05 00"),
+        ("behind the selection of 02: tor refused the credentials", KNOWN, "05 02"),
+        ("behind the status", KNOWN, "05 02 01 00"),
+        ("within the reply", KNOWN, "05 02 01 00 05 00 00 01"),
+        ("SOCKS4", OLD, ""),
+        ("SOCKS4, within the reply", OLD, "00 5A 0000"),
+    ]
+)
+
+
+@rows("R-34")
+@pytest.mark.parametrize("pipelined", [False, True])
+@pytest.mark.parametrize(("request_", "server"), ENDS)
+def test_the_end_before_the_reply_is_a_refusal(
+    request_: Request, server: str, pipelined: bool
+) -> None:
+    for chunks in cuts(octets(server)):
+        assert outcome(request_, pipelined, chunks, eof=True)[-1] is ProxyBroken
+
+
+def test_the_end_behind_the_reply_is_none_of_its_business() -> None:
+    assert_outcome(PLAIN, "05 00" + OK, ["05 01 00", ASK, opened()], pipelined=False, eof=True)
+    failed = ["05 01 00", ASK, errors.NotAllowed]
+    assert_outcome(PLAIN, "05 00 05 02", failed, pipelined=False, eof=True)
+
+
+@rows("R-34", "S-23")
+@pytest.mark.parametrize("pipelined", [False, True])
+def test_isolation_fails_closed(pipelined: bool) -> None:
+    """With credentials, method 00 is never offered, and never accepted."""
+    assert Initiator(KNOWN, pipelined=pipelined).start().startswith(octets("05 01 02"))
+    assert outcome(KNOWN, pipelined, [octets("05 00")], eof=False)[-1] is ProxyBroken
+
+
+@rows("S-38")
+def test_early_data_may_follow_when_the_request_is_out() -> None:
+    """The answers of one server, and after each whether the request has been given out."""
+    for request, pipelined, answers in (
+        (PLAIN, False, [("", False), ("05 00", True)]),
+        (KNOWN, False, [("", False), ("05 02", False), ("01 00", True)]),
+        (PLAIN, True, [("", True)]),
+        (KNOWN, True, [("", True), ("01 00", True)]),
+        (OLD, False, [("", True)]),
+    ):
+        initiator = Initiator(request, pipelined=pipelined)
+        initiator.start()
+        for answer, requested in answers:
+            initiator.receive(octets(answer))
+            assert initiator.requested is requested
+
+
+@pytest.mark.parametrize("pipelined", [False, True])
+def test_an_endless_server_fills_no_memory(pipelined: bool) -> None:
+    for first in (b"", octets("05 00"), octets("05 00" + OK), octets("05 00 05 01")):
+        initiator = Initiator(PLAIN, pipelined=pipelined)
+        initiator.start()
+        initiator.receive(first)
+        for _ in range(64):
+            initiator.receive(b"\5\0\0\3" + b"x" * 65536)
+        assert len(initiator._buffer) < 262
+
+
+def test_step_by_step_is_the_default() -> None:
+    assert Initiator(PLAIN).start() == octets("05 01 00")
+
+
+def test_what_comes_behind_the_reply_has_no_representation() -> None:
+    assert "payload" not in repr(Opened(Reply(0), b"payload"))
+
+
+NOT_FOUND = octets("05 F0 00 01 00000000 0000")
+
+
+class TestDoubt:
+    """X'F0' from a C Tor with ExtendedErrors: only its closing makes it true."""
+
+    def doubted(self, chunks: Iterable[bytes]) -> tuple[Initiator, list[Any]]:
+        initiator = Initiator(PLAIN, doubtful=True)
+        initiator.start()
+        steps = [step for chunk in chunks for step in initiator.receive(chunk)]
+        return initiator, steps[1:]
+
+    @rows("S-43")
+    def test_closed_it_is_a_failure(self) -> None:
+        for chunks in cuts(b"\5\0" + NOT_FOUND):
+            initiator, steps = self.doubted(chunks)
+            assert steps == [Doubted()]
+            assert initiator.requested
+            (end,) = initiator.eof()
+            assert isinstance(end, Failed)
+            assert isinstance(end.reason, errors.DescriptorNotFound)
+            assert initiator.eof() == initiator.settle() == initiator.receive(b"more") == []
+
+    @rows("S-03")
+    def test_with_data_behind_it_the_stream_works(self) -> None:
+        for chunks in cuts(b"\5\0" + NOT_FOUND + b"hello"):
+            initiator, steps = self.doubted(chunks)
+            rest = b"".join(step.rest for step in steps if isinstance(step, Opened))
+            assert isinstance(steps[0], Doubted)
+            assert isinstance(steps[1], Opened)
+            assert b"hello".startswith(rest)
+            assert rest
+            assert initiator.settle() == initiator.eof() == []
+
+    def test_after_a_while_the_stream_works(self) -> None:
+        initiator, _ = self.doubted([b"\5\0" + NOT_FOUND])
+        (step,) = initiator.settle()
+        assert step == Opened(Reply(0xF0), b"")
+        assert initiator.settle() == []
+
+    def test_cut_off_it_is_a_failure(self) -> None:
+        initiator, steps = self.doubted([b"\5\0", NOT_FOUND[:6]])
+        assert steps == []
+        (end,) = initiator.eof()
+        assert isinstance(end, Failed)
+        assert isinstance(end.reason, errors.DescriptorNotFound)
+
+    @pytest.mark.parametrize("code", [0xF1, 0xF2, 0xF7, 5])
+    def test_no_other_code_is_doubted(self, code: int) -> None:
+        _, steps = self.doubted([b"\5\0", bytes([5, code])])
+        assert isinstance(steps[0], Failed)
+
+    def test_neither_is_a_look_up(self) -> None:
+        initiator = Initiator(asking(command=Command.RESOLVE), doubtful=True)
+        initiator.receive(b"\5\0")
+        (step,) = initiator.receive(NOT_FOUND[:2])
+        assert isinstance(step, Failed)
+
+    def test_nothing_is_settled_without_a_doubt(self) -> None:
+        initiator = Initiator(PLAIN, doubtful=True)
+        assert initiator.settle() == []

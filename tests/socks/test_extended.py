@@ -1,0 +1,208 @@
+"""What a listener makes of keys: which it acts on, and what it answers."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.rows import rows
+from tests.support.tables import octets, table
+from torsocks_tx.errors import InvalidArguments, ProtocolError
+from torsocks_tx.socks import keyvalue
+from torsocks_tx.socks.constants import Role
+from torsocks_tx.socks.extended import (
+    ExtendedRules,
+    check_credentials,
+    judge,
+    standard_keys,
+    take_any,
+)
+from torsocks_tx.socks.messages import Credentials, KeyValues
+
+PLAIN = ExtendedRules()
+FLAGGED = ExtendedRules(extended_errors=True)
+MIXED = ExtendedRules(standard_keys(isolates=False, authenticates=True))
+TRANSPORT = ExtendedRules({"PT.": take_any})
+Pairs = dict[str, bytes]
+
+ANSWERS = table(
+    [
+        ("nothing said", PLAIN, {}, b"", b"prop229"),
+        ("isolation", PLAIN, {"ISOLATION": b"x"}, b"ISOLATION", b"prop229"),
+        (
+            "in the order of the client",
+            PLAIN,
+            {"PASSWD": b"", "USERNAME": b"", "ISOLATION": b""},
+            b"PASSWD,USERNAME,ISOLATION",
+            b"prop229",
+        ),
+        ("unknown keys are ignored", PLAIN, {"X-a.b": b"", "username": b""}, b"", b"prop229"),
+        ("PASSWORD is unknown", PLAIN, {"PASSWORD": b"", "PT.x": b""}, b"", b"prop229"),
+        (
+            "known keys are required",
+            PLAIN,
+            {"REQUIRE": b"ISOLATION,USERNAME,REQUIRE,REPLY_CODES", "other": b""},
+            b"REQUIRE",
+            b"prop229",
+        ),
+        ("nothing is required", PLAIN, {"REQUIRE": b""}, b"REQUIRE", b"prop229"),
+        ("the flag", FLAGGED, {}, b"", b"prop304"),
+        ("229 in spite of it", FLAGGED, {"REPLY_CODES": b"prop229"}, b"REPLY_CODES", b"prop229"),
+        ("304 without the flag", PLAIN, {"REPLY_CODES": b"prop304"}, b"REPLY_CODES", b"prop229"),
+        ("none", PLAIN, {"REPLY_CODES": b"none"}, b"REPLY_CODES", b"rfc1928"),
+        ("a listener that does not isolate", MIXED, {"ISOLATION": b"x"}, b"", b"prop229"),
+        ("but logs in", MIXED, {"USERNAME": b"", "PASSWD": b""}, b"USERNAME,PASSWD", b"prop229"),
+        ("a transport", TRANSPORT, {"PT.a": b"", "ISOLATION": b""}, b"PT.a", b"prop229"),
+        ("a prefix alone is no key of it", TRANSPORT, {"PT.": b"", "PTx": b""}, b"", b"prop229"),
+    ]
+)
+
+
+@rows("P-04", "P-05", "P-18", "P-23", "P-24", "P-26")
+@pytest.mark.parametrize(("rules", "pairs", "accepted", "codes"), ANSWERS)
+def test_answers(rules: ExtendedRules, pairs: Pairs, accepted: bytes, codes: bytes) -> None:
+    role = Role.PT if rules is TRANSPORT else Role.TOR
+    answer = judge(KeyValues.of(pairs), rules, role)
+    assert list(answer) == [("ACCEPTED", accepted), ("REPLY_CODES", codes)]
+
+
+REFUSALS = table(
+    [
+        ("a required key is unknown", PLAIN, [("REQUIRE", b"X-a")], b"X-a"),
+        ("two of three", PLAIN, [("REQUIRE", b"X-a,ISOLATION,PT.b")], b"X-a,PT.b"),
+        ("required where nothing isolates", MIXED, [("REQUIRE", b"ISOLATION")], b"ISOLATION"),
+        ("required of a transport", TRANSPORT, [("REQUIRE", b"PT.x,ISOLATION")], b"ISOLATION"),
+        ("REQUIRE is no list", PLAIN, [("REQUIRE", b"X-a,,X-b")], None),
+        ("REQUIRE has a blank", PLAIN, [("REQUIRE", b"ISOLATION, USERNAME")], None),
+        ("REQUIRE has a NUL", PLAIN, [("REQUIRE", b"ISOLATION\0")], None),
+        ("no such set", PLAIN, [("REPLY_CODES", b"prop305")], None),
+        ("ISOLATION twice", PLAIN, [("ISOLATION", b"a"), ("ISOLATION", b"a")], None),
+        ("REQUIRE twice", PLAIN, [("REQUIRE", b""), ("REQUIRE", b"")], None),
+        ("REPLY_CODES twice", PLAIN, [("REPLY_CODES", b"none")] * 2, None),
+    ]
+)
+
+
+@rows("P-20", "P-21")
+@pytest.mark.parametrize(("rules", "pairs", "unsupported"), REFUSALS)
+def test_refusals(
+    rules: ExtendedRules, pairs: list[tuple[str, bytes]], unsupported: bytes | None
+) -> None:
+    role = Role.PT if rules is TRANSPORT else Role.TOR
+    with pytest.raises(ProtocolError) as caught:
+        judge(KeyValues.of(pairs), rules, role)
+    said = {} if unsupported is None else {"UNSUPPORTED": unsupported}
+    assert caught.value.answer == keyvalue.build_response(2, KeyValues.of(said))
+
+
+def test_unknown_keys_may_come_twice() -> None:
+    pairs = KeyValues.of([("X-a", b"1"), ("X-a", b"2"), ("ISOLATION", b"")])
+    assert judge(pairs, PLAIN, Role.TOR).get("ACCEPTED") == b"ISOLATION"
+
+
+def test_keys_behind_a_prefix_may_come_twice_and_are_judged_together() -> None:
+    heard: list[KeyValues] = []
+
+    def handler(pairs: KeyValues) -> KeyValues:
+        heard.append(pairs)
+        return KeyValues.of({"PT.session": b"7"})
+
+    pairs = KeyValues.of([("PT.a", b"1"), ("X-a", b""), ("PT.b", b"2"), ("PT.a", b"3")])
+    answer = judge(pairs, ExtendedRules({"PT.": handler}), Role.PT)
+    assert heard == [KeyValues.of([("PT.a", b"1"), ("PT.b", b"2"), ("PT.a", b"3")])]
+    assert answer.get("ACCEPTED") == b"PT.a,PT.b"
+    assert answer.get("PT.session") == b"7"
+
+
+def test_a_handler_without_its_key_is_not_asked() -> None:
+    def handler(pairs: KeyValues) -> KeyValues:
+        raise AssertionError("asked")
+
+    judge(KeyValues.of({"ISOLATION": b""}), ExtendedRules({"X-a.b": handler}), Role.TOR)
+
+
+def test_a_handler_may_refuse_and_say_why() -> None:
+    def handler(pairs: KeyValues) -> KeyValues:
+        raise InvalidArguments("no such colour", KeyValues.of({"X-a.known": b"red"}))
+
+    with pytest.raises(ProtocolError, match="no such colour") as caught:
+        judge(KeyValues.of({"X-a.b": b"blue"}), ExtendedRules({"X-a.b": handler}), Role.TOR)
+    assert caught.value.answer == octets("01 02 0001 0009 582D612E6B6E6F776E 0003 726564")
+
+
+def test_a_list_of_accepted_keys_that_fits_no_value_is_cut() -> None:
+    names = [f"X-{i:04}." + "k" * 57 for i in range(1024)]
+    pairs = KeyValues.of(dict.fromkeys(names, b""))
+    accepted = judge(pairs, ExtendedRules(dict.fromkeys(names, take_any)), Role.TOR).pairs[0][1]
+    assert 0xFFFF - 65 < len(accepted) <= 0xFFFF
+    assert set(accepted.decode().split(",")) < set(names)
+
+
+CREDENTIALS = table(
+    [
+        ("neither", {}, None),
+        ("both", {"USERNAME": b"a", "PASSWD": b"b"}, Credentials(b"a", b"b")),
+        ("only a name", {"USERNAME": b"a"}, Credentials(b"a", b"")),
+        ("only a password", {"PASSWD": b"b"}, Credentials(b"", b"b")),
+        ("both empty", {"USERNAME": b"", "PASSWD": b""}, Credentials(b"", b"")),
+        ("long ones", {"USERNAME": b"a" * 60000}, Credentials(b"a" * 60000, b"")),
+        ("an isolation parameter", {"USERNAME": b"<torS0X>0"}, Credentials(b"<torS0X>0", b"")),
+        ("keys know case", {"Username": b"a", "PASSWORD": b"b"}, None),
+    ]
+)
+
+
+@rows("P-23", "P-24")
+@pytest.mark.parametrize(("pairs", "credentials"), CREDENTIALS)
+def test_credentials(pairs: Pairs, credentials: Credentials | None) -> None:
+    for role in Role:
+        assert check_credentials(KeyValues.of(pairs), role) == credentials
+
+
+@rows("P-20", "P-23")
+@pytest.mark.parametrize("name", [b"<torS0X>9", b"<torS0X>", b"<torS0X>0a", b"<torS0X>1a"])
+def test_formats_that_are_not_understood(name: bytes) -> None:
+    pairs = KeyValues.of({"USERNAME": name})
+    with pytest.raises(ProtocolError) as caught:
+        check_credentials(pairs, Role.TOR)
+    assert caught.value.answer == octets("01 02 0000")
+    assert check_credentials(pairs, Role.PT) == Credentials(name, b"")
+
+
+@rows("P-20")
+@pytest.mark.parametrize("key", ["USERNAME", "PASSWD"])
+def test_credentials_come_once(key: str) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        check_credentials(KeyValues.of([(key, b"a"), (key, b"a")]), Role.TOR)
+    assert caught.value.answer == octets("01 02 0000")
+
+
+@rows("P-20")
+def test_a_refusal_that_does_not_fit_is_still_one() -> None:
+    def handler(pairs: KeyValues) -> KeyValues:
+        raise InvalidArguments("no", KeyValues.of({"X-why": b"x" * 65536}))
+
+    with pytest.raises(ProtocolError) as caught:
+        judge(KeyValues.of({"X-a": b""}), ExtendedRules({"X-a": handler}), Role.TOR)
+    assert caught.value.answer == octets("01 02 0000")
+
+
+class Colours:
+    """Knows one key of its prefix, and takes note of all."""
+
+    def knows(self, key: str) -> bool:
+        return key == "X-colour.red"
+
+    def __call__(self, pairs: KeyValues) -> KeyValues:
+        return KeyValues()
+
+
+@rows("P-18", "P-20", "P-21")
+def test_a_handler_may_know_some_keys_of_its_prefix_only() -> None:
+    rules = ExtendedRules({"X-colour.": Colours()})
+    pairs = {"X-colour.red": b"", "X-colour.blue": b"", "REQUIRE": b"X-colour.red"}
+    answer = judge(KeyValues.of(pairs), rules, Role.TOR)
+    assert answer.get("ACCEPTED") == b"X-colour.red,REQUIRE"
+    with pytest.raises(ProtocolError) as caught:
+        judge(KeyValues.of({"REQUIRE": b"X-colour.red,X-colour.blue"}), rules, Role.TOR)
+    assert b"X-colour.blue" in caught.value.answer
+    assert b"X-colour.red" not in caught.value.answer

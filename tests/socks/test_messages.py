@@ -1,0 +1,107 @@
+"""The values of messages: which text is an IP address, and which name an onion service."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from tests.support.names import INVALID_NAMES, LITERALS, ONION, VALID_NAMES, WITH_NUL
+from tests.support.rows import rows
+from tests.support.tables import table
+from torsocks_tx.socks.constants import AddressType, Command, Version
+from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Reply, Request, onion_name
+
+NAME, IPV4, IPV6 = AddressType.HOSTNAME, AddressType.IPV4, AddressType.IPV6
+
+
+@rows("R-24")
+@pytest.mark.parametrize(("text", "host"), table(LITERALS))
+def test_text_of_an_ip_address(text: str, host: str) -> None:
+    kind = IPV6 if ":" in host else IPV4
+    assert Address.of(text, 80) == Address(kind, host, 80)
+    as_name = Address(NAME, text, 80)
+    assert as_name.is_ip
+    assert as_name.literal() == Address(kind, host, 80)
+    assert not as_name.is_onion
+
+
+@rows("R-24", "S-08")
+@pytest.mark.parametrize("text", table([*VALID_NAMES, *INVALID_NAMES, *WITH_NUL]))
+def test_any_other_text_is_a_name(text: str) -> None:
+    address = Address.of(text, 80)
+    assert address == Address(NAME, text, 80)
+    assert address.literal() == address
+    assert not address.is_ip
+
+
+@pytest.mark.parametrize("address", [Address.of("192.0.2.1", 1), Address.of("2001:db8::1", 2)])
+def test_an_ip_address_is_its_own_literal(address: Address) -> None:
+    assert address.is_ip
+    assert address.literal() is address
+    assert not address.is_onion
+
+
+ONIONS = table(
+    [
+        ("lower case", ONION, ONION),
+        ("upper case", ONION.upper(), ONION.upper()),
+        ("subdomain", "www." + ONION, "www." + ONION),
+        ("trailing dot", ONION + ".", ONION),
+        ("not valid all the same", "x.OnIoN", "x.OnIoN"),
+        ("without a label", ".onion", ".onion"),
+        ("two trailing dots", "x.onion..", None),
+        ("the word alone", "onion", None),
+        ("the word alone with a dot", "onion.", None),
+        ("longer", "x.onions", None),
+        ("not the last label", "x.onion.example", None),
+        ("without the dot", "xonion", None),
+        ("empty", "", None),
+        ("dot", ".", None),
+    ]
+)
+
+
+@rows("R-23")
+@pytest.mark.parametrize(("host", "bare"), ONIONS)
+def test_onion_names(host: str, bare: str | None) -> None:
+    assert onion_name(host) == bare
+    assert Address(NAME, host).is_onion is (bare is not None)
+
+
+def test_credentials_have_no_representation() -> None:
+    credentials = Credentials(b"alice", b"secret")
+    request = Request(Version.SOCKS5, Command.CONNECT, Address.of("a", 80), credentials)
+    for value in (credentials, request):
+        assert "alice" not in repr(value)
+        assert "secret" not in repr(value)
+
+
+@rows("S-19")
+def test_empty_credentials_are_not_none() -> None:
+    requests = [
+        Request(Version.SOCKS5, Command.CONNECT, Address.of("a", 80), credentials)
+        for credentials in (None, Credentials(b"", b""), Credentials(b"x", b""))
+    ]
+    assert len(set(requests)) == 3
+
+
+def test_values_do_not_change() -> None:
+    address = Address.of("a", 80)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        address.port = 81  # type: ignore[misc]
+
+
+def test_the_port_is_0_where_none_is_given() -> None:
+    assert Address(NAME, "a") == Address.of("a") == Address(NAME, "a", 0)
+
+
+@rows("R-25")
+def test_a_reply_says_nothing_of_our_sockets_by_default() -> None:
+    assert Reply(0).address == Address(IPV4, "0.0.0.0", 0)
+
+
+def test_pairs_make_a_dict() -> None:
+    pairs = KeyValues.of([("a", b"1"), ("b", b"2")])
+    assert dict(pairs) == {"a": b"1", "b": b"2"}
+    assert pairs.names == ("a", "b")

@@ -1,0 +1,234 @@
+"""What a client offers: nothing that would lose what it insists on."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import pytest
+
+from tests.support.names import ONION
+from tests.support.rows import rows
+from tests.support.tables import at, table
+from torsocks_tx.errors import Refused
+from torsocks_tx.proxyerrors import ArgumentsRefused, LoginRefused, NotIsolated
+from torsocks_tx.socks.constants import AddressType, CodeSet, Command, Method, Role, Version
+from torsocks_tx.socks.messages import Address, Credentials, KeyValues
+from torsocks_tx.socks.offers import ClientOptions, Offer
+
+CONNECT, RESOLVE, RESOLVE_PTR = Command.CONNECT, Command.RESOLVE, Command.RESOLVE_PTR
+NO_AUTH, USERPASS, EXTENDED = Method.NO_AUTH, Method.USERNAME_PASSWORD, Method.EXTENDED
+ME = Credentials(b"me", b"you")
+LONG = Credentials(b"u" * 256, b"")
+COLOUR = KeyValues.of({"X-paint.colour": b"red"})
+TOKEN = hashlib.sha256(b"x").hexdigest().encode()
+TOR_TOKEN = Credentials(b"<torS0X>0", TOKEN)
+
+# The wishes, the methods, what is said by 97, what by 02, and what a refusal means.
+OFFERS = table(
+    [
+        ("nothing", {}, [EXTENDED, NO_AUTH], {}, None, LoginRefused),
+        ("nothing, without 97", {"extended": False}, [NO_AUTH], {}, None, LoginRefused),
+        (
+            "codes",
+            {"reply_codes": CodeSet.PROP304},
+            [EXTENDED, NO_AUTH],
+            {"REPLY_CODES": b"prop304"},
+            None,
+            LoginRefused,
+        ),
+        (
+            "credentials",
+            {"credentials": ME},
+            [EXTENDED, USERPASS],
+            {"USERNAME": b"me", "PASSWD": b"you"},
+            ME,
+            LoginRefused,
+        ),
+        (
+            "credentials, without 97",
+            {"credentials": ME, "extended": False},
+            [USERPASS],
+            {"USERNAME": b"me", "PASSWD": b"you"},
+            ME,
+            LoginRefused,
+        ),
+        (
+            "long credentials",
+            {"credentials": LONG},
+            [EXTENDED],
+            {"USERNAME": b"u" * 256, "PASSWD": b""},
+            LONG,
+            ArgumentsRefused,
+        ),
+        (
+            "isolation",
+            {"isolation": b"x"},
+            [EXTENDED, USERPASS],
+            {"ISOLATION": b"x", "REQUIRE": b"ISOLATION"},
+            TOR_TOKEN,
+            NotIsolated,
+        ),
+        (
+            "isolation, without 97",
+            {"isolation": b"x", "extended": False},
+            [USERPASS],
+            {"ISOLATION": b"x", "REQUIRE": b"ISOLATION"},
+            TOR_TOKEN,
+            NotIsolated,
+        ),
+        (
+            "isolation and credentials",
+            {"isolation": b"x", "credentials": ME},
+            [EXTENDED],
+            {"USERNAME": b"me", "PASSWD": b"you", "ISOLATION": b"x", "REQUIRE": b"ISOLATION"},
+            ME,
+            NotIsolated,
+        ),
+        (
+            "pairs",
+            {"pairs": COLOUR},
+            [EXTENDED],
+            {"X-paint.colour": b"red"},
+            None,
+            ArgumentsRefused,
+        ),
+        (
+            "pairs that are required",
+            {"pairs": COLOUR, "require": ("X-paint.colour",), "isolation": b"x"},
+            [EXTENDED],
+            {
+                "ISOLATION": b"x",
+                "REQUIRE": b"ISOLATION,X-paint.colour",
+                "X-paint.colour": b"red",
+            },
+            TOR_TOKEN,
+            NotIsolated,
+        ),
+    ]
+)
+
+
+@rows("P-05", "P-23", "P-24", "R-34", "S-23")
+@pytest.mark.parametrize(("wishes", "methods", "said", "legacy", "unless"), OFFERS)
+def test_offers(
+    wishes: dict[str, object],
+    methods: list[Method],
+    said: dict[str, bytes],
+    legacy: Credentials | None,
+    unless: type[Refused],
+) -> None:
+    options = ClientOptions(**wishes)  # type: ignore[arg-type]
+    request = options.request(CONNECT, at("example.com", 80))
+    needed = frozenset(said.get("REQUIRE", b"").decode().split(",")) - {""}
+    assert options.offer == Offer(tuple(methods), needed, unless)
+    assert request.pairs == KeyValues.of(said)
+    if USERPASS in methods:
+        assert request.credentials == legacy
+
+
+@rows("S-23", "R-34")
+def test_whoever_wants_to_be_isolated_is_never_anonymous() -> None:
+    for isolation in (b"", b"x", b"x" * 60000):
+        for credentials in (None, ME):
+            for extended in (False, True):
+                if credentials is not None and not extended:
+                    continue
+                options = ClientOptions(
+                    isolation=isolation, credentials=credentials, extended=extended
+                )
+                assert NO_AUTH not in options.offer.methods
+
+
+def test_different_isolation_is_different_everywhere() -> None:
+    seen = set()
+    for version in (4, 5):
+        for isolation in (b"", b"x", b"y", b"x" * 300):
+            options = ClientOptions(isolation=isolation, version=version)
+            seen.add(options.request(CONNECT, at("a", 1)).credentials)
+    assert len(seen) == 8
+
+
+SOCKS4 = table(
+    [
+        ("nothing", {}, b""),
+        ("a user id", {"credentials": Credentials(b"me")}, b"me"),
+        ("isolation", {"isolation": b"x"}, TOKEN),
+    ]
+)
+
+
+@rows("S-13", "S-04", "S-05")
+@pytest.mark.parametrize(("wishes", "user"), SOCKS4)
+def test_socks4(wishes: dict[str, object], user: bytes) -> None:
+    options = ClientOptions(version=4, **wishes)  # type: ignore[arg-type]
+    request = options.request(CONNECT, at("example.com", 80))
+    assert (request.version, request.credentials) == (Version.SOCKS4, Credentials(user))
+    assert request.pairs is None
+
+
+@rows("R-04")
+def test_socks4_carries_ipv6_as_text() -> None:
+    request = ClientOptions(version=4).request(CONNECT, at("2001:db8::1", 80))
+    assert request.address == Address(AddressType.HOSTNAME, "2001:db8::1", 80)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "complaint"),
+    [
+        ({"version": 3}, "versions 4 and 5"),
+        ({"pairs": KeyValues.of({"ISOLATION": b"x"})}, "options of their own"),
+        ({"pairs": COLOUR, "extended": False}, "switched off"),
+        ({"require": ("A",), "extended": False}, "switched off"),
+        ({"isolation": b"x", "credentials": ME, "extended": False}, "switched off"),
+        ({"version": 4, "credentials": ME}, "one user id"),
+        ({"timeout": 0}, "seconds above 0"),
+        ({"timeout": -1.0}, "seconds above 0"),
+        ({"timeout": math.nan}, "seconds above 0"),
+        ({"timeout": math.inf}, "seconds above 0"),
+        ({"isolation": "x"}, "isolation is bytes"),
+        ({"credentials": ("a", "b")}, "class Credentials"),
+        ({"pairs": {"X-a.b": b""}}, "class KeyValues"),
+        ({"require": "FAMILY"}, "tuple of keys"),
+        ({"version": 4, "pairs": COLOUR}, "one user id"),
+        ({"version": 4, "require": ("A",)}, "one user id"),
+        ({"version": 4, "isolation": b"", "credentials": Credentials(b"a")}, "one user id"),
+        ({"pairs": KeyValues.of({"a b": b""})}, "a key is"),
+        ({"isolation": b"x" * 65536}, "65535"),
+        ({"credentials": LONG, "extended": False}, "255 bytes"),
+    ],
+)
+def test_wishes_that_cannot_be_had(wishes: dict[str, object], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        ClientOptions(**wishes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("version", "command", "host"),
+    [
+        (5, CONNECT, "a" * 256),
+        (4, CONNECT, "a\0b"),
+        (4, RESOLVE_PTR, "192.0.2.1"),
+    ],
+)
+def test_requests_that_cannot_be_said(version: int, command: Command, host: str) -> None:
+    with pytest.raises(ValueError, match=r"255|NUL|SOCKS4"):
+        ClientOptions(version=version).request(command, at(host, 80))
+
+
+def test_a_user_id_with_a_nul_is_refused() -> None:
+    options = ClientOptions(version=4, credentials=Credentials(b"a\0"))
+    with pytest.raises(ValueError, match="NUL"):
+        options.request(RESOLVE, at(ONION))
+
+
+def test_the_role_is_passed_on() -> None:
+    assert ClientOptions().offer.role is None
+    assert ClientOptions(role=Role.PT).offer.role is Role.PT
+
+
+@rows("P-37")
+def test_options_show_no_secrets() -> None:
+    options = ClientOptions(isolation=b"qzjx7", credentials=Credentials(b"qzjx7", b"qzjx7"))
+    assert "qzjx7" not in repr(options)
+    assert "qzjx7" not in repr(options.request(CONNECT, at("a", 1)))

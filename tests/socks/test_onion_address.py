@@ -1,0 +1,52 @@
+"""Addresses of onion services: which are valid. The addresses were made with SHA3-256."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.names import ONION
+from tests.support.rows import rows
+from tests.support.tables import table
+from torsocks_tx.errors import InvalidOnionAddress
+from torsocks_tx.socks.onion_address import check_onion
+
+VALID = table(
+    [
+        ("an address", ONION),
+        ("capitals", ONION.upper()),
+        ("a subdomain", "www." + ONION),
+        ("two subdomains", "1.2." + ONION),
+    ]
+)
+INVALID = table(
+    [
+        ("checksum", "duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswzazad.onion"),
+        ("version 4", "duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswvadqe.onion"),
+        ("identity", "aeaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaahmjqd.onion"),
+        ("order 4", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaam2dqd.onion"),
+        ("not on the curve", "aiaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab3did.onion"),
+        ("not base32: 1", "1" + ONION[1:]),
+        ("not base32: 8", "8" + ONION[1:]),
+        ("not ASCII", "\xb5" + ONION[1:]),
+        ("padding", "=" * 56 + ".onion"),
+        ("55 characters", ONION[1:]),
+        ("57 characters", "a" + ONION),
+        ("version 2", "facebookcorewwwi.onion"),
+        ("no label", ".onion"),
+        ("the address as a subdomain", ONION.replace(".onion", ".www.onion")),
+    ]
+)
+
+
+@rows("S-49")
+@pytest.mark.parametrize("host", VALID)
+def test_valid(host: str) -> None:
+    check_onion(host)
+
+
+@rows("S-49")
+@pytest.mark.parametrize("host", INVALID)
+def test_invalid(host: str) -> None:
+    with pytest.raises(InvalidOnionAddress) as caught:
+        check_onion(host)
+    assert host[:3] not in str(caught.value).replace(".onion", "")

@@ -1,0 +1,275 @@
+"""Which code a client hears: every reason to refuse, for every kind of client."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+
+from tests.support.names import ONION
+from tests.support.rows import rows
+from tests.support.tables import at, octets, table
+from tests.test_errors import all_refusals
+from torsocks_tx import errors
+from torsocks_tx.errors import Refused
+from torsocks_tx.socks.constants import AddressType, CodeSet, Command, OnionReply, Role, Version
+from torsocks_tx.socks.messages import Address, KeyValues, Request
+from torsocks_tx.socks.refusals import refusal
+from torsocks_tx.socks.replies import Audience, code_for, code_set, failure, parse_code_set, success
+
+CONNECT, RESOLVE, RESOLVE_PTR = Command.CONNECT, Command.RESOLVE, Command.RESOLVE_PTR
+V4, V5 = Version.SOCKS4, Version.SOCKS5
+RFC1928_FAILURES = set(range(1, 9))
+RFC1928, PROP229, PROP304 = CodeSet.RFC1928, CodeSet.PROP229, CodeSet.PROP304
+TOR, PT = Role.TOR, Role.PT
+
+# What is said to CONNECT, to CONNECT of an onion service by the codes of proposals 304 and 229, to
+# the parent of a transport by those of proposal 229, and to look-ups.
+CODES = table(
+    [
+        ("general failure", errors.GeneralFailure, 0x01, 0x01, 0x01, 0x01, 0x04),
+        ("no tor", errors.TorDown, 0x01, 0x01, 0x01, 0x01, 0x01),
+        ("a fault of ours", errors.Fault, 0x01, 0x01, 0x01, 0xF2, 0x01),
+        ("not allowed", errors.NotAllowed, 0x02, 0x02, 0x02, 0x02, 0x02),
+        ("network unreachable", errors.NetworkUnreachable, 0x03, 0x03, 0x03, 0x03, 0x04),
+        ("host unreachable", errors.HostUnreachable, 0x04, 0x04, 0x04, 0x04, 0x04),
+        ("connection refused", errors.ConnectionRefused, 0x05, 0x05, 0x05, 0x05, 0x04),
+        ("timed out", errors.TimedOut, 0x06, 0x06, 0x06, 0x06, 0x04),
+        ("command", errors.CommandNotSupported, 0x07, 0x07, 0x07, 0x07, 0x04),
+        ("address type", errors.AddressTypeNotSupported, 0x08, 0x08, 0x08, 0x08, 0x08),
+        ("no descriptor", errors.DescriptorNotFound, 0x04, 0xF0, 0xE0, 0x04, 0x04),
+        ("bad descriptor", errors.DescriptorInvalid, 0x04, 0xF1, 0xE0, 0x04, 0x04),
+        ("introduction", errors.IntroductionFailed, 0x04, 0xF2, 0xE1, 0x04, 0x04),
+        ("rendezvous", errors.RendezvousFailed, 0x06, 0xF3, 0xE1, 0x06, 0x04),
+        ("no key", errors.MissingClientAuth, 0x01, 0xF4, 0xE1, 0x01, 0x04),
+        ("wrong key", errors.WrongClientAuth, 0x01, 0xF5, 0xE1, 0x01, 0x04),
+        ("bad onion address", errors.InvalidOnionAddress, 0x01, 0xF6, 0xE0, 0x01, 0x04),
+        ("introduction timed out", errors.IntroductionTimedOut, 0x04, 0xF7, 0xE1, 0x04, 0x04),
+        ("an upstream's E0", errors.OnionNotFound, 0x04, 0xF0, 0xE0, 0x04, 0x04),
+        ("an upstream's E1", errors.OnionNotReachable, 0x04, 0xF2, 0xE1, 0x04, 0x04),
+        ("temporary", errors.Temporary, 0x01, 0x01, 0x01, 0xF0, 0x04),
+        ("invalid bridge", errors.InvalidBridge, 0x05, 0x05, 0x05, 0xF1, 0x04),
+        ("internal", errors.Internal, 0x01, 0x01, 0x01, 0xF2, 0x04),
+    ]
+)
+Codes = tuple[int, int, int, int, int]
+
+
+def expected_code(codes: Codes, audience: Audience) -> int:
+    plain, prop304, prop229, transport, look_up = codes
+    if audience.version is V4:
+        return 0x5B
+    if audience.command is not CONNECT:
+        return look_up
+    if audience.role is PT:
+        return plain if audience.codes is RFC1928 else transport
+    by_set = {RFC1928: plain, PROP229: prop229, PROP304: prop304}
+    return by_set[audience.codes] if audience.onion else plain
+
+
+AUDIENCES = [
+    Audience(*fields)
+    for fields in itertools.product(
+        Version, (CONNECT, RESOLVE, RESOLVE_PTR), (False, True), Role, CodeSet
+    )
+]
+
+
+@rows("S-02", "S-21", "S-22", "S-26", "S-41", "S-42")
+@rows("P-25", "P-27", "P-28", "P-29", "P-31", "P-33")
+@pytest.mark.parametrize(("kind", *"abcde"), CODES)
+def test_codes(kind: type[Refused], a: int, b: int, c: int, d: int, e: int) -> None:
+    for audience in AUDIENCES:
+        assert code_for(kind("for the log"), audience) == expected_code((a, b, c, d, e), audience)
+
+
+def test_the_table_is_complete() -> None:
+    assert {parameter.values[0] for parameter in CODES} == set(all_refusals())
+
+
+@rows("P-27", "P-28")
+def test_the_two_codes_may_be_swapped() -> None:
+    swapped = Audience(V5, CONNECT, True, codes=PROP229, swap_e0_e1=True)
+    assert code_for(errors.DescriptorNotFound(), swapped) == 0xE1
+    assert code_for(errors.IntroductionFailed(), swapped) == 0xE0
+    assert code_for(errors.IntroductionFailed(), replace(swapped, codes=PROP304)) == 0xF2
+    assert code_for(errors.GeneralFailure(), swapped) == 0x01
+
+
+def allowed(audience: Audience) -> set[int]:
+    """Table 1D and its rules C-1: which codes this audience may hear at all."""
+    if audience.version is V4:
+        return {0x5B}
+    extended: set[int] = set()
+    if audience.command is CONNECT and audience.role is PT and audience.codes is not RFC1928:
+        extended = {0xF0, 0xF1, 0xF2}
+    elif audience.command is CONNECT and audience.role is TOR and audience.onion:
+        extended = {RFC1928: set(), PROP229: {0xE0, 0xE1}, PROP304: set(OnionReply)}[audience.codes]
+    return RFC1928_FAILURES | extended
+
+
+@rows("S-21", "S-22", "S-41", "P-25", "P-26")
+@pytest.mark.parametrize("kind", all_refusals())
+def test_every_code_is_one_that_the_audience_may_hear(kind: type[Refused]) -> None:
+    for audience in AUDIENCES:
+        assert code_for(kind(), audience) in allowed(audience)
+
+
+@rows("S-21", "S-22", "S-41", "P-26")
+def test_whatever_an_upstream_says_becomes_a_code_of_ours() -> None:
+    for number, audience in itertools.product(range(1, 256), AUDIENCES):
+        code = code_for(refusal(number), audience)
+        assert code in allowed(audience)
+        plain = number in RFC1928_FAILURES
+        same = plain or (audience.codes is PROP304 and audience.role is TOR)
+        if same and number in allowed(audience) and audience.command is CONNECT:
+            assert code == number
+
+
+@rows("S-42")
+def test_extended_errors_are_off_unless_asked_for() -> None:
+    assert Audience(V5, CONNECT, onion=True) == Audience(V5, CONNECT, True, TOR, RFC1928)
+
+
+@rows("S-22")
+def test_an_upstream_bad_descriptor_without_the_flag_is_04() -> None:
+    assert code_for(refusal(0xF1), Audience(V5, CONNECT, True)) == 0x04
+
+
+# Table 1D: role, ExtendedErrors, offer, REPLY_CODES; the set in force.
+SETS = table(
+    [
+        ("tor, as ever", TOR, False, False, None, RFC1928),
+        ("tor, the flag", TOR, True, False, None, PROP304),
+        ("tor, the offer", TOR, False, True, None, PROP229),
+        ("tor, the flag and the offer", TOR, True, True, None, PROP304),
+        ("tor, asked for less", TOR, True, True, RFC1928, RFC1928),
+        ("tor, asked for less without the flag", TOR, False, True, RFC1928, RFC1928),
+        ("tor, asked for 229", TOR, True, True, PROP229, PROP229),
+        ("tor, asked for 229 without the flag", TOR, False, True, PROP229, PROP229),
+        ("tor, asked for 304", TOR, True, True, PROP304, PROP304),
+        ("tor, asked for 304 without the flag", TOR, False, True, PROP304, PROP229),
+        ("pt", PT, False, False, None, RFC1928),
+        ("pt, the flag", PT, True, False, None, RFC1928),
+        ("pt, the offer", PT, False, True, None, PROP229),
+        ("pt, the flag and the offer", PT, True, True, None, PROP229),
+        ("pt, asked for less", PT, False, True, RFC1928, RFC1928),
+        ("pt, asked for less with the flag", PT, True, True, RFC1928, RFC1928),
+        ("pt, asked for 229", PT, False, True, PROP229, PROP229),
+        ("pt, asked for 229 with the flag", PT, True, True, PROP229, PROP229),
+        ("pt, asked for 304", PT, False, True, PROP304, PROP229),
+        ("pt, asked for 304 with the flag", PT, True, True, PROP304, PROP229),
+    ]
+)
+NAMES_OF_SETS = {RFC1928: b"rfc1928", PROP229: b"prop229", PROP304: b"prop304"}
+
+
+@rows("P-01", "P-02", "P-26", "S-42")
+@pytest.mark.parametrize(("role", "flag", "offered", "asked", "codes"), SETS)
+def test_the_set_in_force(
+    role: Role, flag: bool, offered: bool, asked: CodeSet | None, codes: CodeSet
+) -> None:
+    assert code_set(role, flag, offered=offered, asked=asked) is codes
+    pairs = None if asked is None else KeyValues.of({"REPLY_CODES": NAMES_OF_SETS[asked]})
+    request = Request(V5, CONNECT, at(ONION, 80), pairs=pairs, offered_extended=offered)
+    audience = Audience.of(request, role=role, extended_errors=flag, swap_e0_e1=True)
+    assert audience == Audience(V5, CONNECT, True, role, codes, swap_e0_e1=True)
+
+
+@rows("P-26")
+def test_the_table_of_sets_is_complete() -> None:
+    seen = {parameter.values[:4] for parameter in SETS}
+    unasked = itertools.product(Role, (False, True), (False, True), [None])
+    # A key can only be given where the method was offered.
+    asked = itertools.product(Role, (False, True), [True], CodeSet)
+    assert seen == {*unasked, *asked}
+
+
+def test_names_of_sets() -> None:
+    for codes, name in NAMES_OF_SETS.items():
+        assert parse_code_set(name) is codes
+    assert parse_code_set(b"none") is RFC1928
+    assert parse_code_set(None) is None
+    for name in (b"", b"prop", b"PROP304", b"prop304 ", b"prop304,prop229"):
+        with pytest.raises(ValueError, match="set of reply codes"):
+            parse_code_set(name)
+
+
+@rows("R-20", "S-26", "S-29")
+@pytest.mark.parametrize("kind", all_refusals())
+def test_failures_are_whole_replies(kind: type[Refused]) -> None:
+    for audience in AUDIENCES:
+        reply = failure(kind(), audience)
+        if audience.version is V4:
+            assert reply == octets("00 5B 0000 00000000")
+        else:
+            code = code_for(kind(), audience)
+            assert reply == bytes([5, code]) + octets("00 01 00000000 0000")
+
+
+WHO = table(
+    [
+        ("clearnet", at("example.com", 80), False),
+        ("IPv4", at("192.0.2.1", 80), False),
+        ("IPv6", at("2001:db8::1", 80), False),
+        ("onion service", at(ONION, 80), True),
+        ("in capitals", at(ONION.upper(), 80), True),
+        ("subdomain", at("www." + ONION, 80), True),
+        ("onion in the middle", at("x.onion.example", 80), False),
+        ("the word", at("onion", 80), False),
+    ]
+)
+
+
+@rows("S-41", "S-42")
+@pytest.mark.parametrize(("address", "onion"), WHO)
+def test_audiences(address: Address, onion: bool) -> None:
+    for version, command, flag in itertools.product(Version, (CONNECT, RESOLVE), (False, True)):
+        request = Request(version, command, address)
+        expected = Audience(version, command, onion, codes=PROP304 if flag else RFC1928)
+        assert Audience.of(request, extended_errors=flag) == expected
+
+
+def asked(version: Version, command: Command) -> Request:
+    return Request(version, command, at("example.com", 80))
+
+
+SUCCESSES = table(
+    [
+        ("CONNECT", asked(V5, CONNECT), None, "05 00 00 01 00000000 0000"),
+        ("CONNECT by SOCKS4", asked(V4, CONNECT), None, "00 5A 0000 00000000"),
+        ("RESOLVE", asked(V5, RESOLVE), at("192.0.2.1"), "05 00 00 01 C0000201 0000"),
+        (
+            "RESOLVE, IPv6",
+            asked(V5, RESOLVE),
+            at("2001:db8::1"),
+            "05 00 00 04 20010DB8000000000000000000000001 0000",
+        ),
+        ("RESOLVE by SOCKS4", asked(V4, RESOLVE), at("192.0.2.1"), "00 5A 0000 C0000201"),
+        (
+            "RESOLVE_PTR",
+            asked(V5, RESOLVE_PTR),
+            at("dns.google"),
+            "05 00 00 03 0A 646E732E676F6F676C65 0000",
+        ),
+    ]
+)
+
+
+@rows("S-27", "S-28", "S-30", "R-20", "R-25")
+@pytest.mark.parametrize(("request_", "answer", "text"), SUCCESSES)
+def test_successes(request_: Request, answer: Address | None, text: str) -> None:
+    assert success(request_, answer) == octets(text)
+
+
+@rows("S-27", "R-04")
+@pytest.mark.parametrize("answer", [at("2001:db8::1"), at("dns.google")])
+def test_socks4_has_no_room_for_other_answers(answer: Address) -> None:
+    with pytest.raises(ValueError, match="IPv4"):
+        success(asked(V4, RESOLVE), answer)
+
+
+def test_a_name_too_long_for_a_reply() -> None:
+    with pytest.raises(ValueError, match="255"):
+        success(asked(V5, RESOLVE_PTR), Address(AddressType.HOSTNAME, "a" * 256))

@@ -1,0 +1,283 @@
+"""Method X'97' from a client's side of the wire: what is sent, and what comes of it.
+
+Each conversation is fed whole, byte by byte and cut in two at every place.
+"""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.socks.test_server import ASK, EXAMPLE, ME, NO_AUTH, NONE_ACCEPTABLE, USERPASS, fail5
+from tests.support.conversations import Conversation, assert_conversation, converse
+from tests.support.rows import rows
+from tests.support.tables import at, octets, table
+from torsocks_tx.socks import keyvalue
+from torsocks_tx.socks.constants import Command, Role, Version
+from torsocks_tx.socks.extended import ExtendedRules, standard_keys
+from torsocks_tx.socks.messages import Credentials, KeyValues, Request
+from torsocks_tx.socks.server import (
+    Authenticate,
+    Handshake,
+    Rejected,
+    Requested,
+    Send,
+    Step,
+)
+from torsocks_tx.socks.server_options import HandshakeOptions
+
+OPTIONS = HandshakeOptions(extended=ExtendedRules())
+PREFER = HandshakeOptions(extended=ExtendedRules(), prefer_no_auth=True)
+LOGIN = ExtendedRules(standard_keys(isolates=True, authenticates=True))
+REQUIRE = HandshakeOptions(extended=LOGIN, require_auth=True)
+EXTENDED = Send(octets("05 97"))
+CLOSED, INVALID = Rejected(b"", ""), Rejected(octets("01 02 0000"), "")
+FAILED = Rejected(octets("01 01 0000"), "")
+
+GREETINGS = table(
+    [
+        ("97", "05 01 97", OPTIONS, [EXTENDED]),
+        ("97 over 02 over 00", "05 03 00 02 97", OPTIONS, [EXTENDED]),
+        ("in any order", "05 03 97 00 02", OPTIONS, [EXTENDED]),
+        ("02 over 00 still", "05 02 00 02", OPTIONS, [USERPASS]),
+        ("00 alone", "05 01 00", OPTIONS, [NO_AUTH]),
+        ("all but FF", "05 FF" + bytes(range(255)).hex(), OPTIONS, [EXTENDED]),
+        ("00 preferred", "05 03 97 00 02", PREFER, [NO_AUTH]),
+        ("97 over 02 where 00 is preferred", "05 02 02 97", PREFER, [EXTENDED]),
+        ("97 where a login is required", "05 03 00 02 97", REQUIRE, [EXTENDED]),
+        ("02 where a login is required", "05 02 00 02", REQUIRE, [USERPASS]),
+        ("00 where a login is required", "05 01 00", REQUIRE, [NONE_ACCEPTABLE]),
+    ]
+)
+
+
+@rows("P-06", "P-35", "P-36", "P-40")
+@pytest.mark.parametrize(("client", "options", "steps"), GREETINGS)
+def test_greetings(client: str, options: HandshakeOptions, steps: list[Step]) -> None:
+    assert_conversation(octets(client), steps, options)
+
+
+@rows("P-35", "P-40")
+def test_where_it_is_off_an_offer_is_not_understood() -> None:
+    off = HandshakeOptions()
+    assert converse([octets("05 01 97")], off)[0].data == octets("05 FF")  # type: ignore[union-attr]
+    assert converse([octets("05 03 97 00 02")], off) == [USERPASS]
+    request = Request(Version.SOCKS5, Command.CONNECT, EXAMPLE)
+    assert converse([octets("05 02 97 00" + ASK)], off) == [NO_AUTH, Requested(request, b"")]
+
+
+def asked(
+    pairs: dict[str, bytes] | None = None,
+    rest: bytes = b"",
+    credentials: Credentials | None = None,
+    avatar: bytes | None = None,
+) -> Requested:
+    said = None if pairs is None else KeyValues.of(pairs)
+    connect = Command.CONNECT
+    request = Request(Version.SOCKS5, connect, EXAMPLE, credentials, avatar, said, True)
+    return Requested(request, rest)
+
+
+def said(accepted: str, codes: str = "prop229") -> Send:
+    pairs = KeyValues.of({"ACCEPTED": accepted.encode(), "REPLY_CODES": codes.encode()})
+    return Send(keyvalue.build_response(0, pairs))
+
+
+V11 = "01 0002 0008 555345524E414D45 0005 616C696365 0006 504153535744 0002 7077"
+V12 = "01 0001 0009 49534F4C4154494F4E 0000"
+ALICE = {"USERNAME": b"alice", "PASSWD": b"pw"}
+TOR_NAME = "0008 555345524E414D45 0009 3C746F725330583E"
+
+CONVERSATIONS = table(
+    [
+        ("no pairs", "01 0000" + ASK, [said(""), asked({})]),
+        (
+            "V11",
+            V11 + ASK,
+            [said("USERNAME,PASSWD"), asked(ALICE, credentials=Credentials(b"alice", b"pw"))],
+        ),
+        ("V12", V12 + ASK, [said("ISOLATION"), asked({"ISOLATION": b""})]),
+        (
+            "early data",
+            V12 + ASK + "474554",
+            [said("ISOLATION"), asked({"ISOLATION": b""}, b"GET")],
+        ),
+        ("no request yet", V12, [said("ISOLATION")]),
+        ("half a request", V12[:-2], []),
+        ("nothing yet", "", []),
+        ("an unknown key", "01 0001 0001 41 0001 42" + ASK, [said(""), asked({"A": b"B"})]),
+        (
+            "a known format of names",
+            "01 0001" + TOR_NAME + "30" + ASK,
+            [
+                said("USERNAME"),
+                asked({"USERNAME": b"<torS0X>0"}, credentials=Credentials(b"<torS0X>0")),
+            ],
+        ),
+        ("an unknown format of names", "01 0001" + TOR_NAME + "39" + ASK, [INVALID]),
+        ("a request in its place", ASK, [CLOSED]),
+        ("version 00", "00 0000" + ASK, [CLOSED]),
+        ("version 02", "02 0000" + ASK, [CLOSED]),
+        ("HTTP in its place", "474554", [CLOSED]),
+        ("RFC 1929 in its place", ME + ASK, [INVALID]),
+        ("no key", "01 0001 0000 0001 41" + ASK, [INVALID]),
+        ("a key with a NUL", "01 0001 0009 555345524E414D4500 0000" + ASK, [INVALID]),
+        ("little-endian", "01 0001 0800 555345524E414D45 0000" + ASK, [INVALID]),
+        ("too many pairs", "01 FFFF", [INVALID]),
+        ("a key twice", "01 0002" + "0009 49534F4C4154494F4E 0000" * 2 + ASK, [INVALID]),
+        (
+            "an unknown key is required",
+            "01 0001 0007 52455155495245 0005 46414D494C" + ASK,
+            [
+                Rejected(
+                    octets("01 02 0001 000B 554E535550504F52544544 0005 46414D494C"),
+                    "",
+                )
+            ],
+        ),
+        ("a second one", "01 0000 01 0000", [said(""), fail5("01")]),
+    ]
+)
+
+
+@rows("P-04", "P-06", "P-07", "P-08", "P-09", "P-10", "P-11", "P-12", "P-13", "P-14", "P-15")
+@rows("P-16", "P-18", "P-20", "P-21", "P-23", "P-24", "R-27")
+@pytest.mark.parametrize(("client", "steps"), CONVERSATIONS)
+def test_conversations(client: str, steps: list[Step]) -> None:
+    assert_conversation(octets("05 01 97" + client), [EXTENDED, *steps], OPTIONS)
+
+
+LOGINS = table(
+    [
+        (
+            "a known user who isolates",
+            {"USERNAME": b"me", "PASSWD": b"you", "ISOLATION": b"x"},
+            [
+                Authenticate(Credentials(b"me", b"you")),
+                said("USERNAME,PASSWD,ISOLATION"),
+                asked(
+                    {"USERNAME": b"me", "PASSWD": b"you", "ISOLATION": b"x"},
+                    b"early",
+                    Credentials(b"me", b"you"),
+                    b"me",
+                ),
+            ],
+        ),
+        (
+            "a wrong password",
+            {"USERNAME": b"me", "PASSWD": b"me"},
+            [Authenticate(Credentials(b"me", b"me")), FAILED],
+        ),
+        ("no password", {"USERNAME": b"me"}, [FAILED]),
+        ("no name", {"PASSWD": b"you"}, [FAILED]),
+        ("nothing", {}, [FAILED]),
+        ("another key", {"USERNAME": b"me", "PASSWORD": b"you"}, [FAILED]),
+        (
+            "an unknown key is required of a known user",
+            {"USERNAME": b"me", "PASSWD": b"you", "REQUIRE": b"A"},
+            [
+                Authenticate(Credentials(b"me", b"you")),
+                Rejected(keyvalue.build_response(2, KeyValues.of({"UNSUPPORTED": b"A"})), ""),
+            ],
+        ),
+        (
+            "and of nobody",
+            {"USERNAME": b"me", "PASSWD": b"me", "REQUIRE": b"A"},
+            [Authenticate(Credentials(b"me", b"me")), FAILED],
+        ),
+    ]
+)
+
+
+@rows("P-05", "P-20", "P-21", "P-23", "P-24")
+@pytest.mark.parametrize(("pairs", "steps"), LOGINS)
+def test_logins(pairs: dict[str, bytes], steps: list[Step]) -> None:
+    client = keyvalue.build_request(KeyValues.of(pairs)) + octets(ASK) + b"early"
+    assert_conversation(octets("05 01 97") + client, [EXTENDED, *steps], REQUIRE)
+
+
+def test_the_answer_comes_before_the_request() -> None:
+    handshake = Handshake(OPTIONS)
+    assert handshake.receive(octets("05 01 97")) == [EXTENDED]
+    assert handshake.receive(octets("01 0000")) == [said("")]
+
+
+@rows("P-01", "P-26")
+def test_the_offer_counts_whatever_is_selected() -> None:
+    assert converse([octets("05 02 00 97" + ASK)], PREFER) == [NO_AUTH, asked()]
+    (_, requested) = converse([octets("05 01 00" + ASK)], PREFER)
+    assert isinstance(requested, Requested)
+    assert not requested.request.offered_extended
+
+
+def test_names_have_no_format_on_a_transports_port() -> None:
+    options = HandshakeOptions(extended=ExtendedRules(), role=Role.PT)
+    arguments = b"<torS0X>9=x"
+    by_pairs = "05 01 97 01 0001" + TOR_NAME + "39"
+    by_fields = "05 01 02 01 0B" + arguments.hex() + "01 00"
+    for client, expected in (
+        (by_pairs, Credentials(b"<torS0X>9", b"")),
+        (by_fields, Credentials(arguments, b"\0")),
+    ):
+        (*_, requested) = converse([octets(client + ASK)], options)
+        assert isinstance(requested, Requested)
+        assert requested.request.credentials == expected
+
+
+@rows("P-03", "P-17")
+def test_any_value_of_60000_bytes() -> None:
+    value = bytes(range(256)) * 234 + b"\0" * 96
+    assert len(value) == 60000
+    frame = keyvalue.build_request(KeyValues.of({"ISOLATION": value}))
+    for size in (1, 7, 1448, 65536):
+        client = octets("05 01 97") + frame + octets(ASK)
+        chunks = [client[i : i + size] for i in range(0, len(client), size)]
+        (_, _, requested) = converse(chunks, OPTIONS)
+        assert isinstance(requested, Requested)
+        assert requested.request.pairs == KeyValues.of({"ISOLATION": value})
+
+
+@pytest.mark.parametrize("claim", ["01 FFFF", "01 0400 0001 41 FFFF", "01 0005 0001 41 FFFF"])
+def test_a_giant_holds_no_more_than_the_bound(claim: str) -> None:
+    conversation = Conversation(OPTIONS)
+    conversation.feed(octets("05 01 97" + claim))
+    sent = 0
+    while not conversation.over:
+        conversation.feed(b"\0\1A\xff\xff" if sent % 65540 == 65535 else b"v" * 65535)
+        sent += 5 if sent % 65540 == 65535 else 65535
+        assert sent <= 256 * 1024
+    assert conversation.steps[-1].data == octets("01 02 0000")  # type: ignore[union-attr]
+
+
+def test_sixteen_kilobytes_of_one_byte_pairs_byte_by_byte_are_cheap() -> None:
+    count = 16 * 1024 // 5
+    rules = ExtendedRules(max_pairs=count)
+    frame = b"\1" + count.to_bytes(2, "big") + b"\0\1k\0\0" * count
+    handshake = Handshake(HandshakeOptions(extended=rules))
+    assert handshake.receive(octets("05 01 97")) == [EXTENDED]
+    begun = time.process_time()
+    for place in range(len(frame) - 1):
+        assert handshake.receive(frame[place : place + 1]) == []
+    assert handshake.receive(frame[-1:]) == [said("")]
+    assert time.process_time() - begun < 0.5
+
+
+@rows("P-37")
+def test_nothing_of_it_is_said_or_logged() -> None:
+    mark = "qzjx7"
+    for key in ("USERNAME", "PASSWD", "ISOLATION", "REPLY_CODES", "X-a"):
+        value = b"<torS0X>" * (key == "USERNAME") + mark.encode()
+        client = keyvalue.build_request(KeyValues.of({key: value})) + octets(ASK)
+        for options in (OPTIONS, REQUIRE):
+            for step in converse([octets("05 01 97") + client], options):
+                assert mark not in repr(step)
+                if isinstance(step, Send | Rejected):
+                    assert mark.encode() not in step.data
+
+
+def test_isolation_with_an_ip_address() -> None:
+    client = octets("05 01 97" + V12 + "05 01 00 01 C0000201 0050")
+    (*_, requested) = converse([client], OPTIONS)
+    assert isinstance(requested, Requested)
+    assert requested.request.address == at("192.0.2.1", 80)

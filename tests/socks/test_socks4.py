@@ -1,0 +1,223 @@
+"""SOCKS4 and 4a, message by message (C Tor's tables, and where this server differs)."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.names import INVALID_NAMES, LITERALS, VALID_NAMES
+from tests.support.rows import rows
+from tests.support.tables import assert_parsed, assert_refused, at, octets, table
+from torsocks_tx.errors import ProtocolError
+from torsocks_tx.socks import socks4
+from torsocks_tx.socks.constants import AddressType, Command, Version
+from torsocks_tx.socks.messages import Address, Credentials, Reply, Request
+from torsocks_tx.socks.reader import Reader
+
+REJECTED = octets("00 5B 0000 00000000")
+EXAMPLE = "6578616D706C652E636F6D 00"
+NAME = AddressType.HOSTNAME
+
+
+def asked(address: Address, user: bytes = b"", command: Command = Command.CONNECT) -> Request:
+    return Request(Version.SOCKS4, command, address, Credentials(user))
+
+
+def named(name: str, port: int = 80) -> Address:
+    return Address(NAME, name, port)
+
+
+REQUESTS = table(
+    [
+        ("V1", asked(at("192.0.2.1", 80)), "04 01 0050 C0000201 00"),
+        (
+            "V2",
+            asked(at("www.example.com", 443), b"me"),
+            "04 01 01BB 00000001 6D65 00 7777772E6578616D706C652E636F6D 00",
+        ),
+        ("a user id", asked(at("192.0.2.1", 80), b"a:b"), "04 01 0050 C0000201 613A62 00"),
+        (
+            "a user id of any bytes",
+            asked(at("192.0.2.1", 80), b"\x01\xff\n"),
+            "04 01 0050 C0000201 01FF0A 00",
+        ),
+        (
+            "a user id in the extended format of SOCKS5",
+            asked(at("192.0.2.1", 80), b"<torS0X>9"),
+            "04 01 0050 C0000201 3C746F725330583E39 00",
+        ),
+        ("an empty user id before a name", asked(at("a", 80)), "04 01 0050 00000001 00 61 00"),
+        ("port before address", asked(at("1.2.3.4", 0x0506)), "04 01 0506 01020304 00"),
+        ("1.0.0.0 is no marker", asked(at("1.0.0.0", 80)), "04 01 0050 01000000 00"),
+        ("0.0.1.0 is no marker", asked(at("0.0.1.0", 80)), "04 01 0050 00000100 00"),
+        ("0.0.1.1 is no marker", asked(at("0.0.1.1", 80)), "04 01 0050 00000101 00"),
+        ("0.1.0.1 is no marker", asked(at("0.1.0.1", 80)), "04 01 0050 00010001 00"),
+        (
+            "IPv4 as a name",
+            asked(named("192.0.2.1")),
+            "04 01 0050 00000001 00 3139322E302E322E31 00",
+        ),
+        (
+            "IPv6 as a name",
+            asked(named("2001:db8::1")),
+            "04 01 0050 00000001 00 323030313A6462383A3A31 00",
+        ),
+        (
+            "V8",
+            asked(at("torproject.org", 0), command=Command.RESOLVE),
+            "04 F0 0000 00000001 00 746F7270726F6A6563742E6F7267 00",
+        ),
+        (
+            "RESOLVE of an address",
+            asked(at("192.0.2.1", 0), command=Command.RESOLVE),
+            "04 F0 0000 C0000201 00",
+        ),
+        (
+            "RESOLVE with a port",
+            asked(at("192.0.2.1", 80), command=Command.RESOLVE),
+            "04 F0 0050 C0000201 00",
+        ),
+        (
+            "512 bytes in all",
+            asked(at("192.0.2.1", 80), b"u" * 503),
+            "04 01 0050 C0000201" + "75" * 503 + "00",
+        ),
+        (
+            "512 bytes in all, with the longest name",
+            asked(named("a" * 255), b"u" * 247),
+            "04 01 0050 00000001" + "75" * 247 + "00" + "61" * 255 + "00",
+        ),
+    ]
+)
+
+
+@rows("S-04", "S-05", "S-08", "S-13", "S-24", "S-28", "R-01", "R-02", "R-04", "R-05", "R-08")
+@pytest.mark.parametrize(("request_", "text"), REQUESTS)
+def test_requests_both_ways(request_: Request, text: str) -> None:
+    assert_parsed(socks4.parse_request, octets(text), request_)
+    assert socks4.build_request(request_) == octets(text)
+
+
+@rows("R-01", "S-05")
+@pytest.mark.parametrize("last", [1, 2, 127, 255])
+def test_any_0_0_0_x_announces_a_name(last: int) -> None:
+    frame = octets(f"04 01 0050 000000{last:02X} 00" + EXAMPLE)
+    assert_parsed(socks4.parse_request, frame, asked(at("example.com", 80)))
+
+
+LONG = "75" * 600
+REFUSED = table(
+    [
+        ("BIND", "04 02 0050 C0000201 00", 8),
+        ("RESOLVE_PTR", "04 F1 0000 08080808 00", 8),
+        ("CONNECT_DIR", "04 F2 0050 C0000201 00", 8),
+        ("UDP ASSOCIATE", "04 03 0050 C0000201 00", 8),
+        ("command 00", "04 00 0050 C0000201 00", 8),
+        ("command FF", "04 FF 0050 C0000201 00", 8),
+        ("0.0.0.0 in CONNECT", "04 01 0050 00000000 00", 8),
+        ("0.0.0.0 in RESOLVE", "04 F0 0050 00000000 00", 8),
+        ("0.0.0.0 with a name", "04 01 0050 00000000 00" + EXAMPLE, 8),
+        ("BIND with a name", "04 02 0050 00000001 00" + EXAMPLE, 8),
+        ("port 0", "04 01 0000 C0000201 00", 9),
+        ("port 0 with a name", "04 01 0000 00000001 00" + EXAMPLE, 21),
+        ("empty name", "04 01 0050 00000001 6D65 00 00", 12),
+        ("empty name in RESOLVE", "04 F0 0000 00000001 00 00", 10),
+        ("name of 256 bytes", "04 01 0050 00000001 00" + "61" * 256 + "00", 266),
+        ("user id of 504 bytes", "04 01 0050 C0000201" + "75" * 504 + "00", 512),
+        ("user id without an end", "04 01 0050 C0000201" + LONG, 512),
+        ("name without an end", "04 01 0050 00000001 00" + LONG, 512),
+        ("name that ends late", "04 01 0050 00000001" + "75" * 400 + "00" + "61" * 200 + "00", 512),
+    ]
+)
+
+
+@rows("S-10", "S-29", "S-32", "R-01", "R-03", "R-04", "R-05", "R-12")
+@pytest.mark.parametrize(("text", "judged"), REFUSED)
+def test_refused(text: str, judged: int) -> None:
+    assert_refused(socks4.parse_request, octets(text), judged, REJECTED)
+
+
+@rows("S-10", "S-29", "S-32")
+def test_only_connect_and_resolve_are_carried_out() -> None:
+    for command in set(range(256)) - {0x01, 0xF0}:
+        frame = bytes([4, command]) + octets("0050 C0000201 00")
+        with pytest.raises(ProtocolError) as caught:
+            socks4.parse_request(Reader(frame))
+        assert caught.value.answer == REJECTED
+
+
+@pytest.mark.parametrize("name", table([*VALID_NAMES, *((n, text) for n, text, _ in LITERALS)]))
+def test_valid_names(name: str) -> None:
+    frame = octets("04 01 0050 00000001 00") + name.encode("latin-1") + b"\0"
+    assert_parsed(socks4.parse_request, frame, asked(named(name)))
+
+
+@rows("R-04")
+@pytest.mark.parametrize("name", table(INVALID_NAMES))
+def test_invalid_names(name: str) -> None:
+    for command in ("01", "F0"):
+        frame = octets(f"04 {command} 0050 00000001 00") + name.encode("latin-1") + b"\0"
+        assert_refused(socks4.parse_request, frame, len(frame), REJECTED)
+
+
+@rows("R-03")
+def test_a_user_id_of_four_megabytes_is_refused_before_its_end() -> None:
+    assert_refused(socks4.parse_request, octets("04 01 0050 C0000201") + b"u" * 504, 512, REJECTED)
+    huge = bytearray(octets("04 01 0050 C0000201") + b"u" * 4_000_000 + b"\0")
+    with pytest.raises(ProtocolError):
+        socks4.parse_request(Reader(huge))
+
+
+def test_an_onion_name_loses_its_trailing_dot() -> None:
+    frame = octets("04 01 0050 00000001 00") + b"Foo.ONION.\0"
+    assert_parsed(socks4.parse_request, frame, asked(named("Foo.ONION")))
+
+
+REPLIES = table(
+    [
+        ("granted", Reply(0x5A), "00 5A 0000 00000000"),
+        ("rejected", Reply(0x5B), "00 5B 0000 00000000"),
+        ("the answer to RESOLVE", Reply(0x5A, at("192.0.2.1")), "00 5A 0000 C0000201"),
+        ("other codes survive", Reply(0x5D, at("1.2.3.4", 0x0506)), "00 5D 0506 01020304"),
+    ]
+)
+
+
+@rows("S-04", "S-27", "R-08")
+@pytest.mark.parametrize(("reply", "text"), REPLIES)
+def test_replies_both_ways(reply: Reply, text: str) -> None:
+    assert_parsed(socks4.parse_reply, octets(text), reply)
+    assert socks4.build_reply(reply) == octets(text)
+
+
+def test_the_rejection() -> None:
+    assert octets("00 5B 0000 00000000") == socks4.REJECTED
+
+
+@pytest.mark.parametrize("first", [0x04, 0x05, 0x48, 0xFF])
+def test_a_reply_starts_with_a_zero_byte(first: int) -> None:
+    assert_refused(socks4.parse_reply, bytes([first]) + octets("5A 0000 00000000"), 1, b"")
+
+
+@rows("S-27", "R-04")
+@pytest.mark.parametrize("answer", [at("2001:db8::1"), at("dns.google")])
+def test_a_reply_has_room_for_ipv4_only(answer: Address) -> None:
+    with pytest.raises(ValueError, match="IPv4"):
+        socks4.build_reply(Reply(0x5A, answer))
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pytest.param(asked(at("2001:db8::1", 80)), id="IPv6"),
+        pytest.param(asked(at("192.0.2.1", 80), b"a\0b"), id="NUL in the user id"),
+        pytest.param(asked(named("a\0b")), id="NUL in the name"),
+    ],
+)
+def test_what_a_request_cannot_say(request_: Request) -> None:
+    with pytest.raises(ValueError, match="SOCKS4"):
+        socks4.build_request(request_)
+
+
+def test_a_request_without_credentials_has_an_empty_user_id() -> None:
+    request = Request(Version.SOCKS4, Command.CONNECT, at("192.0.2.1", 80))
+    assert socks4.build_request(request) == octets("04 01 0050 C0000201 00")

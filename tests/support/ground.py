@@ -1,0 +1,227 @@
+"""Where real sockets in tests live, the server under test among them.
+
+``Ground.close`` fails if the server keeps a stream, a socket or a timer when its clients are gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.endpoints import (
+    TCP4ClientEndpoint,
+    TCP4ServerEndpoint,
+    UNIXClientEndpoint,
+    UNIXServerEndpoint,
+)
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.python.failure import Failure
+
+from tests.support.peers import DEADLINE, Peer, PeerFactory, Watcher, turn
+from torsocks_tx.fastpath.door import attach, opens
+from torsocks_tx.fastpath.visitor import Visitor
+from torsocks_tx.relay.relay import Relay
+from torsocks_tx.server.factory import SOCKSFactory
+from torsocks_tx.server.protocol import SOCKSProtocol
+from torsocks_tx.server.request import Client, Errand
+from torsocks_tx.socks.messages import Request
+
+
+class WatchedProtocol(SOCKSProtocol):
+    """The server's end of a client, for tests that wait until something was heard there."""
+
+    factory: WatchedServer
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self.factory.notice()
+
+    def dataReceived(self, data: bytes) -> None:
+        super().dataReceived(data)
+        self.factory.heard += len(data)
+        self.factory.notice()
+
+    def readConnectionLost(self) -> None:
+        super().readConnectionLost()
+        self.factory.ended += 1
+        self.factory.notice()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason)
+        self.factory.notice()
+
+
+class WatchedRelay(Relay):
+    """A relay that notes what goes past the protocols."""
+
+    __slots__ = ()
+
+    def _moved_out(self, count: int) -> None:
+        super()._moved_out(count)
+        server: Any = self._owner._client.factory  # type: ignore[attr-defined]
+        server.heard += count
+        server.notice()
+
+
+class WatchedVisitor(Visitor):
+    """A client on the short way."""
+
+    __slots__ = ()
+
+    def begin(self) -> None:
+        super().begin()
+        self._heard(0)
+
+    def _hear(self, said: bytes) -> None:
+        super()._hear(said)
+        self._heard(len(said))
+
+    def pass_on(self, is_near: bool, events: int) -> None:
+        before = self.sent
+        super().pass_on(is_near, events)
+        self._heard(self.sent - before)
+
+    def leave(self) -> None:
+        super().leave()
+        self._heard(0)
+
+    def _ended(self, source: Any, sink: Any) -> None:
+        super()._ended(source, sink)
+        server: Any = self.hall.factory
+        if isinstance(server, WatchedServer):
+            server.ended += source is self.near
+        self._heard(0)
+
+    def _heard(self, count: int) -> None:
+        server: Any = self.hall.factory
+        if isinstance(server, WatchedServer):
+            server.heard += count
+            server.notice()
+
+
+class WatchedServer(SOCKSFactory, Watcher):
+    """A server that counts what it heard: bytes of all clients, and FINs."""
+
+    protocol = WatchedProtocol
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        Watcher.__init__(self)
+        self.heard = 0
+        self.ended = 0
+
+    def errand(self, client: Client, request: Request) -> Errand:
+        errand = super().errand(client, request)
+        errand._relay.__class__ = WatchedRelay
+        return errand
+
+    @property
+    def client(self) -> WatchedProtocol:
+        """The server's end of the only client."""
+        for visitor in list(self.connections):
+            if isinstance(visitor, Visitor):
+                visitor.hand_over()
+        [client] = self.connections
+        assert isinstance(client, WatchedProtocol)
+        return client
+
+    async def emptied(self) -> None:
+        """Wait until no client is left."""
+        await self.until(lambda: not self.connections)
+
+
+def open_files(kind: str) -> set[str]:
+    """Return the open files of this process of one kind, "socket" or "pipe"."""
+    names = set()
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            names.add(os.readlink(f"/proc/self/fd/{number}"))
+    return {name for name in names if name.startswith(f"{kind}:")}
+
+
+class Ground:
+    """Where a test's sockets live; ``kind`` is "tcp" or "unix".
+
+    ``fast``: clients take the short way, as they do where ``twistd torsocks`` listens.
+    """
+
+    def __init__(self, kind: str, directory: Path, *, fast: bool = False) -> None:
+        self.kind = kind
+        self.fast = fast
+        self._directory = directory
+        self._ports: list[Any] = []
+        self._paths = 0
+        self._clients: list[Peer] = []
+        self._servers: list[SOCKSFactory] = []
+        self._origins: list[PeerFactory] = []
+        self._before = open_files("socket")
+        self._timers_before = reactor.getDelayedCalls()
+
+    async def listen(self, factory: Factory) -> IStreamClientEndpoint:
+        """Listen, and return the endpoint that leads there."""
+        if isinstance(factory, PeerFactory):
+            self._origins.append(factory)
+        if isinstance(factory, SOCKSFactory):
+            self._servers.append(factory)
+        if self.kind == "unix":
+            self._paths += 1
+            path = str(self._directory / str(self._paths))
+            self._add(await UNIXServerEndpoint(reactor, path).listen(factory))
+            return UNIXClientEndpoint(reactor, path)
+        port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
+        self._add(port)
+        return TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
+
+    def _add(self, port: Any) -> None:
+        self._ports.append(port)
+        if self.fast and isinstance(port.factory, SOCKSFactory):
+            watched = isinstance(port.factory, WatchedServer) and hasattr(select, "epoll")
+            assert opens(port) or not watched
+            attach(port)
+
+    def address(self, endpoint: Any) -> str | tuple[str, int]:
+        """Return where an endpoint leads to, for a socket."""
+        return endpoint._path if self.kind == "unix" else (endpoint._host, endpoint._port)
+
+    async def connect(self, endpoint: IStreamClientEndpoint) -> Peer:
+        """Connect a client."""
+        peer: Peer = await endpoint.connect(PeerFactory()).addTimeout(DEADLINE, reactor)
+        self._clients.append(peer)
+        return peer
+
+    async def client(self, server: SOCKSFactory) -> Peer:
+        """Listen with a server, and connect a client to it."""
+        return await self.connect(await self.listen(server))
+
+    async def stop_listening(self) -> None:
+        """Close all listeners that there are so far."""
+        while self._ports:
+            await self._ports.pop().stopListening()
+
+    async def close(self) -> None:
+        """End all clients; fail if a server then keeps a stream, a socket or a timer."""
+        await self.stop_listening()
+        for server in self._servers:
+            server.close_all()
+        for client in self._clients:
+            client.reset()
+        for origin in [peer for factory in self._origins for peer in factory.peers]:
+            origin.transport.resumeProducing()
+            await origin.until(lambda origin=origin: origin.over)  # type: ignore[misc]
+            origin.reset()
+        end = reactor.seconds() + DEADLINE
+        while (left := self._leftovers()) and reactor.seconds() < end:
+            await turn()
+        assert left == []
+
+    def _leftovers(self) -> list[Any]:
+        calls = [c for c in reactor.getDelayedCalls() if c.active() and not self._had(c)]
+        return calls + sorted(open_files("socket") - self._before)
+
+    def _had(self, call: Any) -> bool:
+        return any(call is before for before in self._timers_before)

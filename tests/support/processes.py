@@ -1,0 +1,155 @@
+"""Real processes in tests: start one, wait for its lines and for its end, without polling."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import ProcessProtocol
+
+DEADLINE = 20.0
+"""Seconds that a test waits for a process before it fails."""
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class _Pidfd(FileDescriptor):
+    """Readable once the process, anyone's child, has ended."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(reactor)
+        self._fd = os.pidfd_open(pid)
+        self.ended: Deferred[None] = Deferred(lambda _: self._close())
+        self.startReading()
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def doRead(self) -> None:
+        self._close()
+        self.ended.callback(None)
+
+    def _close(self) -> None:
+        self.stopReading()
+        os.close(self._fd)
+        self._fd = -1
+
+
+def process_ended(pid: int, deadline: float = DEADLINE) -> Deferred[None]:
+    """Fire when the process has ended, at once if there is none."""
+    try:
+        return _Pidfd(pid).ended.addTimeout(deadline, reactor)
+    except ProcessLookupError:
+        ended: Deferred[None] = Deferred()
+        ended.callback(None)
+        return ended
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether the process runs or is stopped; a zombie is dead."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in (b"Z", b"X")
+
+
+class Program(ProcessProtocol):
+    """A program under test; its standard output is read by line, its standard error kept."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.errors = b""
+        self.status: int | None = None
+        self._pending = b""
+        self._waiters: list[Deferred[None]] = []
+        self.ended: Deferred[Any] = Deferred()
+
+    @property
+    def pid(self) -> int:
+        return self.transport.pid
+
+    def outReceived(self, data: bytes) -> None:
+        *lines, self._pending = (self._pending + data).split(b"\n")
+        self.lines.extend(line.decode() for line in lines)
+        self._wake()
+
+    def errReceived(self, data: bytes) -> None:
+        self.errors += data
+        self._wake()
+
+    def processEnded(self, reason: Any) -> None:
+        end = reason.value
+        self.status = -end.signal if end.signal else end.exitCode
+        self._wake()
+        self.ended.callback(self.status)
+
+    async def line(self, start: str = "", deadline: float = DEADLINE) -> str:
+        """Take the lines up to the first that begins so, and return that one."""
+        found = Deferred.fromCoroutine(self._find_line(start))
+        return await found.addTimeout(deadline, reactor)
+
+    async def complaint(self, text: str, deadline: float = DEADLINE) -> None:
+        """Wait until this is part of its standard error."""
+        found = Deferred.fromCoroutine(self._find_complaint(text.encode()))
+        await found.addTimeout(deadline, reactor)
+
+    async def _find_line(self, start: str) -> str:
+        while True:
+            while self.lines:
+                line = self.lines.pop(0)
+                if line.startswith(start):
+                    return line
+            await self._news()
+
+    async def _find_complaint(self, text: bytes) -> None:
+        while text not in self.errors:
+            await self._news()
+
+    async def _news(self) -> None:
+        assert self.status is None, f"ended with {self.status}: {self.errors.decode()}"
+        waiter: Deferred[None] = Deferred()
+        self._waiters.append(waiter)
+        await waiter
+
+    async def end(self, deadline: float = DEADLINE) -> int:
+        """Wait for its end; return the exit status, or minus the signal."""
+        if self.status is None:
+            await process_ended(self.pid, deadline)
+            await self.ended
+        assert self.status is not None
+        return self.status
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.called:
+                waiter.callback(None)
+
+
+def start_program(arguments: Sequence[str], environment: dict[str, str] | None = None) -> Program:
+    """Start a program; the package is importable in it."""
+    program = Program()
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}
+    reactor.spawnProcess(program, arguments[0], list(arguments), env=environ)
+    return program
+
+
+def start_python(*arguments: str, environment: dict[str, str] | None = None) -> Program:
+    """Start this same Python."""
+    return start_program([sys.executable, *arguments], environment)
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the ids of all processes that this one started, and so on; of other sessions too."""
+    found: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, path.read_text().split()):
+            found += [child, *descendants(child)]
+    return found

@@ -1,0 +1,70 @@
+"""Tables of messages, ``(name, value, hex with spaces)``, and what holds for every row of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import pytest
+
+from torsocks_tx.errors import Incomplete, ProtocolError
+from torsocks_tx.socks.messages import Address
+from torsocks_tx.socks.reader import Reader
+
+T = TypeVar("T")
+Parse = Callable[[Reader], T]
+
+
+def octets(text: str) -> bytes:
+    """Bytes from hexadecimal digits, with blanks where they help the eye."""
+    return bytes.fromhex(text)
+
+
+def at(host: str, port: int = 0) -> Address:
+    """An address of the type that fits its text."""
+    return Address.of(host, port)
+
+
+def table(rows: Iterable[tuple[Any, ...]]) -> list[Any]:
+    """The rows as parameters of a test, each known by its first column."""
+    found = [pytest.param(*row[1:], id=row[0]) for row in rows]
+    assert len({parameter.id for parameter in found}) == len(found), "two rows of one name"
+    return found
+
+
+def prefixes(frame: bytes) -> Iterator[bytes]:
+    """Every proper prefix, the empty one too."""
+    return (frame[:length] for length in range(len(frame)))
+
+
+def cuts(data: bytes) -> Iterator[tuple[bytes, ...]]:
+    """The bytes whole, one by one, and cut in two at every place."""
+    yield (data,)
+    yield tuple(data[i : i + 1] for i in range(len(data)))
+    yield from ((data[:i], data[i:]) for i in range(1, len(data)))
+
+
+def assert_parsed(parse: Parse[T], frame: bytes, value: T) -> None:
+    """The frame is this value wherever it stands, whatever follows it, and never before its end."""
+    for before in (b"", b"\x05\x00"):
+        for behind in (b"", b"\0", b"\x05\x01\x00", b"\xff" * 600):
+            reader = Reader(before + frame + behind, len(before))
+            assert parse(reader) == value
+            assert reader.position == len(before) + len(frame)
+            assert reader.left == len(behind)
+    for prefix in prefixes(frame):
+        with pytest.raises(Incomplete):
+            parse(Reader(prefix))
+
+
+def assert_refused(parse: Parse[Any], frame: bytes, judged: int, answer: bytes) -> None:
+    """The frame is refused with this answer as soon as ``judged`` bytes of it are there."""
+    assert judged <= len(frame)
+    for length in range(judged):
+        with pytest.raises(Incomplete):
+            parse(Reader(frame[:length]))
+    for length in range(judged, len(frame) + 1):
+        for behind in (b"", b"\0\0\0", b"\xff" * 600):
+            with pytest.raises(ProtocolError) as caught:
+                parse(Reader(frame[:length] + (behind if length == len(frame) else b"")))
+            assert caught.value.answer == answer

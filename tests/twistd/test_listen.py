@@ -1,0 +1,101 @@
+"""Where a server may listen, and how ``--listen`` is read."""
+
+from __future__ import annotations
+
+import pytest
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+
+from tests.support.rows import rows
+from torsocks_tx.twistd.listen import (
+    DEFAULT,
+    ListenError,
+    bound_privately,
+    check_reach,
+    describe,
+    parse_listener,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "endpoint"),
+    [
+        (DEFAULT, f"{DEFAULT}:backlog=1024"),
+        ("tcp:1:interface=127.0.0.1:backlog=7", "tcp:1:interface=127.0.0.1:backlog=7"),
+        ("unix:/run/x", "unix:/run/x:backlog=1024:mode=600"),
+        ("unix:/run/x:mode=660", "unix:/run/x:mode=660:backlog=1024"),
+        ("systemd:domain=INET:index=0", "systemd:domain=INET:index=0"),
+        ("'unix:/run/a b' ExtendedErrors", "unix:/run/a b:backlog=1024:mode=600"),
+    ],
+)
+def test_endpoints_get_what_is_left_out(text: str, endpoint: str) -> None:
+    assert parse_listener(text).endpoint == endpoint
+
+
+def test_flags_follow_the_endpoint() -> None:
+    listener = parse_listener("tcp:0:interface=127.0.0.1 ExtendedErrors CacheDNS")
+    assert listener.policy.extended_errors
+    assert len(listener.notes) == 1
+
+
+@pytest.mark.parametrize("text", ["", "  ", "1080", "'unclosed", "tcp:1 Bogus"])
+def test_mistakes_name_the_option_and_the_value(text: str) -> None:
+    with pytest.raises(ListenError) as caught:
+        parse_listener(text)
+    assert str(caught.value).startswith("--listen ")
+
+
+PRIVATE = [
+    "tcp:1080:interface=127.0.0.1",
+    "tcp:1080:interface=127.9.9.9",
+    "tcp:port=1080:interface=localhost",
+    r"tcp6:1080:interface=\:\:1",
+    "unix:/run/x",
+    "systemd:domain=UNIX:index=0",
+]
+PUBLIC = [
+    "tcp:1080",
+    "tcp:1080:interface=",
+    "tcp:1080:interface=0.0.0.0",
+    "tcp:1080:interface=192.0.2.1",
+    "tcp6:1080",
+    r"tcp6:1080:interface=\:\:",
+]
+UNKNOWN = ["haproxy:tcp:1080:interface=127.0.0.1", "ssl:1080:interface=127.0.0.1", "onion:80"]
+
+
+@rows("R-33")
+@pytest.mark.parametrize("text", PRIVATE)
+def test_private_listeners_need_nothing(text: str) -> None:
+    check_reach(parse_listener(text), authenticated=False)
+
+
+@rows("R-33", "P-38")
+@pytest.mark.parametrize("text", PUBLIC)
+def test_public_listeners_need_passwords_or_a_word(text: str) -> None:
+    with pytest.raises(ListenError, match=r"others could reach this proxy.*--auth.*AllowPublic"):
+        check_reach(parse_listener(text), authenticated=False)
+    check_reach(parse_listener(text), authenticated=True)
+    check_reach(parse_listener(f"{text} AllowPublic"), authenticated=False)
+
+
+@pytest.mark.parametrize("text", UNKNOWN)
+def test_kinds_whose_reach_is_not_known_need_the_word(text: str) -> None:
+    for authenticated in (False, True):
+        with pytest.raises(ListenError, match="AllowPublic"):
+            check_reach(parse_listener(text), authenticated=authenticated)
+    check_reach(parse_listener(f"{text} AllowPublic"), authenticated=False)
+
+
+@pytest.mark.parametrize(
+    ("address", "private", "text"),
+    [
+        (IPv4Address("TCP", "127.0.0.1", 1), True, "127.0.0.1:1"),
+        (IPv4Address("TCP", "0.0.0.0", 1), False, "0.0.0.0:1"),
+        (IPv6Address("TCP", "::1", 1), True, "[::1]:1"),
+        (IPv6Address("TCP", "::", 1), False, "[::]:1"),
+        (UNIXAddress("/run/x"), True, "unix:/run/x"),
+    ],
+)
+def test_bound_addresses(address: object, private: bool, text: str) -> None:
+    assert bound_privately(address) is private
+    assert describe(address) == text

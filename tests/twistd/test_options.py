@@ -1,0 +1,145 @@
+"""The command line: what it takes, what it says, and what every mistake is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from twisted.python import usage
+
+from torsocks_tx.limits import Limits
+from torsocks_tx.twistd.options import Options
+from torsocks_tx.twistd.optiontext import FLAG_TEXT, TEXTS
+from torsocks_tx.twistd.tap import make_limits
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def options_of(*arguments: str) -> Options:
+    options = Options()
+    options.parseOptions(arguments)
+    return options
+
+
+def test_defaults() -> None:
+    options = options_of()
+    assert [listener.text for listener in options.listeners] == ["tcp:1080:interface=127.0.0.1"]
+    assert options["backend"] == "tor"
+    limits = make_limits(options, 1000)
+    assert limits == Limits(max_connections=1000)
+
+
+def test_values_arrive() -> None:
+    options = options_of(
+        "--handshake-timeout", "1.5", "--connect-timeout", "2", "--idle-timeout", "3",
+        "--linger-timeout", "4", "--linger-limit", "5", "--early-data", "6",
+        "--max-connections", "7", "--extended-bytes", "8", "--extended-pairs", "9",
+        "--listen", "unix:/run/x OnionTrafficOnly",
+        "--listen", "tcp:0:interface=127.0.0.1",
+        "--tor-option", "ExitNodes {de}", "--tor-option", "__Hidden 1",
+    )  # fmt: skip
+    assert make_limits(options, 1000) == Limits(
+        handshake_timeout=1.5,
+        connect_timeout=2,
+        idle_timeout=3,
+        linger_timeout=4,
+        linger_limit=5,
+        early_data=6,
+        extended_bytes=8,
+        extended_pairs=9,
+        max_connections=7,
+    )
+    assert [listener.kind for listener in options.listeners] == ["unix", "tcp"]
+    assert options.tor_options == [("ExitNodes", "{de}"), ("__Hidden", "1")]
+
+
+def test_more_clients_than_descriptors_allow_are_not_promised() -> None:
+    assert make_limits(options_of("--max-connections", "5000"), 100).max_connections == 100
+
+
+MISTAKES = [
+    (["--onion-auth-dir", ""], ["--onion-auth-dir ''", "directory that this user can read"]),
+    (["--onion-auth-dir", "/nowhere"], ["--onion-auth-dir '/nowhere'", "No such file"]),
+    (
+        ["--onion-auth-dir", "/", "--tor-socks", "tcp:127.0.0.1:9"],
+        ["--onion-auth-dir", "use --tor"],
+    ),
+    (["--onion-auth-dir", "/", "--backend", "direct"], ["--onion-auth-dir", "has no tor"]),
+    (["--rendezvous-timeout", "30", "--tor-socks", "tcp:127.0.0.1:9"], ["control port"]),
+    (["--rendezvous-timeout", "30", "--backend", "direct"], ["--rendezvous-timeout 30"]),
+    (["--rendezvous-timeout", "0"], ["--rendezvous-timeout '0'", "seconds"]),
+    (["--listen", "foo"], ["--listen", "'foo'", "tcp:1080"]),
+    (["--listen", "tcp:1080"], ["--listen", "tcp:1080", "interface=127.0.0.1", "--auth"]),
+    (["--listen", "tcp:x:interface=127.0.0.1"], ["--listen", "tcp:x", "write it as"]),
+    (["--listen", "bogus:x AllowPublic"], ["--listen", "bogus:x", "write it as"]),
+    (["--listen", "systemd:domain=INET:index=0"], ["--listen", "systemd", "inherited socket"]),
+    (["--listen", "tcp:1:interface=127.0.0.1 Nope"], ["--listen", "Nope"]),
+    (["--tor", "nonsense"], ["--tor", "'nonsense'", "unix:/run/tor/control"]),
+    (["--tor-socks", "tcp:x"], ["--tor-socks", "'tcp:x'", "write it as"]),
+    (["--tor", "launch", "--tor-socks", "tcp:127.0.0.1:1"], ["--tor-socks", "leave --tor out"]),
+    (["--backend", "foo"], ["--backend", "'foo'", "choose tor or direct"]),
+    (["--backend", "direct", "--tor", "launch"], ["--tor 'launch'", "--backend direct"]),
+    (["--backend", "direct", "--tor-option", "A b"], ["--tor-option 'A b'", "--backend direct"]),
+    (["--allow-internal"], ["--allow-internal", "--backend direct"]),
+    (["--tor", "private", "--tor-binary", "/x"], ["--tor-binary '/x'", "--tor launch"]),
+    (["--tor", "unix:/x", "--tor-option", "A b"], ["--tor-option 'A b'", "--tor launch"]),
+    (["--tor-password-file", "/x"], ["--tor-password-file '/x'", "control port"]),
+    (["--tor", "unix:/x", "--tor-password-file", "/none"], ["--tor-password-file", "No such file"]),
+    (["--tor-option", "Alone"], ["--tor-option", "'Alone'", "a name and a value"]),
+    (["--tor-option", "A b\nC d"], ["--tor-option", "a name and a value"]),
+    (["--idle-timeout", "x"], ["--idle-timeout", "'x'", "number of seconds"]),
+    (["--connect-timeout", "-1"], ["--connect-timeout", "'-1'", "number of seconds"]),
+    (["--connect-timeout", "nan"], ["--connect-timeout", "'nan'", "number of seconds"]),
+    (["--extended-bytes", "-1"], ["--extended-bytes", "'-1'", "whole number"]),
+    (["--extended-pairs", "x"], ["--extended-pairs", "'x'", "whole number"]),
+    (["--early-data", "0"], ["--early-data", "'0'", "whole number"]),
+    (["--max-connections", "1.5"], ["--max-connections", "'1.5'", "whole number"]),
+    (["--auth", "file:/none"], ["--auth", "/none", "user:password"]),
+    (["--auth", "bogus"], ["bogus"]),
+    (["--bogus"], ["--bogus"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), MISTAKES, ids=[" ".join(m[0]) for m in MISTAKES])
+def test_a_mistake_is_told_by_option_value_and_mend(arguments: list[str], words: list[str]) -> None:
+    with pytest.raises(usage.UsageError) as caught:
+        options_of(*arguments)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_passwords_open_a_public_listener(tmp_path: Path) -> None:
+    passwords = tmp_path / "passwords"
+    passwords.write_text("alice:secret\n")
+    options = options_of("--listen", "tcp:1080", "--auth", f"file:{passwords}")
+    assert len(options["credCheckers"]) == 1
+
+
+def test_the_password_of_the_control_port(tmp_path: Path) -> None:
+    password = tmp_path / "password"
+    password.write_text("tr\u00fcgerisch \n")
+    options = options_of("--tor", "tcp:127.0.0.1:9051", "--tor-password-file", str(password))
+    assert options["tor-password"] == "tr\u00fcgerisch "
+
+
+def test_help_names_every_option_and_its_default() -> None:
+    text = str(Options())
+    for name in (*TEXTS, "listen", "tor-option", "auth", "help-flags"):
+        assert f"--{name}" in text
+    assert "[default: 120.0]" in text
+
+
+def test_help_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        options_of("--help-flags")
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.rstrip("\n") == FLAG_TEXT
+    assert "OnionTrafficOnly" in FLAG_TEXT
+
+
+def test_the_readme_lists_every_option_and_flag() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in (*TEXTS, "listen", "tor-option", "auth", "help-flags"):
+        assert f"`--{name}" in text, name
+    for line in FLAG_TEXT.splitlines()[3:]:
+        assert f"`{line.split()[0]}`" in text, line

@@ -1,0 +1,249 @@
+"""``twistd torsocks`` as a process: how it starts, stops, and says what is wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint
+
+from tests.support.peers import PeerFactory
+from tests.support.rows import rows
+from tests.support.running import Ended, Twistd, run
+from torsocks_tx import ClientOptions, Credentials, SOCKSClientEndpoint, SOCKSError
+
+LOOPBACK = "tcp:0:interface=127.0.0.1"
+DIRECT = ("--backend", "direct")
+
+
+async def twistd(*arguments: str) -> Ended:
+    """Run twistd to its end."""
+    program = str(Path(sys.executable).with_name("twistd"))
+    command = [sys.executable, program, "-n", "--pidfile=", "torsocks", *arguments]
+    return await run(*command)
+
+
+@pytest_twisted.ensureDeferred
+async def test_direct_says_so_loudly_and_ends_by_sigterm(tmp_path: Path) -> None:
+    server = Twistd("--listen", LOOPBACK, *DIRECT, "--allow-internal", directory=tmp_path)
+    await server.up()
+    await server.said("NO TOR")
+    await server.said("--allow-internal: clients can reach this machine")
+    assert await server.stop() == -signal.SIGTERM
+    assert "Traceback" not in server.output
+    assert not list(tmp_path.iterdir())
+
+
+@pytest_twisted.ensureDeferred
+async def test_sighup_is_survived(tmp_path: Path) -> None:
+    server = Twistd("--listen", LOOPBACK, *DIRECT, directory=tmp_path)
+    await server.up()
+    await server.said("NO TOR")
+    os.kill(server.pid, signal.SIGHUP)
+    await server.said("SIGHUP")
+    assert await server.stop() == -signal.SIGTERM
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_storm_of_sighups_is_answered_by_a_few_readings(tmp_path: Path) -> None:
+    server = Twistd("--listen", LOOPBACK, *DIRECT, directory=tmp_path)
+    await server.up()
+    await server.said("NO TOR")
+    for _ in range(100):
+        os.kill(server.pid, signal.SIGHUP)
+    await server.said("SIGHUP")
+    assert await server.stop() == -signal.SIGTERM
+    assert server.output.count("SIGHUP: there is nothing to read again") < 20
+
+
+@rows("R-33")
+@pytest_twisted.ensureDeferred
+async def test_unix_listener_is_for_its_owner_only(tmp_path: Path) -> None:
+    place = tmp_path / "socks"
+    server = Twistd("--listen", f"unix:{place}", *DIRECT, directory=tmp_path)
+    await server.up()
+    assert stat.S_IMODE(place.stat().st_mode) == 0o600
+    await server.stop()
+    assert not place.exists()
+
+
+@rows("R-33", "P-39")
+@pytest_twisted.ensureDeferred
+async def test_public_listener_is_told_of(tmp_path: Path) -> None:
+    server = Twistd("--listen", "tcp:0 AllowPublic", *DIRECT, directory=tmp_path)
+    await server.up()
+    await server.said("OTHERS CAN REACH this proxy")
+    await server.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_port_in_use_is_one_line_and_status_1() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ended = await twistd("--listen", f"tcp:{port}:interface=127.0.0.1", *DIRECT)
+    assert ended.status == 1
+    assert f"--listen tcp:{port}:interface=127.0.0.1: " in ended.text
+    assert "in use" in ended.text
+    assert "Traceback" not in ended.text + ended.complaint
+
+
+@pytest.mark.network
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--tor-binary", "/nonexistent/tor"], "/nonexistent/tor"),
+        (["--tor-option", "NoSuchOption 1"], "NoSuchOption"),
+        (["--tor-data-directory", "/dev/null/x"], "/dev/null"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_tor_that_cannot_start_is_one_line_and_status_1(
+    tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    data = ["--tor-data-directory", str(tmp_path / "tor"), "--tor-option", "DisableNetwork 1"]
+    ended = await twistd("--listen", LOOPBACK, *data, *arguments)
+    assert ended.status == 1
+    assert words in ended.text + ended.complaint
+    assert "Traceback" not in ended.text + ended.complaint
+
+
+@pytest_twisted.ensureDeferred
+async def test_usage_errors_are_told() -> None:
+    ended = await twistd("--listen", "tcp:1080")
+    # Older versions of twistd end with 0.
+    assert ended.status in (0, 1)
+    assert "others could reach this proxy" in ended.text + ended.complaint
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_running_tor_that_is_not_there(tmp_path: Path) -> None:
+    """The server starts, says what is missing, and refuses clients at once."""
+    place = tmp_path / "control"
+    server = Twistd("--listen", LOOPBACK, "--tor", f"unix:{place}", directory=tmp_path)
+    await server.up()
+    await server.said("clients are refused until tor is back")
+    with socket.create_connection(_host_and_port(server), 10) as client:
+        client.sendall(bytes.fromhex("05 01 00  05 01 00 03 01 61 0050"))
+        client.settimeout(10)
+        received = b""
+        while chunk := client.recv(100):
+            received += chunk
+    assert received == bytes.fromhex("0500 05010001000000000000")
+    assert await server.stop() == -signal.SIGTERM
+
+
+def _host_and_port(server: Twistd) -> tuple[str, int]:
+    host, _, port = server.addresses[0].rpartition(":")
+    return host, int(port)
+
+
+@pytest_twisted.ensureDeferred
+async def test_open_streams_get_their_grace(tmp_path: Path) -> None:
+    """A stream that is open when the server stops may still end by itself; the next may not."""
+    from twisted.internet.protocol import Factory, Protocol
+
+    from tests.network.asking import ask, request
+
+    accepted: Deferred[Protocol] = Deferred()
+
+    class Origin(Protocol):
+        def connectionMade(self) -> None:
+            accepted.callback(self)
+
+    port = reactor.listenTCP(0, Factory.forProtocol(Origin), interface="127.0.0.1")
+    server = Twistd(
+        "--listen", LOOPBACK, *DIRECT, "--allow-internal", "--shutdown-grace", "30",
+        directory=tmp_path,
+    )  # fmt: skip
+    await server.up()
+    asker = await ask(server.addresses[0], request("127.0.0.1", port.getHost().port))
+    origin = await accepted
+    server.transport.signalProcess("TERM")
+    await server.said("1 connections have 30 s to end")
+    origin.transport.write(b"the last words")
+    origin.transport.loseConnection()
+    await asker.lost.addTimeout(10, reactor)
+    assert asker.received == b"the last words"
+    assert await server.ended == -signal.SIGTERM
+    await port.stopListening()
+
+
+@pytest.mark.parametrize("size", [10, 1 << 20])
+@pytest_twisted.ensureDeferred
+async def test_what_is_cut_by_the_end_of_the_grace_is_reset(tmp_path: Path, size: int) -> None:
+    """On both sides: to the far one too a FIN would say that this was all."""
+    from twisted.internet.error import ConnectionDone
+    from twisted.internet.protocol import Factory, Protocol
+    from twisted.python.failure import Failure
+
+    from tests.network.asking import ask, request
+
+    accepted: Deferred[Protocol] = Deferred()
+    lost: Deferred[Failure] = Deferred()
+
+    class Origin(Protocol):
+        left = size
+
+        def dataReceived(self, data: bytes) -> None:
+            self.left -= len(data)
+            if not self.left:
+                accepted.callback(self)
+
+        def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+            lost.callback(reason.value)
+
+    port = reactor.listenTCP(0, Factory.forProtocol(Origin), interface="127.0.0.1")
+    server = Twistd(
+        "--listen", LOOPBACK, *DIRECT, "--allow-internal", "--shutdown-grace", "0.1",
+        directory=tmp_path,
+    )  # fmt: skip
+    await server.up()
+    asker = await ask(server.addresses[0], request("127.0.0.1", port.getHost().port))
+    asker.transport.write(bytes(size))
+    await accepted
+    assert await server.stop() == -signal.SIGTERM
+    assert not isinstance(await lost, ConnectionDone)
+    await asker.lost.addTimeout(10, reactor)
+    await port.stopListening()
+
+
+@rows("P-05", "P-37")
+@pytest_twisted.ensureDeferred
+async def test_passwords_and_isolation_at_once(tmp_path: Path) -> None:
+    (tmp_path / "passwords").write_text("alice:secret\n")
+    auth = ("--auth", f"file:{tmp_path / 'passwords'}")
+    server = Twistd("--listen", LOOPBACK, *DIRECT, *auth, "--allow-internal", "--debug",
+                    directory=tmp_path)  # fmt: skip
+    await server.up()
+    proxy = TCP4ClientEndpoint(reactor, "127.0.0.1", int(server.addresses[0].rpartition(":")[2]))
+    origins = PeerFactory()
+    port = reactor.listenTCP(0, origins, interface="127.0.0.1")
+    for password, accepted in ((b"secret", True), (b"qzjx7", False)):
+        options = ClientOptions(
+            credentials=Credentials(b"alice", password), isolation=b"qzjx7", timeout=30
+        )
+        place = ("127.0.0.1", port.getHost().port)
+        endpoint = SOCKSClientEndpoint(reactor, proxy, *place, options)
+        if accepted:
+            peer: Any = await endpoint.connect(PeerFactory())
+            (await origins.peer()).send(b"hello")
+            assert await peer.take(5) == b"hello"
+            peer.reset()
+        else:
+            with pytest.raises(SOCKSError, match="status 01"):
+                await endpoint.connect(PeerFactory())
+    await port.stopListening()
+    await server.stop()
+    for word in ("alice", "secret", "qzjx7"):
+        assert word not in server.output.replace(str(tmp_path), "")

@@ -1,0 +1,64 @@
+"""What the options put behind the listeners, and what is seen at the start."""
+
+from __future__ import annotations
+
+import pytest
+import pytest_twisted
+from twisted.internet.endpoints import UNIXClientEndpoint
+from twisted.internet.task import Clock
+
+from torsocks_tx.backends.direct import DirectBackend
+from torsocks_tx.backends.tor.fixed import FixedSupply
+from torsocks_tx.backends.tor.launched import LaunchedSupply
+from torsocks_tx.backends.tor.running import RunningSupply
+from torsocks_tx.backends.tor.supply import NoSuchPort, SupplyState
+from torsocks_tx.testing.supply import PrivateSupply
+from torsocks_tx.twistd.options import Options
+from torsocks_tx.twistd.tap import make_upstream
+from torsocks_tx.twistd.upstream import TorUpstream
+
+
+def supply_of(*arguments: str) -> object:
+    from twisted.internet import reactor
+
+    options = Options()
+    options.parseOptions(arguments)
+    return make_upstream(reactor, options).supply
+
+
+def test_each_kind_of_tor(tmp_path: object) -> None:
+    assert isinstance(supply_of("--tor-data-directory", str(tmp_path)), LaunchedSupply)
+    assert isinstance(supply_of("--tor", "private"), PrivateSupply)
+    assert isinstance(supply_of("--tor", "unix:/run/tor/control"), RunningSupply)
+    assert isinstance(supply_of("--tor-socks", "tcp:127.0.0.1:9050"), FixedSupply)
+
+
+def test_no_tor_is_not_a_kind_of_tor() -> None:
+    from twisted.internet import reactor
+
+    options = Options()
+    options.parseOptions(["--backend", "direct"])
+    upstream = make_upstream(reactor, options)
+    assert isinstance(upstream.backend, DirectBackend)
+    assert not hasattr(upstream, "supply")
+
+
+def upstream_with(*flags: str) -> TorUpstream:
+    clock = Clock()
+    supply = FixedSupply(UNIXClientEndpoint(clock, "/nowhere"))
+    return TorUpstream(clock, supply, None, [frozenset(), frozenset(flags)])
+
+
+@pytest_twisted.ensureDeferred
+async def test_flags_that_the_port_may_not_have_are_refused_at_the_start() -> None:
+    upstream = upstream_with("NoIPv6Traffic")
+    with pytest.raises(NoSuchPort, match="NoIPv6Traffic"):
+        await upstream.start()
+    assert upstream.supply.state is SupplyState.STOPPED
+
+
+@pytest_twisted.ensureDeferred
+async def test_without_such_flags_it_starts() -> None:
+    upstream = upstream_with()
+    await upstream.start()
+    assert upstream.supply.state is SupplyState.READY

@@ -1,0 +1,1 @@
+"""The requesting side: endpoints that connect through a SOCKS server."""

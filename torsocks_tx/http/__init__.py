@@ -1,0 +1,1 @@
+"""What is understood of HTTP: the page for lost browsers, and CONNECT through an HTTP proxy."""

@@ -1,0 +1,1 @@
+"""What a listener allows, and which streams may share a circuit."""

@@ -1,0 +1,125 @@
+"""Which streams may share a circuit. The only place that decides it.
+
+Tor sees one client, us. What tells our clients apart is folded into a key (``isolation_key``), and
+the key into the credentials that tor gets (``Isolator``): ``<torS0X>0`` and an HMAC, so that
+nothing of a client shows in tor's events. Equality follows socks-extensions: two streams share only
+if every part of their keys is equal.
+"""
+
+from __future__ import annotations
+
+import functools
+import hmac
+import ipaddress
+import os
+import struct
+from dataclasses import dataclass, field
+
+from torsocks_tx.socks.constants import Version
+from torsocks_tx.socks.messages import Credentials, Request
+from torsocks_tx.socks.userpass import ISOLATION_USERNAME
+
+SECRET_BYTES = 32
+_PACK_LENGTH = struct.Struct("!I").pack
+
+
+@dataclass(frozen=True, slots=True)
+class IsolationFlags:
+    """The isolation flags of one listener, with tor(1)'s names and defaults."""
+
+    client_addr: bool = True
+    socks_auth: bool = True
+    client_protocol: bool = False
+    dest_port: bool = False
+    dest_addr: bool = False
+    session_group: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Isolation:
+    """What a backend is told of a stream.
+
+    ``credentials`` stand for its isolation key; ``port_flags`` are the names of the flags that the
+    SocksPort it uses must have (``NoIPv6Traffic`` and the like).
+    """
+
+    credentials: Credentials = field(repr=False)
+    port_flags: frozenset[str] = frozenset()
+
+
+def isolation_key(
+    flags: IsolationFlags, listener: str, client: str | None, request: Request
+) -> tuple[bytes, ...]:
+    """The parts that must be equal for two streams to share a circuit.
+
+    ``listener`` names the listener; ``client`` is the client's IP address, None on a unix socket.
+    """
+    if flags.session_group is not None:
+        parts = [b"group", str(flags.session_group).encode()]
+    else:
+        parts = [b"listener", listener.encode()]
+    # The authenticated user always counts: one tenant must never choose another's circuits.
+    parts += [b"avatar", request.avatar] if request.avatar is not None else [b"anyone"]
+    if flags.client_addr and client is not None:
+        parts += [b"client", _packed(client)]
+    if flags.socks_auth:
+        parts += _auth_parts(request)
+    if flags.client_protocol:
+        parts += [b"protocol", bytes([request.version])]
+    destination = request.address.literal()
+    if flags.dest_port:
+        parts += [b"port", struct.pack("!H", destination.port)]
+    if flags.dest_addr:
+        parts += [b"address", destination.host.lower().encode("latin-1")]
+    return tuple(parts)
+
+
+@functools.lru_cache(maxsize=256)
+def _packed(client: str) -> bytes:
+    """The address in bytes; an IPv4 address inside IPv6 is that IPv4 address."""
+    address = ipaddress.ip_address(client.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return address.packed
+
+
+def _auth_parts(request: Request) -> list[bytes]:
+    credentials = request.credentials
+    if request.pairs is not None:
+        return [b"extended", *map(_present, map(request.pairs.get, _EXTENDED_KEYS))]
+    if request.version is Version.SOCKS4:
+        return [b"socks4", credentials.username if credentials else b""]
+    if credentials is None:
+        return [b"no-auth"]
+    if credentials.username == ISOLATION_USERNAME:
+        return [b"torS0X0", credentials.password]
+    return [b"userpass", credentials.username, credentials.password]
+
+
+# What keeps clients of method X'97' apart; each may be missing, which is not the same as empty.
+_EXTENDED_KEYS = ("USERNAME", "PASSWD", "ISOLATION")
+
+
+def _present(value: bytes | None) -> bytes:
+    return b"absent" if value is None else b"present:" + value
+
+
+class Isolator:
+    """Turns keys into credentials for tor, with a secret that never leaves the process.
+
+    Servers that share a ``secret`` (32 random bytes) give equal keys equal credentials.
+    """
+
+    def __init__(self, secret: bytes | None = None) -> None:
+        self._secret = os.urandom(SECRET_BYTES) if secret is None else secret
+
+    def credentials(self, key: tuple[bytes, ...]) -> Credentials:
+        """``<torS0X>0`` and 64 hexadecimal digits: a keyed hash of the parts and their lengths."""
+        message = b"".join([_PACK_LENGTH(len(part)) + part for part in key])
+        digest = hmac.digest(self._secret, message, "sha256").hex()
+        return Credentials(ISOLATION_USERNAME, digest.encode("ascii"))
+
+
+def is_for_exit(request: Request) -> bool:
+    """Whether an exit will look the destination up, and so choose between IPv4 and IPv6."""
+    return not request.address.is_ip and not request.address.is_onion

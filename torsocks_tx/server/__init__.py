@@ -1,0 +1,1 @@
+"""The accepting side: protocols, factories, authentication."""

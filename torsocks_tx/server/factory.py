@@ -1,0 +1,225 @@
+"""The factories: what all connections of one listener share. The embedding API, with ``protocol``.
+
+    endpoint.listen(SOCKSFactory(backend))
+
+A factory may serve several ports, but a listener of its own gets a factory of its own: streams of
+different factories never share a circuit, unless their policies name the same session group.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+
+from torsocks_tx.interfaces import IBackend
+from torsocks_tx.limits import Limits
+from torsocks_tx.policy.isolation import Isolation, Isolator, is_for_exit, isolation_key
+from torsocks_tx.policy.listener import ListenerPolicy
+from torsocks_tx.server.connections import Crowd
+from torsocks_tx.server.owner import Served
+from torsocks_tx.server.protocol import SOCKS4Protocol, SOCKS5Protocol, SOCKSProtocol
+from torsocks_tx.server.request import Client, Errand
+from torsocks_tx.socks.constants import Command, Role, Version
+from torsocks_tx.socks.extended import ExtendedRules, KeyHandler, standard_keys
+from torsocks_tx.socks.messages import Credentials, Request
+from torsocks_tx.socks.replies import Audience
+from torsocks_tx.socks.server_options import HandshakeOptions
+
+Authenticator = Callable[[Credentials], "Deferred[bytes | None]"]
+"""Checks RFC 1929 credentials: fires with the user's name, or with None for a refusal."""
+
+_listener_numbers = itertools.count(1)
+_isolator = Isolator()
+_NOT_ISOLATED = Isolation(Credentials(b""))
+
+
+class SOCKSFactory(Factory):
+    """Makes protocols that speak SOCKS4, SOCKS4a and SOCKS5.
+
+    ``backend`` carries the streams; ``policy`` and ``limits`` have defaults that suit Tor. With an
+    ``authenticator`` only clients with credentials that it accepts are served. ``listener`` names
+    the listener where circuits are isolated; ``isolator`` holds the secret that masks isolation
+    keys: processes that serve one listener together are given the same two. ``keys`` are further
+    keys of method X'97', and who judges them (``extended.KeyHandler``).
+    """
+
+    protocol: Any = SOCKSProtocol
+    noisy = False
+    _log = Logger()
+
+    def __init__(
+        self,
+        backend: IBackend,
+        *,
+        policy: ListenerPolicy | None = None,
+        limits: Limits | None = None,
+        authenticator: Authenticator | None = None,
+        listener: str | None = None,
+        isolator: Isolator | None = None,
+        keys: Mapping[str, KeyHandler] | None = None,
+        crowd: Crowd | None = None,
+        clock: IReactorTime | None = None,
+        debugging: bool = True,
+    ) -> None:
+        if clock is None:
+            from twisted.internet import reactor
+
+            clock = reactor
+        self.backend = backend
+        self.policy = policy or ListenerPolicy()
+        self.limits = limits or Limits()
+        self.clock = clock
+        self.debugging = debugging
+        self.connections: set[Served] = set()
+        self._authenticator = authenticator
+        self._listener = listener or f"listener-{next(_listener_numbers)}"
+        self._isolator = isolator or _isolator
+        self._port_flags = self.policy.port_flags
+        self._isolates = getattr(backend, "isolates", True)
+        self._not_isolated = Isolation(Credentials(b""), self._port_flags)
+        self._extended = self._extended_rules(keys or {})
+        self._handshake_options: dict[frozenset[Version], HandshakeOptions] = {}
+        self._crowd = Crowd(self.limits.max_connections) if crowd is None else crowd
+        self._empty: list[Deferred[None]] = []
+
+    def buildProtocol(  # type: ignore[override]
+        self, addr: IAddress | None
+    ) -> SOCKSProtocol | None:
+        """A protocol for a new client, or None when there are too many: it is closed at once."""
+        if not self.has_room():
+            return None
+        protocol: SOCKSProtocol = self.protocol()
+        protocol.factory = self
+        return protocol
+
+    def has_room(self) -> bool:
+        """Whether one more client may come; room is made for it where that is possible."""
+        return self._crowd.has_room()
+
+    def handshake_options(self, versions: frozenset[Version]) -> HandshakeOptions:
+        """What a handshake of these versions accepts here."""
+        options = self._handshake_options.get(versions)
+        if options is None:
+            options = self._handshake_options[versions] = self._make_options(versions)
+        return options
+
+    def _make_options(self, versions: frozenset[Version]) -> HandshakeOptions:
+        policy = self.policy
+        # To a transport credentials are arguments: where they are offered, they are wanted.
+        indifferent = policy.prefer_socks_no_auth or not policy.isolation.socks_auth
+        return HandshakeOptions(
+            versions,
+            prefer_no_auth=policy.role is Role.TOR and indifferent,
+            require_auth=self._authenticator is not None,
+            extended=self._extended,
+            role=policy.role,
+        )
+
+    def _extended_rules(self, keys: Mapping[str, KeyHandler]) -> ExtendedRules | None:
+        policy = self.policy
+        if not policy.extended_auth:
+            return None
+        isolates = policy.role is Role.TOR and policy.isolation.socks_auth
+        standard = standard_keys(isolates=isolates, authenticates=self._authenticator is not None)
+        return ExtendedRules(
+            {**standard, **keys},
+            policy.extended_errors,
+            self.limits.extended_pairs,
+            self.limits.extended_bytes,
+        )
+
+    def authenticate(self, credentials: Credentials) -> Deferred[bytes | None]:
+        """Ask the authenticator; without one nobody is refused."""
+        if self._authenticator is None:
+            return succeed(None)
+        return maybeDeferred(self._authenticator, credentials)
+
+    def admit(self, request: Request, peer: IAddress) -> Isolation:
+        """Judge a request, and say which streams it may share circuits with. Raises ``Refused``."""
+        if self.policy.test_socks:
+            self._say_test(request)
+        self.policy.check(request)
+        if not self._isolates:
+            return _NOT_ISOLATED if not is_for_exit(request) else self._not_isolated
+        client = getattr(peer, "host", None)
+        key = isolation_key(self.policy.isolation, self._listener, client, request)
+        flags = self._port_flags if is_for_exit(request) else frozenset()
+        return Isolation(self._isolator.credentials(key), flags)
+
+    def errand(self, client: Client, request: Request) -> Errand:
+        """What carries this request out."""
+        return Errand(client, request, clock=self.clock, limits=self.limits, audience=self.audience)
+
+    def audience(self, request: Request) -> Audience:
+        """Whose ears a refusal of this request is for."""
+        return Audience.of(
+            request,
+            role=self.policy.role,
+            extended_errors=self.policy.extended_errors,
+            swap_e0_e1=self.policy.swap_e0_e1,
+        )
+
+    def _say_test(self, request: Request) -> None:
+        by_ip = request.address.literal().is_ip and request.command is not Command.RESOLVE_PTR
+        verdict = (
+            "by IP address: this client may have looked the name up itself, outside Tor"
+            if by_ip
+            else "by host name: safe"
+        )
+        name = request.version.name
+        self._log.info("TestSocks: {name} request {verdict}", name=name, verdict=verdict)
+
+    def connected(self, protocol: Served) -> None:
+        """Count a connection."""
+        self.connections.add(protocol)
+        self._crowd.join(protocol)
+
+    def lingers(self, protocol: Served) -> None:
+        """Note that a client has closed its sending side while its stream is open."""
+        self._crowd.linger(protocol)
+
+    def disconnected(self, protocol: Served) -> None:
+        """Count it no more."""
+        self.connections.discard(protocol)
+        self._crowd.leave(protocol)
+        if not self.connections:
+            waiting, self._empty = self._empty, []
+            for deferred in waiting:
+                deferred.callback(None)
+
+    def when_empty(self) -> Deferred[None]:
+        """Fires when no client is connected."""
+        if not self.connections:
+            return succeed(None)
+        deferred: Deferred[None] = Deferred()
+        self._empty.append(deferred)
+        return deferred
+
+    def close_unserved(self) -> None:
+        """Reset the connections that have not made a request yet."""
+        for protocol in list(self.connections):
+            if not protocol.is_served:
+                protocol.reset()
+
+    def close_all(self) -> None:
+        """Reset every connection, for a server that stops."""
+        for protocol in list(self.connections):
+            protocol.reset()
+
+
+class SOCKS4Factory(SOCKSFactory):
+    """Makes protocols that speak SOCKS4 and SOCKS4a only."""
+
+    protocol = SOCKS4Protocol
+
+
+class SOCKS5Factory(SOCKSFactory):
+    """Makes protocols that speak SOCKS5 only."""
+
+    protocol = SOCKS5Protocol

@@ -1,0 +1,246 @@
+"""One client's connection: bytes -> handshake -> errand. Each SOCKS version is an ``IProtocol``.
+
+From every state to CLOSING. A fault of ours is logged, and the client gets a general failure.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from enum import Enum, auto
+from typing import Any, ClassVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import (
+    IFileDescriptorReceiver,
+    IHalfCloseableProtocol,
+)
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from torsocks_tx.errors import Fault, Refused
+from torsocks_tx.interfaces import IOutbound, IReceiver
+from torsocks_tx.relay.sockets import is_quiet, send, was_reset
+from torsocks_tx.relay.transports import Deadline, Farewell, abort, prepare
+from torsocks_tx.server.owner import Owner
+from torsocks_tx.server.request import Errand
+from torsocks_tx.socks.constants import Version
+from torsocks_tx.socks.messages import Credentials, Request
+from torsocks_tx.socks.server import Authenticate, Handshake, Rejected, Requested, Send, Step
+from torsocks_tx.socks.server_options import BOTH_VERSIONS
+
+
+class State(Enum):
+    """How far a client's connection is. HEARD_OUT: busy, and the client will send no more."""
+
+    HANDSHAKE = auto()
+    AUTHENTICATING = auto()
+    BUSY = auto()
+    HEARD_OUT = auto()
+    CLOSING = auto()
+    CLOSED = auto()
+
+
+@implementer(IHalfCloseableProtocol, IFileDescriptorReceiver)
+class SOCKSProtocol(Protocol):
+    """Speaks the version that the client's first byte announces."""
+
+    versions: ClassVar[frozenset[Version]] = BOTH_VERSIONS
+    factory: Owner
+    transport: Any = None
+    deadline: Deadline
+    _errand: Errand
+    _log = Logger()
+
+    def __init__(self) -> None:
+        self.state = State.HANDSHAKE
+        self._authentication: Deferred[bytes | None] | None = None
+
+    def connectionMade(self) -> None:
+        """Start the handshake and its deadline."""
+        self._handshake = Handshake(self.factory.handshake_options(self.versions))
+        self._begin(self.factory.limits.handshake_timeout)
+        if is_quiet(self.transport) and self.transport.protocol is self:
+            # The first message is often there already. An end would be told again.
+            self.transport.doRead()
+
+    def _begin(self, seconds: float) -> None:
+        # Twisted's own name for a transport holds the client's address, and it heads log lines.
+        self.transport.logstr = type(self).__name__
+        prepare(self.transport)
+        self.deadline = Deadline(self.factory.clock)
+        self._farewell = Farewell(self.transport, self.deadline, self.factory.limits)
+        self.deadline.start(seconds, self._handshake_timed_out)
+        self.factory.connected(self)
+
+    def go_on(
+        self, transport: Any, handshake: Handshake, seconds: float, steps: Sequence[Step]
+    ) -> None:
+        """Take a handshake that was begun elsewhere, with these steps of it to be carried out."""
+        self.transport, self.connected = transport, 1
+        self._handshake = handshake
+        self._begin(seconds)
+        self._carry_out(steps)
+
+    def go_on_with(
+        self,
+        transport: Any,
+        request: Request,
+        reach: Callable[[IReceiver], IOutbound],
+        seconds: float,
+        moved: tuple[int, int],
+        lingered: float | None,
+    ) -> None:
+        """Take a stream that was begun elsewhere: as ``Errand.go_on``."""
+        self.transport, self.connected = transport, 1
+        self._begin(seconds)
+        self._errand = self.factory.errand(self, request)
+        self.state = State.BUSY
+        self._errand.go_on(reach, seconds, moved, lingered)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take bytes from the client."""
+        if self.state is State.BUSY:
+            self._errand.client_data(data)
+        elif self.state is State.CLOSING:
+            self._farewell.received(data)
+        elif not self.is_served:
+            self._converse(self._handshake.receive, data)
+
+    def readConnectionLost(self) -> None:
+        """The client will send no more. Before the reply that means that it is gone."""
+        if was_reset(self.transport):
+            abort(self.transport)
+        elif self.state is State.BUSY:
+            self.state = State.HEARD_OUT
+            self.factory.lingers(self)
+            self._errand.client_eof()
+        elif self.state is State.CLOSING:
+            self._farewell.closed()
+        else:
+            self.note("the client closed before its request")
+            self.transport.loseConnection()
+
+    def fileDescriptorReceived(self, descriptor: int) -> None:
+        """Close what a client on a unix socket passes: Twisted would log each with an address."""
+        os.close(descriptor)
+
+    def writeConnectionLost(self) -> None:
+        """Everything that was written is out, and our sending side is shut down."""
+        if self.state is State.CLOSING:
+            self._farewell.flushed()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The client's connection is gone: nothing of it stays behind."""
+        self.state = State.CLOSED
+        self.deadline.stop()
+        errand = self.__dict__.pop("_errand", None)
+        if errand is not None:
+            errand.client_lost(isinstance(reason.value, ConnectionDone))
+            errand.dismiss()
+        if self._authentication is not None:
+            self._authentication.cancel()
+        self.factory.disconnected(self)
+
+    # The handshake's orders.
+
+    def _converse(self, turn: Callable[[Any], list[Step]], said: bytes | None) -> None:
+        try:
+            steps = turn(said)
+        except Exception:
+            # Only the handler of a key can do that, and it may be an application's.
+            self._log.failure("a fault of this server; the client is closed upon")
+            self.finish(b"")
+        else:
+            self._carry_out(steps)
+
+    def _carry_out(self, steps: Sequence[Step]) -> None:
+        for step in steps:
+            match step:
+                case Send(data):
+                    send(self.transport, data)
+                case Authenticate(credentials):
+                    self._authenticate(credentials)
+                case Requested(request, rest):
+                    self._set_out(request, rest)
+                case Rejected(data, reason):
+                    self.note(reason)
+                    self.finish(data)
+
+    def _authenticate(self, credentials: Credentials) -> None:
+        self.state = State.AUTHENTICATING
+        self.transport.pauseProducing()
+        checking = self._authentication = self.factory.authenticate(credentials)
+        # The answer may be there already: then it is acted on from inside these calls.
+        checking.addCallback(self._authenticated)
+        checking.addErrback(self._authentication_failed)
+
+    def _authenticated(self, avatar: bytes | None) -> None:
+        self._authentication = None
+        if self.state is State.AUTHENTICATING:
+            self.state = State.HANDSHAKE
+            self.transport.resumeProducing()
+            self._converse(self._handshake.authenticated, avatar)
+
+    def _authentication_failed(self, failure: Failure) -> None:
+        if self.state is not State.CLOSED:
+            self._log.failure("a fault while checking credentials; the client is refused", failure)
+            self._authenticated(None)
+
+    def _set_out(self, request: Request, rest: bytes) -> None:
+        self._errand = errand = self.factory.errand(self, request)
+        self.state = State.BUSY
+        del self._handshake  # an idle stream is to cost little
+        try:
+            isolation = self.factory.admit(request, self.transport.getPeer())
+            errand.begin(self.factory.backend, isolation, rest)
+        except Refused as reason:
+            errand.relay_refused(reason)
+        except Exception:
+            self._log.failure("a fault of this server; the client gets a general failure")
+            errand.client_lost(clean=False)
+            errand.relay_refused(Fault("fault"))
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a request of this client is being carried out, or was."""
+        return self.state not in (State.HANDSHAKE, State.AUTHENTICATING)
+
+    # Ends.
+
+    def finish(self, data: bytes) -> None:
+        """Write these bytes, flush, close."""
+        if self.state not in (State.CLOSING, State.CLOSED):
+            heard_out = self.state is State.HEARD_OUT
+            self.state = State.CLOSING
+            if data:
+                send(self.transport, data)
+            self._farewell.begin(heard_out=heard_out)
+
+    def reset(self) -> None:
+        """Close with a reset."""
+        abort(self.transport)
+
+    def note(self, reason: str) -> None:
+        """Write a debug line, which never holds what the client sent."""
+        if self.factory.debugging:
+            self._log.debug("{protocol}: {reason}", protocol=type(self).__name__, reason=reason)
+
+    def _handshake_timed_out(self) -> None:
+        self.note("no whole request within the handshake deadline")
+        self.finish(b"")
+
+
+class SOCKS4Protocol(SOCKSProtocol):
+    """Speaks SOCKS4 and SOCKS4a only."""
+
+    versions = frozenset({Version.SOCKS4})
+
+
+class SOCKS5Protocol(SOCKSProtocol):
+    """Speaks SOCKS5 only."""
+
+    versions = frozenset({Version.SOCKS5})

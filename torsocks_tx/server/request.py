@@ -1,0 +1,189 @@
+"""One request being carried out: a stream to open and relay, or a name to look up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from torsocks_tx.errors import Fault, HostUnreachable, Refused, TimedOut
+from torsocks_tx.interfaces import IBackend, IOutbound, IReceiver
+from torsocks_tx.limits import Limits
+from torsocks_tx.policy.isolation import Isolation
+from torsocks_tx.relay.relay import Relay
+from torsocks_tx.relay.sockets import send, shut
+from torsocks_tx.relay.transports import Deadline
+from torsocks_tx.socks import replies
+from torsocks_tx.socks.constants import Command
+from torsocks_tx.socks.messages import Address, Request
+
+
+class Client(Protocol):
+    """The connection that an errand is run for."""
+
+    transport: Any
+    deadline: Deadline
+
+    def finish(self, data: bytes) -> None:
+        """Write these bytes, flush, close."""
+
+    def reset(self) -> None:
+        """Close with a reset."""
+
+    def note(self, reason: str) -> None:
+        """Write a debug line."""
+
+
+class Errand:
+    """Carries one request out and answers it; afterwards it is the client's end of the relay."""
+
+    __slots__ = ("_audience", "_client", "_limits", "_look_up", "_relay", "_request", "_told")
+    _log = Logger()
+
+    def __init__(
+        self,
+        client: Client,
+        request: Request,
+        *,
+        clock: IReactorTime,
+        limits: Limits,
+        audience: Callable[[Request], replies.Audience],
+    ) -> None:
+        self._client = client
+        self._request = request
+        self._limits = limits
+        self._audience = audience
+        self._relay = Relay(self, client.transport, clock, client.deadline, limits)
+        self._look_up: Deferred[Address] | None = None
+        self._told = False
+
+    def go_on(
+        self,
+        reach: Callable[[IReceiver], IOutbound],
+        left: float,
+        moved: tuple[int, int],
+        lingered: float | None,
+    ) -> None:
+        """Take a stream that was begun elsewhere, with so many seconds left to open.
+
+        ``reach`` makes its far side; ``moved`` bytes went out and in; ``lingered``: for how many
+        seconds the client has been done, None if it was not told yet that the stream is open.
+        """
+        self._told = lingered is not None
+        self._relay.patience.lingered = lingered or 0.0
+        self._relay.begin(reach(self._relay), b"", left)
+        sent, received = moved
+        self._relay.sent += sent
+        self._relay.received += received
+
+    def begin(self, backend: IBackend, isolation: Isolation, rest: bytes) -> None:
+        """Set out; ``rest`` is early data, which a look-up has no use for."""
+        if self._request.command is Command.CONNECT:
+            onion = self._request.address.is_onion
+            timeout = self._limits.onion_timeout if onion else self._limits.connect_timeout
+            self._relay.begin(backend.open(self._request, isolation, self._relay), rest, timeout)
+            return
+        literal = self._request.address.literal()
+        if self._request.command is Command.RESOLVE and literal.is_ip:
+            self._answer(literal)
+        elif self._request.command is Command.RESOLVE:
+            self._await(backend.resolve(self._request, isolation))
+        else:
+            self._await(backend.resolve_ptr(self._request, isolation))
+
+    # The client's side.
+
+    def client_data(self, data: bytes) -> None:
+        """Payload from the client. Behind a look-up there is none to speak of."""
+        self._relay.client_data(data)
+
+    def client_eof(self) -> None:
+        """The client will send no more. While there is no answer yet, it is gone."""
+        if self._relay.is_open:
+            self._relay.client_eof()
+        else:
+            self._client.note("the client closed before the reply")
+            self.client_lost(clean=False)
+            self._client.finish(b"")
+
+    def client_lost(self, clean: bool) -> None:
+        """The client's connection is gone: give up what is under way."""
+        self._relay.client_lost(clean)
+        self._give_up_look_up()
+
+    def dismiss(self) -> None:
+        """Nobody needs this any more: leave no cycle of references behind."""
+        del self._relay
+
+    # What the relay says: RelayOwner.
+
+    def relay_opened(self) -> None:
+        """The far end is reached: tell the client."""
+        if not self._told:
+            self.send_reply(replies.success(self._request), final=False)
+
+    def relay_refused(self, reason: Refused) -> None:
+        """The answer is no: tell the client why, as far as it may know."""
+        self._client.note(f"{type(reason).__name__}: {reason}")
+        self.send_reply(replies.failure(reason, self._audience(self._request)), final=True)
+
+    def send_reply(self, reply: bytes, *, final: bool) -> None:
+        """Write the one reply; ``final``: the connection ends with it."""
+        if final:
+            self._client.finish(reply)
+        else:
+            send(self._client.transport, reply)
+
+    def relay_over(self, clean: bool) -> None:
+        """The far end is gone."""
+        if clean:
+            self._client.finish(b"")
+        else:
+            self._client.reset()
+
+    def relay_remote_eof(self) -> None:
+        """The far end will send no more: pass that on, and go on listening to the client."""
+        shut(self._client.transport)
+
+    # Look-ups.
+
+    def _await(self, look_up: Deferred[Address]) -> None:
+        self._look_up = look_up
+        self._client.deadline.start(self._limits.connect_timeout, self._timed_out)
+        look_up.addCallbacks(self._answer, self._refuse)
+        look_up.addErrback(self._fault)
+
+    def _answer(self, answer: Address) -> None:
+        self._look_up = None
+        try:
+            reply = replies.success(self._request, Address(answer.type, answer.host, 0))
+        except ValueError:
+            self.relay_refused(HostUnreachable("the answer does not fit the reply"))
+        else:
+            self.send_reply(reply, final=True)
+
+    def _refuse(self, failure: Failure) -> None:
+        if self._look_up is None:
+            return
+        self._look_up = None
+        if isinstance(failure.value, Refused):
+            self.relay_refused(failure.value)
+        else:
+            self._fault(failure)
+
+    def _fault(self, failure: Failure) -> None:
+        self._log.failure("a fault while looking up; the client gets a general failure", failure)
+        self.relay_refused(Fault("fault"))
+
+    def _timed_out(self) -> None:
+        self._give_up_look_up()
+        self.relay_refused(TimedOut("no answer within the connect deadline"))
+
+    def _give_up_look_up(self) -> None:
+        look_up, self._look_up = self._look_up, None
+        if look_up is not None:
+            look_up.cancel()

@@ -1,0 +1,1 @@
+"""The SOCKS protocol without input or output: messages, both conversations, reply codes."""

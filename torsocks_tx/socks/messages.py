@@ -1,0 +1,152 @@
+"""The values that SOCKS messages carry: addresses, credentials, requests, replies.
+
+They know nothing of bytes on a wire (``wire`` does) and nothing of sockets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from torsocks_tx.socks.constants import AddressType, Command, Version
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A destination, or an answer: a host and a TCP port (0 to 65535).
+
+    ``host`` is text: ``"192.0.2.1"``, ``"2001:db8::1"`` (no brackets) or a host name as the peer
+    wrote it. ``type`` says how it stood on the wire: a name may hold the text of an IP address, and
+    then ``literal()`` is that IP address.
+    """
+
+    type: AddressType
+    host: str
+    port: int = 0
+
+    @classmethod
+    def of(cls, host: str, port: int = 0) -> Address:
+        """An address whose type is the one that fits the text: IPv4, IPv6 or a name.
+
+        Brackets belong to IPv6 only, and a scope (``%eth0``) means nothing to Tor.
+        """
+        bracketed = host.startswith("[") and host.endswith("]")
+        parsed: ipaddress.IPv4Address | ipaddress.IPv6Address | None = None
+        with contextlib.suppress(ValueError):
+            parsed = ipaddress.ip_address(host[1:-1] if bracketed else host)
+        if isinstance(parsed, ipaddress.IPv6Address) and parsed.scope_id is None:
+            return cls(AddressType.IPV6, str(parsed), port)
+        if isinstance(parsed, ipaddress.IPv4Address) and not bracketed:
+            return cls(AddressType.IPV4, str(parsed), port)
+        return cls(AddressType.HOSTNAME, host, port)
+
+    def literal(self) -> Address:
+        """The same with the text of an IP address turned into that IP address."""
+        return self if self.type is not AddressType.HOSTNAME else Address.of(self.host, self.port)
+
+    @property
+    def is_ip(self) -> bool:
+        """Whether this is an IP address, on the wire or as text."""
+        return self.literal().type is not AddressType.HOSTNAME
+
+    @property
+    def is_onion(self) -> bool:
+        """Whether the name ends in ``.onion`` (in any case, with or without one trailing dot)."""
+        return self.type is AddressType.HOSTNAME and onion_name(self.host) is not None
+
+
+def onion_name(host: str) -> str | None:
+    """The name without its trailing dot if it ends in ``.onion``, else None.
+
+    A trailing dot would make tor treat the name as an ordinary one and ask an exit for it. The bare
+    word ``onion`` is an ordinary name to tor.
+    """
+    bare = host.removesuffix(".")
+    return bare if bare.lower().endswith(".onion") else None
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a client sent to name itself: a SOCKS4 user id, or the two fields of RFC 1929.
+
+    Never logged: its own representation shows neither.
+    """
+
+    username: bytes = field(repr=False)
+    password: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyValues:
+    """The pairs of a message of method X'97', in order; a key may stand there more than once.
+
+    Keys are text of ASCII, values any bytes. Never logged: the representation shows neither.
+    """
+
+    pairs: tuple[tuple[str, bytes], ...] = field(default=(), repr=False)
+
+    @classmethod
+    def of(cls, pairs: Mapping[str, bytes] | Iterable[tuple[str, bytes]] = ()) -> KeyValues:
+        """The pairs of a mapping, or of pairs that are in order already."""
+        return cls(tuple(pairs.items() if isinstance(pairs, Mapping) else pairs))
+
+    def __iter__(self) -> Iterator[tuple[str, bytes]]:
+        return iter(self.pairs)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The keys in order, each once."""
+        # Not called ``keys``: ``dict`` would take the pairs for a mapping, and fail.
+        return tuple(dict.fromkeys(key for key, _ in self.pairs))
+
+    def get(self, key: str) -> bytes | None:
+        """The first value with this key, or None."""
+        return next((value for known, value in self.pairs if known == key), None)
+
+    def of_kind(self, name: str) -> KeyValues:
+        """The pairs with this key; for a ``name`` that ends in a dot, those that begin with it."""
+        return KeyValues(tuple(pair for pair in self.pairs if is_of_kind(pair[0], name)))
+
+
+NO_PAIRS = KeyValues()
+
+
+def is_of_kind(key: str, name: str) -> bool:
+    """Whether ``name`` is this key, or ends in a dot and the key goes on behind that."""
+    if name.endswith("."):
+        return key.startswith(name) and key != name
+    return key == name
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request of a client, whichever version it spoke.
+
+    ``command`` is one of those that this server carries out: CONNECT, RESOLVE or RESOLVE_PTR.
+    ``credentials`` is None where the client sent none, which is not the same as sending empty ones.
+    ``avatar`` is the authenticated user where the listener asks for real authentication.
+    ``pairs`` is what the client said by method X'97', None where that was not selected; its
+    USERNAME and PASSWD are the ``credentials`` then. ``offered_extended``: the client listed that
+    method, and the listener has it: the client understands the codes of proposal 229.
+    """
+
+    version: Version
+    command: Command
+    address: Address
+    credentials: Credentials | None = None
+    avatar: bytes | None = None
+    pairs: KeyValues | None = None
+    offered_extended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to a request: a code of the version's table, and the bound address."""
+
+    code: int
+    address: Address = Address(AddressType.IPV4, "0.0.0.0", 0)

@@ -1,0 +1,206 @@
+"""What a client offers a SOCKS server: which methods, what it says by each, and what it insists on.
+
+Whatever must not be lost is never offered by a method that would lose it: isolation is not given up
+for method 00, nor pairs for any other than X'97'.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, field
+
+from torsocks_tx.errors import Refused
+from torsocks_tx.proxyerrors import ArgumentsRefused, LoginRefused, NotIsolated
+from torsocks_tx.socks import keyvalue, socks4, socks5, userpass
+from torsocks_tx.socks.constants import (
+    AddressType,
+    CodeSet,
+    Command,
+    ExtendedStatus,
+    Method,
+    Role,
+    Version,
+)
+from torsocks_tx.socks.extended import (
+    ISOLATION,
+    PASSWD,
+    REPLY_CODES,
+    REQUIRE,
+    UNSUPPORTED,
+    USERNAME,
+)
+from torsocks_tx.socks.messages import NO_PAIRS, Address, Credentials, KeyValues, Request
+from torsocks_tx.socks.refusals import extended_refusal, refusal
+
+_OWN_KEYS = (USERNAME, PASSWD, ISOLATION, REQUIRE, REPLY_CODES)
+_LONGEST_FIELD = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """The methods of a greeting, in order, and what a client makes of the answers.
+
+    ``needed``: keys that a response of X'97' must name as accepted. ``unless``: what it means if
+    the server takes no method, or does not accept a needed key. ``role``: the kind of port, None
+    where the server is to say which reply codes it means.
+    """
+
+    methods: tuple[Method, ...]
+    needed: frozenset[str] = frozenset()
+    unless: type[Refused] = LoginRefused
+    role: Role | None = None
+
+    def refusal(self, code: int, announced: CodeSet | None) -> Refused:
+        """What a reply code means to whoever made this offer, of a server that announced a set."""
+        if Method.EXTENDED not in self.methods and self.role is None:
+            return refusal(code)
+        return extended_refusal(code, self.role, announced)
+
+    def pairs_refusal(self, status: int, pairs: KeyValues) -> Refused:
+        """What a status of X'97' other than success means; ``pairs`` came with it."""
+        kind: type[Refused] = ArgumentsRefused
+        if status == ExtendedStatus.AUTHENTICATION_FAILED:
+            kind = LoginRefused
+        elif pairs.get(UNSUPPORTED) is not None:
+            kind = self.unless
+        return kind(f"the SOCKS server answered with status {status}")
+
+
+def plain_offer(request: Request) -> Offer:
+    """The one method that a request without more wishes needs."""
+    if request.credentials is None:
+        return Offer((Method.NO_AUTH,))
+    return Offer((Method.USERNAME_PASSWORD,))
+
+
+@dataclass(frozen=True, slots=True)
+class ClientOptions:
+    """How a client speaks to a SOCKS server.
+
+    ``version``: 5, or 4 for SOCKS4 and, with a name, SOCKS4a.
+    ``isolation``: any bytes; connections with different ones must not share a circuit. A server
+    that cannot see to that is refused (``NotIsolated``).
+    ``credentials``: a user name and a password.
+    ``pairs``: what else to say by method X'97' (``PT.*``, ``X-*``); ``require``: which of the keys
+    the server must know. A server without that method is refused (``ArgumentsRefused``).
+    ``reply_codes``: which set of codes to ask for, where the server has the method.
+    ``role``: whether the port is tor's or a transport's; None: as its response says.
+    ``extended``: whether method X'97' is offered at all. ``optimistic``: hand the connection over
+    as soon as the request is sent. ``timeout``: seconds for everything up to the reply, None for
+    ever.
+    """
+
+    version: int = 5
+    isolation: bytes | None = field(default=None, repr=False)
+    credentials: Credentials | None = None
+    pairs: KeyValues = NO_PAIRS
+    require: tuple[str, ...] = ()
+    reply_codes: CodeSet | None = None
+    role: Role | None = None
+    extended: bool = True
+    optimistic: bool = False
+    timeout: float | None = 180.0
+
+    def __post_init__(self) -> None:
+        self._check_kinds()
+        if self.version not in (4, 5):
+            raise ValueError("there are versions 4 and 5 of SOCKS")
+        if any(key in _OWN_KEYS for key in self.pairs.names):
+            raise ValueError("these keys have options of their own: " + ", ".join(_OWN_KEYS))
+        if not self.extended and (self.pairs or self.require or self._both):
+            raise ValueError("this can only be said by method 0x97, which is switched off")
+        if self.version == 4:
+            self._check_socks4()
+        keyvalue.build_request(self._said)
+        if Method.USERNAME_PASSWORD in self.offer.methods and self._legacy_credentials:
+            userpass.build_credentials(self._legacy_credentials)
+
+    def _check_kinds(self) -> None:
+        """See what would only fail later, or mean something else."""
+        if not isinstance(self.isolation, bytes | None):
+            raise ValueError("isolation is bytes")
+        if not isinstance(self.credentials, Credentials | None):
+            raise ValueError("credentials are of the class Credentials")
+        if not isinstance(self.pairs, KeyValues):
+            raise ValueError("pairs are of the class KeyValues: KeyValues.of({...})")
+        if isinstance(self.require, str):
+            raise ValueError("require is a tuple of keys, not one text")
+        if self.timeout is not None and not 0 < self.timeout < math.inf:
+            raise ValueError("a timeout is a number of seconds above 0, or None")
+
+    def _check_socks4(self) -> None:
+        password = self.credentials is not None and self.credentials.password
+        if password or self.pairs or self.require or self._both:
+            raise ValueError("SOCKS4 carries one user id, for a name or for isolation")
+
+    @property
+    def _both(self) -> bool:
+        return self.isolation is not None and self.credentials is not None
+
+    @property
+    def offer(self) -> Offer:
+        """What to offer by SOCKS5."""
+        named = self.isolation is not None or self.credentials is not None
+        too_long = self.extended and self._too_long
+        only_pairs = bool(self.pairs or self.require or self._both or too_long)
+        methods = [Method.EXTENDED] if self.extended else []
+        if not only_pairs:
+            methods.append(Method.USERNAME_PASSWORD if named else Method.NO_AUTH)
+        isolation = {ISOLATION} if self.isolation is not None else set()
+        unless = ArgumentsRefused if only_pairs else LoginRefused
+        return Offer(
+            tuple(methods),
+            frozenset({*self.require, *isolation}),
+            NotIsolated if isolation else unless,
+            self.role,
+        )
+
+    @property
+    def _too_long(self) -> bool:
+        if self.credentials is None:
+            return False
+        fields = (self.credentials.username, self.credentials.password)
+        return max(map(len, fields)) > _LONGEST_FIELD
+
+    def request(self, command: Command, address: Address) -> Request:
+        """The request to make; ValueError if it cannot be said by this version."""
+        version = Version(self.version)
+        if version is Version.SOCKS4 and address.type is AddressType.IPV6:
+            # SOCKS4 has no such addresses, but servers with 4a read them as names.
+            address = Address(AddressType.HOSTNAME, address.host, address.port)
+        pairs = self._said if version is Version.SOCKS5 else None
+        request = Request(version, command, address, self._legacy_credentials, None, pairs)
+        if version is Version.SOCKS5:
+            socks5.build_request(command, address)
+        elif command is Command.RESOLVE_PTR:
+            raise ValueError("SOCKS4 cannot look up the name of an address")
+        else:
+            socks4.build_request(request)
+        return request
+
+    @property
+    def _said(self) -> KeyValues:
+        """What is said by method X'97'."""
+        known = self.credentials
+        codes = self.reply_codes
+        own = {
+            USERNAME: None if known is None else known.username,
+            PASSWD: None if known is None else known.password,
+            ISOLATION: self.isolation,
+            REQUIRE: ",".join(sorted(self.offer.needed)).encode("ascii") or None,
+            REPLY_CODES: None if codes is None else codes.value.encode("ascii"),
+        }
+        given = [(key, value) for key, value in own.items() if value is not None]
+        return KeyValues.of([*given, *self.pairs])
+
+    @property
+    def _legacy_credentials(self) -> Credentials | None:
+        """What is said by method 02, or by a SOCKS4 user id."""
+        if self.isolation is None or self._both:
+            return self.credentials or (Credentials(b"") if self.version == 4 else None)
+        # Hashed: of any length, and not for the eyes of tor's controllers.
+        token = hashlib.sha256(self.isolation).hexdigest().encode("ascii")
+        if self.version == 4:
+            return Credentials(token)
+        return Credentials(userpass.ISOLATION_USERNAME, token)

@@ -1,0 +1,158 @@
+"""Which code a client hears. The only place that picks one.
+
+SOCKS4 has one failure. SOCKS5 CONNECT hears RFC 1928's codes, and those of one more set if such a
+set is in force (``code_set``): X'F0' to X'F7' or X'E0' and X'E1' for onion services on a port of
+tor's role, X'F0' to X'F2' on a pluggable transport's. A failed look-up is 04 as from tor, whatever
+its cause, unless there is no tor or our own rules forbid it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torsocks_tx.errors import (
+    AddressTypeNotSupported,
+    Fault,
+    NotAllowed,
+    OnionRefused,
+    Refused,
+    TorDown,
+    TransportRefused,
+)
+from torsocks_tx.socks import socks4, socks5
+from torsocks_tx.socks.constants import (
+    CodeSet,
+    Command,
+    HiddenServiceReply,
+    OnionReply,
+    Reply4,
+    Reply5,
+    Role,
+    TransportReply,
+    Version,
+)
+from torsocks_tx.socks.messages import Address, Reply, Request
+
+# The two codes of proposal 229 stand for eight of socks-extensions: the service is not there, or it
+# is and this client cannot reach it.
+_NOT_FOUND = frozenset(
+    {
+        OnionReply.DESCRIPTOR_NOT_FOUND,
+        OnionReply.DESCRIPTOR_INVALID,
+        OnionReply.INVALID_ADDRESS,
+    }
+)
+_CODE_SETS = {**{codes.value.encode(): codes for codes in CodeSet}, b"none": CodeSet.RFC1928}
+
+
+def parse_code_set(value: bytes | None) -> CodeSet | None:
+    """The set that a value of the key ``REPLY_CODES`` names; ValueError if it names none."""
+    if value is None:
+        return None
+    if value not in _CODE_SETS:
+        raise ValueError("no set of reply codes")
+    return _CODE_SETS[value]
+
+
+def code_set(
+    role: Role, extended_errors: bool, *, offered: bool, asked: CodeSet | None = None
+) -> CodeSet:
+    """The set of reply codes in force for a client.
+
+    ``extended_errors``: the listener's flag, which means nothing on a transport's port.
+    ``offered``: the client listed method X'97', whichever was selected; only then may a code of
+    proposal 229 be sent. ``asked``: its key REPLY_CODES.
+    """
+    by_flag = role is Role.TOR and extended_errors
+    if not offered:
+        return CodeSet.PROP304 if by_flag else CodeSet.RFC1928
+    if asked is CodeSet.RFC1928:
+        return CodeSet.RFC1928
+    return CodeSet.PROP304 if by_flag and asked is not CodeSet.PROP229 else CodeSet.PROP229
+
+
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """Who asks: what was requested, of which kind of port, and which codes are in force.
+
+    ``swap_e0_e1``: X'E0' and X'E1' as the proposal's sentences have them, not its titles.
+    """
+
+    version: Version
+    command: Command
+    onion: bool
+    role: Role = Role.TOR
+    codes: CodeSet = CodeSet.RFC1928
+    swap_e0_e1: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        request: Request,
+        *,
+        role: Role = Role.TOR,
+        extended_errors: bool = False,
+        swap_e0_e1: bool = False,
+    ) -> Audience:
+        """The audience of this request, on a listener with these flags."""
+        asked = None if request.pairs is None else parse_code_set(request.pairs.get("REPLY_CODES"))
+        codes = code_set(role, extended_errors, offered=request.offered_extended, asked=asked)
+        onion = request.address.is_onion
+        return cls(request.version, request.command, onion, role, codes, swap_e0_e1)
+
+
+def code_for(reason: Refused, audience: Audience) -> int:
+    """The reply code that this audience hears for this reason."""
+    if audience.version is Version.SOCKS4:
+        return Reply4.REJECTED
+    if audience.command is not Command.CONNECT:
+        spoken = (TorDown, Fault, NotAllowed, AddressTypeNotSupported)
+        return reason.code if isinstance(reason, spoken) else Reply5.HOST_UNREACHABLE
+    if audience.codes is not CodeSet.RFC1928:
+        extended = _onion_code if audience.role is Role.TOR else _transport_code
+        return extended(reason, audience)
+    return reason.code
+
+
+def _onion_code(reason: Refused, audience: Audience) -> int:
+    if not isinstance(reason, OnionRefused) or not audience.onion:
+        return reason.code
+    if audience.codes is CodeSet.PROP304:
+        return reason.onion_code
+    found = reason.onion_code not in _NOT_FOUND
+    if found is audience.swap_e0_e1:
+        return HiddenServiceReply.NOT_FOUND
+    return HiddenServiceReply.NOT_REACHABLE
+
+
+def _transport_code(reason: Refused, audience: Audience) -> int:
+    if isinstance(reason, TransportRefused):
+        return reason.transport_code
+    return TransportReply.INTERNAL if isinstance(reason, Fault) else reason.code
+
+
+def failure(reason: Refused, audience: Audience) -> bytes:
+    """The bytes of the failure reply."""
+    if audience.version is Version.SOCKS4:
+        return socks4.REJECTED
+    return socks5.failure(code_for(reason, audience))
+
+
+_CONNECTED = {
+    Version.SOCKS4: socks4.build_reply(Reply(Reply4.GRANTED)),
+    Version.SOCKS5: socks5.build_reply(Reply(Reply5.SUCCEEDED)),
+}
+
+
+def success(request: Request, answer: Address | None = None) -> bytes:
+    """The bytes of the success reply: ``answer`` is what a look-up found, None for CONNECT.
+
+    A CONNECT is answered with 0.0.0.0:0: our own sockets are nobody's business. Raises ValueError
+    for an answer that the version cannot carry (a SOCKS4 reply has room for IPv4 only).
+    """
+    if answer is None:
+        return _CONNECTED[request.version]
+    reply = Reply(Reply5.SUCCEEDED, answer)
+    if request.version is Version.SOCKS4:
+        return socks4.build_reply(Reply(Reply4.GRANTED, reply.address))
+    return socks5.build_reply(reply)

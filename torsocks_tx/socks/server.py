@@ -1,0 +1,247 @@
+"""The server's side of the conversation, from the first byte to one request. No I/O.
+
+``receive(bytes)`` returns steps, and each step is an order to the caller, to be carried out in
+turn: ``Send``, ``Authenticate`` (answer with ``authenticated``), ``Requested`` or ``Rejected``. The
+last two end the conversation. Bytes behind a request are its ``rest``: early data, never thrown
+away here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
+
+from torsocks_tx.errors import Incomplete, ProtocolError
+from torsocks_tx.http import page as http
+from torsocks_tx.socks import extended, keyvalue, socks4, socks5, userpass
+from torsocks_tx.socks.constants import ExtendedStatus, Method, Version
+from torsocks_tx.socks.extended import ExtendedRules
+from torsocks_tx.socks.messages import Credentials, KeyValues, Request
+from torsocks_tx.socks.reader import Reader
+from torsocks_tx.socks.roles import RULES
+from torsocks_tx.socks.server_options import HandshakeOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Write these bytes to the client."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticate:
+    """Check these credentials, then call ``authenticated``; feed nothing meanwhile."""
+
+    credentials: Credentials
+
+
+@dataclass(frozen=True, slots=True)
+class Requested:
+    """Carry out this request; ``rest`` is what the client has sent behind it."""
+
+    request: Request
+    rest: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Write these bytes, flush, close. ``reason`` never quotes the client."""
+
+    data: bytes
+    reason: str
+
+
+Step = Send | Authenticate | Requested | Rejected
+_NO_RULES = ExtendedRules({})
+_NOTHING_SAID = (None, None, False)
+
+
+class _State(Enum):
+    FIRST_BYTE = auto()
+    REQUEST_4 = auto()
+    GREETING = auto()
+    CREDENTIALS = auto()
+    EXTENDED_HEAD = auto()
+    EXTENDED_PAIRS = auto()
+    CHECKING = auto()
+    CREDENTIALS_OR_REQUEST = auto()
+    REQUEST_5 = auto()
+    OVER = auto()
+
+
+class Handshake:
+    """One client's conversation.
+
+    Holds at most one unfinished frame, of fewer than 513 bytes, or the pairs of method X'97' within
+    their bounds; behind an ``Authenticate`` also what came in the same read.
+    """
+
+    def __init__(self, options: HandshakeOptions | None = None) -> None:
+        self._options = options or HandshakeOptions()
+        self._state = _State.FIRST_BYTE
+        self._buffer = bytearray()
+        self._credentials: Credentials | None = None
+        self._avatar: bytes | None = None
+        self._role = RULES[self._options.role]
+        self._rules = self._options.extended or _NO_RULES
+        self._frame = keyvalue.Pairs(0)
+        self._pairs: KeyValues | None = None
+        self._offered_extended = False
+
+    def receive(self, data: bytes) -> list[Step]:
+        """Take bytes from the client; what to do about them, in order."""
+        if self._state is _State.OVER:
+            return []
+        if self._state is _State.FIRST_BYTE and data in self._options.answered:
+            self._state, self._offered_extended, step = self._options.answered[data]
+            return [step]
+        self._buffer += data
+        return self._advance()
+
+    def authenticated(self, avatar: bytes | None) -> list[Step]:
+        """The answer to ``Authenticate``: who the client is, or None to refuse it."""
+        if self._state is not _State.CHECKING:
+            return []
+        by_pairs = self._pairs is not None
+        if avatar is None:
+            answer = keyvalue.AUTHENTICATION_FAILED if by_pairs else userpass.REFUSED
+            return [self._reject(ProtocolError("credentials refused", answer))]
+        self._avatar = avatar
+        try:
+            accepted = self._accept()
+        except ProtocolError as error:
+            return [self._reject(error)]
+        return [accepted, *self._advance()]
+
+    def _accept(self) -> Send:
+        answer = userpass.ACCEPTED
+        if self._pairs is not None:
+            said = extended.judge(self._pairs, self._rules, self._options.role)
+            answer = keyvalue.build_response(ExtendedStatus.SUCCESS, said)
+        self._state = _State.REQUEST_5
+        return Send(answer)
+
+    def _advance(self) -> list[Step]:
+        steps: list[Step] = []
+        while self._buffer and (frame := _FRAMES.get(self._state)) is not None:
+            reader = Reader(self._buffer)
+            try:
+                step = frame(self, reader)
+            except Incomplete:
+                break
+            except ProtocolError as error:
+                step = self._reject(error)
+            else:
+                del self._buffer[: reader.position]
+            if isinstance(step, Requested):
+                step = Requested(step.request, bytes(self._buffer))
+                self._buffer.clear()
+            if step is not None:
+                steps.append(step)
+        return steps
+
+    def _reject(self, error: ProtocolError) -> Rejected:
+        self._state = _State.OVER
+        self._buffer.clear()
+        return Rejected(error.answer, str(error))
+
+    def _first_byte(self, reader: Reader) -> Step | None:
+        first = reader.data[0]
+        _refuse_http(first)
+        if first not in self._options.versions:
+            raise ProtocolError("unknown SOCKS version")
+        self._state = _State.REQUEST_4 if first == Version.SOCKS4 else _State.GREETING
+        return None
+
+    def _request_4(self, reader: Reader) -> Step | None:
+        request = socks4.parse_request(reader, self._role.commands, self._role.longest_socks4)
+        if self._options.require_auth:
+            raise ProtocolError("SOCKS4 cannot authenticate", socks4.REJECTED)
+        self._state = _State.OVER
+        return Requested(request, b"")
+
+    def _greeting(self, reader: Reader) -> Step | None:
+        offered = socks5.parse_greeting(reader)
+        method = self._options.select(offered)
+        if method is Method.NONE_ACCEPTABLE:
+            raise ProtocolError("no acceptable method", socks5.NO_ACCEPTABLE_METHOD)
+        # What was offered counts for the reply, whichever method is selected.
+        self._offered_extended = bool(self._options.extended) and Method.EXTENDED in offered
+        self._state = _BEHIND[method]
+        outcome = self._state, self._offered_extended, Send(socks5.build_selection(method))
+        self._options.remember(bytes(reader.data[: reader.position]), outcome)
+        return outcome[-1]
+
+    def _check(self, reader: Reader) -> Step | None:
+        if reader.data[0] != userpass.VERSION:
+            raise ProtocolError("credentials of an unknown version", userpass.REFUSED)
+        self._credentials = credentials = userpass.parse_credentials(reader)
+        self._role.check_format(credentials)
+        if not self._options.require_auth:
+            return self._accept()
+        self._state = _State.CHECKING
+        return Authenticate(credentials)
+
+    def _extended_head(self, reader: Reader) -> Step | None:
+        count = keyvalue.parse_request_head(reader)
+        rules = self._rules
+        self._frame = keyvalue.Pairs(count, max_pairs=rules.max_pairs, max_bytes=rules.max_bytes)
+        self._state = _State.EXTENDED_PAIRS
+        return self._extended_end()
+
+    def _extended_pair(self, reader: Reader) -> Step | None:
+        self._frame.take(reader)
+        return self._extended_end()
+
+    def _extended_end(self) -> Step | None:
+        """Judge the pairs when they are all there."""
+        pairs = self._pairs = self._frame.complete
+        if pairs is None:
+            return None
+        self._credentials = extended.check_credentials(pairs, self._options.role)
+        if not self._options.require_auth:
+            return self._accept()
+        if pairs.get(extended.USERNAME) is None or pairs.get(extended.PASSWD) is None:
+            raise ProtocolError("credentials are missing", keyvalue.AUTHENTICATION_FAILED)
+        self._state = _State.CHECKING
+        return Authenticate(self._credentials or Credentials(b""))
+
+    def _credentials_or_request(self, reader: Reader) -> Step | None:
+        # Some clients send credentials although method 00 was selected: Tor takes them anyway.
+        if reader.data[0] == userpass.VERSION:
+            return self._check(reader)
+        return self._request_5(reader)
+
+    def _request_5(self, reader: Reader) -> Step | None:
+        _refuse_http(reader.data[0])
+        request = socks5.parse_request(reader, self._credentials, self._role.commands)
+        self._state = _State.OVER
+        said = self._avatar, self._pairs, self._offered_extended
+        if said != _NOTHING_SAID:
+            avatar, pairs, offered = said
+            request = replace(request, avatar=avatar, pairs=pairs, offered_extended=offered)
+        return Requested(request, b"")
+
+
+def _refuse_http(first_byte: int) -> None:
+    if http.looks_like_http(first_byte):
+        raise ProtocolError("HTTP on a SOCKS port", http.PAGE)
+
+
+_BEHIND: dict[Method, _State] = {
+    Method.NO_AUTH: _State.CREDENTIALS_OR_REQUEST,
+    Method.USERNAME_PASSWORD: _State.CREDENTIALS,
+    Method.EXTENDED: _State.EXTENDED_HEAD,
+}
+_FRAMES: dict[_State, Callable[[Handshake, Reader], Step | None]] = {
+    _State.FIRST_BYTE: Handshake._first_byte,
+    _State.REQUEST_4: Handshake._request_4,
+    _State.GREETING: Handshake._greeting,
+    _State.CREDENTIALS: Handshake._check,
+    _State.EXTENDED_HEAD: Handshake._extended_head,
+    _State.EXTENDED_PAIRS: Handshake._extended_pair,
+    _State.CREDENTIALS_OR_REQUEST: Handshake._credentials_or_request,
+    _State.REQUEST_5: Handshake._request_5,
+}

@@ -1,0 +1,98 @@
+"""SOCKS4 and SOCKS4a messages.
+
+    request  | 04 | CD | DSTPORT 2 | DSTIP 4 | USERID .. 00 | (4a: NAME .. 00) |
+    reply    | 00 | CD | DSTPORT 2 | DSTIP 4 |
+
+A DSTIP of 0.0.0.x, x not 0, announces a name (4a). The reply starts with 00, not 04.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import struct
+from collections.abc import Container
+
+from torsocks_tx.errors import Incomplete, ProtocolError
+from torsocks_tx.socks.address import check_destination
+from torsocks_tx.socks.constants import AddressType, Command, Version, named
+from torsocks_tx.socks.messages import Address, Credentials, Reply, Request
+from torsocks_tx.socks.reader import Reader
+
+MAX_REQUEST = 512
+"""A whole request, user id and name with their NULs (C Tor's MAX_SOCKS_MESSAGE_LEN)."""
+
+REJECTED = bytes.fromhex("00 5B 0000 00000000")
+"""The one failure reply of SOCKS4: it has no finer codes that mean anything here."""
+
+COMMANDS = frozenset({Command.CONNECT, Command.RESOLVE})
+
+
+def parse_request(
+    reader: Reader, commands: Container[int] = COMMANDS, longest: int = MAX_REQUEST
+) -> Request:
+    """Read one request from its version byte on.
+
+    ``commands`` are those that are carried out here, as far as SOCKS4 has them; ``longest`` is how
+    many bytes a request may have.
+    Raises Incomplete, or ProtocolError with the 8-byte rejection as its answer.
+    """
+    start = reader.position
+    try:
+        reader.take(1)
+        command = named(Command, reader.take_u8())
+        port = reader.take_u16()
+        ip = reader.take(4)
+        if command not in COMMANDS or command not in commands or ip == bytes(4):
+            raise _rejected("command or address not supported")
+        username = reader.take_until_nul()
+        address = Address(AddressType.IPV4, str(ipaddress.IPv4Address(ip)), port)
+        if ip[:3] == bytes(3):
+            name = reader.take_until_nul().decode("latin-1")
+            address = Address(AddressType.HOSTNAME, name, port)
+    except Incomplete:
+        if len(reader.data) - start >= longest:
+            raise _rejected("request too long") from None
+        raise
+    if reader.position - start > longest:
+        raise _rejected("request too long")
+    if port == 0 and command == Command.CONNECT:
+        raise _rejected("port 0")
+    try:
+        address = check_destination(address)
+    except ProtocolError as error:
+        raise _rejected(str(error)) from None
+    return Request(Version.SOCKS4, Command(command), address, Credentials(username))
+
+
+def _rejected(reason: str) -> ProtocolError:
+    return ProtocolError(reason, REJECTED)
+
+
+def build_request(request: Request) -> bytes:
+    """The bytes of a request; a name makes it SOCKS4a. ValueError for what SOCKS4 cannot say."""
+    address = request.address
+    username = request.credentials.username if request.credentials else b""
+    if address.type is AddressType.IPV6 or b"\0" in username or "\0" in address.host:
+        raise ValueError("SOCKS4 has no IPv6 addresses, and no NUL in its strings")
+    head = struct.pack("!BBH", Version.SOCKS4, request.command, address.port)
+    if address.type is AddressType.IPV4:
+        return head + ipaddress.IPv4Address(address.host).packed + username + b"\0"
+    name = address.host.encode("latin-1")
+    return head + bytes([0, 0, 0, 1]) + username + b"\0" + name + b"\0"
+
+
+def parse_reply(reader: Reader) -> Reply:
+    """Read the 8 bytes of a reply; ProtocolError if the first is not 0."""
+    if reader.take_u8() != 0:
+        raise ProtocolError("a SOCKS4 reply starts with a zero byte")
+    code = reader.take_u8()
+    port = reader.take_u16()
+    return Reply(code, Address(AddressType.IPV4, str(ipaddress.IPv4Address(reader.take(4))), port))
+
+
+def build_reply(reply: Reply) -> bytes:
+    """The 8 bytes of a reply; ValueError for an address that is not IPv4."""
+    if reply.address.type is not AddressType.IPV4:
+        raise ValueError("a SOCKS4 reply carries an IPv4 address only")
+    ip = ipaddress.IPv4Address(reply.address.host).packed
+    return struct.pack("!BBH", 0, reply.code, reply.address.port) + ip

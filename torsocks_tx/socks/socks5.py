@@ -1,0 +1,125 @@
+"""SOCKS5 messages (RFC 1928, sections 3, 4 and 6).
+
+    greeting   | 05 | N | METHODS N |
+    selection  | 05 | METHOD |
+    request    | 05 | CMD | 00 | ATYP | ADDR | PORT |
+    reply      | 05 | REP | 00 | ATYP | ADDR | PORT |
+
+The address types and their lengths are in ``address``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable
+
+from torsocks_tx.errors import ProtocolError
+from torsocks_tx.socks.address import (
+    UnknownAddressType,
+    build_address,
+    check_destination,
+    parse_address,
+)
+from torsocks_tx.socks.constants import Command, Method, Reply5, Version, named
+from torsocks_tx.socks.messages import Address, Credentials, Reply, Request
+from torsocks_tx.socks.reader import Reader
+
+MAX_GREETING = 257
+MAX_REQUEST = 262
+"""4 bytes, a length, a name of 255 bytes, a port."""
+
+COMMANDS = frozenset({Command.CONNECT, Command.RESOLVE, Command.RESOLVE_PTR})
+
+
+def failure(code: int) -> bytes:
+    """The 10 bytes of a failure reply."""
+    return bytes([Version.SOCKS5, code, 0, 1, 0, 0, 0, 0, 0, 0])
+
+
+def parse_greeting(reader: Reader) -> bytes:
+    """Read a greeting; the methods offered, one byte each, in the client's order."""
+    if reader.take_u8() != Version.SOCKS5:
+        raise ProtocolError("not a SOCKS5 greeting")
+    return reader.take(reader.take_u8())
+
+
+def build_greeting(methods: Iterable[int]) -> bytes:
+    """The bytes of a greeting that offers these methods (at most 255)."""
+    offered = bytes(methods)
+    return bytes([Version.SOCKS5, len(offered)]) + offered
+
+
+def parse_selection(reader: Reader) -> int:
+    """Read the method that a server selected."""
+    if reader.take_u8() != Version.SOCKS5:
+        raise ProtocolError("not a SOCKS5 method selection")
+    return reader.take_u8()
+
+
+def build_selection(method: int) -> bytes:
+    """The two bytes that select a method."""
+    return bytes([Version.SOCKS5, method])
+
+
+NO_ACCEPTABLE_METHOD = build_selection(Method.NONE_ACCEPTABLE)
+
+
+def parse_request(
+    reader: Reader, credentials: Credentials | None = None, commands: Container[int] = COMMANDS
+) -> Request:
+    """Read one request, judging each byte as soon as it is there.
+
+    ``commands`` are those that are carried out here.
+    Raises Incomplete, or ProtocolError with a 10-byte reply as its answer: 01 for a version that is
+    not 5, a reserved byte that is not 0, port 0 in CONNECT, or an invalid name; 07 for a command
+    that this server does not carry out; 08 for an unknown address type, and for a RESOLVE_PTR of
+    something that is no IP address.
+    """
+    if reader.take_u8() != Version.SOCKS5:
+        raise _rejected("not a SOCKS5 request", Reply5.GENERAL_FAILURE)
+    command = named(Command, reader.take_u8())
+    if command not in commands:
+        raise _rejected("command not supported", Reply5.COMMAND_NOT_SUPPORTED)
+    if reader.take_u8() != 0:
+        raise _rejected("reserved byte is not zero", Reply5.GENERAL_FAILURE)
+    try:
+        address = parse_address(reader)
+    except UnknownAddressType as error:
+        raise _rejected(str(error), Reply5.ADDRESS_TYPE_NOT_SUPPORTED) from None
+    if command == Command.RESOLVE_PTR and not address.is_ip and "\0" not in address.host:
+        raise _rejected("no IP address to look up", Reply5.ADDRESS_TYPE_NOT_SUPPORTED)
+    try:
+        address = check_destination(address)
+    except ProtocolError as error:
+        raise _rejected(str(error), Reply5.GENERAL_FAILURE) from None
+    if command == Command.CONNECT and address.port == 0:
+        raise _rejected("port 0", Reply5.GENERAL_FAILURE)
+    return Request(Version.SOCKS5, Command(command), address, credentials)
+
+
+def _rejected(reason: str, code: int) -> ProtocolError:
+    return ProtocolError(reason, failure(code))
+
+
+def build_request(command: int, address: Address) -> bytes:
+    """The bytes of a request."""
+    return bytes([Version.SOCKS5, command, 0]) + build_address(address)
+
+
+def parse_reply(reader: Reader) -> Reply:
+    """Read one reply of any length. Raises Incomplete or ProtocolError.
+
+    C Tor answers a failed RESOLVE with the address type 00 and four bytes: taken for 0.0.0.0.
+    """
+    if reader.take_u8() != Version.SOCKS5:
+        raise ProtocolError("not a SOCKS5 reply")
+    code = reader.take_u8()
+    reader.take_u8()
+    if code != Reply5.SUCCEEDED and reader.left and reader.data[reader.position] == 0:
+        reader.take(7)
+        return Reply(code)
+    return Reply(code, parse_address(reader))
+
+
+def build_reply(reply: Reply) -> bytes:
+    """The bytes of a reply: 10 or 22, or 7 and a name."""
+    return bytes([Version.SOCKS5, reply.code, 0]) + build_address(reply.address)

@@ -1,0 +1,1 @@
+"""``twistd torsocks``: options, listeners, the running service and its workers."""

@@ -1,0 +1,156 @@
+"""``twistd torsocks``: from options to a service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import Service
+
+from torsocks_tx.limits import Limits
+from torsocks_tx.policy.isolation import Isolator
+from torsocks_tx.server.auth import CredAuthenticator
+from torsocks_tx.server.connections import Crowd
+from torsocks_tx.server.descriptors import raise_descriptor_limit
+from torsocks_tx.server.factory import SOCKSFactory
+from torsocks_tx.twistd.binding import bind
+from torsocks_tx.twistd.listen import Listener
+from torsocks_tx.twistd.options import Options
+from torsocks_tx.twistd.service import TorsocksService
+from torsocks_tx.twistd.supervisor import Supervisor
+
+__all__ = ["Options", "makeService"]
+
+
+def make_limits(options: Options, allowed: int, share: int = 1) -> Limits:
+    """The limits that the options ask for; descriptors suffice for ``allowed`` connections.
+
+    ``share``: so many processes divide the clients among them.
+    """
+    most = -(-options["max-connections"] // share) if options["max-connections"] else allowed
+    return Limits(
+        handshake_timeout=options["handshake-timeout"],
+        connect_timeout=options["connect-timeout"],
+        onion_timeout=options["onion-timeout"],
+        idle_timeout=options["idle-timeout"] or None,
+        linger_timeout=options["linger-timeout"],
+        linger_limit=options["linger-limit"],
+        early_data=options["early-data"],
+        extended_bytes=options["extended-bytes"],
+        extended_pairs=options["extended-pairs"],
+        max_connections=min(most, allowed),
+    )
+
+
+def make_upstream(reactor: Any, options: Options, keys: str | None = None) -> Any:
+    """What the options put behind the listeners; ``keys`` is the directory of keys for tor."""
+    # txtorcon takes a second to load: a usage error need not wait for it.
+    from torsocks_tx.twistd import upstream
+
+    if options["backend"] == "direct":
+        return upstream.DirectUpstream(reactor, allow_internal=bool(options["allow-internal"]))
+    policies = list({listener.policy.port_flags for listener in options.listeners})
+    tor = options["tor"] or "launch"
+    if options["tor-socks"]:
+        supply = upstream.fixed_supply(reactor, options["tor-socks"])
+    elif tor == "launch":
+        supply = upstream.launched_supply(
+            reactor,
+            data_directory=Path(options["tor-data-directory"] or upstream.default_data_directory()),
+            options=options.tor_options,
+            binary=options["tor-binary"],
+            policies=policies,
+        )
+    elif tor == "private":
+        supply = upstream.private_supply(reactor)
+    else:
+        supply = upstream.running_supply(reactor, tor, options.get("tor-password"))
+    optimistic = True if options["optimistic-data"] else None
+    return upstream.TorUpstream(
+        reactor,
+        supply,
+        optimistic,
+        policies,
+        rendezvous_timeout=options["rendezvous-timeout"],
+        keyring=upstream.keyring(keys),
+    )
+
+
+def makeService(options: Options) -> Service:
+    """The service that ``twistd torsocks`` runs."""
+    from twisted.internet import reactor
+
+    if options["workers"] > 1:
+        return make_supervisor(reactor, options)
+    authenticated = bool(options.get("credCheckers"))
+
+    def bind_here(listener: Listener, factory: SOCKSFactory) -> Any:
+        return bind(reactor, listener, factory, authenticated=authenticated)
+
+    return make_server(reactor, options, bind_here)
+
+
+def make_server(
+    reactor: Any,
+    options: Options,
+    bind: Callable[[Listener, SOCKSFactory], Any],
+    *,
+    isolator: Isolator | None = None,
+    share: int = 1,
+) -> TorsocksService:
+    """A server in this process; it is one of ``share`` that divide the clients among them."""
+    allowed = raise_descriptor_limit()
+    limits = make_limits(options, allowed, share)
+    upstream = _upstream(reactor, options, options["onion-auth-dir"])
+    checkers = options.get("credCheckers")
+    crowd = Crowd(limits.max_connections)
+    authenticator = CredAuthenticator(checkers) if checkers else None
+    listeners = [
+        (
+            listener,
+            SOCKSFactory(
+                upstream.backend,
+                policy=listener.policy,
+                limits=limits,
+                authenticator=authenticator,
+                listener=f"listen-{number}",
+                isolator=isolator,
+                crowd=crowd,
+                debugging=bool(options["debug"]),
+            ),
+        )
+        for number, listener in enumerate(options.listeners)
+    ]
+    return TorsocksService(
+        reactor,
+        listeners,
+        upstream,
+        bind=bind,
+        grace=options["shutdown-grace"],
+        most=limits.max_connections or allowed,
+    )
+
+
+def _upstream(reactor: Any, options: Options, keys: str | None = None) -> Any:
+    try:
+        return make_upstream(reactor, options, keys)
+    except ValueError as error:
+        raise SystemExit(f"twistd torsocks: {error}") from None
+
+
+def make_supervisor(reactor: Any, options: Options) -> Supervisor:
+    """A process that holds the listeners, and tor if it is ours, for its workers."""
+    launched = options["backend"] == "tor" and not options["tor-socks"]
+    launched = launched and (options["tor"] or "launch") in ("launch", "private")
+    # The workers give tor its keys, and follow its events.
+    upstream = _upstream(reactor, options) if launched else None
+    return Supervisor(
+        reactor,
+        options.listeners,
+        options.arguments,
+        upstream,
+        authenticated=bool(options.get("credCheckers")),
+        workers=options["workers"],
+        grace=options["shutdown-grace"],
+    )

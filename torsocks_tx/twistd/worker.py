@@ -1,0 +1,108 @@
+"""One of the processes of ``--workers N``, started by the supervisor.
+
+Its orders are one line of JSON on standard input; the end of that input is the order to stop.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet import stdio
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import ILogObserver, LogEvent, eventAsText, globalLogBeginner
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from torsocks_tx.policy.isolation import Isolator
+from torsocks_tx.relay.pipes import share_pool
+from torsocks_tx.server.factory import SOCKSFactory
+from torsocks_tx.twistd.binding import adopt
+from torsocks_tx.twistd.listen import Listener
+from torsocks_tx.twistd.options import Options
+from torsocks_tx.twistd.supervisor import FIRST_DESCRIPTOR
+from torsocks_tx.twistd.tap import make_server
+
+
+class _UntilTheEnd(Protocol):
+    """Stops the reactor when standard input ends, or at SIGTERM; both may come, in any order."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._to_do: list[Callable[[], None]] = [reactor.stop]
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        while self._to_do and self._reactor.running:
+            self._to_do.pop()()
+
+    def take_signals(self) -> None:
+        """Handle signals from now on."""
+        # Ctrl-C reaches every process of the terminal: the supervisor says when to stop.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._terminated)
+
+    def _terminated(self, _number: int, _frame: Any) -> None:
+        self._reactor.callFromThread(self.connectionLost)
+
+
+@implementer(ILogObserver)
+class _Output:
+    """Writes lines, to which the supervisor adds the rest."""
+
+    def __call__(self, event: LogEvent) -> None:
+        text = eventAsText(event, includeTimestamp=False, includeSystem=False)
+        if text:
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
+
+
+def read_orders() -> dict[str, Any]:
+    """The one line of orders; nothing behind it is read."""
+    line = b""
+    while not line.endswith(b"\n"):
+        more = os.read(0, 65536)
+        if not more:
+            raise SystemExit("there are no orders: start this by twistd torsocks --workers")
+        line += more
+    orders: dict[str, Any] = json.loads(line)
+    return orders
+
+
+def make_worker(reactor: Any, orders: dict[str, Any]) -> Any:
+    """The service of this worker."""
+    options = Options()
+    options.parseOptions(orders["arguments"])
+    if orders["tor"]:
+        options["tor"] = orders["tor"]
+    descriptors = iter(range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + orders["listeners"]))
+
+    def bind(_listener: Listener, factory: SOCKSFactory) -> Any:
+        return adopt(reactor, next(descriptors), factory)
+
+    share_pool(orders["share"])
+    isolator = Isolator(bytes.fromhex(orders["secret"]))
+    return make_server(reactor, options, bind, isolator=isolator, share=orders["share"])
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    from twisted.internet import reactor as installed
+
+    reactor: Any = installed
+    orders = read_orders()
+    globalLogBeginner.beginLoggingTo([_Output()], redirectStandardIO=False)
+    service = make_worker(reactor, orders)
+    service.startService()
+    reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
+    end = _UntilTheEnd(reactor)
+    stdio.StandardIO(end)
+    end.take_signals()
+    reactor.run(installSignalHandlers=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,1 +1,0 @@
-"""The bytes of each message: ``parse_x`` beside ``build_x``, without state and without I/O."""
