@@ -1,5 +1,5 @@
 # Try `make help`.
-.PHONY: help setup demo run bench test lint types unit interop conformance onion-table clean
+.PHONY: help setup demo run bench test lint types unit interop docs onion-table clean
 
 help:
 	@echo 'torsocks_tx: a SOCKS4, SOCKS4a and SOCKS5 server that speaks through Tor.'
@@ -13,7 +13,7 @@ help:
 	@echo '  make setup     a virtual environment in .venv with all that development needs'
 	@echo '  make lint      lint and format          make unit      unit tests and fuzzing'
 	@echo '  make types     type checks              make interop   real clients and a private Tor'
-	@echo '  make conformance  write the names of the tests into docs/conformance.md'
+	@echo '  make docs      write the tables of docs/reference.md and docs/conformance.md'
 	@echo '  make onion-table  measure what clients hear of onion services that fail (10 minutes)'
 	@echo '  make clean     away with all that these made'
 	@echo
@@ -40,8 +40,9 @@ test:
 lint types unit interop:
 	@exec tools/check $@
 
-conformance: setup
+docs: setup
 	@.venv/bin/python tools/conformance.py
+	@.venv/bin/python tools/reference.py
 
 onion-table: setup
 	@exec .venv/bin/python tools/onion_table.py $(ARGS)

@@ -135,11 +135,3 @@ def test_help_flags(capsys: pytest.CaptureFixture[str]) -> None:
     assert caught.value.code == 0
     assert capsys.readouterr().out.rstrip("\n") == FLAG_TEXT
     assert "OnionTrafficOnly" in FLAG_TEXT
-
-
-def test_the_readme_lists_every_option_and_flag() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for name in (*TEXTS, "listen", "tor-option", "auth", "help-flags"):
-        assert f"`--{name}" in text, name
-    for line in FLAG_TEXT.splitlines()[3:]:
-        assert f"`{line.split()[0]}`" in text, line

@@ -1,0 +1,24 @@
+"""``docs/reference.md`` says what the code does: its tables are those that the code gives."""
+
+from __future__ import annotations
+
+import sys
+
+from tests.support.processes import ROOT
+
+sys.path.insert(0, str(ROOT / "tools"))
+
+import reference
+
+
+def test_the_tables_are_those_of_the_code() -> None:
+    document = reference.DOCUMENT.read_text(encoding="utf-8")
+    assert reference.filled(document) == document, "run `make docs`"
+
+
+def test_every_option_and_flag_is_there() -> None:
+    document = reference.DOCUMENT.read_text(encoding="utf-8")
+    for name in [*(row[0] for row in reference.Options.optParameters), "listen", "auth"]:
+        assert f"| `--{name} " in document
+    for flag in reference.FLAGS:
+        assert f"| `{flag.name}` |" in document
