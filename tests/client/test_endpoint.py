@@ -92,7 +92,7 @@ class Scene:
     def __init__(
         self,
         options: ClientOptions | None = None,
-        host: str = "example.com",
+        host: str | bytes = "example.com",
         app: App | None = None,
     ) -> None:
         self.clock = Clock()
@@ -193,11 +193,13 @@ class TestConversation:
         ("host", "address"),
         [
             ("example.com", HostnameAddress(b"example.com", 80)),
+            (b"example.com", HostnameAddress(b"example.com", 80)),
             ("192.0.2.1", IPv4Address("TCP", "192.0.2.1", 80)),
+            (b"192.0.2.1", IPv4Address("TCP", "192.0.2.1", 80)),
             ("2001:db8::1", IPv6Address("TCP", "2001:db8::1", 80)),
         ],
     )
-    def test_the_factory_hears_where_it_goes(self, host: str, address: Any) -> None:
+    def test_the_factory_hears_where_it_goes(self, host: str | bytes, address: Any) -> None:
         assert Scene(host=host).factory.addresses == [address]
 
     def test_the_factory_is_started_and_stopped(self) -> None:
@@ -694,8 +696,10 @@ class TestLookUps:
         protocol.dataReceived(octets("05 00") + refused(4))
         assert heard[0].value.code == 4
 
-    @pytest.mark.parametrize("host", ["", "b\u00fccher.example", "a" * 256])
-    def test_what_cannot_be_asked(self, host: str) -> None:
+    @pytest.mark.parametrize(
+        "host", ["", b"", "b\u00fccher.example", "b\u00fccher.example".encode(), "a" * 256]
+    )
+    def test_what_cannot_be_asked(self, host: str | bytes) -> None:
         heard: list[Any] = []
         resolve(Clock(), FakeEndpoint(), host).addErrback(heard.append)
         assert heard[0].check(ValueError)
@@ -716,6 +720,7 @@ class TestLookUps:
         ("a", 65536, ClientOptions()),
         ("", 80, ClientOptions()),
         ("b\u00fccher.example", 80, ClientOptions()),
+        (b"b\xfccher.example", 80, ClientOptions()),
         ("a" * 256, 80, ClientOptions()),
         ("a" * 256, 80, ClientOptions(version=4)),
         ("a\0b", 80, ClientOptions(version=4)),
@@ -725,6 +730,6 @@ class TestLookUps:
         ("a\x7fb", 80, ClientOptions()),
     ],
 )
-def test_destinations_that_cannot_be(host: str, port: int, options: ClientOptions) -> None:
+def test_destinations_that_cannot_be(host: str | bytes, port: int, options: ClientOptions) -> None:
     with pytest.raises(ValueError, match=r"port|host|255|NUL"):
         SOCKSClientEndpoint(Clock(), FakeEndpoint(), host, port, options)

@@ -137,7 +137,13 @@ STEP_BY_STEP = table(
             "credentials refused by a reply, as from tor",
             KNOWN,
             "05 02 05 01 00 01 00000000 0000",
-            ["05 01 02", ME, ProxyBroken],
+            ["05 01 02", ME, LoginRefused],
+        ),
+        (
+            "credentials accepted with the version of SOCKS",
+            KNOWN,
+            "05 02 05 00" + OK,
+            ["05 01 02", ME, ASK, opened()],
         ),
         (
             "a status before the selection",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import math
 
 import pytest
@@ -21,7 +22,8 @@ NO_AUTH, USERPASS, EXTENDED = Method.NO_AUTH, Method.USERNAME_PASSWORD, Method.E
 ME = Credentials(b"me", b"you")
 LONG = Credentials(b"u" * 256, b"")
 COLOUR = KeyValues.of({"X-paint.colour": b"red"})
-TOKEN = hashlib.sha256(b"x").hexdigest().encode()
+SECRET = bytes(range(32))
+TOKEN = hmac.digest(SECRET, b"x", "sha256").hex().encode()
 TOR_TOKEN = Credentials(b"<torS0X>0", TOKEN)
 
 # The wishes, the methods, what is said by 97, what by 02, and what a refusal means.
@@ -118,7 +120,7 @@ def test_offers(
     legacy: Credentials | None,
     unless: type[Refused],
 ) -> None:
-    options = ClientOptions(**wishes)  # type: ignore[arg-type]
+    options = ClientOptions(isolation_secret=SECRET, **wishes)  # type: ignore[arg-type]
     request = options.request(CONNECT, at("example.com", 80))
     needed = frozenset(said.get("REQUIRE", b"").decode().split(",")) - {""}
     assert options.offer == Offer(tuple(methods), needed, unless)
@@ -149,6 +151,16 @@ def test_different_isolation_is_different_everywhere() -> None:
     assert len(seen) == 8
 
 
+def test_the_hash_of_isolation_depends_on_a_secret_of_the_process_or_the_application() -> None:
+    def token(**secret: bytes) -> bytes:
+        request = ClientOptions(isolation=b"x", **secret).request(CONNECT, at("a", 1))
+        assert request.credentials is not None
+        return request.credentials.password
+
+    assert token() == token() != hashlib.sha256(b"x").hexdigest().encode()
+    assert token(isolation_secret=SECRET) == TOKEN != token()
+
+
 SOCKS4 = table(
     [
         ("nothing", {}, b""),
@@ -161,7 +173,7 @@ SOCKS4 = table(
 @rows("S-13", "S-04", "S-05")
 @pytest.mark.parametrize(("wishes", "user"), SOCKS4)
 def test_socks4(wishes: dict[str, object], user: bytes) -> None:
-    options = ClientOptions(version=4, **wishes)  # type: ignore[arg-type]
+    options = ClientOptions(version=4, isolation_secret=SECRET, **wishes)  # type: ignore[arg-type]
     request = options.request(CONNECT, at("example.com", 80))
     assert (request.version, request.credentials) == (Version.SOCKS4, Credentials(user))
     assert request.pairs is None
@@ -187,6 +199,8 @@ def test_socks4_carries_ipv6_as_text() -> None:
         ({"timeout": math.nan}, "seconds above 0"),
         ({"timeout": math.inf}, "seconds above 0"),
         ({"isolation": "x"}, "isolation is bytes"),
+        ({"isolation_secret": "x" * 16}, "16 random bytes"),
+        ({"isolation_secret": b"x" * 15}, "16 random bytes"),
         ({"credentials": ("a", "b")}, "class Credentials"),
         ({"pairs": {"X-a.b": b""}}, "class KeyValues"),
         ({"require": "FAMILY"}, "tuple of keys"),
@@ -230,5 +244,6 @@ def test_the_role_is_passed_on() -> None:
 @rows("P-37")
 def test_options_show_no_secrets() -> None:
     options = ClientOptions(isolation=b"qzjx7", credentials=Credentials(b"qzjx7", b"qzjx7"))
-    assert "qzjx7" not in repr(options)
+    secret = ClientOptions(isolation_secret=b"qzjx7" * 4)
+    assert "qzjx7" not in repr(options) + repr(secret)
     assert "qzjx7" not in repr(options.request(CONNECT, at("a", 1)))

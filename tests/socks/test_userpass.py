@@ -50,8 +50,9 @@ def test_answers_both_ways(status: int, text: str) -> None:
     assert userpass.build_status(status) == octets(text)
 
 
-def test_an_answer_of_another_version_is_refused() -> None:
-    assert_refused(userpass.parse_status, octets("05 00"), 1, b"")
+@pytest.mark.parametrize(("text", "status"), [("05 00", 0), ("00 00", 0), ("05 01", 1)])
+def test_the_status_counts_whatever_the_version_of_the_answer(text: str, status: int) -> None:
+    assert_parsed(userpass.parse_status, octets(text), status)
 
 
 def test_bounds() -> None:

@@ -41,16 +41,16 @@ _UNSAYABLE = re.compile(r"[\x00-\x20\x7f]")
 class SOCKSClientEndpoint:
     """An endpoint that leads to ``host:port`` by way of the SOCKS server at ``proxy``.
 
-    ``host`` is an IP address or an ASCII name. Raises ValueError for what cannot be said: a name of
-    more than 255 bytes or with blanks, a port out of range, or wishes that ``options`` cannot
-    combine.
+    ``host`` is an IP address or an ASCII name, as text or bytes. Raises ValueError for what cannot
+    be said: a name of more than 255 bytes or with blanks, a port out of range, or wishes that
+    ``options`` cannot combine.
     """
 
     def __init__(
         self,
         reactor: IReactorTime,
         proxy: IStreamClientEndpoint,
-        host: str,
+        host: str | bytes,
         port: int,
         options: ClientOptions = _DEFAULTS,
     ) -> None:
@@ -91,7 +91,7 @@ class SOCKSClientEndpoint:
 def resolve(
     reactor: IReactorTime,
     proxy: IStreamClientEndpoint,
-    name: str,
+    name: str | bytes,
     options: ClientOptions = _DEFAULTS,
 ) -> Deferred[str]:
     """Look up a name by way of a tor's SOCKS server: fires with the text of an IP address.
@@ -105,15 +105,13 @@ def resolve(
 def resolve_ptr(
     reactor: IReactorTime,
     proxy: IStreamClientEndpoint,
-    ip: str,
+    ip: str | bytes,
     options: ClientOptions = _DEFAULTS,
 ) -> Deferred[str]:
     """Look up the name of an IP address: fires with the name. Else as ``resolve``.
 
     ValueError for what is no IP address.
     """
-    if not Address.of(ip).is_ip:
-        return fail(ValueError("a name is looked up of an IP address"))
     return _look_up(reactor, proxy, Command.RESOLVE_PTR, ip, options)
 
 
@@ -121,11 +119,14 @@ def _look_up(
     reactor: IReactorTime,
     proxy: IStreamClientEndpoint,
     command: Command,
-    host: str,
+    host: str | bytes,
     options: ClientOptions,
 ) -> Deferred[str]:
     try:
-        request = options.request(command, _address(host, 0))
+        address = _address(host, 0)
+        if command is Command.RESOLVE_PTR and not address.is_ip:
+            raise ValueError("a name is looked up of an IP address")
+        request = options.request(command, address)
     except ValueError:
         return fail()
     tunnel = Tunnel(reactor, Initiator(request, offer=options.offer), options)
@@ -150,7 +151,9 @@ def _answer(opened: Opened, command: Command) -> str:
     return address.literal().host
 
 
-def _address(host: str, port: int) -> Address:
+def _address(host: str | bytes, port: int) -> Address:
+    if isinstance(host, bytes):
+        host = host.decode("latin-1")  # what is not ASCII is refused as text is
     if not host or not host.isascii():
         raise ValueError(
             "a host is an IP address or an ASCII name; write others in their IDNA form"

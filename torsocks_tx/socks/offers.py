@@ -6,8 +6,9 @@ for method 00, nor pairs for any other than X'97'.
 
 from __future__ import annotations
 
-import hashlib
+import hmac
 import math
+import os
 from dataclasses import dataclass, field
 
 from torsocks_tx.errors import Refused
@@ -35,6 +36,7 @@ from torsocks_tx.socks.refusals import extended_refusal, refusal
 
 _OWN_KEYS = (USERNAME, PASSWD, ISOLATION, REQUIRE, REPLY_CODES)
 _LONGEST_FIELD = 255
+_PROCESS_SECRET = os.urandom(32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,9 @@ class ClientOptions:
 
     ``version``: 5, or 4 for SOCKS4 and, with a name, SOCKS4a.
     ``isolation``: any bytes; connections with different ones must not share a circuit. A server
-    that cannot see to that is refused (``NotIsolated``).
+    that cannot see to that is refused (``NotIsolated``). Method X'97' says it as it is; by
+    credentials the server gets a keyed hash of it, whose key is ``isolation_secret`` (at least 16
+    random bytes, for processes that are to share circuits), by default one of this process.
     ``credentials``: a user name and a password.
     ``pairs``: what else to say by method X'97' (``PT.*``, ``X-*``); ``require``: which of the keys
     the server must know. A server without that method is refused (``ArgumentsRefused``).
@@ -93,6 +97,7 @@ class ClientOptions:
 
     version: int = 5
     isolation: bytes | None = field(default=None, repr=False)
+    isolation_secret: bytes = field(default=_PROCESS_SECRET, repr=False)
     credentials: Credentials | None = None
     pairs: KeyValues = NO_PAIRS
     require: tuple[str, ...] = ()
@@ -120,6 +125,8 @@ class ClientOptions:
         """See what would only fail later, or mean something else."""
         if not isinstance(self.isolation, bytes | None):
             raise ValueError("isolation is bytes")
+        if not isinstance(self.isolation_secret, bytes) or len(self.isolation_secret) < 16:
+            raise ValueError("an isolation secret is at least 16 random bytes")
         if not isinstance(self.credentials, Credentials | None):
             raise ValueError("credentials are of the class Credentials")
         if not isinstance(self.pairs, KeyValues):
@@ -199,8 +206,9 @@ class ClientOptions:
         """What is said by method 02, or by a SOCKS4 user id."""
         if self.isolation is None or self._both:
             return self.credentials or (Credentials(b"") if self.version == 4 else None)
-        # Hashed: of any length, and not for the eyes of tor's controllers.
-        token = hashlib.sha256(self.isolation).hexdigest().encode("ascii")
+        # Any length fits, and whoever sees the hash (tor's controllers do) cannot test guesses.
+        digest = hmac.digest(self.isolation_secret, self.isolation, "sha256")
+        token = digest.hex().encode("ascii")
         if self.version == 4:
             return Credentials(token)
         return Credentials(userpass.ISOLATION_USERNAME, token)

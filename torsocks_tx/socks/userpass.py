@@ -58,7 +58,9 @@ def check_format(credentials: Credentials) -> None:
 
 
 def parse_status(reader: Reader) -> int:
-    """Read the answer to credentials: 0 is success, anything else is not."""
-    if reader.take_u8() != VERSION:
-        raise ProtocolError("not an RFC 1929 answer")
+    """Read the answer to credentials: 0 is success, anything else is not.
+
+    The version is not judged: some servers answer with that of SOCKS, 05.
+    """
+    reader.take_u8()
     return reader.take_u8()
