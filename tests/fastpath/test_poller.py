@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IReadDescriptor
+from twisted.internet.interfaces import IReadWriteDescriptor
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogEvent
 from twisted.python.failure import Failure
@@ -85,7 +85,7 @@ def fail() -> None:
 
 
 def test_it_is_what_a_reactor_reads(ears: Ears) -> None:
-    assert verifyObject(IReadDescriptor, ears.poller)
+    assert verifyObject(IReadWriteDescriptor, ears.poller)
     assert ears.poller.logPrefix() == "Poller"
     ears.poller.connectionLost(Failure(ConnectionDone()))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IReadDescriptor
+from twisted.internet.interfaces import IReadWriteDescriptor
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
@@ -38,7 +38,7 @@ class Listening:
 
 def test_it_is_what_a_reactor_reads() -> None:
     listening = Listening()
-    assert verifyObject(IReadDescriptor, listening.hangup)
+    assert verifyObject(IReadWriteDescriptor, listening.hangup)
     assert listening.hangup in listening.end.reactor.getReaders()
     assert listening.hangup.logPrefix() == "Hangup"
     listening.hangup.stop()
@@ -61,6 +61,23 @@ def test_bytes_are_not() -> None:
     listening.end.far.send(b"more")
     assert not listening.is_ready
     listening.hangup.stop()
+    listening.end.close()
+
+
+def test_events_of_another_descriptor_change_nothing() -> None:
+    listening = Listening()
+    hangup = listening.hangup
+    assert hangup.doRead() is None
+    assert hangup.doWrite() is None
+    assert listening.told == 0
+    assert hangup in listening.end.reactor.getReaders()
+    hangup.stop()
+    for event in (hangup.stop, hangup.doRead, hangup.doWrite):
+        assert event() is None
+    hangup.connectionLost(Failure(ConnectionDone()))
+    assert hangup.fileno() == -1
+    assert listening.told == 0
+    assert hangup not in listening.end.reactor.getReaders()
     listening.end.close()
 
 

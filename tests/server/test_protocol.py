@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol
@@ -14,6 +14,7 @@ from tests.support.rows import rows
 from tests.support.stage import GREETING, Stage
 from tests.support.transports import FakeTransport, WholeTransport
 from torsocks_tx.backends.memory import MemoryBackend, MemoryOutbound
+from torsocks_tx.limits import Limits
 from torsocks_tx.server.factory import SOCKS4Factory, SOCKS5Factory
 from torsocks_tx.server.protocol import SOCKS4Protocol, SOCKS5Protocol, SOCKSProtocol, State
 
@@ -245,3 +246,23 @@ class TestFaults:
         stage.server.admit = admit  # type: ignore[method-assign]
         self.fails(stage, logged_failures)
         assert stage.backend.outbounds == []
+
+
+def test_a_client_that_is_gone_is_counted_as_gone_whatever_raises() -> None:
+    class Stubborn(MemoryOutbound):
+        """A far end that cannot be given up."""
+
+        def abort(self) -> NoReturn:
+            raise RuntimeError("closed epoll object")
+
+    class StubbornBackend(MemoryBackend):
+        def open(self, *asked: Any) -> MemoryOutbound:
+            return Stubborn(*asked)
+
+    stage = Stage(StubbornBackend(), limits=Limits(max_connections=1))
+    stage.ask(CONNECT)
+    assert not stage.server.has_room()
+    with pytest.raises(RuntimeError):
+        stage.transport.lose(clean=False)
+    assert stage.server.has_room()
+    assert not stage.server.connections

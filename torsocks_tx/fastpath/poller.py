@@ -10,7 +10,7 @@ import select
 import sys
 from typing import Any, Protocol
 
-from twisted.internet.interfaces import IReadDescriptor
+from twisted.internet.interfaces import IReadWriteDescriptor
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -35,7 +35,7 @@ class Watcher(Protocol):
 _NOBODY: tuple[int, Any] = (sys.maxsize, None)
 
 
-@implementer(IReadDescriptor)
+@implementer(IReadWriteDescriptor)
 class Poller:
     """Watches descriptors; is a reader of the reactor only while there are any."""
 
@@ -88,6 +88,9 @@ class Poller:
             watcher.reset()
         except Exception:
             self._log.failure("a fault of this server while resetting a client")
+
+    def doWrite(self) -> None:
+        """Do nothing: the event was that of another descriptor, whose number this one has now."""
 
     def fileno(self) -> int:
         """The descriptor of the epoll."""

@@ -10,24 +10,27 @@ import select
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
+from twisted.internet.interfaces import IReactorFDSet, IReadWriteDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torsocks_tx.relay.sockets import is_socket
 
 
-@implementer(IReadDescriptor)
+@implementer(IReadWriteDescriptor)
 class Hangup:
     """Calls ``told`` once if the peer of a paused plain socket closes or resets; or ``stop`` it.
 
     A FIN that is queued behind bytes for which there is no room cannot be heard; a reset can.
+    Descriptor numbers are used again within one turn of the reactor, so any event may be that of
+    another descriptor: each is checked, or ignored.
     """
 
-    __slots__ = ("_epoll", "_reactor", "_told")
+    __slots__ = ("_epoll", "_fd", "_reactor", "_told")
 
     def __init__(self, epoll: Any, reactor: IReactorFDSet, told: Callable[[], None]) -> None:
         self._epoll = epoll
+        self._fd = int(epoll.fileno())
         self._reactor = reactor
         self._told = told
         reactor.addReader(self)
@@ -50,22 +53,28 @@ class Hangup:
         return cls(epoll, transport.reactor, told)
 
     def stop(self) -> None:
-        """Hear no more. To be called before the transport closes."""
-        self._reactor.removeReader(self)
-        self._epoll.close()
+        """Hear no more; harmless a second time. To be called before the transport closes."""
+        if self._fd != -1:
+            self._reactor.removeReader(self)
+            self._fd = -1
+            self._epoll.close()
 
     def fileno(self) -> int:
-        """The descriptor of the epoll."""
-        return int(self._epoll.fileno())
+        """The descriptor of the epoll, -1 once it is closed."""
+        return self._fd
 
     def doRead(self) -> None:
-        """Something has happened, and there is only one thing that can."""
-        self.stop()
-        self._told()
+        """Tell, if the peer has hung up."""
+        if self._fd != -1 and self._epoll.poll(0):
+            self.stop()
+            self._told()
+
+    def doWrite(self) -> None:
+        """Do nothing: the event was that of another descriptor."""
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor has closed: nothing is heard any more."""
-        self._epoll.close()
+        """The reactor watches this no more: nothing is heard from now on."""
+        self.stop()
 
     def logPrefix(self) -> str:
         """What heads log lines."""

@@ -136,14 +136,17 @@ class SOCKSProtocol(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The client's connection is gone: nothing of it stays behind."""
         self.state = State.CLOSED
-        self.deadline.stop()
         errand = self.__dict__.pop("_errand", None)
-        if errand is not None:
-            errand.client_lost(isinstance(reason.value, ConnectionDone))
-            errand.dismiss()
-        if self._authentication is not None:
-            self._authentication.cancel()
-        self.factory.disconnected(self)
+        try:
+            self.deadline.stop()
+            if errand is not None:
+                errand.client_lost(isinstance(reason.value, ConnectionDone))
+                errand.dismiss()
+            if self._authentication is not None:
+                self._authentication.cancel()
+        finally:
+            # Whatever raises above, a client that is gone is counted as gone.
+            self.factory.disconnected(self)
 
     # The handshake's orders.
 

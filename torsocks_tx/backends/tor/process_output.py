@@ -47,10 +47,13 @@ class LineProtocol(ProcessProtocol):
         """Deliver what is left, then tell how it ended."""
         if self._closing.active():
             self._closing.cancel()
-        for rest in self._pending.values():
-            if rest:
-                self._deliver(rest)
-        self._on_end(_describe_end(reason))
+        try:
+            for rest in self._pending.values():
+                if rest:
+                    self._deliver(rest)
+        finally:
+            # Whatever the last line made somebody raise, the process has ended.
+            self._on_end(_describe_end(reason))
 
     def _deliver(self, line: bytes) -> None:
         self._on_line(line[:MAX_LINE].decode("utf-8", "replace").rstrip("\r"))
