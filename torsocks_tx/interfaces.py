@@ -17,9 +17,9 @@ from torsocks_tx.socks.messages import Address, Request
 class IReceiver(Interface):
     """Hears what becomes of a stream. Plain calls, from the reactor thread.
 
-    First ``opened`` or ``refused``, maybe from inside ``IBackend.open``, never both; after
-    ``refused`` nothing more. After ``opened``: ``data`` any number of times, ``eof`` at most once,
-    ``lost`` once and last.
+    None of them comes from inside ``IBackend.open``. First ``opened`` or ``refused``, never both;
+    after ``refused`` nothing more. After ``opened``: ``data`` any number of times, ``eof`` at most
+    once, ``lost`` once and last.
     """
 
     def opened() -> None:
@@ -69,17 +69,14 @@ class IOutbound(IPushProducer):
 class IBackend(Interface):
     """Opens streams and looks names up on behalf of clients.
 
-    A backend that has no use for ``isolation`` may say so by an attribute ``isolates`` that is
-    False: it then gets the same for all, and no time is spent on it. One that only connects may
-    have a method ``target(request)`` (a ``dialling.Target``, None, or ``Refused`` raised): where
-    that knows at once where to connect, ``fastpath`` does so itself, and ``open`` is not called; by
-    its ``connect`` (as ``socket.connect_ex``), if it has one.
+    ``isolation.credentials`` are computed when they are first asked for: a backend that has no use
+    for them costs nothing.
     """
 
     def open(request: Request, isolation: Isolation, receiver: IReceiver) -> IOutbound:
-        """Begin a stream to ``request.address``.
+        """Begin a stream to ``request.address``; what becomes of it, the receiver hears later.
 
-        Never raises ``Refused``: the receiver hears it.
+        Raises ``Refused`` if the answer is no at once: then the receiver hears nothing.
         """
 
     def resolve(request: Request, isolation: Isolation) -> Deferred[Address]:

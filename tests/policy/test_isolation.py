@@ -360,3 +360,17 @@ def test_pairs_of_different_users_never_share() -> None:
         == key(by_pairs(ISOLATION=b"y"), off)
         == key(asked(), off)
     )
+
+
+def test_credentials_are_computed_once_and_only_when_they_are_asked_for() -> None:
+    made: list[Credentials] = []
+
+    def make() -> Credentials:
+        made.append(Credentials(b"a", b"b"))
+        return made[-1]
+
+    isolation = Isolation(make, frozenset({"NoIPv6Traffic"}))
+    assert isolation.port_flags == {"NoIPv6Traffic"}
+    assert made == []
+    assert isolation.credentials is isolation.credentials
+    assert made == [Credentials(b"a", b"b")]

@@ -87,7 +87,6 @@ class DirectBackend:
     ``connect`` is the system call, for tests.
     """
 
-    isolates = False
     _log = Logger()
 
     def __init__(

@@ -13,7 +13,8 @@ import hmac
 import ipaddress
 import os
 import struct
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from torsocks_tx.socks.constants import Version
 from torsocks_tx.socks.messages import Credentials, Request
@@ -35,16 +36,30 @@ class IsolationFlags:
     session_group: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
 class Isolation:
     """What a backend is told of a stream.
 
-    ``credentials`` stand for its isolation key; ``port_flags`` are the names of the flags that the
-    SocksPort it uses must have (``NoIPv6Traffic`` and the like).
+    ``credentials`` stand for its isolation key; given as a function, they are computed when they
+    are first asked for. ``port_flags`` are the names of the flags that the SocksPort it uses must
+    have (``NoIPv6Traffic`` and the like).
     """
 
-    credentials: Credentials = field(repr=False)
-    port_flags: frozenset[str] = frozenset()
+    __slots__ = ("_credentials", "port_flags")
+
+    def __init__(
+        self,
+        credentials: Credentials | Callable[[], Credentials],
+        port_flags: frozenset[str] = frozenset(),
+    ) -> None:
+        self._credentials = credentials
+        self.port_flags = port_flags
+
+    @property
+    def credentials(self) -> Credentials:
+        """The credentials to give to a SOCKS server upstream."""
+        if not isinstance(self._credentials, Credentials):
+            self._credentials = self._credentials()
+        return self._credentials
 
 
 def isolation_key(

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory
@@ -36,7 +38,6 @@ Authenticator = Callable[[Credentials], "Deferred[bytes | None]"]
 
 _listener_numbers = itertools.count(1)
 _isolator = Isolator()
-_NOT_ISOLATED = Isolation(Credentials(b""))
 
 
 class SOCKSFactory(Factory):
@@ -81,8 +82,6 @@ class SOCKSFactory(Factory):
         self._listener = listener or f"listener-{next(_listener_numbers)}"
         self._isolator = isolator or _isolator
         self._port_flags = self.policy.port_flags
-        self._isolates = getattr(backend, "isolates", True)
-        self._not_isolated = Isolation(Credentials(b""), self._port_flags)
         self._extended = self._extended_rules(keys or {})
         self._handshake_options: dict[frozenset[Version], HandshakeOptions] = {}
         self._crowd = Crowd(self.limits.max_connections) if crowd is None else crowd
@@ -145,12 +144,13 @@ class SOCKSFactory(Factory):
         if self.policy.test_socks:
             self._say_test(request)
         self.policy.check(request)
-        if not self._isolates:
-            return _NOT_ISOLATED if not is_for_exit(request) else self._not_isolated
-        client = getattr(peer, "host", None)
-        key = isolation_key(self.policy.isolation, self._listener, client, request)
         flags = self._port_flags if is_for_exit(request) else frozenset()
-        return Isolation(self._isolator.credentials(key), flags)
+        return Isolation(partial(self._credentials, request, peer), flags)
+
+    def _credentials(self, request: Request, peer: IAddress) -> Credentials:
+        client = peer.host if isinstance(peer, IPv4Address | IPv6Address) else None
+        key = isolation_key(self.policy.isolation, self._listener, client, request)
+        return self._isolator.credentials(key)
 
     def errand(self, client: Client, request: Request) -> Errand:
         """What carries this request out."""
