@@ -74,7 +74,7 @@ class LaunchedSupply(Supply):
         policies: Sequence[Sequence[str]] = (),
         delays: RetryDelay | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(reactor)
         self._reactor = reactor
         self._data_directory = data_directory
         self._options = tuple(torrc_options)

@@ -26,7 +26,7 @@ class OwnedControlSupply(Supply):
     """
 
     def __init__(self, reactor: Any, tor: Any) -> None:
-        super().__init__()
+        super().__init__(reactor)
         self._reactor = reactor
         self._protocol = getattr(tor, "protocol", tor)
         self._session: Session | None = None

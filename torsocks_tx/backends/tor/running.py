@@ -42,7 +42,7 @@ class RunningSupply(Supply):
         name: str = "tor's control port",
         delays: RetryDelay | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(reactor)
         self._reactor = reactor
         self._endpoint = control_endpoint
         self._password = password

@@ -13,7 +13,7 @@ from enum import Enum, auto
 from typing import Protocol
 
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.logger import Logger
 
 from torsocks_tx.backends.tor.bootstrap import ProgressBoard, ProgressCallback
@@ -64,12 +64,12 @@ class Readiness:
 
     _log = Logger()
 
-    def __init__(self) -> None:
+    def __init__(self, clock: IReactorTime | None = None) -> None:
         self.state = SupplyState.STARTING
         self.ports: PortSource | None = None
         self._reason = ""
         self._told = ""
-        self._waiters: Waiters[SocksPort] = Waiters()
+        self._waiters: Waiters[SocksPort] = Waiters(clock)
         self.at_stop: list[Callable[[], None]] = []
 
     def when_ready(self) -> Deferred[SocksPort]:
@@ -125,11 +125,12 @@ class Supply(ABC):
     """Provides SocksPorts of one tor, from ``start`` to ``stop``, and says when there are none.
 
     ``control`` is the control connection while there is one: it changes when tor is restarted.
+    ``clock``: the reactor, for those where clients may have to wait for tor.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: IReactorTime | None = None) -> None:
         self.control: Control | None = None
-        self._readiness = Readiness()
+        self._readiness = Readiness(clock)
         self._board = ProgressBoard()
 
     @property

@@ -70,7 +70,7 @@ class OnionWitness:
         self._control: Control | None = None
         self._inquiries: Inquiries | None = None
         self._retry_at = 0.0
-        self._waiters: Waiters[None] = Waiters()
+        self._waiters: Waiters[None] = Waiters(clock)
         self._listeners = (
             ("HS_DESC", lambda text: self.journal.note_fetch(fetch_sighting(text))),
             ("CIRC", lambda text: self.journal.note_circuit(circuit_sighting(text))),
