@@ -9,7 +9,6 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 
-from torsocks_tx.backends.tor.daemon import quote_value
 from torsocks_tx.backends.tor.watchdog import Watchdog
 from torsocks_tx.testing import torrc
 from torsocks_tx.testing.client import Client, ClientPorts
@@ -49,7 +48,7 @@ class Builder:
         self._ports = PortReservations()
         self._ipv6 = has_ipv6_loopback()
         self._voting_offset = 0
-        self._network = torrc.Network((), str(directory / "resolv.conf"), self._ipv6)
+        self._network = torrc.Network((), directory / "resolv.conf", self._ipv6)
 
     def release_ports(self) -> None:
         """Give the ports of all the nodes back."""
@@ -57,8 +56,7 @@ class Builder:
 
     def use_name_server(self, port: int) -> None:
         """Have the exits ask the name server on this UDP port of 127.0.0.1."""
-        path = Path(self._network.resolver_file)
-        path.write_text(f"nameserver {LOOPBACK}:{port}\n", "ascii")
+        self._network.resolver_file.write_text(f"nameserver {LOOPBACK}:{port}\n", "ascii")
 
     async def authorities(self, count: int) -> list[Node]:
         """Make the authorities, which every other node needs to know."""
@@ -107,8 +105,7 @@ class Builder:
         return Node(self._reactor, self._watchdog, directory, torrc_lines, self._tools.tor)
 
     def _lines(self, name: str, directory: Path, lines: torrc.Lines) -> torrc.Lines:
-        control = quote_value(str(control_socket(directory)))
-        return (*torrc.common(self._network, name, control), *lines)
+        return (*torrc.common(self._network, name, control_socket(directory)), *lines)
 
     def _make_directory(self, name: str) -> Path:
         directory = self._directory / name

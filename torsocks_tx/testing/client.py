@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torsocks_tx.backends.tor.daemon import quote_value
+from torsocks_tx.backends.tor.paths import quote_path
 from torsocks_tx.testing.node import Node, checked_socket
 from torsocks_tx.testing.onion import ClientKey, OnionService
 from torsocks_tx.testing.ports import LOOPBACK
@@ -76,7 +76,7 @@ class ClientPorts:
     def torrc_values(self) -> tuple[str, ...]:
         """Return the values of the SocksPort lines."""
         return (
-            f"unix:{quote_value(self.unix)}",
+            f"unix:{quote_path(self.unix)}",
             f"{LOOPBACK}:{self.tcp}",
             f"{LOOPBACK}:{self.extended} ExtendedErrors",
         )

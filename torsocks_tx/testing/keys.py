@@ -8,8 +8,9 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from torsocks_tx.backends.tor.daemon import find_tor, quote_value
-from torsocks_tx.backends.tor.process_output import Ending, LineProtocol
+from torsocks_tx.backends.tor.daemon import find_tor, write_torrc
+from torsocks_tx.backends.tor.paths import quote_path
+from torsocks_tx.backends.tor.process import Ending, LineProtocol
 from torsocks_tx.backends.tor.watchdog import Watchdog, spawn_guarded
 from torsocks_tx.testing.errors import NetworkError
 
@@ -48,8 +49,7 @@ class Tools:
     async def relay_fingerprint(self, directory: Path, torrc_lines: Sequence[str]) -> str:
         """Make a relay's identity key in ``directory``; return its fingerprint."""
         torrc = directory / "torrc.fingerprint"
-        lines = (*torrc_lines, f"DataDirectory {quote_value(str(directory))}")
-        torrc.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+        write_torrc(torrc, (*torrc_lines, f"DataDirectory {quote_path(directory)}"))
         command = [self.tor, "--list-fingerprint", "--quiet", "-f", str(torrc)]
         printed = await self._run([*command, "--defaults-torrc", "/dev/null"])
         nickname = _field(torrc_lines, "Nickname ")

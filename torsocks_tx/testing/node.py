@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import clientFromString, quoteStringArgument
+from twisted.internet.endpoints import clientFromString
 
 from torsocks_tx.backends.tor.connecting import connect
 from torsocks_tx.backends.tor.control import Control
 from torsocks_tx.backends.tor.daemon import DaemonState, TorDaemon
+from torsocks_tx.backends.tor.paths import unix_endpoint
 from torsocks_tx.backends.tor.waiters import Waiters
 from torsocks_tx.backends.tor.watchdog import Watchdog
 from torsocks_tx.testing.errors import NetworkError
@@ -50,7 +52,7 @@ class Node:
     ) -> None:
         self.name = directory.name
         self.directory = directory
-        self.control_endpoint = f"unix:{quoteStringArgument(str(control_socket(directory)))}"
+        self.control_endpoint = unix_endpoint(control_socket(directory))
         self.bootstrapped = -1
         self._reactor = reactor
         self._daemon = TorDaemon(
@@ -183,6 +185,6 @@ def control_socket(directory: Path) -> Path:
 
 def checked_socket(path: Path) -> Path:
     """Return the path, if a unix socket can have it; they are limited to about 100 bytes."""
-    if len(str(path).encode()) > _MAX_SOCKET_PATH:
+    if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
         raise NetworkError(f"the path {path} is too long for a socket: give a shorter directory")
     return path

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import floor
+from pathlib import Path
+
+from torsocks_tx.backends.tor.paths import quote_path
 
 Lines = tuple[str, ...]
 
@@ -49,7 +52,7 @@ class Network:
     """What all daemons of one network have in common."""
 
     authorities: Sequence[Authority]
-    resolver_file: str
+    resolver_file: Path
     ipv6: bool
 
     def loopback_addresses(self) -> Lines:
@@ -57,7 +60,7 @@ class Network:
         return ("127.0.0.1", "[::1]") if self.ipv6 else ("127.0.0.1",)
 
 
-def common(network: Network, name: str, control_socket: str) -> Lines:
+def common(network: Network, name: str, control_socket: Path) -> Lines:
     """Return what every daemon needs."""
     return (
         "TestingTorNetwork 1",
@@ -65,7 +68,7 @@ def common(network: Network, name: str, control_socket: str) -> Lines:
         f"Nickname {name}",
         "Address 127.0.0.1",
         *(f"OutboundBindAddress {address}" for address in network.loopback_addresses()),
-        f"ControlSocket {control_socket}",
+        f"ControlPort unix:{quote_path(control_socket)}",
         "CookieAuthentication 1",
         "AssumeReachable 1",
         "PathsNeededToBuildCircuits 0.67",
@@ -96,7 +99,7 @@ def relay(network: Network, or_port: int) -> Lines:
         "SocksPort 0",
         "ContactInfo nobody@example.org",
         *(f"OutboundBindAddressExit {address}" for address in network.loopback_addresses()),
-        f"ServerDNSResolvConfFile {network.resolver_file}",
+        f"ServerDNSResolvConfFile {quote_path(network.resolver_file)}",
         "ServerDNSDetectHijacking 0",
         "ServerDNSTestAddresses",
         "ServerDNSAllowBrokenConfig 1",

@@ -8,6 +8,7 @@ from typing import Any
 
 from twisted.application.service import Service
 
+from torsocks_tx.backends.tor.directories import DirectoryError, default_data_directory
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolator
 from torsocks_tx.server.auth import CredAuthenticator
@@ -57,7 +58,7 @@ def make_upstream(reactor: Any, options: Options, keys: str | None = None) -> An
     elif tor == "launch":
         supply = upstream.launched_supply(
             reactor,
-            data_directory=Path(options["tor-data-directory"] or upstream.default_data_directory()),
+            data_directory=Path(options["tor-data-directory"] or _default_directory(options)),
             options=options.tor_options,
             binary=options["tor-binary"],
             policies=policies,
@@ -75,6 +76,11 @@ def make_upstream(reactor: Any, options: Options, keys: str | None = None) -> An
         rendezvous_timeout=options["rendezvous-timeout"],
         keyring=upstream.keyring(keys),
     )
+
+
+def _default_directory(options: Options) -> Path:
+    """Return the default data directory of tor, for the user that ``twistd --uid`` names."""
+    return default_data_directory(options.parent["uid"] if options.parent else None)
 
 
 def makeService(options: Options) -> Service:
@@ -135,7 +141,7 @@ def make_server(
 def _upstream(reactor: Any, options: Options, keys: str | None = None) -> Any:
     try:
         return make_upstream(reactor, options, keys)
-    except ValueError as error:
+    except (ValueError, DirectoryError) as error:
         raise SystemExit(f"twistd torsocks: {error}") from None
 
 

@@ -6,7 +6,6 @@ mend.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,14 +25,6 @@ from torsocks_tx.backends.tor.running import RunningSupply
 from torsocks_tx.backends.tor.supply import NoSuchPort, Supply
 from torsocks_tx.errors import TorDown
 from torsocks_tx.limits import RENDEZVOUS_TIMEOUT
-
-
-def default_data_directory() -> Path:
-    """Where a launched tor keeps its guards: they must outlive it."""
-    if os.geteuid() == 0:
-        return Path("/var/lib/torsocks_tx/tor")
-    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(state) / "torsocks_tx" / "tor"
 
 
 class DirectUpstream:

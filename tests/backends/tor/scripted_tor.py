@@ -62,7 +62,7 @@ def main(torrc: str) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if behaviour == "mute":
         signal.pause()
-    path = options["ControlSocket"]
+    path = options["ControlPort"].removeprefix('unix:"')
     Path(path).unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)

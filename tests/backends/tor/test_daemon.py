@@ -20,9 +20,8 @@ from torsocks_tx.backends.tor.daemon import (
     TorDaemon,
     TorNotFound,
     find_tor,
-    quote_value,
 )
-from torsocks_tx.backends.tor.process_output import MAX_LINE
+from torsocks_tx.backends.tor.process import MAX_LINE
 from torsocks_tx.backends.tor.watchdog import Watchdog
 
 OFFLINE = ("DisableNetwork 1", "SocksPort 0")
@@ -235,10 +234,3 @@ def test_tor_is_found_where_a_path_may_lack_it(
         find_tor(name="tor-gencert")
     with pytest.raises(TorNotFound, match=r"^'/no/tor' is not an executable program"):
         find_tor("/no/tor")
-
-
-@pytest.mark.parametrize(
-    ("value", "quoted"), [("a b", '"a b"'), ('a"b', '"a\\"b"'), ("a\\b", '"a\\\\b"')]
-)
-def test_values_are_quoted(value: str, quoted: str) -> None:
-    assert quote_value(value) == quoted

@@ -12,6 +12,7 @@ import pytest
 from torsocks_tx.backends.tor import directories
 from torsocks_tx.backends.tor.directories import (
     DirectoryError,
+    default_data_directory,
     make_socket_directory,
     prepare_data_directory,
     remove_directory,
@@ -32,6 +33,45 @@ def test_a_data_directory_in_the_users_home(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert prepare_data_directory("~/tor") == tmp_path / "tor"
+
+
+def test_a_user_without_a_home_is_told_the_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1_000_000)
+    monkeypatch.setenv("HOME", "/home/x")
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    assert default_data_directory() == Path("/home/x/.local/state/torsocks_tx/tor")
+    monkeypatch.setenv("XDG_STATE_HOME", "/state")
+    assert default_data_directory() == Path("/state/torsocks_tx/tor")
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 1_000_000)
+    with pytest.raises(DirectoryError, match=r"user 1000000 has no home .* --tor-data"):
+        default_data_directory()
+    with pytest.raises(DirectoryError, match="is in no home directory: give another one"):
+        prepare_data_directory("~nobody-has-this-name/tor")
+
+
+def test_root_makes_the_system_directory_for_the_user_that_will_serve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = tmp_path / "new" / "torsocks_tx" / "tor"
+    server = os.geteuid() or 65534  # only root can make directories for others
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(directories, "SYSTEM_DIRECTORY", system)
+    old = os.umask(0o077)
+    try:
+        assert default_data_directory(server) == system
+    finally:
+        os.umask(old)
+    assert (system.stat().st_uid, system.stat().st_mode & 0o777) == (server, 0o700)
+    assert system.parent.stat().st_mode & 0o777 == 0o755
+    default_data_directory(0)
+    assert system.stat().st_uid == server, "what is there belongs to whom it did"
+    monkeypatch.setattr(directories, "SYSTEM_DIRECTORY", Path("/proc/torsocks_tx/tor"))
+    with pytest.raises(DirectoryError, match="cannot be made"):
+        default_data_directory(server)
 
 
 def test_a_data_directory_that_cannot_be_made(tmp_path: Path) -> None:
@@ -90,6 +130,10 @@ def test_a_directory_for_sockets_has_a_short_path(
     assert len(str(made)) < 60
     assert list(deep.iterdir()) == []
     remove_directory(made)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(DirectoryError, match=r"can be used \(No such .*\): set TMPDIR to one that"):
+        make_socket_directory()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
     monkeypatch.setattr(directories, "_SAFE_LENGTH", 3)
     with pytest.raises(DirectoryError, match="short enough"):
         make_socket_directory()

@@ -6,8 +6,11 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import AsyncIterator, Callable
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
@@ -15,13 +18,15 @@ from twisted.internet import reactor
 
 from tests.backends.tor import scripted_tor
 from tests.backends.tor.real_tor import NO_NETWORK, UNREACHABLE
+from tests.backends.tor.test_process import no_descriptors
 from tests.backends.tor.test_running import connect_to, state_of, until
 from tests.support.processes import is_alive, process_ended, start_python
-from torsocks_tx.backends.tor import launched
+from torsocks_tx.backends.tor import directories, launched
 from torsocks_tx.backends.tor.daemon import TorNotFound
 from torsocks_tx.backends.tor.directories import DirectoryError
 from torsocks_tx.backends.tor.launched import QUICK_FAILURES, LaunchedSupply
 from torsocks_tx.backends.tor.launching import LaunchError
+from torsocks_tx.backends.tor.process import SpawnError
 from torsocks_tx.backends.tor.supply import NoSuchPort, SupplyState
 from torsocks_tx.errors import TorDown
 
@@ -196,25 +201,60 @@ async def test_one_that_cannot_be_controlled_fails_the_start(
 
 
 @pytest_twisted.ensureDeferred
-async def test_no_tor_at_all(launch: Make, tmp_path: Path) -> None:
+async def test_a_start_without_tor_or_without_processes_fails_and_leaves_nothing(
+    launch: Make, program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     supply = launch(tor_binary=str(tmp_path / "none"))
     with pytest.raises(TorNotFound, match="is not an executable program"):
         await supply.start()
+    supply = launch(tor_binary=program)
+    with no_descriptors(), pytest.raises((SpawnError, DirectoryError), match="Too many open"):
+        await supply.start()
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    with pytest.raises(SpawnError, match="/nonexistent/python cannot be started"):
+        await supply.start()
     assert supply.state is SupplyState.STOPPED
+    assert not list(tmp_path.glob(f"{directories.PREFIX}*"))
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_tor_that_is_taken_away_is_waited_for(
-    launch: Make, program: str, log_lines: list[str]
+async def test_a_program_that_is_no_program_fails_the_start(launch: Make, tmp_path: Path) -> None:
+    (tmp_path / "tor").write_bytes(b"\x7fELF")
+    (tmp_path / "tor").chmod(0o755)
+    with pytest.raises(LaunchError, match=r"\(status 127\): .*/tor: Exec format error"):
+        await launch(tor_binary=str(tmp_path / "tor")).start()
+
+
+@contextmanager
+def moved_away(program: str) -> Iterator[None]:
+    """Have no tor for a while."""
+    away = Path(program).rename(program + ".away")
+    yield
+    away.rename(program)
+
+
+@pytest.mark.parametrize("why_not", [moved_away, lambda _: no_descriptors()])
+@pytest_twisted.ensureDeferred
+async def test_a_tor_that_cannot_be_started_again_is_a_failure_and_tried_again(
+    launch: Make, program: str, log_lines: list[str], why_not: Any
 ) -> None:
-    supply = launch(tor_binary=program)
+    asked: list[int] = []
+
+    def delays(failures: int) -> float:
+        asked.append(failures)
+        return 0.01
+
+    supply = launch(tor_binary=program, delays=delays)
     await supply.start()
     await supply.when_ready()
-    away = Path(program).rename(program + ".away")
-    os.kill(pid_of(supply), signal.SIGKILL)
-    await until(lambda: any("tor cannot be started" in line for line in log_lines))
-    away.rename(program)
+    pid = pid_of(supply)
+    with why_not(program):
+        os.kill(pid, signal.SIGKILL)
+        await state_of(supply, SupplyState.DOWN)
     await state_of(supply, SupplyState.READY)
+    assert asked[:QUICK_FAILURES] == list(range(QUICK_FAILURES))
+    assert sum("tor cannot be started" in line for line in log_lines) >= QUICK_FAILURES - 1
 
 
 @pytest_twisted.ensureDeferred

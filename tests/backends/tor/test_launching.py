@@ -56,6 +56,7 @@ OUTPUTS = [
         ],
         "tor has ended (status 1): No, it's still there.  Exiting.",
     ),
+    (127, ["/x/tor: Exec format error"], "tor has ended (status 127): /x/tor: Exec format error"),
 ]
 
 
@@ -84,7 +85,7 @@ def test_the_torrc() -> None:
     policies = policy_sets([("NoIPv6Traffic",), ("NoIPv4Traffic", "NoIPv6Traffic")])
     assert torrc_lines(HOME, policies, [("Nickname", "me"), ("SocksPort", "9050")]) == [
         "Log notice stdout",
-        'ControlSocket "/run/x/control"',
+        'ControlPort unix:"/run/x/control"',
         "CookieAuthentication 1",
         'SocksPort unix:"/run/x/socks0"',
         'SocksPort unix:"/run/x/socks1" NoIPv6Traffic',

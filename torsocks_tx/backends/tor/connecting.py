@@ -24,6 +24,7 @@ from txtorcon.torcontrolprotocol import (
 )
 
 from torsocks_tx.backends.tor.control import Control, ControlError
+from torsocks_tx.backends.tor.paths import path_of, printable
 
 CONNECT_TIMEOUT = 10.0
 """Seconds from the first packet to the end of the authentication."""
@@ -121,6 +122,7 @@ class _GuardedProtocol(TorControlProtocol):  # type: ignore[misc]
     def _read_cookie(self, path: str) -> None:
         # txtorcon calls this, falls back to the password if it may, and leaves the file open.
         self.stage = _Stage.COOKIE_UNREADABLE
+        path = path_of(path)
         try:
             with open(path, "rb") as cookie:
                 self._cookie_data = cookie.read(_COOKIE_LENGTH + 1)
@@ -128,7 +130,9 @@ class _GuardedProtocol(TorControlProtocol):  # type: ignore[misc]
             self.cookie_fault = _explain_cookie(path, error)
             raise
         if len(self._cookie_data) != _COOKIE_LENGTH:
-            self.cookie_fault = f"tor's authentication cookie {path} is not {_COOKIE_LENGTH} bytes"
+            self.cookie_fault = (
+                f"tor's authentication cookie {printable(path)} is not {_COOKIE_LENGTH} bytes"
+            )
             raise RuntimeError(self.cookie_fault)
         self.stage = _Stage.COOKIE_READ
 
@@ -191,7 +195,7 @@ def _explain_cookie(path: str, error: OSError) -> str:
     else:
         mend = "run where tor's files can be seen"
     return (
-        f"tor's authentication cookie {path} cannot be read ({error.strerror}): {mend},"
+        f"tor's authentication cookie {printable(path)} cannot be read ({error.strerror}): {mend},"
         " or set HashedControlPassword in tor's torrc and give the password"
     )
 

@@ -17,8 +17,9 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 
-from torsocks_tx.backends.tor.process_output import Ending, LineProtocol
-from torsocks_tx.backends.tor.watchdog import Watchdog, signal_if_alive, spawn_guarded
+from torsocks_tx.backends.tor.paths import quote_path
+from torsocks_tx.backends.tor.process import Ending, LineProtocol, signal_if_alive
+from torsocks_tx.backends.tor.watchdog import Watchdog, spawn_guarded
 
 KEPT_LINES = 50
 """How many of tor's last output lines are kept to explain a failure."""
@@ -65,10 +66,16 @@ def _search_path() -> str:
     return os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin"])
 
 
-def quote_value(value: str) -> str:
-    """Quote a torrc value, such as a path with spaces."""
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+def write_torrc(path: Path, lines: Sequence[str]) -> None:
+    """Write a configuration that only its owner may read.
+
+    Raises ``ValueError`` for a line that holds a line break: it would be two.
+    """
+    for line in lines:
+        if any(character in line for character in "\r\n\0"):
+            raise ValueError("a torrc line must not hold a line break or a NUL")
+    path.touch(mode=_TORRC_MODE)
+    path.write_bytes(os.fsencode("".join(f"{line}\n" for line in lines)))
 
 
 class TorDaemon:
@@ -116,6 +123,7 @@ class TorDaemon:
 
         Raises (by errback):
             TorNotFound: there is no tor.
+            SpawnError: the process cannot be started.
             ValueError: a line of the configuration holds a line break.
         """
         return maybeDeferred(self._start)
@@ -176,17 +184,13 @@ class TorDaemon:
     def _write_torrc(self) -> Path:
         lines = [
             *self.torrc_lines,
-            f"DataDirectory {quote_value(str(self.directory))}",
+            f"DataDirectory {quote_path(self.directory)}",
             f"__OwningControllerProcess {self._owner_pid}",
         ]
-        for line in lines:
-            if any(character in line for character in "\r\n\0"):
-                raise ValueError("a torrc line must not hold a line break or a NUL")
         self.directory.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
         self.directory.chmod(_DIRECTORY_MODE)
         torrc = self.directory / "torrc"
-        torrc.touch(mode=_TORRC_MODE)
-        torrc.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        write_torrc(torrc, lines)
         return torrc
 
     def _line(self, line: str) -> None:

@@ -17,6 +17,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 
 from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
+from torsocks_tx.backends.tor.paths import printable
 from torsocks_tx.backends.tor.socks_ports import (
     Place,
     SocksListener,
@@ -163,5 +164,6 @@ def _is_c_tor(version: str) -> bool:
 
 def _listed(places: Iterable[Place]) -> str:
     return ", ".join(
-        f"unix:{place}" if isinstance(place, str) else f"{place[0]}:{place[1]}" for place in places
+        f"unix:{printable(place)}" if isinstance(place, str) else f"{place[0]}:{place[1]}"
+        for place in places
     )

@@ -18,7 +18,8 @@ _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _KEYWORD = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*)=")
 _BARE = re.compile(r"[^ ]*")
 _ESCAPE = re.compile(r"\\([0-7]{1,3}|.)", re.DOTALL)
-_TO_ESCAPE = re.compile(r'[^\x20-\x7e]|["\\]')
+# A "#" would begin a comment where a torrc has the string behind something else.
+_TO_ESCAPE = re.compile(r'[^\x20-\x7e]|["\\#]')
 _LETTERS = {"n": "\n", "t": "\t", "r": "\r"}
 _UNKNOWN_REASON = "UNKNOWN_"
 

@@ -30,6 +30,8 @@ from torsocks_tx.backends.tor.launching import (
     torrc_lines,
 )
 from torsocks_tx.backends.tor.life import Life
+from torsocks_tx.backends.tor.paths import unix_endpoint
+from torsocks_tx.backends.tor.process import SpawnError
 from torsocks_tx.backends.tor.socks_ports import parse_flags
 from torsocks_tx.backends.tor.supply import NoSuchPort, SocksPort, Supply
 
@@ -90,7 +92,8 @@ class LaunchedSupply(Supply):
     def start(self) -> Deferred[None]:
         """Start tor; fires when it runs and can be controlled, before it is bootstrapped.
 
-        Fails with ``LaunchError``, ``DirectoryError`` or ``TorNotFound``, and then nothing is left.
+        Fails with ``LaunchError``, ``DirectoryError``, ``TorNotFound``, ``SpawnError`` or
+        ``WatchdogError``, and then nothing is left.
         """
         return Deferred.fromCoroutine(self._start())
 
@@ -98,7 +101,7 @@ class LaunchedSupply(Supply):
     def control_address(self) -> str:
         """Where tor is controlled, once started, as Twisted writes a client endpoint."""
         assert self._household is not None
-        return f"unix:{self._household.sockets / CONTROL_SOCKET}"
+        return unix_endpoint(self._household.sockets / CONTROL_SOCKET)
 
     def stop(self) -> Deferred[None]:
         """End tor and remove what belongs to it, all but its data directory."""
@@ -147,7 +150,7 @@ class LaunchedSupply(Supply):
         """
         try:
             await daemon.start()
-        except (TorNotFound, OSError) as error:
+        except (TorNotFound, SpawnError, OSError) as error:
             if not self._life.has_begun:
                 raise
             return f"tor cannot be started ({error})"

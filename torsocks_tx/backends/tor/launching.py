@@ -7,11 +7,12 @@ for; everything else is tor's default or the user's choice.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
-from torsocks_tx.backends.tor.daemon import quote_value
+from torsocks_tx.backends.tor.paths import quote_path
 from torsocks_tx.backends.tor.socks_ports import TRAFFIC_FLAGS, parse_flags
+from torsocks_tx.backends.tor.watchdog_process import CANNOT_EXECUTE
 
 CONTROL_SOCKET = "control"
 
@@ -59,17 +60,18 @@ def torrc_lines(
 
     A ``ValueError`` says which of the user's options cannot be.
     """
-    control = quote_value(str(directory / CONTROL_SOCKET))
-    lines = ["Log notice stdout", f"ControlSocket {control}", "CookieAuthentication 1"]
+    # Not ControlSocket: it ends its path at the first blank, however it is quoted.
+    control = f"ControlPort unix:{quote_path(directory / CONTROL_SOCKET)}"
+    lines = ["Log notice stdout", control, "CookieAuthentication 1"]
     for number, flags in enumerate(policies):
-        words = [f"SocksPort unix:{quote_value(str(socket_of(directory, number)))}", *sorted(flags)]
+        words = [f"SocksPort unix:{quote_path(socket_of(directory, number))}", *sorted(flags)]
         if flags >= {"NoIPv4Traffic", "NoIPv6Traffic"}:
             words.append("NoDNSRequest")  # tor refuses the two without it
         lines.append(" ".join(words))
     return [*lines, *(_option(name, value) for name, value in options)]
 
 
-def complaint(ending: int | str, output: Iterable[str] = ()) -> str:
+def complaint(ending: int | str, output: Collection[str] = ()) -> str:
     """Say in one line how tor ended, and by its output why."""
     matches = [match for line in output if (match := _OUTPUT.match(line))]
     said = [
@@ -77,6 +79,8 @@ def complaint(ending: int | str, output: Iterable[str] = ()) -> str:
         for match in matches
         if match["level"] in ("warn", "err") and not _SAYS_NOTHING.match(match["text"])
     ]
+    if ending == CANNOT_EXECUTE:
+        said = list(output)
     how = f"status {ending}" if isinstance(ending, int) else ending
     words = "; ".join(dict.fromkeys(said[-_TOLD:]))
     return f"tor has ended ({how})" + (f": {words}" if words else "")

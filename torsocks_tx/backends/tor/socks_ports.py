@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from torsocks_tx.backends.tor.events import EventError, parse_strings, unquote
+from torsocks_tx.backends.tor.paths import path_of
 
 Place = str | tuple[str, int]
 """Where a SocksPort listens: the path of a unix socket, or host and port."""
@@ -178,24 +179,25 @@ def _flags_at(place: Place, configured: Sequence[SocksListener]) -> frozenset[st
 
 
 def _parse_line(value: str) -> SocksListener | None:
-    match = _LINE.fullmatch(value.strip())
-    if match is None:
-        return None
-    words = match["place"]
-    if words.startswith('unix:"'):
-        try:
-            place: Place | None = unquote(words.removeprefix("unix:"))
-        except EventError:
+    try:
+        # tor quotes the whole line once more where it is not all printable ASCII.
+        line = unquote(value) if value.startswith('"') else value
+        match = _LINE.fullmatch(line.strip())
+        if match is None:
             return None
-    else:
+        words = match["place"]
+        if words.startswith('unix:"'):
+            words = "unix:" + unquote(words.removeprefix("unix:"))
         place = _parse_place(words)
+    except EventError:
+        return None
     return None if place is None else SocksListener(place, parse_flags(match["flags"].split()))
 
 
 def _parse_place(text: str) -> Place | None:
     """Read ``unix:/path``, ``host:port``, ``[v6]:port``, ``port`` or ``auto``; None: no port."""
     if text.startswith("unix:"):
-        return text.removeprefix("unix:")
+        return path_of(text.removeprefix("unix:"))
     host, _, port = text.rpartition(":")
     if port == "auto":
         number = _AUTO

@@ -15,20 +15,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from torsocks_tx.backends.tor import daemon_process, watchdog_process
+from torsocks_tx.backends.tor import watchdog_process
+from torsocks_tx.backends.tor.process import SpawnError, signal_if_alive, spawn
 
 STOP_DEADLINE = 30.0
 """Seconds that :meth:`Watchdog.stop` waits before it kills the watchdog itself."""
 
 
 class WatchdogError(Exception):
-    """The watchdog process could not be started."""
+    """The watchdog process ended before it could guard anything."""
 
 
 class _WatchdogProtocol(ProcessProtocol):
@@ -79,15 +79,25 @@ class Watchdog:
         return pid
 
     def start(self) -> Deferred[None]:
-        """Start the process; fires when it is on guard, fails with :class:`WatchdogError`."""
+        """Start the process; fires when it is on guard.
+
+        Fails with :class:`SpawnError` or :class:`WatchdogError`, and then nothing is left.
+        """
+        return maybeDeferred(self._start)
+
+    def _start(self) -> Deferred[None]:
         ready = self._protocol.ready
         assert ready is not None, "a watchdog starts once"
-        read_end, self._pipe = os.pipe()
-        os.set_blocking(self._pipe, False)
+        read_end, write_end = _pipe()
         try:
-            _spawn_python(self._reactor, self._protocol, watchdog_process.__file__, (), read_end)
+            os.set_blocking(write_end, False)
+            _spawn_python(self._reactor, self._protocol, (), read_end)
+        except SpawnError:
+            os.close(write_end)
+            raise
         finally:
             os.close(read_end)
+        self._pipe = write_end
         return ready
 
     def guard_process(self, pid: int) -> None:
@@ -142,11 +152,12 @@ def spawn_guarded(
 ) -> int:
     """Start a program (``arguments[0]`` is its full path) under guard and return its process id.
 
-    It gets no standard input and a session of its own. It stays guarded until released.
+    It gets no standard input and a session of its own. It stays guarded until released. Raises
+    ``SpawnError``.
     """
-    read_end, write_end = os.pipe()
+    read_end, write_end = _pipe()
     try:
-        pid = _spawn_python(reactor, protocol, daemon_process.__file__, arguments, read_end)
+        pid = _spawn_python(reactor, protocol, arguments, read_end)
         watchdog.guard_process(pid)
         os.write(write_end, b"\n")
     finally:
@@ -155,21 +166,18 @@ def spawn_guarded(
     return pid
 
 
-def signal_if_alive(transport: Any, number: int) -> None:
-    """Send a signal to a process of the reactor, unless it has ended."""
+def _pipe() -> tuple[int, int]:
     try:
-        transport.signalProcess(number)
-    except ProcessExitedAlready:
-        return
+        return os.pipe()
+    except OSError as error:
+        raise SpawnError(f"no process can be started ({error.strerror})") from None
 
 
 def _spawn_python(
-    reactor: Any, protocol: ProcessProtocol, script: str, arguments: Sequence[str], stdin: int
+    reactor: Any, protocol: ProcessProtocol, arguments: Sequence[str], stdin: int
 ) -> int:
-    command = [sys.executable, "-I", "-S", script, *arguments]
-    transport = reactor.spawnProcess(
-        protocol, command[0], command, env=None, childFDs={0: stdin, 1: "r", 2: "r"}
-    )
+    command = [sys.executable, "-I", "-S", watchdog_process.__file__, *arguments]
+    transport = spawn(reactor, protocol, command, descriptors={0: stdin, 1: "r", 2: "r"})
     pid: int = transport.pid
     return pid
 

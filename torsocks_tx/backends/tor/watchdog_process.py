@@ -1,8 +1,10 @@
-"""The watchdog itself: a separate process that kills and removes what its owner leaves behind.
+"""The watchdog process, and the first moments of each process that it guards.
 
-Run as ``python -I -S watchdog_process.py`` by :mod:`torsocks_tx.backends.tor.watchdog`, never
-imported. Orders come as lines on standard input; the end of that input means that the owner is
-gone (a SIGKILL closes a pipe too). Standard library only, and little of it: it starts in 10 ms.
+Run as a script (``python -I -S``) by :mod:`torsocks_tx.backends.tor.watchdog`. Without arguments it
+is the watchdog: it kills and removes what its owner leaves behind. Orders come as lines on standard
+input; the end of that input means that the owner is gone (a SIGKILL closes a pipe too). With
+arguments it waits until it is guarded, and then becomes the program that they name. Standard
+library only, and little of it: it starts in 10 ms.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +22,9 @@ _PATIENCE = 10.0
 
 _PAUSE = 0.05
 _READ_SIZE = 65536
+CANNOT_EXECUTE = 127
+"""The exit status when the program cannot be executed, as shells have it."""
+
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
 
 
@@ -93,7 +99,25 @@ def _until(condition: Callable[[], bool]) -> None:
         time.sleep(_PAUSE)
 
 
-def main() -> None:
+def become(command: list[str]) -> int:
+    """Wait for one byte on standard input, then replace this process with the program.
+
+    A session of its own keeps a Ctrl-C at the terminal from it. If the owner dies before it could
+    have this process guarded, the input ends and so does this process.
+    """
+    os.setsid()
+    if not os.read(0, 1):
+        return 0
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    try:
+        os.execv(command[0], command)
+    except OSError as error:
+        print(f"{command[0]}: {error.strerror}", file=sys.stderr)
+        return CANNOT_EXECUTE
+
+
+def guard() -> int:
     """Obey until the owner is gone, then clean up after it."""
     with contextlib.suppress(PermissionError):
         os.setsid()
@@ -108,7 +132,8 @@ def main() -> None:
         for line in lines:
             guarded.obey(line)
     guarded.kill_all()
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(become(sys.argv[1:]) if sys.argv[1:] else guard())

@@ -1,12 +1,13 @@
-"""What a process of ours prints, line by line, and how it ended."""
+"""Child processes: starting one, reading what it prints line by line, and how it ended."""
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from twisted.internet.error import ProcessDone, ProcessTerminated
+from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
@@ -18,6 +19,53 @@ MAX_LINE = 4096
 
 OUTPUT_DEADLINE = 1.0
 """Seconds after a process's end that its output is read: a child of its own may hold it open."""
+
+
+class SpawnError(Exception):
+    """A process could not be started; the text says which program and why."""
+
+
+def spawn(
+    reactor: Any,
+    protocol: ProcessProtocol,
+    command: Sequence[str | bytes],
+    *,
+    descriptors: Mapping[int, int | str],
+    env: Mapping[str, str] | None = None,
+) -> Any:
+    """Start a program and return its transport, or raise ``SpawnError``.
+
+    Args:
+        reactor: what starts the process.
+        protocol: hears what it prints and its end; hears nothing if it cannot be started.
+        command: the full path of the program, and its arguments.
+        descriptors: as ``childFDs`` of ``spawnProcess``.
+        env: the environment; this process's own if not given.
+    """
+    program, *arguments = map(os.fsencode, command)
+    name = program.decode("utf-8", "backslashreplace")
+    if not os.access(program, os.X_OK):
+        raise SpawnError(f"{name} cannot be started (it is not an executable program)")
+    # Twisted encodes text strictly: a path that is not UTF-8 would be no argument.
+    variables = (
+        dict(os.environb)
+        if env is None
+        else {os.fsencode(key): os.fsencode(value) for key, value in env.items()}
+    )
+    try:
+        return reactor.spawnProcess(
+            protocol, program, [program, *arguments], env=variables, childFDs=dict(descriptors)
+        )
+    except OSError as error:
+        raise SpawnError(f"{name} cannot be started ({error.strerror})") from None
+
+
+def signal_if_alive(transport: Any, number: int) -> None:
+    """Send a signal to a process of the reactor, unless it has ended."""
+    try:
+        transport.signalProcess(number)
+    except ProcessExitedAlready:
+        return
 
 
 class LineProtocol(ProcessProtocol):
