@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from twisted.logger import LogEvent, globalLogPublisher
 
-pytest_plugins = ["tests.support.netfixture", "tests.support.noskip"]
+pytest_plugins = ["tests.support.netfixture", "tests.support.clients"]
 
 
 @pytest.fixture(scope="session", autouse=True)

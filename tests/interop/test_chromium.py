@@ -10,11 +10,11 @@ import pytest
 import pytest_twisted
 
 from tests.interop.conftest import Served
-from tests.support.noskip import client
+from tests.support.clients import client
 from tests.support.rows import rows
 from tests.support.running import Ended, run
 
-pytestmark = pytest.mark.network
+pytestmark = [pytest.mark.network, pytest.mark.clients("chromium")]
 
 
 async def chromium(profile: Path, *arguments: str) -> Ended:

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
+from twisted.internet.protocol import Factory
 
 from tests.interop.conftest import Served
-from tests.support.noskip import client
+from tests.interop.inetd import Inetd
+from tests.support.clients import client
 from tests.support.rows import rows
 from tests.support.running import run
 from torsocks_tx.testing.ports import LOOPBACK
@@ -24,6 +26,7 @@ REQUEST = b"GET / HTTP/1.0\r\n\r\n"
 
 
 @rows("S-03", "S-17")
+@pytest.mark.clients("ncat")
 @pytest.mark.parametrize(
     "options",
     [
@@ -46,6 +49,7 @@ async def test_ncat_prints_the_answer_although_it_half_closes(
 
 
 @rows("S-03", "S-05", "S-13")
+@pytest.mark.clients("socat")
 @pytest.mark.parametrize("user", ["", ",socksuser=alice"])
 @pytest_twisted.ensureDeferred
 async def test_socat_prints_the_answer_although_it_half_closes(served: Served, user: str) -> None:
@@ -56,6 +60,7 @@ async def test_socat_prints_the_answer_although_it_half_closes(served: Served, u
 
 
 @rows("S-03", "S-04", "S-06")
+@pytest.mark.clients("nc.openbsd")
 @pytest.mark.parametrize("version", ["5", "4"])
 @pytest_twisted.ensureDeferred
 async def test_openbsd_nc(served: Served, version: str) -> None:
@@ -69,6 +74,7 @@ async def test_openbsd_nc(served: Served, version: str) -> None:
 
 
 @rows("S-34", "S-35")
+@pytest.mark.clients("nc.openbsd")
 @pytest_twisted.ensureDeferred
 async def test_openbsd_nc_takes_the_port_for_an_http_proxy(served: Served) -> None:
     ended = await run(
@@ -79,6 +85,7 @@ async def test_openbsd_nc_takes_the_port_for_an_http_proxy(served: Served) -> No
 
 
 @rows("S-03", "R-32")
+@pytest.mark.clients("ncat")
 @pytest_twisted.ensureDeferred
 async def test_a_server_that_speaks_first(served: Served) -> None:
     ended = await run(
@@ -122,17 +129,15 @@ def sshd(tmp_path: Path) -> Iterator[Sshd]:
 
 
 @rows("S-03")
+@pytest.mark.clients("ssh", "ssh-keygen", "sshd", "ncat")
 @pytest_twisted.ensureDeferred
 async def test_ssh_runs_a_command_through_the_proxy(served: Served, sshd: Sshd) -> None:
     for name in ("host", "key"):
         key = str(sshd.directory / name)
         made = await run(client("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", key)
         assert made.status == 0, made.complaint
-    from twisted.internet.protocol import Factory
-
-    from tests.interop.inetd import Inetd
-
-    factory = Factory.forProtocol(lambda: Inetd(sshd.command().split()))
+    command = sshd.command().split()
+    factory = Factory.forProtocol(lambda: Inetd(command))
     factory.noisy = False
     port = reactor.listenTCP(0, factory, interface=LOOPBACK)
     proxy = f"{client('ncat')} --proxy {served.address} --proxy-type socks5 %h %p"

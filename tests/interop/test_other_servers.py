@@ -12,7 +12,7 @@ from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint, clientFromString
 from twisted.internet.error import ConnectError
 
-from tests.support.noskip import client
+from tests.support.clients import client
 from tests.support.peers import DEADLINE, Peer, PeerFactory, turn
 from tests.support.processes import Program, start_program
 from tests.support.rows import rows
@@ -104,15 +104,21 @@ async def error_of(proxy: Any, host: str, port: int, options: ClientOptions) -> 
     return caught.value
 
 
+def server(name: str, *arguments: Any) -> Any:
+    """Arguments of a test that needs this server."""
+    return pytest.param(name, *arguments, marks=pytest.mark.clients(name))
+
+
 # dante knows no SOCKS4a. microsocks drops what comes in one segment with the request.
 SERVERS = [
-    ("microsocks", ClientOptions(), LOOPBACK),
-    ("microsocks", ClientOptions(), "localhost"),
-    ("danted", ClientOptions(), LOOPBACK),
-    ("danted", ClientOptions(), "localhost"),
-    ("danted", ClientOptions(version=4), LOOPBACK),
-    ("danted", ClientOptions(optimistic=True), LOOPBACK),
+    server("microsocks", ClientOptions(), LOOPBACK),
+    server("microsocks", ClientOptions(), "localhost"),
+    server("danted", ClientOptions(), LOOPBACK),
+    server("danted", ClientOptions(), "localhost"),
+    server("danted", ClientOptions(version=4), LOOPBACK),
+    server("danted", ClientOptions(optimistic=True), LOOPBACK),
 ]
+BOTH = [server("microsocks"), server("danted")]
 
 
 @rows("P-35", "P-36", "R-34", "S-03")
@@ -134,7 +140,7 @@ async def test_a_stream(
 
 
 @rows("R-34")
-@pytest.mark.parametrize("name", ["microsocks", "danted"])
+@pytest.mark.parametrize("name", BOTH)
 @pytest_twisted.ensureDeferred
 async def test_a_refusal(start: Start, name: str) -> None:
     ports = PortReservations()
@@ -144,7 +150,7 @@ async def test_a_refusal(start: Start, name: str) -> None:
 
 
 @rows("R-34", "S-23")
-@pytest.mark.parametrize("name", ["microsocks", "danted"])
+@pytest.mark.parametrize("name", BOTH)
 @pytest_twisted.ensureDeferred
 async def test_isolation_fails_closed(
     start: Start, origin: tuple[PeerFactory, int], name: str
@@ -156,6 +162,7 @@ async def test_isolation_fails_closed(
 
 
 @rows("R-34")
+@pytest.mark.clients("microsocks")
 @pytest_twisted.ensureDeferred
 async def test_a_login(start: Start, origin: tuple[PeerFactory, int]) -> None:
     origins, port = origin
@@ -175,7 +182,7 @@ async def test_a_login(start: Start, origin: tuple[PeerFactory, int]) -> None:
 
 
 @rows("S-24")
-@pytest.mark.parametrize("name", ["microsocks", "danted"])
+@pytest.mark.parametrize("name", BOTH)
 @pytest_twisted.ensureDeferred
 async def test_look_ups_are_for_tor_alone(start: Start, name: str) -> None:
     proxy = await start(name)
@@ -184,6 +191,7 @@ async def test_look_ups_are_for_tor_alone(start: Start, name: str) -> None:
     assert isinstance(caught.value.reason, GeneralFailure | ProxyBroken) or caught.value.code == 7
 
 
+@pytest.mark.clients("microsocks")
 @pytest_twisted.ensureDeferred
 async def test_by_string(start: Start, origin: tuple[PeerFactory, int]) -> None:
     origins, port = origin

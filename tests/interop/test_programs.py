@@ -15,7 +15,7 @@ from twisted.web.static import File
 
 from tests.interop.conftest import Served
 from tests.interop.wheel import write_wheel
-from tests.support.noskip import client
+from tests.support.clients import client
 from tests.support.rows import rows
 from tests.support.running import run
 from torsocks_tx.testing.ports import LOOPBACK
@@ -37,6 +37,7 @@ def files(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 
 
 @rows("S-05", "S-06", "S-17")
+@pytest.mark.clients("proxychains4", "curl")
 @pytest.mark.parametrize("proxy", ["socks5 {}", "socks5 {} alice secret", "socks4 {} alice"])
 @pytest_twisted.ensureDeferred
 async def test_proxychains(served: Served, tmp_path: Path, proxy: str) -> None:
@@ -51,6 +52,7 @@ async def test_proxychains(served: Served, tmp_path: Path, proxy: str) -> None:
 
 
 @rows("S-03", "S-06")
+@pytest.mark.clients("git")
 @pytest_twisted.ensureDeferred
 async def test_git(served: Served, files: tuple[Path, str]) -> None:
     root, url = files
@@ -83,6 +85,7 @@ async def test_git(served: Served, files: tuple[Path, str]) -> None:
 
 
 @rows("S-03", "S-17")
+@pytest.mark.clients("apt-get")
 @pytest.mark.parametrize("user", ["", "alice:secret@"])
 @pytest_twisted.ensureDeferred
 async def test_apt(served: Served, files: tuple[Path, str], tmp_path: Path, user: str) -> None:

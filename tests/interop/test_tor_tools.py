@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import pytest_twisted
 
 from tests.interop.conftest import BAD_ONION, Served
-from tests.support.noskip import client
+from tests.support.clients import client
 from tests.support.rows import rows
 from tests.support.running import Ended, run
 
@@ -34,6 +36,7 @@ async def torsocks(served: Served, *arguments: str) -> Ended:
         (["-x", "2001:db8::9"], "doc6.test"),
     ],
 )
+@pytest.mark.clients("tor-resolve")
 @pytest_twisted.ensureDeferred
 async def test_tor_resolve(served: Served, arguments: list[str], answer: str) -> None:
     ended = await tor_resolve(served, *arguments)
@@ -42,6 +45,7 @@ async def test_tor_resolve(served: Served, arguments: list[str], answer: str) ->
 
 @rows("S-26")
 @pytest.mark.parametrize("arguments", [["nx.test"], ["-4", "nx.test"], ["-x", "198.51.100.77"]])
+@pytest.mark.clients("tor-resolve")
 @pytest_twisted.ensureDeferred
 async def test_tor_resolve_says_that_there_is_nothing(served: Served, arguments: list[str]) -> None:
     ended = await tor_resolve(served, *arguments)
@@ -49,6 +53,7 @@ async def test_tor_resolve_says_that_there_is_nothing(served: Served, arguments:
 
 
 @rows("S-24", "R-26")
+@pytest.mark.clients("torsocks", "curl")
 @pytest_twisted.ensureDeferred
 async def test_torsocks_looks_up_and_then_connects(served: Served) -> None:
     ended = await torsocks(served, client("curl"), "-q", "-sS", served.url("doc.test"))
@@ -58,6 +63,7 @@ async def test_torsocks_looks_up_and_then_connects(served: Served) -> None:
 
 @rows("S-17")
 @pytest.mark.parametrize("options", [["-i"], ["-u", "alice", "-p", "secret"]])
+@pytest.mark.clients("torsocks", "curl")
 @pytest_twisted.ensureDeferred
 async def test_torsocks_isolates(served: Served, options: list[str]) -> None:
     ended = await torsocks(served, *options, client("curl"), "-q", "-sS", served.url("doc.test"))
@@ -66,6 +72,7 @@ async def test_torsocks_isolates(served: Served, options: list[str]) -> None:
 
 
 @rows("S-01")
+@pytest.mark.clients("torsocks", "curl")
 @pytest_twisted.ensureDeferred
 async def test_torsocks_visits_an_onion_service(served: Served) -> None:
     ended = await torsocks(served, client("curl"), "-q", "-sS", f"http://{served.onion}/")
@@ -76,9 +83,10 @@ async def test_torsocks_visits_an_onion_service(served: Served) -> None:
 
 
 @rows("S-30")
+@pytest.mark.clients("torsocks", "curl")
 @pytest_twisted.ensureDeferred
 async def test_torsocks_looks_up_the_name_of_an_address(served: Served) -> None:
     code = "import socket; print(socket.gethostbyaddr('203.0.113.9')[0])"
-    ended = await torsocks(served, client("python3"), "-c", code)
+    ended = await torsocks(served, sys.executable, "-c", code)
     assert ended.status == 0, ended.complaint
     assert ended.text == "doc.test"

@@ -15,7 +15,7 @@ from twisted.internet.protocol import ProcessProtocol
 
 from tests.support.running import run
 
-pytestmark = pytest.mark.network
+pytestmark = [pytest.mark.network, pytest.mark.clients("curl", "torsocks", "tor-resolve")]
 
 DEMO = Path(__file__).resolve().parents[2] / "tools" / "demo.py"
 

@@ -157,7 +157,9 @@ async def test_a_service_that_is_gone(
             Deferred.fromCoroutine(code_of(server, target.host))
             for server in (servers.extended, servers.plain)
         )
-        assert heard in ([0xF2, 0x04], [0xF3, 0x06])
+        # Each client may meet another moment.
+        assert heard[0] in (0xF2, 0xF3)
+        assert heard[1] in (0x04, 0x06)
 
 
 @rows("S-47")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.utils import getProcessOutputAndValue
 
+from tests.support.clients import client
 from tests.support.processes import is_alive
 from torsocks_tx.backends.tor.control import ControlError
 from torsocks_tx.backends.tor.daemon import DaemonState, TorNotFound
@@ -20,7 +20,7 @@ from torsocks_tx.testing.names import Asked
 from torsocks_tx.testing.onion import ClientKey
 from torsocks_tx.testing.tornet import PrivateNetwork
 
-pytestmark = pytest.mark.network
+pytestmark = [pytest.mark.network, pytest.mark.clients("curl", "tor-resolve")]
 
 CANNOT_CONNECT = 7
 PROXY_FAILED = 97
@@ -29,9 +29,7 @@ TIMED_OUT = 28
 
 async def run(program: str, *arguments: str) -> tuple[int, str]:
     """Run an unmodified client; return its exit status and output."""
-    path = shutil.which(program)
-    assert path is not None, f"{program} is not installed"
-    out, _, status = await getProcessOutputAndValue(path, arguments, env=None)
+    out, _, status = await getProcessOutputAndValue(client(program), arguments, env=None)
     return status, out.decode()
 
 
@@ -110,13 +108,14 @@ async def test_a_name_that_does_not_exist(private_network: PrivateNetwork) -> No
     assert Asked("no.test", "A") in private_network.names.asked
 
 
+@pytest.mark.clients("torsocks")
 @pytest_twisted.ensureDeferred
 async def test_torsocks_resolves_and_connects_to_the_address(
     private_network: PrivateNetwork, tmp_path: Path
 ) -> None:
     host, port = private_network.client.socks_tcp
     url = f"http://doc.test:{private_network.web.port}/"
-    status, page = await run("torsocks", "-a", host, "-P", str(port), "curl", "-sS", url)
+    status, page = await run("torsocks", "-a", host, "-P", str(port), client("curl"), "-sS", url)
     assert status == 0
     assert "This is the IPv4 origin" in page
 

@@ -11,6 +11,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.utils import getProcessOutputAndValue
 
+from tests.support.clients import client
 from tests.support.processes import Program, descendants, is_alive, process_ended, start_python
 from torsocks_tx.testing import tornet_command
 from torsocks_tx.testing.tornet_command import describe, main
@@ -177,6 +178,7 @@ async def nothing_is_left(pids: list[int], directory: Path) -> None:
     assert not directory.exists()
 
 
+@pytest.mark.clients("curl")
 @pytest_twisted.ensureDeferred
 async def test_a_killed_network_leaves_nothing(tmp_path: Path) -> None:
     """The whole of it: up within the time promised, used from another process, then SIGKILL."""
@@ -188,10 +190,10 @@ async def test_a_killed_network_leaves_nothing(tmp_path: Path) -> None:
     pids = [*facts["pids"].values(), *descendants(program.pid)]
     assert set(facts["pids"].values()) < set(descendants(program.pid)), "and the watchdog"
     assert len(facts["clients"]) == 2
-    for client in facts["clients"]:
-        proxy = "socks5h://{}:{}".format(*client["socks_tcp"])
+    for each in facts["clients"]:
+        proxy = "socks5h://{}:{}".format(*each["socks_tcp"])
         url = f"http://{facts['onion']}/bytes/3"
-        page = await getProcessOutputAndValue("/usr/bin/curl", ["-sS", "-x", proxy, url], env=None)
+        page = await getProcessOutputAndValue(client("curl"), ["-sS", "-x", proxy, url], env=None)
         assert page == (b"xxx", b"", 0)
     os.kill(facts["pids"]["exit0"], signal.SIGSTOP)
     os.kill(facts["pids"]["client1"], signal.SIGSTOP)

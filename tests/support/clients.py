@@ -1,0 +1,94 @@
+"""A pytest plugin: tests that need unmodified clients are skipped where one is missing.
+
+A test names the programs that it runs by ``@pytest.mark.clients("ssh", "sshd")``; whatever has the
+mark ``network`` needs tor. They are looked for before anything of the test is set up. The end of
+the run names those that are missing. With ``CI`` set, or ``TORSOCKS_TX_NO_SKIP=1``, nothing may be
+missing; a skip for any other reason is a failure everywhere.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Generator, Iterator, Mapping
+
+import pytest
+
+MISSING = "no client "
+NETWORK_NEEDS = ("tor", "tor-gencert")
+
+
+def nothing_may_be_missing(environment: Mapping[str, str]) -> bool:
+    """Whether a missing client is a failure here."""
+    return bool(environment.get("CI")) or environment.get("TORSOCKS_TX_NO_SKIP") == "1"
+
+
+def client(name: str) -> str:
+    """Return the path of a client that the test has named by its mark."""
+    path = shutil.which(name)
+    assert path is not None, f'{name} is not installed: mark this test clients("{name}")'
+    return path
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the mark."""
+    config.addinivalue_line("markers", "clients(*programs): the unmodified programs that it runs")
+
+
+def _needed_by(item: pytest.Item) -> Iterator[str]:
+    for mark in item.iter_markers("clients"):
+        yield from mark.args
+    if item.get_closest_marker("network"):
+        yield from NETWORK_NEEDS
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that needs a program that is not installed, before its fixtures are made."""
+    for name in _needed_by(item):
+        if shutil.which(name) is None:
+            pytest.skip(MISSING + name)
+
+
+def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    if isinstance(report.longrepr, tuple):
+        return report.longrepr[2].removeprefix("Skipped: ")
+    return getattr(report, "wasxfail", "") or str(report.longrepr)
+
+
+def _fail_if_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if not report.skipped:
+        return
+    reason = _reason(report)
+    if nothing_may_be_missing(os.environ) or not reason.startswith(MISSING):
+        report.longrepr = f"skipped where nothing may be: {reason}"
+        report.outcome = "failed"
+        if hasattr(report, "wasxfail"):
+            del report.wasxfail
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn the skip of a test into its failure."""
+    report = yield
+    _fail_if_skipped(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Turn the skip of a whole module into its failure."""
+    report = yield
+    _fail_if_skipped(report)
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the clients that were missing, once each."""
+    reasons = [_reason(report) for report in terminalreporter.stats.get("skipped", [])]
+    missing = sorted(
+        {reason.removeprefix(MISSING) for reason in reasons if reason.startswith(MISSING)}
+    )
+    if missing:
+        terminalreporter.section("missing clients")
+        terminalreporter.line(f"Not installed, so their tests were skipped: {', '.join(missing)}.")
