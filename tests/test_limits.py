@@ -22,6 +22,7 @@ DEFAULTS = {
     "extended_bytes": 256 * 1024,
     "extended_pairs": 1024,
     "max_connections": None,
+    "max_per_client": None,
 }
 
 

@@ -31,6 +31,9 @@ class Limits:
     ``extended_bytes``, ``extended_pairs``: what one request of method X'97' may hold.
     ``max_connections``: clients at one time; one more is closed at once. None: as many as
     descriptors allow.
+    ``max_per_client``: the same for one client address (of IPv6: one /64 network). None: a quarter
+    of ``max_connections``, but as many as there may be for 127.0.0.1 and ::1, which all programs of
+    a machine share.
     """
 
     handshake_timeout: float = 30.0
@@ -45,3 +48,4 @@ class Limits:
     extended_bytes: int = 256 * 1024
     extended_pairs: int = 1024
     max_connections: int | None = None
+    max_per_client: int | None = None

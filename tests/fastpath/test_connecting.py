@@ -204,7 +204,7 @@ class TestSilent:
         assert stage_of(server) is Stage.CONNECTING
         leave(client)
         await server.emptied()
-        assert len(server._crowd) == 0
+        assert len(server._limiter) == 0
         assert not client.received
         assert clock.getDelayedCalls() == []
 
@@ -254,7 +254,7 @@ class TestSilent:
             server.close_all()
         assert not await busy.ended_well()
         assert empty.called
-        assert len(server._crowd) == 0
+        assert len(server._limiter) == 0
 
 
 @rows("R-30")

@@ -171,10 +171,9 @@ class TestAccepting:
         endpoint = await ground.listen(server)
         most = ground._ports[-1].numberAccepts
         client = await ground.connect(endpoint)
-        await server.until(lambda: len(server.connections) == 1)
+        assert await client.negotiate(REQUEST) == GRANTED
         turned_away = await ground.connect(endpoint)
         assert await turned_away.take_rest() == b""
-        assert await client.negotiate(REQUEST) == GRANTED
         client.close()
         (await origin.peer()).close()
         await server.emptied()
@@ -185,7 +184,10 @@ class TestAccepting:
         assert ground._ports[-1].numberAccepts == most
 
     @pytest_twisted.ensureDeferred
-    async def test_one_that_lingers_makes_room(self, ground: Ground) -> None:
+    async def test_one_that_lingers_makes_room(
+        self, ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("torsocks_tx.server.connections.SILENCE", 0)
         server, origin = await plain(ground, limits=Limits(max_connections=1))
         endpoint = await ground.listen(server)
         first = await ground.connect(endpoint)
@@ -194,7 +196,7 @@ class TestAccepting:
         await server.until(lambda: server.ended == 1)
         second = await ground.connect(endpoint)
         assert await second.negotiate(REQUEST) == GRANTED
-        assert len(server.connections) == len(server._crowd) == 1
+        assert len(server.connections) == len(server._limiter) == 1
         far = await origin.peer()
         await far.until(lambda: far.over)
 
@@ -320,7 +322,7 @@ class TestAccepting:
             ground._ports[-1].doRead()
             assert is_reset(client)
         assert not server.connections
-        assert len(server._crowd) == 0
+        assert len(server._limiter) == 0
         assert [event["log_failure"].value.errno for event in logged_failures] == [errno.ENOSPC]
         logged_failures.clear()
 

@@ -65,7 +65,7 @@ class Open:
     async def gone(self) -> None:
         """Nothing is left of it."""
         await self.server.emptied()
-        assert len(self.server._crowd) == 0
+        assert len(self.server._limiter) == 0
         assert self.clock.getDelayedCalls() == []
         assert self.server.when_empty().called
 
@@ -345,12 +345,12 @@ class TestEnds:
         stream = await begin(ground)
         stream.client.shut()
         await stream.server.until(lambda: stream.server.ended == 1)
-        assert list(stream.server._crowd._lingering) == [stream.visitor]
+        assert list(stream.server._limiter._all.lingering) == [stream.visitor]
         stream.far.send(b"an answer")
         assert await stream.client.take(9) == b"an answer"
         await stream.server.until(lambda: stream.server.ended == 2)
-        assert list(stream.server._crowd._lingering) == [stream.server.client]
-        assert len(stream.server._crowd) == 1
+        assert list(stream.server._limiter._all.lingering) == [stream.server.client]
+        assert len(stream.server._limiter) == 1
         stream.far.close()
         await stream.gone()
 

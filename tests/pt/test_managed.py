@@ -109,10 +109,19 @@ async def test_all_that_the_parent_waits_for(start: Start) -> None:
 
 CRAMPED = """
 import resource
+from twisted.internet.defer import Deferred
 from torsocks_tx.pt import run
 
+class Never:
+    def connect(self, factory):
+        return Deferred()
+
+def held(target):
+    target.setting.report({"CONNECT": "Heard"})
+    return Never()
+
 resource.setrlimit(resource.RLIMIT_NOFILE, (98, 102))
-run({name: lambda target: target.endpoint for name in ("one", "two")})
+run({"one": held, "two": held})
 """
 
 
@@ -124,8 +133,10 @@ async def test_streams_beyond_the_descriptors_are_turned_away_and_that_is_said_o
     _, one, two, _ = await said(program, "CMETHODS DONE")
     clients = [await connect(one if number % 2 else two) for number in range(3)]
     for client in clients:
-        client.send(octets("05 01 00"))
+        client.send(octets("05 01 00") + CONNECT)
         assert await client.take(2) == octets("05 00")
+    for _ in clients:
+        await said(program, "STATUS")
     for cmethod in (one, two):
         clients.append(await connect(cmethod))
         assert await clients[-1].take_rest() == b""

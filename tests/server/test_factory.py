@@ -76,64 +76,74 @@ def test_each_factory_makes_its_protocol(
     assert not factory.noisy
 
 
-class Crowd:
+class Clients:
     """Clients of one factory."""
 
     def __init__(self, **options: Any) -> None:
         self.factory = SOCKSFactory(MemoryBackend(), clock=Clock(), **options)
 
-    def come(self) -> FakeTransport | None:
-        protocol = self.factory.buildProtocol(HERE)
+    def come(self, address: Any = HERE) -> FakeTransport | None:
+        protocol = self.factory.buildProtocol(address)
         if protocol is None:
             return None
         transport = FakeTransport()
         transport.connect(protocol)
         return transport
 
+    def is_served(self, address: Any = HERE) -> bool:
+        """Whether a client that comes and makes its request is served."""
+        transport = self.come(address)
+        if transport is not None:
+            transport.protocol.dataReceived(GREETING + CONNECT)
+        return transport is not None
+
 
 class TestMaxConnections:
     def test_one_more_is_turned_away_and_said_once(self, lines: list[str]) -> None:
-        crowd = Crowd(limits=Limits(max_connections=2))
-        first, second = crowd.come(), crowd.come()
+        clients = Clients(limits=Limits(max_connections=2))
+        assert [clients.is_served() for _ in range(5)] == [True, True, False, False, False]
+        assert lines == ["warn: 2 clients are connected: more are turned away"]
+        next(iter(clients.factory.connections)).transport.lose()
+        assert [clients.is_served() for _ in range(2)] == [True, False]
+        assert len(lines) == 1
+
+    def test_a_client_without_a_request_makes_room(self, lines: list[str]) -> None:
+        clients = Clients(limits=Limits(max_connections=2))
+        first, second = clients.come(), clients.come()
         assert first is not None
         assert second is not None
-        assert [crowd.come() for _ in range(5)] == [None] * 5
-        assert lines == ["warn: 2 clients are connected: more are turned away"]
-        first.lose()
-        third = crowd.come()
-        assert third is not None
-        assert crowd.come() is None
+        assert clients.is_served()
+        assert first.asked[-1:] == ["abortConnection"]
+        assert clients.is_served()
+        assert second.asked[-1:] == ["abortConnection"]
+        assert not clients.is_served()
         assert len(lines) == 1
-        for transport in (second, third):
-            transport.lose()
-        assert crowd.come() is not None
 
-    def test_it_is_said_again_after_the_crowd_has_gone(self, lines: list[str]) -> None:
-        crowd = Crowd(limits=Limits(max_connections=1))
-        for _ in range(2):
-            transport = crowd.come()
-            assert transport is not None
-            assert crowd.come() is None
-            transport.lose()
-        assert len(lines) == 2
+    def test_one_address_has_a_share(self, lines: list[str]) -> None:
+        clients = Clients(limits=Limits(max_connections=12, max_per_client=2))
+        assert [clients.is_served() for _ in range(4)] == [True, True, False, False]
+        assert lines == ["warn: 2 clients of one address are connected: more are turned away"]
+        assert clients.is_served(IPv4Address("TCP", "127.0.0.2", 1))
+        assert all(clients.is_served(UNIXAddress(None)) for _ in range(5))
+
+    def test_a_proxy_in_front_that_connects_for_everybody_has_none(self) -> None:
+        limits = Limits(max_connections=12, max_per_client=2)
+        clients = Clients(limits=limits, tells_clients_apart=False)
+        assert sum(clients.is_served() for _ in range(20)) == 12
 
     def test_none_is_no_bound(self) -> None:
-        crowd = Crowd()
-        transports = [crowd.come() for _ in range(500)]
-        assert None not in transports
-        for transport in transports:
-            assert transport is not None
-            transport.lose()
+        clients = Clients()
+        assert all(clients.is_served() for _ in range(500))
 
 
 class TestEmptiness:
     def test_an_empty_factory_is_empty_at_once(self) -> None:
-        assert self.waits(Crowd()) == [None]
+        assert self.waits(Clients()) == [None]
 
     def test_it_waits_for_the_last(self) -> None:
-        crowd = Crowd()
-        first, second = crowd.come(), crowd.come()
-        waiting, other = self.waits(crowd), self.waits(crowd)
+        clients = Clients()
+        first, second = clients.come(), clients.come()
+        waiting, other = self.waits(clients), self.waits(clients)
         assert first is not None
         assert second is not None
         first.lose()
@@ -142,20 +152,20 @@ class TestEmptiness:
         assert (waiting, other) == ([None], [None])
 
     def test_close_all_resets_all(self) -> None:
-        crowd = Crowd()
-        transports = [crowd.come(), crowd.come()]
-        crowd.factory.close_all()
+        clients = Clients()
+        transports = [clients.come(), clients.come()]
+        clients.factory.close_all()
         for transport in transports:
             assert transport is not None
             assert transport.asked[-1] == "abortConnection"
             transport.finish()
-        assert crowd.factory.connections == set()
+        assert clients.factory.connections == set()
 
-    def waits(self, crowd: Crowd) -> list[object]:
+    def waits(self, clients: Clients) -> list[object]:
         fired: list[object] = []
 
         async def wait() -> None:
-            fired.append(await crowd.factory.when_empty())
+            fired.append(await clients.factory.when_empty())
 
         ensureDeferred(wait())
         return fired

@@ -34,6 +34,7 @@ def test_values_arrive() -> None:
         "--handshake-timeout", "1.5", "--connect-timeout", "2", "--idle-timeout", "3",
         "--linger-timeout", "4", "--linger-limit", "5", "--early-data", "6",
         "--max-connections", "7", "--extended-bytes", "8", "--extended-pairs", "9",
+        "--max-per-client", "3",
         "--listen", "unix:/run/x OnionTrafficOnly",
         "--listen", "tcp:0:interface=127.0.0.1",
         "--tor-option", "ExitNodes {de}", "--tor-option", "__Hidden 1",
@@ -48,6 +49,7 @@ def test_values_arrive() -> None:
         extended_bytes=8,
         extended_pairs=9,
         max_connections=7,
+        max_per_client=3,
     )
     assert [listener.kind for listener in options.listeners] == ["unix", "tcp"]
     assert options.tor_options == [("ExitNodes", "{de}"), ("__Hidden", "1")]
@@ -55,6 +57,11 @@ def test_values_arrive() -> None:
 
 def test_more_clients_than_descriptors_allow_are_not_promised() -> None:
     assert make_limits(options_of("--max-connections", "5000"), 100).max_connections == 100
+
+
+def test_processes_divide_the_clients_among_them() -> None:
+    limits = make_limits(options_of("--max-connections", "10", "--max-per-client", "4"), 100, 3)
+    assert (limits.max_connections, limits.max_per_client) == (4, 2)
 
 
 MISTAKES = [

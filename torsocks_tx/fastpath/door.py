@@ -78,8 +78,9 @@ class Door:
             except OSError as error:
                 return self._accept_otherwise(error)
             self._is_turning_away = False
-            if self._hall.factory.has_room():
-                self._let_in(sock, address)
+            shown = self._shown(address)
+            if self._hall.factory.has_room(port._buildAddr(shown)):
+                self._let_in(sock, shown)
             else:
                 sock.close()
         return None
@@ -118,7 +119,7 @@ class Door:
         if socket.getdefaulttimeout() is not None:
             # Python would wait for so long in each call, whatever the call says.
             sock.setblocking(False)
-        visitor = Visitor(self._hall, sock, self._shown(address))
+        visitor = Visitor(self._hall, sock, address)
         try:
             visitor.begin()
         except Exception:

@@ -69,6 +69,7 @@ def hand_over(hall: Hall, reached: Reached, steps: Sequence[Step], rest: Rest | 
     number = port.sessionno
     port.sessionno = number + 1
     near, address = reached.near, reached.address
+    protocol.client = port._buildAddr(address)
     transport = port.transport(near, protocol, address, port, number, port.reactor)
     try:
         if reached.request is not None and reached.target is not None:

@@ -61,6 +61,11 @@ class Passage:
         """Whether a request of this client is being carried out, or was."""
         return self.stage is not Stage.HANDSHAKE
 
+    @property
+    def client(self) -> Any:
+        """Who is connected."""
+        return self.hall.port._buildAddr(self.address)
+
     def pass_on(self, is_near: bool, events: int) -> None:
         """Take what there is from one side to the other."""
         near, far = self.near, self.far

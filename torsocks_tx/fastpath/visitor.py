@@ -113,6 +113,7 @@ class Visitor(Passage):
         if target is None or not self._connect(target):
             return False
         self.request = request
+        hall.factory.serves(self)
         self.handshake = None  # an idle stream is to cost little
         if self.status in CONNECTED:
             self._opened()

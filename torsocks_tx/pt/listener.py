@@ -23,7 +23,7 @@ from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.policy.listener import ListenerPolicy
 from torsocks_tx.pt.dialing import Dialer
 from torsocks_tx.pt.transport import PREFIX, Setting, Transport, TransportBackend, arguments_of
-from torsocks_tx.server.connections import Crowd
+from torsocks_tx.server.connections import ConnectionLimiter
 from torsocks_tx.server.factory import SOCKSFactory
 from torsocks_tx.socks.constants import Role
 from torsocks_tx.socks.extended import UNSUPPORTED, key_list
@@ -59,8 +59,8 @@ class TransportFactory(SOCKSFactory):
 
     ``setting`` says how to connect outwards: directly if it is not given. ``arguments`` names the
     arguments that the transport knows: others are then refused in method X'97', where alone a
-    parent can be told so. ``limits`` has a short handshake by default. ``crowd`` counts the streams
-    of several factories together.
+    parent can be told so. ``limits`` has a short handshake by default. ``limiter`` counts the
+    streams of several factories together.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class TransportFactory(SOCKSFactory):
         setting: Setting | None = None,
         arguments: frozenset[str] | None = None,
         limits: Limits | None = None,
-        crowd: Crowd | None = None,
+        limiter: ConnectionLimiter | None = None,
         debugging: bool = True,
     ) -> None:
         super().__init__(
@@ -79,7 +79,7 @@ class TransportFactory(SOCKSFactory):
             policy=ListenerPolicy(role=Role.PT),
             limits=limits or Limits(handshake_timeout=HANDSHAKE_TIMEOUT),
             keys={PREFIX: KnownArguments(arguments)},
-            crowd=crowd,
+            limiter=limiter,
             clock=reactor,
             debugging=debugging,
         )

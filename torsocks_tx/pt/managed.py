@@ -29,8 +29,7 @@ from torsocks_tx.pt.environment import Environment, Unusable
 from torsocks_tx.pt.listener import TransportFactory
 from torsocks_tx.pt.parent import Parent, log_to, take_standard_io
 from torsocks_tx.pt.transport import Setting, Transport
-from torsocks_tx.server.connections import Crowd
-from torsocks_tx.server.descriptors import raise_descriptor_limit
+from torsocks_tx.server.connections import ConnectionLimiter, raise_descriptor_limit
 
 LOOPBACK = "127.0.0.1"
 
@@ -50,7 +49,7 @@ class ManagedTransports:
         most: int | None = None,
     ) -> None:
         self._reactor = reactor
-        self._crowd = Crowd(most)
+        self._limiter = ConnectionLimiter(most)
         self._debug = debug
         self._parent = parent
         self._transports = transports
@@ -88,7 +87,7 @@ class ManagedTransports:
 
     async def _serve(self, name: str, setting: Setting) -> None:
         transport = self._transports[name]
-        shared: dict[str, Any] = {"crowd": self._crowd, "debugging": self._debug}
+        shared: dict[str, Any] = {"limiter": self._limiter, "debugging": self._debug}
         factory = TransportFactory(self._reactor, transport, setting=setting, **shared)
         endpoint = TCP4ServerEndpoint(self._reactor, 0, interface=LOOPBACK)
         try:

@@ -1,64 +1,187 @@
-"""How many clients there are at one time, over all listeners of one server.
+"""The connection limiter: how many clients there are at one time, over all listeners of one server.
 
-A client that has closed and one that has only closed its sending side look the same, so the streams
-of both linger for a while. When a server is full, the one that has lingered longest makes room.
+It bounds all clients together and those of one address. Where a bound is reached, a client that has
+not made its request yet makes room for a new one. If there is none, a client that has closed its
+sending side makes room, once its stream has carried nothing for a while: a client that has closed
+altogether looks the same.
 """
 
 from __future__ import annotations
 
+import resource
+import time
+from collections.abc import Callable
 from typing import Protocol
 
+from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 
+from torsocks_tx.socks.address import packed_ip
 
-class Member(Protocol):
-    """A connection that is counted."""
+RESERVED = 96
+"""Descriptors kept for listeners, logs, tor, pipes and the like."""
+
+SHARE = 4
+"""One client address may have one of so many parts of all connections, unless told otherwise."""
+
+SILENCE = 5.0
+"""Seconds without a byte to a client that has closed its sending side, before it makes room."""
+
+WARNING_PAUSE = 60.0
+"""Seconds between two warnings that clients are turned away."""
+
+_IPV6_NETWORK = 8
+_THIS_MACHINE = frozenset({packed_ip("127.0.0.1"), packed_ip("::1")[:_IPV6_NETWORK]})
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the soft limit of open descriptors to the hard one; the connections that it allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    most = hard if hard != resource.RLIM_INFINITY else 1 << 20
+    return max((most - RESERVED) // 2, 1)
+
+
+def client_network(address: IAddress | None) -> bytes | None:
+    """The bytes of an IPv4 address, or of the /64 network of an IPv6 one; None for anything else.
+
+    One client of IPv6 commonly has a whole /64 network, and so all the addresses in it.
+    """
+    host = getattr(address, "host", None)
+    try:
+        packed = packed_ip(host) if isinstance(host, str) else None
+    except ValueError:
+        return None
+    return packed if packed is None or len(packed) == 4 else packed[:_IPV6_NETWORK]
+
+
+class Connection(Protocol):
+    """A client's connection, as the limiter sees it."""
+
+    @property
+    def received(self) -> int:
+        """How many bytes of its stream have come for the client."""
 
     def reset(self) -> None:
         """Close with a reset."""
 
 
-class Crowd:
-    """Counts clients; ``most`` is how many there may be, None for any number."""
+class _Group:
+    """Connections with one bound, and which of them may make room, the oldest first."""
+
+    __slots__ = ("client", "count", "lingering", "most", "unfinished")
+
+    def __init__(self, most: int | None, client: bytes | None = None) -> None:
+        self.most = most
+        self.client = client
+        self.count = 0
+        self.unfinished: dict[Connection, None] = {}
+        self.lingering: dict[Connection, tuple[float, int]] = {}
+
+    @property
+    def is_full(self) -> bool:
+        return self.most is not None and self.count >= self.most
+
+    def find_dispensable(self, now: float) -> Connection | None:
+        """The connection that makes room, or None if each of them is needed."""
+        for connection in self.unfinished:
+            return connection
+        while self.lingering:
+            connection, (since, received) = next(iter(self.lingering.items()))
+            if now - since < SILENCE:
+                return None
+            if connection.received == received:
+                return connection
+            # It still receives: its silence is counted anew, behind all others.
+            del self.lingering[connection]
+            self.lingering[connection] = now, connection.received
+        return None
+
+
+class ConnectionLimiter:
+    """Bounds the number of clients: ``most`` in all, ``per_client`` from one address.
+
+    ``most`` is None for any number; ``per_client`` is None for a quarter of ``most``. That default
+    does not bound 127.0.0.1 and ::1, since all programs of a machine share them. Clients without an
+    address, as on unix sockets, are bounded by ``most`` alone.
+    """
 
     _log = Logger()
 
-    def __init__(self, most: int | None = None) -> None:
-        self._most = most
-        self._members: set[Member] = set()
-        self._lingering: dict[Member, None] = {}
-        self._said_full = False
+    def __init__(
+        self,
+        most: int | None = None,
+        per_client: int | None = None,
+        seconds: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._exempt: frozenset[bytes | None] = _THIS_MACHINE if per_client is None else frozenset()
+        if per_client is None and most is not None:
+            per_client = max(most // SHARE, 1)
+        self._per_client = per_client
+        self._seconds = seconds
+        self._all = _Group(most)
+        self._clients: dict[bytes, tuple[_Group, ...]] = {}
+        self._groups: dict[Connection, tuple[_Group, ...]] = {}
+        self._last_warning = -WARNING_PAUSE
 
     def __len__(self) -> int:
-        """How many there are."""
-        return len(self._members)
+        """How many clients there are."""
+        return self._all.count
 
-    def has_room(self) -> bool:
-        """Whether one more may come; room is made for it where that is possible."""
-        if self._most is None or len(self) < self._most:
-            return True
-        if self._lingering:
-            oldest = next(iter(self._lingering))
-            self.leave(oldest)
-            oldest.reset()
-            return True
-        if not self._said_full:
-            self._said_full = True
-            self._log.warn("{most} clients are connected: more are turned away", most=self._most)
-        return False
+    def has_room(self, client: bytes | None = None) -> bool:
+        """Whether one more may come from this ``client_network``; room is made where possible."""
+        for group in reversed(self._groups_of(client)):
+            if group.is_full and not self._make_room(group):
+                self._warn(group)
+                return False
+        return True
 
-    def join(self, member: Member) -> None:
-        """Count one."""
-        self._members.add(member)
+    def _groups_of(self, client: bytes | None) -> tuple[_Group, ...]:
+        return (self._all,) if client is None else self._clients.get(client, (self._all,))
 
-    def linger(self, member: Member) -> None:
-        """Note that one has closed its sending side."""
-        if member in self._members:
-            self._lingering[member] = None
+    def _make_room(self, group: _Group) -> bool:
+        connection = group.find_dispensable(self._seconds())
+        if connection is None:
+            return False
+        self.leave(connection)
+        connection.reset()
+        return True
 
-    def leave(self, member: Member) -> None:
-        """Count one no more; harmless a second time."""
-        self._members.discard(member)
-        self._lingering.pop(member, None)
-        if not self._members:
-            self._said_full = False
+    def _warn(self, group: _Group) -> None:
+        now = self._seconds()
+        if now - self._last_warning >= WARNING_PAUSE:
+            self._last_warning = now
+            whose = "clients" if group is self._all else "clients of one address"
+            text = "{most} {whose} are connected: more are turned away"
+            self._log.warn(text, most=group.most, whose=whose)
+
+    def join(self, connection: Connection, client: bytes | None = None) -> None:
+        """Count a connection of this ``client_network``, which has made no request yet."""
+        groups = self._groups_of(client)
+        bounded = self._per_client is not None and client not in self._exempt
+        if bounded and client is not None and len(groups) == 1:
+            groups = self._clients[client] = (self._all, _Group(self._per_client, client))
+        self._groups[connection] = groups
+        for group in groups:
+            group.count += 1
+            group.unfinished[connection] = None
+
+    def serve(self, connection: Connection) -> None:
+        """Note that a connection has made its request."""
+        for group in self._groups.get(connection, ()):
+            group.unfinished.pop(connection, None)
+
+    def linger(self, connection: Connection) -> None:
+        """Note that a client has closed its sending side while its stream is open."""
+        for group in self._groups.get(connection, ()):
+            group.lingering[connection] = self._seconds(), connection.received
+
+    def leave(self, connection: Connection) -> None:
+        """Count a connection no more; harmless a second time."""
+        for group in self._groups.pop(connection, ()):
+            group.count -= 1
+            group.unfinished.pop(connection, None)
+            group.lingering.pop(connection, None)
+            if not group.count and group.client is not None:
+                del self._clients[group.client]

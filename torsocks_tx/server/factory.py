@@ -23,7 +23,7 @@ from torsocks_tx.interfaces import IBackend
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolation, Isolator, is_for_exit, isolation_key
 from torsocks_tx.policy.listener import ListenerPolicy
-from torsocks_tx.server.connections import Crowd
+from torsocks_tx.server.connections import ConnectionLimiter, client_network
 from torsocks_tx.server.owner import Served
 from torsocks_tx.server.protocol import SOCKS4Protocol, SOCKS5Protocol, SOCKSProtocol
 from torsocks_tx.server.request import Client, Errand
@@ -47,7 +47,9 @@ class SOCKSFactory(Factory):
     ``authenticator`` only clients with credentials that it accepts are served. ``listener`` names
     the listener where circuits are isolated; ``isolator`` holds the secret that masks isolation
     keys: processes that serve one listener together are given the same two. ``keys`` are further
-    keys of method X'97', and who judges them (``extended.KeyHandler``).
+    keys of method X'97', and who judges them (``extended.KeyHandler``). Factories that are given
+    the same ``limiter`` count their clients together. Behind a proxy that connects for everybody
+    (the PROXY protocol), set ``tells_clients_apart`` to False: its address is then not bounded.
     """
 
     protocol: Any = SOCKSProtocol
@@ -64,8 +66,9 @@ class SOCKSFactory(Factory):
         listener: str | None = None,
         isolator: Isolator | None = None,
         keys: Mapping[str, KeyHandler] | None = None,
-        crowd: Crowd | None = None,
+        limiter: ConnectionLimiter | None = None,
         clock: IReactorTime | None = None,
+        tells_clients_apart: bool = True,
         debugging: bool = True,
     ) -> None:
         if clock is None:
@@ -79,27 +82,34 @@ class SOCKSFactory(Factory):
         self.debugging = debugging
         self.connections: set[Served] = set()
         self._authenticator = authenticator
+        self._tells_clients_apart = tells_clients_apart
         self._listener = listener or f"listener-{next(_listener_numbers)}"
         self._isolator = isolator or _isolator
         self._port_flags = self.policy.port_flags
         self._extended = self._extended_rules(keys or {})
         self._handshake_options: dict[frozenset[Version], HandshakeOptions] = {}
-        self._crowd = Crowd(self.limits.max_connections) if crowd is None else crowd
+        if limiter is None:
+            limiter = ConnectionLimiter(self.limits.max_connections, self.limits.max_per_client)
+        self._limiter = limiter
         self._empty: list[Deferred[None]] = []
 
     def buildProtocol(  # type: ignore[override]
         self, addr: IAddress | None
     ) -> SOCKSProtocol | None:
         """A protocol for a new client, or None when there are too many: it is closed at once."""
-        if not self.has_room():
+        if not self.has_room(addr):
             return None
         protocol: SOCKSProtocol = self.protocol()
         protocol.factory = self
+        protocol.client = addr
         return protocol
 
-    def has_room(self) -> bool:
-        """Whether one more client may come; room is made for it where that is possible."""
-        return self._crowd.has_room()
+    def has_room(self, client: IAddress | None = None) -> bool:
+        """Whether one more client may come from there; room is made where that is possible."""
+        return self._limiter.has_room(self._network(client))
+
+    def _network(self, client: IAddress | None) -> bytes | None:
+        return client_network(client) if self._tells_clients_apart else None
 
     def handshake_options(self, versions: frozenset[Version]) -> HandshakeOptions:
         """What a handshake of these versions accepts here."""
@@ -178,16 +188,20 @@ class SOCKSFactory(Factory):
     def connected(self, protocol: Served) -> None:
         """Count a connection."""
         self.connections.add(protocol)
-        self._crowd.join(protocol)
+        self._limiter.join(protocol, self._network(protocol.client))
+
+    def serves(self, protocol: Served) -> None:
+        """Note that a client has made its request."""
+        self._limiter.serve(protocol)
 
     def lingers(self, protocol: Served) -> None:
         """Note that a client has closed its sending side while its stream is open."""
-        self._crowd.linger(protocol)
+        self._limiter.linger(protocol)
 
     def disconnected(self, protocol: Served) -> None:
         """Count it no more."""
         self.connections.discard(protocol)
-        self._crowd.leave(protocol)
+        self._limiter.leave(protocol)
         if not self.connections:
             waiting, self._empty = self._empty, []
             for deferred in waiting:

@@ -10,15 +10,19 @@ from twisted.internet.interfaces import IAddress, IReactorTime
 from torsocks_tx.interfaces import IBackend
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolation
-from torsocks_tx.server.connections import Member
+from torsocks_tx.server.connections import Connection
 from torsocks_tx.server.request import Client, Errand
 from torsocks_tx.socks.constants import Version
 from torsocks_tx.socks.messages import Credentials, Request
 from torsocks_tx.socks.server_options import HandshakeOptions
 
 
-class Served(Member, Protocol):
+class Served(Connection, Protocol):
     """A client's connection."""
+
+    @property
+    def client(self) -> IAddress | None:
+        """Who is connected, as the listening port says."""
 
     @property
     def is_served(self) -> bool:
@@ -47,6 +51,9 @@ class Owner(Protocol):
 
     def connected(self, protocol: Served) -> None:
         """Count a connection."""
+
+    def serves(self, protocol: Served) -> None:
+        """Note that the client has made its request."""
 
     def lingers(self, protocol: Served) -> None:
         """Note that the client has closed its sending side."""

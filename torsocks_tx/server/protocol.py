@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
+    IAddress,
     IFileDescriptorReceiver,
     IHalfCloseableProtocol,
 )
@@ -50,6 +51,7 @@ class SOCKSProtocol(Protocol):
 
     versions: ClassVar[frozenset[Version]] = BOTH_VERSIONS
     factory: Owner
+    client: IAddress | None = None
     transport: Any = None
     deadline: Deadline
     _errand: Errand
@@ -99,6 +101,7 @@ class SOCKSProtocol(Protocol):
         self._begin(seconds)
         self._errand = self.factory.errand(self, request)
         self.state = State.BUSY
+        self.factory.serves(self)
         self._errand.go_on(reach, seconds, moved, lingered)
 
     def dataReceived(self, data: bytes) -> None:
@@ -196,6 +199,7 @@ class SOCKSProtocol(Protocol):
     def _set_out(self, request: Request, rest: bytes) -> None:
         self._errand = errand = self.factory.errand(self, request)
         self.state = State.BUSY
+        self.factory.serves(self)
         del self._handshake  # an idle stream is to cost little
         try:
             isolation = self.factory.admit(request, self.transport.getPeer())
@@ -211,6 +215,11 @@ class SOCKSProtocol(Protocol):
     def is_served(self) -> bool:
         """Whether a request of this client is being carried out, or was."""
         return self.state not in (State.HANDSHAKE, State.AUTHENTICATING)
+
+    @property
+    def received(self) -> int:
+        """How many bytes of an open stream have come for the client."""
+        return self._errand.received
 
     # Ends.
 

@@ -115,6 +115,11 @@ class Errand:
         self._relay.client_lost(clean)
         self._give_up_look_up()
 
+    @property
+    def received(self) -> int:
+        """How many bytes have come from the far end."""
+        return self._relay.received
+
     def dismiss(self) -> None:
         """Nobody needs this any more: leave no cycle of references behind."""
         del self._relay

@@ -23,6 +23,7 @@ from torsocks_tx.socks.reader import Reader
 MAX_NAME = 255
 """The longest name that fits the length byte."""
 
+_IPV4_MAPPED = bytes(10) + b"\xff\xff"
 _LABEL = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 # ``.onion`` alone is no name either, but an address of an onion service that is not valid: that has
 # a code of its own.
@@ -31,6 +32,19 @@ _NAME = re.compile(rf"(?:(?:{_LABEL}\.)*{_LABEL}|\.(?i:onion))\.?\Z")
 
 class UnknownAddressType(ProtocolError):
     """The ATYP byte is none of 01, 03, 04, so where the address ends cannot be known."""
+
+
+def packed_ip(text: str) -> bytes:
+    """The 4 or 16 bytes of an IP address, and the scope behind them; ValueError if it is none.
+
+    Equal addresses have equal bytes: an IPv4 address inside IPv6 is that IPv4 address. Addresses
+    that differ in their scope (``%eth0``) are those of different machines.
+    """
+    bare, percent, scope = text.partition("%")
+    packed = ipaddress.ip_address(bare).packed
+    if packed.startswith(_IPV4_MAPPED) and len(packed) == 16:
+        packed = packed[len(_IPV4_MAPPED) :]
+    return packed + (percent + scope).encode("utf-8", "surrogateescape")
 
 
 def parse_address(reader: Reader) -> Address:

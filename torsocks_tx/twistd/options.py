@@ -72,7 +72,14 @@ def _parameter(name: str, default: Any) -> list[Any]:
     """One entry of ``optParameters``; the kind of its value follows from its name."""
     if name.endswith(("-timeout", "-limit", "-grace")):
         return [name, None, default, TEXTS[name], _seconds(name)]
-    if name in ("early-data", "extended-bytes", "extended-pairs", "max-connections", "workers"):
+    if name in (
+        "early-data",
+        "extended-bytes",
+        "extended-pairs",
+        "max-connections",
+        "max-per-client",
+        "workers",
+    ):
         return [name, None, default, TEXTS[name], _count(name)]
     return [name, None, default, TEXTS[name]]
 

@@ -37,6 +37,7 @@ WITH_VALUE: tuple[tuple[str, Any], ...] = (
     ("extended-bytes", _LIMITS.extended_bytes),
     ("extended-pairs", _LIMITS.extended_pairs),
     ("max-connections", None),
+    ("max-per-client", None),
     ("workers", 1),
 )
 """The options that take a value, with their defaults."""
@@ -71,6 +72,9 @@ TEXTS = {
     "extended-bytes": "Bytes of key and value pairs that a client may send by method X'97'.",
     "extended-pairs": "The same in pairs.",
     "max-connections": "Clients at one time [default: what the descriptor limit allows].",
+    "max-per-client": "Clients at one time from one address (of IPv6: one /64 network) [default: a"
+    " quarter of --max-connections; for 127.0.0.1 and ::1, which all programs here share, no bound"
+    " of their own]. Not for unix sockets, nor behind haproxy:.",
     "workers": "Processes that serve together; listeners, and a tor of our own, are one for all.",
     "allow-internal": "With --backend direct: also reach loopback and private addresses.",
     "optimistic-data": "Send early data before tor's answer even where tor is not known to be C"

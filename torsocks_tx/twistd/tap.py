@@ -12,8 +12,7 @@ from torsocks_tx.backends.tor.directories import DirectoryError, default_data_di
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolator
 from torsocks_tx.server.auth import CredAuthenticator
-from torsocks_tx.server.connections import Crowd
-from torsocks_tx.server.descriptors import raise_descriptor_limit
+from torsocks_tx.server.connections import ConnectionLimiter, raise_descriptor_limit
 from torsocks_tx.server.factory import SOCKSFactory
 from torsocks_tx.twistd.binding import bind
 from torsocks_tx.twistd.listen import Listener
@@ -29,7 +28,10 @@ def make_limits(options: Options, allowed: int, share: int = 1) -> Limits:
 
     ``share``: so many processes divide the clients among them.
     """
-    most = -(-options["max-connections"] // share) if options["max-connections"] else allowed
+    most, per_client = (
+        -(-options[name] // share) if options[name] else None
+        for name in ("max-connections", "max-per-client")
+    )
     return Limits(
         handshake_timeout=options["handshake-timeout"],
         connect_timeout=options["connect-timeout"],
@@ -40,7 +42,8 @@ def make_limits(options: Options, allowed: int, share: int = 1) -> Limits:
         early_data=options["early-data"],
         extended_bytes=options["extended-bytes"],
         extended_pairs=options["extended-pairs"],
-        max_connections=min(most, allowed),
+        max_connections=min(most or allowed, allowed),
+        max_per_client=per_client,
     )
 
 
@@ -110,7 +113,7 @@ def make_server(
     limits = make_limits(options, allowed, share)
     upstream = _upstream(reactor, options, options["onion-auth-dir"])
     checkers = options.get("credCheckers")
-    crowd = Crowd(limits.max_connections)
+    limiter = ConnectionLimiter(limits.max_connections, limits.max_per_client)
     authenticator = CredAuthenticator(checkers) if checkers else None
     listeners = [
         (
@@ -122,7 +125,8 @@ def make_server(
                 authenticator=authenticator,
                 listener=f"listen-{number}",
                 isolator=isolator,
-                crowd=crowd,
+                limiter=limiter,
+                tells_clients_apart=listener.kind != "haproxy",
                 debugging=bool(options["debug"]),
             ),
         )
