@@ -25,6 +25,7 @@ RINGS: tuple[tuple[str, ...], ...] = (
     ),
     ("interfaces", "relay", "relay.*"),
     ("client", "client.*"),
+    ("web", "web.*"),
     ("backends", "backends.*"),
     ("server", "server.*"),
     (
