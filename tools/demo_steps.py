@@ -12,8 +12,8 @@ from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 from twisted.internet.utils import getProcessOutputAndValue
 
-from torsocks_tx.testing.streams import StreamWatch
 from torsocks_tx.testing.tornet import PrivateNetwork
+from torsocks_tx.testing.tornet.client import StreamWatch
 
 DEADLINE = 60
 """Seconds that one client may take."""

@@ -11,8 +11,8 @@ import pytest_twisted
 from twisted.internet.defer import ensureDeferred
 
 from tests.support.running import Twistd
-from torsocks_tx.testing.onion import OnionService
 from torsocks_tx.testing.tornet import PrivateNetwork
+from torsocks_tx.testing.tornet.onion import OnionService
 
 BAD_ONION = "duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswzazad.onion"
 """A well-formed address with a wrong checksum."""

@@ -22,7 +22,7 @@ from torsocks_tx.errors import ConnectionRefused, GeneralFailure
 from torsocks_tx.proxyerrors import LoginRefused, NotIsolated, ProxyBroken
 from torsocks_tx.socks.messages import Credentials
 from torsocks_tx.socks.offers import ClientOptions
-from torsocks_tx.testing.ports import LOOPBACK, PortReservations
+from torsocks_tx.testing.tornet.ports import LOOPBACK, PortReservations
 
 pytestmark = pytest.mark.network
 

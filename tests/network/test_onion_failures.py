@@ -41,8 +41,8 @@ from torsocks_tx.backends.tor.supply import Supply, SupplyState
 from torsocks_tx.errors import OnionRefused, Refused
 from torsocks_tx.policy.flags import parse_flags
 from torsocks_tx.socks.constants import Version
-from torsocks_tx.testing.onion import ClientKey
 from torsocks_tx.testing.tornet import PrivateNetwork
+from torsocks_tx.testing.tornet.onion import ClientKey
 
 pytestmark = pytest.mark.network
 

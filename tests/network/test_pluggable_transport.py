@@ -30,8 +30,8 @@ from torsocks_tx.server.factory import SOCKSFactory
 from torsocks_tx.socks import pt_args
 from torsocks_tx.socks.constants import Version
 from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Request
-from torsocks_tx.testing.client import Client
 from torsocks_tx.testing.tornet import PrivateNetwork
+from torsocks_tx.testing.tornet.client import Client
 
 pytestmark = pytest.mark.network
 

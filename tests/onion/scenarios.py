@@ -18,10 +18,10 @@ from torsocks_tx.backends.tor.control import Control
 from torsocks_tx.backends.tor.events import parse_event
 from torsocks_tx.backends.tor.onion.sightings import circuit_sighting
 from torsocks_tx.backends.tor.waiters import Waiters
-from torsocks_tx.testing.client import Client
-from torsocks_tx.testing.onion import ClientKey
-from torsocks_tx.testing.ports import PortReservations
 from torsocks_tx.testing.tornet import PrivateNetwork
+from torsocks_tx.testing.tornet.client import Client
+from torsocks_tx.testing.tornet.onion import ClientKey
+from torsocks_tx.testing.tornet.ports import PortReservations
 
 SERVICE = "service0"
 DEADLINE = 60.0

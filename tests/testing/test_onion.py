@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.task import Clock
 
 from tests.backends.tor.onion.staged import StagedControl
-from torsocks_tx.testing.onion import (
+from torsocks_tx.testing.tornet.onion import (
     UPLOAD_ATTEMPTS,
     UPLOAD_DEADLINE,
     ClientKey,

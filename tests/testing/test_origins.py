@@ -14,7 +14,13 @@ from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol
 from zope.interface import implementer
 
-from torsocks_tx.testing.origins import BANNER, Origin, banner_origin, echo_origin, web_origin
+from torsocks_tx.testing.tornet.origins import (
+    BANNER,
+    Origin,
+    banner_origin,
+    echo_origin,
+    web_origin,
+)
 
 MEBIBYTE = 2**20
 

@@ -7,8 +7,8 @@ from contextlib import closing
 
 import pytest
 
-from torsocks_tx.testing import ports
-from torsocks_tx.testing.ports import LOOPBACK, PortReservations, has_ipv6_loopback
+from torsocks_tx.testing.tornet import ports
+from torsocks_tx.testing.tornet.ports import LOOPBACK, PortReservations, has_ipv6_loopback
 
 
 def listen(port: int, *, reuse: bool) -> socket.socket:

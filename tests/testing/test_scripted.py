@@ -21,7 +21,7 @@ from torsocks_tx.server.factory import SOCKSFactory
 from torsocks_tx.socks.constants import AddressType, Command, Version
 from torsocks_tx.socks.messages import Address, Credentials
 from torsocks_tx.testing.scripted import BANNER, ScriptedBackend, ScriptedServer
-from torsocks_tx.testing.scripted_server import ScriptedFactory
+from torsocks_tx.testing.scripted.server import ScriptedFactory
 
 GRANTED4 = bytes.fromhex("00 5A 0000 00000000")
 RESOLVE, RESOLVE_PTR = 0xF0, 0xF1

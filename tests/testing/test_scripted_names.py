@@ -16,7 +16,7 @@ from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.socks.constants import Command, Version
 from torsocks_tx.socks.messages import Address, Credentials, Request
 from torsocks_tx.testing.scripted import BANNER, GRAMMAR, ScriptedBackend
-from torsocks_tx.testing.scripted_names import (
+from torsocks_tx.testing.scripted.names import (
     Act,
     Script,
     ScriptError,
@@ -24,7 +24,7 @@ from torsocks_tx.testing.scripted_names import (
     pointer_of,
     script_of,
 )
-from torsocks_tx.testing.scripted_server import ScriptedFactory
+from torsocks_tx.testing.scripted.server import ScriptedFactory
 
 ONION = "a" * 56 + ".onion"
 

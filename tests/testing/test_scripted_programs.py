@@ -20,7 +20,7 @@ from tests.support.processes import Program, process_ended, start_python
 from torsocks_tx.socks.constants import Command, Version
 from torsocks_tx.socks.messages import Address, Credentials
 from torsocks_tx.testing.scripted import GRAMMAR, ScriptedProcess, ScriptedRequest
-from torsocks_tx.testing.scripted_json import from_json, to_json
+from torsocks_tx.testing.scripted.server import from_json, to_json
 
 MODULE = "torsocks_tx.testing.scripted"
 TIMEOUT = 20

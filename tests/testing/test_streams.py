@@ -9,7 +9,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.task import Clock
 
-from torsocks_tx.testing.streams import WAIT_DEADLINE, StreamEvent, StreamWatch, live_streams
+from torsocks_tx.testing.tornet.client import WAIT_DEADLINE, StreamEvent, StreamWatch, live_streams
 
 NEW = (
     "21 NEW 0 web.test:80 SOURCE_ADDR=127.0.0.1:40022 PURPOSE=USER"

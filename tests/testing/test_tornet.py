@@ -15,10 +15,10 @@ from tests.support.clients import client
 from tests.support.processes import is_alive
 from torsocks_tx.backends.tor.control import ControlError
 from torsocks_tx.backends.tor.daemon import DaemonState, TorNotFound
-from torsocks_tx.testing.errors import NetworkError
-from torsocks_tx.testing.names import Asked
-from torsocks_tx.testing.onion import ClientKey
 from torsocks_tx.testing.tornet import PrivateNetwork
+from torsocks_tx.testing.tornet.names import Asked
+from torsocks_tx.testing.tornet.node import NetworkError
+from torsocks_tx.testing.tornet.onion import ClientKey
 
 pytestmark = [pytest.mark.network, pytest.mark.clients("curl", "tor-resolve")]
 

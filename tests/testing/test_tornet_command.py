@@ -13,8 +13,8 @@ from twisted.internet.utils import getProcessOutputAndValue
 
 from tests.support.clients import client
 from tests.support.processes import Program, descendants, is_alive, process_ended, start_python
-from torsocks_tx.testing import tornet_command
-from torsocks_tx.testing.tornet_command import describe, main
+from torsocks_tx.testing.tornet import __main__ as tornet_command
+from torsocks_tx.testing.tornet.__main__ import describe, main
 
 pytestmark = pytest.mark.network
 
@@ -25,8 +25,8 @@ STUB = """
 import sys
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
-from torsocks_tx.testing import tornet_command
-from torsocks_tx.testing.errors import NetworkError
+from torsocks_tx.testing.tornet import __main__ as tornet_command
+from torsocks_tx.testing.tornet.node import NetworkError
 
 class Stub:
     web = None

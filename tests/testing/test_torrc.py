@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from torsocks_tx.testing import torrc
+from torsocks_tx.testing.tornet import torrc
 
 KNOWN = torrc.Authority("auth0", 1001, 1002, "A" * 40, "B" * 40)
 NETWORK = torrc.Network((KNOWN,), '"/x/resolv.conf"', ipv6=True)

@@ -12,7 +12,7 @@ from torsocks_tx.backends.tor.fixed import FixedSupply
 from torsocks_tx.backends.tor.launched import LaunchedSupply
 from torsocks_tx.backends.tor.running import RunningSupply
 from torsocks_tx.backends.tor.supply import NoSuchPort, SupplyState
-from torsocks_tx.testing.supply import PrivateSupply
+from torsocks_tx.testing.tornet.provider import PrivateSupply
 from torsocks_tx.twistd.options import Options
 from torsocks_tx.twistd.tap import make_upstream
 from torsocks_tx.twistd.upstream import TorUpstream

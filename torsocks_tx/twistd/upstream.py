@@ -137,7 +137,7 @@ def fixed_supply(reactor: Any, description: str) -> Supply:
 
 def private_supply(reactor: Any) -> Supply:
     """The private Tor network, on this machine."""
-    from torsocks_tx.testing.supply import PrivateSupply
+    from torsocks_tx.testing.tornet.provider import PrivateSupply
 
     return PrivateSupply(reactor)
 

@@ -13,10 +13,10 @@ torsocks_tx.testing.scripted`` for all others; it prints the grammar of the name
 
 from __future__ import annotations
 
-from torsocks_tx.testing.scripted_backend import BANNER, ScriptedBackend
-from torsocks_tx.testing.scripted_names import GRAMMAR
-from torsocks_tx.testing.scripted_process import ScriptedProcess
-from torsocks_tx.testing.scripted_server import ScriptedRequest, ScriptedServer, start_scripted
+from torsocks_tx.testing.scripted.backend import BANNER, ScriptedBackend
+from torsocks_tx.testing.scripted.names import GRAMMAR
+from torsocks_tx.testing.scripted.process import ScriptedProcess
+from torsocks_tx.testing.scripted.server import ScriptedRequest, ScriptedServer, start_scripted
 
 __all__ = [
     "BANNER",
@@ -27,8 +27,3 @@ __all__ = [
     "ScriptedServer",
     "start_scripted",
 ]
-
-if __name__ == "__main__":
-    from torsocks_tx.testing.scripted_cli import main
-
-    main()

@@ -17,7 +17,6 @@ from torsocks_tx.backends.tor.daemon import DaemonState, TorDaemon
 from torsocks_tx.backends.tor.paths import unix_endpoint
 from torsocks_tx.backends.tor.waiters import Waiters
 from torsocks_tx.backends.tor.watchdog import Watchdog
-from torsocks_tx.testing.errors import NetworkError
 
 START_DEADLINE = 120.0
 """Seconds for one daemon to be ready; the whole network needs 10 to 20."""
@@ -30,6 +29,10 @@ _MAX_SOCKET_PATH = 104
 
 Progress = Callable[[str], None]
 """Called with one short line for a person, whenever something has been reached."""
+
+
+class NetworkError(Exception):
+    """The private network, or one of its daemons, does not come up; the text says why."""
 
 
 class Node:

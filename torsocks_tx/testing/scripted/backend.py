@@ -1,4 +1,4 @@
-"""A backend that does what the destination says; the grammar is in ``scripted_names``.
+"""A backend that does what the destination says; the grammar is in ``names``.
 
 It serves any factory. What a reply looks like on the wire is not a backend's business: behind
 ``ScriptedServer`` it is exactly as scripted, behind another factory the nearest that one sends.
@@ -20,7 +20,7 @@ from torsocks_tx.relay.transports import Deadline
 from torsocks_tx.socks.constants import AddressType, Command, Version
 from torsocks_tx.socks.messages import Address, Request
 from torsocks_tx.socks.refusals import refusal
-from torsocks_tx.testing.scripted_names import Act, Script, pointer_of, script_of
+from torsocks_tx.testing.scripted.names import Act, Script, pointer_of, script_of
 
 BANNER = b"220 this server speaks first\r\n"
 """What the action banner says."""

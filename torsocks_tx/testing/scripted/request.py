@@ -14,7 +14,7 @@ from torsocks_tx.socks.address import build_address
 from torsocks_tx.socks.constants import Command, Version
 from torsocks_tx.socks.messages import Request
 from torsocks_tx.socks.replies import Audience
-from torsocks_tx.testing.scripted_names import Act, Script, script_of
+from torsocks_tx.testing.scripted.names import Act, Script, script_of
 
 
 class ScriptedErrand(Errand):

@@ -20,8 +20,7 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
-from torsocks_tx.testing.scripted_json import from_json
-from torsocks_tx.testing.scripted_server import ANY_PORT, METHODS, ScriptedRequest
+from torsocks_tx.testing.scripted.server import ANY_PORT, METHODS, ScriptedRequest, from_json
 
 DEADLINE = 30.0
 """Seconds for any answer of the process."""

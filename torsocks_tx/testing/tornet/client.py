@@ -1,16 +1,21 @@
-"""Which streams a client tor has and on which circuits: what isolation tests assert on."""
+"""A client of the private network: its SocksPorts, and its streams with their circuits."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
 
 from torsocks_tx.backends.tor.control import Control
 from torsocks_tx.backends.tor.events import Event, parse_event
+from torsocks_tx.backends.tor.paths import quote_path
 from torsocks_tx.backends.tor.waiters import Waiters
+from torsocks_tx.testing.tornet.node import Node, checked_socket
+from torsocks_tx.testing.tornet.onion import ClientKey, OnionService
+from torsocks_tx.testing.tornet.ports import LOOPBACK
 
 WAIT_DEADLINE = 30.0
 """Seconds that :meth:`StreamWatch.wait_for` waits before it raises a ``TimeoutError``."""
@@ -139,3 +144,73 @@ def _live_stream(stream: StreamEvent, circuits: dict[int, Event]) -> LiveStream:
     return LiveStream(
         stream.stream_id, stream.status, stream.circuit_id, stream.target, path, purpose
     )
+
+
+class Client:
+    """A tor that applications connect through.
+
+    Attributes:
+        node: its daemon: process id, control port, suspend and so on.
+        socks_unix: the path of a SocksPort on a unix socket, without flags.
+        socks_tcp: (host, port) of a SocksPort without flags.
+        socks_extended: (host, port) of a SocksPort with ExtendedErrors.
+    """
+
+    def __init__(self, reactor: Any, node: Node, socks: ClientPorts) -> None:
+        self.node = node
+        self.socks_unix = socks.unix
+        self.socks_tcp = (LOOPBACK, socks.tcp)
+        self.socks_extended = (LOOPBACK, socks.extended)
+        self._reactor = reactor
+
+    @property
+    def name(self) -> str:
+        """Its name, such as ``client0``."""
+        return self.node.name
+
+    @property
+    def control_endpoint(self) -> str:
+        """A Twisted endpoint string of its control port (cookie authentication)."""
+        return self.node.control_endpoint
+
+    def facts(self) -> dict[str, Any]:
+        """Return where it listens, ready for JSON."""
+        return {
+            "name": self.name,
+            "pid": self.node.pid,
+            "control": self.control_endpoint,
+            "socks_unix": self.socks_unix,
+            "socks_tcp": list(self.socks_tcp),
+            "socks_extended": list(self.socks_extended),
+        }
+
+    async def stream_circuits(self) -> list[LiveStream]:
+        """Return the streams that exist now, with their circuits."""
+        return await live_streams(await self.node.control())
+
+    async def watch_streams(self) -> StreamWatch:
+        """Record STREAM events from now on."""
+        return await StreamWatch(self._reactor, await self.node.control()).open()
+
+    async def authorize(self, service: OnionService, key: ClientKey) -> None:
+        """Give this client the key with which a service lets it in; a NEWNYM takes it away."""
+        address = service.address.removesuffix(".onion")
+        control = await self.node.control()
+        await control.command(f"ONION_CLIENT_AUTH_ADD {address} x25519:{key.private_base64}")
+
+
+class ClientPorts:
+    """Where one client listens for SOCKS."""
+
+    def __init__(self, directory: Path, tcp: int, extended: int) -> None:
+        self.unix = str(checked_socket(directory / "socks"))
+        self.tcp = tcp
+        self.extended = extended
+
+    def torrc_values(self) -> tuple[str, ...]:
+        """Return the values of the SocksPort lines."""
+        return (
+            f"unix:{quote_path(self.unix)}",
+            f"{LOOPBACK}:{self.tcp}",
+            f"{LOOPBACK}:{self.extended} ExtendedErrors",
+        )

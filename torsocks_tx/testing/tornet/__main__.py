@@ -23,9 +23,9 @@ from twisted.python.failure import Failure
 from torsocks_tx.backends.tor.daemon import TorNotFound, find_tor
 from torsocks_tx.backends.tor.waiters import Waiters
 from torsocks_tx.backends.tor.watchdog import WatchdogError
-from torsocks_tx.testing.errors import NetworkError
-from torsocks_tx.testing.onion import OnionService
-from torsocks_tx.testing.tornet import PrivateNetwork
+from torsocks_tx.testing.tornet.network import PrivateNetwork
+from torsocks_tx.testing.tornet.node import NetworkError
+from torsocks_tx.testing.tornet.onion import OnionService
 
 NAME = "tornet"
 DESCRIPTION = """\
@@ -228,3 +228,7 @@ def describe(facts: Mapping[str, Any]) -> str:
     host, port = facts["clients"][0]["socks_tcp"]
     lines += ["", f"Try: curl -x socks5h://{host}:{port} http://web.test:{origins['web']}/"]
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

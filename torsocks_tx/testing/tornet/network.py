@@ -1,36 +1,23 @@
-"""A private Tor network on loopback, for tests and trials: real tor daemons, nothing leaves.
-
-::
-
-    net = PrivateNetwork(reactor)
-    await net.start(progress=print)      # about 18 s; needs tor and tor-gencert
-    print(net.client.socks_tcp)          # curl -x socks5h://HOST:PORT http://web.test:{net.web.port}
-    service = await net.add_onion_service(net.web.port)
-    await net.stop()                     # all gone; so it is if this process is killed before
-
-``python -m torsocks_tx.testing.tornet`` does the same from a command line.
-"""
+"""The private Tor network as a whole: started until it is up, changed, and stopped."""
 
 from __future__ import annotations
 
 import secrets
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torsocks_tx.backends.tor.watchdog import Watchdog
-from torsocks_tx.testing.building import Builder, all_of
-from torsocks_tx.testing.client import Client
-from torsocks_tx.testing.consensus import wait_for_relays
-from torsocks_tx.testing.errors import NetworkError
-from torsocks_tx.testing.names import DEFAULT_NAMES, DEFAULT_POINTERS, NameServer
-from torsocks_tx.testing.node import Node, Progress
-from torsocks_tx.testing.onion import ClientKey, OnionService, add_onion_service
-from torsocks_tx.testing.origins import banner_origin, echo_origin, web_origin
-from torsocks_tx.testing.ports import has_ipv6_loopback
+from torsocks_tx.testing.tornet.builder import Builder, all_of
+from torsocks_tx.testing.tornet.client import Client
+from torsocks_tx.testing.tornet.consensus import wait_for_relays
+from torsocks_tx.testing.tornet.names import DEFAULT_NAMES, DEFAULT_POINTERS, NameServer
+from torsocks_tx.testing.tornet.node import NetworkError, Node, Progress
+from torsocks_tx.testing.tornet.onion import ClientKey, OnionService, add_onion_service
+from torsocks_tx.testing.tornet.origins import banner_origin, echo_origin, web_origin
+from torsocks_tx.testing.tornet.ports import has_ipv6_loopback
 
 AUTHORITIES = 4
 EXITS = 5
@@ -40,7 +27,7 @@ SERVICE = "service0"
 class PrivateNetwork:
     """Authorities, exits, clients, a name server, and servers to connect to.
 
-    :data:`~torsocks_tx.testing.names.DEFAULT_NAMES` tells what clients can ask for.
+    :data:`~torsocks_tx.testing.tornet.names.DEFAULT_NAMES` tells what clients can ask for.
 
     Args:
         reactor: the running reactor.
@@ -215,9 +202,3 @@ def _make_directory(path: Path) -> None:
 
 def _fresh_path() -> Path:
     return Path(tempfile.gettempdir(), f"torsocks_tx-{secrets.token_hex(6)}")
-
-
-if __name__ == "__main__":
-    from torsocks_tx.testing.tornet_command import main
-
-    sys.exit(main())

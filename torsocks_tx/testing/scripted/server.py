@@ -1,6 +1,6 @@
 """A SOCKS server for authors of SOCKS clients: what it does is in the destination's name.
 
-The grammar is in ``scripted_names``. Here are the methods that the server takes, and the record of
+The grammar is in ``names``. Here are the methods that the server takes, and the record of
 what it was asked.
 """
 
@@ -19,13 +19,13 @@ from torsocks_tx.limits import Limits
 from torsocks_tx.server.factory import SOCKSFactory
 from torsocks_tx.server.protocol import SOCKSProtocol, State
 from torsocks_tx.server.request import Client, Errand
-from torsocks_tx.socks.constants import Command, Method, Version
+from torsocks_tx.socks.constants import AddressType, Command, Method, Version
 from torsocks_tx.socks.messages import Address, Credentials, Request
 from torsocks_tx.socks.replies import Audience
 from torsocks_tx.socks.server_options import HandshakeOptions
-from torsocks_tx.testing.scripted_backend import ScriptedBackend
-from torsocks_tx.testing.scripted_errand import ScriptedErrand
-from torsocks_tx.testing.scripted_names import script_of
+from torsocks_tx.testing.scripted.backend import ScriptedBackend
+from torsocks_tx.testing.scripted.names import script_of
+from torsocks_tx.testing.scripted.request import ScriptedErrand
 
 LIMITS = Limits(connect_timeout=3600.0, onion_timeout=3600.0)
 """The action silent is meant: no deadline but a test's own ends it."""
@@ -48,6 +48,38 @@ class ScriptedRequest:
     credentials: Credentials | None
     handshake: bytes = field(repr=False)
     mistake: str
+
+
+def to_json(request: ScriptedRequest) -> dict[str, Any]:
+    """What ``json`` can write. Bytes are hexadecimal; there is no user where none was named."""
+    credentials = request.credentials
+    return {
+        "version": int(request.version),
+        "command": request.command.name,
+        "address_type": request.address.type.name,
+        "host": request.address.host,
+        "port": request.address.port,
+        "username": None if credentials is None else credentials.username.hex(),
+        "password": None if credentials is None else credentials.password.hex(),
+        "handshake": request.handshake.hex(),
+        "mistake": request.mistake,
+    }
+
+
+def from_json(fields: dict[str, Any]) -> ScriptedRequest:
+    """The request that ``to_json`` described."""
+    credentials = None
+    if fields["username"] is not None:
+        username, password = (bytes.fromhex(fields[name]) for name in ("username", "password"))
+        credentials = Credentials(username, password)
+    return ScriptedRequest(
+        Version(fields["version"]),
+        Command[fields["command"]],
+        Address(AddressType[fields["address_type"]], fields["host"], fields["port"]),
+        credentials,
+        bytes.fromhex(fields["handshake"]),
+        fields["mistake"],
+    )
 
 
 class ScriptedProtocol(SOCKSProtocol):

@@ -20,9 +20,8 @@ from twisted.internet.task import react
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 
-from torsocks_tx.testing.scripted_json import to_json
-from torsocks_tx.testing.scripted_names import GRAMMAR
-from torsocks_tx.testing.scripted_server import ANY_PORT, ScriptedRequest, ScriptedServer
+from torsocks_tx.testing.scripted.names import GRAMMAR
+from torsocks_tx.testing.scripted.server import ANY_PORT, ScriptedRequest, ScriptedServer, to_json
 
 JSON_HELP = """\
 for programs: print {"host": ..., "port": ...} once the server listens, then one JSON object for
@@ -149,3 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run until interrupted, or to the end of standard input."""
     options = parser().parse_args(sys.argv[1:] if arguments is None else arguments)
     react(_run, (options,))
+
+
+if __name__ == "__main__":
+    main()

@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from torsocks_tx.backends.tor.running import RunningSupply
-from torsocks_tx.testing.tornet import PrivateNetwork
+from torsocks_tx.testing.tornet.network import PrivateNetwork
 
 
 @implementer(IStreamClientEndpoint)

@@ -15,7 +15,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 from zope.interface import implementer
 
-from torsocks_tx.testing.ports import LOOPBACK, LOOPBACK6, has_ipv6_loopback
+from torsocks_tx.testing.tornet.ports import LOOPBACK, LOOPBACK6, has_ipv6_loopback
 
 BANNER = b"220 this server speaks first\r\n"
 """What the banner origin says before it hears anything."""

@@ -1,7 +1,7 @@
 """The pytest fixture ``scripted_socks``: a scripted server for clients of any kind.
 
-``pytest_plugins = ["torsocks_tx.testing.scripted_pytest"]`` in the root ``conftest.py`` makes it
-known. One process serves the whole run; each test sees its own requests only.
+Write ``pytest_plugins = ["torsocks_tx.testing.scripted.pytest_plugin"]`` in the root
+``conftest.py``. One process serves the whole run; each test sees its own requests only.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from torsocks_tx.testing.scripted_process import ScriptedProcess
+from torsocks_tx.testing.scripted.process import ScriptedProcess
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,35 @@
+"""A private Tor network on loopback, for tests and trials: real tor daemons, nothing leaves.
+
+::
+
+    net = PrivateNetwork(reactor)
+    await net.start(progress=print)      # about 18 s; needs tor and tor-gencert
+    print(net.client.socks_tcp)          # curl -x socks5h://HOST:PORT http://web.test:{net.web.port}
+    service = await net.add_onion_service(net.web.port)
+    await net.stop()                     # all gone; so it is if this process is killed before
+
+``python -m torsocks_tx.testing.tornet`` does the same from a command line. Begin reading in
+``network``; ``torrc`` has the configuration of each daemon.
+"""
+
+from torsocks_tx.testing.tornet.client import Client, LiveStream, StreamEvent, StreamWatch
+from torsocks_tx.testing.tornet.names import DEFAULT_NAMES, DEFAULT_POINTERS, Asked, NameServer
+from torsocks_tx.testing.tornet.network import PrivateNetwork
+from torsocks_tx.testing.tornet.node import NetworkError, Node
+from torsocks_tx.testing.tornet.onion import ClientKey, OnionService
+
+__all__ = [
+    "DEFAULT_NAMES",
+    "DEFAULT_POINTERS",
+    "Asked",
+    "Client",
+    "ClientKey",
+    "LiveStream",
+    "NameServer",
+    "NetworkError",
+    "Node",
+    "OnionService",
+    "PrivateNetwork",
+    "StreamEvent",
+    "StreamWatch",
+]
