@@ -9,10 +9,9 @@ where clients connect, as endpoints of Twisted.
 import sys
 from typing import Any
 
-from twisted.cred.checkers import FilePasswordDB
 from twisted.internet import defer, endpoints, task
 
-from torsocks_tx import CredAuthenticator, FixedSupply, SOCKSFactory, TorBackend
+from torsocks_tx import CredAuthenticator, FixedSupply, PasswordFile, SOCKSFactory, TorBackend
 
 
 async def main(
@@ -28,7 +27,7 @@ async def main(
 
     # Any checker for user names and passwords will do, and several may be given. Streams of
     # different users never share a circuit, and tor hears neither names nor passwords.
-    authenticator = CredAuthenticator([FilePasswordDB(passwords)])
+    authenticator = CredAuthenticator([PasswordFile(passwords)])
     factory = SOCKSFactory(TorBackend(reactor, tor), authenticator=authenticator)
     port = await endpoints.serverFromString(reactor, listen).listen(factory)
     print(f"SOCKS at {port.getHost().host}:{port.getHost().port}", flush=True)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from torsocks_tx.client.endpoint import SOCKSClientEndpoint, resolve, resolve_ptr
     from torsocks_tx.client.failures import SOCKSError
     from torsocks_tx.interfaces import IBackend, IOutbound, IReceiver
-    from torsocks_tx.server.auth import CredAuthenticator
+    from torsocks_tx.server.auth import CredAuthenticator, PasswordFile
     from torsocks_tx.server.factory import SOCKS4Factory, SOCKS5Factory, SOCKSFactory
     from torsocks_tx.server.protocol import SOCKS4Protocol, SOCKS5Protocol, SOCKSProtocol
 
@@ -61,6 +61,7 @@ __all__ = [
     "ListenerPolicy",
     "MemoryBackend",
     "OnionWitness",
+    "PasswordFile",
     "Refused",
     "Request",
     "Role",
@@ -91,6 +92,7 @@ _HOMES = {
     "Keyring": "backends.tor.onion.keyring",
     "OnionWitness": "backends.tor.onion.witness",
     "TorBackend": "backends.tor.backend",
+    "PasswordFile": "server.auth",
     "IBackend": "interfaces",
     "IOutbound": "interfaces",
     "IReceiver": "interfaces",

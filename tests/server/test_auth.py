@@ -1,20 +1,56 @@
-"""Real authentication by ``twisted.cred``."""
+"""Real authentication: which passwords are right, and how guesses are slowed down."""
 
 from __future__ import annotations
 
 import hmac
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
 from twisted.cred.checkers import FilePasswordDB, InMemoryUsernamePasswordDatabaseDontUse
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
+from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 
 from tests.support.rows import rows
-from torsocks_tx.server.auth import ConstantTimePassword, CredAuthenticator
+from torsocks_tx.server import auth
+from torsocks_tx.server.auth import (
+    FORGOTTEN_AFTER,
+    LONGEST_DELAY,
+    MOST_ACCEPTED,
+    MOST_ADDRESSES,
+    MOST_WAITING,
+    ConstantTimePassword,
+    CredAuthenticator,
+    LoginGuard,
+    PasswordFile,
+    PasswordTable,
+)
 from torsocks_tx.socks.messages import Credentials
+
+RIGHT, WRONG = Credentials(b"alice", b"secret"), Credentials(b"alice", b"guess")
+HERE, THERE = b"\x7f\0\0\x01", b"\xc0\0\2\1"
+
+
+@pytest.fixture
+def lines() -> Iterator[list[str]]:
+    """Give what is logged above debug."""
+    found: list[str] = []
+
+    def observe(event: LogEvent) -> None:
+        if event["log_namespace"].startswith("torsocks_tx") and event["log_level"] > LogLevel.debug:
+            found.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    yield found
+    globalLogPublisher.removeObserver(observe)
 
 
 @rows("R-07")
+@pytest.mark.parametrize("checker", [FilePasswordDB, PasswordFile])
 @pytest.mark.parametrize(
     ("username", "password", "avatar"),
     [
@@ -23,30 +59,83 @@ from torsocks_tx.socks.messages import Credentials
         (b"alice", b"", None),
         (b"", b"", None),
         (b"nobody", b"secret", None),
+        (b"nobody", b"", None),
         (b"alice\0", b"secret", None),
         (b"\xff\xfe", b"\xff", None),
     ],
 )
 @pytest_twisted.ensureDeferred
 async def test_a_file_of_passwords(
-    tmp_path: Path, username: bytes, password: bytes, avatar: bytes | None
+    checker: Any, tmp_path: Path, username: bytes, password: bytes, avatar: bytes | None
 ) -> None:
     passwords = tmp_path / "passwords"
     passwords.write_text("alice:secret\nbob:other\n")
-    authenticator = CredAuthenticator([FilePasswordDB(str(passwords))])
+    authenticator = CredAuthenticator([checker(str(passwords))])
     assert await authenticator(Credentials(username, password)) == avatar
+
+
+@pytest.mark.parametrize(
+    ("line", "username", "password"),
+    [
+        (b"alice:se:cret", b"alice", b"se:cret"),
+        (b"alice::", b"alice", b":"),
+        (b"alice:secret\r", b"alice", b"secret"),
+        (b"alice:two words ", b"alice", b"two words "),
+        (b"\xc3\xa9:\xff", b"\xc3\xa9", b"\xff"),
+        (b"alice:", b"alice", b""),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_line_of_a_password_file_holds_a_name_and_any_password(
+    tmp_path: Path, line: bytes, username: bytes, password: bytes
+) -> None:
+    passwords = tmp_path / "passwords"
+    passwords.write_bytes(b"\nno colon\n" + line + b"\n" + username + b":second line\n")
+    authenticator = CredAuthenticator([PasswordFile(str(passwords))])
+    assert await authenticator(Credentials(username, password)) == username
+    for wrong in (password + b"x", password[:-1] or b"x", b"second line"):
+        assert await authenticator(Credentials(username, wrong)) is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_password_file_is_read_once_and_again_when_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str]
+) -> None:
+    reads: list[bytes] = []
+    parse = auth._parse_passwords
+    monkeypatch.setattr(auth, "_parse_passwords", lambda data: reads.append(data) or parse(data))
+    path = tmp_path / "passwords"
+    authenticator = CredAuthenticator([PasswordFile(str(path))])
+    assert await authenticator(RIGHT) is None
+    assert await authenticator(RIGHT) is None
+    assert lines == [
+        f"cannot read the password file {path}: No such file or directory; nobody can log in"
+    ]
+    path.write_text("alice:secret\n")
+    assert [await authenticator(RIGHT) for _ in range(5)] == [b"alice"] * 5
+    assert len(reads) == 1
+    path.write_text("alice:guess\n")
+    os.utime(path, (1, 1))
+    assert await authenticator(RIGHT) is None
+    assert await authenticator(WRONG) == b"alice"
+    assert len(reads) == 2
+    path.unlink()
+    assert await authenticator(WRONG) is None
+    assert len(lines) == 2
 
 
 @pytest_twisted.ensureDeferred
 async def test_checkers_are_asked_in_turn() -> None:
     first = InMemoryUsernamePasswordDatabaseDontUse(alice=b"1")
-    second = InMemoryUsernamePasswordDatabaseDontUse(bob=b"2")
+    second = PasswordTable({b"bob": b"2"})
     authenticator = CredAuthenticator([first, second])
     assert await authenticator(Credentials(b"bob", b"2")) == b"bob"
     assert await authenticator(Credentials(b"bob", b"1")) is None
 
 
-def test_passwords_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_passwords_are_compared_in_constant_time_also_for_unknown_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     compared = []
 
     def compare(one: bytes, other: bytes) -> bool:
@@ -56,4 +145,118 @@ def test_passwords_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(hmac, "compare_digest", compare)
     assert ConstantTimePassword(Credentials(b"a", b"b")).checkPassword("b")
     assert not ConstantTimePassword(Credentials(b"a", b"b")).checkPassword(b"c")
-    assert compared == [(b"b", b"b"), (b"c", b"b")]
+    table = PasswordTable({b"alice": b"secret"})
+    for name in (b"alice", b"nobody"):
+        failed = table.requestAvatarId(ConstantTimePassword(Credentials(name, b"guess")))
+        failed.addErrback(lambda _: None)
+    assert compared == [(b"b", b"b"), (b"c", b"b"), (b"secret", b"guess"), (b"", b"guess")]
+
+
+class Guarded:
+    """A guard with a clock, before an authenticator that counts what it is asked."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.asked: list[Credentials] = []
+        self.guard = LoginGuard(self._authenticate, self.clock)
+
+    def _authenticate(self, credentials: Credentials) -> Deferred[bytes | None]:
+        self.asked.append(credentials)
+        right = credentials.password == b"secret"
+        return succeed(credentials.username if right else None)
+
+    def log_in(self, credentials: Credentials, client: bytes | None = HERE) -> list[bytes | None]:
+        """Return the list that the answer is put into."""
+        answers: list[bytes | None] = []
+        self.guard.check(credentials, client).addCallback(answers.append)
+        return answers
+
+
+def test_the_delay_doubles_with_each_refused_login_of_an_address() -> None:
+    guarded = Guarded()
+    assert guarded.log_in(WRONG) == [None]
+    for delay in (0.25, 0.5, 1, 2, 4, 4, 4):
+        answers = guarded.log_in(WRONG)
+        guarded.clock.advance(delay * 0.99)
+        assert answers == []
+        guarded.clock.advance(delay * 0.02)
+        assert answers == [None]
+
+
+def test_guesses_of_one_address_are_checked_one_at_a_time(lines: list[str]) -> None:
+    guarded = Guarded()
+    for _ in range(3577):
+        guarded.log_in(WRONG)
+    assert len(guarded.asked) == 1
+    guarded.clock.pump([0.05] * 20 * 100)
+    assert 2 + 93 / LONGEST_DELAY < len(guarded.asked) < 5 + 100 / LONGEST_DELAY
+    # One line a minute, with a number and nothing of the client's.
+    refused_at_once = 3577 - 1 - MOST_WAITING
+    assert lines[0] == "logins are refused: 1 since the last such line"
+    assert len(lines) == 2
+    number = int(lines[1].split()[3])
+    assert refused_at_once < number < refused_at_once + 60
+
+
+def test_another_address_does_not_wait() -> None:
+    guarded = Guarded()
+    for _ in range(50):
+        guarded.log_in(WRONG)
+    assert guarded.log_in(RIGHT, THERE) == [b"alice"]
+    assert guarded.log_in(WRONG, None) == [None]
+
+
+def test_right_credentials_that_are_known_do_not_wait_and_open_no_way_for_guesses() -> None:
+    guarded = Guarded()
+    assert guarded.log_in(RIGHT, THERE) == [b"alice"]
+    for _ in range(50):
+        guarded.log_in(WRONG)
+        assert guarded.log_in(RIGHT) == [b"alice"]
+    assert guarded.asked.count(WRONG) == 1
+    assert guarded.log_in(Credentials(b"alices", b"ecret")) == []
+
+
+def test_right_credentials_wait_for_their_turn_only_the_first_time() -> None:
+    guarded = Guarded()
+    guarded.log_in(WRONG)
+    first, second = guarded.log_in(RIGHT), guarded.log_in(RIGHT)
+    assert first == second == []
+    guarded.clock.advance(0.25)
+    assert first == second == [b"alice"]
+    assert guarded.log_in(RIGHT) == [b"alice"]
+
+
+def test_an_address_is_forgotten_after_a_while() -> None:
+    guarded = Guarded()
+    for _ in range(8):
+        guarded.log_in(WRONG)
+        guarded.clock.advance(LONGEST_DELAY)
+    guarded.clock.advance(FORGOTTEN_AFTER + 1)
+    assert guarded.log_in(WRONG) == [None]
+    answers = guarded.log_in(WRONG)
+    guarded.clock.advance(0.25)
+    assert answers == [None]
+
+
+def test_a_client_that_leaves_while_it_waits_is_not_checked() -> None:
+    guarded = Guarded()
+    guarded.log_in(WRONG)
+    waiting = [guarded.guard.check(WRONG, HERE) for _ in range(MOST_WAITING)]
+    assert guarded.log_in(RIGHT) == [None]
+    for one in waiting:
+        one.addErrback(lambda _: None)
+        one.cancel()
+    assert guarded.clock.getDelayedCalls() == []
+    answers = guarded.log_in(RIGHT)
+    guarded.clock.advance(0.25)
+    assert answers == [b"alice"]
+    assert guarded.asked == [WRONG, RIGHT]
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    guarded = Guarded()
+    for number in range(MOST_ADDRESSES + 10):
+        guarded.log_in(WRONG, number.to_bytes(4, "big"))
+        guarded.log_in(Credentials(b"%d" % number, b"secret"), THERE)
+    assert len(guarded.guard._addresses) == MOST_ADDRESSES
+    assert len(guarded.guard._accepted) == MOST_ACCEPTED

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import pytest_twisted
 from twisted.python import usage
 
 from torsocks_tx.limits import Limits
+from torsocks_tx.server.auth import CredAuthenticator
+from torsocks_tx.socks.messages import Credentials
 from torsocks_tx.twistd.options import Options
 from torsocks_tx.twistd.optiontext import FLAG_TEXT, TEXTS
 from torsocks_tx.twistd.tap import make_limits
@@ -103,6 +106,10 @@ MISTAKES = [
     (["--max-connections", "1.5"], ["--max-connections", "'1.5'", "whole number"]),
     (["--auth", "file:/none"], ["--auth", "/none", "user:password"]),
     (["--auth", "bogus"], ["bogus"]),
+    (["--auth", "file"], ["'file'", "file:/path"]),
+    (["--auth", "memory"], ["'memory'", "memory:name:password"]),
+    (["--auth", "memory::secret"], ["memory:name:password"]),
+    (["--auth", "unix"], ["'unix'", "in the clear", "file:/path"]),
     (["--bogus"], ["--bogus"]),
 ]
 
@@ -120,6 +127,29 @@ def test_passwords_open_a_public_listener(tmp_path: Path) -> None:
     passwords.write_text("alice:secret\n")
     options = options_of("--listen", "tcp:1080", "--auth", f"file:{passwords}")
     assert len(options["credCheckers"]) == 1
+
+
+@pytest.mark.parametrize("arguments", [["--help-auth"], ["--help-auth-type", "file"]])
+def test_every_kind_of_checker_that_is_listed_can_be_made(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        options_of(*arguments)
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line[0] == " "]
+    assert listed == ["file:/path", "memory:name:password"]
+    passwords = tmp_path / "passwords"
+    passwords.touch()
+    for kind in (f"file:{passwords}", "memory:name:password"):
+        assert len(options_of("--auth", kind)["credCheckers"]) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_user_on_the_command_line_may_have_colons_in_the_password() -> None:
+    options = options_of("--auth", "memory:alice:se:cret", "--auth", "memory:bob:x")
+    authenticator = CredAuthenticator(options["credCheckers"])
+    assert await authenticator(Credentials(b"alice", b"se:cret")) == b"alice"
+    assert await authenticator(Credentials(b"bob", b"x")) == b"bob"
+    assert await authenticator(Credentials(b"alice", b"se")) is None
 
 
 def test_the_password_of_the_control_port(tmp_path: Path) -> None:

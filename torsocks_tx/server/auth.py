@@ -1,18 +1,35 @@
-"""Real authentication by ``twisted.cred`` checkers, such as ``--auth file:/path`` makes."""
+"""Real authentication: who may log in with which password, and slowing down whoever guesses."""
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
-from typing import Any
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
 
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.credentials import IUsernamePassword
 from twisted.cred.error import UnauthorizedLogin
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredLock, fail, maybeDeferred, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
 from zope.interface import implementer
 
+from torsocks_tx.server.connections import RareWarning
 from torsocks_tx.socks.messages import Credentials
+
+Authenticator = Callable[[Credentials], "Deferred[bytes | None]"]
+"""Checks RFC 1929 credentials: fires with the user's name, or with None for a refusal."""
+
+FIRST_DELAY, LONGEST_DELAY = 0.25, 4.0
+"""Seconds until an address may try again after its first refused login, and after many."""
+
+FORGOTTEN_AFTER = 600.0
+"""Seconds without a refused login, after which an address begins anew."""
+
+MOST_ADDRESSES, MOST_WAITING, MOST_ACCEPTED = 4096, 100, 4096
+"""Addresses that are remembered, logins of one that may wait, and logins known to be right."""
 
 
 @implementer(IUsernamePassword)
@@ -27,6 +44,105 @@ class ConstantTimePassword:
         """Whether this is the password, given as text or bytes."""
         known = password.encode("utf-8") if isinstance(password, str) else bytes(password)
         return hmac.compare_digest(known, self.password)
+
+
+def _find_user(passwords: Mapping[bytes, bytes], credentials: Any) -> Deferred[Any]:
+    """Fire with the user's name or ``UnauthorizedLogin``; an unknown name takes as much work."""
+    known = passwords.get(credentials.username)
+    if not credentials.checkPassword(known or b"") or known is None:
+        return fail(UnauthorizedLogin())
+    return succeed(credentials.username)
+
+
+@implementer(ICredentialsChecker)
+class PasswordTable:
+    """A checker of names and passwords that are given to it as bytes."""
+
+    credentialInterfaces = (IUsernamePassword,)
+
+    def __init__(self, passwords: Mapping[bytes, bytes]) -> None:
+        self._passwords = passwords
+
+    def requestAvatarId(self, credentials: Any) -> Deferred[Any]:
+        """Fire with the user's name, or with ``UnauthorizedLogin``."""
+        return _find_user(self._passwords, credentials)
+
+
+@implementer(ICredentialsChecker)
+class PasswordFile:
+    """A checker for a file with lines of ``name:password``; the password may hold colons.
+
+    The file is read at the first login and again when it has changed. While it cannot be read,
+    nobody is let in. Of two lines with one name the first counts.
+    """
+
+    credentialInterfaces = (IUsernamePassword,)
+    _log = Logger()
+
+    def __init__(self, filename: str) -> None:
+        self.filename = filename
+        self._passwords: Mapping[bytes, bytes] = {}
+        self._state: object = None
+
+    def requestAvatarId(self, credentials: Any) -> Deferred[Any]:
+        """Fire with the user's name, or with ``UnauthorizedLogin``."""
+        self._read()
+        return _find_user(self._passwords, credentials)
+
+    def _read(self) -> None:
+        try:
+            status = os.stat(self.filename)
+            state: object = (status.st_mtime_ns, status.st_size, status.st_ino)
+            if state != self._state:
+                with open(self.filename, "rb") as file:
+                    self._passwords = _parse_passwords(file.read())
+        except OSError as error:
+            self._passwords, state = {}, error.errno
+            if state != self._state:
+                text = "cannot read the password file {path}: {reason}; nobody can log in"
+                self._log.error(text, path=self.filename, reason=error.strerror)
+        self._state = state
+
+
+def _parse_passwords(content: bytes) -> dict[bytes, bytes]:
+    passwords: dict[bytes, bytes] = {}
+    for line in content.split(b"\n"):
+        name, colon, password = line.removesuffix(b"\r").partition(b":")
+        if colon:
+            passwords.setdefault(name, password)
+    return passwords
+
+
+def _file(argument: str) -> ICredentialsChecker:
+    if not argument:
+        raise ValueError("write file:/path, a file with lines of name:password")
+    return PasswordFile(argument)
+
+
+def _memory(argument: str) -> ICredentialsChecker:
+    name, colon, password = os.fsencode(argument).partition(b":")
+    if not (name and colon):
+        raise ValueError("write memory:name:password")
+    return PasswordTable({name: password})
+
+
+def _unix(argument: str) -> NoReturn:
+    raise ValueError(
+        "SOCKS sends passwords in the clear, so those of this machine's accounts are not taken;"
+        " write file:/path"
+    )
+
+
+OWN_CHECKERS: Mapping[str, Callable[[str], ICredentialsChecker]] = {
+    "file": _file,
+    "memory": _memory,
+    "unix": _unix,
+}
+"""What makes the checker of each kind of ``--auth``; ValueError says how to fix its argument."""
+
+AUTH_TEXT = """What --auth takes; it may be given more than once, and one that agrees is enough:
+  file:/path             a file with lines of name:password, read again when it changes
+  memory:name:password   one user; others on this machine can see it in the list of processes"""
 
 
 class CredAuthenticator:
@@ -48,3 +164,96 @@ class CredAuthenticator:
                 continue
             return avatar if isinstance(avatar, bytes) else str(avatar).encode("utf-8")
         return None
+
+
+class _Address:
+    """An address from which a login was refused; the next one waits until ``free_at``."""
+
+    def __init__(self) -> None:
+        self.refused = 0
+        self.free_at = 0.0
+        self.waiting = 0
+        self.lock = DeferredLock()
+
+
+class LoginGuard:
+    """Asks an authenticator, and slows down addresses whose logins are refused.
+
+    The logins of such an address are checked one at a time, each after a delay that doubles with
+    every refusal up to ``LONGEST_DELAY``. Credentials that were right before are checked at once,
+    so that nobody waits for others behind the same address.
+    """
+
+    _log = Logger()
+
+    def __init__(self, authenticator: Authenticator, clock: IReactorTime) -> None:
+        self._authenticator = authenticator
+        self._clock = clock
+        self._secret = os.urandom(32)
+        self._addresses: dict[bytes | None, _Address] = {}
+        self._accepted: dict[bytes, None] = {}
+        text = "logins are refused: {count} since the last such line"
+        self._warning = RareWarning(self._log, text, clock.seconds)
+
+    def check(self, credentials: Credentials, client: bytes | None) -> Deferred[bytes | None]:
+        """Fire with the user's name, or None; ``client`` is the ``client_network``."""
+        length = len(credentials.username).to_bytes(4, "big")
+        message = length + credentials.username + credentials.password
+        proof = hmac.digest(self._secret, message, "sha256")
+        address = self._addresses.get(client)
+        if address is None or proof in self._accepted:
+            return self._ask(credentials, client, proof)
+        if address.waiting >= MOST_WAITING:
+            self._warning.note()
+            return succeed(None)
+        address.waiting += 1
+        checking: Deferred[bytes | None] = address.lock.run(
+            self._ask_later, address, credentials, client, proof
+        )
+        return checking.addBoth(self._waited, address)
+
+    def _waited(self, outcome: Any, address: _Address) -> Any:
+        address.waiting -= 1
+        return outcome
+
+    def _ask_later(
+        self, address: _Address, credentials: Credentials, client: bytes | None, proof: bytes
+    ) -> Deferred[bytes | None]:
+        pause = address.free_at - self._clock.seconds()
+        if pause <= 0 or proof in self._accepted:
+            return self._ask(credentials, client, proof)
+        waiting = deferLater(self._clock, pause, lambda: None)
+        return waiting.addCallback(lambda _: self._ask(credentials, client, proof))
+
+    def _ask(
+        self, credentials: Credentials, client: bytes | None, proof: bytes
+    ) -> Deferred[bytes | None]:
+        asking = maybeDeferred(self._authenticator, credentials)
+        return asking.addCallback(self._judge, client, proof)
+
+    def _judge(self, avatar: bytes | None, client: bytes | None, proof: bytes) -> bytes | None:
+        if avatar is None:
+            self._accepted.pop(proof, None)
+            self._note_refusal(client)
+            self._warning.note()
+        else:
+            _remember(self._accepted, proof, None, MOST_ACCEPTED)
+        return avatar
+
+    def _note_refusal(self, client: bytes | None) -> None:
+        now = self._clock.seconds()
+        address = self._addresses.pop(client, None)
+        if address is None or now - address.free_at > FORGOTTEN_AFTER:
+            address = _Address()
+        address.refused += 1
+        delay = FIRST_DELAY * 2 ** min(address.refused - 1, 16)
+        address.free_at = now + min(delay, LONGEST_DELAY)
+        _remember(self._addresses, client, address, MOST_ADDRESSES)
+
+
+def _remember(table: dict[Any, Any], key: object, value: object, most: int) -> None:
+    """Put an entry into a table, and drop the oldest one where there are too many."""
+    table.pop(key, None)
+    table[key] = value
+    if len(table) > most:
+        del table[next(iter(table))]

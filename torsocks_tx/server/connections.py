@@ -28,7 +28,7 @@ SILENCE = 5.0
 """Seconds without a byte to a client that has closed its sending side, before it makes room."""
 
 WARNING_PAUSE = 60.0
-"""Seconds between two warnings that clients are turned away."""
+"""Seconds between two warnings of one kind."""
 
 _IPV6_NETWORK = 8
 _THIS_MACHINE = frozenset({packed_ip("127.0.0.1"), packed_ip("::1")[:_IPV6_NETWORK]})
@@ -54,6 +54,25 @@ def client_network(address: IAddress | None) -> bytes | None:
     except ValueError:
         return None
     return packed if packed is None or len(packed) == 4 else packed[:_IPV6_NETWORK]
+
+
+class RareWarning:
+    """A warning that is logged at most once a minute, with the ``count`` of what it tells of."""
+
+    def __init__(self, log: Logger, text: str, seconds: Callable[[], float]) -> None:
+        self._log = log
+        self._text = text
+        self._seconds = seconds
+        self._count = 0
+        self._last: float | None = None
+
+    def note(self, **fields: object) -> None:
+        """Count one event, and log it if there was no line within the last minute."""
+        self._count += 1
+        now = self._seconds()
+        if self._last is None or now - self._last >= WARNING_PAUSE:
+            self._log.warn(self._text, count=self._count, **fields)
+            self._last, self._count = now, 0
 
 
 class Connection(Protocol):
@@ -123,7 +142,8 @@ class ConnectionLimiter:
         self._all = _Group(most)
         self._clients: dict[bytes, tuple[_Group, ...]] = {}
         self._groups: dict[Connection, tuple[_Group, ...]] = {}
-        self._last_warning = -WARNING_PAUSE
+        text = "{most} {whose} are connected: more are turned away"
+        self._warning = RareWarning(self._log, text, seconds)
 
     def __len__(self) -> int:
         """How many clients there are."""
@@ -133,7 +153,8 @@ class ConnectionLimiter:
         """Whether one more may come from this ``client_network``; room is made where possible."""
         for group in reversed(self._groups_of(client)):
             if group.is_full and not self._make_room(group):
-                self._warn(group)
+                whose = "clients" if group is self._all else "clients of one address"
+                self._warning.note(most=group.most, whose=whose)
                 return False
         return True
 
@@ -147,14 +168,6 @@ class ConnectionLimiter:
         self.leave(connection)
         connection.reset()
         return True
-
-    def _warn(self, group: _Group) -> None:
-        now = self._seconds()
-        if now - self._last_warning >= WARNING_PAUSE:
-            self._last_warning = now
-            whose = "clients" if group is self._all else "clients of one address"
-            text = "{most} {whose} are connected: more are turned away"
-            self._log.warn(text, most=group.most, whose=whose)
 
     def join(self, connection: Connection, client: bytes | None = None) -> None:
         """Count a connection of this ``client_network``, which has made no request yet."""

@@ -9,12 +9,12 @@ different factories never share a circuit, unless their policies name the same s
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
@@ -23,6 +23,7 @@ from torsocks_tx.interfaces import IBackend
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolation, Isolator, is_for_exit, isolation_key
 from torsocks_tx.policy.listener import ListenerPolicy
+from torsocks_tx.server.auth import Authenticator, LoginGuard
 from torsocks_tx.server.connections import ConnectionLimiter, client_network
 from torsocks_tx.server.owner import Served
 from torsocks_tx.server.protocol import SOCKS4Protocol, SOCKS5Protocol, SOCKSProtocol
@@ -32,9 +33,6 @@ from torsocks_tx.socks.extended import ExtendedRules, KeyHandler, standard_keys
 from torsocks_tx.socks.messages import Credentials, Request
 from torsocks_tx.socks.replies import Audience
 from torsocks_tx.socks.server_options import HandshakeOptions
-
-Authenticator = Callable[[Credentials], "Deferred[bytes | None]"]
-"""Checks RFC 1929 credentials: fires with the user's name, or with None for a refusal."""
 
 _listener_numbers = itertools.count(1)
 _isolator = Isolator()
@@ -81,7 +79,7 @@ class SOCKSFactory(Factory):
         self.clock = clock
         self.debugging = debugging
         self.connections: set[Served] = set()
-        self._authenticator = authenticator
+        self._guard = LoginGuard(authenticator, clock) if authenticator is not None else None
         self._tells_clients_apart = tells_clients_apart
         self._listener = listener or f"listener-{next(_listener_numbers)}"
         self._isolator = isolator or _isolator
@@ -125,7 +123,7 @@ class SOCKSFactory(Factory):
         return HandshakeOptions(
             versions,
             prefer_no_auth=policy.role is Role.TOR and indifferent,
-            require_auth=self._authenticator is not None,
+            require_auth=self._guard is not None,
             extended=self._extended,
             role=policy.role,
         )
@@ -135,7 +133,7 @@ class SOCKSFactory(Factory):
         if not policy.extended_auth:
             return None
         isolates = policy.role is Role.TOR and policy.isolation.socks_auth
-        standard = standard_keys(isolates=isolates, authenticates=self._authenticator is not None)
+        standard = standard_keys(isolates=isolates, authenticates=self._guard is not None)
         return ExtendedRules(
             {**standard, **keys},
             policy.extended_errors,
@@ -143,11 +141,10 @@ class SOCKSFactory(Factory):
             self.limits.extended_bytes,
         )
 
-    def authenticate(self, credentials: Credentials) -> Deferred[bytes | None]:
-        """Ask the authenticator; without one nobody is refused."""
-        if self._authenticator is None:
-            return succeed(None)
-        return maybeDeferred(self._authenticator, credentials)
+    def authenticate(self, credentials: Credentials, client: IAddress) -> Deferred[bytes | None]:
+        """Ask the authenticator whether the client may log in."""
+        assert self._guard is not None, "the handshake of a listener that asks for passwords"
+        return self._guard.check(credentials, client_network(client))
 
     def admit(self, request: Request, peer: IAddress) -> Isolation:
         """Judge a request, and say which streams it may share circuits with. Raises ``Refused``."""

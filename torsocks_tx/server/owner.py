@@ -40,7 +40,7 @@ class Owner(Protocol):
     def handshake_options(self, versions: frozenset[Version]) -> HandshakeOptions:
         """What a handshake of these versions accepts."""
 
-    def authenticate(self, credentials: Credentials) -> Deferred[bytes | None]:
+    def authenticate(self, credentials: Credentials, client: IAddress) -> Deferred[bytes | None]:
         """Fire with the user's name, or None for a refusal."""
 
     def admit(self, request: Request, peer: IAddress) -> Isolation:

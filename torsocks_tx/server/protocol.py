@@ -179,7 +179,8 @@ class SOCKSProtocol(Protocol):
     def _authenticate(self, credentials: Credentials) -> None:
         self.state = State.AUTHENTICATING
         self.transport.pauseProducing()
-        checking = self._authentication = self.factory.authenticate(credentials)
+        checking = self.factory.authenticate(credentials, self.transport.getPeer())
+        self._authentication = checking
         # The answer may be there already: then it is acted on from inside these calls.
         checking.addCallback(self._authenticated)
         checking.addErrback(self._authentication_failed)

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from twisted.cred.credentials import IUsernamePassword
-from twisted.cred.strcred import AuthOptionMixin
+from twisted.cred.strcred import AuthOptionMixin, findCheckerFactories
 from twisted.internet.endpoints import clientFromString, serverFromString
 from twisted.python import usage
 
 from torsocks_tx.limits import RENDEZVOUS_TIMEOUT
+from torsocks_tx.server.auth import AUTH_TEXT, OWN_CHECKERS
 from torsocks_tx.twistd.listen import (
     DEFAULT,
     INHERITABLE,
@@ -113,11 +114,31 @@ class Options(usage.Options, AuthOptionMixin):
 
     def opt_auth(self, description: str) -> None:
         """Ask for user names and passwords, as file:/path checks them (see --help-auth)."""
+        kind, _, argument = description.partition(":")
         try:
-            super().opt_auth(description)
-        except usage.UsageError as error:
+            if kind in OWN_CHECKERS:
+                self.addChecker(OWN_CHECKERS[kind](argument))
+            else:
+                super().opt_auth(description)
+        except (ValueError, usage.UsageError) as error:
             mend = "--help-auth lists what there is"
             raise usage.UsageError(f"--auth {description!r}: {error}; {mend}") from None
+
+    def opt_help_auth(self) -> None:
+        """List what --auth takes."""
+        others = [
+            f"  {plugin.authType}:{plugin.argStringFormat}"
+            for plugin in findCheckerFactories()
+            if plugin.authType not in OWN_CHECKERS and self.supportsCheckerFactory(plugin)
+        ]
+        print("\n".join([AUTH_TEXT, *others]))
+        raise SystemExit(0)
+
+    def opt_help_auth_type(self, kind: str) -> None:
+        """Describe one kind of --auth."""
+        if kind in OWN_CHECKERS:
+            self.opt_help_auth()
+        super().opt_help_auth_type(kind)
 
     def opt_tor_option(self, text: str) -> None:
         """A line for the launched tor's torrc, "Name value" (may be given more than once)."""
