@@ -49,7 +49,7 @@ def test_advice() -> None:
 
 
 def test_the_lists_are_complete() -> None:
-    others = {errors.TorDown, errors.Fault}
+    others = {errors.TorDown, errors.Busy, errors.Fault}
     assert {*PLAIN, *ONION, *HIDDEN_SERVICE, *TRANSPORT, *others} == set(all_refusals())
 
 

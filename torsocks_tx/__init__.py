@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torsocks_tx.backends.direct import DirectBackend
     from torsocks_tx.backends.endpoint import EndpointBackend
     from torsocks_tx.backends.memory import MemoryBackend
+    from torsocks_tx.backends.names import NameResolver
     from torsocks_tx.backends.tor.backend import TorBackend
     from torsocks_tx.backends.tor.fixed import FixedSupply
     from torsocks_tx.backends.tor.launched import LaunchedSupply
@@ -60,6 +61,7 @@ __all__ = [
     "Limits",
     "ListenerPolicy",
     "MemoryBackend",
+    "NameResolver",
     "OnionWitness",
     "PasswordFile",
     "Refused",
@@ -86,6 +88,7 @@ _HOMES = {
     "DirectBackend": "backends.direct",
     "EndpointBackend": "backends.endpoint",
     "MemoryBackend": "backends.memory",
+    "NameResolver": "backends.names",
     "FixedSupply": "backends.tor.fixed",
     "LaunchedSupply": "backends.tor.launched",
     "RunningSupply": "backends.tor.running",

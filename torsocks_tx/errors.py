@@ -81,6 +81,10 @@ class Fault(GeneralFailure):
     """The server has a fault; its log has the details."""
 
 
+class Busy(GeneralFailure):
+    """The server has too much to do at the moment."""
+
+
 class NotAllowed(Refused):
     """The rules of this server, or of the exit relay, do not allow the connection."""
 

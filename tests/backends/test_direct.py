@@ -9,61 +9,57 @@ import errno
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.endpoints import TCP6ServerEndpoint
-from twisted.internet.interfaces import IHostnameResolver
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogEvent
-from zope.interface import implementer
+from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from tests.backends.ends import Receiver
 from tests.support.ground import Ground, WatchedServer
-from tests.support.peers import GRANTED, PeerFactory, Watcher, named, refused, turn
+from tests.support.peers import GRANTED, PeerFactory, Watcher, named, refused
 from tests.support.relaying import ISOLATION, REQUEST
-from torsocks_tx.backends.direct import DirectBackend
-from torsocks_tx.errors import Refused
+from torsocks_tx.backends import direct
+from torsocks_tx.backends.direct import DirectBackend, is_own
+from torsocks_tx.backends.names import NameResolver
+from torsocks_tx.errors import HostUnreachable, Refused
 from torsocks_tx.interfaces import IBackend
 
 PUBLIC = "93.184.216.34"
 PUBLIC_6 = "2606:2800:220:1:248:1893:25c8:1946"
 
 
-@implementer(IHostnameResolver)
-class Elsewhere(Watcher):
-    """The reactor in a world of few names; ``dialled`` notes what is connected to, ``looked_up``
-    what is asked. Public addresses lead to this machine, and nothing leaves it."""
+class Elsewhere(Watcher, NameResolver):
+    """A world of few names; ``dialled`` notes what is connected to, ``looked_up`` what is asked.
+
+    Public addresses lead to this machine, and nothing leaves it.
+    """
 
     def __init__(self, names: dict[str, list[str]] | None = None) -> None:
         super().__init__()
         self.names = names or {}
         self.dialled: list[str] = []
         self.looked_up: list[str] = []
-        self.held = False
-        self.release: Any = None
-        self.nameResolver = self
+        self.waiting: list[Deferred[list[str]]] | None = None
         self._sockets: list[socket.socket] = []
 
-    def resolveHostName(self, receiver: Any, name: str, *rest: object) -> object:
+    def addresses(self, name: str) -> Deferred[list[str]]:
         self.looked_up.append(name)
-        receiver.resolutionBegan(None)
+        if self.waiting is not None:
+            self.waiting.append(Deferred())
+            self.notice()
+            return self.waiting[-1]
+        found = self.names.get(name)
+        return fail(HostUnreachable("no address")) if found is None else succeed(found)
 
-        def answer() -> None:
-            for host in self.names.get(name, []):
-                kind = IPv6Address if ":" in host else IPv4Address
-                receiver.addressResolved(kind("TCP", host, 0))
-            receiver.resolutionComplete()
-
-        self.release = answer
-        if not self.held:
-            reactor.callLater(0, answer)
-        self.notice()
-        return receiver
+    def name_of(self, ip: str) -> Deferred[str]:
+        return self.addresses(ip).addCallback(lambda names: names[0])
 
     def connect(self, sock: socket.socket, address: Any) -> int:
         host = address[0]
@@ -72,9 +68,6 @@ class Elsewhere(Watcher):
             self.dialled.append(host)
         local = host if host.startswith("127.") or host == "::1" else "127.0.0.1"
         return sock.connect_ex((local, *address[1:]))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(reactor, name)
 
 
 @pytest_twisted.async_yield_fixture
@@ -91,9 +84,10 @@ class Site:
     def __init__(self, ground: Ground, world: Elsewhere, allow_internal: bool) -> None:
         self.ground = ground
         self.origin = PeerFactory()
-        self.server = WatchedServer(
-            DirectBackend(world, allow_internal=allow_internal, connect=world.connect)
+        backend = DirectBackend(
+            reactor, allow_internal=allow_internal, resolver=world, connect=world.connect
         )
+        self.server = WatchedServer(backend)
         self.port = 0
         self._endpoint: Any = None
 
@@ -115,12 +109,51 @@ async def test_an_internal_address_is_refused(ground: Ground, host: str) -> None
     assert (world.dialled, world.looked_up) == ([], [])
 
 
+@pytest.mark.parametrize("command", [1, 0xF0])
 @pytest.mark.parametrize("answers", [["127.0.0.1"], ["10.0.0.1", "fe80::1"], ["64:ff9b::7f00:1"]])
 @pytest_twisted.ensureDeferred
-async def test_so_is_a_name_that_leads_to_one(ground: Ground, answers: list[str]) -> None:
+async def test_a_name_of_internal_addresses_is_not_found(
+    ground: Ground, answers: list[str], command: int
+) -> None:
     world = Elsewhere({"inside.example": answers})
-    assert await Site(ground, world, False).ask("inside.example") == refused(2)
-    assert world.looked_up == ["inside.example"]
+    site = Site(ground, world, False)
+    assert await site.ask("inside.example", command) == refused(4)
+    assert await site.ask("nowhere.example", command) == refused(4)
+    assert world.looked_up == ["inside.example", "nowhere.example"]
+    assert world.dialled == []
+
+
+@pytest.mark.parametrize("nonlocal_bind", [False, True])
+def test_addresses_of_this_machine_are_its_own(
+    monkeypatch: pytest.MonkeyPatch, nonlocal_bind: bool
+) -> None:
+    if nonlocal_bind:
+        monkeypatch.setattr(direct, "_can_bind", lambda host: True)
+    assert is_own("127.0.0.1")
+    assert is_own("::1")
+    assert is_own("127.1.2.3") is not nonlocal_bind
+    assert not is_own(PUBLIC)
+    assert not is_own(PUBLIC_6)
+
+
+def test_any_address_may_be_our_own_where_no_socket_is_left_to_ask(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_socket(*_: object) -> NoReturn:
+        raise OSError(errno.EMFILE, "no descriptor")
+
+    monkeypatch.setattr(socket, "socket", no_socket)
+    assert is_own(PUBLIC)
+
+
+@pytest.mark.parametrize(("host", "code"), [("127.0.0.1", 2), ("me.example", 4)])
+@pytest_twisted.ensureDeferred
+async def test_a_public_address_of_this_machine_is_refused(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, host: str, code: int
+) -> None:
+    monkeypatch.setattr(direct, "is_internal", lambda host: False)
+    world = Elsewhere({"me.example": ["127.0.0.1"]})
+    assert await Site(ground, world, False).ask(host) == refused(code)
     assert world.dialled == []
 
 
@@ -183,13 +216,6 @@ async def test_a_name_without_addresses_is_04(ground: Ground, command: int) -> N
     assert world.dialled == []
 
 
-@pytest_twisted.ensureDeferred
-async def test_so_is_one_that_the_resolver_could_not_write_down(ground: Ground) -> None:
-    world = Elsewhere()
-    assert await Site(ground, world, True).ask("a" * 64 + ".example") == refused(4)
-    assert world.looked_up == []
-
-
 @pytest.mark.parametrize("command", [1, 0xF0])
 @pytest_twisted.ensureDeferred
 async def test_an_onion_name_is_never_looked_up(ground: Ground, command: int) -> None:
@@ -199,24 +225,28 @@ async def test_an_onion_name_is_never_looked_up(ground: Ground, command: int) ->
     assert (world.dialled, world.looked_up) == ([], [])
 
 
+@pytest.mark.parametrize("command", [1, 0xF0, 0xF1])
 @pytest_twisted.ensureDeferred
-async def test_a_client_that_goes_while_its_name_is_looked_up(ground: Ground) -> None:
-    world = Elsewhere({"slow.example": ["127.0.0.1"]})
-    world.held = True
+async def test_the_look_up_of_a_client_that_leaves_is_cancelled(
+    ground: Ground, command: int
+) -> None:
+    world = Elsewhere()
+    world.waiting = []
     site = Site(ground, world, True)
     client = await ground.client(site.server)
-    client.send(b"\5\1\0" + named("slow.example", 80))
-    await world.until(lambda: world.looked_up == ["slow.example"])
+    client.send(b"\5\1\0" + named("slow.example" if command != 0xF1 else PUBLIC, 80, command))
+    await world.until(lambda: bool(world.waiting))
     client.reset()
     await site.server.emptied()
-    world.release()
-    await turn()
+    cancelled: list[Failure] = []
+    world.waiting[0].addErrback(cancelled.append)
+    assert world.waiting[0].called
     assert world.dialled == []
 
 
 def test_an_address_that_does_not_answer_is_left_after_ten_seconds() -> None:
-    world: Any = MemoryReactorClock()
-    world.nameResolver = Elsewhere({REQUEST.address.host: [PUBLIC, PUBLIC_6]})
+    clock: Any = MemoryReactorClock()
+    world = Elsewhere({REQUEST.address.host: [PUBLIC, PUBLIC_6]})
     dialled: list[Any] = []
 
     def connect(sock: socket.socket, address: Any) -> int:
@@ -224,33 +254,31 @@ def test_an_address_that_does_not_answer_is_left_after_ten_seconds() -> None:
         return errno.EINPROGRESS
 
     receiver = Receiver()
-    world.nameResolver.held = True
-    stream = DirectBackend(world, connect=connect).open(REQUEST, ISOLATION, receiver)
-    assert world.getDelayedCalls() == []
-    world.nameResolver.release()
-    world.advance(9.9)
-    assert dialled == [(PUBLIC, 80)] * 2
-    world.advance(0.1)
-    assert dialled[2:] == [(PUBLIC_6, 80)] * 2
+    backend = DirectBackend(clock, resolver=world, connect=connect)
+    stream = backend.open(REQUEST, ISOLATION, receiver)
+    clock.advance(0)
+    clock.advance(9.9)
+    assert {address for address, _ in dialled} == {PUBLIC}
+    clock.advance(0.1)
+    assert {address for address, _ in dialled} == {PUBLIC, PUBLIC_6}
     # The last one may take as long as the server's own deadline lets it.
-    assert world.getDelayedCalls() == []
+    assert clock.getDelayedCalls() == []
     assert receiver.heard == []
-    assert len(world.getWriters()) == 1
+    assert len(clock.getWriters()) == 1
     stream.abort()
-    assert world.getWriters() == []
+    assert clock.getWriters() == []
 
 
-@pytest_twisted.ensureDeferred
-async def test_a_fault_of_the_resolver_is_logged(logged_failures: list[LogEvent]) -> None:
-    world: Any = MemoryReactorClock()
+def test_a_fault_of_the_resolver_is_logged(logged_failures: list[LogEvent]) -> None:
+    clock: Any = MemoryReactorClock()
 
-    class Broken:
-        def resolveHostName(self, *_: object) -> None:
+    class Broken(Elsewhere):
+        def addresses(self, name: str) -> NoReturn:
             raise ZeroDivisionError
 
-    world.nameResolver = Broken()
     receiver = Receiver()
-    DirectBackend(world).open(REQUEST, ISOLATION, receiver)
+    DirectBackend(clock, resolver=Broken()).open(REQUEST, ISOLATION, receiver)
+    clock.advance(0)
     [reason] = receiver.heard
     assert isinstance(reason, Refused)
     assert logged_failures.pop()["log_failure"].check(ZeroDivisionError)
@@ -271,36 +299,28 @@ class TestLookUps:
         assert reply == b"\5\0\0\4" + socket.inet_pton(socket.AF_INET6, PUBLIC_6) + b"\0\0"
 
     @pytest_twisted.ensureDeferred
-    async def test_resolve_tells_nothing_of_the_inside(self, ground: Ground) -> None:
-        world = Elsewhere({"inside.example": ["10.0.0.1"]})
-        assert await Site(ground, world, False).ask("inside.example", 0xF0) == refused(2)
-
-    @pytest_twisted.ensureDeferred
-    async def test_resolve_ptr(self, ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
-        asked: list[object] = []
-
-        def getnameinfo(address: object, flags: int) -> tuple[str, str]:
-            asked.append((address, flags))
-            return "dns.google", "0"
-
-        monkeypatch.setattr(socket, "getnameinfo", getnameinfo)
-        site = Site(ground, Elsewhere(), False)
+    async def test_resolve_ptr(self, ground: Ground) -> None:
+        world = Elsewhere({"8.8.8.8": ["dns.google"]})
+        site = Site(ground, world, False)
         reply = await site.ask("8.8.8.8", 0xF1)
         assert reply + await site.client.take(7) == b"\5\0\0\3\x0adns.google\0\0"
-        assert asked == [(("8.8.8.8", 0), socket.NI_NAMEREQD)]
+        assert await site.ask("8.8.4.4", 0xF1) == refused(4)
         assert await site.ask("10.0.0.1", 0xF1) == refused(2)
-        assert len(asked) == 1
+        assert world.looked_up == ["8.8.8.8", "8.8.4.4"]
 
-    @pytest_twisted.ensureDeferred
-    async def test_resolve_ptr_of_nobody(
-        self, ground: Ground, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def getnameinfo(address: object, flags: int) -> tuple[str, str]:
-            raise socket.gaierror(socket.EAI_NONAME, "no name")
 
-        monkeypatch.setattr(socket, "getnameinfo", getnameinfo)
-        assert await Site(ground, Elsewhere(), False).ask("8.8.8.8", 0xF1) == refused(4)
+@pytest.mark.parametrize(
+    ("flags", "order"),
+    [
+        ((), [PUBLIC, PUBLIC_6]),
+        (("PreferIPv6",), [PUBLIC_6, PUBLIC]),
+        (("NoIPv4Traffic",), [PUBLIC_6]),
+        (("NoIPv6Traffic",), [PUBLIC]),
+    ],
+)
+def test_flags_choose_among_addresses(flags: tuple[str, ...], order: list[str]) -> None:
+    assert direct._chosen([PUBLIC_6, PUBLIC], frozenset(flags)) == order
 
 
 def test_interface() -> None:
-    assert verifyObject(IBackend, DirectBackend(Elsewhere()))
+    assert verifyObject(IBackend, DirectBackend(reactor))

@@ -20,6 +20,7 @@ from tests.support.ground import Ground, WatchedServer
 from tests.support.peers import named, refused
 from tests.support.rows import rows
 from torsocks_tx.backends.direct import DirectBackend
+from torsocks_tx.backends.names import NameResolver
 
 ONION = "duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswzczad.onion"
 
@@ -27,8 +28,8 @@ ONION = "duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswzczad.onion"
 class Lookups(list[str]):
     """The names that somebody tried to look up on this machine."""
 
-    def catch(self, name: object, *rest: object, **more: object) -> NoReturn:
-        self.append(str(name))
+    def catch(self, *names: object, **more: object) -> NoReturn:
+        self.append(str(names[-1] if isinstance(names[0], NameResolver) else names[0]))
         raise AssertionError("a name was looked up")
 
 
@@ -47,6 +48,8 @@ def lookups(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lookups]:
     for function in ("gethostbyaddr", "getnameinfo", "getfqdn"):
         monkeypatch.setattr(socket, function, lookups.catch)
     monkeypatch.setattr(reactor, "resolve", lookups.catch)
+    for method in ("addresses", "name_of"):
+        monkeypatch.setattr(NameResolver, method, lookups.catch)
     previous = reactor.installNameResolver(Trap(lookups))
     yield lookups
     reactor.installNameResolver(previous)

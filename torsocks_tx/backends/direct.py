@@ -2,89 +2,129 @@
 
 Never a fall-back for tor. Unless ``allow_internal`` says otherwise, an address is judged after its
 look-up, and the very address that was judged is connected to: loopback, link-local, private, shared
-(CGNAT) and every other address that is not of the public Internet is refused.
+(CGNAT), every other address that is not of the public Internet, and this machine's own are refused.
 """
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, fail
-from twisted.internet.interfaces import IAddress, IHostResolution, IResolutionReceiver
-from twisted.internet.threads import deferToThreadPool
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from torsocks_tx.backends.names import NameResolver
 from torsocks_tx.client.stream import Stream
-from torsocks_tx.errors import HostUnreachable, NotAllowed, Refused
+from torsocks_tx.errors import HostUnreachable, NetworkUnreachable, NotAllowed, Refused
 from torsocks_tx.interfaces import IBackend, IReceiver
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.relay.connector import Connect, Target
 from torsocks_tx.socks.constants import AddressType
 from torsocks_tx.socks.messages import Address, Request
 
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# IANA's IPv4 Special-Purpose Address Registry, whole, and multicast. Its few anycast blocks that
+# are "globally reachable" lead to whoever is nearest, which may be the local network.
+_SPECIAL_IPV4 = tuple(
+    ipaddress.IPv4Network(block)
+    for block in (
+        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16"),
+        *("172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24"),
+        *("192.88.99.0/24", "192.168.0.0/16", "192.175.48.0/24", "198.18.0.0/15"),
+        *("198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
+    )
+)
+# What IPv6 addresses may be public at all, and what IANA's IPv6 Special-Purpose Address Registry
+# has inside: all but 6to4 and Teredo, which are judged by the IPv4 addresses in them.
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+_SPECIAL_IPV6 = tuple(
+    ipaddress.IPv6Network(block)
+    for block in ("2001::/23", "2001:db8::/32", "2620:4f:8000::/48", "3fff::/20")
+)
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_ISATAP = (0x00005EFE, 0x02005EFE)
 
 
 def is_internal(host: str) -> bool:
     """Whether this IP address is not one of the public Internet.
 
-    IPv4 addresses inside IPv6 ones (mapped, 6to4, Teredo, NAT64) are judged as what they stand for.
+    IPv4 addresses inside IPv6 ones (mapped, 6to4, Teredo, NAT64, ISATAP) are judged as what they
+    stand for.
     """
     ip = ipaddress.ip_address(host.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        inner = [ip.ipv4_mapped, ip.sixtofour, *(ip.teredo or ())]
-        if ip in _NAT64:
-            inner.append(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF))
-        if any(v4 is not None and is_internal(str(v4)) for v4 in inner):
-            return True
-        if ip.ipv4_mapped is not None or ip in _NAT64:
-            return False
-        # Python counts the rest of the space, which nobody has been given, as global.
-        if ip not in _GLOBAL_UNICAST:
-            return True
-    return not ip.is_global or ip.is_multicast or ip.is_unspecified
+    if isinstance(ip, ipaddress.IPv4Address):
+        return any(ip in block for block in _SPECIAL_IPV4)
+    inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    if ip.ipv4_mapped is not None or ip in _NAT64:
+        return is_internal(str(inner))
+    embedded = [ip.sixtofour, *(ip.teredo or ())]
+    if int(ip) >> 32 & 0xFFFFFFFF in _ISATAP:
+        embedded.append(inner)
+    if any(v4 is not None and is_internal(str(v4)) for v4 in embedded):
+        return True
+    special = ip.teredo is None and any(ip in block for block in _SPECIAL_IPV6)
+    return special or ip not in _GLOBAL_UNICAST
 
 
-@implementer(IResolutionReceiver)
-class _Collector:
-    """Gathers the answers of Twisted's name resolver."""
+def is_own(host: str) -> bool:
+    """Whether this IP address is one of this machine, so that both ends of a connection are here.
 
-    def __init__(self) -> None:
-        self.done: Deferred[list[str]] = Deferred()
-        self._hosts: list[str] = []
+    Only such an address can be bound to, unless the system allows any (``ip_nonlocal_bind``): then
+    it is one if it would also be the source of what is sent to it. Nothing is sent.
+    """
+    if not _can_bind(host):
+        return False
+    nobodys = "2001:db8::1" if ":" in host else "192.0.2.1"
+    return not _can_bind(nobodys) or _reaches_itself(host)
 
-    def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
-        """Nothing to do yet."""
 
-    def addressResolved(self, address: IAddress) -> None:
-        """One answer."""
-        self._hosts.append(getattr(address, "host"))  # noqa: B009
+def _can_bind(host: str) -> bool:
+    try:
+        family, address = Target.of(host, 0)
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind(address)
+    except OSError as error:
+        # Without a descriptor nothing is known, and one may be free when it is connected to.
+        return error.errno in (errno.EMFILE, errno.ENFILE)
+    return True
 
-    def resolutionComplete(self) -> None:
-        """All answers are there."""
-        if not self.done.called:
-            self.done.callback(self._hosts)
+
+def _reaches_itself(host: str) -> bool:
+    try:
+        family, address = Target.of(host, 9)
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(address)
+            return bool(probe.getsockname()[0] == probe.getpeername()[0])
+    except OSError as error:
+        return error.errno in (errno.EMFILE, errno.ENFILE)
+
+
+def _is_near(host: str) -> bool:
+    return is_internal(host) or is_own(host)
 
 
 def _chosen(hosts: Iterable[str], flags: frozenset[str]) -> list[str]:
-    """The addresses that these flags allow, the preferred kind first."""
+    """The addresses that these flags allow: IPv4 first, unless IPv6 is preferred."""
     allowed = [
-        host for host in hosts if ("NoIPv6Traffic" if ":" in host else "NoIPv4Traffic") not in flags
+        host
+        for host in dict.fromkeys(hosts)
+        if ("NoIPv6Traffic" if ":" in host else "NoIPv4Traffic") not in flags
     ]
-    return sorted(allowed, key=lambda host: "PreferIPv6" in flags and ":" not in host)
+    return sorted(allowed, key=lambda host: (":" in host) is not ("PreferIPv6" in flags))
 
 
 @implementer(IBackend)
 class DirectBackend:
     """Connects from this machine; ``allow_internal`` admits internal addresses.
 
-    ``connect`` is the system call, for tests.
+    ``resolver`` looks names up: as this machine does, unless another is given. ``connect`` is the
+    system call, for tests.
     """
 
     _log = Logger()
@@ -94,26 +134,26 @@ class DirectBackend:
         reactor: Any,
         *,
         allow_internal: bool = False,
+        resolver: NameResolver | None = None,
         connect: Connect = socket.socket.connect_ex,
     ) -> None:
         self.reactor = reactor
         self._allow_internal = allow_internal
+        self._resolver = resolver or NameResolver(reactor)
         self.connect = connect
 
     def open(self, request: Request, isolation: Isolation, receiver: IReceiver) -> Stream:
-        """Begin a stream. To an IP address it may be open, or refused, before this returns."""
+        """Begin a stream."""
         stream = Stream(self.reactor, receiver, half_close=True)
-        address = request.address.literal()
-        if address.is_ip:
-            try:
-                self._dial(self._judge([address.host]), stream, address.port)
-            except Refused as reason:
-                stream.wait_for(fail(reason))
-            return stream
-        looking = Deferred.fromCoroutine(self.look_up(address, isolation.port_flags))
+        with suppress(Refused):
+            target = self.target(request)
+            if target is not None:
+                self._dial([target], stream)
+                return stream
+        looking = Deferred.fromCoroutine(self._targets(request.address, isolation.port_flags))
         looking.addErrback(self._fault)
         stream.wait_for(looking)
-        looking.addCallback(self._dial, stream, address.port)
+        looking.addCallback(self._dial, stream)
         return stream
 
     def target(self, request: Request) -> Target | None:
@@ -129,9 +169,15 @@ class DirectBackend:
         except OSError:
             return None
 
-    def _dial(self, hosts: Sequence[str] | None, stream: Stream, port: int) -> None:
-        if hosts:
-            targets = [Target.of(host, port) for host in hosts]
+    async def _targets(self, address: Address, flags: frozenset[str]) -> list[Target]:
+        hosts = await self._look_up(address, flags)
+        try:
+            return [Target.of(host, address.port) for host in hosts]
+        except OSError:
+            raise NetworkUnreachable("no such interface") from None
+
+    def _dial(self, targets: Sequence[Target] | None, stream: Stream) -> None:
+        if targets:
             stream.dial(self.reactor, targets, connect=self.connect)
 
     def _fault(self, failure: Failure) -> Failure:
@@ -144,9 +190,7 @@ class DirectBackend:
         return Deferred.fromCoroutine(self._resolve(request.address, isolation.port_flags))
 
     async def _resolve(self, address: Address, flags: frozenset[str]) -> Address:
-        hosts = await self.look_up(address, flags)
-        prefer_ipv6 = "PreferIPv6" in flags
-        return Address.of(sorted(hosts, key=lambda host: (":" in host) != prefer_ipv6)[0])
+        return Address.of((await self._look_up(address, flags))[0])
 
     def resolve_ptr(self, request: Request, isolation: Isolation) -> Deferred[Address]:
         """Look up the name of an IP address."""
@@ -154,42 +198,29 @@ class DirectBackend:
 
     async def _resolve_ptr(self, host: str) -> Address:
         self._judge([host])
-        try:
-            name, _ = await deferToThreadPool(
-                self.reactor,
-                self.reactor.getThreadPool(),
-                socket.getnameinfo,
-                (host, 0),
-                socket.NI_NAMEREQD,
-            )
-        except OSError:
-            raise HostUnreachable("no name") from None
-        return Address(AddressType.HOSTNAME, name)
+        return Address(AddressType.HOSTNAME, await self._resolver.name_of(host))
 
-    async def look_up(self, address: Address, flags: frozenset[str] = frozenset()) -> list[str]:
+    async def _look_up(self, address: Address, flags: frozenset[str]) -> list[str]:
         """The IP addresses of a destination, none of them forbidden. Raises ``Refused``.
 
+        A name that leads to internal addresses only is not found: nobody learns that it exists.
         ``flags`` are those of a SocksPort of tor that concern names: ``NoIPv4Traffic``,
         ``NoIPv6Traffic``, ``PreferIPv6``.
         """
+        # The receiver hears nothing from inside ``open``, and some answers are there at once.
+        await deferLater(self.reactor, 0.0, lambda: None)
         if address.is_onion:
             raise HostUnreachable("onion services need Tor")
         if address.is_ip:
-            return self._judge([address.host])
+            return self._judge([address.literal().host])
+        hosts = await self._resolver.addresses(address.host)
         try:
-            address.host.encode("idna")
-        except UnicodeError:
-            # Twisted's resolver would never answer.
-            raise HostUnreachable("not a name that can be looked up") from None
-        collector = _Collector()
-        self.reactor.nameResolver.resolveHostName(collector, address.host)
-        hosts = await collector.done
-        if not hosts:
-            raise HostUnreachable("no address")
-        return self._judge(_chosen(dict.fromkeys(hosts), flags))
+            return self._judge(_chosen(hosts, flags))
+        except NotAllowed:
+            raise HostUnreachable("no address that is allowed") from None
 
     def _judge(self, hosts: Sequence[str]) -> list[str]:
-        allowed = [host for host in hosts if self._allow_internal or not is_internal(host)]
+        allowed = [host for host in hosts if self._allow_internal or not _is_near(host)]
         if not allowed:
             raise NotAllowed("an internal address")
         return allowed

@@ -3,7 +3,8 @@
 SOCKS4 has one failure. SOCKS5 CONNECT hears RFC 1928's codes, and those of one more set if such a
 set is in force (``code_set``): X'F0' to X'F7' or X'E0' and X'E1' for onion services on a port of
 tor's role, X'F0' to X'F2' on a pluggable transport's. A failed look-up is 04 as from tor, whatever
-its cause, unless there is no tor or our own rules forbid it.
+its cause, unless it is the server that makes none: there is no tor, it has too much to do, its
+rules forbid it, or its backend has no look-ups.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 
 from torsocks_tx.errors import (
     AddressTypeNotSupported,
+    Busy,
+    CommandNotSupported,
     Fault,
     NotAllowed,
     OnionRefused,
@@ -41,6 +44,15 @@ _NOT_FOUND = frozenset(
         OnionReply.DESCRIPTOR_INVALID,
         OnionReply.INVALID_ADDRESS,
     }
+)
+# The refusals of a look-up that are not about the name: the client hears their own codes.
+_OF_THE_SERVER = (
+    AddressTypeNotSupported,
+    Busy,
+    CommandNotSupported,
+    Fault,
+    NotAllowed,
+    TorDown,
 )
 _CODE_SETS = {**{codes.value.encode(): codes for codes in CodeSet}, b"none": CodeSet.RFC1928}
 
@@ -106,8 +118,7 @@ def code_for(reason: Refused, audience: Audience) -> int:
     if audience.version is Version.SOCKS4:
         return Reply4.REJECTED
     if audience.command is not Command.CONNECT:
-        spoken = (TorDown, Fault, NotAllowed, AddressTypeNotSupported)
-        return reason.code if isinstance(reason, spoken) else Reply5.HOST_UNREACHABLE
+        return reason.code if isinstance(reason, _OF_THE_SERVER) else Reply5.HOST_UNREACHABLE
     if audience.codes is not CodeSet.RFC1928:
         extended = _onion_code if audience.role is Role.TOR else _transport_code
         return extended(reason, audience)

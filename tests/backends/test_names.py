@@ -1,0 +1,429 @@
+"""Look-ups of names without Tor: files first, then name servers; here one on loopback."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import ConnectionLost
+from twisted.internet.interfaces import IReadWriteDescriptor
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.testing import MemoryReactorClock
+from twisted.names import dns
+from twisted.names.common import ResolverBase
+from twisted.names.error import DomainError
+from twisted.names.server import DNSServerFactory
+from twisted.python.failure import Failure
+from zope.interface.verify import verifyObject
+
+from tests.support.peers import Watcher, turn
+from torsocks_tx.backends import names
+from torsocks_tx.backends.names import NameResolver, parse_hosts, parse_resolv_conf
+from torsocks_tx.errors import Busy, HostUnreachable, Refused
+
+HOST, HOST_6 = "93.184.216.34", "2606:2800:220:1::1"
+MANY = [f"93.184.216.{number}" for number in range(60)]
+A: dict[str, list[str]] = {
+    "www.example": [HOST, HOST_6, HOST],
+    "_dmarc.a_b.example": [HOST],
+    "six.example": [HOST_6],
+    "many.example": MANY,
+}
+PTR = {
+    "8.8.8.8.in-addr.arpa": "dns.google",
+    "4.4.8.8.in-addr.arpa": "bad name",
+    "1.1.1.1.in-addr.arpa": "10.0.0.1",
+}
+
+
+class Zone(ResolverBase, Watcher):
+    """What the name server knows; ``asked`` notes the questions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        Watcher.__init__(self)
+        self.asked: list[tuple[str, int]] = []
+
+    def _lookup(self, name: bytes, cls: int, type: int, timeout: object) -> Deferred[Any]:
+        host = name.decode("ascii")
+        self.asked.append((host, type))
+        self.notice()
+        if host.endswith("silent.example") or (host == "half.example" and type == dns.AAAA):
+            return Deferred()
+        if host == "alias.example":
+            records: list[Any] = [dns.Record_CNAME(b"half.example"), dns.Record_A(HOST)]
+        elif host == "half.example":
+            records = [dns.Record_A(HOST)]
+        elif type == dns.PTR:
+            records = [dns.Record_PTR(PTR[host].encode())] if host in PTR else []
+        else:
+            kind = dns.Record_AAAA if type == dns.AAAA else dns.Record_A
+            records = [kind(ip) for ip in A.get(host, []) if (":" in ip) is (type == dns.AAAA)]
+        if not records and host not in A:
+            return fail(DomainError(name))
+        return succeed(([dns.RRHeader(name, r.TYPE, cls, 60, r) for r in records], [], []))
+
+
+class NameServer:
+    """A name server on loopback, by UDP and TCP."""
+
+    def __init__(self) -> None:
+        self.zone = Zone()
+        factory = DNSServerFactory(clients=[self.zone])
+        factory.noisy = False
+        self.tcp = reactor.listenTCP(0, factory, interface="127.0.0.1")
+        self.at = ("127.0.0.1", self.tcp.getHost().port)
+        protocol = dns.DNSDatagramProtocol(factory)
+        self.udp = reactor.listenUDP(self.at[1], protocol, interface="127.0.0.1")
+
+    async def stop(self) -> None:
+        await self.udp.stopListening()
+        await self.tcp.stopListening()
+
+
+@pytest_twisted.async_yield_fixture
+async def server() -> Any:
+    server = NameServer()
+    yield server
+    await server.stop()
+    await turn()
+    # What a look-up holds ends with it.
+    assert [call for call in reactor.getDelayedCalls() if "names" in repr(call)] == []
+
+
+def resolver(server: NameServer, tmp_path: Path, *others: tuple[str, int]) -> NameResolver:
+    return NameResolver(reactor, servers=[*others, server.at], hosts=str(tmp_path / "hosts"))
+
+
+def outcome(look_up: Deferred[Any]) -> Any:
+    """Return a list that holds the result or the exception, once there is one."""
+    heard: list[Any] = []
+    look_up.addCallbacks(heard.append, lambda failure: heard.append(failure.value))
+    return heard
+
+
+class TestFiles:
+    @pytest.mark.parametrize(
+        ("text", "addresses", "name"),
+        [
+            ("192.0.2.1 a b", {"a": ["192.0.2.1"], "b": ["192.0.2.1"]}, "a"),
+            ("192.0.2.1\tA # b", {"a": ["192.0.2.1"]}, "A"),
+            ("192.0.2.1 a\n2001:DB8::1 a", {"a": ["192.0.2.1", "2001:db8::1"]}, "a"),
+            ("192.0.2.1\n#192.0.2.1 a\nx a\n\n", {}, None),
+        ],
+    )
+    def test_hosts(self, text: str, addresses: dict[str, list[str]], name: str | None) -> None:
+        found = parse_hosts(text)
+        assert found[0] == addresses
+        assert found[1].get("192.0.2.1") == name
+
+    @pytest.mark.parametrize(
+        ("text", "servers"),
+        [
+            ("", ["127.0.0.1"]),
+            ("search example\n# nameserver 192.0.2.9\nnameserver\nnameserver x", ["127.0.0.1"]),
+            ("nameserver 192.0.2.1\nnameserver 2001:DB8::1", ["192.0.2.1", "2001:db8::1"]),
+            ("nameserver fe80::1%lo # ours", ["fe80::1%lo"]),
+            ("nameserver 192.0.2.1\n" * 4, ["192.0.2.1"] * 3),
+        ],
+    )
+    def test_resolv_conf(self, text: str, servers: list[str]) -> None:
+        assert parse_resolv_conf(text) == [(server, 53) for server in servers]
+
+    def test_a_file_is_read_again_when_it_has_changed(self, tmp_path: Path) -> None:
+        path = tmp_path / "file"
+        file = names._ParsedFile(str(path), str.split)
+        assert file.read() == []
+        path.write_text("a")
+        assert file.read() is file.read()
+        path.write_text("a b")
+        assert file.read() == ["a", "b"]
+        path.unlink()
+        assert file.read() == []
+
+    def test_a_file_that_cannot_be_read_counts_as_unchanged(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "file"
+        path.write_text("a")
+        file = names._ParsedFile(str(path), str.split)
+        assert file.read() == ["a"]
+
+        def broken(*_: object, **__: object) -> None:
+            raise OSError("no descriptor")
+
+        monkeypatch.setattr(names.os, "stat", broken)
+        assert file.read() == ["a"]
+
+
+class TestAnswers:
+    @pytest.mark.parametrize(
+        ("name", "found"),
+        [
+            ("www.example", [HOST, HOST_6]),
+            ("WWW.Example.", [HOST, HOST_6]),
+            ("six.example", [HOST_6]),
+            ("_dmarc.a_b.example", [HOST]),
+            ("alias.example", [HOST]),
+            # It does not fit a datagram.
+            ("many.example", MANY[: names.MAX_ADDRESSES]),
+            ("box", ["10.0.0.1"]),
+            ("BOX.", ["10.0.0.1"]),
+        ],
+    )
+    @pytest_twisted.ensureDeferred
+    async def test_addresses(
+        self, server: NameServer, tmp_path: Path, name: str, found: list[str]
+    ) -> None:
+        (tmp_path / "hosts").write_text("10.0.0.1 box")
+        assert await resolver(server, tmp_path).addresses(name) == found
+        asked = {host for host, _ in server.zone.asked}
+        assert asked == set() if found == ["10.0.0.1"] else asked == {name.lower().rstrip(".")}
+
+    @pytest.mark.parametrize(
+        "name",
+        ["nowhere.example", "a" * 64 + ".example", "a..example", "ü.example"],
+    )
+    @pytest_twisted.ensureDeferred
+    async def test_names_without_an_address(
+        self, server: NameServer, tmp_path: Path, name: str
+    ) -> None:
+        with pytest.raises(HostUnreachable):
+            await resolver(server, tmp_path).addresses(name)
+
+    @pytest.mark.parametrize(
+        ("ip", "name"),
+        [
+            ("8.8.8.8", "dns.google"),
+            ("10.0.0.1", "box"),
+            # What is no host name, and what is an address, is not passed on.
+            ("8.8.4.4", None),
+            ("1.1.1.1", None),
+            ("2001:db8::1", None),
+        ],
+    )
+    @pytest_twisted.ensureDeferred
+    async def test_names_of_addresses(
+        self, server: NameServer, tmp_path: Path, ip: str, name: str | None
+    ) -> None:
+        (tmp_path / "hosts").write_text("10.0.0.1 box")
+        heard = outcome(resolver(server, tmp_path).name_of(ip))
+        if not heard:
+            await server.zone.until(lambda: bool(server.zone.asked))
+            while not heard:
+                await turn()
+        assert isinstance(heard[0], HostUnreachable) if name is None else heard == [name]
+
+    @pytest.mark.parametrize("first", ["closed", "no such family"])
+    @pytest_twisted.ensureDeferred
+    async def test_a_server_that_cannot_be_asked_is_passed_over(
+        self, server: NameServer, tmp_path: Path, first: str
+    ) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unused:
+            unused.bind(("127.0.0.1", 0))
+            other = ("127.0.0.1", unused.getsockname()[1])
+        if first != "closed":
+            other = ("fe80::1%none", 53)
+        names = resolver(server, tmp_path, other)
+        assert await names.addresses("www.example") == [HOST, HOST_6]
+
+
+class TestSharing:
+    @pytest_twisted.ensureDeferred
+    async def test_all_who_ask_for_a_name_share_one_look_up(
+        self, server: NameServer, tmp_path: Path
+    ) -> None:
+        names = resolver(server, tmp_path)
+        heard = [outcome(names.addresses(name)) for name in ("www.example", "WWW.example")]
+        gone = names.addresses("www.example")
+        left = outcome(gone)
+        gone.cancel()
+        assert len(left) == 1
+        while not all(heard):
+            await turn()
+        assert heard == [[[HOST, HOST_6]]] * 2
+        assert len(server.zone.asked) == 2
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_look_up_that_nobody_waits_for_leaves_nothing(
+        self, server: NameServer, tmp_path: Path
+    ) -> None:
+        names = resolver(server, tmp_path)
+        before = (reactor.getReaders(), reactor.getDelayedCalls())
+        waiting = [names.addresses("silent.example") for _ in range(2)]
+        await server.zone.until(lambda: len(server.zone.asked) == 2)
+        for look_up in waiting:
+            outcome(look_up)
+            look_up.cancel()
+        assert (set(reactor.getReaders()), reactor.getDelayedCalls()) == (set(before[0]), before[1])
+        assert names._look_ups == {}
+
+    @pytest_twisted.ensureDeferred
+    async def test_silent_names_delay_no_other(
+        self, server: NameServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(names, "MAX_LOOK_UPS", 20)
+        resolving = resolver(server, tmp_path)
+        silent = [resolving.addresses(f"{number}.silent.example") for number in range(30)]
+        heard = [outcome(look_up) for look_up in silent]
+        assert await resolving.addresses("www.example") == [HOST, HOST_6]
+        # Those that have waited longest made room.
+        assert [len(answers) for answers in heard] == [1] * 11 + [0] * 19
+        assert all(isinstance(answer, Busy) for answers in heard for answer in answers)
+        for look_up in silent:
+            look_up.cancel()
+
+
+class Silent:
+    """A name server that a test answers for, asked by a resolver whose clock the test turns."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind(("127.0.0.1", 0))
+        self.socket.setblocking(False)
+        self.clock: Any = MemoryReactorClock()
+        where = self.socket.getsockname()
+        self.names = NameResolver(self.clock, servers=[where], hosts=str(tmp_path / "hosts"))
+        self.peer: Any = None
+
+    def questions(self) -> list[dns.Message]:
+        """Return what was asked since."""
+        found = []
+        while True:
+            try:
+                data, self.peer = self.socket.recvfrom(512)
+            except BlockingIOError:
+                return found
+            message = dns.Message()
+            message.fromStr(data)
+            found.append(message)
+
+    def answer(self, question: dns.Message, *hosts: str, **changes: Any) -> None:
+        """Answer one question."""
+        message = dns.Message(question.id, answer=1)
+        message.queries = question.queries
+        for host in hosts:
+            record = dns.Record_A(host)
+            message.answers.append(dns.RRHeader(b"x", dns.A, dns.IN, 60, record))
+        for name, value in changes.items():
+            setattr(message, name, value)
+        self.send(message.toStr())
+
+    def send(self, data: bytes) -> None:
+        """Send to where the last question came from."""
+        self.socket.sendto(data, self.peer)
+        for reader in list(self.clock.getReaders()):
+            reader.doRead()
+
+
+@pytest.fixture
+def silent(tmp_path: Path) -> Iterator[Silent]:
+    silent = Silent(tmp_path)
+    yield silent
+    assert silent.clock.getReaders() == []
+    assert silent.clock.getDelayedCalls() == []
+    silent.socket.close()
+
+
+class TestServerThatTheTestAnswersFor:
+    def test_it_is_asked_three_times(self, silent: Silent) -> None:
+        heard = outcome(silent.names.addresses("x.example"))
+        for seconds in names.TIMEOUTS:
+            assert len(silent.questions()) == 2
+            silent.clock.advance(seconds - 0.1)
+            assert (silent.questions(), heard) == ([], [])
+            silent.clock.advance(0.1)
+        assert silent.questions() == []
+        assert isinstance(heard[0], HostUnreachable)
+
+    def test_a_server_that_fails_is_asked_again_at_once(self, silent: Silent) -> None:
+        heard = outcome(silent.names.addresses("x.example"))
+        for _ in names.TIMEOUTS:
+            for question in silent.questions():
+                silent.answer(question, rCode=dns.ESERVER)
+        assert isinstance(heard[0], HostUnreachable)
+
+    def test_one_kind_of_answer_suffices_where_the_other_does_not_come(
+        self, silent: Silent
+    ) -> None:
+        heard = outcome(silent.names.addresses("x.example"))
+        silent.answer(silent.questions()[0], HOST)
+        assert heard == []
+        silent.clock.advance(names.TIMEOUTS[0])
+        assert heard == [[HOST]]
+
+    def test_what_is_no_answer_is_ignored(self, silent: Silent) -> None:
+        heard = outcome(silent.names.addresses("x.example"))
+        first, second = silent.questions()
+        silent.send(b"")
+        silent.send(b"\xff" * 40)
+        silent.answer(first, "192.0.2.1", id=first.id ^ 1)
+        silent.answer(first, "192.0.2.1", answer=0)
+        silent.answer(first, "192.0.2.1", queries=[])
+        silent.answer(first, "192.0.2.1", queries=[dns.Query(b"y.example", dns.A, dns.IN)])
+        silent.answer(first, HOST)
+        silent.answer(first, "192.0.2.1")
+        assert heard == []
+        silent.answer(second)
+        assert heard == [[HOST]]
+
+    def test_stale_events_of_its_descriptor_do_nothing(self, silent: Silent) -> None:
+        heard = outcome(silent.names.addresses("x.example"))
+        [asked] = silent.clock.getReaders()
+        verifyObject(IReadWriteDescriptor, asked)
+        assert asked.logPrefix() == "DNS"
+        asked.doRead()
+        asked.doWrite()
+        silent.clock.removeReader(asked)
+        asked.connectionLost(Failure(ConnectionLost()))
+        for question in silent.questions():
+            silent.answer(question, HOST)
+        assert heard == [[HOST]]
+        asked.connectionLost(Failure(ConnectionLost()))
+
+
+class Reply(Protocol):
+    """Answers by TCP with these bytes, then closes."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def dataReceived(self, data: bytes) -> None:
+        self.transport.write(self.data)
+        self.transport.loseConnection()
+
+
+@pytest.mark.parametrize("by_tcp", [None, b"", struct.pack("!H", 3) + b"abc"])
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_fails_by_tcp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_tcp: bytes | None
+) -> None:
+    monkeypatch.setattr(names, "TIMEOUTS", (5.0,))
+    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    factory = Factory.forProtocol(lambda: Reply(by_tcp or b""))
+    factory.noisy = False
+    tcp = reactor.listenTCP(0, factory, interface="127.0.0.1")
+    where = ("127.0.0.1", tcp.getHost().port)
+    udp.bind(where)
+    if by_tcp is None:
+        await tcp.stopListening()
+    heard = outcome(NameResolver(reactor, servers=[where]).addresses("x.example"))
+    for _ in range(2):
+        data, peer = udp.recvfrom(512)
+        message = dns.Message()
+        message.fromStr(data)
+        message.answer, message.trunc = 1, 1
+        udp.sendto(message.toStr(), peer)
+    while not heard:
+        await turn()
+    assert isinstance(heard[0], Refused)
+    udp.close()
+    if by_tcp is not None:
+        await tcp.stopListening()

@@ -1,0 +1,367 @@
+"""Look-ups of names as this machine makes them: ``/etc/hosts`` first, then its name servers.
+
+Nothing runs in threads, so a silent name server delays only those who wait for it, and a look-up
+ends, with its socket and its timer, as soon as nobody waits for it any more. ``search`` and
+``options`` of ``resolv.conf`` are not applied: names are looked up as they are.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import secrets
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.error import ConnectError
+from twisted.internet.interfaces import IReadWriteDescriptor
+from twisted.internet.protocol import connectionDone
+from twisted.names import dns
+from twisted.protocols.basic import Int16StringReceiver
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from torsocks_tx.errors import Busy, HostUnreachable, ProtocolError
+from torsocks_tx.relay.transports import OneProtocol, abort
+from torsocks_tx.socks.address import check_destination
+from torsocks_tx.socks.constants import AddressType
+from torsocks_tx.socks.messages import Address
+
+TIMEOUTS = (1.0, 3.0, 5.0)
+"""Seconds that each name server gets to answer: in the first round, the second, and the last."""
+
+MAX_LOOK_UPS = 256
+"""Different look-ups at one time; one more ends the one that has waited longest. Each has one
+descriptor, in place of the connection that may follow."""
+
+MAX_ADDRESSES = 16
+"""Addresses of one name that are used."""
+
+MAX_SERVERS = 3
+"""Name servers of ``resolv.conf`` that are asked, as everywhere else."""
+
+Server = tuple[str, int]
+Hosts = tuple[dict[str, list[str]], dict[str, str]]
+T = TypeVar("T")
+
+
+def parse_hosts(text: str) -> Hosts:
+    """Read a hosts(5) file: the addresses of each name, and the first name of each address."""
+    addresses: dict[str, list[str]] = {}
+    names: dict[str, str] = {}
+    for line in text.splitlines():
+        fields = line.partition("#")[0].split()
+        with suppress(ValueError, IndexError):
+            host = str(ipaddress.ip_address(fields[0]))
+            names.setdefault(host, fields[1])
+            for name in fields[1:]:
+                addresses.setdefault(name.lower(), []).append(host)
+    return addresses, names
+
+
+def parse_resolv_conf(text: str) -> list[Server]:
+    """Read the name servers of a resolv.conf(5) file: this machine's own if it names none."""
+    servers = []
+    for line in text.splitlines():
+        fields = line.split()
+        if len(fields) > 1 and fields[0] == "nameserver":
+            with suppress(ValueError):
+                servers.append((str(ipaddress.ip_address(fields[1])), dns.PORT))
+    return servers[:MAX_SERVERS] or [("127.0.0.1", dns.PORT)]
+
+
+class _ParsedFile(Generic[T]):
+    """What a file says; it is read again when it has changed, and may be missing."""
+
+    def __init__(self, path: str, parse: Callable[[str], T]) -> None:
+        self._path = path
+        self._parse = parse
+        self._seen: object = None
+        self._value = parse("")
+
+    def read(self) -> T:
+        """The parsed text."""
+        # A file that cannot be read just now (no descriptor is free, say) counts as unchanged.
+        with suppress(OSError):
+            try:
+                status = os.stat(self._path)
+                seen = (status.st_mtime_ns, status.st_size, status.st_ino)
+                if seen != self._seen:
+                    with open(self._path, encoding="utf-8", errors="replace") as file:
+                        self._value = self._parse(file.read())
+                    self._seen = seen
+            except FileNotFoundError:
+                self._seen, self._value = None, self._parse("")
+        return self._value
+
+
+class _Answers:
+    """The questions to one name server about one name, and what it has answered.
+
+    ``done`` fires when each question is answered, or ``fail`` was called.
+    """
+
+    def __init__(self, name: str, kinds: Sequence[int]) -> None:
+        self.done: Deferred[None] = Deferred()
+        self.records: list[Any] = []
+        self.complete = True
+        self.truncated = False
+        self._open: dict[int, dns.Query] = {}
+        for kind in kinds:
+            number = secrets.randbelow(1 << 16)
+            while number in self._open:
+                number = secrets.randbelow(1 << 16)
+            self._open[number] = dns.Query(name.encode("ascii"), kind, dns.IN)
+
+    def messages(self) -> list[bytes]:
+        """The questions, as they are sent."""
+        messages = []
+        for number, query in self._open.items():
+            message = dns.Message(number, recDes=1)
+            message.queries = [query]
+            messages.append(message.toStr())
+        return messages
+
+    def received(self, data: bytes) -> None:
+        """Take an answer; anything else is ignored."""
+        message = dns.Message()
+        try:
+            message.fromStr(data)
+        except Exception:
+            # The decoder raises whatever hostile bytes lead it to.
+            return
+        query = self._open.get(message.id)
+        if query is None or not message.answer or message.queries != [query]:
+            return
+        del self._open[message.id]
+        self.truncated = self.truncated or bool(message.trunc)
+        self.complete = self.complete and message.rCode in (dns.OK, dns.ENAME)
+        found = [record.payload for record in message.answers if record.type == query.type]
+        self.records += found
+        if not self._open:
+            self._finish()
+
+    def fail(self) -> None:
+        """There will be no more answers."""
+        self.complete = False
+        self._finish()
+
+    def _finish(self) -> None:
+        if not self.done.called:
+            self.done.callback(None)
+
+
+@implementer(IReadWriteDescriptor)
+class _DNSSocket:
+    """Asks by UDP, from a port that is used for nothing else.
+
+    ``reactor.listenUDP`` would write two lines to the log for each look-up.
+    """
+
+    def __init__(self, reactor: Any, server: Server, answers: _Answers) -> None:
+        self._reactor = reactor
+        self._answers = answers
+        family = socket.AF_INET6 if ":" in server[0] else socket.AF_INET
+        self._socket = socket.socket(family, socket.SOCK_DGRAM)
+        try:
+            self._socket.setblocking(False)
+            # The kernel then drops what others send, and tells of a port that is closed.
+            self._socket.connect(server)
+            for message in answers.messages():
+                self._socket.send(message)
+            reactor.addReader(self)
+        except OSError:
+            self._socket.close()
+            raise
+
+    def fileno(self) -> int:
+        """The descriptor's number."""
+        return self._socket.fileno()
+
+    def logPrefix(self) -> str:
+        """The name for log lines."""
+        return "DNS"
+
+    def doRead(self) -> None:
+        """Take one answer."""
+        try:
+            data = self._socket.recv(65535)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._answers.fail()
+        else:
+            self._answers.received(data)
+
+    def doWrite(self) -> None:
+        """Do nothing: an event of a former user of the descriptor's number."""
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor met an error, and reads no more: it may be a former user's, too."""
+        if self._socket.fileno() < 0:
+            return
+        if self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self._answers.fail()
+        else:
+            self._reactor.addReader(self)
+
+    def close(self) -> None:
+        """Ask no more."""
+        self._reactor.removeReader(self)
+        self._socket.close()
+
+
+class _DNSStream(Int16StringReceiver):
+    """Asks by TCP, where an answer is too long for UDP."""
+
+    def __init__(self, answers: _Answers) -> None:
+        self._answers = answers
+
+    def connectionMade(self) -> None:
+        """Ask."""
+        for message in self._answers.messages():
+            self.sendString(message)
+
+    def stringReceived(self, string: bytes) -> None:
+        """Take one answer."""
+        self._answers.received(string)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The server has closed."""
+        self._answers.fail()
+
+
+Waiters = set["Deferred[tuple[Any, ...]]"]
+
+
+class NameResolver:
+    """Looks names and addresses up; who gives up cancels the Deferred.
+
+    ``servers``: name servers, as pairs of IP address and port, in place of those of
+    ``resolv_conf``. Files are read again when they have changed.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        *,
+        servers: Sequence[Server] | None = None,
+        hosts: str = "/etc/hosts",
+        resolv_conf: str = "/etc/resolv.conf",
+    ) -> None:
+        self._reactor = reactor
+        self._servers = servers
+        self._hosts = _ParsedFile(hosts, parse_hosts)
+        self._resolv_conf = _ParsedFile(resolv_conf, parse_resolv_conf)
+        # Whoever asks the same meanwhile waits for the same: oldest first.
+        self._look_ups: dict[object, tuple[Deferred[tuple[Any, ...]], Waiters]] = {}
+
+    def addresses(self, name: str) -> Deferred[list[str]]:
+        """Fire with the IP addresses of a host name, IPv4 first; errback ``Refused``."""
+        name = name.lower().removesuffix(".")
+        if any(not 0 < len(label) < 64 for label in name.split(".")) or not name.isascii():
+            return fail(HostUnreachable("not a name that can be looked up"))
+        known = self._hosts.read()[0].get(name)
+        if known is not None:
+            return succeed(known[:MAX_ADDRESSES])
+        return self._share(name, dns.A, dns.AAAA).addCallback(_addresses)
+
+    def name_of(self, ip: str) -> Deferred[str]:
+        """Fire with the host name of an IP address; errback ``Refused``."""
+        address = ipaddress.ip_address(ip)
+        known = self._hosts.read()[1].get(str(address))
+        if known is not None:
+            return succeed(known)
+        return self._share(address.reverse_pointer, dns.PTR).addCallback(_name)
+
+    def _share(self, *question: Any) -> Deferred[tuple[Any, ...]]:
+        """Wait for the answer to a question, with all others who wait for it."""
+        waiter: Deferred[tuple[Any, ...]] = Deferred(partial(self._leave, question))
+        if question in self._look_ups:
+            self._look_ups[question][1].add(waiter)
+            return waiter
+        if len(self._look_ups) >= MAX_LOOK_UPS:
+            reason = Failure(Busy("too many names are being looked up"))
+            self._end(next(iter(self._look_ups)), reason)
+        work = Deferred.fromCoroutine(self._ask(*question))
+        self._look_ups[question] = work, {waiter}
+        work.addBoth(partial(self._end, question))
+        return waiter
+
+    def _leave(self, question: object, waiter: Deferred[tuple[Any, ...]]) -> None:
+        """One who waited gives up: without others the look-up ends."""
+        _, waiters = self._look_ups.get(question, (None, set()))
+        waiters.discard(waiter)
+        if question in self._look_ups and not waiters:
+            self._end(question, None)
+
+    def _end(self, question: object, result: Any) -> None:
+        """Give the result to all who wait; what is still under way is given up."""
+        if question not in self._look_ups:
+            return
+        work, waiters = self._look_ups.pop(question)
+        work.cancel()
+        while waiters:
+            waiters.pop().callback(result)
+
+    async def _ask(self, name: str, *kinds: int) -> tuple[Any, ...]:
+        """Ask each name server in turn, in rounds, until one has answered."""
+        for timeout in TIMEOUTS:
+            for server in self._servers or self._resolv_conf.read():
+                answers = _Answers(name, kinds)
+                await self._ask_by_udp(server, answers, timeout)
+                if answers.truncated:
+                    answers = _Answers(name, kinds)
+                    await self._ask_by_tcp(server, answers, timeout)
+                if answers.records or answers.complete:
+                    return tuple(answers.records)
+        raise HostUnreachable("no name server answers")
+
+    async def _ask_by_udp(self, server: Server, answers: _Answers, timeout: float) -> None:
+        try:
+            asked = _DNSSocket(self._reactor, server, answers)
+        except OSError:
+            answers.fail()
+            return
+        try:
+            await answers.done.addTimeout(timeout, self._reactor)
+        except DeferredTimeout:
+            answers.complete = False
+        finally:
+            asked.close()
+
+    async def _ask_by_tcp(self, server: Server, answers: _Answers, timeout: float) -> None:
+        endpoint = TCP6ClientEndpoint if ":" in server[0] else TCP4ClientEndpoint
+        asked = _DNSStream(answers)
+        connecting = endpoint(self._reactor, *server).connect(OneProtocol(asked))
+        try:
+            await connecting.addTimeout(timeout, self._reactor)
+            await answers.done.addTimeout(timeout, self._reactor)
+        except (DeferredTimeout, ConnectError):
+            answers.complete = False
+        finally:
+            if asked.transport is not None:
+                abort(asked.transport)
+
+
+def _addresses(records: tuple[Any, ...]) -> list[str]:
+    packed = sorted(dict.fromkeys(record.address for record in records), key=len)
+    if not packed:
+        raise HostUnreachable("no address")
+    return [str(ipaddress.ip_address(address)) for address in packed][:MAX_ADDRESSES]
+
+
+def _name(records: tuple[Any, ...]) -> str:
+    """The first name, if it is one: whoever owns an address may say anything."""
+    for record in records:
+        name = Address(AddressType.HOSTNAME, record.name.name.decode("latin-1"), 0)
+        with suppress(ProtocolError):
+            if not name.is_ip:
+                return check_destination(name).host
+    raise HostUnreachable("no name")
