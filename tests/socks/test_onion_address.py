@@ -8,7 +8,7 @@ from tests.support.names import ONION
 from tests.support.rows import rows
 from tests.support.tables import table
 from torsocks_tx.errors import InvalidOnionAddress
-from torsocks_tx.socks.onion_address import check_onion
+from torsocks_tx.socks.onion_address import check_onion, has_public_key
 
 VALID = table(
     [
@@ -22,9 +22,6 @@ INVALID = table(
     [
         ("checksum", "duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswzazad.onion"),
         ("version 4", "duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswvadqe.onion"),
-        ("identity", "aeaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaahmjqd.onion"),
-        ("order 4", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaam2dqd.onion"),
-        ("not on the curve", "aiaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab3did.onion"),
         ("not base32: 1", "1" + ONION[1:]),
         ("not base32: 8", "8" + ONION[1:]),
         ("not ASCII", "\xb5" + ONION[1:]),
@@ -36,12 +33,31 @@ INVALID = table(
         ("the address as a subdomain", ONION.replace(".onion", ".www.onion")),
     ]
 )
+TWISTED = "7murux6t2nde67aapdvajizyvekj7vkq74ybir7qxhm2izivijkhygad.onion"
+"""The key of ONION plus a point of order 4."""
+
+NOT_KEYS = table(
+    [
+        ("identity", "aeaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaahmjqd.onion"),
+        ("order 4", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaam2dqd.onion"),
+        ("not on the curve", "aiaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab3did.onion"),
+        ("a torsion component", TWISTED),
+    ]
+)
 
 
 @rows("S-49")
 @pytest.mark.parametrize("host", VALID)
 def test_valid(host: str) -> None:
     check_onion(host)
+    assert has_public_key(host)
+
+
+@rows("S-49")
+@pytest.mark.parametrize("host", NOT_KEYS)
+def test_an_address_whose_key_no_service_can_have(host: str) -> None:
+    check_onion(host)
+    assert not has_public_key(host)
 
 
 @rows("S-49")

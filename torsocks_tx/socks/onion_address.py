@@ -28,12 +28,12 @@ _Point = tuple[int, int, int, int]
 
 
 def check_onion(host: str) -> None:
-    """Raise ``InvalidOnionAddress`` unless ``host``, whose last label is ``onion``, is valid.
+    """Raise ``InvalidOnionAddress`` if ``host``, whose last label is ``onion``, has a wrong form.
 
-    Case does not matter. The reason in the exception does not quote the address.
+    Case does not matter. The reason in the exception does not quote the address. Whether the key in
+    it is one takes longer to find out: see ``has_public_key``.
     """
-    labels = host.lower().split(".")
-    label = labels[-2] if len(labels) >= 2 else ""
+    label = _label(host)
     if len(label) != _CHARACTERS:
         raise InvalidOnionAddress("not 56 characters before .onion")
     try:
@@ -46,13 +46,24 @@ def check_onion(host: str) -> None:
         raise InvalidOnionAddress("the checksum does not match")
     if version != _VERSION:
         raise InvalidOnionAddress("an unknown version")
-    if not _is_public_key(key):
-        raise InvalidOnionAddress("not a public key of ed25519")
+
+
+def has_public_key(host: str) -> bool:
+    """Whether the key in an address that ``check_onion`` takes is one that a service can have.
+
+    It must be a point of prime order, and not the identity. This takes 2 ms, but for the addresses
+    that were asked for last.
+    """
+    return _is_public_key(base64.b32decode(_label(host).upper())[:32])
+
+
+def _label(host: str) -> str:
+    labels = host.lower().split(".")
+    return labels[-2] if len(labels) >= 2 else ""
 
 
 @lru_cache(maxsize=1024)
 def _is_public_key(key: bytes) -> bool:
-    """Whether these bytes are a point other than the identity, of prime order; takes 2 ms."""
     point = _decode(key)
     if point is None or _is_identity(point):
         return False

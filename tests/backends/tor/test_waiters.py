@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from time import process_time
 
 import pytest
 from twisted.internet.defer import CancelledError
-from twisted.internet.task import Clock
 
+from tests.support.clocks import TurnClock
 from torsocks_tx.backends.tor.waiters import SLICE, Waiters
 
 
@@ -62,23 +60,8 @@ def test_leaving_takes_constant_time() -> None:
     assert process_time() - began < 5
 
 
-class SlowClock(Clock):
-    """A clock by which a millisecond passes whenever somebody looks at it; the test makes turns."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.next_turn: list[Callable[[], object]] = []
-
-    def seconds(self) -> float:
-        self.rightNow += 0.001
-        return float(self.rightNow)
-
-    def callLater(self, delay: float, callable: Callable[..., object], *args: object) -> None:  # type: ignore[override]
-        self.next_turn.append(partial(callable, *args))
-
-
 def test_telling_many_takes_several_turns_of_the_reactor() -> None:
-    clock, told = SlowClock(), []
+    clock, told = TurnClock(tick=0.001), []
     waiters: Waiters[int] = Waiters(clock)
     many = [waiters.wait() for _ in range(100)]
     for waiting in many:
@@ -87,8 +70,8 @@ def test_telling_many_takes_several_turns_of_the_reactor() -> None:
     many[-1].cancel()
     waiters.wait().addCallback(told.append)  # for what is fired later
     before = 0
-    while clock.next_turn:
-        assert 0 < len(told) - before <= SLICE / 0.001
+    while told[before:]:
+        assert len(told) - before <= SLICE / 0.001
         before = len(told)
-        clock.next_turn.pop()()
+        clock.turn()
     assert told == [7] * 99

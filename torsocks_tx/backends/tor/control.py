@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from txtorcon.torcontrolprotocol import TorDisconnectError, TorProtocolError
 
+from torsocks_tx.backends.tor.stalls import limit
 from torsocks_tx.backends.tor.waiters import Waiters
 
 COMMAND_TIMEOUT = 10.0
@@ -144,7 +145,7 @@ class Control:
 
     def _deadline(self, answer: Deferred[_T]) -> Deferred[_T]:
         """Give ``answer`` a deadline, and turn every failure into a ``ControlError``."""
-        return answer.addTimeout(self._timeout, self._clock).addErrback(self._as_control_error)
+        return limit(answer, self._timeout, self._clock).addErrback(self._as_control_error)
 
     def _as_control_error(self, failure: Failure) -> NoReturn:
         if failure.check(TimeoutError) and self._ours and self._losing is not None:

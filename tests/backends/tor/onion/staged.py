@@ -8,10 +8,11 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 
+from tests.support.names import ONION
 from torsocks_tx.backends.tor.control import ControlError, ControlLost
 from torsocks_tx.backends.tor.waiters import Waiters
 
-ADDRESS = "a" * 56
+ADDRESS = ONION.removesuffix(".onion")
 VIEW = f"ONION_CLIENT_AUTH_VIEW {ADDRESS}"
 NO_KEY = f"ONION_CLIENT_AUTH_VIEW {ADDRESS}"
 KEY = f"{NO_KEY}\nCLIENT {ADDRESS} x25519:AAAA"

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import Clock
 
 from tests.backends.tor.onion.staged import (
     ADDRESS,
@@ -24,10 +23,13 @@ from tests.backends.tor.onion.staged import (
     silent,
     staged,
 )
+from tests.socks.test_onion_address import NOT_KEYS
+from tests.support.clocks import TurnClock
 from tests.support.rows import rows
 from torsocks_tx.backends.tor.control import ControlError
-from torsocks_tx.backends.tor.onion.attempt import JUDGING_TIMEOUT, Attempt
+from torsocks_tx.backends.tor.onion.attempt import Attempt
 from torsocks_tx.backends.tor.onion.evidence import INTRODUCTION_DOUBT, LOCKED_MEMORY
+from torsocks_tx.backends.tor.onion.questions import ANSWER_TIMEOUT
 from torsocks_tx.backends.tor.onion.witness import OnionWitness, Sight
 from torsocks_tx.errors import (
     ConnectionRefused,
@@ -37,6 +39,7 @@ from torsocks_tx.errors import (
     HostUnreachable,
     IntroductionFailed,
     IntroductionTimedOut,
+    InvalidOnionAddress,
     MissingClientAuth,
     NotAllowed,
     Refused,
@@ -52,8 +55,9 @@ OLDER = "GETINFO circuit-status"
 class Play:
     """A witness that sees, and attempts on one address."""
 
-    def __init__(self, **options: Any) -> None:
-        self.clock = Clock()
+    def __init__(self, address: str = ADDRESS, **options: Any) -> None:
+        self.address = address
+        self.clock = TurnClock()
         self.control = staged()
         self.witness = OnionWitness(self.clock, **options)
         self.follow(self.control)
@@ -65,13 +69,14 @@ class Play:
         self.witness.follow(control)
 
     def begin(self, token: str = "token") -> Attempt:
-        attempt = self.witness.attempt(ADDRESS, token)
+        attempt = self.witness.attempt(self.address, token)
         attempt.watch(self.given_up.append)
         return attempt
 
     def refuse(self, reason: Refused, attempt: Attempt | None = None) -> Deferred[Refused]:
         explaining = (attempt or self.attempt).refused(reason)
         explaining.addBoth(self.outcomes.append)
+        self.clock.advance(0)
         return explaining
 
     def outcome(self, reason: Refused) -> Any:
@@ -128,6 +133,7 @@ def test_events_that_come_after_the_answer() -> None:
     assert play.outcomes == []
     play.control.send(*ALL_404)
     fence.callback("0.4.9.11")
+    play.clock.advance(0)
     assert isinstance(play.outcomes[0], DescriptorNotFound)
 
 
@@ -137,7 +143,8 @@ def test_a_fence_that_never_comes() -> None:
     play.control.send(*ALL_404)
     plain = HostUnreachable()
     play.refuse(plain)
-    play.clock.advance(JUDGING_TIMEOUT)
+    play.clock.advance(ANSWER_TIMEOUT)
+    play.clock.advance(0)
     assert play.outcomes == [plain]
 
 
@@ -148,7 +155,8 @@ def test_a_tor_that_hangs_costs_one_second_in_all(slow: str) -> None:
     play.control.send(requested(), received())
     plain = GeneralFailure()
     play.refuse(plain)
-    play.clock.advance(JUDGING_TIMEOUT)
+    play.clock.advance(ANSWER_TIMEOUT)
+    play.clock.advance(0)
     assert play.outcomes == [plain]
 
 
@@ -464,6 +472,7 @@ class TestLoss:
         play.refuse(plain)
         play.control.lose()
         fence.errback(ControlError(0, "lost"))
+        play.clock.advance(0)
         assert play.outcomes == [plain]
 
     def test_a_new_connection_does_not_mend_what_was_missed(self) -> None:
@@ -496,6 +505,7 @@ def test_giving_up_an_explanation_leaves_nothing() -> None:
     explaining.cancel()
     (failure,) = play.outcomes
     assert failure.check(CancelledError)  # type: ignore[attr-defined]
+    play.clock.advance(ANSWER_TIMEOUT)  # others may have asked the same
     assert play.clock.getDelayedCalls() == []
     play.control.send(*ALL_404)
 
@@ -508,3 +518,34 @@ def test_newnym_forgets_what_was_remembered() -> None:
     play.control.send("SIGNAL CLEARDNSCACHE", 'SIGNAL "', "SIGNAL ")
     plain = HostUnreachable()
     assert play.outcome(plain) is plain
+
+
+@rows("S-49")
+@pytest.mark.parametrize("followed", [True, False])
+@pytest.mark.parametrize("host", NOT_KEYS)
+@pytest.mark.parametrize("reason", [GeneralFailure(), HostUnreachable(), DescriptorNotFound()])
+def test_no_service_can_have_this_address(host: str, followed: bool, reason: Refused) -> None:
+    play = Play(host.removesuffix(".onion"))
+    if not followed:
+        play.follow(None)
+        play.attempt = play.begin()
+    assert isinstance(play.outcome(reason), InvalidOnionAddress)
+
+
+def test_refusals_that_are_no_matter_of_the_address() -> None:
+    play = Play(NOT_KEYS[0].values[0].removesuffix(".onion"))  # type: ignore[union-attr]
+    reason = NotAllowed()
+    assert play.outcome(reason) is reason
+
+
+def test_one_key_is_looked_at_in_each_turn_of_the_reactor() -> None:
+    play = Play()
+    attempts = [play.begin() for _ in range(20)]
+    for attempt in attempts:
+        attempt.refused(GeneralFailure()).addBoth(play.outcomes.append)
+    for turn in range(21):
+        assert len(play.outcomes) == turn
+        play.clock.turn()
+    assert len(play.outcomes) == 20
+    play.clock.turn()
+    assert play.clock.getDelayedCalls() == []

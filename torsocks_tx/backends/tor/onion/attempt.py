@@ -11,16 +11,17 @@ from twisted.logger import Logger
 
 from torsocks_tx.backends.tor.control import ControlError
 from torsocks_tx.backends.tor.onion.evidence import Evidence
-from torsocks_tx.backends.tor.onion.inquiries import Inquiries
 from torsocks_tx.backends.tor.onion.journal import Journal
-from torsocks_tx.backends.tor.onion.stalls import limit
+from torsocks_tx.backends.tor.onion.keys import KeyChecker
+from torsocks_tx.backends.tor.onion.questions import Inquiries
 from torsocks_tx.backends.tor.onion.verdict import Finding, Verdict, judge, no_rendezvous
-from torsocks_tx.errors import DescriptorNotFound, HostUnreachable, Refused
+from torsocks_tx.backends.tor.stalls import limit
+from torsocks_tx.errors import DescriptorNotFound, HostUnreachable, InvalidOnionAddress, Refused
 from torsocks_tx.relay.transports import Deadline
 from torsocks_tx.socks.constants import Reply5
 
-JUDGING_TIMEOUT = 1.0
-"""Seconds for tor to say what it has seen, once it has refused; it takes under a millisecond."""
+CHECK_TIMEOUT = 1.0
+"""Seconds that a client waits for its turn to have the key in the address looked at."""
 
 JUDGED = (Reply5.GENERAL_FAILURE, Reply5.HOST_UNREACHABLE, Reply5.TTL_EXPIRED)
 """tor's plain answers behind which an onion failure may stand."""
@@ -31,6 +32,7 @@ class Witness(Protocol):
 
     clock: IReactorTime
     journal: Journal
+    keys: KeyChecker
     rendezvous_timeout: float
 
     def inquire(self) -> Inquiries:
@@ -83,31 +85,60 @@ class Attempt:
             self._deadline.start(self._witness.rendezvous_timeout, self._no_rendezvous)
 
     def _no_rendezvous(self) -> None:
+        Deferred.fromCoroutine(self._give_up_late())
+
+    async def _give_up_late(self) -> None:
+        """Give up, unless tor has told by now that the service came: we may have been busy."""
+        try:
+            await self._witness.inquire().fence()
+        except (ControlError, TimeoutError):
+            self._changed()
+            return
         give_up, evidence = self._give_up, self._evidence
+        if give_up is None or not evidence.awaits_service or not evidence.complete:
+            return
         self.over()
         verdict = no_rendezvous(evidence)
-        if give_up is not None and evidence.complete and verdict.refused is not None:
+        if verdict.refused is not None:
             self._witness.judged(evidence.address, verdict)
             give_up(verdict.refused)
 
     async def _explain(self, reason: Refused) -> Refused:
+        evidence = self._evidence
+        if reason.code not in JUDGED:
+            self._witness.journal.end(evidence)
+            return reason
         try:
-            if reason.code not in JUDGED or not self._evidence.complete:
-                return reason
-            judging = Deferred.fromCoroutine(self._find_out(reason.code))
-            verdict = await limit(judging, JUDGING_TIMEOUT, self._witness.clock)
+            if evidence.complete:
+                reason = await self._judged(reason)
+            if not evidence.received and not evidence.circuits:
+                reason = await self._key_checked(reason)
         except CancelledError:
             raise
+        except Exception:
+            self._log.failure("a fault while judging a failure; tor's own answer goes out")
+        finally:
+            self._witness.journal.end(evidence)
+        return reason
+
+    async def _judged(self, reason: Refused) -> Refused:
+        try:
+            verdict = await self._find_out(reason.code)
         except (ControlError, TimeoutError) as error:
             self._log.debug("onion service: tor does not say why ({error})", error=error)
             return reason
-        except Exception:
-            self._log.failure("a fault while judging a failure; tor's own answer goes out")
-            return reason
-        finally:
-            self._witness.journal.end(self._evidence)
         self._witness.judged(self._evidence.address, verdict)
         return verdict.refused or self._unproven(reason)
+
+    async def _key_checked(self, reason: Refused) -> Refused:
+        """Return F6 where there can be no such service; there was no sign of one."""
+        address, clock = self._evidence.address, self._witness.clock
+        try:
+            if await limit(self._witness.keys.is_valid(address), CHECK_TIMEOUT, clock):
+                return reason
+        except TimeoutError:
+            return reason
+        return InvalidOnionAddress("not a public key of ed25519")
 
     def _unproven(self, reason: Refused) -> Refused:
         """Return tor's own answer, but for F0: it sticks to streams that end for another reason."""

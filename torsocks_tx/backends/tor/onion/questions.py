@@ -1,58 +1,75 @@
-"""Commands to tor whose answer serves everybody who asked before they were sent.
+"""What tor is asked when an onion service could not be reached, and no event tells why.
 
-A thousand streams that fail at once need one answer, not a thousand commands in a row.
+A thousand streams that fail at once need one answer, read once, not a thousand commands in a row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import Cooperator
 from twisted.python.failure import Failure
 
 from torsocks_tx.backends.tor.control import ControlLost
+from torsocks_tx.backends.tor.onion.sightings import Step, circuit_sighting
+from torsocks_tx.backends.tor.stalls import limit
 from torsocks_tx.backends.tor.waiters import Waiters
 
+ANSWER_TIMEOUT = 1.0
+"""Seconds for tor to answer once it has refused a stream; it takes under a millisecond."""
+
+LINES_AT_ONCE = 50
+"""Circuits of tor's list that are read in one turn of the reactor: it takes a millisecond."""
+
 Ask = Callable[[str], Deferred[str]]
+_T = TypeVar("_T")
+
+_Joined = dict[str, set[str | None]]
+"""For each onion service, the tokens of the circuits to it that are open."""
 
 
-class _Line:
+class _Line(Generic[_T]):
     """Who waits for the answer to one command: those for the one under way, and for the next."""
 
-    def __init__(self) -> None:
-        self.current: Waiters[str] = Waiters()
-        self.next: Waiters[str] | None = None
+    def __init__(self, clock: IReactorTime) -> None:
+        self.current: Waiters[_T] = Waiters(clock)
+        self.next: Waiters[_T] | None = None
 
 
-class Questions:
+class Questions(Generic[_T]):
     """Sends each command at most once at a time; ``ask`` sends one and fires with its answer.
 
     An answer is at least as new as the question: a command that is under way already is not
     waited for, but the one after it.
     """
 
-    def __init__(self, ask: Ask) -> None:
+    def __init__(self, ask: Callable[[str], Deferred[_T]], clock: IReactorTime) -> None:
         self._ask = ask
-        self._lines: dict[str, _Line] = {}
+        self._clock = clock
+        self._lines: dict[str, _Line[_T]] = {}
 
-    def answer_to(self, command: str) -> Deferred[str]:
+    def answer_to(self, command: str) -> Deferred[_T]:
         """Fire with tor's answer; fail as ``ask`` does. Can be cancelled."""
         line = self._lines.get(command)
         if line is None:
-            line = self._lines[command] = _Line()
+            line = self._lines[command] = _Line(self._clock)
             waiting = line.current.wait()
             self._send(command, line)
             return waiting
         if line.next is None:
-            line.next = Waiters()
+            line.next = Waiters(self._clock)
         return line.next.wait()
 
-    def _send(self, command: str, line: _Line) -> None:
+    def _send(self, command: str, line: _Line[_T]) -> None:
         asked = self._ask(command)
         asked.addCallbacks(line.current.fire, lambda failure: _fail(line.current, failure))
         asked.addBoth(lambda _: self._go_on(command, line))
 
-    def _go_on(self, command: str, line: _Line) -> None:
+    def _go_on(self, command: str, line: _Line[_T]) -> None:
         if line.next is None:
             del self._lines[command]
             return
@@ -60,6 +77,55 @@ class Questions:
         self._send(command, line)
 
 
-def _fail(waiters: Waiters[str], failure: Failure) -> None:
+class Inquiries:
+    """Asks by one control connection; ``ask`` sends a command.
+
+    All fail with ``ControlError`` or, where tor is silent, ``TimeoutError``.
+    """
+
+    def __init__(self, ask: Ask, clock: IReactorTime, cooperator: Cooperator) -> None:
+        self._ask = lambda command: limit(ask(command), ANSWER_TIMEOUT, clock)
+        self._cooperator = cooperator
+        self._texts: Questions[str] = Questions(self._ask, clock)
+        self._circuits: Questions[_Joined] = Questions(self._list_joined, clock)
+
+    async def fence(self) -> None:
+        """Return when all events that tor had for us are here."""
+        await self._texts.answer_to("GETINFO version")
+
+    async def has_joined_circuit(self, address: str, token: str | None) -> bool:
+        """Whether a circuit to the service is open that streams with this token use."""
+        joined = await self._circuits.answer_to("GETINFO circuit-status")
+        tokens = joined.get(address, set())
+        return bool(tokens) if token is None else not tokens.isdisjoint((token, None))
+
+    async def has_key(self, address: str) -> bool:
+        """Whether tor holds a client authorization key for the service."""
+        answer = await self._texts.answer_to(f"ONION_CLIENT_AUTH_VIEW {address}")
+        return any(line.startswith(f"CLIENT {address} ") for line in answer.splitlines())
+
+    def _list_joined(self, command: str) -> Deferred[_Joined]:
+        return Deferred.fromCoroutine(self._read_joined(command))
+
+    async def _read_joined(self, command: str) -> _Joined:
+        joined: _Joined = defaultdict(set)
+        reading = _read_circuits(await self._ask(command), joined)
+        for _ in reading:  # a short answer is read at once
+            await self._cooperator.coiterate(reading)
+        return joined
+
+
+def _read_circuits(answer: str, joined: _Joined) -> Iterator[None]:
+    """Add the circuits of an answer to ``joined``, some of them in each step."""
+    for number, line in enumerate(answer.splitlines(), 1):
+        if "HSCR_JOINED" in line:  # spare the others the parsing
+            circuit = circuit_sighting(line.removeprefix("circuit-status="))
+            if circuit is not None and circuit.step is Step.JOINED:
+                joined[circuit.address].add(circuit.token)
+        if number % LINES_AT_ONCE == 0:
+            yield
+
+
+def _fail(waiters: Waiters[_T], failure: Failure) -> None:
     error = failure.value
     waiters.fail(lambda: error if isinstance(error, Exception) else ControlLost())

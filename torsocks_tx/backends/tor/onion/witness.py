@@ -11,15 +11,17 @@ from enum import Enum, auto
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import Cooperator
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
 from torsocks_tx.backends.tor.events import EventError, parse_event
 from torsocks_tx.backends.tor.onion.attempt import Attempt
-from torsocks_tx.backends.tor.onion.inquiries import Inquiries
 from torsocks_tx.backends.tor.onion.journal import Journal
 from torsocks_tx.backends.tor.onion.keyring import Keyring
+from torsocks_tx.backends.tor.onion.keys import KeyChecker
+from torsocks_tx.backends.tor.onion.questions import Inquiries
 from torsocks_tx.backends.tor.onion.sightings import circuit_sighting, fetch_sighting
 from torsocks_tx.backends.tor.onion.verdict import Verdict
 from torsocks_tx.backends.tor.waiters import Waiters
@@ -71,6 +73,8 @@ class OnionWitness:
         self._inquiries: Inquiries | None = None
         self._retry_at = 0.0
         self._waiters: Waiters[None] = Waiters(clock)
+        self._cooperator = one_step_a_turn(clock)
+        self.keys = KeyChecker(self._cooperator)
         self._listeners = (
             ("HS_DESC", lambda text: self.journal.note_fetch(fetch_sighting(text))),
             ("CIRC", lambda text: self.journal.note_circuit(circuit_sighting(text))),
@@ -104,7 +108,11 @@ class OnionWitness:
 
     def _begin_to_follow(self, control: Control) -> None:
         self.sight = Sight.OPENING
-        self._inquiries = Inquiries(lambda line: Deferred.fromCoroutine(control.command(line)))
+        self._inquiries = Inquiries(
+            lambda line: Deferred.fromCoroutine(control.command(line)),
+            self.clock,
+            self._cooperator,
+        )
         control.when_lost().addCallback(lambda _: self._lost(control))
         patience = self.clock.callLater(FOLLOW_TIMEOUT, self._waiters.fire, None)
         opening = Deferred.fromCoroutine(self._open(control))
@@ -225,3 +233,11 @@ class OnionWitness:
 
     def _ignore(self, failure: Failure) -> None:
         failure.trap(ControlError)
+
+
+def one_step_a_turn(clock: IReactorTime) -> Cooperator:
+    """Return what spreads work over turns of the reactor, so that other clients wait little."""
+    return Cooperator(
+        terminationPredicateFactory=lambda: lambda: True,
+        scheduler=lambda tick: clock.callLater(0, tick),
+    )

@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.task import Clock
 
-from torsocks_tx.backends.tor.onion.stalls import MOST_EXTENSIONS, limit
+from torsocks_tx.backends.tor.stalls import MOST_EXTENSIONS, limit
 
 
 @pytest.fixture
