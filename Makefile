@@ -1,5 +1,5 @@
 # Try `make help`.
-.PHONY: help setup demo run bench test lint types unit interop docs onion-table clean
+.PHONY: help setup demo run bench test check lint types unit network docs onion-table clean
 
 help:
 	@echo 'torsocks_tx: a SOCKS4, SOCKS4a and SOCKS5 server that speaks through Tor.'
@@ -7,12 +7,13 @@ help:
 	@echo '  make demo      every feature with real clients, on a private Tor network on this machine'
 	@echo '  make run       the server on the live Tor network, at 127.0.0.1:1080, until Ctrl-C'
 	@echo '                 more options:  make run ARGS="--help"'
-	@echo '  make test      every check there is'
+	@echo '  make test      the tests on the newest versions, with a private Tor network: 6 minutes'
+	@echo '  make check     every check there is, with every client and all versions: 15 minutes'
 	@echo '  make bench     how fast it is, beside other servers: 15 minutes; ARGS=--quick is less'
 	@echo
 	@echo '  make setup     a virtual environment in .venv with all that development needs'
 	@echo '  make lint      lint and format          make unit      unit tests and fuzzing'
-	@echo '  make types     type checks              make interop   real clients and a private Tor'
+	@echo '  make types     type checks              make network   real clients and a private Tor'
 	@echo '  make docs      write the tables of docs/reference.md and docs/conformance.md'
 	@echo '  make onion-table  measure what clients hear of onion services that fail (10 minutes)'
 	@echo '  make clean     away with all that these made'
@@ -35,9 +36,12 @@ bench:
 	@exec tools/bench $(ARGS)
 
 test:
-	@exec tools/check
+	@exec tools/check test
 
-lint types unit interop:
+check:
+	@exec tools/check all
+
+lint types unit network:
 	@exec tools/check $@
 
 docs: setup
@@ -48,6 +52,6 @@ onion-table: setup
 	@exec .venv/bin/python tools/onion_table.py $(ARGS)
 
 clean:
-	rm -rf .venv .venv-oldest build dist *.egg-info .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* build dist *.egg-info .mypy_cache .ruff_cache .hypothesis
 	rm -f twisted/plugins/dropin.cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

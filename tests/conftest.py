@@ -11,6 +11,11 @@ from twisted.logger import LogEvent, globalLogPublisher
 pytest_plugins = ["tests.support.netfixture", "tests.support.clients"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that wait long: other processes run the others meanwhile."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _quick_collections() -> None:
     """Leave what the imports made out of the collection that ends every test."""

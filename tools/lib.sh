@@ -5,7 +5,11 @@ tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck disable=SC2034  # for those who source this
 root=$(dirname "$tools")
 
-PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+# Where daemons are; a PATH that names such a directory is taken as it is.
+case "$PATH:" in
+    */sbin:*) ;;
+    *) PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin" ;;
+esac
 # Whatever was set for another Python must not reach ours.
 unset PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONWARNINGS VIRTUAL_ENV
 

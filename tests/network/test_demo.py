@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.network, pytest.mark.clients("curl", "torsocks", "tor-
 DEMO = Path(__file__).resolve().parents[2] / "tools" / "demo.py"
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_every_step_holds(tmp_path: Path) -> None:
     environment = {"TMPDIR": str(tmp_path), "NO_COLOR": "1"}

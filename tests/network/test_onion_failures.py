@@ -124,6 +124,7 @@ async def test_what_clients_hear(
     "S-21", "S-22", "S-41", "S-42", "S-43", "S-44", "S-45", "S-46", "S-47", "S-48", "S-49", "S-50"
 )
 @pytest.mark.parametrize("scenario", SLOW, ids=lambda scenario: scenario.name)
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_what_clients_hear_after_a_while(
     private_network: PrivateNetwork, servers: Servers, scenario: Scenario
@@ -147,6 +148,7 @@ async def test_what_clients_hear_after_a_while(
 
 @rows("S-45", "S-46")
 @pytest.mark.parametrize("end", [killed, removed])
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_a_service_that_is_gone(
     private_network: PrivateNetwork, servers: Servers, end: Provoke
@@ -174,6 +176,7 @@ async def test_a_missing_key_stays_one(private_network: PrivateNetwork, servers:
 
 
 @rows("S-03", "S-43")
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_no_working_stream_is_called_a_failure(
     private_network: PrivateNetwork, servers: Servers, socks_only: Servers

@@ -22,7 +22,7 @@ def costly():
 def test_there():
     assert client("sh").endswith("/sh")
 
-@pytest.mark.clients("sh", "no-such-client")
+@pytest.mark.clients("sh", "no-such-client", "nor-this")
 def test_absent(costly): ...
 
 @pytest.mark.parametrize("name", [pytest.param("x", marks=pytest.mark.clients("no-such-client"))])
@@ -79,7 +79,9 @@ def test_a_missing_client_is_named_once_at_the_end(tmp_path: Path) -> None:
     code, out = outcome(tmp_path, MISSING_CLIENTS, CI="", TORSOCKS_TX_NO_SKIP="0")
     assert code == 0, out
     assert "1 passed, 2 skipped" in out.splitlines()[-1]
-    assert "Not installed, so their tests were skipped: no-such-client." in out.splitlines()
+    assert (
+        "Not installed, so their tests were skipped: no-such-client, nor-this." in out.splitlines()
+    )
 
 
 @pytest.mark.parametrize("environment", [{"CI": "true"}, {"TORSOCKS_TX_NO_SKIP": "1"}])
@@ -89,13 +91,13 @@ def test_where_nothing_may_be_missing_each_such_test_fails(
     code, out = outcome(tmp_path, MISSING_CLIENTS, **environment)
     assert code == 1
     assert "1 passed, 2 errors in" in out.splitlines()[-1]
-    assert "skipped where nothing may be: no client no-such-client" in out
+    assert "skipped where nothing may be: no client no-such-client nor-this" in out
 
 
 def test_tests_of_the_network_need_tor(tmp_path: Path) -> None:
     code, out = outcome(tmp_path, NETWORK, PATH=str(tmp_path))
     assert code == 0, out
-    assert "Not installed, so their tests were skipped: tor." in out.splitlines()
+    assert "Not installed, so their tests were skipped: tor, tor-gencert." in out.splitlines()
 
 
 def test_a_client_must_be_named_by_a_mark(tmp_path: Path) -> None:

@@ -103,11 +103,13 @@ def test_with_trial(tmp_path: Path) -> None:
 
 
 @pytest.mark.network
+@pytest.mark.slow
 def test_the_network_with_pytest(tmp_path: Path) -> None:
     assert "2 passed" in run(tmp_path, "network", *PYTEST, "--rootdir=.", ".")
 
 
 @pytest.mark.network
+@pytest.mark.slow
 def test_the_network_with_trial(tmp_path: Path) -> None:
     assert "PASSED (successes=1)" in run(tmp_path, "network", "trial", "trial_over_tor")
 

@@ -45,9 +45,9 @@ def _needed_by(item: pytest.Item) -> Iterator[str]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test that needs a program that is not installed, before its fixtures are made."""
-    for name in _needed_by(item):
-        if shutil.which(name) is None:
-            pytest.skip(MISSING + name)
+    missing = [name for name in _needed_by(item) if shutil.which(name) is None]
+    if missing:
+        pytest.skip(MISSING + " ".join(missing))
 
 
 def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
@@ -86,9 +86,8 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Name the clients that were missing, once each."""
     reasons = [_reason(report) for report in terminalreporter.stats.get("skipped", [])]
-    missing = sorted(
-        {reason.removeprefix(MISSING) for reason in reasons if reason.startswith(MISSING)}
-    )
+    names = [reason.removeprefix(MISSING).split() for reason in reasons if MISSING in reason]
+    missing = sorted({name for found in names for name in found})
     if missing:
         terminalreporter.section("missing clients")
         terminalreporter.line(f"Not installed, so their tests were skipped: {', '.join(missing)}.")

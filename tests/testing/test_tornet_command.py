@@ -179,6 +179,7 @@ async def nothing_is_left(pids: list[int], directory: Path) -> None:
 
 
 @pytest.mark.clients("curl")
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_a_killed_network_leaves_nothing(tmp_path: Path) -> None:
     """The whole of it: up within the time promised, used from another process, then SIGKILL."""

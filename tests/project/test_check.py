@@ -1,0 +1,81 @@
+"""The script behind ``make test``: what its stages do to each other, and to whoever waits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+from tests.support.processes import ROOT
+
+SCRIPT = """
+import asyncio, json, sys
+from check import Stage, main
+given = json.loads(sys.argv[1])
+lanes = [[Stage(name, name, commands) for name, commands in lane] for lane in given]
+sys.exit(asyncio.run(main(0.0, lanes)))
+"""
+MISSING = "Not installed, so their tests were skipped: a, b."
+Lane = list[tuple[str, list[list[str]]]]
+
+
+def start(*lanes: Lane) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, json.dumps(lanes)],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "tools")},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def outcome(*lanes: Lane) -> tuple[int, list[str]]:
+    with start(*lanes) as running:
+        out, _ = running.communicate(timeout=60)
+    return running.returncode, out.splitlines()
+
+
+def test_every_line_says_which_stage_speaks_and_when() -> None:
+    status, lines = outcome([("one", [["echo", "hello"], ["echo", MISSING]]), ("two", [["true"]])])
+    assert status == 0
+    assert lines[:5] == [
+        " 0:00 one        == one",
+        " 0:00 one        hello",
+        f" 0:00 one        {MISSING}",
+        " 0:00 one        == ok, 0 s",
+        " 0:00 two        == two",
+    ]
+    assert [line.split()[0] for line in lines[-4:-1]] == ["ok", "ok", "in"]
+    assert lines[-1] == MISSING
+
+
+def test_the_other_stages_run_when_one_fails() -> None:
+    failing = ("one", [["sh", "-c", "exit 3"], ["echo", "never"]])
+    status, lines = outcome([failing, ("two", [["echo", "after"]])], [("three", [["true"]])])
+    assert status == 1
+    assert " 0:00 one        == FAILED (3), 0 s" in lines
+    assert any(line.endswith("after") for line in lines)
+    assert not any(line.endswith("never") for line in lines)
+    assert [line.split()[0] for line in lines[-4:]] == ["FAILED", "ok", "ok", "in"]
+
+
+def test_a_signal_interrupts_what_runs() -> None:
+    child = "trap 'echo interrupted; exit 1' INT; echo there; while :; do sleep 0.01; done"
+    with start([("one", [["sh", "-c", child]]), ("two", [["true"]])]) as running:
+        assert running.stdout is not None
+        while "there" not in running.stdout.readline():
+            pass
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(20) == 130
+        assert "two" not in running.stdout.read()
+
+
+def test_an_unknown_stage_is_told() -> None:
+    script = str(ROOT / "tools" / "check.py")
+    done = subprocess.run(
+        [sys.executable, script, "nonsense"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("check: there is no stage 'nonsense': use lint, types, unit,")
