@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
+from twisted.python.failure import Failure
 
 from tests.support.rows import rows
 from torsocks_tx import errors
@@ -13,8 +15,12 @@ from torsocks_tx.errors import (
     Refused,
     Retry,
     TransportRefused,
+    without_text,
 )
 from torsocks_tx.socks.refusals import HIDDEN_SERVICE, ONION, PLAIN, TRANSPORT
+
+SECRET = "".join(["can", "ary"])
+"""Not as one word in a source line that a traceback shows."""
 
 
 def all_refusals() -> list[type[Refused]]:
@@ -63,3 +69,18 @@ def test_every_refusal_is_a_sentence(kind: type[Refused]) -> None:
 def test_a_protocol_error_may_have_no_answer() -> None:
     assert errors.ProtocolError("why").answer == b""
     assert errors.ProtocolError("why", b"\5\1").answer == b"\5\1"
+
+
+@pytest.mark.parametrize("kind", [ValueError, OSError, UnicodeDecodeError, ExceptionGroup])
+def test_a_failure_without_text_keeps_its_kind_and_place(kind: type[Exception]) -> None:
+    arguments: dict[Any, tuple[Any, ...]] = {
+        UnicodeDecodeError: ("ascii", SECRET.encode(), 0, 1, SECRET),
+        ExceptionGroup: (SECRET, [ValueError(SECRET)]),
+    }
+    try:
+        raise kind(*arguments.get(kind, (SECRET,)))
+    except Exception:
+        text = without_text(Failure()).getTraceback()
+    assert kind.__name__ in text
+    assert "test_errors.py" in text
+    assert SECRET not in text

@@ -1,17 +1,31 @@
 """What can go wrong, in three kinds that are never mixed.
 
 ``ProtocolError``: the peer broke the protocol. ``Refused``: the network, tor or our own rules said
-no. Anything else that is raised is a fault of ours: it is logged with its traceback and the client
-gets a general failure. ``Incomplete`` is not an error: more bytes are needed.
+no. Anything else that is raised is a fault of ours: it is logged with its traceback but without its
+text, which may quote a client, and the client gets a general failure. ``Incomplete`` is not an
+error: more bytes are needed.
 """
 
 from __future__ import annotations
 
 from enum import Enum, auto
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torsocks_tx.socks.constants import OnionReply, Reply5, TransportReply
 from torsocks_tx.socks.messages import NO_PAIRS, KeyValues
+
+
+def without_text(failure: Any) -> Any:
+    """A ``Failure`` with its kind and place, but without what the exception says.
+
+    That may quote what a client sent, and no log above debug may.
+    """
+    kind = failure.type
+    try:
+        bare = kind.__new__(kind)
+    except TypeError:
+        bare = Exception(kind.__name__)
+    return failure.__class__(bare, type(bare), failure.getTracebackObject())
 
 
 class Incomplete(Exception):

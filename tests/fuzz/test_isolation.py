@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 from typing import Any
 
@@ -12,13 +13,19 @@ from tests.fuzz.strategies import fuzz
 from tests.support.rows import rows
 from torsocks_tx.policy.isolation import IsolationFlags, Isolator, isolation_key
 from torsocks_tx.socks.constants import Command, Version
-from torsocks_tx.socks.messages import Address, Credentials, Request
+from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Request
 
-# Few values, so that things are equal often.
-words = st.sampled_from([b"", b"a", b"b", b"ab", b"a\0", b"<torS0X>0", b"no-auth", b"client"])
-hosts = st.sampled_from(["a.example", "A.example", "b.example", "192.0.2.1", "::1", "x.onion"])
-listeners = st.sampled_from(["one", "two", "1"])
-clients = st.sampled_from(["192.0.2.1", "::ffff:192.0.2.1", "192.0.2.2", "::1", "0:0::1", None])
+# Few values, so that things are equal often; many look like a part of a key of another meaning.
+words = st.sampled_from([b"", b"a", b"b", b"ab", b"a\0", b"<torS0X>0", b"no-auth", b"client",
+                         b"absent", b"present:", b"present:a", b"extended", b"socks4", b"avatar",
+                         b"userpass", b"torS0X0", b"address"])  # fmt: skip
+hosts = st.sampled_from(["a.example", "A.example", "b.example", "192.0.2.1", "::1", "x.onion",
+                         "::ffff:192.0.2.1", "::ffff:c000:201", "0:0::1", "port"])  # fmt: skip
+listeners = st.sampled_from(["one", "two", "1", "group"])
+clients = st.sampled_from(["192.0.2.1", "::ffff:192.0.2.1", "192.0.2.2", "::1", "0:0::1", None,
+                           "fe80::1", "fe80::1%lo", "fe80::1%e", "fe80:0::1%e"])  # fmt: skip
+keys_of_pairs = ("USERNAME", "PASSWD", "ISOLATION")
+pairs = st.dictionaries(st.sampled_from(keys_of_pairs), words).map(KeyValues.of)
 flags = st.builds(
     IsolationFlags,
     client_addr=st.booleans(),
@@ -38,8 +45,9 @@ def streams(draw: st.DrawFn) -> tuple[str, str | None, Request]:
     if version is Version.SOCKS5:
         known = draw(st.none() | st.builds(Credentials, words, words))
     address = Address.of(draw(hosts), draw(st.sampled_from([80, 443])))
-    avatar = draw(st.sampled_from([None, None, b"a", b"b"]))
-    request = Request(version, Command.CONNECT, address, known, avatar)
+    avatar = draw(st.sampled_from([None, None, b"a", b"b", b"anyone"]))
+    said = draw(st.none() | pairs) if version is Version.SOCKS5 else None
+    request = Request(version, Command.CONNECT, address, known, avatar, said)
     return draw(listeners), draw(clients), request
 
 
@@ -48,12 +56,17 @@ def model(kept: IsolationFlags, stream: tuple[str, str | None, Request]) -> list
     listener, client, request = stream
     known, version = request.credentials, request.version
     auth: Any = ("4 or 4a", known.username if known else None)
-    if version is Version.SOCKS5 and known is None:
+    if request.pairs is not None:
+        auth = ("pairs", *map(request.pairs.get, keys_of_pairs))
+    elif version is Version.SOCKS5 and known is None:
         auth = "none"
     elif version is Version.SOCKS5 and known is not None:
         extended = known.username == b"<torS0X>0"
         auth = ("extended", known.password) if extended else (known.username, known.password)
     address: Any = ipaddress.ip_address(client) if client else None
+    host: Any = request.address.host.lower()
+    with contextlib.suppress(ValueError):
+        host = ipaddress.ip_address(request.address.host)
     return [
         listener if kept.session_group is None else kept.session_group,
         request.avatar,
@@ -61,7 +74,7 @@ def model(kept: IsolationFlags, stream: tuple[str, str | None, Request]) -> list
         auth if kept.socks_auth else None,
         version if kept.client_protocol else None,
         request.address.port if kept.dest_port else None,
-        request.address.host.lower() if kept.dest_addr else None,
+        host if kept.dest_addr else None,
     ]
 
 

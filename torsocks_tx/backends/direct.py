@@ -22,7 +22,13 @@ from zope.interface import implementer
 
 from torsocks_tx.backends.names import NameResolver
 from torsocks_tx.client.stream import Stream
-from torsocks_tx.errors import HostUnreachable, NetworkUnreachable, NotAllowed, Refused
+from torsocks_tx.errors import (
+    HostUnreachable,
+    NetworkUnreachable,
+    NotAllowed,
+    Refused,
+    without_text,
+)
 from torsocks_tx.interfaces import IBackend, IReceiver
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.relay.connector import Connect, Target
@@ -182,7 +188,8 @@ class DirectBackend:
 
     def _fault(self, failure: Failure) -> Failure:
         if failure.check(Refused, CancelledError) is None:
-            self._log.failure("a fault while looking up; the client is refused", failure)
+            text = "a fault while looking up; the client is refused"
+            self._log.failure(text, without_text(failure))
         return failure
 
     def resolve(self, request: Request, isolation: Isolation) -> Deferred[Address]:

@@ -13,7 +13,7 @@ from zope.interface import implementer
 
 from torsocks_tx.client.connect_failures import refused_by
 from torsocks_tx.client.stream import Stream
-from torsocks_tx.errors import CommandNotSupported, Refused
+from torsocks_tx.errors import CommandNotSupported, Refused, without_text
 from torsocks_tx.interfaces import IBackend, IReceiver
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.socks.messages import Address, Request
@@ -54,7 +54,8 @@ class EndpointBackend:
 
     def _fault(self, failure: Failure) -> Failure:
         if failure.check(Refused, CancelledError) is None:
-            self._log.failure("a fault while choosing an endpoint; the client is refused", failure)
+            text = "a fault while choosing an endpoint; the client is refused"
+            self._log.failure(text, without_text(failure))
         return failure
 
     def resolve(self, request: Request, isolation: Isolation) -> Deferred[Address]:

@@ -8,14 +8,13 @@ if every part of their keys is equal.
 
 from __future__ import annotations
 
-import functools
 import hmac
-import ipaddress
 import os
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from torsocks_tx.socks.address import packed_ip
 from torsocks_tx.socks.constants import Version
 from torsocks_tx.socks.messages import Credentials, Request
 from torsocks_tx.socks.userpass import ISOLATION_USERNAME
@@ -68,6 +67,7 @@ def isolation_key(
     """The parts that must be equal for two streams to share a circuit.
 
     ``listener`` names the listener; ``client`` is the client's IP address, None on a unix socket.
+    Raises ValueError for a ``client`` that is no IP address.
     """
     if flags.session_group is not None:
         parts = [b"group", str(flags.session_group).encode()]
@@ -76,7 +76,7 @@ def isolation_key(
     # The authenticated user always counts: one tenant must never choose another's circuits.
     parts += [b"avatar", request.avatar] if request.avatar is not None else [b"anyone"]
     if flags.client_addr and client is not None:
-        parts += [b"client", _packed(client)]
+        parts += [b"client", packed_ip(client)]
     if flags.socks_auth:
         parts += _auth_parts(request)
     if flags.client_protocol:
@@ -87,15 +87,6 @@ def isolation_key(
     if flags.dest_addr:
         parts += [b"address", destination.host.lower().encode("latin-1")]
     return tuple(parts)
-
-
-@functools.lru_cache(maxsize=256)
-def _packed(client: str) -> bytes:
-    """The address in bytes; an IPv4 address inside IPv6 is that IPv4 address."""
-    address = ipaddress.ip_address(client.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return address.packed
 
 
 def _auth_parts(request: Request) -> list[bytes]:

@@ -19,6 +19,7 @@ from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
+from torsocks_tx.errors import NotAllowed
 from torsocks_tx.interfaces import IBackend
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolation, Isolator, is_for_exit, isolation_key
@@ -156,7 +157,10 @@ class SOCKSFactory(Factory):
 
     def _credentials(self, request: Request, peer: IAddress) -> Credentials:
         client = peer.host if isinstance(peer, IPv4Address | IPv6Address) else None
-        key = isolation_key(self.policy.isolation, self._listener, client, request)
+        try:
+            key = isolation_key(self.policy.isolation, self._listener, client, request)
+        except ValueError:
+            raise NotAllowed("the client's address, from a PROXY header, is none") from None
         return self._isolator.credentials(key)
 
     def errand(self, client: Client, request: Request) -> Errand:

@@ -22,7 +22,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from torsocks_tx.errors import Fault, Refused
+from torsocks_tx.errors import Fault, Refused, without_text
 from torsocks_tx.interfaces import IOutbound, IReceiver
 from torsocks_tx.relay.sockets import is_quiet, send, was_reset
 from torsocks_tx.relay.transports import Deadline, Farewell, abort, prepare
@@ -107,7 +107,13 @@ class SOCKSProtocol(Protocol):
     def dataReceived(self, data: bytes) -> None:
         """Take bytes from the client."""
         if self.state is State.BUSY:
-            self._errand.client_data(data)
+            try:
+                self._errand.client_data(data)
+            except Exception:
+                self._log.failure(
+                    "a fault of this server; the client is reset", without_text(Failure())
+                )
+                self.reset()
         elif self.state is State.CLOSING:
             self._farewell.received(data)
         elif not self.is_served:
@@ -158,7 +164,8 @@ class SOCKSProtocol(Protocol):
             steps = turn(said)
         except Exception:
             # Only the handler of a key can do that, and it may be an application's.
-            self._log.failure("a fault of this server; the client is closed upon")
+            text = "a fault of this server; the client is closed upon"
+            self._log.failure(text, without_text(Failure()))
             self.finish(b"")
         else:
             self._carry_out(steps)
@@ -194,7 +201,8 @@ class SOCKSProtocol(Protocol):
 
     def _authentication_failed(self, failure: Failure) -> None:
         if self.state is not State.CLOSED:
-            self._log.failure("a fault while checking credentials; the client is refused", failure)
+            text = "a fault while checking credentials; the client is refused"
+            self._log.failure(text, without_text(failure))
             self._authenticated(None)
 
     def _set_out(self, request: Request, rest: bytes) -> None:
@@ -208,7 +216,8 @@ class SOCKSProtocol(Protocol):
         except Refused as reason:
             errand.relay_refused(reason)
         except Exception:
-            self._log.failure("a fault of this server; the client gets a general failure")
+            text = "a fault of this server; the client gets a general failure"
+            self._log.failure(text, without_text(Failure()))
             errand.client_lost(clean=False)
             errand.relay_refused(Fault("fault"))
 

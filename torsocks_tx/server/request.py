@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from torsocks_tx.errors import Fault, HostUnreachable, Refused, TimedOut
+from torsocks_tx.errors import Fault, HostUnreachable, Refused, TimedOut, without_text
 from torsocks_tx.interfaces import IBackend, IOutbound, IReceiver
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolation
@@ -181,7 +181,8 @@ class Errand:
             self._fault(failure)
 
     def _fault(self, failure: Failure) -> None:
-        self._log.failure("a fault while looking up; the client gets a general failure", failure)
+        text = "a fault while looking up; the client gets a general failure"
+        self._log.failure(text, without_text(failure))
         self.relay_refused(Fault("fault"))
 
     def _timed_out(self) -> None:

@@ -11,13 +11,14 @@ out of logs.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 import struct
 
 from torsocks_tx.errors import ProtocolError
 from torsocks_tx.socks.constants import AddressType
-from torsocks_tx.socks.messages import Address, onion_name
+from torsocks_tx.socks.messages import Address, ip_text, onion_name
 from torsocks_tx.socks.reader import Reader
 
 MAX_NAME = 255
@@ -34,6 +35,7 @@ class UnknownAddressType(ProtocolError):
     """The ATYP byte is none of 01, 03, 04, so where the address ends cannot be known."""
 
 
+@functools.lru_cache(maxsize=256)
 def packed_ip(text: str) -> bytes:
     """The 4 or 16 bytes of an IP address, and the scope behind them; ValueError if it is none.
 
@@ -53,7 +55,7 @@ def parse_address(reader: Reader) -> Address:
     if kind == AddressType.IPV4:
         host = "{}.{}.{}.{}".format(*reader.take(4))
     elif kind == AddressType.IPV6:
-        host = str(ipaddress.IPv6Address(reader.take(16)))
+        host = ip_text(ipaddress.IPv6Address(reader.take(16)))
     elif kind == AddressType.HOSTNAME:
         # latin-1 maps bytes to characters one to one: nothing is lost before the name is judged.
         host = reader.take(reader.take_u8()).decode("latin-1")

@@ -13,6 +13,16 @@ from dataclasses import dataclass, field
 from torsocks_tx.socks.constants import AddressType, Command, Version
 
 
+def ip_text(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+    """The one text of an IP address, as RFC 5952 has it.
+
+    Python writes an IPv4 address inside IPv6 in one way up to 3.12, and in another from 3.13 on.
+    """
+    if address.version == 6 and int(address) >> 32 == 0xFFFF:
+        return f"::ffff:{ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)}"
+    return str(address)
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """A destination, or an answer: a host and a TCP port (0 to 65535).
@@ -37,7 +47,7 @@ class Address:
         with contextlib.suppress(ValueError):
             parsed = ipaddress.ip_address(host[1:-1] if bracketed else host)
         if isinstance(parsed, ipaddress.IPv6Address) and parsed.scope_id is None:
-            return cls(AddressType.IPV6, str(parsed), port)
+            return cls(AddressType.IPV6, ip_text(parsed), port)
         if isinstance(parsed, ipaddress.IPv4Address) and not bracketed:
             return cls(AddressType.IPV4, str(parsed), port)
         return cls(AddressType.HOSTNAME, host, port)

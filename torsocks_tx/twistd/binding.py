@@ -6,11 +6,15 @@ import socket
 from typing import Any
 
 from twisted.internet import tcp, unix
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
+from twisted.protocols.haproxy import proxyEndpoint
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from torsocks_tx.twistd.listen import Listener, bound_privately, describe
 
@@ -42,10 +46,52 @@ def bind(reactor: Any, listener: Listener, factory: Factory, *, authenticated: b
     return port
 
 
+class _ProxyHeaderGuard(ProtocolWrapper):
+    """Resets a connection whose PROXY header makes Twisted's parser raise.
+
+    The reactor would log a traceback, and that quotes the header.
+    """
+
+    _log = Logger()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Pass bytes on."""
+        try:
+            super().dataReceived(data)
+        except Exception as error:
+            kind = type(error).__name__
+            self._log.debug("a connection is reset: {kind} in its PROXY header", kind=kind)
+            self.abortConnection()
+
+
+class _GuardingFactory(WrappingFactory):
+    protocol = _ProxyHeaderGuard
+    noisy = False
+
+
+@implementer(IStreamServerEndpoint)
+class _GuardedEndpoint:
+    """An endpoint for ``proxyEndpoint``, with a guard around what that puts around a factory."""
+
+    def __init__(self, endpoint: IStreamServerEndpoint) -> None:
+        self._endpoint = endpoint
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """Listen."""
+        return self._endpoint.listen(_GuardingFactory(protocolFactory))
+
+
+def _endpoint(reactor: Any, text: str) -> Any:
+    kind, _, rest = text.partition(":")
+    if kind == "haproxy":
+        return proxyEndpoint(_GuardedEndpoint(serverFromString(reactor, rest)))
+    return serverFromString(reactor, text)
+
+
 def _listen(reactor: Any, listener: Listener, factory: Factory) -> Any:
     outcome: list[Any] = []
     try:
-        serverFromString(reactor, listener.endpoint).listen(factory).addBoth(outcome.append)
+        _endpoint(reactor, listener.endpoint).listen(factory).addBoth(outcome.append)
     except Exception as error:
         raise StartError(f"cannot listen at {listener.text}: {error}") from None
     if not outcome:
