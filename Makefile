@@ -1,5 +1,5 @@
 # Try `make help`.
-.PHONY: help setup demo run bench test check lint types unit network docs onion-table clean
+.PHONY: help setup demo run bench test check lint types unit network docs house onion-table clean
 
 help:
 	@echo 'torsocks_tx: a SOCKS4, SOCKS4a and SOCKS5 server that speaks through Tor.'
@@ -15,6 +15,7 @@ help:
 	@echo '  make lint      lint and format          make unit      unit tests and fuzzing'
 	@echo '  make types     type checks              make network   real clients and a private Tor'
 	@echo '  make docs      write the tables of docs/reference.md and docs/conformance.md'
+	@echo '  make house     measure the shape of the package, beside its bounds'
 	@echo '  make onion-table  measure what clients hear of onion services that fail (10 minutes)'
 	@echo '  make clean     away with all that these made'
 	@echo
@@ -47,6 +48,9 @@ lint types unit network:
 docs: setup
 	@.venv/bin/python tools/conformance.py
 	@.venv/bin/python tools/reference.py
+
+house: setup
+	@.venv/bin/python tools/house.py
 
 onion-table: setup
 	@exec .venv/bin/python tools/onion_table.py $(ARGS)

@@ -1,0 +1,53 @@
+"""The measures of the house: they count what they say, and stay within their bounds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tools.house import BOUNDS, intruders, lonely, measure, modules, rooms
+
+FILES = {
+    "package/__init__.py": "",
+    "package/errors.py": "from typing import (\n    Any,\n)\nx = 1\n",
+    "package/room/__init__.py": "",
+    "package/room/small.py": "class Small:\n    def __init__(self):\n        self._own = 1\n",
+    "package/room/long.py": "import torsocks_tx.room.small\n" + "x = 1\n" * 100,
+    "package/room/breach.py": (
+        "from torsocks_tx.room import long\n"
+        "from twisted.internet.tcp import _BasicBase\n"
+        "def f(port, small):\n"
+        "    small._own = port._realPortNumber\n"
+        "    port.doRead = f\n"
+        "    return port.doRead == f\n"
+    ),
+    "tests/test_it.py": "\n" * 7,
+}
+
+
+def write(root: Path) -> Path:
+    for name, text in FILES.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root / "package"
+
+
+def test_the_package_is_within_its_bounds() -> None:
+    assert {name: it for name, it in measure().items() if it > BOUNDS[name]} == {}
+
+
+def test_what_is_counted(tmp_path: Path) -> None:
+    assert list(measure(write(tmp_path), tmp_path / "tests").values()) == [
+        114,  # lines
+        6,  # modules
+        2,  # on the top floor
+        7,  # lines of tests
+        53,  # import lines, of 1,000: 6 of 114
+        1,
+        1,
+        1,
+    ]
+    known = modules(tmp_path / "package")
+    assert lonely(known) == ["room.small"]
+    assert intruders(known) == {"room.breach": {"_BasicBase", "_realPortNumber"}}
+    assert rooms(known) == {"(top)": (2, 4), "room": (4, 110)}
