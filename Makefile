@@ -1,5 +1,5 @@
 # Try `make help`.
-.PHONY: help setup demo run bench test check lint types unit network docs house onion-table clean
+.PHONY: help setup demo run bench test check lint types unit network docs house news onion-table clean
 
 help:
 	@echo 'torsocks_tx: a SOCKS4, SOCKS4a and SOCKS5 server that speaks through Tor.'
@@ -16,6 +16,7 @@ help:
 	@echo '  make types     type checks              make network   real clients and a private Tor'
 	@echo '  make docs      write the tables of docs/reference.md and docs/conformance.md'
 	@echo '  make house     measure the shape of the package, beside its bounds'
+	@echo '  make news      print what the next changelog will say, from newsfragments/'
 	@echo '  make onion-table  measure what clients hear of onion services that fail (10 minutes)'
 	@echo '  make clean     away with all that these made'
 	@echo
@@ -51,6 +52,9 @@ docs: setup
 
 house: setup
 	@.venv/bin/python tools/house.py
+
+news: setup
+	@.venv/bin/towncrier build --draft --version next
 
 onion-table: setup
 	@exec .venv/bin/python tools/onion_table.py $(ARGS)

@@ -1,0 +1,24 @@
+"""The news fragments: what towncrier makes the next part of CHANGELOG.md of."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+
+from tests.support.processes import ROOT
+
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["towncrier"]
+
+
+def test_each_fragment_has_a_kind_and_says_something() -> None:
+    kinds = "|".join(kind["directory"] for kind in SETTINGS["type"])
+    for path in (ROOT / SETTINGS["directory"]).iterdir():
+        if path.name != ".gitignore":
+            assert re.fullmatch(rf"(\d+|\+[\w-]+)\.({kinds})\.md", path.name), path.name
+            assert path.read_text("utf-8").strip(), path.name
+
+
+def test_the_changelog_says_where_the_next_part_goes() -> None:
+    text = (ROOT / SETTINGS["filename"]).read_text("utf-8")
+    assert text.count(SETTINGS["start_string"]) == 1
+    assert "[Unreleased]" not in text
