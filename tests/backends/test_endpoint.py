@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionRefusedError as ConnectionRefusedByHost
+from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent
 from zope.interface.verify import verifyObject
@@ -15,11 +16,14 @@ from tests.backends.ends import FakeEndpoint, Receiver
 from tests.support.relaying import ISOLATION, REQUEST
 from tests.support.transports import FakeTransport
 from torsocks_tx.backends.endpoint import EndpointBackend
+from torsocks_tx.client.endpoint import SOCKSClientEndpoint
+from torsocks_tx.client.failures import SOCKSError
 from torsocks_tx.errors import (
     CommandNotSupported,
     ConnectionRefused,
     GeneralFailure,
     NotAllowed,
+    Refused,
 )
 from torsocks_tx.interfaces import IBackend, IOutbound
 
@@ -62,6 +66,24 @@ class TestOpen:
         self.endpoint.fail(ConnectionRefusedByHost())
         [reason] = self.receiver.heard
         assert isinstance(reason, ConnectionRefused)
+
+    @pytest.mark.parametrize(
+        ("failure", "kind"),
+        [
+            (ConnectionRefusedByHost(), GeneralFailure),
+            (ConnectTimeout(), GeneralFailure),
+            (SOCKSError(ConnectionRefused("reply 05"), 5), ConnectionRefused),
+        ],
+    )
+    def test_only_what_a_socks_server_says_is_said_of_the_destination(
+        self, failure: Exception, kind: type[Refused]
+    ) -> None:
+        proxy = self.endpoint
+        self.open(lambda *_: SOCKSClientEndpoint(self.clock, proxy, "example.com", 80))
+        self.clock.advance(0)
+        proxy.fail(failure)
+        [reason] = self.receiver.heard
+        assert type(reason) is kind
 
     def test_the_chooser_may_say_no(self) -> None:
         def choose(*_: object) -> NoReturn:

@@ -12,8 +12,10 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torsocks_tx.client.connect_failures import refused_by
+from torsocks_tx.client.endpoint import SOCKSClientEndpoint
+from torsocks_tx.client.failures import SOCKSError
 from torsocks_tx.client.stream import Stream
-from torsocks_tx.errors import CommandNotSupported, Refused, without_text
+from torsocks_tx.errors import CommandNotSupported, GeneralFailure, Refused, without_text
 from torsocks_tx.interfaces import IBackend, IReceiver
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.socks.messages import Address, Request
@@ -27,7 +29,9 @@ class EndpointBackend:
     """Connects to the endpoint that ``choose`` gives; refuses look-ups, which endpoints cannot do.
 
     What ``choose`` or ``connect`` itself raises, other than ``Refused``, is a fault: it is logged
-    with its traceback. ``meaning`` says what a failed attempt is to the client.
+    with its traceback. ``meaning`` says what a failed attempt is to the client. Where the endpoint
+    is a ``SOCKSClientEndpoint``, it is asked about what that server said only: a SOCKS server that
+    cannot be reached is a general failure, since nothing is known of the destination.
     """
 
     _log = Logger()
@@ -45,10 +49,22 @@ class EndpointBackend:
 
     def open(self, request: Request, isolation: Isolation, receiver: IReceiver) -> Stream:
         """Begin a stream. ``choose`` is called in the reactor's next turn."""
-        stream = Stream(self._reactor, receiver, half_close=True, meaning=self._meaning)
+        chosen: list[IStreamClientEndpoint] = []
+
+        def connect(endpoint: IStreamClientEndpoint) -> None:
+            chosen.append(endpoint)
+            stream.connect(endpoint)
+
+        def meaning(failure: Failure) -> Refused:
+            by_proxy = bool(chosen) and isinstance(chosen[0], SOCKSClientEndpoint)
+            if by_proxy and not failure.check(SOCKSError, Refused):
+                return GeneralFailure("the SOCKS server cannot be reached")
+            return self._meaning(failure)
+
+        stream = Stream(self._reactor, receiver, half_close=True, meaning=meaning)
         # Never from inside ``open``: an endpoint may connect at once.
         next_turn = deferLater(self._reactor, 0.0, self._choose, request, isolation)
-        next_turn.addCallback(stream.connect).addErrback(self._fault)
+        next_turn.addCallback(connect).addErrback(self._fault)
         stream.wait_for(next_turn)
         return stream
 
