@@ -1,0 +1,125 @@
+"""The walk of one connection through the package: ``python -m bench.walk`` prints every call.
+
+A real SOCKS5 CONNECT over loopback: a plain client, our server, and something that answers as C Tor
+does. One byte goes each way. Functions and modules of the package are counted, nothing else.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from twisted.internet import task
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.protocol import ClientFactory, Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
+
+import torsocks_tx
+from torsocks_tx import FixedSupply, SOCKSFactory, TorBackend
+
+PACKAGE = str(Path(torsocks_tx.__file__).parent)
+REQUEST = b"\5\1\0\3\7web.org\0\x50"
+GRANTED = b"\5\0\0\1" + bytes(6)
+
+
+class _Tor(Protocol):
+    """Answers as C Tor: one message for all that came in one read, then an echo."""
+
+    transport: Any
+    heard: bytes | None = b""
+
+    def dataReceived(self, data: bytes) -> None:
+        """Grant the request, or echo."""
+        if self.heard is None:
+            self.transport.write(data)
+            return
+        self.heard += data
+        if REQUEST in self.heard:
+            self.heard = None
+            self.transport.write(b"\1\0" + GRANTED)
+
+
+class _Client(Protocol):
+    """Greets, asks, says one byte, and leaves when it comes back."""
+
+    transport: Any
+    factory: Any
+
+    def connectionMade(self) -> None:
+        """Greet."""
+        self.heard = b""
+        self.transport.write(b"\5\1\0")
+
+    def dataReceived(self, data: bytes) -> None:
+        """Say what is next."""
+        self.heard += data
+        says = {b"\5\0": REQUEST, b"\5\0" + GRANTED: b"x"}
+        if self.heard.endswith(b"x"):
+            self.transport.loseConnection()
+        elif self.heard in says:
+            self.transport.write(says[self.heard])
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Tell whoever waits."""
+        self.factory.heard.callback(self.heard)
+
+
+async def _connect(reactor: Any, port: int) -> bytes:
+    factory: Any = ClientFactory.forProtocol(_Client)
+    factory.noisy, factory.heard = False, Deferred()
+    reactor.connectTCP("127.0.0.1", port, factory)
+    heard: bytes = await factory.heard
+    return heard
+
+
+async def walk(reactor: Any) -> list[tuple[str, str]]:
+    """Every call that a connection makes in the package: its module and its function, in order."""
+    calls: list[tuple[str, str]] = []
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        name = frame.f_code.co_filename
+        if event == "call" and name.startswith(PACKAGE):
+            calls.append((name[len(PACKAGE) + 1 : -3], frame.f_code.co_qualname))
+
+    quiet: Any = Factory.forProtocol(_Tor)
+    quiet.noisy = False
+    tor = reactor.listenTCP(0, quiet, interface="127.0.0.1")
+    endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", tor.getHost().port)
+    supply = FixedSupply(endpoint, pipelined=True)
+    await supply.start()
+    factory = SOCKSFactory(TorBackend(reactor, supply))
+    server = reactor.listenTCP(0, factory, interface="127.0.0.1")
+    try:
+        port = server.getHost().port
+        await _connect(reactor, port)
+        await factory.when_empty()
+        sys.setprofile(note)
+        try:
+            heard = await _connect(reactor, port)
+            await factory.when_empty()
+        finally:
+            sys.setprofile(None)
+        assert heard == b"\5\0" + GRANTED + b"x"
+    finally:
+        await server.stopListening()
+        await tor.stopListening()
+        await supply.stop()
+    return calls
+
+
+async def _main(reactor: Any) -> None:
+    calls = await walk(reactor)
+    last = ""
+    for module, function in calls:
+        print(f"{module if module != last else '':<32} {function}")
+        last = module
+    changes = sum(one[0] != two[0] for one, two in zip(calls, calls[1:], strict=False))
+    modules = {module for module, _ in calls}
+    print(f"{len(modules)} modules, {len(calls)} calls, {changes} from one module to another")
+
+
+if __name__ == "__main__":
+    task.react(lambda reactor: Deferred.fromCoroutine(_main(reactor)))
