@@ -7,6 +7,7 @@ does. One byte goes each way. Functions and modules of the package are counted, 
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -116,7 +117,7 @@ async def _main(reactor: Any) -> None:
     for module, function in calls:
         print(f"{module if module != last else '':<32} {function}")
         last = module
-    changes = sum(one[0] != two[0] for one, two in zip(calls, calls[1:], strict=False))
+    changes = sum(one[0] != two[0] for one, two in pairwise(calls))
     modules = {module for module, _ in calls}
     print(f"{len(modules)} modules, {len(calls)} calls, {changes} from one module to another")
 

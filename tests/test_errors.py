@@ -17,7 +17,9 @@ from torsocks_tx.errors import (
     TransportRefused,
     without_text,
 )
-from torsocks_tx.socks.refusals import HIDDEN_SERVICE, ONION, PLAIN, TRANSPORT
+from torsocks_tx.socks.replies import HIDDEN_SERVICE, ONION, PLAIN, TRANSPORT
+
+PROXY = {errors.LoginRefused, errors.ArgumentsRefused, errors.NotIsolated}
 
 SECRET = "".join(["can", "ary"])
 """Not as one word in a source line that a traceback shows."""
@@ -51,11 +53,12 @@ def test_advice() -> None:
         errors.WrongClientAuth,
         errors.InvalidOnionAddress,
         errors.InvalidBridge,
+        *PROXY,
     }
 
 
 def test_the_lists_are_complete() -> None:
-    others = {errors.TorDown, errors.Busy, errors.Fault}
+    others = {errors.TorDown, errors.Busy, errors.Fault, errors.ProxyBroken, *PROXY}
     assert {*PLAIN, *ONION, *HIDDEN_SERVICE, *TRANSPORT, *others} == set(all_refusals())
 
 

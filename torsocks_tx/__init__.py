@@ -4,7 +4,7 @@ Serve a backend by listening with a factory::
 
     endpoint.listen(SOCKSFactory(TorBackend.from_tor(reactor, tor)))
 
-What is imported here is the public API, with ``torsocks_tx.errors``, ``torsocks_tx.proxyerrors``,
+What is imported here is the public API, with ``torsocks_tx.errors``, ``torsocks_tx.errors``,
 ``torsocks_tx.pt`` and ``torsocks_tx.testing``; everything else may move.
 """
 
@@ -16,10 +16,10 @@ from torsocks_tx.errors import Refused
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolation, IsolationFlags, Isolator
 from torsocks_tx.policy.listener import ListenerPolicy
+from torsocks_tx.socks.client_options import ClientOptions
 from torsocks_tx.socks.constants import CodeSet, Role
 from torsocks_tx.socks.extended import KeyHandler
 from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Request
-from torsocks_tx.socks.offers import ClientOptions
 
 if TYPE_CHECKING:
     from torsocks_tx.backends.direct import DirectBackend

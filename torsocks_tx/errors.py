@@ -91,6 +91,32 @@ class TorDown(GeneralFailure):
     """There is no tor to carry the connection."""
 
 
+# What can go wrong between a client of ours and its SOCKS server.
+# To a client behind us all of these are general failures.
+
+
+class ProxyBroken(GeneralFailure):
+    """The SOCKS server broke the protocol, or closed the connection without an answer."""
+
+
+class LoginRefused(GeneralFailure):
+    """The SOCKS server does not let us in: it wants other credentials, or another method."""
+
+    retry = Retry.NEVER
+
+
+class ArgumentsRefused(GeneralFailure):
+    """The SOCKS server does not accept what was said by method 0x97, or cannot be told."""
+
+    retry = Retry.NEVER
+
+
+class NotIsolated(GeneralFailure):
+    """The SOCKS server cannot keep this connection apart from others, so it was not made."""
+
+    retry = Retry.NEVER
+
+
 class Fault(GeneralFailure):
     """The server has a fault; its log has the details."""
 

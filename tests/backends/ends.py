@@ -10,11 +10,10 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from tests.support.transports import FakeTransport, WholeTransport
-from torsocks_tx.client.connection import Conversation, Opening
-from torsocks_tx.client.stream import Stream
+from torsocks_tx.client.connection import FailureExplainer, Stream
 from torsocks_tx.errors import Refused
 from torsocks_tx.interfaces import IReceiver
-from torsocks_tx.socks.client import Initiator
+from torsocks_tx.socks.client import ClientHandshake
 from torsocks_tx.socks.constants import AddressType, Command, Version
 from torsocks_tx.socks.messages import Address, Credentials, Request
 
@@ -85,21 +84,18 @@ class StreamStage:
         pipelined: bool | None = None,
         early: bool = False,
         transport: WholeTransport | None = None,
-        opening: Opening | None = None,
-        doubtful: bool = False,
+        explainer: FailureExplainer | None = None,
+        verify_f0: bool = False,
     ) -> None:
         self.clock = Clock()
         self.receiver = Receiver()
         self.endpoint = FakeEndpoint()
         self.transport: Any = transport or FakeTransport()
         self.stream = Stream(self.clock, self.receiver, half_close=half_close)
-        conversation = None
         if pipelined is not None:
-            initiator = Initiator(REQUEST, pipelined=pipelined, doubtful=doubtful)
-            conversation = Conversation(
-                self.clock, self.stream, initiator, early_data=early, opening=opening
-            )
-        self.stream.connect(self.endpoint, conversation)
+            handshake = ClientHandshake(REQUEST, pipelined=pipelined, verify_f0=verify_f0)
+            self.stream.ask(handshake, early_data=early, explainer=explainer)
+        self.stream.connect(self.endpoint)
 
     @property
     def heard(self) -> list[object]:

@@ -1,16 +1,21 @@
-"""Who stands by a stream until it is open, and when an answer is doubted."""
+"""One stream over a Twisted connection: what is kept, what is sent in one write, every end, and who
+explains a failure."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol
+from twisted.internet.task import Clock
+from zope.interface.verify import verifyObject
 
-from tests.backends.ends import REQUEST, StreamStage
-from tests.support.peers import GRANTED
+from tests.backends.ends import REQUEST, FakeEndpoint, Receiver, StreamStage
+from tests.support.peers import GRANTED, named
 from tests.support.rows import rows
-from torsocks_tx.client.connection import Conversation
+from tests.support.transports import FakeTransport, WholeTransport
+from torsocks_tx.client.connection import Stream
 from torsocks_tx.errors import (
     ConnectionRefused,
     DescriptorNotFound,
@@ -19,14 +24,227 @@ from torsocks_tx.errors import (
     Refused,
     RendezvousFailed,
 )
-from torsocks_tx.socks.client import Initiator
-from torsocks_tx.socks.outcomes import DOUBT_TIMEOUT
+from torsocks_tx.interfaces import IOutbound
+from torsocks_tx.socks.client import UNCONFIRMED_TIMEOUT, ClientHandshake
+
+LOGIN = b"\1\1u\1p"
+ASK = named("example.com", 80)
+
+
+def test_interfaces() -> None:
+    stream = StreamStage().stream
+    assert verifyObject(IOutbound, stream)
+    assert verifyObject(IProtocol, stream)
+    assert verifyObject(IHalfCloseableProtocol, stream)
+    assert stream.transport is None
+
+
+class TestHandshake:
+    @rows("S-38", "R-34")
+    def test_pipelined_with_early_data_everything_is_one_write(self) -> None:
+        stage = StreamStage(pipelined=True, early=True)
+        stage.stream.write(b"early ")
+        stage.stream.write(b"data")
+        stage.come()
+        assert stage.transport.take() == b"\5\1\2" + LOGIN + ASK + b"early data"
+        stage.stream.write(b" and more")
+        assert stage.transport.take() == b" and more"
+        stage.stream.dataReceived(b"\1\0" + GRANTED + b"hello")
+        assert stage.heard == ["opened", b"hello"]
+        assert stage.stream.outcome is not None
+
+    @rows("R-34")
+    def test_pipelined_without_it_the_data_waits(self) -> None:
+        stage = StreamStage(pipelined=True, early=False)
+        stage.stream.write(b"early ")
+        stage.come()
+        assert stage.transport.take() == b"\5\1\2" + LOGIN + ASK
+        stage.stream.write(b"data")
+        assert stage.transport.take() == b""
+        stage.stream.dataReceived(b"\5\2\1\0" + GRANTED)
+        assert stage.transport.take() == b"early data"
+
+    @rows("R-34")
+    @pytest.mark.parametrize("early", [False, True])
+    def test_step_by_step(self, early: bool) -> None:
+        stage = StreamStage(pipelined=False, early=early).come()
+        assert stage.transport.take() == b"\5\1\2"
+        stage.stream.write(b"data")
+        stage.stream.dataReceived(b"\5\2")
+        assert stage.transport.take() == LOGIN
+        stage.stream.dataReceived(b"\1\0")
+        assert stage.transport.take() == ASK + (b"data" if early else b"")
+        stage.stream.dataReceived(GRANTED)
+        assert stage.transport.take() == (b"" if early else b"data")
+        assert stage.heard == ["opened"]
+
+    def test_a_refusal_closes_and_nothing_follows(self) -> None:
+        stage = StreamStage(pipelined=True).come()
+        stage.stream.dataReceived(b"\1\0\5\5")
+        [reason] = stage.heard
+        assert isinstance(reason, ConnectionRefused)
+        assert stage.transport.asked[-1] == "abortConnection"
+        stage.stream.dataReceived(b"\0\1\0\0\0\0\0\0")
+        stage.transport.finish()
+        assert len(stage.heard) == 1
+        stage.stream.write(b"for nobody")
+        assert stage.transport.take() == b"\5\1\2" + LOGIN + ASK
+
+    @pytest.mark.parametrize("fin", [False, True])
+    def test_an_end_before_the_reply_is_a_refusal(self, fin: bool) -> None:
+        stage = StreamStage(pipelined=True, half_close=False).come()
+        if fin:
+            stage.stream.readConnectionLost()
+            assert stage.transport.asked[-1] == "abortConnection"
+        stage.transport.finish()
+        [reason] = stage.heard
+        assert isinstance(reason, GeneralFailure)
+
+    def test_a_receiver_that_gives_up_when_it_opens_hears_no_more(self) -> None:
+        stage = StreamStage(pipelined=True).come()
+        stage.receiver.opened = stage.stream.abort  # type: ignore[method-assign]
+        stage.stream.dataReceived(b"\1\0" + GRANTED + b"hello")
+        assert stage.heard == []
+        stage.transport.finish()
+        assert stage.heard == []
+
+
+class TestGivingUp:
+    @rows("R-29")
+    def test_while_connecting_the_attempt_is_cancelled(self) -> None:
+        stage = StreamStage()
+        stage.stream.write(b"early")
+        stage.stream.abort()
+        assert stage.endpoint.cancelled == 1
+        assert stage.heard == []
+
+    @rows("R-29")
+    def test_in_the_handshake_the_connection_is_reset(self) -> None:
+        stage = StreamStage(pipelined=True).come()
+        stage.stream.abort()
+        assert stage.transport.asked[-1] == "abortConnection"
+        stage.transport.finish()
+        assert stage.heard == []
+
+    def test_a_connection_that_comes_all_the_same_is_reset(self) -> None:
+        stage = StreamStage(pipelined=True)
+        stage.stream.abort()
+        stage.transport.connect(stage.endpoint.protocol)
+        assert stage.transport.asked == ["abortConnection"]
+        assert stage.transport.take() == b""
+        assert stage.heard == []
+
+    def test_what_the_stream_waits_for_is_cancelled(self) -> None:
+        waiting: Deferred[Any] = Deferred()
+        stream = Stream(Clock(), Receiver(), half_close=True)
+        stream.wait_for(waiting)
+        stream.abort()
+        failures: list[Any] = []
+        waiting.addErrback(failures.append)
+        assert failures == []
+        assert waiting.called
+        stream.connect(FakeEndpoint())
+        assert stream.transport is None
+
+    def test_what_it_waits_for_may_fail(self) -> None:
+        waiting: Deferred[Any] = Deferred()
+        receiver = Receiver()
+        Stream(Clock(), receiver, half_close=True).wait_for(waiting)
+        waiting.errback(CancelledError())
+        [reason] = receiver.heard
+        assert isinstance(reason, GeneralFailure)
+
+    def test_closing_before_it_is_open_is_giving_up(self) -> None:
+        stage = StreamStage()
+        stage.stream.close()
+        assert stage.endpoint.cancelled == 1
+
+
+class TestOpen:
+    def test_each_side_can_pause_the_other(self) -> None:
+        stage = StreamStage()
+        stage.stream.register_producer(object())  # type: ignore[arg-type]
+        stage.stream.unregister_producer()
+        stage.stream.pauseProducing()
+        stage.stream.resumeProducing()
+        stage.open()
+        stage.stream.pauseProducing()
+        assert not stage.transport.reading
+        stage.stream.resumeProducing()
+        assert stage.transport.reading
+        producer: Any = object()
+        stage.stream.register_producer(producer)
+        assert stage.transport.producer is producer
+        stage.stream.unregister_producer()
+        assert stage.transport.producer is None
+        stage.stream.stopProducing()
+        assert "stopProducing" not in stage.transport.asked
+
+    @rows("S-03")
+    def test_the_remote_is_told_that_no_more_comes(self) -> None:
+        stage = StreamStage(half_close=True).open()
+        stage.stream.lose_write()
+        assert stage.transport.asked[-2:] == ["unregisterProducer", "loseWriteConnection"]
+        stage.transport.flush()
+        stage.stream.dataReceived(b"answer")
+        stage.stream.readConnectionLost()
+        assert stage.heard == [b"answer", "eof"]
+
+    @rows("S-03")
+    @pytest.mark.parametrize(
+        ("half_close", "transport"), [(False, FakeTransport()), (True, WholeTransport())]
+    )
+    def test_but_not_where_that_would_lose_the_answer(
+        self, half_close: bool, transport: WholeTransport
+    ) -> None:
+        stage = StreamStage(half_close=half_close, transport=transport).open()
+        stage.stream.lose_write()
+        assert transport.asked == ["noDelay", "keepAlive"]
+
+    @rows("S-03")
+    def test_the_fin_of_one_that_cannot_half_close_is_its_end(self) -> None:
+        stage = StreamStage(half_close=False).open()
+        stage.stream.register_producer(object())  # type: ignore[arg-type]
+        stage.stream.readConnectionLost()
+        assert stage.heard == [("lost", True)]
+        assert stage.transport.asked[-2:] == ["unregisterProducer", "loseConnection"]
+        # Its reset, because we were still sending, changes nothing.
+        stage.transport.lose(clean=False)
+        assert stage.heard == [("lost", True)]
+        assert stage.clock.getDelayedCalls() == []
+
+    @rows("S-03")
+    @pytest.mark.parametrize("clean", [True, False])
+    def test_its_end_is_heard_as_it_was(self, clean: bool) -> None:
+        stage = StreamStage().open()
+        stage.transport.lose(clean)
+        assert stage.heard == [("lost", clean)]
+
+    def test_closing_flushes_first_but_not_for_ever(self) -> None:
+        stage = StreamStage().open()
+        stage.stream.close()
+        stage.stream.close()
+        assert stage.transport.asked[-2:] == ["unregisterProducer", "loseConnection"]
+        stage.stream.write(b"too late")
+        assert stage.transport.take() == b""
+        stage.clock.advance(30)
+        assert stage.transport.asked[-1] == "abortConnection"
+        stage.transport.finish()
+        assert stage.heard == [("lost", False)]
+
+    def test_a_close_in_time_leaves_no_timer(self) -> None:
+        stage = StreamStage().open()
+        stage.stream.close()
+        stage.transport.finish()
+        assert stage.heard == [("lost", True)]
+        assert stage.clock.getDelayedCalls() == []
+
 
 NOT_FOUND = b"\5\xf0\0\1" + bytes(6)
 
 
-class Bystander:
-    """An ``Opening`` that writes down what it hears, and explains when the test does."""
+class Explainer:
+    """A ``FailureExplainer`` that writes down what it hears, and explains when the test does."""
 
     def __init__(self) -> None:
         self.heard: list[object] = []
@@ -44,11 +262,11 @@ class Bystander:
 
 
 class Play(StreamStage):
-    """A stream with a bystander."""
+    """A stream with an explainer."""
 
     def __init__(self, **options: Any) -> None:
-        self.bystander = Bystander()
-        super().__init__(pipelined=True, opening=self.bystander, **options)
+        self.explainer = Explainer()
+        super().__init__(pipelined=True, explainer=self.explainer, **options)
 
     def say(self, data: bytes) -> None:
         self.stream.dataReceived(data)
@@ -60,11 +278,11 @@ def test_opened() -> None:
     play.say(b"\1\0" + GRANTED + b"hello")
     assert play.heard == ["opened", b"hello"]
     play.stream.abort()
-    assert play.bystander.heard == ["opened"]
+    assert play.explainer.heard == ["opened"]
 
 
 @rows("S-02")
-def test_the_bystander_has_the_last_word() -> None:
+def test_an_explainer_has_the_last_word() -> None:
     play = Play()
     play.come()
     play.say(b"\1\0\5\4")
@@ -73,9 +291,9 @@ def test_the_bystander_has_the_last_word() -> None:
     play.transport.finish()
     play.stream.write(b"early data that is late")
     better = DescriptorNotFound("why")
-    play.bystander.explanation.callback(better)
+    play.explainer.explanation.callback(better)
     assert play.heard == [better]
-    assert play.bystander.heard == [HostUnreachable]
+    assert play.explainer.heard == [HostUnreachable]
 
 
 @pytest.mark.parametrize("end", ["readConnectionLost", "connectionLost"])
@@ -84,15 +302,15 @@ def test_a_close_before_the_reply_is_explained_too(end: str) -> None:
     play.come()
     getattr(play.stream, end)()
     plain = GeneralFailure()
-    play.bystander.explanation.callback(plain)
+    play.explainer.explanation.callback(plain)
     assert play.heard == [plain]
 
 
-def test_a_bystander_with_a_fault_costs_the_reason_alone(logged_failures: list[Any]) -> None:
+def test_an_explainer_with_a_fault_costs_the_reason_alone(logged_failures: list[Any]) -> None:
     play = Play()
     play.come()
     play.say(b"\1\0\5\4")
-    play.bystander.explanation.errback(ZeroDivisionError())
+    play.explainer.explanation.errback(ZeroDivisionError())
     assert isinstance(play.heard[0], HostUnreachable)
     assert len(logged_failures) == 1
     logged_failures.clear()
@@ -105,7 +323,7 @@ def test_a_client_that_leaves_while_it_is_explained() -> None:
     play.say(b"\1\0\5\4")
     play.stream.abort()
     assert play.heard == []
-    assert play.bystander.heard == [HostUnreachable, "cancelled"]
+    assert play.explainer.heard == [HostUnreachable, "cancelled"]
 
 
 @rows("R-29")
@@ -116,26 +334,25 @@ def test_a_client_that_leaves_before_the_reply(connected: bool) -> None:
         play.come()
     play.stream.abort()
     play.stream.abort()
-    assert play.bystander.heard == ["over"]
+    assert play.explainer.heard == ["over"]
 
 
 def test_a_connection_that_is_not_made() -> None:
     play = Play()
     play.endpoint.fail(OSError())
     assert len(play.heard) == 1
-    assert play.bystander.heard == ["over"]
+    assert play.explainer.heard == ["over"]
 
 
 def test_a_stream_that_was_given_up_before_it_could_connect() -> None:
-    stage, bystander = StreamStage(), Bystander()
+    stage, explainer = StreamStage(), Explainer()
     stage.stream.abort()
-    conversation = Conversation(stage.clock, stage.stream, Initiator(REQUEST), opening=bystander)
-    stage.stream.connect(stage.endpoint, conversation)
-    assert bystander.heard == ["over"]
+    stage.stream.ask(ClientHandshake(REQUEST), explainer=explainer)
+    assert explainer.heard == ["over"]
 
 
 @rows("S-46")
-def test_the_bystander_may_end_it() -> None:
+def test_the_explainer_may_end_it() -> None:
     play = Play()
     play.come()
     reason = RendezvousFailed("nobody came")
@@ -147,40 +364,40 @@ def test_the_bystander_may_end_it() -> None:
 
 
 @rows("S-43")
-class TestDoubt:
-    def doubting(self) -> Play:
-        play = Play(doubtful=True)
+class TestUnconfirmed:
+    def unconfirmed(self) -> Play:
+        play = Play(verify_f0=True)
         play.come()
         play.say(b"\1\0" + NOT_FOUND)
         assert play.heard == []
         return play
 
     def test_silence_means_that_it_works(self) -> None:
-        play = self.doubting()
-        play.clock.advance(DOUBT_TIMEOUT)
+        play = self.unconfirmed()
+        play.clock.advance(UNCONFIRMED_TIMEOUT)
         assert play.heard == ["opened"]
-        assert play.bystander.heard == ["opened"]
+        assert play.explainer.heard == ["opened"]
 
     def test_data_means_that_it_works(self) -> None:
-        play = self.doubting()
+        play = self.unconfirmed()
         play.say(b"hello")
         assert play.heard == ["opened", b"hello"]
         assert play.clock.getDelayedCalls() == []
 
     def test_a_close_means_that_it_failed(self) -> None:
-        play = self.doubting()
+        play = self.unconfirmed()
         play.transport.finish()
         assert play.clock.getDelayedCalls() == []
-        assert play.bystander.heard == [DescriptorNotFound]
+        assert play.explainer.heard == [DescriptorNotFound]
 
     def test_given_up_meanwhile(self) -> None:
-        play = self.doubting()
+        play = self.unconfirmed()
         play.stream.abort()
         assert play.clock.getDelayedCalls() == []
         assert play.heard == []
 
 
-def test_without_a_bystander() -> None:
+def test_without_an_explainer() -> None:
     stage = StreamStage(pipelined=True).come()
     stage.stream.dataReceived(b"\1\0\5\5")
     assert isinstance(stage.heard[0], ConnectionRefused)

@@ -21,27 +21,29 @@ from tests.support.peers import GRANTED, named, refused
 from tests.support.rows import rows
 from tests.support.tables import octets
 from tests.support.transports import BareTransport, FakeTransport
-from torsocks_tx.client.connect_failures import refused_by
 from torsocks_tx.client.endpoint import SOCKSClientEndpoint, resolve, resolve_ptr
-from torsocks_tx.client.failures import SOCKSError
+from torsocks_tx.client.failures import SOCKSError, refused_by
 from torsocks_tx.errors import (
+    ArgumentsRefused,
     ConnectionRefused,
     DescriptorNotFound,
     GeneralFailure,
     Internal,
+    LoginRefused,
     NotAllowed,
+    NotIsolated,
     OnionNotFound,
     OnionNotReachable,
+    ProxyBroken,
     Refused,
     Temporary,
     TimedOut,
 )
-from torsocks_tx.proxyerrors import ArgumentsRefused, LoginRefused, NotIsolated, ProxyBroken
 from torsocks_tx.socks import keyvalue
+from torsocks_tx.socks.client import UNCONFIRMED_TIMEOUT
+from torsocks_tx.socks.client_options import ClientOptions
 from torsocks_tx.socks.constants import CodeSet, Role
 from torsocks_tx.socks.messages import Credentials, KeyValues
-from torsocks_tx.socks.offers import ClientOptions
-from torsocks_tx.socks.outcomes import DOUBT_TIMEOUT
 
 ASK = named("example.com", 80)
 
@@ -276,10 +278,10 @@ def test_refusals(
 
 
 @rows("S-43")
-class TestDoubt:
+class TestUnconfirmed:
     """C Tor says F0 of streams that work, too: only those that fail are closed."""
 
-    def doubting(self) -> Scene:
+    def unconfirmed(self) -> Scene:
         scene = Scene(host=ONION)
         scene.come()
         scene.hear(octets("05 00"))
@@ -288,15 +290,15 @@ class TestDoubt:
         return scene
 
     def test_a_close_makes_it_true(self) -> None:
-        scene = self.doubting()
+        scene = self.unconfirmed()
         scene.transport.lose()
         assert type(scene.error.reason) is DescriptorNotFound
         assert scene.error.code == 0xF0
         assert scene.clock.getDelayedCalls() == []
 
     def test_otherwise_the_stream_works(self) -> None:
-        scene = self.doubting()
-        scene.clock.advance(DOUBT_TIMEOUT)
+        scene = self.unconfirmed()
+        scene.clock.advance(UNCONFIRMED_TIMEOUT)
         assert scene.app.heard[0] == "made"
         assert scene.clock.getDelayedCalls() == []
 
@@ -308,7 +310,7 @@ class TestDoubt:
         assert scene.error.code == 0xF0
 
     def test_data_shows_it_sooner(self) -> None:
-        scene = self.doubting()
+        scene = self.unconfirmed()
         scene.hear(b"hello")
         assert scene.app.heard[0] == "made"
         assert b"hello" in scene.app.heard

@@ -1,14 +1,32 @@
-"""What a client is told when a SOCKS server refuses."""
+"""What a client is told when a SOCKS server refuses, or cannot be reached."""
 
 from __future__ import annotations
 
+import errno
+
 import pytest
+from twisted.internet import error as twisted_error
+from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectError
+from twisted.python.failure import Failure
 
 from tests.support.rows import rows
-from torsocks_tx.client.failures import SOCKSError
-from torsocks_tx.errors import InvalidBridge, Retry, Temporary, TimedOut
-from torsocks_tx.proxyerrors import ArgumentsRefused, LoginRefused, NotIsolated, ProxyBroken
+from torsocks_tx.client.failures import SOCKSError, refused_by
+from torsocks_tx.errors import (
+    ArgumentsRefused,
+    ConnectionRefused,
+    GeneralFailure,
+    HostUnreachable,
+    InvalidBridge,
+    LoginRefused,
+    NetworkUnreachable,
+    NotIsolated,
+    ProxyBroken,
+    Refused,
+    Retry,
+    Temporary,
+    TimedOut,
+)
 from torsocks_tx.socks.messages import KeyValues
 
 
@@ -49,3 +67,35 @@ def test_advice() -> None:
     assert SOCKSError(TimedOut("x")).retry is Retry.LATER
     for kind in (InvalidBridge, LoginRefused, ArgumentsRefused, NotIsolated):
         assert SOCKSError(kind("x")).retry is Retry.NEVER
+
+
+MEANINGS = [
+    (twisted_error.getConnectError((errno.ECONNREFUSED, "x")), ConnectionRefused),
+    (twisted_error.getConnectError((errno.ETIMEDOUT, "x")), TimedOut),
+    (twisted_error.getConnectError((errno.ENETUNREACH, "x")), NetworkUnreachable),
+    (twisted_error.getConnectError((errno.EHOSTUNREACH, "x")), HostUnreachable),
+    (twisted_error.getConnectError((errno.ECONNRESET, "x")), ConnectionRefused),
+    (twisted_error.getConnectError((errno.EMFILE, "x")), GeneralFailure),
+    (twisted_error.TimeoutError(), TimedOut),
+    (twisted_error.DNSLookupError("canary"), HostUnreachable),
+    (twisted_error.UnknownHostError("canary"), HostUnreachable),
+    (twisted_error.ConnectBindError(errno.EMFILE, "x"), GeneralFailure),
+    (twisted_error.ConnectionLost(), GeneralFailure),
+    (FileNotFoundError(errno.ENOENT, "canary"), GeneralFailure),
+    (OSError(errno.EHOSTUNREACH, "x"), HostUnreachable),
+    (CancelledError(), GeneralFailure),
+    (RuntimeError("canary"), GeneralFailure),
+]
+
+
+@pytest.mark.parametrize(("reason", "kind"), MEANINGS, ids=lambda value: repr(value)[:40])
+def test_what_a_failed_attempt_to_connect_means(reason: Exception, kind: type[Refused]) -> None:
+    refused = refused_by(Failure(reason))
+    assert type(refused) is kind
+    # Only the kind of error is told: its text may hold the destination.
+    assert str(refused) == type(reason).__name__
+
+
+def test_a_refusal_stays_what_it_is() -> None:
+    reason = HostUnreachable("as it was")
+    assert refused_by(Failure(reason)) is reason

@@ -20,8 +20,8 @@ from zope.interface.verify import verifyObject
 from tests.support.tables import at
 from torsocks_tx.client.endpoint import SOCKSClientEndpoint
 from torsocks_tx.client.strings import SOCKSClientParser
+from torsocks_tx.socks.client_options import ClientOptions
 from torsocks_tx.socks.messages import Credentials
-from torsocks_tx.socks.offers import ClientOptions
 
 
 def read(text: str) -> SOCKSClientEndpoint:

@@ -18,10 +18,15 @@ from tests.support.processes import Program, start_program
 from tests.support.rows import rows
 from torsocks_tx.client.endpoint import SOCKSClientEndpoint, resolve
 from torsocks_tx.client.failures import SOCKSError
-from torsocks_tx.errors import ConnectionRefused, GeneralFailure
-from torsocks_tx.proxyerrors import LoginRefused, NotIsolated, ProxyBroken
+from torsocks_tx.errors import (
+    ConnectionRefused,
+    GeneralFailure,
+    LoginRefused,
+    NotIsolated,
+    ProxyBroken,
+)
+from torsocks_tx.socks.client_options import ClientOptions
 from torsocks_tx.socks.messages import Credentials
-from torsocks_tx.socks.offers import ClientOptions
 from torsocks_tx.testing.tornet.ports import LOOPBACK, PortReservations
 
 pytestmark = pytest.mark.network

@@ -33,20 +33,21 @@ from torsocks_tx.errors import (
     DescriptorNotFound,
     IntroductionFailed,
     InvalidBridge,
+    LoginRefused,
+    NotIsolated,
     OnionNotFound,
     OnionNotReachable,
     Refused,
     Temporary,
 )
 from torsocks_tx.policy.listener import ListenerPolicy
-from torsocks_tx.proxyerrors import LoginRefused, NotIsolated
 from torsocks_tx.server.auth import CredAuthenticator
 from torsocks_tx.server.factory import SOCKSFactory
 from torsocks_tx.socks import keyvalue
+from torsocks_tx.socks.client_options import ClientOptions
 from torsocks_tx.socks.constants import CodeSet, Role
 from torsocks_tx.socks.extended import take_any
 from torsocks_tx.socks.messages import Credentials, KeyValues
-from torsocks_tx.socks.offers import ClientOptions
 
 pytestmark = with_extended
 

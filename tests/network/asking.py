@@ -10,10 +10,9 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from torsocks_tx.socks.client import Initiator
+from torsocks_tx.socks.client import ClientHandshake, Failed, Opened
 from torsocks_tx.socks.constants import Command, Version
 from torsocks_tx.socks.messages import Address, Credentials, Request
-from torsocks_tx.socks.outcomes import Failed, Opened
 from torsocks_tx.socks.server import Send
 
 DEADLINE = 60.0
@@ -25,23 +24,23 @@ class Asker(Protocol):
     transport: Any = None
 
     def __init__(self, request: Request) -> None:
-        self._initiator = Initiator(request)
+        self._handshake = ClientHandshake(request)
         self.outcome: Deferred[Opened] = Deferred()
         self.lost: Deferred[None] = Deferred()
         self.received = b""
 
     def connectionMade(self) -> None:
-        self.transport.write(self._initiator.start())
+        self.transport.write(self._handshake.start())
 
     def dataReceived(self, data: bytes) -> None:
         if self.outcome.called:
             self.received += data
             return
-        self._follow(self._initiator.receive(data))
+        self._follow(self._handshake.receive(data))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if not self.outcome.called:
-            self._follow(self._initiator.eof())
+            self._follow(self._handshake.eof())
         self.lost.callback(None)
 
     def _follow(self, steps: list[Any]) -> None:

@@ -25,7 +25,7 @@ from torsocks_tx import (
 )
 from torsocks_tx.backends.tor.running import RunningSupply
 from torsocks_tx.errors import HostUnreachable, Refused
-from torsocks_tx.socks.refusals import HIDDEN_SERVICE
+from torsocks_tx.socks.replies import HIDDEN_SERVICE
 from torsocks_tx.testing.tornet import PrivateNetwork
 
 pytestmark = pytest.mark.network

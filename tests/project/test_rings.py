@@ -18,7 +18,7 @@ PACKAGE = "torsocks_tx"
 # A module imports only from its own ring and from those before it.
 # Patterns of names below the package; "" is the package itself.
 RINGS: tuple[tuple[str, ...], ...] = (
-    ("errors", "proxyerrors", "limits", "socks", "socks.*", "http", "http.*"),
+    ("errors", "limits", "socks", "socks.*", "http", "http.*"),
     (
         *("policy", "policy.*"),
         *("pt.codec", "pt.environment", "pt.lines", "pt.proxy_uri"),

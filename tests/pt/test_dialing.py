@@ -17,8 +17,7 @@ from tests.support.ground import Ground
 from tests.support.peers import Peer, PeerFactory, turn
 from tests.support.tables import at, table
 from torsocks_tx.backends.endpoint import EndpointBackend
-from torsocks_tx.client.connect_failures import refused_by
-from torsocks_tx.client.failures import SOCKSError
+from torsocks_tx.client.failures import SOCKSError, refused_by
 from torsocks_tx.errors import (
     ConnectionRefused,
     GeneralFailure,
@@ -221,8 +220,9 @@ async def test_what_an_http_proxy_refuses(
     await far.take(len(HEAD) + 2)  # a close with unread bytes is a reset
     far.send(answer)
     far.close()
-    with pytest.raises(kind):
+    with pytest.raises(SOCKSError) as caught:
         await connecting
+    assert type(caught.value.reason) is kind
 
 
 def _start(coroutine: Any) -> Any:

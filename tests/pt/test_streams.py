@@ -24,9 +24,9 @@ from torsocks_tx.client.failures import SOCKSError
 from torsocks_tx.errors import Internal, InvalidBridge, Refused, Retry, Temporary
 from torsocks_tx.pt import Target, TransportFactory
 from torsocks_tx.pt.channel import Channel
+from torsocks_tx.socks.client_options import ClientOptions
 from torsocks_tx.socks.constants import Role
 from torsocks_tx.socks.messages import KeyValues
-from torsocks_tx.socks.offers import ClientOptions
 
 SECRET = b"hunter2-the-secret"
 MEGABYTE = 1024 * 1024

@@ -1,4 +1,4 @@
-"""Both ends connected: what the initiator asks for is what the handshake hears, and back."""
+"""Both ends connected: what the handshake asks for is what the handshake hears, and back."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from tests.support.names import ONION
 from tests.support.rows import rows
 from tests.support.tables import at
 from torsocks_tx import errors
-from torsocks_tx.errors import Refused
-from torsocks_tx.proxyerrors import LoginRefused
-from torsocks_tx.socks import refusals, replies, userpass
-from torsocks_tx.socks.client import Initiator
+from torsocks_tx.errors import LoginRefused, Refused
+from torsocks_tx.socks import replies, userpass
+from torsocks_tx.socks.client import ClientHandshake, Failed, Opened
+from torsocks_tx.socks.client import Step as ClientStep
 from torsocks_tx.socks.constants import AddressType, Command, Version
 from torsocks_tx.socks.messages import Address, Credentials, Request
-from torsocks_tx.socks.outcomes import Failed, Opened
-from torsocks_tx.socks.outcomes import Step as ClientStep
-from torsocks_tx.socks.refusals import refusal
+from torsocks_tx.socks.replies import refusal
 from torsocks_tx.socks.server import (
     Authenticate,
     Handshake,
@@ -94,8 +92,8 @@ Cut = Callable[[bytes], Iterator[bytes]]
 def connect(
     request: Request, server: Server, *, pipelined: bool, cut: Cut, early: bytes = b""
 ) -> Opened | Failed:
-    """Run both ends until the initiator knows; early data goes out right behind the request."""
-    client = Initiator(request, pipelined=pipelined)
+    """Run both ends until the handshake knows; early data goes out right behind the request."""
+    client = ClientHandshake(request, pipelined=pipelined)
     outgoing, outcome = client.start(), None
     sent_early = False
     while outcome is None:
@@ -223,14 +221,14 @@ def test_every_refusal_arrives(extended_errors: bool, pipelined: bool, cut: Cut)
     cases = [Request(Version.SOCKS5, CONNECT, at(host, 80)) for host in ("a.example", ONION)]
     cases += [Request(Version.SOCKS4, CONNECT, at("a.example", 80), Credentials(b""))]
     for request in cases:
-        for kind in (*refusals.PLAIN, *refusals.ONION):
+        for kind in (*replies.PLAIN, *replies.ONION):
             outcome = connect(
                 request, Server(refusing(kind, extended_errors)), pipelined=pipelined, cut=cut
             )
             assert isinstance(outcome, Failed)
             if request.version is Version.SOCKS4:
                 expected: type[Refused] = errors.GeneralFailure
-            elif kind in refusals.PLAIN or (request.address.is_onion and extended_errors):
+            elif kind in replies.PLAIN or (request.address.is_onion and extended_errors):
                 expected = kind
             else:
                 expected = type(refusal(kind.code))
@@ -239,7 +237,7 @@ def test_every_refusal_arrives(extended_errors: bool, pipelined: bool, cut: Cut)
 
 def refusing(kind: type[Refused], extended_errors: bool) -> Answer:
     def answer(request: Request) -> bytes:
-        audience = replies.Audience.of(request, extended_errors=extended_errors)
+        audience = replies.ReplyContext.of(request, extended_errors=extended_errors)
         return replies.failure(kind(), audience)
 
     return answer

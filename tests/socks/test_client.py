@@ -13,12 +13,11 @@ import pytest
 from tests.support.rows import rows
 from tests.support.tables import at, cuts, octets, table
 from torsocks_tx import errors
-from torsocks_tx.proxyerrors import LoginRefused, ProxyBroken
-from torsocks_tx.socks import refusals
-from torsocks_tx.socks.client import Initiator
+from torsocks_tx.errors import LoginRefused, ProxyBroken
+from torsocks_tx.socks import replies
+from torsocks_tx.socks.client import ClientHandshake, Failed, Opened, Unconfirmed
 from torsocks_tx.socks.constants import Command, Version
 from torsocks_tx.socks.messages import Address, Credentials, Reply, Request
-from torsocks_tx.socks.outcomes import Doubted, Failed, Opened
 from torsocks_tx.socks.server import Send
 
 ASK = "05 01 00 03 0B 6578616D706C652E636F6D 0050"
@@ -43,18 +42,18 @@ OLD = asking(Credentials(b"me"), version=Version.SOCKS4)
 
 def outcome(request: Request, pipelined: bool, chunks: Iterable[bytes], eof: bool) -> list[Any]:
     """The bytes sent, then what came of them: the reply and its rest, or the class of failure."""
-    initiator = Initiator(request, pipelined=pipelined)
-    found: list[Any] = [initiator.start()]
+    handshake = ClientHandshake(request, pipelined=pipelined)
+    found: list[Any] = [handshake.start()]
     steps: list[Any] = []
     for chunk in chunks:
         if steps and isinstance(steps[-1], Opened):
-            assert initiator.receive(chunk) == []
+            assert handshake.receive(chunk) == []
             steps[-1] = Opened(steps[-1].reply, steps[-1].rest + chunk)
         else:
-            steps += initiator.receive(chunk)
-    steps += initiator.eof() if eof else []
+            steps += handshake.receive(chunk)
+    steps += handshake.eof() if eof else []
     assert all(isinstance(step, Send) for step in steps[:-1])
-    assert len(initiator._buffer) < 262
+    assert len(handshake._buffer) < 262
     for step in steps:
         if isinstance(step, Failed):
             found.append(type(step.reason))
@@ -284,8 +283,8 @@ def test_socks4(server: str, expected: list[Any], pipelined: bool) -> None:
     assert_outcome(OLD, server, [FIRST_4, *expected], pipelined=pipelined)
 
 
-CODES = [(kind.code, kind) for kind in refusals.PLAIN]
-CODES += [(kind.onion_code, kind) for kind in refusals.ONION]
+CODES = [(kind.code, kind) for kind in replies.PLAIN]
+CODES += [(kind.onion_code, kind) for kind in replies.ONION]
 CODES += [(code, errors.GeneralFailure) for code in (0x09, 0x5B, 0xE0, 0xFF)]
 
 
@@ -334,7 +333,7 @@ def test_the_end_behind_the_reply_is_none_of_its_business() -> None:
 @pytest.mark.parametrize("pipelined", [False, True])
 def test_isolation_fails_closed(pipelined: bool) -> None:
     """With credentials, method 00 is never offered, and never accepted."""
-    assert Initiator(KNOWN, pipelined=pipelined).start().startswith(octets("05 01 02"))
+    assert ClientHandshake(KNOWN, pipelined=pipelined).start().startswith(octets("05 01 02"))
     assert outcome(KNOWN, pipelined, [octets("05 00")], eof=False)[-1] is ProxyBroken
 
 
@@ -348,26 +347,26 @@ def test_early_data_may_follow_when_the_request_is_out() -> None:
         (KNOWN, True, [("", True), ("01 00", True)]),
         (OLD, False, [("", True)]),
     ):
-        initiator = Initiator(request, pipelined=pipelined)
-        initiator.start()
+        handshake = ClientHandshake(request, pipelined=pipelined)
+        handshake.start()
         for answer, requested in answers:
-            initiator.receive(octets(answer))
-            assert initiator.requested is requested
+            handshake.receive(octets(answer))
+            assert handshake.requested is requested
 
 
 @pytest.mark.parametrize("pipelined", [False, True])
 def test_an_endless_server_fills_no_memory(pipelined: bool) -> None:
     for first in (b"", octets("05 00"), octets("05 00" + OK), octets("05 00 05 01")):
-        initiator = Initiator(PLAIN, pipelined=pipelined)
-        initiator.start()
-        initiator.receive(first)
+        handshake = ClientHandshake(PLAIN, pipelined=pipelined)
+        handshake.start()
+        handshake.receive(first)
         for _ in range(64):
-            initiator.receive(b"\5\0\0\3" + b"x" * 65536)
-        assert len(initiator._buffer) < 262
+            handshake.receive(b"\5\0\0\3" + b"x" * 65536)
+        assert len(handshake._buffer) < 262
 
 
 def test_step_by_step_is_the_default() -> None:
-    assert Initiator(PLAIN).start() == octets("05 01 00")
+    assert ClientHandshake(PLAIN).start() == octets("05 01 00")
 
 
 def test_what_comes_behind_the_reply_has_no_representation() -> None:
@@ -377,61 +376,61 @@ def test_what_comes_behind_the_reply_has_no_representation() -> None:
 NOT_FOUND = octets("05 F0 00 01 00000000 0000")
 
 
-class TestDoubt:
+class TestUnconfirmed:
     """X'F0' from a C Tor with ExtendedErrors: only its closing makes it true."""
 
-    def doubted(self, chunks: Iterable[bytes]) -> tuple[Initiator, list[Any]]:
-        initiator = Initiator(PLAIN, doubtful=True)
-        initiator.start()
-        steps = [step for chunk in chunks for step in initiator.receive(chunk)]
-        return initiator, steps[1:]
+    def unconfirmed(self, chunks: Iterable[bytes]) -> tuple[ClientHandshake, list[Any]]:
+        handshake = ClientHandshake(PLAIN, verify_f0=True)
+        handshake.start()
+        steps = [step for chunk in chunks for step in handshake.receive(chunk)]
+        return handshake, steps[1:]
 
     @rows("S-43")
     def test_closed_it_is_a_failure(self) -> None:
         for chunks in cuts(b"\5\0" + NOT_FOUND):
-            initiator, steps = self.doubted(chunks)
-            assert steps == [Doubted()]
-            assert initiator.requested
-            (end,) = initiator.eof()
+            handshake, steps = self.unconfirmed(chunks)
+            assert steps == [Unconfirmed()]
+            assert handshake.requested
+            (end,) = handshake.eof()
             assert isinstance(end, Failed)
             assert isinstance(end.reason, errors.DescriptorNotFound)
-            assert initiator.eof() == initiator.settle() == initiator.receive(b"more") == []
+            assert handshake.eof() == handshake.confirm() == handshake.receive(b"more") == []
 
     @rows("S-03")
     def test_with_data_behind_it_the_stream_works(self) -> None:
         for chunks in cuts(b"\5\0" + NOT_FOUND + b"hello"):
-            initiator, steps = self.doubted(chunks)
+            handshake, steps = self.unconfirmed(chunks)
             rest = b"".join(step.rest for step in steps if isinstance(step, Opened))
-            assert isinstance(steps[0], Doubted)
+            assert isinstance(steps[0], Unconfirmed)
             assert isinstance(steps[1], Opened)
             assert b"hello".startswith(rest)
             assert rest
-            assert initiator.settle() == initiator.eof() == []
+            assert handshake.confirm() == handshake.eof() == []
 
     def test_after_a_while_the_stream_works(self) -> None:
-        initiator, _ = self.doubted([b"\5\0" + NOT_FOUND])
-        (step,) = initiator.settle()
+        handshake, _ = self.unconfirmed([b"\5\0" + NOT_FOUND])
+        (step,) = handshake.confirm()
         assert step == Opened(Reply(0xF0), b"")
-        assert initiator.settle() == []
+        assert handshake.confirm() == []
 
     def test_cut_off_it_is_a_failure(self) -> None:
-        initiator, steps = self.doubted([b"\5\0", NOT_FOUND[:6]])
+        handshake, steps = self.unconfirmed([b"\5\0", NOT_FOUND[:6]])
         assert steps == []
-        (end,) = initiator.eof()
+        (end,) = handshake.eof()
         assert isinstance(end, Failed)
         assert isinstance(end.reason, errors.DescriptorNotFound)
 
     @pytest.mark.parametrize("code", [0xF1, 0xF2, 0xF7, 5])
-    def test_no_other_code_is_doubted(self, code: int) -> None:
-        _, steps = self.doubted([b"\5\0", bytes([5, code])])
+    def test_no_other_code_is_unconfirmed(self, code: int) -> None:
+        _, steps = self.unconfirmed([b"\5\0", bytes([5, code])])
         assert isinstance(steps[0], Failed)
 
     def test_neither_is_a_look_up(self) -> None:
-        initiator = Initiator(asking(command=Command.RESOLVE), doubtful=True)
-        initiator.receive(b"\5\0")
-        (step,) = initiator.receive(NOT_FOUND[:2])
+        handshake = ClientHandshake(asking(command=Command.RESOLVE), verify_f0=True)
+        handshake.receive(b"\5\0")
+        (step,) = handshake.receive(NOT_FOUND[:2])
         assert isinstance(step, Failed)
 
-    def test_nothing_is_settled_without_a_doubt(self) -> None:
-        initiator = Initiator(PLAIN, doubtful=True)
-        assert initiator.settle() == []
+    def test_nothing_is_confirmed_that_was_not_unconfirmed(self) -> None:
+        handshake = ClientHandshake(PLAIN, verify_f0=True)
+        assert handshake.confirm() == []

@@ -15,8 +15,16 @@ from torsocks_tx import errors
 from torsocks_tx.errors import Refused
 from torsocks_tx.socks.constants import AddressType, CodeSet, Command, OnionReply, Role, Version
 from torsocks_tx.socks.messages import Address, KeyValues, Request
-from torsocks_tx.socks.refusals import refusal
-from torsocks_tx.socks.replies import Audience, code_for, code_set, failure, parse_code_set, success
+from torsocks_tx.socks.replies import (
+    ReplyContext,
+    code_for,
+    code_set,
+    extended_refusal,
+    failure,
+    parse_code_set,
+    refusal,
+    success,
+)
 
 CONNECT, RESOLVE, RESOLVE_PTR = Command.CONNECT, Command.RESOLVE, Command.RESOLVE_PTR
 V4, V5 = Version.SOCKS4, Version.SOCKS5
@@ -31,6 +39,10 @@ CODES = table(
         ("general failure", errors.GeneralFailure, 0x01, 0x01, 0x01, 0x01, 0x04),
         ("no tor", errors.TorDown, 0x01, 0x01, 0x01, 0x01, 0x01),
         ("too much to do", errors.Busy, 0x01, 0x01, 0x01, 0x01, 0x01),
+        ("an upstream that breaks off", errors.ProxyBroken, 0x01, 0x01, 0x01, 0x01, 0x04),
+        ("an upstream's login", errors.LoginRefused, 0x01, 0x01, 0x01, 0x01, 0x04),
+        ("an upstream's arguments", errors.ArgumentsRefused, 0x01, 0x01, 0x01, 0x01, 0x04),
+        ("an upstream that shares", errors.NotIsolated, 0x01, 0x01, 0x01, 0x01, 0x04),
         ("a fault of ours", errors.Fault, 0x01, 0x01, 0x01, 0xF2, 0x01),
         ("not allowed", errors.NotAllowed, 0x02, 0x02, 0x02, 0x02, 0x02),
         ("network unreachable", errors.NetworkUnreachable, 0x03, 0x03, 0x03, 0x03, 0x04),
@@ -57,7 +69,7 @@ CODES = table(
 Codes = tuple[int, int, int, int, int]
 
 
-def expected_code(codes: Codes, audience: Audience) -> int:
+def expected_code(codes: Codes, audience: ReplyContext) -> int:
     plain, prop304, prop229, transport, look_up = codes
     if audience.version is V4:
         return 0x5B
@@ -70,7 +82,7 @@ def expected_code(codes: Codes, audience: Audience) -> int:
 
 
 AUDIENCES = [
-    Audience(*fields)
+    ReplyContext(*fields)
     for fields in itertools.product(
         Version, (CONNECT, RESOLVE, RESOLVE_PTR), (False, True), Role, CodeSet
     )
@@ -91,14 +103,14 @@ def test_the_table_is_complete() -> None:
 
 @rows("P-27", "P-28")
 def test_the_two_codes_may_be_swapped() -> None:
-    swapped = Audience(V5, CONNECT, True, codes=PROP229, swap_e0_e1=True)
+    swapped = ReplyContext(V5, CONNECT, True, codes=PROP229, swap_e0_e1=True)
     assert code_for(errors.DescriptorNotFound(), swapped) == 0xE1
     assert code_for(errors.IntroductionFailed(), swapped) == 0xE0
     assert code_for(errors.IntroductionFailed(), replace(swapped, codes=PROP304)) == 0xF2
     assert code_for(errors.GeneralFailure(), swapped) == 0x01
 
 
-def allowed(audience: Audience) -> set[int]:
+def allowed(audience: ReplyContext) -> set[int]:
     """Table 1D and its rules C-1: which codes this audience may hear at all."""
     if audience.version is V4:
         return {0x5B}
@@ -130,12 +142,12 @@ def test_whatever_an_upstream_says_becomes_a_code_of_ours() -> None:
 
 @rows("S-42")
 def test_extended_errors_are_off_unless_asked_for() -> None:
-    assert Audience(V5, CONNECT, onion=True) == Audience(V5, CONNECT, True, TOR, RFC1928)
+    assert ReplyContext(V5, CONNECT, onion=True) == ReplyContext(V5, CONNECT, True, TOR, RFC1928)
 
 
 @rows("S-22")
 def test_an_upstream_bad_descriptor_without_the_flag_is_04() -> None:
-    assert code_for(refusal(0xF1), Audience(V5, CONNECT, True)) == 0x04
+    assert code_for(refusal(0xF1), ReplyContext(V5, CONNECT, True)) == 0x04
 
 
 # Table 1D: role, ExtendedErrors, offer, REPLY_CODES; the set in force.
@@ -174,8 +186,8 @@ def test_the_set_in_force(
     assert code_set(role, flag, offered=offered, asked=asked) is codes
     pairs = None if asked is None else KeyValues.of({"REPLY_CODES": NAMES_OF_SETS[asked]})
     request = Request(V5, CONNECT, at(ONION, 80), pairs=pairs, offered_extended=offered)
-    audience = Audience.of(request, role=role, extended_errors=flag, swap_e0_e1=True)
-    assert audience == Audience(V5, CONNECT, True, role, codes, swap_e0_e1=True)
+    audience = ReplyContext.of(request, role=role, extended_errors=flag, swap_e0_e1=True)
+    assert audience == ReplyContext(V5, CONNECT, True, role, codes, swap_e0_e1=True)
 
 
 @rows("P-26")
@@ -228,8 +240,8 @@ WHO = table(
 def test_audiences(address: Address, onion: bool) -> None:
     for version, command, flag in itertools.product(Version, (CONNECT, RESOLVE), (False, True)):
         request = Request(version, command, address)
-        expected = Audience(version, command, onion, codes=PROP304 if flag else RFC1928)
-        assert Audience.of(request, extended_errors=flag) == expected
+        expected = ReplyContext(version, command, onion, codes=PROP304 if flag else RFC1928)
+        assert ReplyContext.of(request, extended_errors=flag) == expected
 
 
 def asked(version: Version, command: Command) -> Request:
@@ -274,3 +286,83 @@ def test_socks4_has_no_room_for_other_answers(answer: Address) -> None:
 def test_a_name_too_long_for_a_reply() -> None:
     with pytest.raises(ValueError, match="255"):
         success(asked(V5, RESOLVE_PTR), Address(AddressType.HOSTNAME, "a" * 256))
+
+
+# From a code back to its meaning.
+
+PLAIN_CODES = table(
+    [
+        ("general failure", 0x01, errors.GeneralFailure),
+        ("not allowed", 0x02, errors.NotAllowed),
+        ("network", 0x03, errors.NetworkUnreachable),
+        ("host", 0x04, errors.HostUnreachable),
+        ("refused", 0x05, errors.ConnectionRefused),
+        ("time", 0x06, errors.TimedOut),
+        ("command", 0x07, errors.CommandNotSupported),
+        ("address type", 0x08, errors.AddressTypeNotSupported),
+    ]
+)
+# The code of socks-extensions, and the one that tor sends without ExtendedErrors.
+ONION_CODES = table(
+    [
+        ("no descriptor", 0xF0, 0x04, errors.DescriptorNotFound),
+        ("bad descriptor", 0xF1, 0x04, errors.DescriptorInvalid),
+        ("introduction", 0xF2, 0x04, errors.IntroductionFailed),
+        ("rendezvous", 0xF3, 0x06, errors.RendezvousFailed),
+        ("no key", 0xF4, 0x01, errors.MissingClientAuth),
+        ("wrong key", 0xF5, 0x01, errors.WrongClientAuth),
+        ("bad address", 0xF6, 0x01, errors.InvalidOnionAddress),
+        ("introduction timed out", 0xF7, 0x04, errors.IntroductionTimedOut),
+    ]
+)
+
+
+@pytest.mark.parametrize(("code", "kind"), PLAIN_CODES)
+def test_plain_codes(code: int, kind: type[Refused]) -> None:
+    assert kind.code == code
+    assert type(refusal(code)) is kind
+
+
+@rows("S-22")
+@pytest.mark.parametrize(("code", "plain", "kind"), ONION_CODES)
+def test_onion_codes(code: int, plain: int, kind: type[errors.OnionRefused]) -> None:
+    assert (kind.onion_code, kind.code) == (code, plain)
+    assert type(refusal(code)) is kind
+
+
+@rows("S-21")
+@pytest.mark.parametrize("code", [0, 9, 0x0A, 0x5B, 0xDF, 0xE0, 0xE1, 0xEF, 0xF8, 0xFF])
+def test_unknown_codes_are_general_failures(code: int) -> None:
+    assert type(refusal(code)) is errors.GeneralFailure
+
+
+# The same byte from ports of other roles, and with other sets announced.
+HEARD = table(
+    [
+        ("F0 of tor", 0xF0, TOR, PROP229, errors.DescriptorNotFound),
+        ("F0 of a transport", 0xF0, PT, PROP229, errors.Temporary),
+        ("F0 of a transport that says nothing", 0xF0, PT, None, errors.Temporary),
+        ("F0 announced as 304's", 0xF0, None, PROP304, errors.DescriptorNotFound),
+        ("F0 announced as 229's", 0xF0, None, PROP229, errors.Temporary),
+        ("F0 of nobody knows who", 0xF0, None, None, errors.DescriptorNotFound),
+        ("F1 of a transport", 0xF1, PT, None, errors.InvalidBridge),
+        ("F2 of a transport", 0xF2, PT, None, errors.Internal),
+        ("F3 of a transport", 0xF3, PT, None, errors.GeneralFailure),
+        ("F3 of tor", 0xF3, TOR, None, errors.RendezvousFailed),
+        ("E0", 0xE0, None, PROP229, errors.OnionNotFound),
+        ("E0 of tor", 0xE0, TOR, None, errors.OnionNotFound),
+        ("E1 of tor", 0xE1, TOR, None, errors.OnionNotReachable),
+        ("E1 of a transport", 0xE1, PT, None, errors.GeneralFailure),
+        ("05 of a transport", 0x05, PT, None, errors.ConnectionRefused),
+        ("05 of tor", 0x05, TOR, PROP304, errors.ConnectionRefused),
+        ("09", 0x09, None, None, errors.GeneralFailure),
+    ]
+)
+
+
+@rows("P-26", "P-34")
+@pytest.mark.parametrize(("code", "role", "codes", "kind"), HEARD)
+def test_what_a_code_means_on_a_port_of_each_role(
+    code: int, role: Role | None, codes: CodeSet | None, kind: type[Refused]
+) -> None:
+    assert type(extended_refusal(code, role, codes)) is kind

@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torsocks_tx.backends.names import NameResolver
-from torsocks_tx.client.stream import Stream
+from torsocks_tx.client.connection import Stream
 from torsocks_tx.errors import (
     HostUnreachable,
     NetworkUnreachable,

@@ -11,10 +11,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from torsocks_tx.client.connect_failures import refused_by
+from torsocks_tx.client.connection import Stream
 from torsocks_tx.client.endpoint import SOCKSClientEndpoint
-from torsocks_tx.client.failures import SOCKSError
-from torsocks_tx.client.stream import Stream
+from torsocks_tx.client.failures import SOCKSError, refused_by
 from torsocks_tx.errors import CommandNotSupported, GeneralFailure, Refused, without_text
 from torsocks_tx.interfaces import IBackend, IReceiver
 from torsocks_tx.policy.isolation import Isolation

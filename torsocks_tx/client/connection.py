@@ -1,29 +1,56 @@
-"""The request that a stream makes of a SOCKS server, from its first byte to its outcome.
+"""One stream over a Twisted connection, with or without a request that is made of a proxy before.
 
-It knows what may be sent when, who stands by until the outcome, and when to doubt an answer. The
-connection is its owner's.
+Every request to a proxy is made here: those of the tor backend and those of the client endpoints.
+What is written before the stream is open is kept. To C Tor it leaves in the same write as the
+request.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from enum import Enum, auto
+from functools import partial
+from typing import Any
+from typing import Protocol as Interface
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import (
+    IHalfCloseableProtocol,
+    IPushProducer,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
-from torsocks_tx.errors import Refused
-from torsocks_tx.relay.transports import Deadline
-from torsocks_tx.socks.client import Initiator
-from torsocks_tx.socks.messages import Reply
-from torsocks_tx.socks.outcomes import DOUBT_TIMEOUT, Doubted, Failed, Opened, Step
+from torsocks_tx.client.failures import refused_by
+from torsocks_tx.errors import Refused, TimedOut
+from torsocks_tx.http.connect import HTTPClientHandshake
+from torsocks_tx.interfaces import IOutbound, IReceiver
+from torsocks_tx.relay.connector import Attempt, Target, connect_to
+from torsocks_tx.relay.sockets import closes_at_once, lose, send, shut, was_reset
+from torsocks_tx.relay.transports import Deadline, abort, can_half_close, prepare
+from torsocks_tx.socks.client import (
+    UNCONFIRMED_TIMEOUT,
+    ClientHandshake,
+    Failed,
+    Opened,
+    Step,
+    Unconfirmed,
+)
+from torsocks_tx.socks.messages import Address
 from torsocks_tx.socks.server import Send
 
+_log = Logger()
+CLOSE_TIMEOUT = 30.0
+"""Seconds that written bytes may take to leave once a stream is closed."""
 
-class Opening(Protocol):
-    """Stands by a stream until it is open, and has the last word on why it is not."""
+
+class FailureExplainer(Interface):
+    """Watches a stream until it is open, and may know better why it is not."""
 
     def opened(self) -> None:
         """The stream is open."""
@@ -35,116 +62,331 @@ class Opening(Protocol):
         """The stream was given up before it was open."""
 
 
-class Owner(Protocol):
-    """The stream that a conversation is led for."""
+class Application(Interface):
+    """What an application that has the transport itself hears beside what a receiver hears."""
 
-    def speak(self, data: bytes) -> None:
-        """Send these bytes of the conversation."""
+    def requested(self) -> None:
+        """The request is sent, so payload may follow."""
 
-    def granted(self, reply: Reply, rest: bytes) -> None:
-        """The stream is open; ``rest`` came behind the reply."""
-
-    def hang_up(self) -> None:
-        """The answer is no: the connection is of no more use."""
-
-    def refuse(self, reason: Refused) -> None:
-        """Tell the receiver why; follows ``hang_up``."""
+    def write_lost(self) -> None:
+        """The sending side is shut down, as the application asked."""
 
 
-class Conversation:
-    """Leads one request to its outcome.
+class State(Enum):
+    """How far a stream is."""
 
-    ``early_data``: payload may follow the request before its answer. ``opening`` stands by.
+    CONNECTING = auto()
+    HANDSHAKE = auto()
+    OPEN = auto()
+    CLOSING = auto()
+    OVER = auto()
+
+
+@implementer(IOutbound, IHalfCloseableProtocol)
+class Stream(Protocol):
+    """An ``IOutbound`` that is itself the protocol of its connection.
+
+    ``half_close``: the remote may be told that no more will come; tor may not, since it would drop
+    the answer with the rest of the stream. ``meaning`` says what a failed attempt to connect is to
+    the receiver. ``outcome`` is that of the handshake; ``end`` says why there is no connection.
     """
 
-    _log = Logger()
+    transport: Any = None
 
     def __init__(
         self,
         clock: IReactorTime,
-        owner: Owner,
-        initiator: Initiator,
+        receiver: IReceiver,
+        *,
+        half_close: bool,
+        meaning: Callable[[Failure], Refused] = refused_by,
+    ) -> None:
+        self.outcome: Opened | Failed | None = None
+        self.end: Failure | None = None
+        self._deadline = Deadline(clock)
+        self._receiver = receiver
+        self._half_close = half_close
+        self._meaning = meaning
+        self._state = State.CONNECTING
+        self._early = bytearray()
+        self._takes_early = False
+        self._handshake: ClientHandshake | HTTPClientHandshake | None = None
+        self._application: Application | None = None
+        self._explainer: FailureExplainer | None = None
+        self._pending: Deferred[Any] | Attempt | None = None
+
+    def ask(
+        self,
+        handshake: ClientHandshake | HTTPClientHandshake,
         *,
         early_data: bool = False,
-        opening: Opening | None = None,
+        explainer: FailureExplainer | None = None,
+        timeout: float | None = None,
+        application: Application | None = None,
     ) -> None:
-        self._owner = owner
-        self._initiator = initiator
-        self._early_data = early_data
-        self._opening = opening
-        self._deadline = Deadline(clock)
-        self._explanation: Deferred[None] | None = None
+        """Make a request of a proxy as soon as there is a connection.
+
+        ``early_data``: payload may follow the request before its answer. ``timeout``: seconds up to
+        the answer.
+        """
+        if self._state is State.CONNECTING:
+            self._handshake, self._takes_early = handshake, early_data
+            self._explainer, self._application = explainer, application
+            late = TimedOut("the proxy did not answer in time")
+            if timeout is not None:
+                self._deadline.start(timeout, partial(self._go_on, handshake.give_up, late))
+        elif explainer is not None:
+            explainer.over()
+
+    def wait_for(self, pending: Deferred[Any]) -> None:
+        """Be refused if ``pending`` fails; cancel it if the stream is given up first."""
+        self._pending = pending
+        pending.addErrback(self._connect_failed)
+
+    def connect(self, endpoint: IStreamClientEndpoint) -> None:
+        """Connect to the proxy, or to the destination if nothing is to be asked."""
+        if self._state is State.CONNECTING:
+            # Never before this returns: early data is to leave in one write with the request.
+            self._pending = connect_to(endpoint, self, self._connect_failed)
+
+    def dial(self, reactor: Any, targets: Sequence[Target], **how: Any) -> None:
+        """Connect to the first of these, maybe at once; ``how``: arguments of ``Attempt``."""
+        if self._state is State.CONNECTING:
+            attempt = Attempt(reactor, self, self._connect_failed, at_once=True, **how)
+            self._pending = attempt
+            attempt.begin(targets)
+
+    def _connect_failed(self, failure: Failure) -> None:
+        self._pending = None
+        if self._state is State.CONNECTING:
+            self.end = failure
+            self.refuse(self._meaning(failure))
+
+    def refuse(self, reason: Refused) -> None:
+        """End a stream that is not open, for this reason."""
+        self.abort()
+        self._receiver.refused(reason)
+
+    # IOutbound.
+
+    def write(self, data: bytes) -> None:
+        """Send, or keep until it may be sent."""
+        if self._state is State.OPEN or (self._takes_early and self._has_asked):
+            send(self.transport, data)
+        elif self._state in (State.CONNECTING, State.HANDSHAKE):
+            self._early += data
 
     @property
-    def may_pass(self) -> bool:
-        """Whether payload may be sent now."""
-        return self._early_data and self._initiator.requested
+    def _has_asked(self) -> bool:
+        """Whether the request is sent, and not answered yet."""
+        handshake = self._handshake if self._state is State.HANDSHAKE else None
+        return handshake is not None and handshake.requested
 
-    def begin(self) -> None:
-        """Say the first bytes."""
-        self._owner.speak(self._initiator.start())
+    def register_producer(self, producer: IPushProducer) -> None:
+        """Pause this producer while the connection takes no more."""
+        if self._state is State.OPEN:
+            self.transport.registerProducer(producer, True)
 
-    def receive(self, data: bytes) -> None:
-        """Take what the server says."""
-        self._follow(self._initiator.receive(data))
+    def unregister_producer(self) -> None:
+        """Forget the producer."""
+        if self.transport is not None:
+            self.transport.unregisterProducer()
 
-    def eof(self) -> None:
-        """The server says no more."""
-        self._follow(self._initiator.eof())
+    def lose_write(self) -> None:
+        """Tell the remote that no more will come, if that does no harm."""
+        if self._half_close and self._state is State.OPEN and can_half_close(self.transport):
+            self.transport.unregisterProducer()
+            shut(self.transport)
 
-    def give_up(self) -> None:
-        """Nobody wants to know any more."""
+    def close(self) -> None:
+        """Send what was written, then close."""
+        if self._state is State.OPEN:
+            self._state = State.CLOSING
+            self.transport.unregisterProducer()
+            if not closes_at_once(self.transport):
+                self._deadline.start(CLOSE_TIMEOUT, partial(abort, self.transport))
+            lose(self.transport)
+        elif self._state is not State.CLOSING:
+            self.abort()
+
+    def abort(self) -> None:
+        """Give up at once."""
+        self._hang_up()
+        explainer, self._explainer = self._explainer, None
+        if explainer is not None:
+            explainer.over()
+
+    def _hang_up(self) -> None:
+        self._state = State.OVER
+        self._early.clear()
         self._deadline.stop()
-        explanation, self._explanation = self._explanation, None
-        if explanation is not None:
-            explanation.cancel()
-        opening = self._take_opening()
-        if opening is not None:
-            opening.over()
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.cancel()
+        if self.transport is not None:
+            abort(self.transport)
+
+    def pauseProducing(self) -> None:
+        """Read no more."""
+        if self._state is State.OPEN:
+            self.transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """Read on."""
+        if self._state is State.OPEN:
+            self.transport.resumeProducing()
+
+    def stopProducing(self) -> None:
+        """Do nothing: the relay decides when to close."""
+
+    # IProtocol.
+
+    def connectionMade(self) -> None:
+        """Make the request, or be open."""
+        self._pending = None
+        if self._state is not State.CONNECTING:
+            abort(self.transport)
+            return
+        prepare(self.transport)
+        if self._handshake is None:
+            self._open(b"")
+            return
+        self._state = State.HANDSHAKE
+        self._follow([Send(self._handshake.start())])
+
+    def dataReceived(self, data: bytes) -> None:
+        """Pass payload on, or go on with the handshake."""
+        if self._state is State.OPEN:
+            self._receiver.data(data)
+        elif self._state is State.HANDSHAKE and self._handshake is not None:
+            self._follow(self._handshake.receive(data))
+
+    def readConnectionLost(self) -> None:
+        """The remote will send no more; where it cannot half-close, or was reset, it is gone."""
+        if self._state is State.OPEN and self._half_close and not was_reset(self.transport):
+            self._receiver.eof()
+        elif self._state is State.OPEN:
+            self.close()
+            self._state = State.OVER
+            self._receiver.lost(not was_reset(self.transport))
+        else:
+            self._end_handshake()
+
+    def writeConnectionLost(self) -> None:
+        """Our sending side is shut down."""
+        if self._application is not None:
+            self._application.write_lost()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The connection is gone."""
+        self._deadline.stop()
+        self.end = reason
+        self._end_handshake()
+        previous, self._state = self._state, State.OVER
+        if previous in (State.OPEN, State.CLOSING):
+            self._receiver.lost(isinstance(reason.value, ConnectionDone))
 
     def _follow(self, steps: Sequence[Step]) -> None:
+        handshake = self._handshake
         for step in steps:
             match step:
                 case Send(data):
-                    self._owner.speak(data)
-                case Doubted():
-                    self._deadline.start(DOUBT_TIMEOUT, self._settle)
-                case Opened(reply, rest):
-                    self._granted(reply, rest)
-                case Failed(reason):
-                    self._refused(reason)
+                    if self._early and self._takes_early and self._has_asked:
+                        data += self._early
+                        self._early.clear()
+                    send(self.transport, data)
+                case Opened():
+                    self._granted(step)
+                case Failed():
+                    self._failed(step)
+                case Unconfirmed() if handshake is not None:
+                    self._deadline.start(
+                        UNCONFIRMED_TIMEOUT, partial(self._go_on, handshake.confirm)
+                    )
+        # Only now: a server may have said so much that there is more than one step.
+        if self._application is not None and self._has_asked:
+            self._application.requested()
 
-    def _settle(self) -> None:
-        self._follow(self._initiator.settle())
+    def _go_on(self, turn: Callable[..., list[Step]], *said: Any) -> None:
+        self._follow(turn(*said))
 
-    def _granted(self, reply: Reply, rest: bytes) -> None:
+    def _end_handshake(self) -> None:
+        if self._state is State.HANDSHAKE and self._handshake is not None:
+            self._follow(self._handshake.eof())
+
+    def _granted(self, outcome: Opened) -> None:
         self._deadline.stop()
-        opening = self._take_opening()
-        if opening is not None:
-            opening.opened()
-        self._owner.granted(reply, rest)
+        self.outcome = outcome
+        explainer, self._explainer = self._explainer, None
+        if explainer is not None:
+            explainer.opened()
+        self._open(outcome.rest)
 
-    def _refused(self, reason: Refused) -> None:
-        """The server said no; whoever stands by may know why."""
-        self._deadline.stop()
-        self._owner.hang_up()
-        opening = self._take_opening()
-        if opening is None:
-            self._owner.refuse(reason)
-            return
-        explaining = opening.refused(reason).addErrback(self._unexplained, reason)
-        self._explanation = explaining.addCallback(self._told)
+    def _open(self, rest: bytes) -> None:
+        self._state = State.OPEN
+        self._handshake = None
+        if self._early:
+            send(self.transport, bytes(self._early))
+            self._early.clear()
+        self._receiver.opened()
+        if rest and self._state is State.OPEN:
+            self._receiver.data(rest)
 
-    def _unexplained(self, failure: Failure, reason: Refused) -> Refused | None:
-        if failure.check(CancelledError):
-            return None  # the stream was given up meanwhile
-        self._log.failure("a fault while explaining a refusal", failure)
-        return reason
+    def _failed(self, outcome: Failed) -> None:
+        """The server said no; the explainer may know why."""
+        self.outcome = outcome
+        explainer, self._explainer = self._explainer, None
+        try:
+            self._hang_up()
+        finally:
+            # Whatever a transport does, nobody waits for ever.
+            if explainer is None:
+                self._receiver.refused(outcome.reason)
+            else:
+                explaining = _explain(explainer, outcome.reason, self._receiver)
+                self._pending = Deferred.fromCoroutine(explaining)
 
-    def _told(self, reason: Refused | None) -> None:
-        if reason is not None:
-            self._owner.refuse(reason)
 
-    def _take_opening(self) -> Opening | None:
-        opening, self._opening = self._opening, None
-        return opening
+async def _explain(explainer: FailureExplainer, reason: Refused, receiver: IReceiver) -> None:
+    try:
+        reason = await explainer.refused(reason)
+    except CancelledError:
+        return  # the stream was given up meanwhile
+    except Exception:
+        _log.failure("a fault while explaining a refusal")
+    receiver.refused(reason)
+
+
+@implementer(IReceiver)
+class LookUp:
+    """The receiver of a stream that asks for an address and carries nothing.
+
+    ``answer`` fires with the address of the reply; errback ``Refused``.
+    """
+
+    def __init__(self) -> None:
+        self.stream: Stream | None = None
+        self.answer: Deferred[Address] = Deferred(lambda _: self._give_up())
+
+    def _give_up(self) -> None:
+        if self.stream is not None:
+            self.stream.abort()
+
+    def opened(self) -> None:
+        """The reply is there."""
+        if self.stream is not None and isinstance(self.stream.outcome, Opened):
+            self.stream.close()
+            self.answer.callback(self.stream.outcome.reply.address)
+
+    def refused(self, reason: Refused) -> None:
+        """There is no answer."""
+        self.answer.errback(reason)
+
+    def data(self, data: bytes) -> None:
+        """Nothing follows the reply to a look-up."""
+
+    def eof(self) -> None:
+        """Nothing follows the reply to a look-up."""
+
+    def lost(self, clean: bool) -> None:
+        """Nothing follows the reply to a look-up."""

@@ -14,24 +14,28 @@ from twisted.internet.address import HostnameAddress, IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import (
     IAddress,
+    IHalfCloseableProtocol,
     IProtocol,
     IProtocolFactory,
     IReactorTime,
     IStreamClientEndpoint,
 )
+from twisted.internet.protocol import Factory
+from twisted.python.components import proxyForInterface
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from torsocks_tx.client.connection import LookUp, Stream
 from torsocks_tx.client.failures import SOCKSError
-from torsocks_tx.client.tunnel import Tunnel, TunnelFactory
-from torsocks_tx.errors import ProtocolError
-from torsocks_tx.proxyerrors import ProxyBroken
-from torsocks_tx.relay.transports import OneProtocol
+from torsocks_tx.errors import ProtocolError, ProxyBroken, Refused
+from torsocks_tx.http.connect import HTTPClientHandshake
+from torsocks_tx.interfaces import IReceiver
+from torsocks_tx.relay.transports import OneProtocol, abort
 from torsocks_tx.socks.address import MAX_NAME, check_destination
-from torsocks_tx.socks.client import Initiator
+from torsocks_tx.socks.client import ClientHandshake, Failed
+from torsocks_tx.socks.client_options import ClientOptions
 from torsocks_tx.socks.constants import AddressType, Command, Role
-from torsocks_tx.socks.messages import Address, KeyValues
-from torsocks_tx.socks.offers import ClientOptions
-from torsocks_tx.socks.outcomes import Opened
+from torsocks_tx.socks.messages import Address, Credentials, KeyValues
 
 _DEFAULTS = ClientOptions()
 _UNSAYABLE = re.compile(r"[\x00-\x20\x7f]")
@@ -69,7 +73,7 @@ class SOCKSClientEndpoint:
         closes the connection. With ``optimistic`` the protocol is connected before the server has
         answered, and a refusal is the reason of its ``connectionLost``.
         """
-        return self.connect_with_answer(protocolFactory).addCallback(_protocol)
+        return self.connect_with_answer(protocolFactory).addCallback(lambda answer: answer[0])
 
     def connect_with_answer(
         self, protocolFactory: IProtocolFactory
@@ -78,14 +82,166 @@ class SOCKSClientEndpoint:
 
         There are none unless method X'97' was selected.
         """
-        offer = self._options.offer
+        options, offer = self._options, self._options.offer
         # Of other hosts, and on other ports, tor does not say F0 at all.
-        doubtful = self._address.is_onion and offer.role is not Role.PT
-        initiator = Initiator(self._request, offer=offer, doubtful=doubtful)
-        tunnel = Tunnel(self._reactor, initiator, self._options)
-        factory = TunnelFactory(tunnel, protocolFactory, _twisted_address(self._address))
-        done: Deferred[Any] = tunnel.begin(self._proxy, factory)
-        return done.addCallback(lambda opened: (tunnel.inner, opened.pairs))
+        verify_f0 = self._address.is_onion and offer.role is not Role.PT
+        handshake = ClientHandshake(self._request, offer=offer, verify_f0=verify_f0)
+        tunnel = _Tunnel(self._reactor, protocolFactory, self._address)
+        opening = tunnel.connect(self._proxy, handshake, options.timeout, options.optimistic)
+        return opening.addCallback(lambda protocol: (protocol, handshake.pairs))
+
+
+@implementer(IStreamClientEndpoint)
+class HTTPClientEndpoint:
+    """An endpoint that leads to ``address`` by way of the HTTP proxy at ``proxy``, by CONNECT.
+
+    Names go to the proxy as they are. It fails as ``SOCKSClientEndpoint`` does.
+    """
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        proxy: IStreamClientEndpoint,
+        address: Address,
+        credentials: Credentials | None = None,
+    ) -> None:
+        self._reactor = reactor
+        self._proxy = proxy
+        self._address = address
+        self._credentials = credentials
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Connect; fires with the protocol once it is connected."""
+        handshake = HTTPClientHandshake(self._address, self._credentials)
+        tunnel = _Tunnel(self._reactor, protocolFactory, self._address)
+        return tunnel.connect(self._proxy, handshake)
+
+
+@implementer(IReceiver)
+class _Tunnel(Factory):
+    """Leads one connection to the protocol of an application's factory.
+
+    It makes that connection, as a factory, and hears what becomes of it, as a receiver. The
+    protocol gets the real transport; what comes in passes through the stream, so that it works over
+    any endpoint, wrapped ones too.
+    """
+
+    noisy = False
+
+    def __init__(self, clock: IReactorTime, factory: Any, address: Address) -> None:
+        self._clock = clock
+        self._factory = factory
+        self._address = address
+        self._given: Any = None  # the transport, once the application has it
+        self._left = False
+        self._done: Deferred[IProtocol] = Deferred(self._cancel)
+
+    def connect(
+        self,
+        proxy: IStreamClientEndpoint,
+        handshake: ClientHandshake | HTTPClientHandshake,
+        timeout: float | None = None,
+        optimistic: bool = False,
+    ) -> Deferred[IProtocol]:
+        """Connect and ask. ``optimistic``: the application need not wait for the answer."""
+        self._optimistic = optimistic
+        self._stream = Stream(self._clock, self, half_close=True)
+        self._stream.ask(handshake, timeout=timeout, application=self)
+        self._stream.wait_for(proxy.connect(self))
+        return self._done
+
+    def _cancel(self, _: object) -> None:
+        self._left = True
+        if self._given is None:
+            self._stream.abort()
+        else:
+            abort(self._given)
+
+    # The factory of the connection.
+
+    def doStart(self) -> None:
+        """Start the application's factory."""
+        self._factory.doStart()
+
+    def doStop(self) -> None:
+        """Stop the application's factory."""
+        self._factory.doStop()
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        """The stream, unless the application wants no connection; half-closeable if that is."""
+        self._protocol = self._factory.buildProtocol(_twisted_address(self._address))
+        if self._protocol is None:
+            return None
+        if IHalfCloseableProtocol.providedBy(self._protocol):
+            return self._stream
+        return _Protocol(self._stream)
+
+    # The receiver of the stream.
+
+    def requested(self) -> None:
+        """The request is sent."""
+        if self._optimistic and self._given is None:
+            self._hand_over()
+
+    def opened(self) -> None:
+        """The stream is open."""
+        if self._given is None:
+            self._hand_over()
+            self._left = self._left or _is_closing(self._given)
+
+    def _hand_over(self) -> None:
+        self._given = self._stream.transport
+        self._before = _installed(self._given)
+        self._protocol.makeConnection(self._given)
+        if not self._done.called:
+            self._done.callback(self._protocol)
+
+    def refused(self, reason: Refused) -> None:
+        """There is no stream; a protocol that has the connection already hears why."""
+        error = _error_of(self._stream, Failure(reason))
+        if self._given is None:
+            self._done.errback(error)
+        elif self._stream.end is not None and _is_closing(self._given):
+            self._protocol.connectionLost(self._stream.end)  # the application left first
+        else:
+            self._protocol.connectionLost(error)
+
+    def data(self, data: bytes) -> None:
+        """Bytes from the remote."""
+        # An application may have put another protocol in place of its first, or have left at once.
+        now = _installed(self._given)
+        receiver = self._protocol if now is self._before else now
+        if receiver is not None and not self._left:
+            receiver.dataReceived(data)
+
+    def eof(self) -> None:
+        """The remote will send no more."""
+        self._protocol.readConnectionLost()
+
+    def write_lost(self) -> None:
+        """The sending side is shut down, as the application asked."""
+        self._protocol.writeConnectionLost()
+
+    def lost(self, clean: bool) -> None:
+        """The connection is gone."""
+        self._protocol.connectionLost(self._stream.end)
+
+
+_Protocol: Any = proxyForInterface(IProtocol)
+"""A stream as a protocol that is not half-closeable."""
+
+
+def _is_closing(transport: Any) -> bool:
+    """Whether the application has closed it; for an abort, sockets have a mark of their own."""
+    return any(getattr(transport, mark, False) for mark in ("disconnecting", "_aborting"))
+
+
+def _installed(transport: Any) -> Any:
+    """The protocol that a socket gives its data to.
+
+    None for wrappers: they have no such attribute of their own, and show that of what they wrap.
+    """
+    return getattr(transport, "__dict__", {}).get("protocol")
 
 
 def resolve(
@@ -129,26 +285,32 @@ def _look_up(
         request = options.request(command, address)
     except ValueError:
         return fail()
-    tunnel = Tunnel(reactor, Initiator(request, offer=options.offer), options)
-    done: Deferred[Any] = tunnel.begin(proxy, OneProtocol(tunnel))
-    return done.addCallback(_answer, command)
+    handshake = ClientHandshake(request, offer=options.offer)
+    look_up = LookUp()
+    stream = look_up.stream = Stream(reactor, look_up, half_close=False)
+    stream.ask(handshake, timeout=options.timeout)
+    stream.wait_for(proxy.connect(OneProtocol(stream)))
+
+    def check(answer: Address) -> str:
+        """The host of the answer, once it is seen to be one: a server may say anything."""
+        try:
+            check_destination(answer)
+            if answer.is_ip is (command is Command.RESOLVE_PTR):
+                raise ProtocolError("the SOCKS server answered with another kind of address")
+        except ProtocolError as error:
+            raise SOCKSError(ProxyBroken(str(error)), pairs=handshake.pairs) from None
+        return answer.literal().host
+
+    return look_up.answer.addCallbacks(check, lambda failure: _error_of(stream, failure))
 
 
-def _protocol(connected: tuple[IProtocol, KeyValues]) -> IProtocol:
-    return connected[0]
-
-
-def _answer(opened: Opened, command: Command) -> str:
-    """The host of the answer, once it is seen to be one: a server may say anything."""
-    address = opened.reply.address
-    try:
-        check_destination(address)
-    except ProtocolError as error:
-        raise SOCKSError(ProxyBroken(str(error)), pairs=opened.pairs) from None
-    if address.is_ip is (command is Command.RESOLVE_PTR):
-        wrong = ProxyBroken("the SOCKS server answered with another kind of address")
-        raise SOCKSError(wrong, pairs=opened.pairs)
-    return address.literal().host
+def _error_of(stream: Stream, otherwise: Failure) -> Failure:
+    """Why there is no stream: what the proxy has said, or why it could not be reached."""
+    outcome = stream.outcome
+    if isinstance(outcome, Failed):
+        error = SOCKSError(outcome.reason, outcome.code, outcome.status, outcome.pairs)
+        return Failure(error)
+    return stream.end or otherwise
 
 
 def _address(host: str | bytes, port: int) -> Address:

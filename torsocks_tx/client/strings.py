@@ -61,8 +61,8 @@ def _proxy(reactor: Any, given: dict[str, str]) -> Any:
 
 def _options(given: dict[str, str]) -> Any:
     """Take the options that say how to speak."""
+    from torsocks_tx.socks.client_options import ClientOptions
     from torsocks_tx.socks.messages import Credentials
-    from torsocks_tx.socks.offers import ClientOptions
 
     username, password = given.pop("username", None), given.pop("password", None)
     isolation = given.pop("isolation", None)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from enum import Enum, auto
 from typing import Any, NamedTuple
 
-from torsocks_tx.client.stream import Stream
+from torsocks_tx.client.connection import Stream
 from torsocks_tx.fastpath.hall import Hall
 from torsocks_tx.interfaces import IReceiver
 from torsocks_tx.relay.connector import UNDER_WAY, Target

@@ -1,4 +1,4 @@
-"""CONNECT of an HTTP proxy, the client's side (RFC 9110, section 9.3.6).
+"""CONNECT of an HTTP proxy, the client's side (RFC 9110, section 9.3.6). No I/O.
 
     request  | CONNECT HOST:PORT HTTP/1.1 | CR LF | header | CR LF | .. | CR LF |
     answer   | HTTP/1.x CODE REASON       | CR LF | header | CR LF | .. | CR LF | stream ..
@@ -10,10 +10,20 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
+from http import HTTPStatus
 
-from torsocks_tx.errors import Incomplete, ProtocolError
-from torsocks_tx.socks.constants import AddressType
-from torsocks_tx.socks.messages import Address, Credentials
+from torsocks_tx.errors import (
+    GeneralFailure,
+    HostUnreachable,
+    Incomplete,
+    NotAllowed,
+    ProtocolError,
+    Refused,
+    TimedOut,
+)
+from torsocks_tx.socks.client import Failed, Opened, Step
+from torsocks_tx.socks.constants import AddressType, Reply5
+from torsocks_tx.socks.messages import NO_PAIRS, Address, Credentials, Reply
 from torsocks_tx.socks.reader import Reader
 
 MAX_HEAD = 16 * 1024
@@ -22,6 +32,15 @@ MAX_HEAD = 16 * 1024
 _HOST = re.compile(r"[!-~]+")
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _STATUS = re.compile(rb"HTTP/1\.[0-9] ([1-5][0-9][0-9])(?: [^\r\n]*)?")
+_REFUSALS: dict[int, type[Refused]] = {
+    HTTPStatus.FORBIDDEN: NotAllowed,
+    HTTPStatus.METHOD_NOT_ALLOWED: NotAllowed,
+    HTTPStatus.BAD_GATEWAY: HostUnreachable,
+    HTTPStatus.SERVICE_UNAVAILABLE: HostUnreachable,
+    HTTPStatus.GATEWAY_TIMEOUT: TimedOut,
+}
+_SUCCESS = range(200, 300)
+_INTERIM = range(100, 200)
 
 
 def build_connect(address: Address, credentials: Credentials | None = None) -> bytes:
@@ -56,3 +75,55 @@ def parse_answer(reader: Reader) -> int:
         raise ProtocolError("not the answer of an HTTP proxy")
     reader.take(end.end())
     return int(status[1])
+
+
+class HTTPClientHandshake:
+    """Asks an HTTP proxy for one stream to ``address``; a ``ClientHandshake`` otherwise."""
+
+    requested = False
+    pairs = NO_PAIRS
+
+    def __init__(self, address: Address, credentials: Credentials | None = None) -> None:
+        self._request = build_connect(address, credentials)
+        self._buffer: bytearray | None = bytearray()
+
+    def start(self) -> bytes:
+        """The bytes to send first."""
+        return self._request
+
+    def receive(self, data: bytes) -> list[Step]:
+        """Take bytes from the proxy; the outcome, once it is there."""
+        while self._buffer is not None:
+            self._buffer += data
+            data = b""
+            reader = Reader(self._buffer)
+            try:
+                code = parse_answer(reader)
+            except Incomplete:
+                break
+            except ProtocolError as error:
+                return self.give_up(GeneralFailure(str(error)))
+            del self._buffer[: reader.position]
+            if code in _SUCCESS:
+                opened = Opened(Reply(Reply5.SUCCEEDED), bytes(self._buffer))
+                self._buffer = None
+                return [opened]
+            if code not in _INTERIM:
+                kind = _REFUSALS.get(code, GeneralFailure)
+                return self.give_up(kind(f"the HTTP proxy answered {code}"))
+        return []
+
+    def eof(self) -> list[Step]:
+        """The proxy closed. Before its answer that is a refusal."""
+        return self.give_up(GeneralFailure("the HTTP proxy closed without an answer"))
+
+    def give_up(self, reason: Refused) -> list[Step]:
+        """Nothing more is waited for."""
+        if self._buffer is None:
+            return []
+        self._buffer = None
+        return [Failed(reason)]
+
+    def confirm(self) -> list[Step]:
+        """Nothing that an HTTP proxy says needs to be confirmed."""
+        return []

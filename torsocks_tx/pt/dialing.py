@@ -11,49 +11,15 @@ from typing import Any
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
 
-from torsocks_tx.client.endpoint import SOCKSClientEndpoint
-from torsocks_tx.errors import GeneralFailure, InvalidBridge, ProtocolError, Refused
-from torsocks_tx.http.client import HTTPInitiator
-from torsocks_tx.pt.channel import CodecEndpoint
-from torsocks_tx.pt.codec import Codec
+from torsocks_tx.client.endpoint import HTTPClientEndpoint, SOCKSClientEndpoint
+from torsocks_tx.errors import InvalidBridge, ProtocolError
 from torsocks_tx.pt.proxy_uri import ProxyKind, UpstreamProxy
 from torsocks_tx.socks.address import check_destination
+from torsocks_tx.socks.client_options import ClientOptions
 from torsocks_tx.socks.constants import AddressType
 from torsocks_tx.socks.messages import Address
-from torsocks_tx.socks.offers import ClientOptions
-from torsocks_tx.socks.outcomes import Failed, Opened
 
 _VERSIONS = {ProxyKind.SOCKS5: 5, ProxyKind.SOCKS4A: 4}
-
-
-class HTTPProxyCodec(Codec):
-    """Asks an HTTP proxy for a stream, and then changes nothing."""
-
-    ready = False
-
-    def __init__(self, initiator: HTTPInitiator) -> None:
-        self._initiator = initiator
-
-    def start(self) -> bytes:
-        """The request."""
-        return self._initiator.start()
-
-    def decode(self, data: bytes) -> tuple[bytes, bytes]:
-        """Read the answer; afterwards, pass on."""
-        if self.ready:
-            return data, b""
-        for step in self._initiator.receive(data):
-            match step:
-                case Opened(_, rest):
-                    self.ready = True
-                    return rest, b""
-                case Failed(reason):
-                    raise reason
-        return b"", b""
-
-    def ended(self) -> Refused:
-        """The proxy closed without an answer."""
-        return GeneralFailure("the HTTP proxy closed without an answer")
 
 
 class Dialer:
@@ -85,7 +51,7 @@ class Dialer:
             return self._direct(address)
         proxy, who = self._direct(self._proxy.address), self._proxy.credentials
         if self._proxy.kind is ProxyKind.HTTP:
-            return CodecEndpoint(proxy, lambda: HTTPProxyCodec(HTTPInitiator(address, who)))
+            return HTTPClientEndpoint(self._reactor, proxy, address, who)
         # Nothing that needs method 0x97 is said, and common proxies do not know it.
         options = ClientOptions(_VERSIONS[self._proxy.kind], credentials=who, extended=False)
         return SOCKSClientEndpoint(self._reactor, proxy, address.host, address.port, options)

@@ -25,7 +25,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from torsocks_tx.backends.endpoint import EndpointBackend
-from torsocks_tx.client.connect_failures import refused_by
+from torsocks_tx.client.failures import refused_by
 from torsocks_tx.errors import GeneralFailure, Internal, InvalidBridge, Refused
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.pt.dialing import Dialer

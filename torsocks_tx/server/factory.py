@@ -32,7 +32,7 @@ from torsocks_tx.server.request import Client, Errand
 from torsocks_tx.socks.constants import Command, Role, Version
 from torsocks_tx.socks.extended import ExtendedRules, KeyHandler, standard_keys
 from torsocks_tx.socks.messages import Credentials, Request
-from torsocks_tx.socks.replies import Audience
+from torsocks_tx.socks.replies import ReplyContext
 from torsocks_tx.socks.server_options import HandshakeOptions
 
 _listener_numbers = itertools.count(1)
@@ -167,9 +167,9 @@ class SOCKSFactory(Factory):
         """What carries this request out."""
         return Errand(client, request, clock=self.clock, limits=self.limits, audience=self.audience)
 
-    def audience(self, request: Request) -> Audience:
+    def audience(self, request: Request) -> ReplyContext:
         """Whose ears a refusal of this request is for."""
-        return Audience.of(
+        return ReplyContext.of(
             request,
             role=self.policy.role,
             extended_errors=self.policy.extended_errors,

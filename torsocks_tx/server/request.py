@@ -51,7 +51,7 @@ class Errand:
         *,
         clock: IReactorTime,
         limits: Limits,
-        audience: Callable[[Request], replies.Audience],
+        audience: Callable[[Request], replies.ReplyContext],
     ) -> None:
         self._client = client
         self._request = request

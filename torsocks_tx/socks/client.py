@@ -1,20 +1,28 @@
 """The client's side of the conversation: how a request is made of a SOCKS server. No I/O.
 
-``start()`` gives the first bytes; ``receive(bytes)`` returns steps until ``Opened`` or ``Failed``.
-``pipelined`` sends greeting, credentials and request at once, as C Tor takes it. tor then keeps
-only its last answer to what came in one read: the method selection may be missing, and a request
-that it refuses at sight is answered by the reply alone. All forms are understood. Other servers are
-spoken to step by step.
+``ClientHandshake.start()`` gives the first bytes; ``receive(bytes)`` returns steps until ``Opened``
+or ``Failed``. Servers are spoken to step by step, but for C Tor (``pipelined``): it takes greeting,
+credentials and request at once. It then keeps only its last answer to what came in one read: the
+method selection may be missing, and a request that it refuses at sight is answered by the reply
+alone. All forms are understood.
 """
 
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from torsocks_tx.errors import GeneralFailure, Incomplete, ProtocolError, Refused
-from torsocks_tx.proxyerrors import LoginRefused, ProxyBroken
+from torsocks_tx.errors import (
+    GeneralFailure,
+    Incomplete,
+    LoginRefused,
+    ProtocolError,
+    ProxyBroken,
+    Refused,
+)
 from torsocks_tx.socks import keyvalue, socks4, socks5, userpass
+from torsocks_tx.socks.client_options import Offer
 from torsocks_tx.socks.constants import (
     CodeSet,
     Command,
@@ -24,15 +32,60 @@ from torsocks_tx.socks.constants import (
     Reply5,
     Version,
 )
-from torsocks_tx.socks.extended import ACCEPTED, REPLY_CODES
+from torsocks_tx.socks.extended import (
+    ACCEPTED,
+    REPLY_CODES,
+)
 from torsocks_tx.socks.messages import NO_PAIRS, KeyValues, Reply, Request
-from torsocks_tx.socks.offers import Offer, plain_offer
-from torsocks_tx.socks.outcomes import Doubted, Failed, Opened, Step
 from torsocks_tx.socks.reader import Reader
 from torsocks_tx.socks.replies import parse_code_set
 from torsocks_tx.socks.server import Send
 
-_DOUBTED = bytes([Version.SOCKS5, OnionReply.DESCRIPTOR_NOT_FOUND])
+UNCONFIRMED_TIMEOUT = 0.5
+"""Seconds after which a stream works whose reply was ``Unconfirmed`` and that was not closed."""
+
+_ANONYMOUS = Offer((Method.NO_AUTH,))
+_NAMED = Offer((Method.USERNAME_PASSWORD,))
+_NOT_FOUND = bytes([Version.SOCKS5, OnionReply.DESCRIPTOR_NOT_FOUND])
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The request was granted; ``rest`` is what the remote has sent behind the reply.
+
+    ``pairs`` is what the server said by method X'97'.
+    """
+
+    reply: Reply
+    rest: bytes = field(repr=False)
+    pairs: KeyValues = NO_PAIRS
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The request was refused, or the server broke the protocol (then a ``ProxyBroken``).
+
+    ``code`` is the reply code, and ``status`` the status that answered credentials or pairs, where
+    the refusal came with one.
+    """
+
+    reason: Refused
+    code: int | None = None
+    status: int | None = None
+    pairs: KeyValues = NO_PAIRS
+
+
+@dataclass(frozen=True, slots=True)
+class Unconfirmed:
+    """The server said X'F0', which C Tor also says of streams that work.
+
+    It remembers the first directory that had no descriptor, and forgets that another one had it. A
+    stream that failed is closed at once: wait a moment. ``eof`` then gives ``Failed``, data or
+    ``confirm`` gives ``Opened``.
+    """
+
+
+Step = Send | Opened | Failed | Unconfirmed
 
 
 class _State(Enum):
@@ -40,43 +93,46 @@ class _State(Enum):
     STATUS = auto()
     EXTENDED = auto()
     REPLY = auto()
-    DOUBT = auto()
+    UNCONFIRMED = auto()
     OVER = auto()
 
 
-class Initiator:
+class ClientHandshake:
     """Makes one request.
 
     Without an ``offer`` one method is offered: 00 without credentials, with them 02, because a
     fall-back to 00 would lose the isolation without a word. ``pipelined`` needs that one method.
-    ``doubtful``: the server may be a C Tor with ExtendedErrors, so X'F0' is ``Doubted`` first.
+    ``verify_f0``: the server may be a C Tor with ExtendedErrors, so X'F0' is ``Unconfirmed`` first.
     ``pairs`` is what the server has said by method X'97'.
     """
+
+    __slots__ = ("_buffer", "_codes", "_offer", "_pipelined", "_request", "_response", "_state",
+                 "_unconfirmed", "_verifies_f0", "pairs")  # fmt: skip
 
     def __init__(
         self,
         request: Request,
         *,
         pipelined: bool = False,
-        doubtful: bool = False,
+        verify_f0: bool = False,
         offer: Offer | None = None,
     ) -> None:
         self._request = request
         self._pipelined = pipelined
-        self._doubtful = doubtful and request.command is Command.CONNECT
-        self._offer = offer or plain_offer(request)
-        self._response = keyvalue.Response()
+        self._verifies_f0 = verify_f0 and request.command is Command.CONNECT
+        self._offer = offer or (_NAMED if request.credentials else _ANONYMOUS)
+        self._response: keyvalue.Response | None = None
         self.pairs: KeyValues = NO_PAIRS
         self._codes: CodeSet | None = None
         self._buffer = bytearray()
-        self._doubted: Reply | None = None
+        self._unconfirmed: Reply | None = None
         socks4_spoken = request.version is Version.SOCKS4
         self._state = _State.REPLY if socks4_spoken else _State.SELECTION
 
     @property
     def requested(self) -> bool:
         """Whether the request is among the bytes given out so far, so that data may follow it."""
-        return self._pipelined or self._state in (_State.REPLY, _State.DOUBT, _State.OVER)
+        return self._pipelined or self._state in (_State.REPLY, _State.UNCONFIRMED, _State.OVER)
 
     def start(self) -> bytes:
         """The bytes to send first."""
@@ -85,7 +141,14 @@ class Initiator:
         greeting = socks5.build_greeting(self._offer.methods)
         if not self._pipelined:
             return greeting
-        return greeting + _build_credentials(self._request) + _build_request(self._request)
+        return greeting + self._credentials() + self._build_request()
+
+    def _credentials(self) -> bytes:
+        credentials = self._request.credentials
+        return b"" if credentials is None else userpass.build_credentials(credentials)
+
+    def _build_request(self) -> bytes:
+        return socks5.build_request(self._request.command, self._request.address)
 
     def receive(self, data: bytes) -> list[Step]:
         """Take bytes from the server; what to do about them, in order."""
@@ -93,8 +156,8 @@ class Initiator:
             self._buffer += data
         steps: list[Step] = []
         while self._buffer and self._state is not _State.OVER:
-            if self._state is _State.DOUBT:
-                return steps + self.settle()
+            if self._state is _State.UNCONFIRMED:
+                return steps + self.confirm()
             reader = Reader(self._buffer)
             try:
                 step = self._next(reader)
@@ -118,22 +181,22 @@ class Initiator:
         """Nothing more is waited for: the refusal that is known by now, ``otherwise`` if none."""
         if self._state is _State.OVER:
             return []
-        if self._doubted is not None:
-            return [self._refused(self._doubted.code)]
-        if self._state is _State.REPLY and self._buffer.startswith(_DOUBTED):
+        if self._unconfirmed is not None:
+            return [self._refused(self._unconfirmed.code)]
+        if self._state is _State.REPLY and self._buffer.startswith(_NOT_FOUND):
             return [self._refused(self._buffer[1])]
-        if self._response.status:
+        if self._response is not None and self._response.status:
             return [self._refused_pairs(self._response.status)]
         return [self._fail(otherwise)]
 
-    def settle(self) -> list[Step]:
-        """After ``Doubted``: the server has not closed, so the stream works."""
-        if self._doubted is None or self._state is _State.OVER:
+    def confirm(self) -> list[Step]:
+        """After ``Unconfirmed``: the server has not closed, so the stream works."""
+        if self._unconfirmed is None or self._state is _State.OVER:
             return []
         self._state = _State.OVER
         rest = bytes(self._buffer)
         self._buffer.clear()
-        return [Opened(self._doubted, rest, self.pairs)]
+        return [Opened(self._unconfirmed, rest, self.pairs)]
 
     def _fail(self, reason: Refused, code: int | None = None, status: int | None = None) -> Failed:
         self._state = _State.OVER
@@ -146,8 +209,8 @@ class Initiator:
     def _next(self, reader: Reader) -> Step | None:
         if self._state is _State.REPLY:
             return self._reply(reader)
-        if self._state is _State.EXTENDED:
-            return self._extended(reader)
+        if self._response is not None:
+            return self._extended(reader, self._response)
         swallowed = self._pipelined and reader.data[0] == userpass.VERSION
         if self._state is _State.STATUS or (swallowed and self._request.credentials is not None):
             return self._status(reader)
@@ -158,7 +221,8 @@ class Initiator:
         if method in self._offer.methods:
             return self._selected(method)
         if method == Method.NONE_ACCEPTABLE:
-            return self._fail(self._offer.unless("the SOCKS server takes none of the methods"))
+            reason = self._offer.on_unsupported("the SOCKS server takes none of the methods")
+            return self._fail(reason)
         if self._pipelined and method != Method.NO_AUTH:
             # No selection: the start of a reply that tor sent in place of all answers.
             return self._refused(method)
@@ -167,28 +231,29 @@ class Initiator:
     def _selected(self, method: int) -> Step | None:
         if method == Method.EXTENDED:
             self._state = _State.EXTENDED
+            self._response = keyvalue.Response()
             return Send(keyvalue.build_request(self._request.pairs or NO_PAIRS))
         if method == Method.USERNAME_PASSWORD:
             self._state = _State.STATUS
-            return None if self._pipelined else Send(_build_credentials(self._request))
+            return None if self._pipelined else Send(self._credentials())
         self._state = _State.REPLY
-        return None if self._pipelined else Send(_build_request(self._request))
+        return None if self._pipelined else Send(self._build_request())
 
-    def _extended(self, reader: Reader) -> Step | None:
-        pairs = self._response.take(reader)
+    def _extended(self, reader: Reader, response: keyvalue.Response) -> Step | None:
+        pairs = response.take(reader)
         if pairs is None:
             return None
         self.pairs = pairs
-        self._doubtful = False  # it is no C Tor
-        if self._response.status:
-            return self._refused_pairs(self._response.status)
+        self._verifies_f0 = False  # it is no C Tor
+        if response.status:
+            return self._refused_pairs(response.status)
         with contextlib.suppress(ValueError):
             self._codes = parse_code_set(pairs.get(REPLY_CODES))
         accepted = (pairs.get(ACCEPTED) or b"").decode("latin-1").split(",")
         if not self._offer.needed.issubset(accepted):
-            return self._fail(self._offer.unless("a key that is needed was not accepted"))
+            return self._fail(self._offer.on_unsupported("a key that is needed was not accepted"))
         self._state = _State.REPLY
-        return Send(_build_request(self._request))
+        return Send(self._build_request())
 
     def _refused_pairs(self, status: int) -> Failed:
         return self._fail(self._offer.pairs_refusal(status, self.pairs), None, status)
@@ -202,7 +267,7 @@ class Initiator:
             reason = LoginRefused("the SOCKS server refused the credentials")
             return self._fail(reason, None, status)
         self._state = _State.REPLY
-        return None if self._pipelined else Send(_build_request(self._request))
+        return None if self._pipelined else Send(self._build_request())
 
     def _reply(self, reader: Reader) -> Step:
         if self._request.version is Version.SOCKS4:
@@ -213,22 +278,13 @@ class Initiator:
         else:
             # A refusal is known after two bytes: some servers send no more than that.
             start = reader.data[:2]
-            doubted = self._doubtful and start == _DOUBTED
+            unconfirmed = self._verifies_f0 and start == _NOT_FOUND
             answered = len(start) == 2 and start[0] == Version.SOCKS5
-            if answered and start[1] != Reply5.SUCCEEDED and not doubted:
+            if answered and start[1] != Reply5.SUCCEEDED and not unconfirmed:
                 return self._refused(start[1])
             reply = socks5.parse_reply(reader)
-            if doubted:
-                self._state, self._doubted = _State.DOUBT, reply
-                return Doubted()
+            if unconfirmed:
+                self._state, self._unconfirmed = _State.UNCONFIRMED, reply
+                return Unconfirmed()
         self._state = _State.OVER
         return Opened(reply, b"")
-
-
-def _build_credentials(request: Request) -> bytes:
-    credentials = request.credentials
-    return b"" if credentials is None else userpass.build_credentials(credentials)
-
-
-def _build_request(request: Request) -> bytes:
-    return socks5.build_request(request.command, request.address)

@@ -1,4 +1,4 @@
-"""Which code a client hears. The only place that picks one.
+"""Reply codes, both ways: which code a client hears, and what a server upstream meant by one.
 
 SOCKS4 has one failure. SOCKS5 CONNECT hears RFC 1928's codes, and those of one more set if such a
 set is in force (``code_set``): X'F0' to X'F7' or X'E0' and X'E1' for onion services on a port of
@@ -11,17 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torsocks_tx.errors import (
-    AddressTypeNotSupported,
-    Busy,
-    CommandNotSupported,
-    Fault,
-    NotAllowed,
-    OnionRefused,
-    Refused,
-    TorDown,
-    TransportRefused,
-)
+from torsocks_tx import errors
+from torsocks_tx.errors import OnionRefused, Refused, TransportRefused
 from torsocks_tx.socks import socks4, socks5
 from torsocks_tx.socks.constants import (
     CodeSet,
@@ -47,12 +38,12 @@ _NOT_FOUND = frozenset(
 )
 # The refusals of a look-up that are not about the name: the client hears their own codes.
 _OF_THE_SERVER = (
-    AddressTypeNotSupported,
-    Busy,
-    CommandNotSupported,
-    Fault,
-    NotAllowed,
-    TorDown,
+    errors.AddressTypeNotSupported,
+    errors.Busy,
+    errors.CommandNotSupported,
+    errors.Fault,
+    errors.NotAllowed,
+    errors.TorDown,
 )
 _CODE_SETS = {**{codes.value.encode(): codes for codes in CodeSet}, b"none": CodeSet.RFC1928}
 
@@ -84,8 +75,8 @@ def code_set(
 
 
 @dataclass(frozen=True, slots=True)
-class Audience:
-    """Who asks: what was requested, of which kind of port, and which codes are in force.
+class ReplyContext:
+    """What decides the code of a reply: the request, the kind of port, the codes in force.
 
     ``swap_e0_e1``: X'E0' and X'E1' as the proposal's sentences have them, not its titles.
     """
@@ -105,48 +96,48 @@ class Audience:
         role: Role = Role.TOR,
         extended_errors: bool = False,
         swap_e0_e1: bool = False,
-    ) -> Audience:
-        """The audience of this request, on a listener with these flags."""
+    ) -> ReplyContext:
+        """The context of the reply to this request, on a listener with these flags."""
         asked = None if request.pairs is None else parse_code_set(request.pairs.get("REPLY_CODES"))
         codes = code_set(role, extended_errors, offered=request.offered_extended, asked=asked)
         onion = request.address.is_onion
         return cls(request.version, request.command, onion, role, codes, swap_e0_e1)
 
 
-def code_for(reason: Refused, audience: Audience) -> int:
-    """The reply code that this audience hears for this reason."""
-    if audience.version is Version.SOCKS4:
+def code_for(reason: Refused, context: ReplyContext) -> int:
+    """The reply code that stands for this reason."""
+    if context.version is Version.SOCKS4:
         return Reply4.REJECTED
-    if audience.command is not Command.CONNECT:
+    if context.command is not Command.CONNECT:
         return reason.code if isinstance(reason, _OF_THE_SERVER) else Reply5.HOST_UNREACHABLE
-    if audience.codes is not CodeSet.RFC1928:
-        extended = _onion_code if audience.role is Role.TOR else _transport_code
-        return extended(reason, audience)
+    if context.codes is not CodeSet.RFC1928:
+        extended = _onion_code if context.role is Role.TOR else _transport_code
+        return extended(reason, context)
     return reason.code
 
 
-def _onion_code(reason: Refused, audience: Audience) -> int:
-    if not isinstance(reason, OnionRefused) or not audience.onion:
+def _onion_code(reason: Refused, context: ReplyContext) -> int:
+    if not isinstance(reason, OnionRefused) or not context.onion:
         return reason.code
-    if audience.codes is CodeSet.PROP304:
+    if context.codes is CodeSet.PROP304:
         return reason.onion_code
     found = reason.onion_code not in _NOT_FOUND
-    if found is audience.swap_e0_e1:
+    if found is context.swap_e0_e1:
         return HiddenServiceReply.NOT_FOUND
     return HiddenServiceReply.NOT_REACHABLE
 
 
-def _transport_code(reason: Refused, audience: Audience) -> int:
+def _transport_code(reason: Refused, context: ReplyContext) -> int:
     if isinstance(reason, TransportRefused):
         return reason.transport_code
-    return TransportReply.INTERNAL if isinstance(reason, Fault) else reason.code
+    return TransportReply.INTERNAL if isinstance(reason, errors.Fault) else reason.code
 
 
-def failure(reason: Refused, audience: Audience) -> bytes:
+def failure(reason: Refused, context: ReplyContext) -> bytes:
     """The bytes of the failure reply."""
-    if audience.version is Version.SOCKS4:
+    if context.version is Version.SOCKS4:
         return socks4.REJECTED
-    return socks5.failure(code_for(reason, audience))
+    return socks5.failure(code_for(reason, context))
 
 
 _CONNECTED = {
@@ -163,7 +154,74 @@ def success(request: Request, answer: Address | None = None) -> bytes:
     """
     if answer is None:
         return _CONNECTED[request.version]
-    reply = Reply(Reply5.SUCCEEDED, answer)
     if request.version is Version.SOCKS4:
-        return socks4.build_reply(Reply(Reply4.GRANTED, reply.address))
-    return socks5.build_reply(reply)
+        return socks4.build_reply(Reply(Reply4.GRANTED, answer))
+    return socks5.build_reply(Reply(Reply5.SUCCEEDED, answer))
+
+
+# From a code back to its meaning.
+
+PLAIN: tuple[type[Refused], ...] = (
+    errors.GeneralFailure,
+    errors.NotAllowed,
+    errors.NetworkUnreachable,
+    errors.HostUnreachable,
+    errors.ConnectionRefused,
+    errors.TimedOut,
+    errors.CommandNotSupported,
+    errors.AddressTypeNotSupported,
+)
+ONION: tuple[type[OnionRefused], ...] = (
+    errors.DescriptorNotFound,
+    errors.DescriptorInvalid,
+    errors.IntroductionFailed,
+    errors.RendezvousFailed,
+    errors.MissingClientAuth,
+    errors.WrongClientAuth,
+    errors.InvalidOnionAddress,
+    errors.IntroductionTimedOut,
+)
+# What is heard from a server that follows proposal 229: two codes for all that can go wrong.
+HIDDEN_SERVICE: tuple[type[OnionRefused], ...] = (errors.OnionNotFound, errors.OnionNotReachable)
+TRANSPORT: tuple[type[TransportRefused], ...] = (
+    errors.Temporary,
+    errors.InvalidBridge,
+    errors.Internal,
+)
+_BY_CODE: dict[int, type[Refused]] = {
+    **{kind.code: kind for kind in PLAIN},
+    **{kind.onion_code: kind for kind in ONION},
+}
+_BY_TRANSPORT_CODE: dict[int, type[Refused]] = {kind.transport_code: kind for kind in TRANSPORT}
+_BY_PROPOSAL_229: dict[int, type[Refused]] = dict(
+    zip(HiddenServiceReply, HIDDEN_SERVICE, strict=True)
+)
+
+
+def refusal(code: int) -> Refused:
+    """The ``Refused`` that a tor meant by this REP byte; unknown codes are general failures.
+
+    X'F0' to X'F7' are read as tor's onion codes, never as those of a pluggable transport.
+    """
+    return _refusal(_BY_CODE.get(code), code)
+
+
+def extended_refusal(code: int, role: Role | None, codes: CodeSet | None) -> Refused:
+    """The ``Refused`` that a server meant which was offered method X'97'.
+
+    One byte may mean two things: proposal 229 gave tor's X'F0' to X'F2' to transports, too.
+    ``role`` is what kind of port it is, where that is known; otherwise ``codes`` decides, the set
+    that the server announced: under proposal 229 X'F0' to X'F2' are those of a transport.
+    """
+    by_transport = role is Role.PT or (role is None and codes is CodeSet.PROP229)
+    if role is not Role.PT and code in _BY_PROPOSAL_229:
+        return _refusal(_BY_PROPOSAL_229[code], code)
+    if by_transport and code >= TransportReply.TEMPORARY:
+        return _refusal(_BY_TRANSPORT_CODE.get(code), code)
+    return _refusal(_BY_CODE.get(code), code)
+
+
+def _refusal(kind: type[Refused] | None, code: int) -> Refused:
+    if kind is None:
+        return errors.GeneralFailure(f"upstream answered with unknown code {code}")
+    return kind(f"upstream answered with code {code}")

@@ -29,7 +29,7 @@ from zope.interface import implementer
 
 from torsocks_tx.client.endpoint import SOCKSClientEndpoint
 from torsocks_tx.client.failures import SOCKSError
-from torsocks_tx.socks.offers import ClientOptions
+from torsocks_tx.socks.client_options import ClientOptions
 
 
 @implementer(IAgentEndpointFactory)

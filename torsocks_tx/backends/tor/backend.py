@@ -18,12 +18,11 @@ from torsocks_tx.backends.tor.onion.attempt import Attempt
 from torsocks_tx.backends.tor.onion.witness import OnionWitness
 from torsocks_tx.backends.tor.owned import OwnedControlSupply
 from torsocks_tx.backends.tor.supply import NoSuchPort, SocksPort, Supply, SupplyState
-from torsocks_tx.client.connection import Conversation
-from torsocks_tx.client.stream import Stream
+from torsocks_tx.client.connection import LookUp, Stream
 from torsocks_tx.errors import GeneralFailure, Refused, TorDown
 from torsocks_tx.interfaces import IBackend, IReceiver
 from torsocks_tx.policy.isolation import Isolation
-from torsocks_tx.socks.client import Initiator
+from torsocks_tx.socks.client import ClientHandshake
 from torsocks_tx.socks.constants import Command, Version
 from torsocks_tx.socks.messages import Address, Request
 from torsocks_tx.socks.onion_address import check_onion
@@ -74,17 +73,13 @@ class TorBackend:
 
     def open(self, request: Request, isolation: Isolation, receiver: IReceiver) -> Stream:
         """Begin a stream. While tor starts, the client waits."""
-        stream = Stream(self._clock, receiver, half_close=False, meaning=self._connect_failed)
         upstream = Request(
             Version.SOCKS5, request.command, request.address.literal(), isolation.credentials
         )
         onion = upstream.command is Command.CONNECT and upstream.address.is_onion
         if onion:
-            try:
-                check_onion(upstream.address.host)
-            except Refused as reason:
-                stream.wait_for(fail(reason))
-                return stream
+            check_onion(upstream.address.host)
+        stream = Stream(self._clock, receiver, half_close=False, meaning=self._connect_failed)
         port = self._ready_port(isolation)
         if port is not None and (not onion or self.witness.is_ready(self.supply.control)):
             self._connect(port, stream, upstream)
@@ -105,12 +100,10 @@ class TorBackend:
 
     def _connect(self, port: SocksPort, stream: Stream, upstream: Request) -> None:
         early = port.pipelined if self._optimistic_data is None else self._optimistic_data
-        initiator = Initiator(upstream, pipelined=port.pipelined, doubtful=True)
-        attempt = self._attempt(port, stream, upstream)
-        conversation = Conversation(
-            self._clock, stream, initiator, early_data=early, opening=attempt
-        )
-        stream.connect(port.endpoint, conversation)
+        handshake = ClientHandshake(upstream, pipelined=port.pipelined, verify_f0=True)
+        explainer = self._attempt(port, stream, upstream)
+        stream.ask(handshake, early_data=early, explainer=explainer)
+        stream.connect(port.endpoint)
 
     def _attempt(self, port: SocksPort, stream: Stream, upstream: Request) -> Attempt | None:
         """What stands by a stream to an onion service."""
@@ -143,63 +136,18 @@ class TorBackend:
 
     def resolve(self, request: Request, isolation: Isolation) -> Deferred[Address]:
         """Have tor look up a name (or, with RESOLVE_PTR, the name of an address)."""
-        answer = _Answer()
-        stream = self.open(request, isolation, answer)
-        return answer.await_on(stream)
+        look_up = LookUp()
+        try:
+            look_up.stream = self.open(request, isolation, look_up)
+        except Refused:
+            return fail()
+        return look_up.answer.addCallback(_check)
 
     resolve_ptr = resolve
 
 
-@implementer(IReceiver)
-class _Answer:
-    """Takes the bound address of a stream's reply for the answer, and gives the stream up."""
-
-    def __init__(self) -> None:
-        self._outcome: Refused | None = None
-        self._stream: Stream | None = None
-        self._answer: Deferred[Address] = Deferred(self._cancelled)
-
-    def await_on(self, stream: Stream) -> Deferred[Address]:
-        """Begin to wait; the stream may be open or refused already."""
-        self._stream = stream
-        if self._outcome is not None:
-            self._answer.errback(self._outcome)
-        elif stream.reply is not None:
-            self.opened()
-        return self._answer
-
-    def _cancelled(self, _: Deferred[Address]) -> None:
-        if self._stream is not None:
-            self._stream.abort()
-
-    def opened(self) -> None:
-        """The reply is there, maybe before anybody waits for it."""
-        reply = self._stream.reply if self._stream is not None else None
-        if self._stream is None or reply is None:
-            return
-        self._stream.abort()
-        if _is_fit(reply.address):
-            self._answer.callback(reply.address)
-        else:
-            self._answer.errback(GeneralFailure("an answer with a name that cannot be one"))
-
-    def refused(self, reason: Refused) -> None:
-        """There is no answer."""
-        if self._stream is None:
-            self._outcome = reason
-        else:
-            self._answer.errback(reason)
-
-    def data(self, data: bytes) -> None:
-        """Nothing follows the reply to a look-up."""
-
-    def eof(self) -> None:
-        """Nothing follows the reply to a look-up."""
-
-    def lost(self, clean: bool) -> None:
-        """Nothing follows the reply to a look-up."""
-
-
-def _is_fit(answer: Address) -> bool:
-    """Whether an answer may go to a client: names without blanks or control characters."""
-    return all("!" <= character <= "~" for character in answer.host)
+def _check(answer: Address) -> Address:
+    """The answer, if it may go to a client: no blanks or control characters in a name."""
+    if not all("!" <= character <= "~" for character in answer.host):
+        raise GeneralFailure("an answer with a name that cannot be one")
+    return answer

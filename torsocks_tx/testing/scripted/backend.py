@@ -19,7 +19,7 @@ from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.relay.transports import Deadline
 from torsocks_tx.socks.constants import AddressType, Command, Version
 from torsocks_tx.socks.messages import Address, Request
-from torsocks_tx.socks.refusals import refusal
+from torsocks_tx.socks.replies import refusal
 from torsocks_tx.testing.scripted.names import Act, Script, pointer_of, script_of
 
 BANNER = b"220 this server speaks first\r\n"

@@ -13,7 +13,7 @@ from torsocks_tx.server.request import Client, Errand
 from torsocks_tx.socks.address import build_address
 from torsocks_tx.socks.constants import Command, Version
 from torsocks_tx.socks.messages import Request
-from torsocks_tx.socks.replies import Audience
+from torsocks_tx.socks.replies import ReplyContext
 from torsocks_tx.testing.scripted.names import Act, Script, script_of
 
 
@@ -27,7 +27,7 @@ class ScriptedErrand(Errand):
         *,
         clock: IReactorTime,
         limits: Limits,
-        audience: Callable[[Request], Audience],
+        audience: Callable[[Request], ReplyContext],
     ) -> None:
         super().__init__(client, request, clock=clock, limits=limits, audience=audience)
         self._script = script_of(request)

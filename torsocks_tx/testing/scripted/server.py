@@ -21,7 +21,7 @@ from torsocks_tx.server.protocol import SOCKSProtocol, State
 from torsocks_tx.server.request import Client, Errand
 from torsocks_tx.socks.constants import AddressType, Command, Method, Version
 from torsocks_tx.socks.messages import Address, Credentials, Request
-from torsocks_tx.socks.replies import Audience
+from torsocks_tx.socks.replies import ReplyContext
 from torsocks_tx.socks.server_options import HandshakeOptions
 from torsocks_tx.testing.scripted.backend import ScriptedBackend
 from torsocks_tx.testing.scripted.names import script_of
@@ -154,7 +154,7 @@ class ScriptedFactory(SOCKSFactory):
                 mistake,
             )
         )
-        audience = partial(Audience.of, extended_errors=True)
+        audience = partial(ReplyContext.of, extended_errors=True)
         return ScriptedErrand(
             client, request, clock=self.clock, limits=self.limits, audience=audience
         )

@@ -1,7 +1,7 @@
 """What a client offers a SOCKS server: which methods, what it says by each, and what it insists on.
 
 Whatever must not be lost is never offered by a method that would lose it: isolation is not given up
-for method 00, nor pairs for any other than X'97'.
+for method 00, nor key-value pairs for any other than X'97'.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import math
 import os
 from dataclasses import dataclass, field
 
-from torsocks_tx.errors import Refused
-from torsocks_tx.proxyerrors import ArgumentsRefused, LoginRefused, NotIsolated
+from torsocks_tx.errors import ArgumentsRefused, LoginRefused, NotIsolated, Refused
 from torsocks_tx.socks import keyvalue, socks4, socks5, userpass
 from torsocks_tx.socks.constants import (
     AddressType,
@@ -32,7 +31,7 @@ from torsocks_tx.socks.extended import (
     USERNAME,
 )
 from torsocks_tx.socks.messages import NO_PAIRS, Address, Credentials, KeyValues, Request
-from torsocks_tx.socks.refusals import extended_refusal, refusal
+from torsocks_tx.socks.replies import extended_refusal, refusal
 
 _OWN_KEYS = (USERNAME, PASSWD, ISOLATION, REQUIRE, REPLY_CODES)
 _LONGEST_FIELD = 255
@@ -43,14 +42,14 @@ _PROCESS_SECRET = os.urandom(32)
 class Offer:
     """The methods of a greeting, in order, and what a client makes of the answers.
 
-    ``needed``: keys that a response of X'97' must name as accepted. ``unless``: what it means if
-    the server takes no method, or does not accept a needed key. ``role``: the kind of port, None
-    where the server is to say which reply codes it means.
+    ``needed``: keys that a response of X'97' must name as accepted. ``on_unsupported``: what it
+    means if the server takes no method, or does not accept a needed key. ``role``: the kind of
+    port, None where the server is to say which reply codes it means.
     """
 
     methods: tuple[Method, ...]
     needed: frozenset[str] = frozenset()
-    unless: type[Refused] = LoginRefused
+    on_unsupported: type[Refused] = LoginRefused
     role: Role | None = None
 
     def refusal(self, code: int, announced: CodeSet | None) -> Refused:
@@ -65,15 +64,8 @@ class Offer:
         if status == ExtendedStatus.AUTHENTICATION_FAILED:
             kind = LoginRefused
         elif pairs.get(UNSUPPORTED) is not None:
-            kind = self.unless
+            kind = self.on_unsupported
         return kind(f"the SOCKS server answered with status {status}")
-
-
-def plain_offer(request: Request) -> Offer:
-    """The one method that a request without more wishes needs."""
-    if request.credentials is None:
-        return Offer((Method.NO_AUTH,))
-    return Offer((Method.USERNAME_PASSWORD,))
 
 
 @dataclass(frozen=True, slots=True)

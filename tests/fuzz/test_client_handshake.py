@@ -1,4 +1,4 @@
-"""The initiator, for all that a server may say in all portions."""
+"""The handshake, for all that a server may say in all portions."""
 
 from __future__ import annotations
 
@@ -22,11 +22,10 @@ from tests.socks.test_both_ends import EARLY, Server, assert_agreed, connect, op
 from tests.support.rows import rows
 from torsocks_tx.errors import Refused
 from torsocks_tx.socks import keyvalue, socks4, socks5, userpass
-from torsocks_tx.socks.client import Initiator
+from torsocks_tx.socks.client import ClientHandshake, Failed, Opened
+from torsocks_tx.socks.client_options import ClientOptions
 from torsocks_tx.socks.constants import CodeSet, Command, Role
 from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Reply, Request
-from torsocks_tx.socks.offers import ClientOptions
-from torsocks_tx.socks.outcomes import Failed, Opened
 from torsocks_tx.socks.server import Send
 
 requests = requests_4() | requests_5()
@@ -46,20 +45,20 @@ server_bytes = st.builds(bytes.__add__, _beginnings, _anything)
 
 
 def outcome(request: Request, pipelined: bool, chunks: Chunks, eof: bool) -> list[Any]:
-    initiator = Initiator(request, pipelined=pipelined)
-    initiator.start()
+    handshake = ClientHandshake(request, pipelined=pipelined)
+    handshake.start()
     steps: list[Any] = []
     for chunk in chunks:
         if steps and isinstance(steps[-1], Opened):
-            assert initiator.receive(chunk) == []
+            assert handshake.receive(chunk) == []
             steps[-1] = Opened(steps[-1].reply, steps[-1].rest + chunk)
         else:
-            steps += initiator.receive(chunk)
-    assert len(initiator._buffer) < 262
+            steps += handshake.receive(chunk)
+    assert len(handshake._buffer) < 262
     if eof:
-        steps += initiator.eof()
+        steps += handshake.eof()
         assert isinstance(steps[-1], Opened | Failed)
-        assert initiator.eof() == []
+        assert handshake.eof() == []
     return [
         (type(step.reason), str(step.reason)) if isinstance(step, Failed) else step
         for step in steps
@@ -153,15 +152,15 @@ def test_whatever_a_server_says_to_an_offer_is_an_outcome(
     found = []
     for portions in ((data,), chunks):
         request = options.request(Command.CONNECT, Address.of("example.com", 80))
-        initiator = Initiator(request, offer=options.offer)
-        initiator.start()
+        handshake = ClientHandshake(request, offer=options.offer)
+        handshake.start()
         steps: list[Any] = []
         for portion in portions:
             if steps and isinstance(steps[-1], Opened):
                 steps[-1] = replace(steps[-1], rest=steps[-1].rest + portion)
             else:
-                steps += initiator.receive(portion)
-        steps += initiator.eof()
+                steps += handshake.receive(portion)
+        steps += handshake.eof()
         assert isinstance(steps[-1], Opened | Failed)
         assert all(isinstance(step, Send) for step in steps[:-1])
         last = steps[-1]

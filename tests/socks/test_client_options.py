@@ -11,11 +11,10 @@ import pytest
 from tests.support.names import ONION
 from tests.support.rows import rows
 from tests.support.tables import at, table
-from torsocks_tx.errors import Refused
-from torsocks_tx.proxyerrors import ArgumentsRefused, LoginRefused, NotIsolated
+from torsocks_tx.errors import ArgumentsRefused, LoginRefused, NotIsolated, Refused
+from torsocks_tx.socks.client_options import ClientOptions, Offer
 from torsocks_tx.socks.constants import AddressType, CodeSet, Command, Method, Role, Version
 from torsocks_tx.socks.messages import Address, Credentials, KeyValues
-from torsocks_tx.socks.offers import ClientOptions, Offer
 
 CONNECT, RESOLVE, RESOLVE_PTR = Command.CONNECT, Command.RESOLVE, Command.RESOLVE_PTR
 NO_AUTH, USERPASS, EXTENDED = Method.NO_AUTH, Method.USERNAME_PASSWORD, Method.EXTENDED
