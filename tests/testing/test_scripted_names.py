@@ -6,7 +6,7 @@ import contextlib
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -102,6 +102,7 @@ def test_any_name_is_a_script_or_a_mistake(host: str) -> None:
 
 
 @given(st.ip_addresses())
+@example("::ffff:192.0.2.1")
 def test_the_pointer_of_an_address_leads_back_to_it(ip: object) -> None:
     address = Address.of(str(ip))
     assert parse_script(pointer_of(address)).answer == address

@@ -148,8 +148,11 @@ def parse_script(host: str) -> Script:
 
 def pointer_of(address: Address) -> str:
     """The name that RESOLVE_PTR finds for an address, and whose address RESOLVE finds."""
-    kind = "a" if address.type is AddressType.IPV4 else "aaaa"
-    return f"{kind}-{re.sub('[.:]', '-', address.host)}.test"
+    if address.type is AddressType.IPV4:
+        return f"a-{address.host.replace('.', '-')}.test"
+    # Its end may be written as an IPv4 address.
+    host = ipaddress.IPv6Address(address.host).exploded if "." in address.host else address.host
+    return f"aaaa-{host.replace(':', '-')}.test"
 
 
 def _of_ip(address: Address) -> Script:
