@@ -11,8 +11,7 @@ from twisted.python import usage
 from torsocks_tx.limits import Limits
 from torsocks_tx.server.auth import CredAuthenticator
 from torsocks_tx.socks.messages import Credentials
-from torsocks_tx.twistd.options import Options
-from torsocks_tx.twistd.optiontext import FLAG_TEXT, TEXTS
+from torsocks_tx.twistd.options import FLAG_TEXT, TEXTS, Options
 from torsocks_tx.twistd.tap import make_limits
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,7 +67,7 @@ def test_processes_divide_the_clients_among_them() -> None:
 
 
 MISTAKES = [
-    (["--onion-auth-dir", ""], ["--onion-auth-dir ''", "directory that this user can read"]),
+    (["--onion-auth-dir", ""], ["--onion-auth-dir ''", "directory that uid"]),
     (["--onion-auth-dir", "/nowhere"], ["--onion-auth-dir '/nowhere'", "No such file"]),
     (
         ["--onion-auth-dir", "/", "--tor-socks", "tcp:127.0.0.1:9"],

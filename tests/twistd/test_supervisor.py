@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
+import errno
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint
 from twisted.internet.error import ProcessExitedAlready, ProcessTerminated
 from twisted.internet.task import Clock
@@ -27,7 +29,8 @@ from tests.support.running import Twistd
 from torsocks_tx.twistd import supervisor as module
 from torsocks_tx.twistd.binding import StartError
 from torsocks_tx.twistd.listen import parse_listener
-from torsocks_tx.twistd.supervisor import QUICK, QUICK_FAILURES, Supervisor
+from torsocks_tx.twistd.service import ProcessSignals
+from torsocks_tx.twistd.supervisor import QUICK, START_TIMEOUT, Supervisor, Worker
 
 LOOPBACK = "tcp:0:interface=127.0.0.1"
 
@@ -52,8 +55,7 @@ class Site:
             "--listen", LOOPBACK, "--listen", f"unix:{self._directory / 's'}", "--tor-socks", place,
             "--workers", "2", *more, directory=self._directory, listeners=2,
         )  # fmt: skip
-        await self.server.said("worker 1: serving up to")
-        await self.server.said("worker 2: serving up to")
+        await self.server.said("2 workers serve")
         self._port = int(self.server.addresses[0].rpartition(":")[2])
         return self.server
 
@@ -164,7 +166,8 @@ class Process:
 
     def __init__(self) -> None:
         self.written = b""
-        self.asked: list[str] = []
+        self.asked: list[Any] = []
+        self.has_ended = False
 
     def write(self, data: bytes) -> None:
         self.written += data
@@ -172,29 +175,34 @@ class Process:
     def closeStdin(self) -> None:
         self.asked.append("stop")
 
-    def signalProcess(self, name: str) -> None:
-        if "ended" in self.asked:
+    def loseConnection(self) -> None:
+        pass
+
+    def signalProcess(self, number: int) -> None:
+        if self.has_ended:
             raise ProcessExitedAlready
-        self.asked.append(name)
+        self.asked.append(signal.Signals(number).name)
 
 
-class Nursery(Clock):
-    """A reactor that only pretends to start processes."""
+class FakeReactor(Clock):
+    """A reactor that only pretends to start processes, and may fail to."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.spawned: list[Any] = []
+        self.spawned: list[Worker] = []
+        self.trouble: OSError | None = None
         self.stopped = False
 
-    def spawnProcess(self, protocol: Any, *_: Any, childFDs: Any, **__: Any) -> None:
-        assert childFDs == {0: "w", 1: "r", 2: "r", 3: 77}
-        process = protocol.transport = Process()
-        self.spawned.append(protocol)
-        protocol.connectionMade()
-        assert process.written.endswith(b"\n")
+    def spawnProcess(self, worker: Any, *_: Any, childFDs: Any, **__: Any) -> Process:
+        if self.trouble is not None:
+            raise self.trouble
+        assert childFDs == {0: "w", 1: "r", 2: "r", 3: "r", 4: 77}
+        worker.transport = Process()
+        self.spawned.append(worker)
+        return worker.transport
 
-    def callFromThread(self, call: Any, *arguments: Any) -> None:
-        call(*arguments)
+    def addSystemEventTrigger(self, *_: Any) -> None:
+        pass
 
     def stop(self) -> None:
         self.stopped = True
@@ -235,158 +243,224 @@ class Tor:
 
 
 class Team:
-    """A supervisor of two, in memory."""
+    """A supervisor of two workers, in memory."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, tor: Tor | None = None) -> None:
-        self.nursery = Nursery()
+        self.reactor = FakeReactor()
         self.port = Port()
+        self.said: list[str] = []
         self.left = 0
-        monkeypatch.setattr(module, "bind", lambda *_, **__: self.port)
-        monkeypatch.setattr(module, "exit_with_failure", self.leave)
+        monkeypatch.setattr(atexit, "register", self._leave)
+        monkeypatch.setattr(module, "log_failure", self.said.append)
+        monkeypatch.setattr(module, "signals", Mock(ProcessSignals))
+        monkeypatch.setattr(module, "retry_delay", lambda: lambda failures: float(2**failures))
         self.supervisor = Supervisor(
-            self.nursery, [parse_listener(LOOPBACK)], ["--debug"], tor,
-            authenticated=False, workers=2, grace=5,
+            self.reactor, [parse_listener(LOOPBACK)], {"directory": "/", "arguments": ["--debug"]},
+            tor, listen=lambda *_: self.port, check=lambda: None, workers=2, grace=5,
         )  # fmt: skip
-        self.supervisor.startService()
 
-    def leave(self) -> None:
+    def _leave(self, _call: object) -> None:
         self.left += 1
 
+    def start(self) -> list[Worker]:
+        """Start, and have both workers ready."""
+        self.supervisor.startService()
+        self.get_ready(0, 1)
+        return self.spawned
+
     @property
-    def spawned(self) -> list[Any]:
-        return self.nursery.spawned
+    def spawned(self) -> list[Worker]:
+        return self.reactor.spawned
 
-    def run(self, *numbers: int) -> None:
-        """Let these processes say that they run."""
+    def get_ready(self, *numbers: int) -> None:
         for number in numbers:
-            self.spawned[number].outReceived(b"serving up to 7 clients at one time\n")
+            # A status comes in pieces.
+            self.spawned[number].childDataReceived(3, b"re")
+            self.spawned[number].childDataReceived(3, b"ady")
 
-    def end(self, number: int) -> None:
-        self.spawned[number].transport.asked.append("ended")
-        self.spawned[number].processEnded(Failure(ProcessTerminated(signal=9)))
+    def end(self, number: int, status: bytes = b"") -> None:
+        worker = self.spawned[number]
+        worker.childDataReceived(3, status)
+        worker.transport.has_ended = True
+        worker.processExited(Failure(ProcessTerminated(signal=9)))
+        worker.processEnded(Failure(ProcessTerminated(signal=9)))
 
-
-@pytest.fixture(autouse=True)
-def _signals() -> Iterator[None]:
-    """Give back the handlers that a supervisor takes."""
-    numbers = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in numbers}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    def asked(self) -> list[list[str]]:
+        return [worker.transport.asked for worker in self.spawned]
 
 
-class TestRules:
-    def test_nobody_is_accepted_here(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        team = Team(monkeypatch)
-        assert team.port.asked == ["stopReading"]
-        assert [worker.number for worker in team.spawned] == [1, 2]
+@pytest.fixture
+def team(monkeypatch: pytest.MonkeyPatch) -> Team:
+    return Team(monkeypatch)
 
-    def test_all_have_the_same_orders(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        team = Team(monkeypatch)
-        first, second = (json.loads(worker.transport.written) for worker in team.spawned)
-        assert first == second
-        assert len(bytes.fromhex(first["secret"])) == 32
-        assert {**first, "secret": ""} == {
-            "arguments": ["--debug"], "listeners": 1, "secret": "", "share": 2, "tor": None,
-        }  # fmt: skip
 
-    def test_a_tor_of_ours_comes_first(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        tor = Tor(Deferred())
-        team = Team(monkeypatch, tor)
-        assert team.spawned == []
-        tor.outcome.callback(None)
-        assert json.loads(team.spawned[0].transport.written)["tor"] == "unix:/control"
+def test_supervisor_accepts_nobody(team: Team) -> None:
+    team.start()
+    assert team.port.asked == ["stopReading"]
 
-    def test_without_it_there_is_no_server(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        team = Team(monkeypatch, Tor(fail(RuntimeError("no tor"))))
-        team.nursery.advance(0)
-        assert team.nursery.stopped
-        assert team.left == 1
 
-    def test_an_end_after_long_is_mended_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        team = Team(monkeypatch)
-        team.nursery.advance(QUICK)
-        team.end(0)
-        team.nursery.advance(0)
-        assert [worker.number for worker in team.spawned] == [1, 2, 1]
+def test_all_workers_have_the_same_orders(team: Team) -> None:
+    first, second = (json.loads(worker.transport.written) for worker in team.start())
+    assert first == second
+    assert len(bytes.fromhex(first["secret"])) == 32
+    assert {**first, "secret": ""} == {
+        "arguments": ["--debug"], "directory": "/", "listeners": 1, "secret": "", "share": 2,
+    }  # fmt: skip
 
-    def test_quick_ends_are_mended_ever_later_and_then_no_more(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        team = Team(monkeypatch)
-        for failures in range(1, QUICK_FAILURES):
-            team.end(len(team.spawned) - 1)
-            delay = 0.1 * 2**failures
-            team.nursery.advance(delay * 0.99)
-            assert len(team.spawned) == failures + 1
-            team.nursery.advance(delay * 0.02)
-            assert len(team.spawned) == failures + 2
-        team.end(len(team.spawned) - 1)
-        team.nursery.advance(0)
-        assert team.nursery.stopped
-        assert team.left == 1
 
-    def test_old_ones_leave_once_the_new_ones_run(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        team = Team(monkeypatch)
-        team.supervisor._hangup(signal.SIGHUP, None)
-        assert [worker.number for worker in team.spawned] == [1, 2, 1, 2]
-        team.run(2)
-        assert [worker.transport.asked for worker in team.spawned] == [["stop"], [], [], []]
-        team.end(0)
-        assert len(team.spawned) == 4
-        # A new one that fails leaves the old one where it is, until another has come.
-        team.end(3)
-        assert team.spawned[1].transport.asked == []
-        team.nursery.advance(1)
-        team.run(4)
-        assert team.spawned[1].transport.asked == ["stop"]
+def test_workers_start_once_a_launched_tor_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    tor = Tor(Deferred())
+    team = Team(monkeypatch, tor)
+    team.supervisor.startService()
+    assert team.spawned == []
+    tor.outcome.callback(None)
+    assert json.loads(team.spawned[0].transport.written)["tor"] == "unix:/control"
 
-    def test_old_ones_see_which_keys_have_gone(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        team = Team(monkeypatch)
-        team.run(0)
-        team.supervisor.restart()
-        # One that does not run yet has given tor no keys.
-        assert [worker.transport.asked for worker in team.spawned] == [["HUP"], [], [], []]
-        team.run(1, 3)
-        team.supervisor.restart()
-        asked = [worker.transport.asked for worker in team.spawned]
-        assert asked == [["HUP", "HUP"], ["stop", "HUP"], [], ["HUP"], [], []]
 
-    def test_the_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        tor = Tor(succeed(None))
-        team = Team(monkeypatch, tor)
-        done: list[Any] = []
-        team.supervisor.stopService().addCallback(done.append)
-        assert [worker.transport.asked for worker in team.spawned] == [["stop"], ["stop"]]
-        team.end(0)
-        assert not tor.stopped
-        # One that is stuck is killed, and so are all at a second Ctrl-C.
-        team.supervisor._hurry(signal.SIGINT, None)
-        team.nursery.advance(15)
-        assert team.spawned[1].transport.asked == ["stop", "KILL", "KILL"]
-        assert not done
-        team.end(1)
-        assert done
-        assert tor.stopped
-        assert team.port.asked[-1] == "stopListening"
-        assert team.nursery.getDelayedCalls() == []
+@pytest.mark.parametrize("later", [False, True])
+def test_tor_that_cannot_start_ends_the_start(monkeypatch: pytest.MonkeyPatch, later: bool) -> None:
+    tor = Tor(Deferred())
+    team = Team(monkeypatch, tor)
+    if later:
+        team.supervisor.startService()
+        tor.outcome.errback(RuntimeError("no tor"))
+        team.reactor.advance(0)
+        assert (team.reactor.stopped, team.left) == (True, 1)
+    else:
+        tor.outcome.errback(RuntimeError("no tor"))
+        with pytest.raises(StartError):
+            team.supervisor.startService()
+    assert team.said == ["no tor"]
 
-    def test_after_it_nobody_is_started(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        tor = Tor(Deferred())
-        team = Team(monkeypatch, tor)
-        team.supervisor.stopService()
-        tor.outcome.callback(None)
-        assert team.spawned == []
 
-    def test_a_listener_that_cannot_be(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def refuse(*_: Any, **__: Any) -> None:
-            raise StartError("no")
+def test_worker_that_cannot_be_spawned_at_first_ends_the_start(team: Team) -> None:
+    team.reactor.trouble = BlockingIOError(errno.EAGAIN, "Try again")
+    with pytest.raises(StartError, match=r"worker 1 cannot start: .*Try again"):
+        team.supervisor.startService()
+    assert len(team.said) == 1
+    assert team.port.asked[-1] == "stopListening"
 
-        team = Team(monkeypatch)
-        monkeypatch.setattr(module, "bind", refuse)
-        with pytest.raises(SystemExit):
-            team.supervisor.privilegedStartService()
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_worker_that_ends_before_it_is_ready_ends_the_start(team: Team, number: int) -> None:
+    team.supervisor.startService()
+    team.get_ready(1 - number)
+    team.end(number, b"it has no file")
+    team.reactor.advance(0)
+    assert team.said == [f"worker {number + 1} cannot start: it has no file"]
+    assert (team.reactor.stopped, team.left) == (True, 1)
+
+
+def test_worker_that_is_never_ready_is_killed(team: Team) -> None:
+    team.supervisor.startService()
+    team.reactor.advance(START_TIMEOUT)
+    assert team.asked() == [["SIGKILL"], ["SIGKILL"]]
+
+
+def test_worker_that_ends_is_replaced_ever_later_and_for_ever(team: Team) -> None:
+    team.start()
+    team.end(0)
+    for failures in range(8):
+        delay = 2**failures
+        team.reactor.advance(delay * 0.99)
+        assert len(team.spawned) == failures + 2
+        team.reactor.advance(delay * 0.02)
+        assert len(team.spawned) == failures + 3
+        team.end(-1, b"it has no file")
+    assert not team.reactor.stopped
+
+
+def test_delay_is_short_again_after_a_worker_that_lived_long(team: Team) -> None:
+    team.start()
+    team.end(0)
+    team.reactor.advance(1)
+    team.get_ready(2)
+    team.reactor.advance(QUICK)
+    team.end(2)
+    team.reactor.advance(1)
+    assert [worker.number for worker in team.spawned] == [1, 2, 1, 1]
+
+
+def test_worker_that_cannot_be_spawned_later_is_tried_again(team: Team) -> None:
+    team.start()
+    team.reactor.trouble = BlockingIOError(errno.EAGAIN, "Try again")
+    team.end(0)
+    team.reactor.advance(1)
+    team.reactor.advance(2)
+    team.reactor.trouble = None
+    team.reactor.advance(4)
+    assert [worker.number for worker in team.spawned] == [1, 2, 1]
+
+
+def test_reload_replaces_one_worker_after_the_other(team: Team) -> None:
+    team.start()
+    outcome: list[str] = []
+    team.supervisor.reload().addCallback(outcome.append)
+    # The old ones see at once which keys of onion services have gone.
+    assert team.asked() == [["SIGHUP"], ["SIGHUP"], []]
+    team.get_ready(2)
+    assert team.asked() == [["SIGHUP", "stop"], ["SIGHUP"], [], []]
+    team.end(0)
+    assert not outcome
+    team.get_ready(3)
+    assert [worker.number for worker in team.spawned] == [1, 2, 1, 2]
+    assert team.spawned[1].transport.asked == ["SIGHUP", "stop"]
+    assert outcome == ["the workers have been started anew"]
+
+
+def test_reload_that_fails_leaves_the_old_workers(team: Team) -> None:
+    team.start()
+    for _ in range(3):
+        outcome: list[Failure] = []
+        team.supervisor.reload().addErrback(outcome.append)
+        team.end(-1, b"it has no file")
+        assert outcome[0].getErrorMessage() == "a new worker cannot start: it has no file"
+    team.reactor.advance(1000)
+    assert len(team.spawned) == 5
+    assert {*team.spawned[0].transport.asked, *team.spawned[1].transport.asked} == {"SIGHUP"}
+    team.end(0)
+    team.reactor.advance(1)
+    assert len(team.spawned) == 6
+
+
+def test_worker_that_ends_during_a_reload_has_one_successor(team: Team) -> None:
+    team.start()
+    team.supervisor.reload()
+    team.end(0)
+    team.get_ready(2)
+    team.reactor.advance(1000)
+    assert [worker.number for worker in team.spawned] == [1, 2, 1, 2]
+
+
+def test_stop_waits_for_the_workers_and_kills_those_that_are_stuck(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tor = Tor(succeed(None))
+    team = Team(monkeypatch, tor)
+    team.start()
+    done: list[Any] = []
+    team.supervisor.stopService().addCallback(done.append)
+    assert team.asked() == [["stop"], ["stop"]]
+    team.end(0)
+    assert not tor.stopped
+    team.supervisor.end_grace()
+    team.reactor.advance(QUICK)
+    assert team.spawned[1].transport.asked == ["stop", "SIGTERM", "SIGKILL"]
+    assert not done
+    team.end(1)
+    assert done
+    assert tor.stopped
+    assert team.port.asked[-1] == "stopListening"
+    assert team.reactor.getDelayedCalls() == []
+
+
+def test_nobody_is_started_after_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    tor = Tor(Deferred())
+    team = Team(monkeypatch, tor)
+    team.supervisor.startService()
+    team.supervisor.stopService()
+    tor.outcome.callback(None)
+    assert team.spawned == []
 
 
 @pytest_twisted.ensureDeferred

@@ -1,14 +1,25 @@
-"""Listening sockets: made here, or inherited from the process that made them."""
+"""Listening ports: made here, or inherited from the process that made them."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import socket
+import stat
+import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from twisted.internet import tcp, unix
-from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.internet import abstract, tcp, unix
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.endpoints import (
+    AdoptedStreamServerEndpoint,
+    UNIXServerEndpoint,
+    serverFromString,
+)
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.protocols.haproxy import proxyEndpoint
@@ -16,18 +27,38 @@ from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from torsocks_tx.twistd.listen import Listener, bound_privately, describe
+from torsocks_tx.twistd.listen import (
+    BACKLOG,
+    PROXIED,
+    Listener,
+    bound_privately,
+    describe,
+    fields_of,
+)
+
+_PER_TURN = 100
+"""Clients that one turn of the reactor accepts, as with Twisted's own ports at first."""
 
 _log = Logger()
 
 
-class StartError(Exception):
-    """The server cannot start; the text is the one line that a person reads."""
+class StartError(SystemExit, Exception):
+    """The server cannot start; the text is the one line that a person reads.
+
+    To twistd it is an ``Exception``: it removes its pidfile, and its parent exits with status 1. To
+    Python it is a ``SystemExit``: status 1, and no traceback.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.code = 1
 
 
-def bind(reactor: Any, listener: Listener, factory: Factory, *, authenticated: bool) -> Any:
+def bind(
+    reactor: Any, listener: Listener, factory: Factory, *, authenticated: bool
+) -> IListeningPort:
     """Listen, and say where. Raises ``StartError`` if that cannot be, or would not be safe."""
-    port = _listen(reactor, listener, factory)
+    port = _listening_port(reactor, listener, factory)
     address = port.getHost()
     public = not bound_privately(address)
     if public and not (listener.policy.allow_public or authenticated):
@@ -44,6 +75,58 @@ def bind(reactor: Any, listener: Listener, factory: Factory, *, authenticated: b
     for note in listener.notes:
         _log.info("{place}: {note}", place=describe(address), note=note)
     return port
+
+
+def _listening_port(reactor: Any, listener: Listener, factory: Factory) -> IListeningPort:
+    outcome: list[Any] = []
+    try:
+        endpoint = server_endpoint(reactor, listener.endpoint)
+        endpoint.listen(factory).addBoth(outcome.append)
+    except Exception as error:
+        raise StartError(f"cannot listen at {listener.text}: {error}") from None
+    if not outcome:
+        raise StartError(f"cannot listen at {listener.text}: not ready at once")
+    port: IListeningPort | Failure = outcome[0]
+    if isinstance(port, Failure):
+        reason = port.getErrorMessage().rstrip(".")
+        fix = "end the program that has it, or choose another place"
+        raise StartError(f"--listen {listener.text}: {reason}; {fix}")
+    return port
+
+
+def server_endpoint(reactor: Any, description: str) -> Any:
+    """Twisted's endpoint for this string, but for unix sockets and inherited ones.
+
+    Twisted's own would take a socket file from a program that listens there if a lock file is
+    missing, and would change the mode of an inherited socket's file and remove it at the end.
+    """
+    if description.startswith(PROXIED):
+        inner = server_endpoint(reactor, description.removeprefix(PROXIED))
+
+        def listen_guarded(factory: Any) -> Any:
+            return inner.listen(_GuardingFactory(factory))
+
+        return proxyEndpoint(_Endpoint(listen_guarded))
+    endpoint = serverFromString(reactor, description)
+    if isinstance(endpoint, UNIXServerEndpoint):
+        (_, path), named = fields_of(description)
+        mode, backlog = int(named.get("mode", "600"), 8), int(named.get("backlog", BACKLOG))
+        return _Endpoint(partial(_listen_at_path, reactor, path, mode, backlog))
+    if isinstance(endpoint, AdoptedStreamServerEndpoint):
+        return _Endpoint(partial(adopt, reactor, endpoint.fileno))
+    return endpoint
+
+
+@implementer(IStreamServerEndpoint)
+class _Endpoint:
+    """Listens by a function that takes the factory and returns the port."""
+
+    def __init__(self, listen: Callable[[Any], Any]) -> None:
+        self._listen = listen
+
+    def listen(self, protocolFactory: Any) -> Deferred[IListeningPort]:
+        """Fire with the port, or fail with the reason."""
+        return maybeDeferred(self._listen, protocolFactory)
 
 
 class _ProxyHeaderGuard(ProtocolWrapper):
@@ -69,73 +152,150 @@ class _GuardingFactory(WrappingFactory):
     noisy = False
 
 
-@implementer(IStreamServerEndpoint)
-class _GuardedEndpoint:
-    """An endpoint for ``proxyEndpoint``, with a guard around what that puts around a factory."""
+class _AdoptedPort:
+    """What both kinds of our ports do otherwise than Twisted's: their socket listens already.
 
-    def __init__(self, endpoint: IStreamServerEndpoint) -> None:
-        self._endpoint = endpoint
+    It is closed at the end, never shut down: other processes may accept from it, too.
+    """
 
-    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
-        """Listen."""
-        return self._endpoint.listen(_GuardingFactory(protocolFactory))
+    socket: socket.socket
+    factory: Any
+    connected: Any
+    numberAccepts: int
+    per_turn: int
+    """Clients that are accepted in one turn of the reactor."""
+
+    def startListening(self) -> None:
+        """Accept clients from now on."""
+        self.factory.doStart()
+        self.connected = True
+        self.startReading()  # type: ignore[attr-defined]
+
+    def fileno(self) -> int:
+        """The socket's descriptor, -1 once it is closed."""
+        return self.socket.fileno()
+
+    def doRead(self) -> None:
+        """Accept; Twisted's own takes ever more clients in one turn."""
+        self.numberAccepts = self.per_turn
+        super().doRead()  # type: ignore[misc]
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Close the socket."""
+        abstract.FileDescriptor.connectionLost(self, reason)  # type: ignore[arg-type]
+        self.socket.close()
+        self.factory.doStop()
 
 
-def _endpoint(reactor: Any, text: str) -> Any:
-    kind, _, rest = text.partition(":")
-    if kind == "haproxy":
-        return proxyEndpoint(_GuardedEndpoint(serverFromString(reactor, rest)))
-    return serverFromString(reactor, text)
+class _TCPPort(_AdoptedPort, tcp.Port):
+    """Accepts from a TCP socket that listens already."""
 
 
-def _listen(reactor: Any, listener: Listener, factory: Factory) -> Any:
-    outcome: list[Any] = []
-    try:
-        _endpoint(reactor, listener.endpoint).listen(factory).addBoth(outcome.append)
-    except Exception as error:
-        raise StartError(f"cannot listen at {listener.text}: {error}") from None
-    if not outcome:
-        raise StartError(f"cannot listen at {listener.text}: not ready at once")
-    port = outcome[0]
-    if isinstance(port, Failure):
-        reason = port.getErrorMessage().rstrip(".")
-        mend = "end the program that has it, or choose another place"
-        raise StartError(f"--listen {listener.text}: {reason}; {mend}")
+class _UNIXPort(_AdoptedPort, unix.Port):
+    """Accepts from a unix socket that listens already; removes its file only if that is ours."""
+
+    file: tuple[str, int] | None = None
+    """The path and the inode of a socket file that goes when we no longer listen."""
+
+    def stopListening(self) -> Any:  # type: ignore[override]
+        """Remove the file at once, and close the socket in the next turn of the reactor."""
+        file, self.file = self.file, None
+        if file is not None:
+            path, inode = file
+            with contextlib.suppress(OSError):
+                if os.stat(path).st_ino == inode:
+                    os.unlink(path)
+        return super().stopListening()
+
+
+def adopt(reactor: Any, descriptor: int, factory: Factory, *, per_turn: int = _PER_TURN) -> Any:
+    """Accept from an inherited listening socket; the descriptor is taken over.
+
+    ``per_turn``: clients that are accepted in one turn of the reactor.
+    """
+    sock = socket.socket(fileno=descriptor)
+    if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise ValueError(f"the inherited socket {descriptor} does not listen")
+    sock.set_inheritable(False)
+    return _port(reactor, sock, factory, per_turn)
+
+
+def _port(reactor: Any, sock: socket.socket, factory: Factory, per_turn: int) -> Any:
+    # Else an accept() whose client another worker has taken would never return.
+    sock.setblocking(False)
+    name = sock.getsockname()
+    port: Any
+    if sock.family == socket.AF_UNIX:
+        port = _UNIXPort(name, factory, reactor=reactor)
+    else:
+        port = _TCPPort(0, factory, interface=name[0], reactor=reactor)
+    port.socket = sock
+    port.per_turn = per_turn
+    port.startListening()
     return port
 
 
-class _InheritedUNIXPort(unix.Port):
-    """A unix listener of another process: neither its file nor its mode are touched."""
-
-    _shouldShutdown = False
-
-    def startListening(self) -> None:
-        """Accept; Twisted's own would let every user connect, and shorten the queue."""
-        tcp._reservedFD.reserve()
-        factory: Any = self.factory
-        factory.doStart()
-        self.connected = True
-        self.fileno = self.socket.fileno  # type: ignore[method-assign]
-        self.numberAccepts = 100
-        self.startReading()
-
-    def connectionLost(self, reason: Failure) -> None:
-        """Close; Twisted's own would remove the file."""
-        tcp.Port.connectionLost(self, reason)
-
-
-def adopt(reactor: Any, descriptor: int, factory: Factory) -> IListeningPort:
-    """Accept from an inherited listening socket; the descriptor is taken over."""
-    sock = socket.socket(fileno=descriptor)
-    # Else an accept() whose client another worker has taken would never return.
-    sock.setblocking(False)
-    if sock.family == socket.AF_UNIX:
-        port: Any = _InheritedUNIXPort(sock.getsockname(), factory, reactor=reactor)
-        port.socket = sock
-        port.startListening()
-    else:
-        port = reactor.adoptStreamPort(sock.fileno(), sock.family, factory)
+def _listen_at_path(
+    reactor: Any, path: str, mode: int, backlog: int, factory: Factory
+) -> IListeningPort:
+    """Listen at a socket file; one at which nobody listens any more is replaced."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    lock = None
+    try:
+        lock = _lock(os.path.dirname(path) or os.curdir)
+        _remove_stale(path)
+        sock.bind(path)
+        os.chmod(path, mode)
+        sock.listen(backlog)
+    except OSError as error:
         sock.close()
-    # Whoever is awake first would take the whole queue, and the others nothing.
-    port.numberAccepts = 1
+        raise OSError(error.strerror or str(error)) from None
+    finally:
+        if lock is not None:
+            os.close(lock)
+    port = _port(reactor, sock, factory, _PER_TURN)
+    port.file = (path, os.stat(path).st_ino)
     return port  # type: ignore[no-any-return]
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket file at which nobody listens; leave everything else as it is."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+        asking.setblocking(False)
+        try:
+            asking.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+        except BlockingIOError:
+            return
+
+
+def _lock(directory: str) -> int | None:
+    """Lock a directory until what is returned is closed, None where that cannot be done.
+
+    Of two servers that start at once with one socket file, one then sees that the other listens.
+    """
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:
+        return None
+    for _ in range(_LOCK_TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_LOCK_PAUSE)
+        except OSError:
+            break
+        else:
+            return descriptor
+    os.close(descriptor)
+    return None
+
+
+_LOCK_TRIES, _LOCK_PAUSE = 50, 0.02
+"""A server holds the lock for less than a millisecond: whoever holds it for a second is none."""

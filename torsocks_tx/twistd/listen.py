@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+import re
 import shlex
 from dataclasses import dataclass
 
 from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import IAddress
 
+from torsocks_tx.backends.tor.paths import printable, unix_endpoint
 from torsocks_tx.policy.flags import FlagError, parse_flags
 from torsocks_tx.policy.listener import ListenerPolicy
 
@@ -18,7 +21,7 @@ BACKLOG = 1024
 
 
 class ListenError(ValueError):
-    """A ``--listen`` value cannot be used; the text says how to mend it."""
+    """A ``--listen`` value cannot be used; the text says how to fix it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +39,11 @@ class Listener:
         return self.endpoint.partition(":")[0]
 
 
-def parse_listener(text: str) -> Listener:
-    """Read an endpoint and its flags. Raises ``ListenError``."""
+def parse_listener(text: str, directory: str = "") -> Listener:
+    """Read an endpoint and its flags; a socket file's path is relative to ``directory``.
+
+    Raises ``ListenError``.
+    """
     try:
         words = _words(text)
     except ValueError as error:
@@ -50,7 +56,8 @@ def parse_listener(text: str) -> Listener:
         policy, notes = parse_flags(words[1:])
     except FlagError as error:
         raise ListenError(f"--listen {text!r}: {error}") from None
-    return Listener(_with_defaults(words[0]), policy, words[0], tuple(notes))
+    endpoint = _with_defaults(absolute_endpoint(words[0], directory))
+    return Listener(endpoint, policy, words[0], tuple(notes))
 
 
 def _words(text: str) -> list[str]:
@@ -62,45 +69,62 @@ def _words(text: str) -> list[str]:
     return list(lexer)
 
 
-def _fields(endpoint: str) -> list[str]:
-    r"""The parts between colons; ``\:`` is a colon within a part."""
-    parts = [""]
-    escaped = False
-    for character in endpoint:
-        if escaped:
-            parts[-1] += character
-            escaped = False
-        elif character == "\\":
-            escaped = True
-        elif character == ":":
-            parts.append("")
+PROXIED = "haproxy:"
+"""What stands before an endpoint whose clients come with a PROXY header."""
+
+_FIELD = re.compile(r"(?:\A|:)((?:[^\\:]|\\.)*)", re.DOTALL)
+_NAMED = re.compile(r"([A-Za-z]+)=(.*)", re.DOTALL)
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+
+
+def fields_of(endpoint: str) -> tuple[list[str], dict[str, str]]:
+    r"""The fields of an endpoint string, by position and by name; ``\:`` is a colon within one."""
+    positional, named = [], {}
+    for field in _FIELD.findall(endpoint):
+        if match := _NAMED.fullmatch(field):
+            named[match[1]] = _ESCAPED.sub(r"\1", match[2])
         else:
-            parts[-1] += character
-    return parts
+            positional.append(_ESCAPED.sub(r"\1", field))
+    return positional, named
+
+
+def absolute_endpoint(endpoint: str, directory: str) -> str:
+    """The endpoint string with the path of a unix socket made absolute; others as they are."""
+    if endpoint.startswith(PROXIED):
+        return PROXIED + absolute_endpoint(endpoint.removeprefix(PROXIED), directory)
+    if not endpoint.startswith("unix:"):
+        return endpoint
+    _, first, *rest = _FIELD.findall(endpoint)
+    named = _NAMED.fullmatch(first)
+    path = os.path.join(directory, _ESCAPED.sub(r"\1", named[2] if named else first))
+    return ":".join([unix_endpoint(path), *rest])
 
 
 def _with_defaults(endpoint: str) -> str:
-    fields = _fields(endpoint)
-    named = {field.partition("=")[0] for field in fields[1:] if "=" in field}
-    if fields[0] in ("tcp", "tcp6", "unix") and "backlog" not in named:
+    """The endpoint string with our backlog and our mode where it says nothing of them."""
+    if endpoint.startswith(PROXIED):
+        return PROXIED + _with_defaults(endpoint.removeprefix(PROXIED))
+    (kind, *_), named = fields_of(endpoint)
+    if kind in ("tcp", "tcp6", "unix") and "backlog" not in named:
         endpoint += f":backlog={BACKLOG}"
     # Twisted would let every user of the machine connect.
-    if fields[0] == "unix" and "mode" not in named:
+    if kind == "unix" and "mode" not in named:
         endpoint += ":mode=600"
     return endpoint
 
 
 def check_reach(listener: Listener, *, authenticated: bool) -> None:
     """Raise ``ListenError`` if others could reach this listener and nobody said that they may."""
-    if listener.policy.allow_public or (authenticated and listener.kind in _KNOWN):
+    if listener.policy.allow_public or (authenticated and listener.kind in INHERITABLE):
         return
-    if listener.kind not in _KNOWN:
+    if listener.kind not in INHERITABLE:
         raise ListenError(
             f"--listen {listener.text}: who can reach an endpoint of the kind {listener.kind!r} is"
             " not known here; add the flag AllowPublic if that is meant"
         )
-    if listener.kind in ("tcp", "tcp6") and not is_private(_interface(listener)):
-        port = _fields(listener.endpoint)[1].removeprefix("port=")
+    positional, named = fields_of(listener.endpoint)
+    if listener.kind in _LOOPBACK and not is_private(named.get("interface", "")):
+        port = named.get("port") or positional[1]
         private = f"{listener.kind}:{port}:interface={_LOOPBACK[listener.kind]}"
         raise ListenError(
             f"--listen {listener.text}: others could reach this proxy. Write {private} to serve"
@@ -108,19 +132,10 @@ def check_reach(listener: Listener, *, authenticated: bool) -> None:
         )
 
 
-_KNOWN = frozenset({"tcp", "tcp6", "unix", "systemd"})
-INHERITABLE = _KNOWN
+INHERITABLE = frozenset({"tcp", "tcp6", "unix", "systemd"})
 """Kinds of endpoints that are nothing but a socket, which worker processes can inherit."""
 
 _LOOPBACK = {"tcp": "127.0.0.1", "tcp6": r"\:\:1"}
-
-
-def _interface(listener: Listener) -> str:
-    for field in _fields(listener.endpoint)[1:]:
-        name, equals, value = field.partition("=")
-        if equals and name == "interface":
-            return value
-    return ""
 
 
 def is_private(interface: str) -> bool:
@@ -141,7 +156,6 @@ def bound_privately(address: IAddress) -> bool:
 def describe(address: IAddress) -> str:
     """The bound address for a person: ``127.0.0.1:1080``, ``[::1]:1080`` or ``unix:/path``."""
     if isinstance(address, UNIXAddress):
-        name = address.name
-        return "unix:" + (name.decode(errors="replace") if isinstance(name, bytes) else str(name))
+        return "unix:" + printable(os.fsdecode(address.name or b""))
     host, port = getattr(address, "host", "?"), getattr(address, "port", "?")
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -7,9 +7,10 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum, auto
-from typing import Any
+from typing import Any, NoReturn, Protocol
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks, maybeDeferred
@@ -23,26 +24,22 @@ from torsocks_tx.server.factory import SOCKSFactory
 from torsocks_tx.twistd.binding import StartError
 from torsocks_tx.twistd.listen import Listener
 
-RUNNING = "clients at one time"
-"""How the line ends that a server writes once it runs."""
-
 GARBAGE = (10_000, 20, 20)
 """When Python looks for garbage: less often than it would, since a connection is many objects."""
 
 RELOAD_PAUSE = 0.1
 """Seconds between two times that everything is read again, for whoever sends many signals."""
 
-
-class Reloads(Enum):
-    """Whether files are being read again, and whether that will not be enough."""
-
-    NONE = auto()
-    UNDER_WAY = auto()
-    ONE_MORE = auto()
+_log = Logger()
 
 
-def exit_with_failure() -> None:
-    """Make the process end with status 1 once everything else is done: twistd itself says 0."""
+def log_failure(reason: str) -> None:
+    """Say in one line of the log why the server cannot start."""
+    _log.critical("{reason}", reason=reason)
+
+
+def give_up(reactor: Any, service: Service) -> None:
+    """Stop the reactor, and then end the process with status 1: twistd itself says 0."""
 
     def leave() -> None:
         sys.stdout.flush()
@@ -50,13 +47,151 @@ def exit_with_failure() -> None:
         os._exit(1)
 
     atexit.register(leave)
+    # Not if it is being stopped already.
+    reactor.callLater(0, lambda: reactor.stop() if service.running else None)
+
+
+class Ports:
+    """The listening ports of a service: ``bind`` makes each, or raises ``StartError``."""
+
+    def __init__(
+        self,
+        listeners: Iterable[tuple[Listener, Any]],
+        bind: Callable[[Listener, Any], Any],
+        fail: Callable[[str], None],
+    ) -> None:
+        self._listeners = tuple(listeners)
+        self._bind = bind
+        self._fail = fail
+        self.opened: list[Any] = []
+
+    def open(self) -> None:
+        """Open all that are not open yet, or none; ``StartError`` if one cannot be."""
+        for listener, factory in self._listeners[len(self.opened) :]:
+            try:
+                self.opened.append(self._bind(listener, factory))
+            except StartError as error:
+                self.abandon(error)
+
+    def abandon(self, error: StartError) -> NoReturn:
+        """Tell why the server cannot start, leave no socket file behind, and raise the error."""
+        self._fail(str(error))
+        self.close()
+        raise error
+
+    def close(self) -> Deferred[Any]:
+        """Close all; fires when that is done."""
+        ports, self.opened = self.opened, []
+        return DeferredList([maybeDeferred(port.stopListening) for port in ports])
+
+
+class _Reloads(Enum):
+    """Whether a reload is under way, and whether another has been asked for since it began."""
+
+    NONE = auto()
+    UNDER_WAY = auto()
+    ONE_MORE = auto()
+
+
+class ISignalled(Protocol):
+    """A service that obeys the signals of its process."""
+
+    running: Any
+
+    def reload(self) -> Deferred[str]:
+        """SIGHUP: fire with what has been done, or fail with the reason why nothing was."""
+
+    def end_grace(self) -> None:
+        """A second SIGINT or SIGTERM: end now what still waits for clients."""
+
+
+class ProcessSignals:
+    """The signals of this process, which reach all services that run in it.
+
+    SIGHUP reloads. Once the reactor stops, SIGINT and SIGTERM end the grace: Twisted has no use for
+    them any more. When the last service has stopped, the handlers of before are put back.
+    """
+
+    def __init__(self) -> None:
+        self._services: dict[ISignalled, _Reloads] = {}
+        self._previous: dict[int, Any] = {}
+        self._reactors: set[Any] = set()
+        self._reactor: Any = None
+
+    def add(self, reactor: Any, service: ISignalled) -> None:
+        """Let signals reach a service."""
+        self._reactor = reactor
+        self._services[service] = _Reloads.NONE
+        self._take(signal.SIGHUP, self._reload_all)
+        if reactor not in self._reactors:
+            self._reactors.add(reactor)
+            reactor.addSystemEventTrigger("before", "shutdown", self._shut_down)
+
+    def remove(self, service: ISignalled) -> None:
+        """Let them reach it no more; harmless if they never did."""
+        self._services.pop(service, None)
+        if not self._services:
+            while self._previous:
+                signal.signal(*self._previous.popitem())
+
+    def _take(self, number: int, call: Callable[[], None]) -> None:
+        def handle(_number: int, _frame: Any) -> None:
+            self._reactor.callFromThread(call)
+
+        # Python has signals in its main thread only; the reactor may run in another.
+        if number not in self._previous and threading.current_thread() is threading.main_thread():
+            self._previous[number] = signal.signal(number, handle)
+
+    def _shut_down(self) -> None:
+        if self._services:
+            self._take(signal.SIGINT, self._end_grace_of_all)
+            self._take(signal.SIGTERM, self._end_grace_of_all)
+
+    def _end_grace_of_all(self) -> None:
+        for service in list(self._services):
+            service.end_grace()
+
+    def _reload_all(self) -> None:
+        for service in list(self._services):
+            if service.running:
+                self._reload(service)
+
+    def _reload(self, service: ISignalled) -> None:
+        """Reload; of the signals that come meanwhile, one more time serves them all."""
+        state = self._services.get(service)
+        if state is _Reloads.NONE:
+            self._services[service] = _Reloads.UNDER_WAY
+            reloading = maybeDeferred(service.reload)
+            reloading.addCallback(lambda text: _log.info("SIGHUP: {text}", text=text))
+            reloading.addErrback(self._reload_failed)
+            reloading.addCallback(self._reloaded, service)
+        elif state is _Reloads.UNDER_WAY:
+            self._services[service] = _Reloads.ONE_MORE
+
+    def _reload_failed(self, failure: Failure) -> None:
+        error = failure.value
+        reason = error.strerror if isinstance(error, OSError) else failure.getErrorMessage()
+        _log.error("SIGHUP: {reason}; what was read before stands", reason=reason)
+
+    def _reloaded(self, _: object, service: ISignalled) -> None:
+        state = self._services.get(service)
+        if state is not None:
+            self._services[service] = _Reloads.NONE
+        if state is _Reloads.ONE_MORE:
+            self._reactor.callLater(RELOAD_PAUSE, self._reload, service)
+
+
+signals = ProcessSignals()
+"""Those of this process."""
 
 
 class TorsocksService(Service):
     """Starts the backend and the listeners, and stops them in order.
 
-    ``bind`` listens for a listener, or raises ``StartError``. At the end: first no new clients,
-    then a grace for those that are served, then a reset for the rest, then the backend.
+    ``bind`` listens for a listener, or raises ``StartError``; so does ``check`` if the user that
+    serves cannot use what the options name. ``fail`` is told why the server cannot start. At the
+    end: first no new clients, then a grace for those that are served, then a reset for the rest,
+    then the backend.
     """
 
     _log = Logger()
@@ -70,113 +205,84 @@ class TorsocksService(Service):
         bind: Callable[[Listener, SOCKSFactory], IListeningPort],
         grace: float,
         most: int,
+        check: Callable[[], None] = lambda: None,
+        fail: Callable[[str], None] = log_failure,
     ) -> None:
         self._reactor = reactor
-        self._listeners = listeners
+        self._factories = [factory for _, factory in listeners]
+        self._ports = Ports(listeners, bind, fail)
         self._upstream = upstream
-        self._bind = bind
         self._grace = grace
         self._most = most
-        self._ports: list[IListeningPort] = []
-        self._starting: Deferred[Any] | None = None
-        self._old_hangup: Any = None
-        self._reloads = Reloads.NONE
+        self._check = check
+        self._fail = fail
+        self.started: Deferred[None] = Deferred()
+        """Fires once the backend has started; never if it cannot."""
 
     def privilegedStartService(self) -> None:
-        """Bind the listeners, while that is still allowed; end the process if one cannot be."""
-        for listener, factory in self._listeners:
-            try:
-                port = self._bind(listener, factory)
-            except StartError as error:
-                self._log.critical("{error}", error=error)
-                raise SystemExit(1) from None
+        """Bind the listeners, while that is still allowed; ``StartError`` if one cannot be."""
+        self._ports.open()
+        for port in self._ports.opened:
             attach(port)
-            self._ports.append(port)
 
     def startService(self) -> None:
         """Start the backend. Clients that come earlier wait for it."""
         super().startService()
-        self._reactor.callWhenRunning(self._say_running)
+        if not self._ports.opened:
+            self.privilegedStartService()
+        failures: list[Failure] = []
+        try:
+            self._check()
+            starting = maybeDeferred(self._upstream.start)
+            starting.addCallbacks(self.started.callback, failures.append)
+            if failures:
+                raise StartError(failures[0].getErrorMessage())
+        except StartError as error:
+            self._ports.abandon(error)
+        starting.addCallback(lambda _: self._start_failed(*failures) if failures else None)
         # What is imported by now stays: nothing is gained by looking for garbage in it.
         gc.freeze()
         gc.set_threshold(*GARBAGE)
-        if not self._ports:
-            self.privilegedStartService()
-        self._old_hangup = signal.signal(signal.SIGHUP, self._hangup)
-        self._starting = maybeDeferred(self._upstream.start)
-        self._starting.addErrback(self._start_failed)
-
-    def _say_running(self) -> None:
-        self._log.info("serving up to {most} " + RUNNING, most=self._most)
-
-    def _hangup(self, _number: int, _frame: Any) -> None:
-        self._reactor.callFromThread(self._reload)
-
-    def _reload(self) -> None:
-        """Read again; of the signals that come meanwhile, one more time serves them all."""
-        if self._reloads is Reloads.NONE:
-            self._begin_to_reload()
-        else:
-            self._reloads = Reloads.ONE_MORE
-
-    def _begin_to_reload(self) -> None:
-        self._reloads = Reloads.UNDER_WAY
-        reloading = maybeDeferred(self._upstream.reload)
-        reloading.addCallback(lambda text: self._log.info("SIGHUP: {text}", text=text))
-        reloading.addErrback(self._reload_failed)
-        reloading.addCallback(self._reloaded)
-
-    def _reloaded(self, _: object) -> None:
-        before, self._reloads = self._reloads, Reloads.NONE
-        if before is Reloads.ONE_MORE:
-            self._reactor.callLater(RELOAD_PAUSE, self._reload)
-
-    def _reload_failed(self, failure: Failure) -> None:
-        error = failure.value
-        reason = error.strerror if isinstance(error, OSError) else failure.getErrorMessage()
-        self._log.error("SIGHUP: {reason}; what was read before stands", reason=reason)
+        signals.add(self._reactor, self)
+        self._reactor.callWhenRunning(self._say_running)
 
     def _start_failed(self, failure: Failure) -> None:
-        if not self.running:
-            return
-        # Whatever stops a backend from starting is something that a person must mend.
-        self._log.critical("{error}", error=failure.getErrorMessage())
-        exit_with_failure()
-        self._reactor.callLater(0, self._reactor.stop)
+        if self.running:
+            # Whatever stops a backend from starting is something that a person must fix.
+            self._fail(failure.getErrorMessage())
+            give_up(self._reactor, self)
 
-    def _hurry_on_signals(self, factories: Sequence[SOCKSFactory]) -> None:
-        """Let a second Ctrl-C or SIGTERM end the grace: Twisted has no use for it any more."""
+    def _say_running(self) -> None:
+        self._log.info("serving up to {most} clients at one time", most=self._most)
 
-        def hurry(_number: int, _frame: Any) -> None:
-            for factory in factories:
-                self._reactor.callFromThread(factory.close_all)
+    def reload(self) -> Deferred[str]:
+        """Have the backend read its files again."""
+        reloading: Deferred[str] = self._upstream.reload()
+        return reloading
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, hurry)
+    def end_grace(self) -> None:
+        """Reset the streams that are still open."""
+        for factory in self._factories:
+            factory.close_all()
 
     @inlineCallbacks
     def stopService(self) -> Any:
         """Stop in order; fires when nothing is left."""
         super().stopService()
-        if self._old_hangup is not None:
-            signal.signal(signal.SIGHUP, self._old_hangup)
-        yield DeferredList([maybeDeferred(port.stopListening) for port in self._ports])
-        self._ports.clear()
-        factories = [factory for _, factory in self._listeners]
-        for factory in factories:
+        yield self._ports.close()
+        for factory in self._factories:
             factory.close_unserved()
-        self._hurry_on_signals(factories)
-        busy = sum(len(factory.connections) for factory in factories)
+        busy = sum(len(factory.connections) for factory in self._factories)
         if busy:
             self._log.info(
                 "stopping: {busy} connections have {grace:g} s to end", busy=busy, grace=self._grace
             )
-        calls = [self._reactor.callLater(self._grace, factory.close_all) for factory in factories]
-        yield DeferredList([factory.when_empty() for factory in factories])
-        for call in calls:
-            if call.active():
-                call.cancel()
+        timer = self._reactor.callLater(self._grace, self.end_grace)
+        yield DeferredList([factory.when_empty() for factory in self._factories])
+        if timer.active():
+            timer.cancel()
         # The far sides of clients that were reset are reset in the reactor's next turn. One that is
         # still open when it stops is closed with a FIN, and what was cut there looks complete.
         yield deferLater(self._reactor, 0, lambda: None)
         yield self._upstream.stop()
+        signals.remove(self)

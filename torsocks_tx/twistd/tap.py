@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
+from twisted.internet.protocol import Factory
+from twisted.internet.selectreactor import SelectReactor
+from twisted.python.usage import UsageError
 
 from torsocks_tx.backends.tor.directories import DirectoryError, default_data_directory
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolator
 from torsocks_tx.server.auth import CredAuthenticator
-from torsocks_tx.server.connections import ConnectionLimiter, raise_descriptor_limit
+from torsocks_tx.server.connections import RESERVED, ConnectionLimiter, raise_descriptor_limit
 from torsocks_tx.server.factory import SOCKSFactory
-from torsocks_tx.twistd.binding import bind
+from torsocks_tx.twistd.binding import StartError, bind
 from torsocks_tx.twistd.listen import Listener
 from torsocks_tx.twistd.options import Options
-from torsocks_tx.twistd.service import TorsocksService
+from torsocks_tx.twistd.service import TorsocksService, log_failure
 from torsocks_tx.twistd.supervisor import Supervisor
 
 __all__ = ["Options", "makeService"]
+
+SELECT_DESCRIPTORS = 1024
+"""FD_SETSIZE: select(2) takes no descriptor from here on, whatever the limit of open files."""
 
 
 def make_limits(options: Options, allowed: int, share: int = 1) -> Limits:
@@ -90,14 +97,30 @@ def makeService(options: Options) -> Service:
     """The service that ``twistd torsocks`` runs."""
     from twisted.internet import reactor
 
-    if options["workers"] > 1:
-        return make_supervisor(reactor, options)
     authenticated = bool(options.get("credCheckers"))
 
-    def bind_here(listener: Listener, factory: SOCKSFactory) -> Any:
+    def listen_here(listener: Listener, factory: Any) -> Any:
         return bind(reactor, listener, factory, authenticated=authenticated)
 
-    return make_server(reactor, options, bind_here)
+    if options["workers"] > 1:
+        return make_supervisor(reactor, options, listen_here)
+    return make_server(reactor, options, listen_here)
+
+
+def check_files(options: Options) -> None:
+    """Raise ``StartError`` if the user that serves cannot read what the options name."""
+    try:
+        options.check_files()
+    except UsageError as error:
+        raise StartError(str(error)) from None
+
+
+def allowed_connections(reactor: Any) -> int:
+    """How many connections the descriptors of this process allow, and this reactor."""
+    allowed = raise_descriptor_limit()
+    if isinstance(reactor, SelectReactor):
+        allowed = min(allowed, (SELECT_DESCRIPTORS - RESERVED) // 2)
+    return allowed
 
 
 def make_server(
@@ -107,19 +130,36 @@ def make_server(
     *,
     isolator: Isolator | None = None,
     share: int = 1,
+    fail: Callable[[str], None] = log_failure,
 ) -> TorsocksService:
     """A server in this process; it is one of ``share`` that divide the clients among them."""
-    allowed = raise_descriptor_limit()
+    allowed = allowed_connections(reactor)
     limits = make_limits(options, allowed, share)
     upstream = _upstream(reactor, options, options["onion-auth-dir"])
-    checkers = options.get("credCheckers")
+    return TorsocksService(
+        reactor,
+        _with_factories(options, upstream.backend, limits, isolator),
+        upstream,
+        bind=bind,
+        grace=options["shutdown-grace"],
+        most=limits.max_connections or allowed,
+        check=partial(check_files, options),
+        fail=fail,
+    )
+
+
+def _with_factories(
+    options: Options, backend: Any, limits: Limits, isolator: Isolator | None
+) -> list[tuple[Listener, SOCKSFactory]]:
+    """Each listener with the factory that serves its clients."""
     limiter = ConnectionLimiter(limits.max_connections, limits.max_per_client)
+    checkers = options.get("credCheckers")
     authenticator = CredAuthenticator(checkers) if checkers else None
-    listeners = [
+    return [
         (
             listener,
             SOCKSFactory(
-                upstream.backend,
+                backend,
                 policy=listener.policy,
                 limits=limits,
                 authenticator=authenticator,
@@ -132,14 +172,6 @@ def make_server(
         )
         for number, listener in enumerate(options.listeners)
     ]
-    return TorsocksService(
-        reactor,
-        listeners,
-        upstream,
-        bind=bind,
-        grace=options["shutdown-grace"],
-        most=limits.max_connections or allowed,
-    )
 
 
 def _upstream(reactor: Any, options: Options, keys: str | None = None) -> Any:
@@ -149,18 +181,25 @@ def _upstream(reactor: Any, options: Options, keys: str | None = None) -> Any:
         raise SystemExit(f"twistd torsocks: {error}") from None
 
 
-def make_supervisor(reactor: Any, options: Options) -> Supervisor:
+def make_supervisor(
+    reactor: Any, options: Options, listen: Callable[[Listener, Factory], Any]
+) -> Supervisor:
     """A process that holds the listeners, and tor if it is ours, for its workers."""
     launched = options["backend"] == "tor" and not options["tor-socks"]
     launched = launched and (options["tor"] or "launch") in ("launch", "private")
-    # The workers give tor its keys, and follow its events.
-    upstream = _upstream(reactor, options) if launched else None
+    orders = {
+        "arguments": options.arguments,
+        "directory": options.directory,
+        "password": options.get("tor-password"),
+    }
     return Supervisor(
         reactor,
         options.listeners,
-        options.arguments,
-        upstream,
-        authenticated=bool(options.get("credCheckers")),
+        orders,
+        # The workers give tor its keys, and follow its events.
+        _upstream(reactor, options) if launched else None,
+        listen=listen,
+        check=partial(check_files, options),
         workers=options["workers"],
         grace=options["shutdown-grace"],
     )

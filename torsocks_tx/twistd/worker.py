@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from twisted.internet import stdio
@@ -24,20 +23,22 @@ from torsocks_tx.server.factory import SOCKSFactory
 from torsocks_tx.twistd.binding import adopt
 from torsocks_tx.twistd.listen import Listener
 from torsocks_tx.twistd.options import Options
-from torsocks_tx.twistd.supervisor import FIRST_DESCRIPTOR
+from torsocks_tx.twistd.service import TorsocksService
+from torsocks_tx.twistd.supervisor import FIRST_DESCRIPTOR, READY, STATUS_DESCRIPTOR
 from torsocks_tx.twistd.tap import make_server
 
 
-class _UntilTheEnd(Protocol):
+class _StopOrder(Protocol):
     """Stops the reactor when standard input ends, or at SIGTERM; both may come, in any order."""
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        self._to_do: list[Callable[[], None]] = [reactor.stop]
+        self._is_given = False
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        while self._to_do and self._reactor.running:
-            self._to_do.pop()()
+        if not self._is_given and self._reactor.running:
+            self._is_given = True
+            self._reactor.stop()
 
     def take_signals(self) -> None:
         """Handle signals from now on."""
@@ -72,20 +73,37 @@ def read_orders() -> dict[str, Any]:
     return orders
 
 
-def make_worker(reactor: Any, orders: dict[str, Any]) -> Any:
+class _WorkerOptions(Options):
+    """The options of the supervisor, which has checked them."""
+
+    def postOptions(self) -> None:
+        """Complete them as the supervisor has."""
+        self.complete()
+
+
+def tell(status: str) -> None:
+    """Tell the supervisor that we are ready, or why we cannot start."""
+    os.write(STATUS_DESCRIPTOR, status.encode("utf-8", "backslashreplace"))
+
+
+def make_worker(reactor: Any, orders: dict[str, Any]) -> TorsocksService:
     """The service of this worker."""
-    options = Options()
+    options = _WorkerOptions(orders["directory"])
     options.parseOptions(orders["arguments"])
-    if orders["tor"]:
+    options["tor-password"] = orders["password"]
+    if "tor" in orders:
         options["tor"] = orders["tor"]
     descriptors = iter(range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + orders["listeners"]))
 
-    def bind(_listener: Listener, factory: SOCKSFactory) -> Any:
-        return adopt(reactor, next(descriptors), factory)
+    def adopt_next(_listener: Listener, factory: SOCKSFactory) -> Any:
+        # Whoever is awake first would take the whole queue, and the others nothing.
+        return adopt(reactor, next(descriptors), factory, per_turn=1)
 
     share_pool(orders["share"])
     isolator = Isolator(bytes.fromhex(orders["secret"]))
-    return make_server(reactor, options, bind, isolator=isolator, share=orders["share"])
+    return make_server(
+        reactor, options, adopt_next, isolator=isolator, share=orders["share"], fail=tell
+    )
 
 
 def main() -> None:
@@ -97,10 +115,11 @@ def main() -> None:
     globalLogBeginner.beginLoggingTo([_Output()], redirectStandardIO=False)
     service = make_worker(reactor, orders)
     service.startService()
+    service.started.addCallback(lambda _: reactor.callWhenRunning(tell, READY))
     reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
-    end = _UntilTheEnd(reactor)
-    stdio.StandardIO(end)
-    end.take_signals()
+    order = _StopOrder(reactor)
+    stdio.StandardIO(order)
+    order.take_signals()
     reactor.run(installSignalHandlers=False)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
@@ -19,6 +21,9 @@ MAX_LINE = 4096
 
 OUTPUT_DEADLINE = 1.0
 """Seconds after a process's end that its output is read: a child of its own may hold it open."""
+
+
+_PACKAGE_PARENT = str(Path(__file__).resolve().parents[3])
 
 
 class SpawnError(Exception):
@@ -58,6 +63,28 @@ def spawn(
         )
     except OSError as error:
         raise SpawnError(f"{name} cannot be started ({error.strerror})") from None
+
+
+def python_command(module: str, *, not_from: str = os.curdir) -> list[str]:
+    """Return the command that runs a module as the main program, with this Python.
+
+    It runs isolated, and imports from where we do, but for the working directory and ``not_from``:
+    whoever can write there could run anything by a ``json.py``.
+    """
+    paths = [path for path in sys.path if os.path.isabs(path)]
+    for excluded in (os.curdir, not_from):
+        paths = [path for path in paths if not _is_same(path, excluded)]
+    if _PACKAGE_PARENT not in paths:
+        paths.append(_PACKAGE_PARENT)
+    code = f"import runpy, sys; sys.path[:] = {paths!a}; runpy.run_module({module!r},"
+    return [sys.executable, "-I", "-c", f"{code} run_name='__main__', alter_sys=True)"]
+
+
+def _is_same(path: str, other: str) -> bool:
+    try:
+        return os.path.samefile(path, other)
+    except OSError:
+        return False
 
 
 def signal_if_alive(transport: Any, number: int) -> None:
