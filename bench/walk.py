@@ -1,7 +1,7 @@
 """The walk of one connection through the package: ``python -m bench.walk`` prints every call.
 
 A real SOCKS5 CONNECT over loopback: a plain client, our server, and something that answers as C Tor
-does. One byte goes each way. Functions and modules of the package are counted, nothing else.
+does. One byte goes each way, then tor's side closes. Only functions of the package are counted.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from twisted.internet import task
+from twisted.internet import reactor, task
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import ClientFactory, Factory, Protocol, connectionDone
@@ -27,7 +27,7 @@ GRANTED = b"\5\0\0\1" + bytes(6)
 
 
 class _Tor(Protocol):
-    """Answers as C Tor: one message for all that came in one read, then an echo."""
+    """Answers as C Tor: for the credentials at once, for the request later; echoes, and closes."""
 
     transport: Any
     heard: bytes | None = b""
@@ -36,15 +36,17 @@ class _Tor(Protocol):
         """Grant the request, or echo."""
         if self.heard is None:
             self.transport.write(data)
+            self.transport.loseConnection()
             return
         self.heard += data
         if REQUEST in self.heard:
             self.heard = None
-            self.transport.write(b"\1\0" + GRANTED)
+            self.transport.write(b"\1\0")
+            reactor.callLater(0.01, self.transport.write, GRANTED)
 
 
 class _Client(Protocol):
-    """Greets, asks, says one byte, and leaves when it comes back."""
+    """Greets, asks, and says one byte."""
 
     transport: Any
     factory: Any
@@ -58,17 +60,14 @@ class _Client(Protocol):
         """Say what is next."""
         self.heard += data
         says = {b"\5\0": REQUEST, b"\5\0" + GRANTED: b"x"}
-        if self.heard.endswith(b"x"):
-            self.transport.loseConnection()
-        elif self.heard in says:
-            self.transport.write(says[self.heard])
+        self.transport.write(says.get(self.heard, b""))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Tell whoever waits."""
         self.factory.heard.callback(self.heard)
 
 
-async def _connect(reactor: Any, port: int) -> bytes:
+async def _connect(port: int) -> bytes:
     factory: Any = ClientFactory.forProtocol(_Client)
     factory.noisy, factory.heard = False, Deferred()
     reactor.connectTCP("127.0.0.1", port, factory)
@@ -76,7 +75,7 @@ async def _connect(reactor: Any, port: int) -> bytes:
     return heard
 
 
-async def walk(reactor: Any) -> list[tuple[str, str]]:
+async def walk() -> list[tuple[str, str]]:
     """Every call that a connection makes in the package: its module and its function, in order."""
     calls: list[tuple[str, str]] = []
 
@@ -95,11 +94,11 @@ async def walk(reactor: Any) -> list[tuple[str, str]]:
     server = reactor.listenTCP(0, factory, interface="127.0.0.1")
     try:
         port = server.getHost().port
-        await _connect(reactor, port)
+        await _connect(port)
         await factory.when_empty()
         sys.setprofile(note)
         try:
-            heard = await _connect(reactor, port)
+            heard = await _connect(port)
             await factory.when_empty()
         finally:
             sys.setprofile(None)
@@ -111,8 +110,8 @@ async def walk(reactor: Any) -> list[tuple[str, str]]:
     return calls
 
 
-async def _main(reactor: Any) -> None:
-    calls = await walk(reactor)
+async def _main() -> None:
+    calls = await walk()
     last = ""
     for module, function in calls:
         print(f"{module if module != last else '':<32} {function}")
@@ -123,4 +122,4 @@ async def _main(reactor: Any) -> None:
 
 
 if __name__ == "__main__":
-    task.react(lambda reactor: Deferred.fromCoroutine(_main(reactor)))
+    task.react(lambda _: Deferred.fromCoroutine(_main()))

@@ -213,6 +213,12 @@ class TestOpen:
         assert stage.heard == [("lost", True)]
         assert stage.clock.getDelayedCalls() == []
 
+    def test_an_end_is_told_once_although_the_close_ends_it_at_once(self) -> None:
+        stage = StreamStage(half_close=False).open()
+        stage.transport.loseConnection = stage.transport.lose
+        stage.stream.readConnectionLost()
+        assert stage.heard == [("lost", True)]
+
     @rows("S-03")
     @pytest.mark.parametrize("clean", [True, False])
     def test_its_end_is_heard_as_it_was(self, clean: bool) -> None:

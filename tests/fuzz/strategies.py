@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.support.names import INVALID_NAMES, LITERALS, VALID_NAMES, WITH_NUL
 from torsocks_tx.socks import keyvalue, socks4, socks5, userpass
 from torsocks_tx.socks.constants import AddressType, Command, Version
-from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Request
+from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Request, ip_text
 
 # Nobody measures the time of an example: the machine that runs this may be busy.
 fuzz = settings(max_examples=200, deadline=None)
@@ -26,8 +26,8 @@ _label = st.builds(str.__add__, st.sampled_from("aZ0"), st.text("bY9-_", max_siz
 names = st.sampled_from([t for t in _TEXTS if not t.lower().endswith(".onion.")]) | st.builds(
     ".".join, st.lists(_label, min_size=1, max_size=8)
 )
-ipv4 = st.ip_addresses(v=4).map(str)
-ipv6 = st.ip_addresses(v=6).map(str)
+ipv4 = st.ip_addresses(v=4).map(ip_text)
+ipv6 = st.ip_addresses(v=6).map(ip_text)
 
 addresses = (
     st.builds(Address, st.just(AddressType.HOSTNAME), names, ports)

@@ -10,7 +10,7 @@ from tests.support.names import INVALID_NAMES, LITERALS, ONION, VALID_NAMES, WIT
 from tests.support.rows import rows
 from tests.support.tables import table
 from torsocks_tx.socks.constants import AddressType, Command, Version
-from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Reply, Request, onion_name
+from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Reply, Request
 
 NAME, IPV4, IPV6 = AddressType.HOSTNAME, AddressType.IPV4, AddressType.IPV6
 
@@ -42,31 +42,14 @@ def test_an_ip_address_is_its_own_literal(address: Address) -> None:
     assert not address.is_onion
 
 
-ONIONS = table(
-    [
-        ("lower case", ONION, ONION),
-        ("upper case", ONION.upper(), ONION.upper()),
-        ("subdomain", "www." + ONION, "www." + ONION),
-        ("trailing dot", ONION + ".", ONION),
-        ("not valid all the same", "x.OnIoN", "x.OnIoN"),
-        ("without a label", ".onion", ".onion"),
-        ("two trailing dots", "x.onion..", None),
-        ("the word alone", "onion", None),
-        ("the word alone with a dot", "onion.", None),
-        ("longer", "x.onions", None),
-        ("not the last label", "x.onion.example", None),
-        ("without the dot", "xonion", None),
-        ("empty", "", None),
-        ("dot", ".", None),
-    ]
-)
+ONIONS = [ONION, ONION.upper(), "www." + ONION, ONION + ".", "x.OnIoN", ".onion"]
+NO_ONIONS = ["x.onion..", "onion", "onion.", "x.onions", "x.onion.example", "xonion", "", "."]
 
 
 @rows("R-23")
-@pytest.mark.parametrize(("host", "bare"), ONIONS)
-def test_onion_names(host: str, bare: str | None) -> None:
-    assert onion_name(host) == bare
-    assert Address(NAME, host).is_onion is (bare is not None)
+@pytest.mark.parametrize("host", [*ONIONS, *NO_ONIONS])
+def test_onion_names(host: str) -> None:
+    assert Address(NAME, host).is_onion is (host in ONIONS)
 
 
 def test_credentials_have_no_representation() -> None:

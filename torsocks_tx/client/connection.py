@@ -167,8 +167,6 @@ class Stream(Protocol):
         self.abort()
         self._receiver.refused(reason)
 
-    # IOutbound.
-
     def write(self, data: bytes) -> None:
         """Send, or keep until it may be sent."""
         if self._state is State.OPEN or (self._takes_early and self._has_asked):
@@ -239,8 +237,6 @@ class Stream(Protocol):
     def stopProducing(self) -> None:
         """Do nothing: the relay decides when to close."""
 
-    # IProtocol.
-
     def connectionMade(self) -> None:
         """Make the request, or be open."""
         self._pending = None
@@ -266,9 +262,11 @@ class Stream(Protocol):
         if self._state is State.OPEN and self._half_close and not was_reset(self.transport):
             self._receiver.eof()
         elif self._state is State.OPEN:
+            clean = not was_reset(self.transport)
             self.close()
-            self._state = State.OVER
-            self._receiver.lost(not was_reset(self.transport))
+            if self.end is None:  # it is not gone already
+                self._state = State.OVER
+                self._receiver.lost(clean)
         else:
             self._end_handshake()
 

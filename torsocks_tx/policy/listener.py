@@ -60,7 +60,7 @@ class ListenerPolicy:
         """Raise the ``Refused`` that this listener gives to a request that it does not allow."""
         if self.safe_socks and self._leaks(request):
             raise NotAllowed("SafeSocks: the request has an IP address in place of a name")
-        if self._is_ipv6_connect(request) and not self.ipv6_connect:
+        if not self.ipv6_connect and self._is_ipv6_connect(request):
             raise AddressTypeNotSupported("NoIPv6Connect")
         if not self._carries(request.address.literal()):
             kind = NotAllowed if request.command is Command.CONNECT else HostUnreachable

@@ -18,7 +18,7 @@ import struct
 
 from torsocks_tx.errors import ProtocolError
 from torsocks_tx.socks.constants import AddressType
-from torsocks_tx.socks.messages import Address, ip_text, onion_name
+from torsocks_tx.socks.messages import Address, ip_text
 from torsocks_tx.socks.reader import Reader
 
 MAX_NAME = 255
@@ -53,15 +53,18 @@ def parse_address(reader: Reader) -> Address:
     """Read ATYP, ADDR and PORT; a name stays as it is on the wire and is not judged."""
     kind = reader.take_u8()
     if kind == AddressType.IPV4:
-        host = "{}.{}.{}.{}".format(*reader.take(4))
+        body = reader.take(6)
+        host = "{}.{}.{}.{}".format(*body[:4])
     elif kind == AddressType.IPV6:
-        host = ip_text(ipaddress.IPv6Address(reader.take(16)))
+        body = reader.take(18)
+        host = ip_text(ipaddress.IPv6Address(body[:16]))
     elif kind == AddressType.HOSTNAME:
         # latin-1 maps bytes to characters one to one: nothing is lost before the name is judged.
-        host = reader.take(reader.take_u8()).decode("latin-1")
+        body = reader.take(reader.take_u8() + 2)
+        host = body[:-2].decode("latin-1")
     else:
         raise UnknownAddressType("unknown address type")
-    return Address(AddressType(kind), host, reader.take_u16())
+    return Address(AddressType(kind), host, int.from_bytes(body[-2:], "big"))
 
 
 def build_address(address: Address) -> bytes:
@@ -85,5 +88,7 @@ def check_destination(address: Address) -> Address:
         return address
     if len(address.host) > MAX_NAME or not _NAME.match(address.host):
         raise ProtocolError("invalid host name")
-    bare = onion_name(address.host)
-    return Address(address.type, bare, address.port) if bare is not None else address
+    if address.is_onion and address.host.endswith("."):
+        # With its dot tor would take it for an ordinary name, and ask an exit for it.
+        return Address(address.type, address.host[:-1], address.port)
+    return address

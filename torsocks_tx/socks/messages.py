@@ -5,7 +5,6 @@ They know nothing of bytes on a wire (``wire`` does) and nothing of sockets.
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -30,11 +29,26 @@ class Address:
     ``host`` is text: ``"192.0.2.1"``, ``"2001:db8::1"`` (no brackets) or a host name as the peer
     wrote it. ``type`` says how it stood on the wire: a name may hold the text of an IP address, and
     then ``literal()`` is that IP address.
+
+    ``is_ip``: this is an IP address, on the wire or as text. ``is_onion``: the name ends in
+    ``.onion``, in any case, with or without one trailing dot.
     """
 
     type: AddressType
     host: str
     port: int = 0
+    is_ip: bool = field(init=False, repr=False, compare=False)
+    is_onion: bool = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Every request is asked several times for both.
+        is_name, host = self.type is AddressType.HOSTNAME, self.host
+        # The text of an IP address has a colon, or ends in a digit.
+        may_be_ip = ":" in host or host[-1:].isdigit()
+        is_ip = not is_name or (may_be_ip and _parse_ip(host) is not None)
+        is_onion = is_name and host.removesuffix(".").lower().endswith(".onion")
+        object.__setattr__(self, "is_ip", is_ip)
+        object.__setattr__(self, "is_onion", is_onion)
 
     @classmethod
     def of(cls, host: str, port: int = 0) -> Address:
@@ -42,39 +56,27 @@ class Address:
 
         Brackets belong to IPv6 only, and a scope (``%eth0``) means nothing to Tor.
         """
-        bracketed = host.startswith("[") and host.endswith("]")
-        parsed: ipaddress.IPv4Address | ipaddress.IPv6Address | None = None
-        with contextlib.suppress(ValueError):
-            parsed = ipaddress.ip_address(host[1:-1] if bracketed else host)
-        if isinstance(parsed, ipaddress.IPv6Address) and parsed.scope_id is None:
-            return cls(AddressType.IPV6, ip_text(parsed), port)
-        if isinstance(parsed, ipaddress.IPv4Address) and not bracketed:
-            return cls(AddressType.IPV4, str(parsed), port)
-        return cls(AddressType.HOSTNAME, host, port)
+        parsed = _parse_ip(host)
+        if parsed is None:
+            return cls(AddressType.HOSTNAME, host, port)
+        kind = AddressType.IPV4 if parsed.version == 4 else AddressType.IPV6
+        return cls(kind, ip_text(parsed), port)
 
     def literal(self) -> Address:
         """The same with the text of an IP address turned into that IP address."""
-        return self if self.type is not AddressType.HOSTNAME else Address.of(self.host, self.port)
-
-    @property
-    def is_ip(self) -> bool:
-        """Whether this is an IP address, on the wire or as text."""
-        return self.literal().type is not AddressType.HOSTNAME
-
-    @property
-    def is_onion(self) -> bool:
-        """Whether the name ends in ``.onion`` (in any case, with or without one trailing dot)."""
-        return self.type is AddressType.HOSTNAME and onion_name(self.host) is not None
+        is_text = self.is_ip and self.type is AddressType.HOSTNAME
+        return Address.of(self.host, self.port) if is_text else self
 
 
-def onion_name(host: str) -> str | None:
-    """The name without its trailing dot if it ends in ``.onion``, else None.
-
-    A trailing dot would make tor treat the name as an ordinary one and ask an exit for it. The bare
-    word ``onion`` is an ordinary name to tor.
-    """
-    bare = host.removesuffix(".")
-    return bare if bare.lower().endswith(".onion") else None
+def _parse_ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    bracketed = host.startswith("[") and host.endswith("]")
+    try:
+        parsed = ipaddress.ip_address(host[1:-1] if bracketed else host)
+    except ValueError:
+        return None
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return None if bracketed else parsed
+    return parsed if parsed.scope_id is None else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,8 +112,7 @@ def parse_reply(reader: Reader) -> Reply:
     """
     if reader.take_u8() != Version.SOCKS5:
         raise ProtocolError("not a SOCKS5 reply")
-    code = reader.take_u8()
-    reader.take_u8()
+    code, _ = reader.take(2)
     if code != Reply5.SUCCEEDED and reader.left and reader.data[reader.position] == 0:
         reader.take(7)
         return Reply(code)

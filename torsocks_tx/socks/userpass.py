@@ -62,5 +62,4 @@ def parse_status(reader: Reader) -> int:
 
     The version is not judged: some servers answer with that of SOCKS, 05.
     """
-    reader.take_u8()
-    return reader.take_u8()
+    return reader.take(2)[1]

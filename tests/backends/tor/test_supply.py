@@ -70,6 +70,19 @@ async def test_whoever_waits_is_refused_when_tor_is_down() -> None:
     assert await again is PORT
 
 
+def test_there_is_a_usable_port_only_while_connections_can_be_made() -> None:
+    readiness = Readiness()
+    readiness.ports = PORTS
+    assert readiness.usable_port is None
+    for leave in (readiness.starting, lambda: readiness.down("gone"), readiness.stopped):
+        readiness.ready()
+        assert readiness.usable_port is PORT
+        leave()
+        assert readiness.usable_port is None
+    readiness.ready()
+    assert readiness.usable_port is None
+
+
 def test_the_log_says_once_when_tor_goes_and_when_it_is_back(log_lines: list[str]) -> None:
     readiness = Readiness()
     readiness.ports = PORTS

@@ -17,7 +17,7 @@ from zope.interface import implementer
 from torsocks_tx.backends.tor.onion.attempt import Attempt
 from torsocks_tx.backends.tor.onion.witness import OnionWitness
 from torsocks_tx.backends.tor.owned import OwnedControlSupply
-from torsocks_tx.backends.tor.supply import NoSuchPort, SocksPort, Supply, SupplyState
+from torsocks_tx.backends.tor.supply import NoSuchPort, SocksPort, Supply
 from torsocks_tx.client.connection import LookUp, Stream
 from torsocks_tx.errors import GeneralFailure, Refused, TorDown
 from torsocks_tx.interfaces import IBackend, IReceiver
@@ -80,7 +80,7 @@ class TorBackend:
         if onion:
             check_onion(upstream.address.host)
         stream = Stream(self._clock, receiver, half_close=False, meaning=self._connect_failed)
-        port = self._ready_port(isolation)
+        port = None if isolation.port_flags else self.supply.usable_port
         if port is not None and (not onion or self.witness.is_ready(self.supply.control)):
             self._connect(port, stream, upstream)
         else:
@@ -92,25 +92,19 @@ class TorBackend:
             stream.wait_for(waiting)
         return stream
 
-    def _ready_port(self, isolation: Isolation) -> SocksPort | None:
-        """The port to use, without a Deferred, in the usual case."""
-        if self.supply.state is not SupplyState.READY or isolation.port_flags:
-            return None
-        return self.supply.port
-
     def _connect(self, port: SocksPort, stream: Stream, upstream: Request) -> None:
         early = port.pipelined if self._optimistic_data is None else self._optimistic_data
         handshake = ClientHandshake(upstream, pipelined=port.pipelined, verify_f0=True)
-        explainer = self._attempt(port, stream, upstream)
+        explainer = self._attempt(port, stream, upstream) if upstream.address.is_onion else None
         stream.ask(handshake, early_data=early, explainer=explainer)
         stream.connect(port.endpoint)
 
     def _attempt(self, port: SocksPort, stream: Stream, upstream: Request) -> Attempt | None:
         """What stands by a stream to an onion service."""
-        address, credentials = upstream.address, upstream.credentials
-        if upstream.command is not Command.CONNECT or not address.is_onion or credentials is None:
+        credentials = upstream.credentials
+        if upstream.command is not Command.CONNECT or credentials is None:
             return None
-        name = address.host.lower().split(".")[-2]
+        name = upstream.address.host.lower().split(".")[-2]
         isolates = "NoIsolateSOCKSAuth" not in port.flags
         token = credentials.password.decode("latin-1") if isolates else None
         attempt = self.witness.attempt(name, token)

@@ -59,7 +59,8 @@ class PortSource(Protocol):
 class Readiness:
     """A state and who waits for it; one log line when tor goes, and one when it is back.
 
-    ``ports`` are those last known, whether they can be used now or not.
+    ``ports`` are those last known, whether they can be used now or not. ``usable_port`` is the one
+    without special flags, while it can be used.
     """
 
     _log = Logger()
@@ -67,6 +68,7 @@ class Readiness:
     def __init__(self, clock: IReactorTime | None = None) -> None:
         self.state = SupplyState.STARTING
         self.ports: PortSource | None = None
+        self.usable_port: SocksPort | None = None
         self._reason = ""
         self._told = ""
         self._waiters: Waiters[SocksPort] = Waiters(clock)
@@ -82,12 +84,12 @@ class Readiness:
 
     def started(self) -> None:
         """Whoever asks waits; only this leads out of STOPPED."""
-        self.state = SupplyState.STARTING
+        self._leave_ready(SupplyState.STARTING)
 
     def starting(self) -> None:
         """Tor is there, but not yet of use: whoever asks waits."""
         if self.state is not SupplyState.STOPPED:
-            self.state = SupplyState.STARTING
+            self._leave_ready(SupplyState.STARTING)
 
     def ready(self) -> None:
         """Connections can be made through ``ports``."""
@@ -97,13 +99,15 @@ class Readiness:
         if before is not SupplyState.READY:
             self._log.info("tor is back" if self._told else "tor is ready")
         self._told = ""
-        self._waiters.fire(self.ports.port_for(()))
+        self.usable_port = port = self.ports.port_for(())
+        self._waiters.fire(port)
 
     def down(self, reason: str) -> None:
         """No connections can be made; the log says why, each reason once."""
         if self.state is SupplyState.STOPPED:
             return
-        self.state, self._reason = SupplyState.DOWN, reason
+        self._leave_ready(SupplyState.DOWN)
+        self._reason = reason
         if reason != self._told:
             self._log.warn("{reason}; clients are refused until tor is back", reason=reason)
         self._told = reason
@@ -111,10 +115,14 @@ class Readiness:
 
     def stopped(self) -> None:
         """No connections will be made any more."""
-        self.state, self._reason, self._told = SupplyState.STOPPED, "stopped", ""
+        self._leave_ready(SupplyState.STOPPED)
+        self._reason, self._told = "stopped", ""
         for callback in self.at_stop:
             callback()
         self._refuse()
+
+    def _leave_ready(self, state: SupplyState) -> None:
+        self.state, self.usable_port = state, None
 
     def _refuse(self) -> None:
         reason = self._reason
@@ -143,6 +151,11 @@ class Supply(ABC):
         """The SocksPort without special flags that was last known, also while tor is down."""
         ports = self._readiness.ports
         return None if ports is None else ports.port_for(())
+
+    @property
+    def usable_port(self) -> SocksPort | None:
+        """The SocksPort without special flags, while connections can be made through it."""
+        return self._readiness.usable_port
 
     def when_ready(self) -> Deferred[SocksPort]:
         """Fire with the port: at once when READY, later when STARTING; else fail with TorDown.
