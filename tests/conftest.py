@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -21,6 +22,14 @@ def _quick_collections() -> None:
     """Leave what the imports made out of the collection that ends every test."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _files_that_others_cannot_write() -> Iterator[None]:
+    """Make the files of tests as most machines would: keys that a group may write are refused."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
 
 
 @pytest.fixture

@@ -158,7 +158,7 @@ async def test_embedding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.network
 @pytest_twisted.ensureDeferred
 async def test_embedding_over_tor(private_network: PrivateNetwork) -> None:
-    from torsocks_tx.backends.tor.connecting import connect
+    from torsocks_tx.backends.tor.authentication import connect
 
     network = private_network
     endpoint = clientFromString(reactor, network.client.control_endpoint)

@@ -68,6 +68,7 @@ def test_processes_divide_the_clients_among_them() -> None:
 
 MISTAKES = [
     (["--onion-auth-dir", ""], ["--onion-auth-dir ''", "directory that uid"]),
+    (["--onion-auth-dir", "/tmp"], ["--onion-auth-dir '/tmp'", "others may write to it"]),
     (["--onion-auth-dir", "/nowhere"], ["--onion-auth-dir '/nowhere'", "No such file"]),
     (
         ["--onion-auth-dir", "/", "--tor-socks", "tcp:127.0.0.1:9"],

@@ -13,6 +13,7 @@ from twisted.cred.strcred import AuthOptionMixin, findCheckerFactories
 from twisted.internet.endpoints import clientFromString
 from twisted.python import usage
 
+from torsocks_tx.backends.tor.files import check_directory
 from torsocks_tx.limits import RENDEZVOUS_TIMEOUT, Limits
 from torsocks_tx.policy.flags import FLAGS
 from torsocks_tx.policy.listener import ListenerPolicy
@@ -304,6 +305,7 @@ class Options(usage.Options, AuthOptionMixin):
         if path is not None:
             try:
                 os.listdir(path)
+                check_directory(path)
             except OSError as error:
                 fix = f"name a directory that uid {os.geteuid()} can read"
                 raise usage.UsageError(

@@ -7,13 +7,13 @@ import pytest_twisted
 from twisted.internet import reactor
 
 from tests.backends.tor.fake_tor import BOOTSTRAPPED, STARTING, FakeTor
+from torsocks_tx.backends.tor.authentication import connect
 from torsocks_tx.backends.tor.bootstrap import (
     BootstrapWatch,
     Progress,
     ProgressBoard,
     parse_progress,
 )
-from torsocks_tx.backends.tor.connecting import connect
 from torsocks_tx.backends.tor.control import ControlLost
 
 STUCK = (

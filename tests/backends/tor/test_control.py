@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 
 from tests.backends.tor.fake_tor import FakeTor
 from tests.backends.tor.real_tor import RealTor
-from torsocks_tx.backends.tor.connecting import connect
+from torsocks_tx.backends.tor.authentication import connect
 from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
 
 

@@ -13,8 +13,8 @@ from txtorcon import TorProtocolFactory
 from tests.backends.tor.fake_tor import BOOTSTRAPPED, STARTING, FakeTor
 from tests.backends.tor.real_tor import UNREACHABLE, RealTor
 from tests.backends.tor.test_running import until
+from torsocks_tx.backends.tor.authentication import ControlUnavailable
 from torsocks_tx.backends.tor.backend import TorBackend
-from torsocks_tx.backends.tor.connecting import ControlUnavailable
 from torsocks_tx.backends.tor.onion.witness import Sight
 from torsocks_tx.backends.tor.owned import OwnedControlSupply
 from torsocks_tx.backends.tor.supply import SupplyState

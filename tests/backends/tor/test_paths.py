@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from twisted.internet import reactor
 from twisted.internet.endpoints import clientFromString, serverFromString
 
-from torsocks_tx.backends.tor.connecting import connect
+from torsocks_tx.backends.tor.authentication import connect
+from torsocks_tx.backends.tor.bootstrap import Progress
+from torsocks_tx.backends.tor.control import ControlError
 from torsocks_tx.backends.tor.daemon import write_torrc
 from torsocks_tx.backends.tor.discovery import PortFinder
 from torsocks_tx.backends.tor.events import parse_strings, unquote
@@ -51,6 +53,12 @@ def test_an_endpoint_string_leads_to_the_same_socket(path: str) -> None:
     for parse in (clientFromString, serverFromString):
         endpoint = parse(reactor, unix_endpoint(path))
         assert path in (getattr(endpoint, "_path", None), getattr(endpoint, "_address", None))
+
+
+@given(st.text(st.characters(max_codepoint=0xFF)))
+def test_what_tor_says_cannot_steer_a_terminal_or_forge_a_line(text: str) -> None:
+    for words in (printable(text), str(ControlError(551, text)), str(Progress(1, "", text, text))):
+        assert words.isprintable()
 
 
 @given(paths)

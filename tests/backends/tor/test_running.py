@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import UNIXServerEndpoint
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, UNIXServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 
 from tests.backends.tor.fake_tor import BOOTSTRAPPED, STARTING, FakeTor
 from tests.backends.tor.real_tor import UNREACHABLE, RealTor
-from torsocks_tx.backends.tor.connecting import ControlRefused
+from tests.backends.tor.test_authentication import COOKIE, offer
+from torsocks_tx.backends.tor.authentication import ControlRefused
 from torsocks_tx.backends.tor.running import RunningSupply
 from torsocks_tx.backends.tor.supply import NoSuchPort, SocksPort, SupplyState
 from torsocks_tx.errors import TorDown
@@ -444,3 +446,41 @@ async def test_a_real_tor_that_is_killed_and_started_again(
         f"warn: {NO_PORT}",
     ]
     await supply.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stranger_who_answers_while_tor_is_down_is_not_followed(
+    fake_tor: FakeTor, running: Make, short_directory: Path, log_lines: list[str]
+) -> None:
+    """Tor proved to know its cookie; then somebody else asks for no authentication at all."""
+    cookie = short_directory / "cookie"
+    cookie.write_bytes(COOKIE)
+    plain = fake_tor.answer
+    offer(fake_tor, "SAFECOOKIE", cookie)
+    supply = running(fake_tor)
+    await supply.start()
+    fake_tor.answer = plain  # type: ignore[method-assign]
+    offer(fake_tor, "NULL")
+    fake_tor.drop()
+    await state_of(supply, SupplyState.DOWN)
+    fake_tor.commands.clear()
+    await until(lambda: fake_tor.commands.count("PROTOCOLINFO 1") > 1)
+    assert set(fake_tor.commands) == {"PROTOCOLINFO 1"}
+    assert supply.state is SupplyState.DOWN
+    assert any("does not prove any more that it is tor" in line for line in log_lines)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_tcp_port_that_proves_nothing_is_one_line(
+    fake_tor: FakeTor, running: Make, log_lines: list[str]
+) -> None:
+    port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(fake_tor)
+    fake_tor.endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
+    supply = running(fake_tor)
+    await supply.start()
+    fake_tor.drop()
+    await state_of(supply, SupplyState.DOWN)
+    await state_of(supply, SupplyState.READY)
+    assert len([line for line in log_lines if "nothing proves that it is tor" in line]) == 1
+    await supply.stop()
+    await port.stopListening()

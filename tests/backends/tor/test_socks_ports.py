@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.internet import reactor
 
 from tests.backends.tor.real_tor import UNREACHABLE, RealTor
-from torsocks_tx.backends.tor.connecting import connect
+from torsocks_tx.backends.tor.authentication import connect
 from torsocks_tx.backends.tor.events import EventError
 from torsocks_tx.backends.tor.socks_ports import (
     Place,

@@ -12,6 +12,7 @@ from twisted.logger import Logger
 
 from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
 from torsocks_tx.backends.tor.events import EventError, parse_event
+from torsocks_tx.backends.tor.paths import printable
 
 DONE = 100
 _EVENT = "STATUS_CLIENT"
@@ -29,7 +30,7 @@ class Progress:
 
     def __str__(self) -> str:
         stuck = f": {self.warning}" if self.warning else ""
-        return f"bootstrapped {self.percent}% ({self.summary or self.tag}){stuck}"
+        return printable(f"bootstrapped {self.percent}% ({self.summary or self.tag}){stuck}")
 
 
 ProgressCallback = Callable[[Progress], None]

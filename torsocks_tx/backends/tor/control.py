@@ -1,22 +1,26 @@
 """Commands and events over one control connection, with the edges of txtorcon's protocol guarded.
 
 Every command has a deadline, none can hold a line break, none hangs when tor is gone, and each
-listener gets every event. Works the same over a connection of ours (:mod:`.connecting`) and over
-one that an application's txtorcon owns. It never reads or changes tor's configuration by itself.
+listener gets every event. Works the same over a connection of ours (:mod:`.authentication`) and
+over one that an application's txtorcon owns. It never reads or changes tor's configuration by
+itself.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, NoReturn, TypeVar
 
+from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, TimeoutError, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from txtorcon.torcontrolprotocol import TorDisconnectError, TorProtocolError
 
+from torsocks_tx.backends.tor.paths import printable
 from torsocks_tx.backends.tor.stalls import limit
 from torsocks_tx.backends.tor.waiters import Waiters
 
@@ -31,9 +35,9 @@ class ControlError(Exception):
     """A command brought no result; ``code`` is tor's own, or 0 where tor said nothing."""
 
     def __init__(self, code: int, text: str) -> None:
-        super().__init__(f"{code} {text}" if code else text)
         self.code = code
-        self.text = text
+        self.text = printable(text)
+        super().__init__(f"{code} {self.text}" if code else self.text)
 
 
 class ControlLost(ControlError):
@@ -46,8 +50,9 @@ class ControlLost(ControlError):
 class Control:
     """Commands and events over one authenticated ``TorControlProtocol`` of txtorcon.
 
-    ``ours``: the connection is, and is dropped when a command has had no answer for ``timeout``
-    seconds: answers come in order, so none will come to any later one.
+    ``is_proven``: tor has proved that it knows its cookie. ``ours``: the connection is, and is
+    dropped when a command has had no answer for ``timeout`` seconds: answers come in order, so none
+    will come to any later one.
     """
 
     _log = Logger()
@@ -61,6 +66,7 @@ class Control:
         ours: bool = False,
     ) -> None:
         self.protocol = protocol
+        self.is_proven = False
         self._ours = ours
         self._clock = clock
         self._timeout = timeout
@@ -77,6 +83,12 @@ class Control:
     def peer_host(self) -> str | None:
         """The address on which tor's control port answers; None for a unix socket."""
         return getattr(self.protocol.transport.getPeer(), "host", None)
+
+    @property
+    def peer_path(self) -> str | None:
+        """The path of tor's control socket; None for a TCP port."""
+        peer = self.protocol.transport.getPeer()
+        return os.fsdecode(peer.name) if isinstance(peer, UNIXAddress) and peer.name else None
 
     async def command(self, line: str) -> str:
         """Send one command and return the text of its answer, one line under the other.

@@ -15,9 +15,9 @@ from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from torsocks_tx.backends.tor.authentication import ControlUnavailable, connect
 from torsocks_tx.backends.tor.backoff import RetryDelay, retry_delay
 from torsocks_tx.backends.tor.bootstrap import BootstrapWatch
-from torsocks_tx.backends.tor.connecting import ControlUnavailable, connect
 from torsocks_tx.backends.tor.control import Control, ControlError
 from torsocks_tx.backends.tor.daemon import DaemonState, TorDaemon, TorNotFound
 from torsocks_tx.backends.tor.household import Household

@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 
-from torsocks_tx.backends.tor.connecting import ControlUnavailable
+from torsocks_tx.backends.tor.authentication import ControlUnavailable
 from torsocks_tx.backends.tor.control import Control, ControlLost
 from torsocks_tx.backends.tor.discovery import PortFinder
 from torsocks_tx.backends.tor.life import Life

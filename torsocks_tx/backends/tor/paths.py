@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torsocks_tx.backends.tor.events import quote
 
+_UNPRINTABLE = re.compile(r"[^ -~]")
 _ENDPOINT_SYNTAX = re.compile(r"[\\:=]")
 
 
@@ -30,6 +31,11 @@ def unix_endpoint(path: str | Path) -> str:
     return "unix:" + _ENDPOINT_SYNTAX.sub(r"\\\g<0>", os.fspath(path))
 
 
-def printable(path: str | Path) -> str:
-    """Return the path for a message: bytes that are no UTF-8 become escapes."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+def printable(text: str | Path) -> str:
+    """Return a path, or what tor said, for a message: whatever cannot be printed is escaped."""
+    decoded = os.fsencode(text).decode("utf-8", "backslashreplace")
+    return _UNPRINTABLE.sub(_escaped, decoded) if not decoded.isprintable() else decoded
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return match[0] if match[0].isprintable() else match[0].encode("unicode_escape").decode()

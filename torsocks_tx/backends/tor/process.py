@@ -13,6 +13,8 @@ from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTer
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
+from torsocks_tx.backends.tor.paths import printable
+
 Ending = int | str
 """How a process ended: its exit status, or the name of the signal."""
 
@@ -131,7 +133,8 @@ class LineProtocol(ProcessProtocol):
             self._on_end(_describe_end(reason))
 
     def _deliver(self, line: bytes) -> None:
-        self._on_line(line[:MAX_LINE].decode("utf-8", "replace").rstrip("\r"))
+        text = line[:MAX_LINE].decode("utf-8", "replace").rstrip("\r")
+        self._on_line(printable(text))
 
 
 def _describe_end(reason: Failure) -> Ending:

@@ -10,9 +10,14 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import deferLater
+from twisted.logger import Logger
 
+from torsocks_tx.backends.tor.authentication import (
+    ControlRefused,
+    ControlUnavailable,
+    connect,
+)
 from torsocks_tx.backends.tor.backoff import RetryDelay, retry_delay
-from torsocks_tx.backends.tor.connecting import ControlRefused, ControlUnavailable, connect
 from torsocks_tx.backends.tor.control import Control, ControlLost
 from torsocks_tx.backends.tor.discovery import PortFinder
 from torsocks_tx.backends.tor.life import Life
@@ -33,6 +38,8 @@ class RunningSupply(Supply):
         delays: how long to wait between tries.
     """
 
+    _log = Logger()
+
     def __init__(
         self,
         reactor: Any,
@@ -47,6 +54,8 @@ class RunningSupply(Supply):
         self._endpoint = control_endpoint
         self._password = password
         self._name = name
+        self._is_proven = False
+        self._is_told = False
         self._delays = delays or retry_delay()
         self._finder = PortFinder(reactor)
         self._life = Life(reactor)
@@ -78,11 +87,16 @@ class RunningSupply(Supply):
         """Serve over one control connection until it is lost; return whether that was of use."""
         try:
             self.control = await connect(
-                self._reactor, self._endpoint, password=self._password, name=self._name
+                self._reactor,
+                self._endpoint,
+                password=self._password,
+                proof=self._is_proven,
+                name=self._name,
             )
         except ControlUnavailable as error:
             self._not_connected(error)
             return False
+        self._note_proof(self.control)
         try:
             await self._follow(self.control)
         finally:
@@ -92,6 +106,17 @@ class RunningSupply(Supply):
         self._readiness.down(_GONE)
         self._life.begun()
         return was_ready
+
+    def _note_proof(self, control: Control) -> None:
+        """From the first proof on insist on it; say where there is none."""
+        self._is_proven = self._is_proven or control.is_proven
+        if not control.is_proven and control.peer_host is not None and not self._is_told:
+            self._is_told = True
+            self._log.warn(
+                "nothing proves that it is tor who answers at {name}: better give its"
+                " ControlSocket, or set CookieAuthentication 1 in its torrc",
+                name=self._name,
+            )
 
     async def _follow(self, control: Control) -> None:
         session = Session(control, self._readiness, self._board, self._finder)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
@@ -44,8 +44,8 @@ class _Limit:
             self._waiting.cancel()
 
     def convert(self, failure: Failure) -> Failure:
-        """Make a ``TimeoutError`` of our own cancelling, and leave that of others."""
-        if failure.check(CancelledError) and self._call is None:
+        """Make a ``TimeoutError`` of whatever comes of our own cancelling."""
+        if self._call is None:
             raise TimeoutError(self._seconds, "Deferred")
         return failure
 

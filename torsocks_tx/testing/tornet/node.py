@@ -11,7 +11,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import clientFromString
 
-from torsocks_tx.backends.tor.connecting import connect
+from torsocks_tx.backends.tor.authentication import connect
 from torsocks_tx.backends.tor.control import Control
 from torsocks_tx.backends.tor.daemon import DaemonState, TorDaemon
 from torsocks_tx.backends.tor.paths import unix_endpoint

@@ -10,6 +10,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from tests.backends.tor.onion.staged import staged
+from torsocks_tx.backends.tor import files
 from torsocks_tx.backends.tor.control import ControlError, ControlLost
 from torsocks_tx.backends.tor.onion.client_auth import (
     MAX_FILE_BYTES,
@@ -191,3 +192,30 @@ def test_many_bad_files_are_not_as_many_lines(tmp_path: Path, log_lines: list[st
     Keyring(tmp_path)
     assert len(log_lines) == MOST_COMPLAINTS + 1
     assert log_lines[-1].endswith("and 5 more files of that kind")
+
+
+@pytest.mark.parametrize("mode", [0o722, 0o720, 0o702])
+def test_a_directory_that_others_may_write_is_refused(tmp_path: Path, mode: int) -> None:
+    (tmp_path / "duck.auth_private").write_text(LINE)
+    tmp_path.chmod(mode)
+    with pytest.raises(OSError, match="others may write to it: chmod go-w"):
+        Keyring(tmp_path)
+    tmp_path.chmod(0o755)
+    keyring = Keyring(tmp_path)
+    tmp_path.chmod(mode)
+    with pytest.raises(OSError, match="others may write to it"):
+        keyring.reload()
+    assert len(keyring) == 1
+
+
+def test_files_and_directories_of_others_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "duck.auth_private").write_text(LINE)
+    (tmp_path / "duck.auth_private").chmod(0o620)
+    keys, (complaint,) = load_directory(tmp_path)
+    assert "duck.auth_private: others may write to it" in complaint
+    assert not keys
+    monkeypatch.setattr(files, "trusted_users", lambda: {0x7FFFFFFE})
+    with pytest.raises(OSError, match=f"it belongs to {tmp_path.owner()}"):
+        load_directory(tmp_path)

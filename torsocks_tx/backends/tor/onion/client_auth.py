@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-import os
 import re
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from torsocks_tx.backends.tor.files import check_directory, read_trusted
 from torsocks_tx.errors import InvalidOnionAddress
 from torsocks_tx.socks.onion_address import check_onion
 
@@ -88,8 +87,9 @@ def load_directory(directory: Path) -> tuple[dict[str, ClientAuthKey], list[str]
     Of two files for one address the one that comes first by its name counts.
 
     Raises:
-        OSError: the directory cannot be read.
+        OSError: the directory cannot be read, or others may write to it.
     """
+    check_directory(directory)
     keys: dict[str, ClientAuthKey] = {}
     complaints: list[str] = []
     for path in sorted(directory.iterdir()):
@@ -110,17 +110,11 @@ def load_directory(directory: Path) -> tuple[dict[str, ClientAuthKey], list[str]
 
 
 def _read(path: Path) -> str:
-    mend = "make it a file that can be read"
+    hint = "make it a file that this user can read and no other can write"
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # a pipe would be waited for
-                raise BadKeyFile(f"{name_of(path)}: not a file; {mend}")
-            content = os.read(descriptor, MAX_FILE_BYTES + 1)
-        finally:
-            os.close(descriptor)
+        content = read_trusted(path, MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise BadKeyFile(f"{name_of(path)}: {error.strerror}; {mend}") from None
+        raise BadKeyFile(f"{name_of(path)}: {error.strerror}; {hint}") from None
     if len(content) > MAX_FILE_BYTES:
         raise BadKeyFile(f"{name_of(path)}: longer than {MAX_FILE_BYTES} bytes; {_FORM}")
     if not content.isascii():

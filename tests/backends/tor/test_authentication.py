@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hmac
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
@@ -24,14 +26,20 @@ from twisted.internet.task import Clock
 
 from tests.backends.tor.fake_tor import FakeTor
 from tests.backends.tor.real_tor import NO_NETWORK, UNREACHABLE, RealTor
-from torsocks_tx.backends.tor.connecting import ControlRefused, ControlUnavailable, connect
-from torsocks_tx.backends.tor.control import Control, ControlError
+from torsocks_tx.backends.tor import authentication, files
+from torsocks_tx.backends.tor.authentication import (
+    MOST_BYTES,
+    ControlRefused,
+    ControlUnavailable,
+    connect,
+)
+from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
 from torsocks_tx.backends.tor.daemon import find_tor
+from torsocks_tx.backends.tor.paths import quote_path
 
 LIGHT_PATH = [
     "PROTOCOLINFO 1",
     "AUTHENTICATE",
-    "GETINFO signal/names",
     "GETINFO version",
     "GETINFO events/names",
     "USEFEATURE EXTENDED_EVENTS",
@@ -103,7 +111,7 @@ async def test_a_cookie_goes_before_a_password(real_tor: RealTor) -> None:
     with pytest.raises(ControlRefused, match="is not 32 bytes"):
         await connect(reactor, real_tor.endpoint)
     real_tor.cookie.write_bytes(b"x" * 32)
-    with pytest.raises(ControlRefused, match="does not accept the cookie: is it another tor's"):
+    with pytest.raises(ControlRefused, match="does not know the cookie that it names"):
         await connect(reactor, real_tor.endpoint)
 
 
@@ -123,23 +131,177 @@ async def test_a_real_tor_with_a_password(real_tor: RealTor) -> None:
 async def test_a_real_tor_without_authentication(real_tor: RealTor) -> None:
     await real_tor.start(NO_NETWORK)
     assert await works(await connect(reactor, real_tor.endpoint))
-    assert await works(await connect(reactor, real_tor.endpoint, password="not asked for"))
+    with pytest.raises(ControlRefused, match="does not ask for the password"):
+        await connect(reactor, real_tor.endpoint, password="not asked for")
+
+
+COOKIE = bytes(range(32))
+SERVER_NONCE = bytes(32)
+
+
+def offer(fake: FakeTor, methods: str, cookie: Path | None = None, known: bytes = COOKIE) -> None:
+    """Have a control port ask for one of these methods; ``known``: the cookie that it knows."""
+    words = f"METHODS={methods}" + (f" COOKIEFILE={quote_path(cookie)}" if cookie else "")
+    fake.answers["PROTOCOLINFO 1"] = f"250-PROTOCOLINFO 1\n250-AUTH {words}\n250 OK"
+    answer = fake.answer
+
+    def challenged(command: str) -> str | None:
+        if not command.startswith("AUTHCHALLENGE SAFECOOKIE "):
+            return answer(command)
+        both = known + bytes.fromhex(command.split()[2]) + SERVER_NONCE
+        key = b"Tor safe cookie authentication server-to-controller hash"
+        proof = hmac.digest(key, both, "sha256").hex().upper()
+        return f"250 AUTHCHALLENGE SERVERHASH={proof} SERVERNONCE={SERVER_NONCE.hex()}"
+
+    fake.answer = challenged  # type: ignore[method-assign]
+
+
+def sent(fake: FakeTor) -> list[str]:
+    return [command.partition(" ")[0] for command in fake.commands]
+
+
+@pytest.fixture
+def cookie(short_directory: Path) -> Path:
+    path = short_directory / 'c "q"'
+    path.write_bytes(COOKIE)
+    return path
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_plain_cookie(fake_tor: FakeTor, short_directory: Path) -> None:
-    cookie = short_directory / 'c "q"'
-    cookie.write_bytes(bytes(range(32)))
-    quoted = str(cookie).replace('"', '\\"')
-    fake_tor.answers["PROTOCOLINFO 1"] = (
-        f'250-PROTOCOLINFO 1\n250-AUTH METHODS=COOKIE COOKIEFILE="{quoted}"\n250 OK'
-    )
-    control = await connect(reactor, fake_tor.endpoint)
-    assert f"AUTHENTICATE {bytes(range(32)).hex()}" in fake_tor.commands
+async def test_a_tor_that_knows_its_cookie(fake_tor: FakeTor, cookie: Path) -> None:
+    offer(fake_tor, "COOKIE,SAFECOOKIE", cookie)
+    control = await connect(reactor, fake_tor.endpoint, proof=True)
+    assert control.is_proven
+    assert not any(COOKIE.hex() in command.lower() for command in fake_tor.commands)
     control.close()
-    fake_tor.answers[f"AUTHENTICATE {bytes(range(32)).hex()}"] = "515 Bad authentication"
-    with pytest.raises(ControlRefused, match="does not accept the cookie"):
+
+
+@pytest.mark.parametrize("methods", ["COOKIE", "NULL,COOKIE", "COOKIE,HASHEDPASSWORD"])
+@pytest_twisted.ensureDeferred
+async def test_a_cookie_is_never_sent(fake_tor: FakeTor, cookie: Path, methods: str) -> None:
+    offer(fake_tor, methods, cookie)
+    with pytest.raises(ControlRefused):
+        await connect(reactor, fake_tor.endpoint, proof="NULL" in methods)
+    assert sent(fake_tor) == ["PROTOCOLINFO"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stranger_who_does_not_know_the_cookie(fake_tor: FakeTor, cookie: Path) -> None:
+    offer(fake_tor, "NULL,SAFECOOKIE", cookie, known=bytes(32))
+    with pytest.raises(ControlRefused, match="does not know the cookie that it names"):
+        await connect(reactor, fake_tor.endpoint, password="p")
+    assert sent(fake_tor) == ["PROTOCOLINFO", "AUTHCHALLENGE"]
+
+
+CHALLENGE_ANSWERS = ["250 AUTHCHALLENGE", "250 AUTHCHALLENGE SERVERHASH=x SERVERNONCE=00", '250 "']
+
+
+@pytest.mark.parametrize("words", CHALLENGE_ANSWERS)
+@pytest_twisted.ensureDeferred
+async def test_an_answer_without_proof(fake_tor: FakeTor, cookie: Path, words: str) -> None:
+    offer(fake_tor, "SAFECOOKIE", cookie)
+    answer = fake_tor.answer
+    fake_tor.answer = lambda command: (  # type: ignore[method-assign]
+        words if command.startswith("AUTHCHALLENGE") else answer(command)
+    )
+    with pytest.raises(ControlRefused, match="is not a control port of tor"):
         await connect(reactor, fake_tor.endpoint)
+    assert sent(fake_tor) == ["PROTOCOLINFO", "AUTHCHALLENGE"]
+
+
+def _directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda path: path.write_bytes(COOKIE[1:]), "is not 32 bytes"),
+        (lambda path: path.write_bytes(COOKIE + b"\n"), "is not 32 bytes"),
+        (_directory, "not a file"),
+        (_pipe, "not a file"),
+        (lambda path: path.chmod(0o622), "others may write to it"),
+        (lambda path: path.unlink(), "No such file"),
+    ],
+    ids=["short", "long", "directory", "pipe", "mode", "missing"],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_file_that_is_no_cookie_of_tors(
+    fake_tor: FakeTor, cookie: Path, change: Callable[[Path], None], reason: str
+) -> None:
+    change(cookie)
+    offer(fake_tor, "SAFECOOKIE", cookie)
+    with pytest.raises(ControlRefused, match=reason):
+        await connect(reactor, fake_tor.endpoint)
+    assert sent(fake_tor) == ["PROTOCOLINFO"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_cookie_that_a_stranger_has_made(
+    short_directory: Path, cookie: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever names it knows what is in it: on a TCP port only the owner of the file tells."""
+    monkeypatch.setattr(files, "trusted_users", lambda: {0x7FFFFFFE})
+    fake = FakeTor(short_directory)
+    offer(fake, "SAFECOOKIE", cookie)
+    port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(fake)
+    endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
+    with pytest.raises(ControlRefused, match=f"it belongs to {cookie.owner()}"):
+        await connect(reactor, endpoint)
+    await port.stopListening()
+    await fake.listen()
+    control = await connect(reactor, fake.endpoint)  # here the owner of the socket is tor's user
+    control.close()
+    await fake.stop()
+
+
+@pytest.mark.parametrize("methods", ["NULL", "HASHEDPASSWORD", "COOKIE", "NULL,SAFECOOKIE"])
+@pytest_twisted.ensureDeferred
+async def test_a_tor_that_has_proved_itself_before_must_again(
+    fake_tor: FakeTor, methods: str
+) -> None:
+    offer(fake_tor, methods)
+    with pytest.raises(ControlRefused, match="does not prove any more that it is tor"):
+        await connect(reactor, fake_tor.endpoint, password="secret", proof=True)
+    assert sent(fake_tor) == ["PROTOCOLINFO"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_password_is_given_to_nobody_who_does_not_ask(fake_tor: FakeTor) -> None:
+    offer(fake_tor, "NULL")
+    with pytest.raises(ControlRefused, match="does not ask for the password"):
+        await connect(reactor, fake_tor.endpoint, password="secret")
+    assert sent(fake_tor) == ["PROTOCOLINFO"]
+
+
+ENDLESS = {
+    "an event": ("650+HS_DESC_CONTENT\r\n", "x" * 1000 + "\r\n"),
+    "an answer": ("250+version=\r\n", "x" * 1000 + "\r\n"),
+    "a line": ("650 ", "x" * 1000),
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+@pytest_twisted.ensureDeferred
+async def test_what_has_no_end_ends_the_connection(
+    fake_tor: FakeTor, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authentication, "MOST_ANSWER_BYTES", MOST_BYTES)  # takes less time
+    control = await connect(reactor, fake_tor.endpoint)
+    fake_tor.answers["GETINFO version"] = None
+    asking = Deferred.fromCoroutine(control.command("GETINFO version"))
+    start, more = ENDLESS[kind]
+    (connection,) = fake_tor.connections
+    transport: Any = connection.transport
+    transport.write((start + more * (MOST_BYTES // 1000 + 100)).encode())
+    with pytest.raises(ControlLost):
+        await asking
 
 
 @pytest_twisted.ensureDeferred
@@ -149,7 +311,7 @@ async def test_a_cookie_that_we_may_not_read(fake_tor: FakeTor, short_directory:
     cookie.chmod(0)
     short_directory.chmod(0o755)
     fake_tor.answers["PROTOCOLINFO 1"] = (
-        f'250-PROTOCOLINFO 1\n250-AUTH METHODS=COOKIE COOKIEFILE="{cookie}"\n250 OK'
+        f'250-PROTOCOLINFO 1\n250-AUTH METHODS=COOKIE,SAFECOOKIE COOKIEFILE="{cookie}"\n250 OK'
     )
     connecting = Deferred.fromCoroutine(connect(reactor, fake_tor.endpoint, password="unused"))
     with as_nobody(), pytest.raises(ControlRefused) as caught:

@@ -1,0 +1,329 @@
+"""Connecting to tor's control port, and proving to each other who we are (control-spec 3.5, 3.24).
+
+A stranger may answer at the address while tor is down. So a cookie is never sent: SAFECOOKIE has
+the other side prove that it knows the cookie, and the cookie must be in a file that only tor, root
+or this user can have written. Seven commands are sent, where ``txtorcon.connect`` sends hundreds.
+"""
+
+from __future__ import annotations
+
+import grp
+import hmac
+import os
+import pwd
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.error import ConnectError, ConnectingCancelledError
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+from txtorcon.torcontrolprotocol import Event, TorControlProtocol
+
+from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
+from torsocks_tx.backends.tor.events import EventError, parse_event
+from torsocks_tx.backends.tor.files import UntrustedFile, read_trusted
+from torsocks_tx.backends.tor.paths import path_of, printable
+from torsocks_tx.backends.tor.stalls import limit
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds from the first packet to the end of the authentication."""
+
+MOST_BYTES = 2**20
+"""The length of a line from tor, and of a whole event; tor's own limit for commands is the same."""
+
+MOST_ANSWER_BYTES = 16 * MOST_BYTES
+"""The length of an answer: a list of 1,000 circuits takes half a MiB."""
+
+TOR_USERS = ("debian-tor", "tor", "_tor", "toranon")
+"""Users as whom tor runs on Debian, Arch and Alpine, BSD and macOS, Fedora."""
+
+_TEMPORARY = re.compile(rb"4\d\d ")
+_COOKIE_LENGTH = 32
+_BAD_AUTHENTICATION = 515
+_DEBIAN_GROUP = "debian-tor"
+_TOR_PROVES = b"Tor safe cookie authentication server-to-controller hash"
+_WE_PROVE = b"Tor safe cookie authentication controller-to-server hash"
+
+
+class ControlUnavailable(ControlError):
+    """There is no control connection to be had now; it may come by itself."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(0, text)
+
+
+class ControlRefused(ControlUnavailable):
+    """There is no control connection to be had until somebody fixes what the text says."""
+
+
+async def connect(
+    reactor: IReactorTime,
+    endpoint: IStreamClientEndpoint,
+    *,
+    password: str | None = None,
+    proof: bool = False,
+    timeout: float = CONNECT_TIMEOUT,
+    name: str = "tor's control port",
+) -> Control:
+    """Connect and authenticate to the control port of a running tor.
+
+    ``password`` is for a tor with HashedControlPassword. ``proof``: take nobody who does not prove
+    to know tor's cookie. ``name`` is how errors call it. Whatever goes wrong is a
+    ``ControlUnavailable``.
+    """
+    authentication = partial(_Authentication, name=name, password=password, proof=proof)
+    opening = Deferred.fromCoroutine(_open(reactor, endpoint, authentication, name))
+    try:
+        return await limit(opening, timeout, reactor)
+    except TimeoutError:
+        raise ControlUnavailable(f"{name} did not answer within {timeout:g} s") from None
+    except (CancelledError, ConnectingCancelledError):
+        raise CancelledError from None
+
+
+async def _open(
+    reactor: IReactorTime,
+    endpoint: IStreamClientEndpoint,
+    authentication: Callable[[Control], _Authentication],
+    name: str,
+) -> Control:
+    factory = Factory.forProtocol(ControlProtocol)
+    factory.noisy = False
+    try:
+        protocol: ControlProtocol = await endpoint.connect(factory)  # type: ignore[assignment]
+    except (CancelledError, ConnectingCancelledError):
+        raise
+    except Exception as error:
+        raise ControlUnavailable(_explain_unreachable(name, error)) from None
+    control = Control(protocol, reactor, ours=True)
+    try:
+        control.is_proven = await authentication(control).run()
+        await _introduce(control, protocol)
+    except ControlUnavailable:
+        control.close()
+        raise
+    except (ControlError, EventError) as error:
+        control.close()
+        raise _explain(name, protocol, error) from None
+    except BaseException:
+        control.close()
+        raise
+    return control
+
+
+async def _introduce(control: Control, protocol: ControlProtocol) -> None:
+    """Learn what txtorcon's protocol wants to know of a tor before it can be used."""
+    protocol.version = await control.get_info("version")
+    names = await control.get_info("events/names")
+    protocol.valid_events = {name: Event(name) for name in names.split()}
+    await control.command("USEFEATURE EXTENDED_EVENTS")
+    protocol.post_bootstrap.callback(protocol)
+
+
+class ControlProtocol(TorControlProtocol):  # type: ignore[misc]
+    """txtorcon's protocol; what it cannot read, or what has no end, ends the connection."""
+
+    _log = Logger()
+    MAX_LENGTH = MOST_BYTES  # of a line; txtorcon 22 has 16 KiB
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_disconnect = None  # deprecated; txtorcon 26 would warn about it at each loss
+        self.is_nonsense = False
+
+    def connectionMade(self) -> None:
+        """Send nothing yet: txtorcon's own authentication trusts whoever answers."""
+
+    def lineReceived(self, line: bytes) -> None:
+        """Take a line of an event or an answer."""
+        if _TEMPORARY.match(line) and self.command is not None and not self.response:
+            line = b"5" + line[1:]  # such as 451, no room: txtorcon knows no such answers
+        try:
+            super().lineReceived(line)
+        except Exception:
+            self._drop("a line is no control reply")
+        most = MOST_BYTES if self.code == 650 else MOST_ANSWER_BYTES
+        if len(self.response) > most:
+            self._drop("an event or an answer has no end")
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """Drop a connection whose line has no end."""
+        self._drop("a line has no end")
+
+    def _drop(self, why: str) -> None:
+        self.is_nonsense = True
+        self._log.debug("tor's control connection is dropped: {why}", why=why)
+        self.transport.abortConnection()
+
+
+class _Authentication:
+    """Authenticates over one new connection."""
+
+    def __init__(self, control: Control, name: str, password: str | None, proof: bool) -> None:
+        self._control = control
+        self._password = password
+        self._proof = proof
+        self._name = name
+        self._fault = ""
+
+    async def run(self) -> bool:
+        """Authenticate; return whether the other side has proved to know tor's cookie."""
+        words = await self._ask_methods()
+        methods = words["METHODS"].split(",")
+        cookie = self._read_cookie(words) if "SAFECOOKIE" in methods else None
+        if cookie is not None:
+            await self._prove(cookie)
+            return True
+        line, refusal = self._without_proof(methods)
+        await self._send(line, refusal)
+        return False
+
+    async def _ask_methods(self) -> Mapping[str, str]:
+        for line in (await self._control.command("PROTOCOLINFO 1")).splitlines():
+            if line.startswith("AUTH "):
+                words = parse_event(line.removeprefix("AUTH ")).keywords
+                if "METHODS" in words:
+                    return words
+        raise EventError("no AUTH line in the answer to PROTOCOLINFO")
+
+    def _read_cookie(self, words: Mapping[str, str]) -> bytes | None:
+        """Return tor's cookie, or None and why not in ``_fault``."""
+        if "COOKIEFILE" not in words:
+            self._fault = f"{self._name} does not tell where its authentication cookie is"
+            return None
+        path = path_of(words["COOKIEFILE"])
+        trouble = f"tor's authentication cookie {printable(path)}"
+        try:
+            cookie = read_trusted(path, _COOKIE_LENGTH + 1, self._users_of_tor())
+        except UntrustedFile as error:
+            self._fault = (
+                f"{trouble} is not taken ({error.strerror}): whoever answers may not be tor; give"
+                " the path of tor's ControlSocket, or a password (HashedControlPassword)"
+            )
+        except OSError as error:
+            self._fault = f"{trouble} {_explain_unreadable(path, error)}"
+        else:
+            if len(cookie) == _COOKIE_LENGTH:
+                return cookie
+            self._fault = f"{trouble} is not {_COOKIE_LENGTH} bytes"
+        return None
+
+    def _users_of_tor(self) -> set[int]:
+        """Return who may be tor, beside root and us: tor makes its ControlSocket its user's."""
+        users = {user.pw_uid for user in map(_find_user, TOR_USERS) if user is not None}
+        socket = self._control.peer_path
+        if socket is not None:
+            users.add(os.stat(socket).st_uid)
+        return users
+
+    async def _prove(self, cookie: bytes) -> None:
+        """Have the other side prove that it knows the cookie, then prove the same."""
+        nonce = os.urandom(32)
+        answer = await self._control.command(f"AUTHCHALLENGE SAFECOOKIE {nonce.hex()}")
+        words = parse_event(answer).keywords
+        try:
+            proof, theirs = (bytes.fromhex(words[key]) for key in ("SERVERHASH", "SERVERNONCE"))
+        except (KeyError, ValueError):
+            raise EventError("not an answer to AUTHCHALLENGE") from None
+        both = cookie + nonce + theirs
+        refusal = f"{self._name} does not know the cookie that it names: is it another tor's?"
+        if not hmac.compare_digest(hmac.digest(_TOR_PROVES, both, "sha256"), proof):
+            raise ControlRefused(refusal)
+        ours = hmac.digest(_WE_PROVE, both, "sha256")
+        await self._send(f"AUTHENTICATE {ours.hex()}", refusal)
+
+    def _without_proof(self, methods: list[str]) -> tuple[str, str]:
+        """Return the command to authenticate without a cookie, and what a no to it means."""
+        name = self._name
+        if self._proof:
+            raise ControlRefused(
+                f"{name} does not prove any more that it is tor"
+                f" ({self._fault or 'it offers no SAFECOOKIE'}): if tor's authentication was"
+                " changed, start this program again"
+            )
+        if self._password is not None and "HASHEDPASSWORD" in methods:
+            return (
+                f"AUTHENTICATE {self._password.encode().hex()}",
+                f"{name} does not accept the password: give the one whose hash is the"
+                " HashedControlPassword of tor's torrc",
+            )
+        if self._fault:
+            raise ControlRefused(self._fault)
+        if "NULL" in methods and self._password is None:
+            return "AUTHENTICATE", f"{name} cannot be authenticated to: it takes nobody"
+        raise ControlRefused(f"{name} {self._explain_methods(methods)}")
+
+    def _explain_methods(self, methods: list[str]) -> str:
+        if "NULL" in methods:
+            return (
+                "does not ask for the password, so that whoever answers may not be tor: set"
+                " HashedControlPassword in tor's torrc, or give no password"
+            )
+        if "HASHEDPASSWORD" in methods:
+            return (
+                "wants a password (HashedControlPassword): give it, or set"
+                " CookieAuthentication 1 in tor's torrc"
+            )
+        return (
+            f"cannot be authenticated to: it offers {printable(','.join(methods))}, and a cookie"
+            " is never sent to whoever asks for it (no SAFECOOKIE)"
+        )
+
+    async def _send(self, line: str, refusal: str) -> None:
+        try:
+            await self._control.command(line)
+        except ControlError as error:
+            if error.code == _BAD_AUTHENTICATION:
+                raise ControlRefused(refusal) from None
+            raise
+
+
+def _find_user(name: str) -> pwd.struct_passwd | None:
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        return None
+
+
+def _explain(
+    name: str, protocol: ControlProtocol, error: ControlError | EventError
+) -> ControlUnavailable:
+    """Say for a person why a connection that was made is of no use."""
+    if protocol.is_nonsense or isinstance(error, EventError):
+        return ControlRefused(
+            f"{name} is not a control port of tor: give tor's ControlPort or ControlSocket"
+        )
+    if isinstance(error, ControlLost):
+        return ControlUnavailable(f"{name} closed the connection before it was made")
+    return ControlRefused(f"{name} answered with an error: {error}")
+
+
+def _explain_unreachable(name: str, error: Exception) -> str:
+    number = error.osError if isinstance(error, ConnectError) else getattr(error, "errno", None)
+    reason = os.strerror(number) if isinstance(number, int) else str(error)
+    return (
+        f"{name} cannot be reached ({reason}): tor must run, have this ControlPort or"
+        " ControlSocket in its torrc, and let this user in"
+    )
+
+
+def _explain_unreadable(path: str, error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        hint = f"join the group {_group_of(path)}"
+    else:
+        hint = "run where tor's files can be seen"
+    return (
+        f"cannot be read ({error.strerror}): {hint},"
+        " or set HashedControlPassword in tor's torrc and give the password"
+    )
+
+
+def _group_of(path: str) -> str:
+    """Return the group that may read the file, or the one that Debian uses."""
+    try:
+        return grp.getgrgid(os.stat(path).st_gid).gr_name
+    except (OSError, KeyError):
+        return _DEBIAN_GROUP
