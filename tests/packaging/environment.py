@@ -83,8 +83,8 @@ class Environment:
         """Run the test environment's pip on this one."""
         return run([sys.executable, "-m", "pip", "--python", self.python, *arguments], directory)
 
-    def twistd(self, *arguments: str) -> str:
-        """Run this environment's twistd, away from any source tree."""
-        script = self.python.with_name("twistd")
+    def twistd(self, *arguments: str, program: str = "twistd") -> str:
+        """Run this environment's twistd, or another program, away from any source tree."""
+        script = self.python.with_name(program)
         assert str(self.path) in script.read_text().splitlines()[0]
         return run([script, *arguments], self.path)

@@ -83,6 +83,8 @@ def test_the_source_distribution_can_be_tested(sdist: Path) -> None:
 def test_a_wheel_install_shows_the_plugin(installed: Environment) -> None:
     assert not (installed.site / "setuptools").exists()
     assert lists_torsocks(installed.twistd("--help"))
+    assert "Usage: torsocks-tx" in installed.twistd("--help", program="torsocks-tx")
+    assert installed.twistd("--version", program="torsocks-tx").startswith("torsocks_tx ")
     places = places_of_all_modules(installed)
     assert len(places) > 10
     assert all(place.is_relative_to(installed.site) for place in places)

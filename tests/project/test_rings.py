@@ -35,7 +35,7 @@ RINGS: tuple[tuple[str, ...], ...] = (
     ("fastpath", "fastpath.*"),
     ("testing", "testing.*"),
     ("twistd", "twistd.*"),
-    ("",),
+    ("", "__main__"),
 )
 PURE_RINGS = 2
 IMPURE = ("twisted", "zope")

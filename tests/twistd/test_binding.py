@@ -1,19 +1,26 @@
-"""Listening sockets behind a proxy that tells in a PROXY header who its client is."""
+"""Listening ports: whose a unix socket is, inherited sockets, and PROXY headers."""
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterator
+from pathlib import Path
+from stat import S_IMODE
 
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.protocol import Factory
 from twisted.logger import LogEvent, eventAsText, globalLogPublisher
 
 from tests.support.peers import Peer, PeerFactory, named, refused
+from tests.support.processes import start_python
 from torsocks_tx.backends.memory import MemoryBackend
 from torsocks_tx.server.factory import SOCKSFactory
-from torsocks_tx.twistd.binding import bind
+from torsocks_tx.twistd.binding import StartError, adopt, bind
 from torsocks_tx.twistd.listen import parse_listener
 
 V2 = b"\r\n\r\n\0\r\nQUIT\n"
@@ -27,6 +34,21 @@ BAD_HEADERS = [
     pytest.param(V2 + b"\x21\x11\0\2ca", id="v2-short"),
     pytest.param(b"canary canary canary", id="none"),
 ]
+
+
+RACER = """
+import sys
+from twisted.internet import reactor
+from twisted.internet.protocol import Factory
+from torsocks_tx.twistd.binding import StartError, bind
+from torsocks_tx.twistd.listen import parse_listener
+try:
+    bind(reactor, parse_listener(f"unix:{sys.argv[1]}"), Factory(), authenticated=False)
+    print("bound", flush=True)
+except StartError:
+    print("refused", flush=True)
+sys.stdin.read()
+"""
 
 
 @pytest.fixture
@@ -80,3 +102,118 @@ async def test_a_client_address_that_is_none_is_refused_without_a_traceback(
     assert "the client's address, from a PROXY header, is none" in ours
     assert "Traceback" not in ours
     assert "canary" not in ours
+
+
+class TestSocketFile:
+    """A unix socket of our own: whose it is, and what becomes of its file."""
+
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        return tmp_path / "socks"
+
+    def bind(self, path: Path) -> IListeningPort:
+        return bind(reactor, parse_listener(f"unix:{path}"), Factory(), authenticated=False)
+
+    @pytest_twisted.ensureDeferred
+    async def test_file_goes_with_the_port(self, path: Path) -> None:
+        port = self.bind(path)
+        assert S_IMODE(path.stat().st_mode) == 0o600
+        await port.stopListening()
+        assert os.listdir(path.parent) == []
+
+    @pytest_twisted.ensureDeferred
+    async def test_file_at_which_nobody_listens_is_replaced(self, path: Path) -> None:
+        with socket.socket(socket.AF_UNIX) as stale:
+            stale.bind(str(path))
+        # What Twisted leaves behind where it is killed as process 1.
+        os.symlink("1", f"{path}.lock")
+        port = self.bind(path)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+        await port.stopListening()
+        assert not path.exists()
+
+    @pytest.mark.parametrize("backlog", [0, 128])
+    def test_socket_at_which_another_listens_is_left_alone(self, path: Path, backlog: int) -> None:
+        with socket.socket(socket.AF_UNIX) as other, socket.socket(socket.AF_UNIX) as waiting:
+            other.bind(str(path))
+            other.listen(backlog)
+            # With backlog 0 this fills the queue.
+            waiting.connect(str(path))
+            before = path.stat()
+            for _ in range(2):
+                with pytest.raises(StartError, match="in use; end the program that has it"):
+                    self.bind(path)
+            assert path.stat() == before
+        assert os.listdir(path.parent) == ["socks"]
+
+    def test_other_files_are_left_alone(self, path: Path) -> None:
+        path.write_text("precious")
+        with pytest.raises(StartError, match="in use"):
+            self.bind(path)
+        assert path.read_text() == "precious"
+
+    def test_missing_directory_is_told(self, path: Path) -> None:
+        with pytest.raises(StartError, match="socks: No such file or directory; "):
+            self.bind(path / "socks")
+
+    @pytest_twisted.ensureDeferred
+    async def test_file_of_a_successor_is_left_alone(self, path: Path) -> None:
+        port = self.bind(path)
+        path.unlink()
+        successor = self.bind(path)
+        await port.stopListening()
+        assert path.is_socket()
+        await successor.stopListening()
+
+    @pytest_twisted.ensureDeferred
+    async def test_of_many_that_start_at_once_one_has_it(self, path: Path) -> None:
+        with socket.socket(socket.AF_UNIX) as stale:
+            stale.bind(str(path))
+        programs = [start_python("-c", RACER, str(path)) for _ in range(3)]
+        said = [await program.line() for program in programs]
+        assert sorted(said) == ["bound", "refused", "refused"]
+        for program in programs:
+            program.transport.closeStdin()
+            await program.end()
+
+
+class TestInherited:
+    """A listening socket that another process has made."""
+
+    @pytest_twisted.ensureDeferred
+    async def test_unix_socket_keeps_its_mode_its_file_and_its_queue(self, tmp_path: Path) -> None:
+        path = str(tmp_path / "socks")
+        with socket.socket(socket.AF_UNIX) as maker:
+            maker.bind(path)
+            os.chmod(path, 0o660)
+            maker.listen(128)
+            port = adopt(reactor, os.dup(maker.fileno()), PeerFactory())
+            assert S_IMODE(os.stat(path).st_mode) == 0o660
+            client: Peer = await UNIXClientEndpoint(reactor, path).connect(PeerFactory())
+            served = await port.factory.peer()
+            served.send(b"hello")
+            assert await client.take(5) == b"hello"
+            served.reset()
+            client.reset()
+            await port.stopListening()
+            # It still listens, for the next server.
+            with socket.socket(socket.AF_UNIX) as waiting:
+                waiting.connect(path)
+
+    @pytest.mark.parametrize(("family", "host"), [("AF_INET", "127.0.0.1"), ("AF_INET6", "::1")])
+    @pytest_twisted.ensureDeferred
+    async def test_tcp_socket_goes_on_listening(self, family: str, host: str) -> None:
+        with socket.socket(getattr(socket, family)) as maker:
+            maker.bind((host, 0))
+            maker.listen()
+            port = adopt(reactor, os.dup(maker.fileno()), PeerFactory())
+            assert (port.getHost().host, port.getHost().port) == maker.getsockname()[:2]
+            with socket.create_connection(maker.getsockname()[:2]):
+                (await port.factory.peer()).reset()
+            await port.stopListening()
+            socket.create_connection(maker.getsockname()[:2]).close()
+
+    def test_socket_that_does_not_listen_is_refused(self) -> None:
+        with socket.socket() as sock, pytest.raises(ValueError, match="does not listen"):
+            adopt(reactor, os.dup(sock.fileno()), Factory())

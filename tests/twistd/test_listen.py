@@ -25,10 +25,16 @@ from torsocks_tx.twistd.listen import (
         ("unix:/run/x:mode=660", "unix:/run/x:mode=660:backlog=1024"),
         ("systemd:domain=INET:index=0", "systemd:domain=INET:index=0"),
         ("'unix:/run/a b' ExtendedErrors", "unix:/run/a b:backlog=1024:mode=600"),
+        ("haproxy:unix:/run/x", "haproxy:unix:/run/x:backlog=1024:mode=600"),
+        ("haproxy:tcp:1:interface=::1", "haproxy:tcp:1:interface=::1:backlog=1024"),
+        ("unix:x", "unix:/base/x:backlog=1024:mode=600"),
+        ("unix:address=x:mode=660", "unix:/base/x:mode=660:backlog=1024"),
+        (r"unix:a\:b\=c", r"unix:/base/a\:b\=c:backlog=1024:mode=600"),
+        ("haproxy:unix:x:mode=660", "haproxy:unix:/base/x:mode=660:backlog=1024"),
     ],
 )
 def test_endpoints_get_what_is_left_out(text: str, endpoint: str) -> None:
-    assert parse_listener(text).endpoint == endpoint
+    assert parse_listener(text, "/base").endpoint == endpoint
 
 
 def test_flags_follow_the_endpoint() -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import pytest_twisted
+from twisted.internet.epollreactor import EPollReactor
+from twisted.internet.selectreactor import SelectReactor
 from twisted.python import usage
 
 from torsocks_tx.limits import Limits
 from torsocks_tx.server.auth import CredAuthenticator
 from torsocks_tx.socks.messages import Credentials
+from torsocks_tx.twistd import tap
 from torsocks_tx.twistd.options import FLAG_TEXT, TEXTS, Options
 from torsocks_tx.twistd.tap import make_limits
 
@@ -64,6 +69,34 @@ def test_more_clients_than_descriptors_allow_are_not_promised() -> None:
 def test_processes_divide_the_clients_among_them() -> None:
     limits = make_limits(options_of("--max-connections", "10", "--max-per-client", "4"), 100, 3)
     assert (limits.max_connections, limits.max_per_client) == (4, 2)
+
+
+@pytest.mark.parametrize("path", ["x", "/base/x"])
+def test_paths_are_relative_to_where_the_command_was_given(path: str) -> None:
+    options = Options("/base")
+    options.parseOptions(
+        ["--tor-data-directory", path, "--tor-binary", f"./{path}", "--listen", f"unix:{path}"]
+    )
+    assert options["tor-data-directory"] == "/base/x"
+    assert os.path.normpath(options["tor-binary"]) in ("/base/x", "/base/base/x")
+    assert options.listeners[0].endpoint.startswith("unix:/base/x:")
+    options = Options("/base")
+    options.parseOptions(["--tor", f"unix:{path}"])
+    assert options["tor"] == "unix:/base/x"
+    assert Options("/base").parseOptions(["--tor-socks", "tcp:127.0.0.1:9050"]) is None
+    for arguments in (["--auth", "file:x"], ["--onion-auth-dir", "x"]):
+        with pytest.raises(usage.UsageError, match=r"/base/x'.*uid"):
+            Options("/base").parseOptions(arguments)
+    with pytest.raises(usage.UsageError, match="/base/x"):
+        Options("/base").parseOptions(["--tor", "unix:/x", "--tor-password-file", "x"])
+
+
+@pytest.mark.parametrize(("kind", "most"), [(EPollReactor, 5000), (SelectReactor, 464)])
+def test_no_more_clients_are_promised_than_the_reactor_can_serve(
+    monkeypatch: pytest.MonkeyPatch, kind: type, most: int
+) -> None:
+    monkeypatch.setattr(tap, "raise_descriptor_limit", lambda: 5000)
+    assert tap.allowed_connections(Mock(spec=kind)) == most
 
 
 MISTAKES = [

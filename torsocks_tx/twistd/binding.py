@@ -215,6 +215,7 @@ def adopt(reactor: Any, descriptor: int, factory: Factory, *, per_turn: int = _P
     """
     sock = socket.socket(fileno=descriptor)
     if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        sock.close()
         raise ValueError(f"the inherited socket {descriptor} does not listen")
     sock.set_inheritable(False)
     return _port(reactor, sock, factory, per_turn)

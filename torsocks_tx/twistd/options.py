@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -173,14 +174,7 @@ def _parameter(name: str, default: Any) -> list[Any]:
     """One entry of ``optParameters``; the kind of its value follows from its name."""
     if name.endswith(("-timeout", "-limit", "-grace")):
         return [name, None, default, TEXTS[name], _seconds(name)]
-    if name in (
-        "early-data",
-        "extended-bytes",
-        "extended-pairs",
-        "max-connections",
-        "max-per-client",
-        "workers",
-    ):
+    if name.startswith(("max-", "extended-")) or name in ("early-data", "workers"):
         return [name, None, default, TEXTS[name], _count(name)]
     return [name, None, default, TEXTS[name]]
 
@@ -252,6 +246,11 @@ class Options(usage.Options, AuthOptionMixin):
             fix = "write a name and a value, such as 'ExitNodes {de}'"
             raise usage.UsageError(f"--tor-option {text!r}: {fix}")
         self.tor_options.append((name, value.strip()))
+
+    def opt_version(self) -> None:
+        """Say which version this is."""
+        print("torsocks_tx", metadata.version("torsocks_tx"))
+        raise SystemExit(0)
 
     def opt_help_flags(self) -> None:
         """List the flags of --listen."""

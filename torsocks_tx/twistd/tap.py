@@ -12,6 +12,7 @@ from twisted.internet.protocol import Factory
 from twisted.internet.selectreactor import SelectReactor
 from twisted.python.usage import UsageError
 
+from torsocks_tx.backends.tor.daemon import TorNotFound, find_tor
 from torsocks_tx.backends.tor.directories import DirectoryError, default_data_directory
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolator
@@ -66,6 +67,8 @@ def make_upstream(reactor: Any, options: Options, keys: str | None = None) -> An
     if options["tor-socks"]:
         supply = upstream.fixed_supply(reactor, options["tor-socks"])
     elif tor == "launch":
+        # While there is somebody to hear it: a daemon could only write it into its log.
+        find_tor(options["tor-binary"])
         supply = upstream.launched_supply(
             reactor,
             data_directory=Path(options["tor-data-directory"] or _default_directory(options)),
@@ -177,8 +180,8 @@ def _with_factories(
 def _upstream(reactor: Any, options: Options, keys: str | None = None) -> Any:
     try:
         return make_upstream(reactor, options, keys)
-    except (ValueError, DirectoryError) as error:
-        raise SystemExit(f"twistd torsocks: {error}") from None
+    except (ValueError, DirectoryError, TorNotFound) as error:
+        raise SystemExit(f"torsocks: {error}") from None
 
 
 def make_supervisor(
