@@ -20,10 +20,10 @@ from tests.support.conversations import converse
 from tests.support.rows import rows
 from tests.support.tables import octets
 from torsocks_tx.http import page as http
-from torsocks_tx.socks import keyvalue, socks5
+from torsocks_tx.socks import keyvalue, socks5, userpass
 from torsocks_tx.socks.constants import Role, Version
-from torsocks_tx.socks.extended import ExtendedRules
-from torsocks_tx.socks.messages import KeyValues, Request
+from torsocks_tx.socks.extended import ExtendedRules, standard_keys
+from torsocks_tx.socks.messages import Credentials, KeyValues, Request
 from torsocks_tx.socks.server import (
     Authenticate,
     Rejected,
@@ -42,6 +42,7 @@ options = st.builds(
     role=st.sampled_from(Role),
 )
 
+USED = {"USERNAME", "PASSWD", "ISOLATION", "REQUIRE", "REPLY_CODES"}
 SENT = {octets("05 00"), octets("05 02"), octets("05 97"), octets("01 00")}
 LAST_WORDS = {
     b"",
@@ -157,5 +158,38 @@ def test_every_conversation_by_pairs_gives_its_request_or_a_refusal(
         assert last.data.startswith(octets("01 02"))
         return
     assert isinstance(last, Requested)
-    assert (last.request.pairs, last.request.offered_extended) == (said, True)
+    used = KeyValues.of(pair for pair in said if pair[0] in USED)
+    assert (last.request.pairs, last.request.offered_extended) == (used, True)
     assert (last.request.address, last.rest) == (request.address, early)
+
+
+LOGINS = st.sampled_from([Credentials(b"me", b"you"), Credentials(b"me", b"me"), Credentials(b"")])
+orders = st.lists(
+    st.one_of(
+        st.sampled_from([b"\0", b"\2", b"\x97", b"\0\2\x97", b""]).map(socks5.build_greeting),
+        LOGINS.map(userpass.build_credentials),
+        LOGINS.map(
+            lambda login: keyvalue.build_request(
+                KeyValues.of({"USERNAME": login.username, "PASSWD": login.password})
+            )
+        ),
+        st.sampled_from([b"\1\0\0", b"\1\0", b"\4\1\0\x50\1\1\1\1me\0"]),
+        requests_5().map(lambda request: socks5.build_request(request.command, request.address)),
+    ),
+    max_size=6,
+).map(b"".join)
+
+
+@rows("R-07")
+@given(said=chopped(orders), prefer=st.booleans(), extended=st.booleans())
+@thorough
+def test_no_order_of_messages_leads_around_the_password(
+    said: tuple[bytes, Chunks], prefer: bool, extended: bool
+) -> None:
+    rules = ExtendedRules(standard_keys(isolates=True, authenticates=True)) if extended else None
+    options = HandshakeOptions(prefer_no_auth=prefer, require_auth=True, extended=rules)
+    steps = converse(said[1], options)
+    if steps and isinstance(steps[-1], Requested):
+        checked = [step.credentials for step in steps if isinstance(step, Authenticate)]
+        assert checked == [Credentials(b"me", b"you")]
+        assert steps[-1].request.avatar == b"me"

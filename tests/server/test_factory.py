@@ -387,6 +387,34 @@ class TestExtended:
         stage = Stage(limits=Limits(extended_pairs=1, extended_bytes=20))
         assert stage.say(extended(A=b"x" * 16)) == b"\5\x97\1\2\0\0"
 
+    @pytest.mark.parametrize("end", ["leaves", "stays too long", "asks"])
+    def test_a_clients_pairs_leave_the_budget_of_all_with_it(self, end: str) -> None:
+        stage = Stage()
+        budget = stage.server._limiter.pairs_budget
+        before = budget.left
+        said = extended(ISOLATION=b"v" * 5000)
+        stage.say(said[:-1])
+        assert budget.left < before
+        if end == "leaves":
+            stage.transport.lose(clean=False)
+        elif end == "stays too long":
+            stage.clock.advance(30)
+            stage.transport.finish()
+        else:
+            stage.say(said[-1:] + CONNECT)
+        assert budget.left == before
+
+    def test_a_stream_does_not_keep_what_isolates_it(self) -> None:
+        stage = Stage()
+        stage.say(extended(ISOLATION=b"v" * 5000, REPLY_CODES=b"none") + named(ONION, 80))
+        [outbound] = stage.backend.outbounds
+        assert outbound.request.pairs.get("ISOLATION") == b"v" * 5000
+        kept = stage.protocol._errand._request
+        assert (kept.credentials, kept.pairs) == (None, KeyValues.of({"REPLY_CODES": b"none"}))
+        stage.transport.take()
+        outbound.receiver.refused(DescriptorNotFound("x"))
+        assert stage.transport.take() == refused(4)
+
     @rows("R-30")
     def test_half_a_frame_has_the_handshakes_deadline(self) -> None:
         stage = Stage()

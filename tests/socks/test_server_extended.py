@@ -106,7 +106,7 @@ CONVERSATIONS = table(
         ("no request yet", V12, [said("ISOLATION")]),
         ("half a request", V12[:-2], []),
         ("nothing yet", "", []),
-        ("an unknown key", "01 0001 0001 41 0001 42" + ASK, [said(""), asked({"A": b"B"})]),
+        ("an unknown key", "01 0001 0001 41 0001 42" + ASK, [said(""), asked({})]),
         (
             "a known format of names",
             "01 0001" + TOR_NAME + "30" + ASK,
@@ -248,6 +248,41 @@ def test_a_giant_holds_no_more_than_the_bound(claim: str) -> None:
         sent += 5 if sent % 65540 == 65535 else 65535
         assert sent <= 256 * 1024
     assert conversation.steps[-1].data == octets("01 02 0000")  # type: ignore[union-attr]
+
+
+@rows("P-03")
+def test_unknown_pairs_are_dropped_as_they_come() -> None:
+    unknown = KeyValues.of({f"X-{i}": b"v" * 60000 for i in range(4)})
+    rules = ExtendedRules(budget=keyvalue.Budget(70_000))
+    conversation = Conversation(HandshakeOptions(extended=rules))
+    frame = keyvalue.build_request(unknown)
+    for piece in (octets("05 01 97"), frame[:-1], frame[-1:]):
+        conversation.feed(piece)
+    assert conversation.steps == [EXTENDED, said("")]
+    assert rules.budget.left == 70_000
+
+
+@rows("P-03")
+def test_all_clients_together_have_a_budget_that_small_logins_do_not_need() -> None:
+    rules = ExtendedRules(budget=keyvalue.Budget(100_000))
+    options = HandshakeOptions(extended=rules)
+    big = keyvalue.build_request(KeyValues.of({"ISOLATION": b"v" * 60000}))
+    greedy = [Conversation(options) for _ in range(10)]
+    for conversation in greedy:
+        conversation.feed(octets("05 01 97") + big[:20])
+    assert [len(conversation.steps) for conversation in greedy] == [1] + [2] * 9
+    assert {conversation.steps[-1].data for conversation in greedy[1:]} == {  # type: ignore[union-attr]
+        octets("01 02 0000")
+    }
+    small = keyvalue.build_request(KeyValues.of({"ISOLATION": b"v" * 900}))
+    (*_, requested) = converse([octets("05 01 97") + small + octets(ASK)], options)
+    assert isinstance(requested, Requested)
+    for _ in range(2):
+        greedy[0].handshake.close()
+    assert rules.budget.left == 100_000
+    (*_, requested) = converse([octets("05 01 97") + big + octets(ASK)], options)
+    assert isinstance(requested, Requested)
+    assert rules.budget.left == 100_000
 
 
 def test_sixteen_kilobytes_of_one_byte_pairs_byte_by_byte_are_cheap() -> None:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from tests.support.tables import cuts
-from torsocks_tx.socks import keyvalue, socks5
-from torsocks_tx.socks.constants import Method
+from torsocks_tx.socks import keyvalue, pt_args, socks5
+from torsocks_tx.socks.constants import Method, Role
 from torsocks_tx.socks.extended import ExtendedRules
 from torsocks_tx.socks.messages import Credentials
 from torsocks_tx.socks.server import (
@@ -21,7 +21,8 @@ from torsocks_tx.socks.server import (
 from torsocks_tx.socks.server_options import HandshakeOptions
 
 LONGEST_FRAME = 513
-"""RFC 1929 credentials with two fields of 255 bytes: only pairs are longer."""
+"""RFC 1929 credentials with two fields of 255 bytes: only pairs are longer, and a transport's
+arguments in a SOCKS4 user id."""
 
 LONGEST_PAIR = 2 + keyvalue.MAX_KEY + 2 + 0xFFFF
 
@@ -32,6 +33,8 @@ class Conversation:
     def __init__(self, options: HandshakeOptions | None = None) -> None:
         self.handshake = Handshake(options)
         self.steps: list[Step] = []
+        by_transport = options is not None and options.role is Role.PT
+        self._longest_frame = LONGEST_FRAME + (pt_args.MAX_TEXT if by_transport else 0)
 
     def feed(self, chunk: bytes) -> None:
         """Hand in some bytes; behind a request they are early data, which the caller keeps."""
@@ -42,7 +45,7 @@ class Conversation:
             return
         self._take(self.handshake.receive(chunk))
         by_pairs = Send(socks5.build_selection(Method.EXTENDED)) in self.steps
-        assert len(self.handshake._buffer) < (LONGEST_PAIR if by_pairs else LONGEST_FRAME)
+        assert len(self.handshake._buffer) < (LONGEST_PAIR if by_pairs else self._longest_frame)
         assert not self.over or self.handshake._buffer == b""
 
     def _take(self, steps: list[Step]) -> None:

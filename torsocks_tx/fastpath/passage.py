@@ -145,6 +145,8 @@ class Passage:
         if self.stage is Stage.OVER:
             return
         self.stage = Stage.OVER
+        if self.handshake is not None:
+            self.handshake.close()
         self.wait(None)
         forget = self.hall.poller.forget
         forget(self.number)

@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 
 from torsocks_tx.socks.address import packed_ip
+from torsocks_tx.socks.keyvalue import Budget
 
 RESERVED = 96
 """Descriptors kept for listeners, logs, tor, pipes and the like."""
@@ -123,7 +124,8 @@ class ConnectionLimiter:
 
     ``most`` is None for any number; ``per_client`` is None for a quarter of ``most``. That default
     does not bound 127.0.0.1 and ::1, since all programs of a machine share them. Clients without an
-    address, as on unix sockets, are bounded by ``most`` alone.
+    address, as on unix sockets, are bounded by ``most`` alone. ``pairs_budget`` bounds what
+    all clients send by extended authentication.
     """
 
     _log = Logger()
@@ -140,6 +142,7 @@ class ConnectionLimiter:
         self._per_client = per_client
         self._seconds = seconds
         self._all = _Group(most)
+        self.pairs_budget = Budget()
         self._clients: dict[bytes, tuple[_Group, ...]] = {}
         self._groups: dict[Connection, tuple[_Group, ...]] = {}
         text = "{most} {whose} are connected: more are turned away"

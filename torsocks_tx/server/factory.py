@@ -85,11 +85,11 @@ class SOCKSFactory(Factory):
         self._listener = listener or f"listener-{next(_listener_numbers)}"
         self._isolator = isolator or _isolator
         self._port_flags = self.policy.port_flags
-        self._extended = self._extended_rules(keys or {})
-        self._handshake_options: dict[frozenset[Version], HandshakeOptions] = {}
         if limiter is None:
             limiter = ConnectionLimiter(self.limits.max_connections, self.limits.max_per_client)
         self._limiter = limiter
+        self._extended = self._extended_rules(keys or {})
+        self._handshake_options: dict[frozenset[Version], HandshakeOptions] = {}
         self._empty: list[Deferred[None]] = []
 
     def buildProtocol(  # type: ignore[override]
@@ -140,6 +140,7 @@ class SOCKSFactory(Factory):
             policy.extended_errors,
             self.limits.extended_pairs,
             self.limits.extended_bytes,
+            self._limiter.pairs_budget,
         )
 
     def authenticate(self, credentials: Credentials, client: IAddress) -> Deferred[bytes | None]:

@@ -145,6 +145,9 @@ class SOCKSProtocol(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The client's connection is gone: nothing of it stays behind."""
         self.state = State.CLOSED
+        handshake = self.__dict__.get("_handshake")
+        if handshake is not None:
+            handshake.close()
         errand = self.__dict__.pop("_errand", None)
         try:
             self.deadline.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -19,7 +20,8 @@ from torsocks_tx.relay.sockets import send, shut
 from torsocks_tx.relay.transports import Deadline
 from torsocks_tx.socks import replies
 from torsocks_tx.socks.constants import Command
-from torsocks_tx.socks.messages import Address, Request
+from torsocks_tx.socks.extended import REPLY_CODES
+from torsocks_tx.socks.messages import Address, KeyValues, Request
 
 
 class Client(Protocol):
@@ -36,6 +38,11 @@ class Client(Protocol):
 
     def note(self, reason: str) -> None:
         """Write a debug line."""
+
+
+def _without_used_pairs(request: Request, pairs: KeyValues) -> Request:
+    """The request with the one key that its reply depends on: the others may be long."""
+    return replace(request, credentials=None, pairs=pairs.of_kind(REPLY_CODES))
 
 
 class Errand:
@@ -85,7 +92,10 @@ class Errand:
         if self._request.command is Command.CONNECT:
             onion = self._request.address.is_onion
             timeout = self._limits.onion_timeout if onion else self._limits.connect_timeout
-            self._relay.begin(backend.open(self._request, isolation, self._relay), rest, timeout)
+            outbound = backend.open(self._request, isolation, self._relay)
+            if self._request.pairs is not None:
+                self._request = _without_used_pairs(self._request, self._request.pairs)
+            self._relay.begin(outbound, rest, timeout)
             return
         literal = self._request.address.literal()
         if self._request.command is Command.RESOLVE and literal.is_ip:

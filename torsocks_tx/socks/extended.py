@@ -53,7 +53,8 @@ class ExtendedRules:
 
     ``keys``: who judges which key; a name that ends in a dot stands for all keys behind it, and
     those may come more than once. ``extended_errors``: the flag of the listener, of which the set
-    of reply codes depends. ``max_pairs`` and ``max_bytes`` bound a request.
+    of reply codes depends. ``max_pairs`` and ``max_bytes`` bound a request, ``budget`` those of all
+    clients together.
     """
 
     keys: Mapping[str, KeyHandler] = field(
@@ -62,6 +63,21 @@ class ExtendedRules:
     extended_errors: bool = False
     max_pairs: int = keyvalue.MAX_PAIRS
     max_bytes: int = keyvalue.MAX_BYTES
+    budget: keyvalue.Budget = field(default_factory=keyvalue.Budget, compare=False)
+
+    def frame(self, count: int) -> keyvalue.Pairs:
+        """What takes the pairs of a request, and keeps those that somebody judges."""
+        return keyvalue.Pairs(
+            count,
+            max_pairs=self.max_pairs,
+            max_bytes=self.max_bytes,
+            keeps=self._is_judged,
+            budget=self.budget,
+        )
+
+    def _is_judged(self, key: str) -> bool:
+        own = key in (REQUIRE, REPLY_CODES)
+        return own or any(is_of_kind(key, name) for name in self.keys)
 
     def knows(self, key: str) -> bool:
         """Whether the listener acts on this key."""

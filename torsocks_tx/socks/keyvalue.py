@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Callable
 
 from torsocks_tx.errors import ProtocolError
 from torsocks_tx.socks.constants import ExtendedStatus
@@ -22,6 +23,12 @@ MAX_KEY = 64
 MAX_PAIRS = 1024
 MAX_BYTES = 256 * 1024
 """All pairs of a frame together, their lengths included."""
+
+FREE_BYTES = 1024
+"""Bytes of pairs that each client may send whatever others do: more than a login needs."""
+
+ALL_CLIENTS = 8 * 1024 * 1024
+"""What all clients together may have under way beyond that."""
 
 _SHORTEST_PAIR = 5
 _KEY = re.compile(rb"[A-Za-z0-9_.-]{1,64}\Z")
@@ -74,20 +81,39 @@ def _take_version(reader: Reader) -> None:
         raise ProtocolError("not a message of method 0x97")
 
 
+class Budget:
+    """How many bytes of pairs all clients of a server may together have under way."""
+
+    def __init__(self, size: int = ALL_CLIENTS) -> None:
+        self.left = size
+
+
 class Pairs:
     """The pairs of one frame as they come.
 
-    Raises ProtocolError (answer ``01 02 0000``) for more than ``max_pairs``, more than
-    ``max_bytes`` and a key that is none, each as soon as a header tells.
+    ``keeps`` says which keys are of use: the pairs of others are read and dropped. What is held
+    beyond ``FREE_BYTES`` is taken from the ``budget``, and given back by ``close``. Raises
+    ProtocolError (answer ``01 02 0000``) for more than ``max_pairs``, more than ``max_bytes``, more
+    than the budget has and a key that is none, each as soon as a header tells.
     """
 
     def __init__(
-        self, count: int, *, max_pairs: int = MAX_PAIRS, max_bytes: int = MAX_BYTES
+        self,
+        count: int,
+        *,
+        max_pairs: int = MAX_PAIRS,
+        max_bytes: int = MAX_BYTES,
+        keeps: Callable[[str], bool] | None = None,
+        budget: Budget | None = None,
     ) -> None:
         if count > max_pairs or count * _SHORTEST_PAIR > max_bytes:
             raise _invalid("too many pairs")
         self._left = count
         self._room = max_bytes
+        self._keeps = keeps
+        self._budget = budget
+        self._held = 0
+        self._coming = 0
         self._taken: list[tuple[str, bytes]] = []
 
     @property
@@ -108,10 +134,31 @@ class Pairs:
         size = reader.position - start + length
         if size > self._room - (self._left - 1) * _SHORTEST_PAIR:
             raise _invalid("more bytes than a frame may have")
+        if not self._coming:
+            self._coming = size
+            self._hold(size)
         value = reader.take(length)
-        self._taken.append((key.decode("ascii"), value))
+        name = key.decode("ascii")
+        if self._keeps is None or self._keeps(name):
+            self._taken.append((name, value))
+        else:
+            self._hold(-size)
+        self._coming = 0
         self._left -= 1
         self._room -= size
+
+    def _hold(self, change: int) -> None:
+        before, self._held = self._held, self._held + change
+        if self._budget is not None:
+            self._budget.left -= max(self._held - FREE_BYTES, 0) - max(before - FREE_BYTES, 0)
+            if self._budget.left < 0:
+                raise _invalid("all clients together send more bytes than the budget has")
+
+    def close(self) -> None:
+        """Give back what was taken from the budget; harmless a second time."""
+        if self._budget is not None:
+            self._budget.left += max(self._held - FREE_BYTES, 0)
+            self._budget = None
 
 
 class Response:

@@ -115,6 +115,12 @@ class Handshake:
             return [self._reject(error)]
         return [accepted, *self._advance()]
 
+    def close(self) -> None:
+        """Hold nothing any more: the client is gone, or has made its request."""
+        self._state = _State.OVER
+        self._buffer.clear()
+        self._frame.close()
+
     def _accept(self) -> Send:
         answer = userpass.ACCEPTED
         if self._pairs is not None:
@@ -137,14 +143,13 @@ class Handshake:
                 del self._buffer[: reader.position]
             if isinstance(step, Requested):
                 step = Requested(step.request, bytes(self._buffer))
-                self._buffer.clear()
+                self.close()
             if step is not None:
                 steps.append(step)
         return steps
 
     def _reject(self, error: ProtocolError) -> Rejected:
-        self._state = _State.OVER
-        self._buffer.clear()
+        self.close()
         return Rejected(error.answer, str(error))
 
     def _first_byte(self, reader: Reader) -> Step | None:
@@ -186,8 +191,7 @@ class Handshake:
 
     def _extended_head(self, reader: Reader) -> Step | None:
         count = keyvalue.parse_request_head(reader)
-        rules = self._rules
-        self._frame = keyvalue.Pairs(count, max_pairs=rules.max_pairs, max_bytes=rules.max_bytes)
+        self._frame = self._rules.frame(count)
         self._state = _State.EXTENDED_PAIRS
         return self._extended_end()
 
