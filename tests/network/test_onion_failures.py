@@ -39,12 +39,17 @@ from torsocks_tx.backends.tor.fixed import FixedSupply
 from torsocks_tx.backends.tor.running import RunningSupply
 from torsocks_tx.backends.tor.supply import Supply, SupplyState
 from torsocks_tx.errors import OnionRefused, Refused
+from torsocks_tx.limits import RENDEZVOUS_TIMEOUT
 from torsocks_tx.policy.flags import parse_flags
 from torsocks_tx.socks.constants import Version
 from torsocks_tx.testing.tornet import PrivateNetwork
 from torsocks_tx.testing.tornet.onion import ClientKey
 
 pytestmark = pytest.mark.network
+
+
+TRIES = 3
+TOR_GIVES_UP = 120.0
 
 
 @dataclass
@@ -131,19 +136,24 @@ async def test_what_clients_hear_after_a_while(
 ) -> None:
     """The same for those that take tor its time; with all defaults, and tor's own."""
     stage = Stage(private_network, private_network.client)
-    began = reactor.seconds()
-    async with scenario.provoke(stage) as target:
-        heard = await gatherResults(
-            Deferred.fromCoroutine(code_of(server, target.host, version=version))
-            for server, version in (
-                (servers.extended, Version.SOCKS5),
-                (servers.plain, Version.SOCKS5),
-                (servers.extended, Version.SOCKS4),
+    for _ in range(TRIES):
+        async with scenario.provoke(stage) as target:
+            began = reactor.seconds()
+            heard = await gatherResults(
+                Deferred.fromCoroutine(code_of(server, target.host, version=version))
+                for server, version in (
+                    (servers.extended, Version.SOCKS5),
+                    (servers.plain, Version.SOCKS5),
+                    (servers.extended, Version.SOCKS4),
+                )
             )
-        )
-        assert heard == [scenario.code, scenario.plain, 1]
-        if scenario.provoke is service_stopped:
-            assert 45 < reactor.seconds() - began < 60
+            took = reactor.seconds() - began
+        # An introduction point that is stopped too late has answered, or was never reached.
+        if scenario.code != 0xF7 or heard[0] != 0xF2:
+            break
+    assert heard == [scenario.code, scenario.plain, 1]
+    if scenario.provoke is service_stopped:
+        assert RENDEZVOUS_TIMEOUT <= took < TOR_GIVES_UP
 
 
 @rows("S-45", "S-46")

@@ -28,9 +28,10 @@ from stem.descriptor.hidden_service import (
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
-from torsocks_tx.backends.tor.control import Control
+from torsocks_tx.backends.tor.control import Control, ControlError
 
-UPLOAD_DEADLINE = 30.0
+DEADLINE = 30.0
+UNRECOGNIZED_KEY = 552
 
 PERIOD_MINUTES = 8
 """24 voting intervals of 20 s, as the private network has them."""
@@ -164,7 +165,7 @@ async def post(
             lines = text.strip().replace("\n", "\r\n")
             head = f"+HSPOST {servers} HSADDRESS={address.removesuffix('.onion')}"
             await control.protocol.queue_command(f"{head}\r\n{lines}\r\n.")
-        await uploads.done.addTimeout(UPLOAD_DEADLINE, reactor)
+        await uploads.done.addTimeout(DEADLINE, reactor)
     finally:
         await control.unlisten("HS_DESC", uploads.note)
 
@@ -197,8 +198,20 @@ async def relays(control: Control) -> list[Relay]:
     ]
 
 
+async def _microdescriptor(control: Control, fingerprint: str) -> str:
+    """Ask until tor has it: it is fetched some time after the consensus."""
+    while True:
+        try:
+            return await control.get_info(f"md/id/{fingerprint}")
+        except ControlError as error:
+            if error.code != UNRECOGNIZED_KEY:
+                raise
+
+
 async def _ntor_key(control: Control, fingerprint: str) -> bytes:
-    for line in (await control.get_info(f"md/id/{fingerprint}")).splitlines():
+    asking = Deferred.fromCoroutine(_microdescriptor(control, fingerprint))
+    text: str = await asking.addTimeout(DEADLINE, reactor)
+    for line in text.splitlines():
         if line.startswith("ntor-onion-key "):
             key = line.split()[1]
             return base64.b64decode(key + "=" * (-len(key) % 4))
