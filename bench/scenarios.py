@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 from collections.abc import Callable
+from operator import truediv
 
-from bench.measure import Bench, carried, opened
-from bench.processes import HOST, Helper, Server
-from bench.servers import torsocks_tx, twistd
+from bench.measure import GB, Bench, carried, opened
+from bench.processes import HOST, Helper, Server, cpu_of
+from bench.servers import haproxy, torsocks_tx, twistd
 
 OURS, WORKERS, NOTHING = "torsocks_tx", "torsocks_tx, 2 workers", "no proxy"
 PLAIN, SOCKS4, MICROSOCKS = "plain Twisted relay", "Twisted's SOCKS4", "microsocks"
-DANTE, TOR = "dante", "tor's SocksPort"
+DANTE, TOR, HAPROXY = "dante", "tor's SocksPort", "HAProxy"
+ADDED = "added to tor"
 
 RATE, CPU, CONNECTIONS = "MB/s", "CPU s/GB", "connections/s"
 FIRST = "first byte, ms"
@@ -125,6 +128,55 @@ def through_tor(bench: Bench) -> None:
     bench.bar("through tor: bulk throughput, share of straight", share, 0.97)
 
 
+BEFORE_TOR, OF_TOR = "CPU s per {}: before tor", "CPU s per {}: tor's client"
+THOUSAND, GIGABYTE = "1,000 connections", "GB"
+
+
+def added_to_tor(bench: Bench) -> None:
+    """What stands before tor's SocksPort costs, beside what tor's own client does."""
+    with contextlib.ExitStack() as stack:
+        place = stack.enter_context(Helper("bench.tornet")).told()
+        servers = {TOR: Server.at(place["socks"])}
+        servers[OURS] = stack.enter_context(twistd("--tor", place["control"]))
+        try:
+            servers[HAPROXY] = stack.enter_context(haproxy(place["socks"]))
+        except FileNotFoundError as error:
+            bench.missing[HAPROXY] = str(error)
+        for server in servers.values():
+            bench.do(server, "exchanges", host="web.test", count=3)
+        for _ in range(bench.plan.rounds):
+            for name, server in servers.items():
+                cost(bench, name, server, place["pid"])
+    for unit, most in ((THOUSAND, 2.2), (GIGABYTE, 0.20)):
+        ours = bench.samples[ADDED][BEFORE_TOR.format(unit)][OURS]
+        alone = bench.samples[ADDED][OF_TOR.format(unit)][TOR]
+        share = statistics.median(map(truediv, ours, alone))
+        bench.bar(f"added to tor: CPU per {unit}, share of tor's client", share, most, most=True)
+
+
+def cost(bench: Bench, name: str, server: Server, tor: int) -> None:
+    """Open connections, then carry bytes; what that costs tor's client and the server before it."""
+    before = cpu_of(tor)
+    count = bench.plan.connections // 6
+    opened = bench.do(server, "rate", host="web.test", count=count, width=16)
+    between = cpu_of(tor)
+    carried = bench.do(
+        server, "bulk", host="web.test", count=2 * bench.plan.through_tor, streams=1, chunk=65536
+    )
+    after = cpu_of(tor)
+    thousands, gigabytes = opened["done"] / 1000, carried["bytes"] / GB
+    for measure, value in (
+        (CONNECTIONS, opened["done"] / opened["seconds"]),
+        (BEFORE_TOR.format(THOUSAND), opened["server_cpu"] / thousands),
+        (OF_TOR.format(THOUSAND), (between - before) / thousands),
+        (RATE, carried["bytes"] / 1e6 / carried["seconds"]),
+        (BEFORE_TOR.format(GIGABYTE), carried["server_cpu"] / gigabytes),
+        (OF_TOR.format(GIGABYTE), (after - between) / gigabytes),
+        ("failed", opened["failed"]),
+    ):
+        bench.add(ADDED, measure, name, value)
+
+
 LINK = 50
 """Milliseconds that the link adds to a round trip."""
 
@@ -176,5 +228,6 @@ SCENARIOS: dict[str, Callable[[Bench], None]] = {
     "memory": memory,
     "crowd": crowd,
     "tor": through_tor,
+    "added": added_to_tor,
     "optimistic": optimistic,
 }

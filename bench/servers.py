@@ -85,6 +85,33 @@ def dante() -> Server:
     return Server(process, port, 5, name)
 
 
+HAPROXY = """\
+defaults
+  mode tcp
+  timeout connect 30s
+  timeout client 1h
+  timeout server 1h
+global
+  nbthread 1
+  maxconn 4000
+listen front
+  bind {host}:{port}
+  server behind {behind}
+"""
+
+
+def haproxy(behind: str) -> Server:
+    """Passes bytes on to ``host:port``, and knows nothing of SOCKS; one thread, C."""
+    port = free_port()
+    descriptor, name = tempfile.mkstemp(prefix="bench-", suffix=".cfg")
+    os.write(descriptor, HAPROXY.format(host=HOST, port=port, behind=behind).encode())
+    os.close(descriptor)
+    os.chmod(name, 0o644)
+    process = start([found("haproxy"), "-db", "-f", name])
+    wait_for(port)
+    return Server(process, port, 5, name)
+
+
 def found(program: str) -> str:
     """Where a program is."""
     path = shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")

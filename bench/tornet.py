@@ -31,7 +31,8 @@ async def serve(reactor: Any) -> None:
         await network.start()
         client = network.client
         socks = "{}:{}".format(*client.socks_tcp)
-        print(json.dumps({"control": client.control_endpoint, "socks": socks}), flush=True)
+        place = {"control": client.control_endpoint, "socks": socks, "pid": client.node.pid}
+        print(json.dumps(place), flush=True)
         await end.ended
     finally:
         await network.stop()

@@ -1,0 +1,20 @@
+"""The walk of one connection through the package stays short."""
+
+from __future__ import annotations
+
+import pytest_twisted
+
+from bench.walk import walk
+
+MODULES, CALLS = 28, 230
+"""The most that a CONNECT through tor may enter and call."""
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_connect_through_tor_passes_few_modules_in_few_calls() -> None:
+    calls = await walk()
+    modules = {module for module, _ in calls}
+    assert {"server/protocol", "backends/tor/backend", "client/connection"} <= modules
+    assert (len(modules) <= MODULES, len(calls) <= CALLS) == (True, True), (
+        f"{len(modules)} modules, {len(calls)} calls: see python -m bench.walk"
+    )
