@@ -85,15 +85,34 @@ async def run(
 class Twistd(ProcessProtocol):
     """One ``twistd -n torsocks``, started as a user starts it, by this interpreter."""
 
-    def __init__(self, *arguments: str, directory: Path, listeners: int = 1) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        directory: Path,
+        listeners: int = 1,
+        of_twistd: Sequence[str] = (),
+        inherited: int | None = None,
+        command: Sequence[str] = (),
+    ) -> None:
         self.output = ""
         self.ended: Deferred[int] = Deferred()
         self._up: Deferred[None] = Deferred()
         self._listening: list[tuple[str, Deferred[None]]] = []
         self._listeners = listeners
         twistd = str(Path(sys.executable).with_name("twistd"))
-        command = [sys.executable, "-X", "dev", twistd, "-n", "--pidfile=", "torsocks", *arguments]
-        reactor.spawnProcess(self, sys.executable, command, os.environ, str(directory))
+        command = command or [
+            *(sys.executable, "-X", "dev", twistd, "-n", "--pidfile=", *of_twistd),
+            *("torsocks", *arguments),
+        ]
+        descriptors: dict[int, Any] = {0: "w", 1: "r", 2: "r"}
+        if inherited is not None:
+            # As systemd passes a socket; the number of the process is known only there.
+            export = "export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=socks"
+            command = ["/bin/sh", "-c", f'{export}; exec "$@"', "sh", *command]
+            descriptors[3] = inherited
+        reactor.spawnProcess(
+            self, command[0], command, os.environ, str(directory), childFDs=descriptors
+        )
 
     def outReceived(self, data: bytes) -> None:
         self.output += data.decode("utf-8", "replace")

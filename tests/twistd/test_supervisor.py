@@ -161,6 +161,17 @@ async def test_sighup_starts_them_anew_and_streams_go_on(site: Site) -> None:
     assert len(workers_of(server)) == 2
 
 
+@pytest_twisted.ensureDeferred
+async def test_second_sigterm_ends_the_grace_by_resets(site: Site) -> None:
+    server = await site.start("--shutdown-grace", "60")
+    client, leg = await site.ask()
+    os.kill(server.pid, signal.SIGTERM)
+    await server.said("1 connections have 60 s to end")
+    assert await server.stop() == -signal.SIGTERM
+    assert not await client.ended_well()
+    assert not await leg.ended_well()
+
+
 class Process:
     """What a process protocol has as its transport."""
 

@@ -1,0 +1,113 @@
+"""The signals of a process in which several services run, as in a larger application."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
+
+from tests.support.peers import turn
+from torsocks_tx.twistd.service import RELOAD_PAUSE, ProcessSignals
+
+HANDLED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+
+
+class FakeService:
+    """A service that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.running = True
+        self.told: list[str] = []
+        self.reloading: Deferred[str] = succeed("all")
+
+    def reload(self) -> Deferred[str]:
+        self.told.append("reload")
+        return self.reloading
+
+    def end_grace(self) -> None:
+        self.told.append("end_grace")
+
+
+class FakeReactor(Clock):
+    """A reactor that can be asked to shut down."""
+
+    def addSystemEventTrigger(self, _phase: str, _event: str, call: object) -> None:
+        self.shut_down = call
+
+    def callFromThread(self, call: object, *arguments: object) -> None:
+        self.callLater(0, call, *arguments)
+
+
+@pytest.fixture(autouse=True)
+def _handlers() -> Iterator[None]:
+    """Fail a test that leaves a handler behind."""
+    before = [signal.getsignal(number) for number in HANDLED]
+    yield
+    assert [signal.getsignal(number) for number in HANDLED] == before
+
+
+@pytest_twisted.ensureDeferred
+async def test_sighup_reaches_every_service_that_runs() -> None:
+    signals = ProcessSignals()
+    services = [FakeService() for _ in range(3)]
+    for service in services:
+        signals.add(reactor, service)
+    services[1].running = False
+    signals.remove(services[2])
+    os.kill(os.getpid(), signal.SIGHUP)
+    await turn()
+    assert [service.told for service in services] == [["reload"], [], []]
+    for service in services:
+        signals.remove(service)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_sigint_and_sigterm_are_taken_only_once_the_reactor_stops(number: signal.Signals) -> None:
+    signals, clock, services = ProcessSignals(), FakeReactor(), [FakeService(), FakeService()]
+    before = signal.getsignal(number)
+    for service in services:
+        signals.add(clock, service)
+    services[0].running = False
+    assert signal.getsignal(number) is before
+    clock.shut_down()
+    os.kill(os.getpid(), number)
+    clock.advance(0)
+    assert [service.told for service in services] == [["end_grace"], ["end_grace"]]
+    for service in services:
+        signals.remove(service)
+        signals.remove(service)
+    # A service that stops earlier than the reactor leaves nothing to be taken.
+    clock.shut_down()
+
+
+def test_reload_that_takes_long_is_followed_by_one_more() -> None:
+    signals, clock, service = ProcessSignals(), FakeReactor(), FakeService()
+    signals.add(clock, service)
+    reloading = service.reloading = Deferred()
+    for _ in range(9):
+        os.kill(os.getpid(), signal.SIGHUP)
+        clock.advance(0)
+    assert service.told == ["reload"]
+    service.reloading = succeed("all")
+    reloading.callback("all")
+    clock.advance(RELOAD_PAUSE)
+    assert service.told == ["reload", "reload"]
+    assert clock.getDelayedCalls() == []
+    signals.remove(service)
+
+
+def test_reactor_in_another_thread_takes_no_signals() -> None:
+    signals, service = ProcessSignals(), FakeService()
+    before = signal.getsignal(signal.SIGHUP)
+    thread = threading.Thread(target=signals.add, args=(FakeReactor(), service))
+    thread.start()
+    thread.join()
+    assert signal.getsignal(signal.SIGHUP) is before
+    signals.remove(service)
