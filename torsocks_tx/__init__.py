@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from torsocks_tx.backends.tor.backend import TorBackend
     from torsocks_tx.backends.tor.fixed import FixedSupply
     from torsocks_tx.backends.tor.launched import LaunchedSupply
-    from torsocks_tx.backends.tor.onion.keyring import Keyring
-    from torsocks_tx.backends.tor.onion.witness import OnionWitness
+    from torsocks_tx.backends.tor.onion.client_auth import Keyring
+    from torsocks_tx.backends.tor.onion.observer import OnionObserver
     from torsocks_tx.backends.tor.running import RunningSupply
     from torsocks_tx.client.endpoint import SOCKSClientEndpoint, resolve, resolve_ptr
     from torsocks_tx.client.failures import SOCKSError
@@ -62,7 +62,7 @@ __all__ = [
     "ListenerPolicy",
     "MemoryBackend",
     "NameResolver",
-    "OnionWitness",
+    "OnionObserver",
     "PasswordFile",
     "Refused",
     "Request",
@@ -92,8 +92,8 @@ _HOMES = {
     "FixedSupply": "backends.tor.fixed",
     "LaunchedSupply": "backends.tor.launched",
     "RunningSupply": "backends.tor.running",
-    "Keyring": "backends.tor.onion.keyring",
-    "OnionWitness": "backends.tor.onion.witness",
+    "Keyring": "backends.tor.onion.client_auth",
+    "OnionObserver": "backends.tor.onion.observer",
     "TorBackend": "backends.tor.backend",
     "PasswordFile": "server.auth",
     "IBackend": "interfaces",

@@ -65,7 +65,7 @@ async def serve(supply: Supply, ports: list[Any]) -> Servers:
     await supply.start()
     await supply.when_ready()
     backend = TorBackend(reactor, supply)
-    await backend.witness.follow(supply.control)
+    await backend.observer.follow(supply.control)
     for flags in (["ExtendedErrors"], []):
         factory = SOCKSFactory(backend, policy=parse_flags(flags)[0])
         ports.append(reactor.listenTCP(0, factory, interface="127.0.0.1"))

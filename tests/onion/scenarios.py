@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from tests.onion.craft import Flaw, Relay, Service, post, relays
 from torsocks_tx.backends.tor.control import Control
 from torsocks_tx.backends.tor.events import parse_event
-from torsocks_tx.backends.tor.onion.sightings import circuit_sighting
+from torsocks_tx.backends.tor.onion.events import parse_circuit
 from torsocks_tx.backends.tor.waiters import Waiters
 from torsocks_tx.testing.tornet import PrivateNetwork
 from torsocks_tx.testing.tornet.client import Client
@@ -171,8 +171,8 @@ async def introduction_relay_stopped(stage: Stage) -> AsyncIterator[Target]:
     stopped: list[bool] = []
 
     def note(text: str) -> None:
-        sighting = circuit_sighting(text)
-        mine = sighting is not None and sighting.address == service.address[:56]
+        event = parse_circuit(text)
+        mine = event is not None and event.address == service.address[:56]
         if mine and "HS_CLIENT_INTRO" in text and " BUILT " in text and not stopped:
             stopped.append(True)
             node.suspend()

@@ -19,8 +19,8 @@ from torsocks_tx.backends.direct import DirectBackend
 from torsocks_tx.backends.tor.backend import TorBackend
 from torsocks_tx.backends.tor.fixed import FixedSupply
 from torsocks_tx.backends.tor.launched import LaunchedSupply
-from torsocks_tx.backends.tor.onion.keyring import Keyring
-from torsocks_tx.backends.tor.onion.witness import OnionWitness
+from torsocks_tx.backends.tor.onion.client_auth import Keyring
+from torsocks_tx.backends.tor.onion.observer import OnionObserver
 from torsocks_tx.backends.tor.running import RunningSupply
 from torsocks_tx.backends.tor.supply import NoSuchPort, Supply
 from torsocks_tx.errors import TorDown
@@ -75,8 +75,10 @@ class TorUpstream:
         self.supply = supply
         self._policies = policies
         self._keyring = keyring
-        witness = OnionWitness(reactor, rendezvous_timeout=rendezvous_timeout, keyring=keyring)
-        self.backend = TorBackend(reactor, supply, optimistic_data=optimistic_data, witness=witness)
+        observer = OnionObserver(reactor, rendezvous_timeout=rendezvous_timeout, keyring=keyring)
+        self.backend = TorBackend(
+            reactor, supply, optimistic_data=optimistic_data, observer=observer
+        )
 
     def start(self) -> Deferred[None]:
         """Start or find tor, and see that it can keep what the listeners' flags promise."""
@@ -99,7 +101,7 @@ class TorUpstream:
     def _use_keys(self, _: object) -> None:
         """Give tor the keys now: what is wrong with them is better seen at the start."""
         self._log.info("{keys}", keys=self._count_keys())
-        self.backend.witness.follow(self.supply.control)
+        self.backend.observer.follow(self.supply.control)
 
     def _count_keys(self) -> str:
         count = 0 if self._keyring is None else len(self._keyring)
@@ -110,7 +112,7 @@ class TorUpstream:
         """Read the client authorization keys again; fire with what to say about it."""
         if self._keyring is None:
             return succeed("there is nothing to read again")
-        return self.backend.witness.reload_keys().addCallback(lambda _: self._count_keys())
+        return self.backend.observer.reload_keys().addCallback(lambda _: self._count_keys())
 
     def _ignore(self, failure: Failure) -> None:
         failure.trap(TorDown)

@@ -41,7 +41,7 @@ class Play:
 
     @property
     def attempts(self) -> dict[str, list[Any]]:
-        live = self.backend.witness.journal._live
+        live = self.backend.observer.tracker._live
         return {address: list(place) for address, place in live.items()}
 
 
@@ -49,9 +49,9 @@ class Play:
 def test_an_attempt_is_on_the_address(host: str) -> None:
     play = Play()
     stream = play.open(host)
-    (evidence,) = play.attempts[NAME]
-    assert evidence.token == "token"
-    assert not evidence.complete
+    (log,) = play.attempts[NAME]
+    assert log.token == "token"
+    assert not log.complete
     stream.abort()
     assert play.attempts == {}
 
@@ -59,8 +59,8 @@ def test_an_attempt_is_on_the_address(host: str) -> None:
 def test_where_tor_does_not_isolate_there_is_no_token() -> None:
     play = Play("NoIsolateSOCKSAuth")
     play.open(ONION)
-    (evidence,) = play.attempts[NAME]
-    assert evidence.token is None
+    (log,) = play.attempts[NAME]
+    assert log.token is None
 
 
 @pytest.mark.parametrize(
@@ -94,8 +94,8 @@ def test_the_first_attempt_waits_for_tor_to_agree_to_tell() -> None:
     control.listening = None
     agreed.callback(None)
     assert play.endpoint.protocol is not None
-    (evidence,) = play.attempts[NAME]
-    assert evidence.complete
+    (log,) = play.attempts[NAME]
+    assert log.complete
     first.abort()
     assert play.attempts == {}
 
@@ -110,8 +110,8 @@ def test_an_end_of_the_supply_is_the_end_of_listening() -> None:
 
 
 def test_a_witness_of_ones_own() -> None:
-    from torsocks_tx import OnionWitness
+    from torsocks_tx import OnionObserver
 
-    witness = OnionWitness(Clock())
+    observer = OnionObserver(Clock())
     supply = FixedSupply(FakeEndpoint(succeed(None)))  # type: ignore[arg-type]
-    assert TorBackend(Clock(), supply, witness=witness).witness is witness
+    assert TorBackend(Clock(), supply, observer=observer).observer is observer

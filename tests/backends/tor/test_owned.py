@@ -15,7 +15,7 @@ from tests.backends.tor.real_tor import UNREACHABLE, RealTor
 from tests.backends.tor.test_running import until
 from torsocks_tx.backends.tor.authentication import ControlUnavailable
 from torsocks_tx.backends.tor.backend import TorBackend
-from torsocks_tx.backends.tor.onion.witness import Sight
+from torsocks_tx.backends.tor.onion.observer import Following
 from torsocks_tx.backends.tor.owned import OwnedControlSupply
 from torsocks_tx.backends.tor.supply import SupplyState
 from torsocks_tx.errors import TorDown
@@ -98,8 +98,8 @@ async def test_a_witness_leaves_the_connection_as_it_was(fake_tor: FakeTor) -> N
     await supply.start()
     backend = TorBackend(reactor, supply)
     assert "HS_DESC" not in " ".join(fake_tor.commands)
-    await backend.witness.follow(supply.control)
-    assert backend.witness.sight is Sight.SEEING
+    await backend.observer.follow(supply.control)
+    assert backend.observer.following is Following.YES
     (subscription,) = [line for line in fake_tor.commands if "SIGNAL" in line]
     assert set(subscription.split()) >= {"HS_DESC", "CIRC", "CIRC_MINOR", "SIGNAL"}
     await supply.stop()

@@ -14,8 +14,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from torsocks_tx.backends.tor.onion.attempt import Attempt
-from torsocks_tx.backends.tor.onion.witness import OnionWitness
+from torsocks_tx.backends.tor.onion.attempt import OnionAttempt
+from torsocks_tx.backends.tor.onion.observer import OnionObserver
 from torsocks_tx.backends.tor.owned import OwnedControlSupply
 from torsocks_tx.backends.tor.supply import NoSuchPort, SocksPort, Supply
 from torsocks_tx.client.connection import LookUp, Stream
@@ -36,7 +36,7 @@ class TorBackend:
     """Carries everything through the tor that ``supply`` provides.
 
     ``optimistic_data``: send a client's early data along with the request. None: if tor is C Tor,
-    which takes it; Arti closes the connection instead. ``witness`` finds out why onion services
+    which takes it; Arti closes the connection instead. ``observer`` finds out why onion services
     could not be reached; by default one with its own defaults.
     """
 
@@ -48,11 +48,11 @@ class TorBackend:
         supply: Supply,
         *,
         optimistic_data: bool | None = None,
-        witness: OnionWitness | None = None,
+        observer: OnionObserver | None = None,
     ) -> None:
         self.supply = supply
-        self.witness = witness or OnionWitness(clock)
-        supply.at_stop(self.witness.detach)
+        self.observer = observer or OnionObserver(clock)
+        supply.at_stop(self.observer.detach)
         self._clock = clock
         self._optimistic_data = optimistic_data
         self._quiet_until = 0.0
@@ -81,12 +81,12 @@ class TorBackend:
             check_onion(upstream.address.host)
         stream = Stream(self._clock, receiver, half_close=False, meaning=self._connect_failed)
         port = None if isolation.port_flags else self.supply.usable_port
-        if port is not None and (not onion or self.witness.is_ready(self.supply.control)):
+        if port is not None and (not onion or self.observer.is_ready(self.supply.control)):
             self._connect(port, stream, upstream)
         else:
             waiting = self.supply.when_ready()
             if onion:
-                waiting.addCallback(lambda _: self.witness.follow(self.supply.control))
+                waiting.addCallback(lambda _: self.observer.follow(self.supply.control))
             waiting.addCallback(lambda _: self.supply.port_for(isolation.port_flags))
             waiting.addCallback(self._connect, stream, upstream)
             stream.wait_for(waiting)
@@ -99,15 +99,15 @@ class TorBackend:
         stream.ask(handshake, early_data=early, explainer=explainer)
         stream.connect(port.endpoint)
 
-    def _attempt(self, port: SocksPort, stream: Stream, upstream: Request) -> Attempt | None:
-        """What stands by a stream to an onion service."""
+    def _attempt(self, port: SocksPort, stream: Stream, upstream: Request) -> OnionAttempt | None:
+        """Return what explains the failure of a stream to an onion service."""
         credentials = upstream.credentials
         if upstream.command is not Command.CONNECT or credentials is None:
             return None
         name = upstream.address.host.lower().split(".")[-2]
         isolates = "NoIsolateSOCKSAuth" not in port.flags
         token = credentials.password.decode("latin-1") if isolates else None
-        attempt = self.witness.attempt(name, token)
+        attempt = self.observer.attempt(name, token)
         attempt.watch(stream.refuse)
         return attempt
 

@@ -1,4 +1,4 @@
-"""A control connection in memory: the test sends its events, and answers come from a table."""
+"""A control connection in history: the test sends its events, and answers come from a table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KEY = f"{NO_KEY}\nCLIENT {ADDRESS} x25519:AAAA"
 
 
 class StagedControl:
-    """Has what ``Control`` has and the onion witness uses.
+    """Has what ``Control`` has and the onion observer uses.
 
     ``answers``: by the whole command; a Deferred is waited for, an exception is raised.
     ``listening``: what a ``listen`` comes to: a Deferred, or an exception to fail with.

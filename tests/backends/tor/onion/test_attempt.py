@@ -1,4 +1,4 @@
-"""Attempts from their beginning to their end, over a control connection in memory."""
+"""Attempts from their beginning to their end, over a control connection in history."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from tests.socks.test_onion_address import NOT_KEYS
 from tests.support.clocks import TurnClock
 from tests.support.rows import rows
 from torsocks_tx.backends.tor.control import ControlError
-from torsocks_tx.backends.tor.onion.attempt import Attempt
-from torsocks_tx.backends.tor.onion.evidence import INTRODUCTION_DOUBT, LOCKED_MEMORY
-from torsocks_tx.backends.tor.onion.questions import ANSWER_TIMEOUT
-from torsocks_tx.backends.tor.onion.witness import OnionWitness, Sight
+from torsocks_tx.backends.tor.onion.attempt import OnionAttempt
+from torsocks_tx.backends.tor.onion.history import INTRODUCTION_DOUBT, UNDECRYPTABLE_MEMORY
+from torsocks_tx.backends.tor.onion.observer import Following, OnionObserver
+from torsocks_tx.backends.tor.onion.queries import ANSWER_TIMEOUT
 from torsocks_tx.errors import (
     ConnectionRefused,
     DescriptorInvalid,
@@ -53,27 +53,27 @@ OLDER = "GETINFO circuit-status"
 
 
 class Play:
-    """A witness that sees, and attempts on one address."""
+    """A observer that sees, and attempts on one address."""
 
     def __init__(self, address: str = ADDRESS, **options: Any) -> None:
         self.address = address
         self.clock = TurnClock()
         self.control = staged()
-        self.witness = OnionWitness(self.clock, **options)
+        self.observer = OnionObserver(self.clock, **options)
         self.follow(self.control)
         self.given_up: list[Refused] = []
         self.outcomes: list[object] = []
         self.attempt = self.begin()
 
     def follow(self, control: Any) -> None:
-        self.witness.follow(control)
+        self.observer.follow(control)
 
-    def begin(self, token: str = "token") -> Attempt:
-        attempt = self.witness.attempt(self.address, token)
+    def begin(self, token: str = "token") -> OnionAttempt:
+        attempt = self.observer.attempt(self.address, token)
         attempt.watch(self.given_up.append)
         return attempt
 
-    def refuse(self, reason: Refused, attempt: Attempt | None = None) -> Deferred[Refused]:
+    def refuse(self, reason: Refused, attempt: OnionAttempt | None = None) -> Deferred[Refused]:
         explaining = (attempt or self.attempt).refused(reason)
         explaining.addBoth(self.outcomes.append)
         self.clock.advance(0)
@@ -102,9 +102,9 @@ def test_not_found() -> None:
     assert play.commands == ["GETINFO version"]
 
 
-def test_embedders_hear_of_verdicts() -> None:
+def test_embedders_hear_of_diagnoses() -> None:
     heard: list[object] = []
-    play = Play(on_verdict=lambda address, verdict: heard.append((address, verdict.words)))
+    play = Play(on_diagnosis=lambda address, diagnosis: heard.append((address, diagnosis.words)))
     play.control.send(*ALL_404)
     play.outcome(HostUnreachable())
     second = play.begin()
@@ -180,10 +180,10 @@ def test_tors_other_codes_stand_where_nothing_was_seen() -> None:
 
 
 def test_an_on_verdict_that_fails_costs_the_client_nothing(logged_failures: list[str]) -> None:
-    def fail(address: str, verdict: object) -> None:
+    def fail(address: str, diagnosis: object) -> None:
         raise ZeroDivisionError
 
-    play = Play(on_verdict=fail)
+    play = Play(on_diagnosis=fail)
     play.control.send(*ALL_404)
     assert isinstance(play.outcome(HostUnreachable()), DescriptorNotFound)
     play.begin()
@@ -295,7 +295,7 @@ def test_when_tor_has_asked_every_directory_for_what_it_cannot_decrypt() -> None
     again = play.begin()
     play.refuse(HostUnreachable(), again)
     assert isinstance(play.outcomes[1], MissingClientAuth)
-    play.clock.advance(LOCKED_MEMORY + 1)
+    play.clock.advance(UNDECRYPTABLE_MEMORY + 1)
     play.refuse(HostUnreachable(), play.begin())
     assert isinstance(play.outcomes[2], HostUnreachable)
 
@@ -492,7 +492,7 @@ class TestLoss:
     def test_without_a_control_connection(self) -> None:
         play = Play()
         play.follow(None)
-        assert play.witness.sight is Sight.BLIND
+        assert play.observer.following is Following.NO
         plain = HostUnreachable()
         play.refuse(plain, play.begin())
         assert play.outcomes == [plain]

@@ -14,11 +14,12 @@ from torsocks_tx.backends.tor import files
 from torsocks_tx.backends.tor.control import ControlError, ControlLost
 from torsocks_tx.backends.tor.onion.client_auth import (
     MAX_FILE_BYTES,
+    MOST_COMPLAINTS,
     BadKeyFile,
+    Keyring,
     load_directory,
     parse_key,
 )
-from torsocks_tx.backends.tor.onion.keyring import MOST_COMPLAINTS, Keyring
 
 DUCK = "duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswzczad"
 SECRET = "BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB"

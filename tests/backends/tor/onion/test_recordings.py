@@ -14,10 +14,10 @@ import pytest
 
 from tests.onion.recording import ADDRESS, TOKEN, Recording, load
 from tests.support.rows import rows
-from torsocks_tx.backends.tor.onion.evidence import Evidence
-from torsocks_tx.backends.tor.onion.journal import Journal
-from torsocks_tx.backends.tor.onion.sightings import circuit_sighting, fetch_sighting
-from torsocks_tx.backends.tor.onion.verdict import Finding, judge
+from torsocks_tx.backends.tor.onion.diagnosis import Finding, diagnose
+from torsocks_tx.backends.tor.onion.events import parse_circuit, parse_hs_desc
+from torsocks_tx.backends.tor.onion.history import AttemptLog
+from torsocks_tx.backends.tor.onion.tracker import AttemptTracker
 from torsocks_tx.socks.constants import OnionReply
 
 FILES = sorted((Path(__file__).parent / "recordings").glob("*.txt"))
@@ -28,23 +28,23 @@ Line = tuple[str, str]
 recordings = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 
-def play(lines: Iterable[Line]) -> tuple[Journal, Evidence]:
-    journal = Journal(lambda: 0.0)
-    evidence = journal.begin(ADDRESS, TOKEN)
+def play(lines: Iterable[Line]) -> tuple[AttemptTracker, AttemptLog]:
+    tracker = AttemptTracker(lambda: 0.0)
+    log = tracker.begin(ADDRESS, TOKEN)
     for name, text in lines:
         if name == "HS_DESC":
-            journal.note_fetch(fetch_sighting(text))
+            tracker.note_fetch(parse_hs_desc(text))
         else:
-            journal.note_circuit(circuit_sighting(text))
-    return journal, evidence
+            tracker.note_circuit(parse_circuit(text))
+    return tracker, log
 
 
 def finding_of(recording: Recording, lines: Iterable[Line], *, complete: bool = True) -> Finding:
     """What follows; which of F4 and F5 it is, tor's keys tell."""
-    journal, evidence = play(lines)
-    evidence.complete = complete
-    found = judge(recording.plain, evidence, journal.memory(ADDRESS), 0.0).finding
-    if found is Finding.LOCKED:
+    tracker, log = play(lines)
+    log.complete = complete
+    found = diagnose(recording.plain, log, tracker.history(ADDRESS), 0.0).finding
+    if found is Finding.UNDECRYPTABLE:
         return Finding.WRONG_CLIENT_AUTH if recording.key else Finding.MISSING_CLIENT_AUTH
     return found
 

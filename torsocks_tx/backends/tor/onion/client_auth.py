@@ -1,8 +1,11 @@
-"""Client authorization keys as tor keeps them in files (tor(1), ClientOnionAuthDir). No tor here.
+"""Client authorization keys of onion services: read from files, and given to tor.
 
-A file ``NAME.auth_private`` holds one line::
+The files are those of tor(1)'s ClientOnionAuthDir: each ``NAME.auth_private`` holds one line::
 
     <56 characters of the address>:descriptor:x25519:<32 bytes of the private key in base32>
+
+tor drops keys at NEWNYM and when it is restarted; it is given them again. On a tor that others use
+too, the keys let its other users in as well: tor knows no owner of a key.
 """
 
 from __future__ import annotations
@@ -13,6 +16,10 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from twisted.internet.defer import DeferredLock
+from twisted.logger import Logger
+
+from torsocks_tx.backends.tor.control import Control, ControlError
 from torsocks_tx.backends.tor.files import check_directory, read_trusted
 from torsocks_tx.errors import InvalidOnionAddress
 from torsocks_tx.socks.onion_address import check_onion
@@ -20,6 +27,12 @@ from torsocks_tx.socks.onion_address import check_onion
 SUFFIX = ".auth_private"
 MAX_FILE_BYTES = 4096
 """A file that is longer is not read: a key takes 130 bytes."""
+
+NO_ANSWER = 0
+"""The code of an error by which tor said nothing at all."""
+
+MOST_COMPLAINTS = 20
+"""Bad files that are named in the log at one time."""
 
 _KEY_BYTES = 32
 _ADDRESS = re.compile(r"[a-z2-7]{56}", re.IGNORECASE)
@@ -120,3 +133,77 @@ def _read(path: Path) -> str:
     if not content.isascii():
         raise BadKeyFile(f"{name_of(path)}: not a text of ASCII; {_FORM}")
     return content.decode("ascii")
+
+
+class Keyring:
+    """The keys of one directory.
+
+    Args:
+        directory: where the ``.auth_private`` files are.
+
+    Raises:
+        OSError: the directory cannot be read.
+    """
+
+    _log = Logger()
+
+    def __init__(self, directory: str | Path) -> None:
+        self._directory = Path(directory)
+        self._keys: dict[str, ClientAuthKey] = {}
+        self._withdrawn: dict[str, ClientAuthKey] = {}
+        self._lock = DeferredLock()
+        self.reload()
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def reload(self) -> None:
+        """Read the files again; ``install`` then gives tor what has changed.
+
+        Each bad file is one line in the log, and does not keep the others from being used. Raises
+        ``OSError`` if the directory cannot be read; the keys are then those of before.
+        """
+        keys, complaints = load_directory(self._directory)
+        for complaint in complaints[:MOST_COMPLAINTS]:
+            self._log.warn("{complaint}", complaint=complaint)
+        if len(complaints) > MOST_COMPLAINTS:
+            more = len(complaints) - MOST_COMPLAINTS
+            self._log.warn("and {more} more files of that kind", more=more)
+        gone = {address: key for address, key in self._keys.items() if address not in keys}
+        self._withdrawn.update(gone)
+        self._keys = keys
+
+    async def install(self, control: Control) -> None:
+        """Give tor every key, and take those away whose files are gone.
+
+        Raises:
+            ControlError: tor is gone or does not answer; what it does not take is a line in the
+                log.
+        """
+        # One after another: what an earlier one still has in mind may be withdrawn meanwhile.
+        await self._lock.acquire()
+        try:
+            await self._install(control)
+        finally:
+            self._lock.release()
+
+    async def _install(self, control: Control) -> None:
+        for address, key in tuple(self._withdrawn.items()):
+            if address not in self._keys:
+                await self._tell(control, key, key.remove_command)
+            self._withdrawn.pop(address, None)
+        for key in tuple(self._keys.values()):
+            await self._tell(control, key, key.add_command)
+
+    async def _tell(self, control: Control, key: ClientAuthKey, command: str) -> None:
+        try:
+            await control.command(command)
+        except ControlError as error:
+            if error.code == NO_ANSWER:
+                raise
+            self._log.warn(
+                "{path}: tor does not take this key ({code} {text})",
+                path=name_of(key.path),
+                code=error.code,
+                text=error.text.replace(key.address, "..."),
+            )

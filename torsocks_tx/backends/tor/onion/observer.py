@@ -17,13 +17,12 @@ from twisted.python.failure import Failure
 
 from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
 from torsocks_tx.backends.tor.events import EventError, parse_event
-from torsocks_tx.backends.tor.onion.attempt import Attempt
-from torsocks_tx.backends.tor.onion.journal import Journal
-from torsocks_tx.backends.tor.onion.keyring import Keyring
-from torsocks_tx.backends.tor.onion.keys import KeyChecker
-from torsocks_tx.backends.tor.onion.questions import Inquiries
-from torsocks_tx.backends.tor.onion.sightings import circuit_sighting, fetch_sighting
-from torsocks_tx.backends.tor.onion.verdict import Verdict
+from torsocks_tx.backends.tor.onion.attempt import OnionAttempt
+from torsocks_tx.backends.tor.onion.client_auth import Keyring
+from torsocks_tx.backends.tor.onion.diagnosis import Diagnosis
+from torsocks_tx.backends.tor.onion.events import parse_circuit, parse_hs_desc
+from torsocks_tx.backends.tor.onion.queries import KeyChecker, TorQueries
+from torsocks_tx.backends.tor.onion.tracker import AttemptTracker
 from torsocks_tx.backends.tor.waiters import Waiters
 from torsocks_tx.limits import RENDEZVOUS_TIMEOUT
 
@@ -34,23 +33,23 @@ RETRY_SECONDS = 60.0
 """Seconds until a tor that would not tell its events is asked again."""
 
 
-class Sight(Enum):
+class Following(Enum):
     """Whether tor's events are followed."""
 
-    BLIND = auto()
-    OPENING = auto()
-    SEEING = auto()
+    NO = auto()
+    STARTING = auto()
+    YES = auto()
 
 
-class OnionWitness:
+class OnionObserver:
     """What is known of the onion services that one backend tries to reach.
 
     Args:
         clock: tells the time.
         rendezvous_timeout: seconds until an attempt is given up as F3.
         keyring: client authorization keys to keep in tor.
-        on_verdict: called with the address (56 characters) and the ``Verdict`` on each attempt that
-            failed and was judged.
+        on_diagnosis: called with the address (56 characters) and the ``Diagnosis`` of each attempt
+            that failed.
     """
 
     _log = Logger()
@@ -61,32 +60,32 @@ class OnionWitness:
         *,
         rendezvous_timeout: float = RENDEZVOUS_TIMEOUT,
         keyring: Keyring | None = None,
-        on_verdict: Callable[[str, Verdict], None] | None = None,
+        on_diagnosis: Callable[[str, Diagnosis], None] | None = None,
     ) -> None:
-        self.journal = Journal(clock.seconds)
+        self.tracker = AttemptTracker(clock.seconds)
         self.clock = clock
         self.rendezvous_timeout = rendezvous_timeout
-        self.sight = Sight.BLIND
+        self.following = Following.NO
         self._keyring = keyring
-        self._on_verdict = on_verdict
+        self._on_diagnosis = on_diagnosis
         self._control: Control | None = None
-        self._inquiries: Inquiries | None = None
+        self._queries: TorQueries | None = None
         self._retry_at = 0.0
         self._waiters: Waiters[None] = Waiters(clock)
         self._cooperator = one_step_a_turn(clock)
         self.keys = KeyChecker(self._cooperator)
         self._listeners = (
-            ("HS_DESC", lambda text: self.journal.note_fetch(fetch_sighting(text))),
-            ("CIRC", lambda text: self.journal.note_circuit(circuit_sighting(text))),
-            ("CIRC_MINOR", lambda text: self.journal.note_circuit(circuit_sighting(text))),
+            ("HS_DESC", lambda text: self.tracker.note_fetch(parse_hs_desc(text))),
+            ("CIRC", lambda text: self.tracker.note_circuit(parse_circuit(text))),
+            ("CIRC_MINOR", lambda text: self.tracker.note_circuit(parse_circuit(text))),
             ("SIGNAL", self._note_signal),
         )
 
     def is_ready(self, control: Control | None) -> bool:
         """Whether an attempt may begin now: events are followed, or cannot be."""
-        if control is not self._control or self.sight is Sight.OPENING:
+        if control is not self._control or self.following is Following.STARTING:
             return False
-        return control is None or self.sight is Sight.SEEING or self._now() < self._retry_at
+        return control is None or self.following is Following.YES or self._now() < self._retry_at
 
     def follow(self, control: Control | None) -> Deferred[None]:
         """Follow the events on this connection; fires, and never fails, when that is settled.
@@ -102,13 +101,13 @@ class OnionWitness:
         if control is None:
             return succeed(None)
         waiting = self._waiters.wait()
-        if self.sight is Sight.BLIND:
+        if self.following is Following.NO:
             self._begin_to_follow(control)
         return waiting
 
     def _begin_to_follow(self, control: Control) -> None:
-        self.sight = Sight.OPENING
-        self._inquiries = Inquiries(
+        self.following = Following.STARTING
+        self._queries = TorQueries(
             lambda line: Deferred.fromCoroutine(control.command(line)),
             self.clock,
             self._cooperator,
@@ -127,32 +126,34 @@ class OnionWitness:
     def _now(self) -> float:
         return self.clock.seconds()
 
-    def attempt(self, address: str, token: str | None) -> Attempt:
+    def attempt(self, address: str, token: str | None) -> OnionAttempt:
         """Begin an attempt on ``address`` (56 characters) by a stream with this SOCKS password.
 
         None: tor's SocksPort does not keep circuits apart by it.
         """
-        evidence = self.journal.begin(address, token)
-        evidence.complete = self.sight is Sight.SEEING
-        return Attempt(self, evidence)
+        log = self.tracker.begin(address, token)
+        log.complete = self.following is Following.YES
+        return OnionAttempt(self, log)
 
-    def judged(self, address: str, verdict: Verdict) -> None:
-        """Tell whom it concerns; the log has the words and not the address."""
+    def diagnosed(self, address: str, diagnosis: Diagnosis) -> None:
+        """Log a diagnosis, without the address, and tell the application."""
         self._log.debug(
-            "onion service: {finding}: {words}", finding=verdict.finding.name, words=verdict.words
+            "onion service: {finding}: {words}",
+            finding=diagnosis.finding.name,
+            words=diagnosis.words,
         )
-        if self._on_verdict is None:
+        if self._on_diagnosis is None:
             return
         try:
-            self._on_verdict(address, verdict)
+            self._on_diagnosis(address, diagnosis)
         except Exception:
-            self._log.failure("on_verdict failed; the client hears the verdict all the same")
+            self._log.failure("on_diagnosis failed; the client hears the diagnosis all the same")
 
-    def inquire(self) -> Inquiries:
+    def queries(self) -> TorQueries:
         """What tor can be asked now. Raises ``ControlLost``."""
-        if self._inquiries is None or self.sight is not Sight.SEEING:
+        if self._queries is None or self.following is not Following.YES:
             raise ControlLost
-        return self._inquiries
+        return self._queries
 
     def reload_keys(self) -> Deferred[None]:
         """Read the client authorization keys again; fails with ``OSError`` if that cannot be."""
@@ -171,8 +172,8 @@ class OnionWitness:
             if self._control is not control:
                 self._unlisten(control)
                 return
-        self.sight = Sight.SEEING
-        self.journal.follow()
+        self.following = Following.YES
+        self.tracker.follow()
         if self._keyring is not None:
             await self._keyring.install(control)
 
@@ -180,10 +181,10 @@ class OnionWitness:
         """Go on without; try again when somebody asks later."""
         if self._control is not control:
             return
-        if self.sight is Sight.SEEING:
+        if self.following is Following.YES:
             failure.trap(ControlError)  # only the keys; tor's silence is in the log
             return
-        self.sight = Sight.BLIND
+        self.following = Following.NO
         self._retry_at = self._now() + RETRY_SECONDS
         self._unlisten(control)
         if failure.check(ControlError) is None:
@@ -203,10 +204,10 @@ class OnionWitness:
         """Events are followed no more."""
         if control is not self._control:
             return
-        self._control = self._inquiries = None
-        self.sight = Sight.BLIND
+        self._control = self._queries = None
+        self.following = Following.NO
         self._retry_at = 0.0
-        self.journal.lose()
+        self.tracker.lose()
         self._waiters.fire(None)
 
     def _note_signal(self, text: str) -> None:
@@ -216,7 +217,7 @@ class OnionWitness:
             return
         if event.positional[:1] != ("NEWNYM",):
             return
-        self.journal.forget()
+        self.tracker.forget()
         if self._keyring is not None and self._control is not None:
             installing = Deferred.fromCoroutine(self._keyring.install(self._control))
             installing.addErrback(self._ignore)

@@ -11,8 +11,8 @@ from twisted.internet.task import Clock
 from tests.backends.tor.onion.staged import ADDRESS, built, joined
 from tests.support.clocks import TurnClock
 from torsocks_tx.backends.tor.control import ControlError
-from torsocks_tx.backends.tor.onion.questions import LINES_AT_ONCE, Inquiries, Questions
-from torsocks_tx.backends.tor.onion.witness import one_step_a_turn
+from torsocks_tx.backends.tor.onion.observer import one_step_a_turn
+from torsocks_tx.backends.tor.onion.queries import LINES_AT_ONCE, SharedCommands, TorQueries
 
 
 class Play:
@@ -21,7 +21,7 @@ class Play:
     def __init__(self) -> None:
         self.sent: list[tuple[str, Deferred[str]]] = []
         self.heard: list[Any] = []
-        self.questions = Questions(self._ask, Clock())
+        self.questions = SharedCommands(self._ask, Clock())
 
     def _ask(self, command: str) -> Deferred[str]:
         answer: Deferred[str] = Deferred()
@@ -97,10 +97,10 @@ def test_a_thousand_refusals_read_a_thousand_circuits_once() -> None:
         sent.append((command, Deferred[str]()))
         return sent[-1][1]
 
-    inquiries = Inquiries(ask, clock, one_step_a_turn(clock))
+    queries = TorQueries(ask, clock, one_step_a_turn(clock))
     heard: list[tuple[int, bool]] = []
     for number in range(1000):
-        answer = Deferred.fromCoroutine(inquiries.has_joined_circuit(ADDRESS, f"{number}"))
+        answer = Deferred.fromCoroutine(queries.has_joined_circuit(ADDRESS, f"{number}"))
         answer.addCallback(lambda found, number=number: heard.append((number, found)))
     lines = [joined(f"{2 * number}").partition(" ")[2] for number in range(1000)]
     began, turns = process_time(), 0

@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from torsocks_tx.backends.tor.onion.sightings import (
-    CircuitSighting,
+from torsocks_tx.backends.tor.onion.events import (
     Fetch,
-    FetchSighting,
+    HSCircuitEvent,
+    HSDescEvent,
     Step,
 )
 
@@ -22,11 +22,11 @@ INTRODUCTION_MEMORY = 120.0
 INTRODUCTION_DOUBT = 150.0
 """Seconds after which it certainly tries again: it forgets in rounds of half a minute."""
 
-LOCKED_MEMORY = 900.0
+UNDECRYPTABLE_MEMORY = 900.0
 """Seconds for which tor does not ask a directory again for the same descriptor (hs_common.c)."""
 
 
-MOST_TOLD = 64
+MOST_ACKNOWLEDGED = 64
 """Tokens of one address that are remembered to wait for a rendezvous."""
 
 _ENDS = (Step.ACKNOWLEDGED, Step.NACKED, Step.TIMED_OUT, Step.BROKEN)
@@ -37,34 +37,34 @@ def _do_nothing() -> None:
 
 
 @dataclass(slots=True)
-class Memory:
-    """What earlier attempts on one address have left; tor remembers it just as long.
+class ServiceHistory:
+    """What earlier attempts on one service have left; tor remembers it just as long.
 
-    Times are those of the last such event, in seconds of the server's clock. ``locked_at``: a
-    descriptor came that tor could not decrypt; ``silent_at``: every introduction point was silent.
-    ``told``: tokens whose introduction was
-    acknowledged, and whose rendezvous circuit still waits: tor uses it for the next stream, too.
+    Times are those of the last such event, in seconds of the server's clock. ``undecryptable_at``:
+    a descriptor came that tor could not decrypt; ``silent_at``: every introduction point was
+    silent. ``acknowledged``: tokens whose introduction was acknowledged, and whose rendezvous
+    circuit still waits: tor uses it for the next stream, too.
     """
 
     nacked_at: float | None = None
     timed_out_at: float | None = None
     silent_at: float | None = None
-    locked_at: float | None = None
-    told: dict[str | None, bool] = field(default_factory=dict)
+    undecryptable_at: float | None = None
+    acknowledged: dict[str | None, bool] = field(default_factory=dict)
 
-    def note(self, sighting: CircuitSighting, now: float) -> None:
+    def note(self, event: HSCircuitEvent, now: float) -> None:
         """Remember how an introduction ended, whoever made it, and who waits for a rendezvous."""
-        step, token = sighting.step, sighting.token
+        step, token = event.step, event.token
         if step is Step.NACKED:
             self.nacked_at = now
         elif step is Step.TIMED_OUT:
             self.timed_out_at = now
         elif step is Step.ACKNOWLEDGED:
-            if len(self.told) >= MOST_TOLD:
-                del self.told[next(iter(self.told))]
-            self.told[token] = sighting.proof_of_work
+            if len(self.acknowledged) >= MOST_ACKNOWLEDGED:
+                del self.acknowledged[next(iter(self.acknowledged))]
+            self.acknowledged[token] = event.proof_of_work
         elif step in (Step.JOINED, Step.ABANDONED):
-            self.told.pop(token, None)
+            self.acknowledged.pop(token, None)
 
     def is_sure(self, now: float) -> bool:
         """Whether tor either shuns all that failed, or has forgotten all of it."""
@@ -90,9 +90,9 @@ class Memory:
         """Whether tor still shuns all introduction points, each because it was silent."""
         return _is_within(self.silent_at, now, INTRODUCTION_MEMORY)
 
-    def is_locked(self, now: float) -> bool:
+    def is_undecryptable(self, now: float) -> bool:
         """Whether tor may have asked all directories already for what it cannot decrypt."""
-        return _is_within(self.locked_at, now, LOCKED_MEMORY)
+        return _is_within(self.undecryptable_at, now, UNDECRYPTABLE_MEMORY)
 
 
 def _is_within(moment: float | None, now: float, seconds: float) -> bool:
@@ -109,12 +109,12 @@ class Introductions:
     ends: Counter[Step] = field(default_factory=Counter)
     broken: Counter[str] = field(default_factory=Counter)
 
-    def note(self, sighting: CircuitSighting) -> None:
+    def note(self, event: HSCircuitEvent) -> None:
         """Take what a circuit did."""
-        if sighting.step in _ENDS:
-            self.ends[sighting.step] += 1
-        if sighting.step is Step.BROKEN:
-            self.broken[sighting.relay] += 1
+        if event.step in _ENDS:
+            self.ends[event.step] += 1
+        if event.step is Step.BROKEN:
+            self.broken[event.relay] += 1
 
     def copy(self) -> Introductions:
         """What they are now."""
@@ -126,7 +126,7 @@ class Introductions:
 
 
 @dataclass(slots=True, eq=False)
-class Evidence:
+class AttemptLog:
     """What was seen since one attempt began.
 
     ``complete``: False if events may have been lost; then nothing follows from what is missing.
@@ -173,26 +173,26 @@ class Evidence:
         """Whether an introduction point took the message on, and the service has not come yet."""
         return self.steps[Step.ACKNOWLEDGED] > 0 and not self.joined
 
-    def note_fetch(self, sighting: FetchSighting) -> None:
+    def note_fetch(self, event: HSDescEvent) -> None:
         """Take what happened to the descriptor."""
-        if sighting.fetch is Fetch.REQUESTED:
+        if event.fetch is Fetch.REQUESTED:
             self.fetches += 1
-            self.asked.add(sighting.directory)
-        elif sighting.fetch is Fetch.RECEIVED:
+            self.asked.add(event.directory)
+        elif event.fetch is Fetch.RECEIVED:
             self.received += 1
             self.round.clear()
-            self.asked.discard(sighting.directory)
-        elif sighting.directory in self.asked:  # else it is an upload of a service of this tor
-            self.round[sighting.fetch] += 1
-            self.asked.discard(sighting.directory)
+            self.asked.discard(event.directory)
+        elif event.directory in self.asked:  # else it is an upload of a service of this tor
+            self.round[event.fetch] += 1
+            self.asked.discard(event.directory)
 
-    def join(self, other: Evidence) -> None:
+    def join(self, other: AttemptLog) -> None:
         """Take over what holds for all streams that wait for one fetch."""
         self.fetches, self.round = other.fetches, other.round.copy()
         self.asked = set(other.asked)
 
-    def note_circuit(self, sighting: CircuitSighting) -> None:
+    def note_circuit(self, event: HSCircuitEvent) -> None:
         """Take what a circuit did; the caller has seen to it that it may be this attempt's."""
-        self.steps[sighting.step] += 1
-        self.proof_of_work = self.proof_of_work or sighting.proof_of_work
+        self.steps[event.step] += 1
+        self.proof_of_work = self.proof_of_work or event.proof_of_work
         self.changed()

@@ -1,4 +1,4 @@
-"""Events to sightings: tables of lines as tor printed them, and lines that it never should."""
+"""Events to events: tables of lines as tor printed them, and lines that it never should."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from tests.support.rows import rows
 from torsocks_tx.backends.tor.events import quote
-from torsocks_tx.backends.tor.onion.sightings import (
-    CircuitSighting,
+from torsocks_tx.backends.tor.onion.events import (
     Fetch,
-    FetchSighting,
+    HSCircuitEvent,
+    HSDescEvent,
     Step,
-    circuit_sighting,
-    fetch_sighting,
+    parse_circuit,
+    parse_hs_desc,
 )
 
 ADDRESS = "a" * 56
@@ -47,12 +47,12 @@ NO_FETCHES = [
 @rows("S-43", "S-44")
 @pytest.mark.parametrize(("name", "text", "fetch"), FETCHES, ids=[case[0] for case in FETCHES])
 def test_fetches(name: str, text: str, fetch: Fetch) -> None:
-    assert fetch_sighting(text) == FetchSighting(ADDRESS, fetch, DIRECTORY.split()[0])
+    assert parse_hs_desc(text) == HSDescEvent(ADDRESS, fetch, DIRECTORY.split()[0])
 
 
 @pytest.mark.parametrize("text", NO_FETCHES)
 def test_what_is_no_fetch(text: str) -> None:
-    assert fetch_sighting(text) is None
+    assert parse_hs_desc(text) is None
 
 
 def circuit(
@@ -108,18 +108,18 @@ CIRCUITS = [
 @rows("S-45", "S-46", "S-50")
 @pytest.mark.parametrize(("name", "text", "step"), CIRCUITS, ids=[case[0] for case in CIRCUITS])
 def test_circuits(name: str, text: str, step: Step) -> None:
-    assert circuit_sighting(text) == CircuitSighting(ADDRESS, "secret", step, relay=RELAY)
+    assert parse_circuit(text) == HSCircuitEvent(ADDRESS, "secret", step, relay=RELAY)
 
 
 def test_a_circuit_that_carries_no_stream_yet() -> None:
-    sighting = circuit_sighting(circuit("BUILT", REND, "HSCR_CONNECTING", token=None))
-    assert sighting == CircuitSighting(ADDRESS, None, Step.SEEN, relay=RELAY)
+    event = parse_circuit(circuit("BUILT", REND, "HSCR_CONNECTING", token=None))
+    assert event == HSCircuitEvent(ADDRESS, None, Step.SEEN, relay=RELAY)
 
 
 def test_proof_of_work() -> None:
-    sighting = circuit_sighting(circuit(more="HS_POW=v1,300"))
-    assert sighting is not None
-    assert sighting.proof_of_work
+    event = parse_circuit(circuit(more="HS_POW=v1,300"))
+    assert event is not None
+    assert event.proof_of_work
 
 
 @pytest.mark.parametrize(
@@ -136,18 +136,18 @@ def test_proof_of_work() -> None:
     ],
 )
 def test_what_is_no_circuit_of_a_client(text: str) -> None:
-    assert circuit_sighting(text) is None
+    assert parse_circuit(text) is None
 
 
 @given(st.text(st.characters(max_codepoint=255), max_size=64))
 def test_credentials_cannot_forge_anything(token: str) -> None:
     """A password that looks like fields of an event is a password."""
     forged = token + f'" REND_QUERY={"b" * 56} HS_STATE=HSCR_JOINED REASON=TIMEOUT '
-    sighting = circuit_sighting(circuit(token=forged))
-    assert sighting == CircuitSighting(ADDRESS, forged, Step.SEEN, relay=RELAY)
+    event = parse_circuit(circuit(token=forged))
+    assert event == HSCircuitEvent(ADDRESS, forged, Step.SEEN, relay=RELAY)
 
 
 @given(st.text(max_size=300))
 def test_any_text_is_read_or_ignored(text: str) -> None:
-    fetch_sighting(text)
-    circuit_sighting(text + " REND_QUERY=x")
+    parse_hs_desc(text)
+    parse_circuit(text + " REND_QUERY=x")

@@ -7,30 +7,32 @@ from dataclasses import dataclass, field
 import pytest
 
 from tests.support.rows import rows
-from torsocks_tx.backends.tor.onion.evidence import (
-    INTRODUCTION_DOUBT,
-    INTRODUCTION_MEMORY,
-    LOCKED_MEMORY,
-    Evidence,
-    Memory,
+from torsocks_tx.backends.tor.onion.diagnosis import (
+    UNREACHABLE_AFTER,
+    Diagnosis,
+    Finding,
+    diagnose,
+    no_rendezvous,
 )
-from torsocks_tx.backends.tor.onion.sightings import (
-    CircuitSighting,
+from torsocks_tx.backends.tor.onion.events import (
     Fetch,
-    FetchSighting,
+    HSCircuitEvent,
+    HSDescEvent,
     Step,
 )
-from torsocks_tx.backends.tor.onion.verdict import (
-    UNREACHABLE_AFTER,
-    Finding,
-    Verdict,
-    judge,
-    no_rendezvous,
+from torsocks_tx.backends.tor.onion.history import (
+    INTRODUCTION_DOUBT,
+    INTRODUCTION_MEMORY,
+    UNDECRYPTABLE_MEMORY,
+    AttemptLog,
+    ServiceHistory,
 )
 from torsocks_tx.errors import OnionRefused
 from torsocks_tx.socks.constants import OnionReply
 
 ADDRESS = "a" * 56
+History = ServiceHistory
+FORGOTTEN = UNDECRYPTABLE_MEMORY + 1
 NOW = 10_000.0
 
 ASKED, GOT, LACKED, BAD, ODD = (
@@ -50,14 +52,14 @@ SEEN, ACK, NACK, SILENT, BROKEN, JOINED, ABANDONED, LEFT = (
     Step.ABANDONED,
     Step.LEFT,
 )
-NOTHING, F0, F1, F2, F3, F7, LOCKED = (
+NOTHING, F0, F1, F2, F3, F7, UNDECRYPTABLE = (
     Finding.NOTHING,
     Finding.DESCRIPTOR_NOT_FOUND,
     Finding.DESCRIPTOR_INVALID,
     Finding.INTRODUCTION_FAILED,
     Finding.RENDEZVOUS_FAILED,
     Finding.INTRODUCTION_TIMED_OUT,
-    Finding.LOCKED,
+    Finding.UNDECRYPTABLE,
 )
 Seen = tuple[Fetch | Step, ...]
 
@@ -70,7 +72,7 @@ class Case:
     code: int
     seen: Seen
     finding: Finding
-    memory: Memory = field(default_factory=Memory)
+    history: ServiceHistory = field(default_factory=ServiceHistory)
     unless_joined: bool = False
 
 
@@ -105,28 +107,29 @@ CASES = [
     Case("none could be reached", 4, (*FETCHED, *MANY_BROKEN, *FETCHED), F2, unless_joined=True),
     Case("told once, then refused", 4, (*FETCHED, ACK, NACK, *FETCHED), F2),
     Case("no introduction point in it", 4, FETCHED, F2, unless_joined=True),
-    Case("refused a minute ago", 4, FETCHED, F2, Memory(nacked_at=ago(60)), True),
-    Case("silent a minute ago", 4, FETCHED, F7, Memory(timed_out_at=ago(60)), True),
-    Case("both a minute ago", 4, FETCHED, F2, Memory(ago(60), ago(60)), True),
+    Case("refused a minute ago", 4, FETCHED, F2, History(nacked_at=ago(60)), True),
+    Case("silent a minute ago", 4, FETCHED, F7, History(timed_out_at=ago(60)), True),
+    Case("both a minute ago", 4, FETCHED, F2, History(ago(60), ago(60)), True),
     Case("silent, and tor may have forgotten it", 4, FETCHED, NOTHING,
-         Memory(timed_out_at=ago(INTRODUCTION_MEMORY + 1))),
-    Case("silent too long ago", 4, FETCHED, F2, Memory(timed_out_at=ago(INTRODUCTION_DOUBT + 1)),
+         ServiceHistory(timed_out_at=ago(INTRODUCTION_MEMORY + 1))),
+    Case("silent too long ago", 4, FETCHED, F2, History(timed_out_at=ago(INTRODUCTION_DOUBT + 1)),
          unless_joined=True),
     Case("silent now, refused when tor may have forgotten it", 4, (*FETCHED, SILENT, *FETCHED),
-         NOTHING, Memory(nacked_at=ago(INTRODUCTION_MEMORY + 1))),
+         NOTHING, History(nacked_at=ago(INTRODUCTION_MEMORY + 1))),
     Case("silent now, refused too long ago", 4, (*FETCHED, SILENT, *FETCHED), F7,
-         Memory(nacked_at=ago(INTRODUCTION_DOUBT + 1))),
+         ServiceHistory(nacked_at=ago(INTRODUCTION_DOUBT + 1))),
     Case("an older circuit ended meanwhile", 4, (*FETCHED, LEFT), NOTHING),
     Case("locked before, but circuits were made", 4, (SEEN, SEEN), NOTHING,
-         Memory(locked_at=ago(60))),
+         ServiceHistory(undecryptable_at=ago(60))),
     Case("an older circuit ended, then told", 6, (LEFT, ACK), F3),
     Case("told, and the rendezvous given up", 6, (ACK, ABANDONED, SEEN), F3),
     Case("it came, and then refused by itself", 4, (*FETCHED, SEEN, ACK, JOINED), NOTHING),
-    Case("locked before, all directories used up", 4, (), LOCKED, Memory(locked_at=ago(60)), True),
-    Case("locked too long ago", 4, (), NOTHING, Memory(locked_at=ago(LOCKED_MEMORY + 1))),
-    Case("locked before, now gone", 4, ALL_404, F0, Memory(locked_at=ago(60))),
-    Case("cannot be decrypted", 1, FETCHED, LOCKED, unless_joined=True),
-    Case("lacked by one, then cannot be decrypted", 1, (ASKED, LACKED, *FETCHED), LOCKED,
+    Case("undecryptable before, all directories used up", 4, (), UNDECRYPTABLE,
+         History(undecryptable_at=ago(60)), True),
+    Case("undecryptable too long ago", 4, (), NOTHING, History(undecryptable_at=ago(FORGOTTEN))),
+    Case("undecryptable before, now gone", 4, ALL_404, F0, History(undecryptable_at=ago(60))),
+    Case("cannot be decrypted", 1, FETCHED, UNDECRYPTABLE, unless_joined=True),
+    Case("lacked by one, then cannot be decrypted", 1, (ASKED, LACKED, *FETCHED), UNDECRYPTABLE,
          unless_joined=True),
     Case("received, and then asked for in vain", 1, (*FETCHED, ASKED, LACKED), NOTHING),
     Case("its own server refuses", 1, (*FETCHED, SEEN, ACK, JOINED), NOTHING),
@@ -146,50 +149,50 @@ CASES = [
 ]  # fmt: skip
 
 
-def circuit(step: Step, relay: str = "") -> CircuitSighting:
-    return CircuitSighting(ADDRESS, "token", step, relay=relay)
+def circuit(step: Step, relay: str = "") -> HSCircuitEvent:
+    return HSCircuitEvent(ADDRESS, "token", step, relay=relay)
 
 
-def note(evidence: Evidence, sighting: CircuitSighting) -> None:
-    evidence.everybody.note(sighting)
-    evidence.note_circuit(sighting)
+def note(log: AttemptLog, event: HSCircuitEvent) -> None:
+    log.everybody.note(event)
+    log.note_circuit(event)
 
 
-def evidence_of(seen: Seen, others: tuple[Step, ...] = ()) -> Evidence:
+def log_of(seen: Seen, others: tuple[Step, ...] = ()) -> AttemptLog:
     """What one attempt has seen, and what came of introductions for other streams meanwhile."""
-    evidence = Evidence(ADDRESS, "token")
+    log = AttemptLog(ADDRESS, "token")
     for each in seen:
         if isinstance(each, Fetch):
-            evidence.note_fetch(FetchSighting(ADDRESS, each))
+            log.note_fetch(HSDescEvent(ADDRESS, each))
         else:
-            note(evidence, circuit(each))
+            note(log, circuit(each))
     for step in others:
-        evidence.everybody.note(circuit(step))
-    return evidence
+        log.everybody.note(circuit(step))
+    return log
 
 
 @rows("S-43", "S-44", "S-45", "S-46", "S-47", "S-48", "S-50")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_what_follows(case: Case) -> None:
-    verdict = judge(case.code, evidence_of(case.seen), case.memory, NOW)
-    assert verdict.finding is case.finding
-    assert verdict.unless_joined is case.unless_joined
+    diagnosis = diagnose(case.code, log_of(case.seen), case.history, NOW)
+    assert diagnosis.finding is case.finding
+    assert diagnosis.unless_joined is case.unless_joined
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_nothing_follows_if_events_were_lost(case: Case) -> None:
-    evidence = evidence_of(case.seen)
-    evidence.complete = False
-    assert judge(case.code, evidence, case.memory, NOW).finding is NOTHING
+    log = log_of(case.seen)
+    log.complete = False
+    assert diagnose(case.code, log, case.history, NOW).finding is NOTHING
 
 
 def test_breaking_circuits_count_for_each_introduction_point() -> None:
-    evidence = evidence_of((*FETCHED, SILENT))
+    log = log_of((*FETCHED, SILENT))
     for number in range(3 * (UNREACHABLE_AFTER - 1)):
-        note(evidence, circuit(BROKEN, f"r{number % 3}"))
-    assert judge(4, evidence, Memory(), NOW).finding is F7
-    note(evidence, circuit(BROKEN, "r0"))
-    assert judge(4, evidence, Memory(), NOW).finding is F2
+        note(log, circuit(BROKEN, f"r{number % 3}"))
+    assert diagnose(4, log, History(), NOW).finding is F7
+    note(log, circuit(BROKEN, "r0"))
+    assert diagnose(4, log, History(), NOW).finding is F2
 
 
 @rows("S-45", "S-50")
@@ -212,30 +215,33 @@ def test_introductions_for_other_streams(
     code: int, seen: Seen, others: tuple[Step, ...], finding: Finding
 ) -> None:
     """Tor keeps what came of them by service, and tries none of them again for us."""
-    verdict = judge(code, evidence_of(seen, others), Memory(), NOW, followed=1.0)
-    assert verdict.finding is finding
-    assert verdict.unless_joined is (finding in (F2, F7))
+    diagnosis = diagnose(code, log_of(seen, others), History(), NOW, followed=1.0)
+    assert diagnosis.finding is finding
+    assert diagnosis.unless_joined is (finding in (F2, F7))
 
 
 def test_introductions_before_an_attempt_are_not_its_own() -> None:
-    before = evidence_of(FETCHED, (SILENT, *MANY_BROKEN))
-    evidence = Evidence(ADDRESS, "other", everybody=before.everybody)
-    evidence.note_fetch(FetchSighting(ADDRESS, GOT))
-    assert judge(4, evidence, Memory(), NOW, followed=1.0).finding is NOTHING
+    before = log_of(FETCHED, (SILENT, *MANY_BROKEN))
+    log = AttemptLog(ADDRESS, "other", everybody=before.everybody)
+    log.note_fetch(HSDescEvent(ADDRESS, GOT))
+    assert diagnose(4, log, History(), NOW, followed=1.0).finding is NOTHING
     before.everybody.note(circuit(SILENT))
-    assert judge(4, evidence, Memory(), NOW, followed=1.0).words == "introductions: 1 TIMED_OUT"
+    assert diagnose(4, log, History(), NOW, followed=1.0).words == "introductions: 1 TIMED_OUT"
 
 
 def test_what_tor_remembers_from_before_cannot_be_known() -> None:
     for followed, finding in ((INTRODUCTION_DOUBT - 1, NOTHING), (INTRODUCTION_DOUBT, F2)):
-        assert judge(4, evidence_of(FETCHED), Memory(), NOW, followed).finding is finding
-        seen = evidence_of((*FETCHED, NACK))
-        assert judge(4, seen, Memory(), NOW, followed).finding is F2
-        before = Memory(timed_out_at=ago(60))
+        assert diagnose(4, log_of(FETCHED), History(), NOW, followed).finding is finding
+        seen = log_of((*FETCHED, NACK))
+        assert diagnose(4, seen, History(), NOW, followed).finding is F2
+        before = History(timed_out_at=ago(60))
         expected = NOTHING if finding is NOTHING else F7
-        assert judge(4, evidence_of(FETCHED), before, NOW, followed).finding is expected
-    for memory, finding in ((Memory(nacked_at=ago(60)), F2), (Memory(silent_at=ago(60)), F7)):
-        assert judge(4, evidence_of(FETCHED), memory, NOW, 1.0).finding is finding
+        assert diagnose(4, log_of(FETCHED), before, NOW, followed).finding is expected
+    for history, finding in (
+        (History(nacked_at=ago(60)), F2),
+        (History(silent_at=ago(60)), F7),
+    ):
+        assert diagnose(4, log_of(FETCHED), history, NOW, 1.0).finding is finding
 
 
 @rows("S-41")
@@ -247,8 +253,8 @@ def test_every_code_but_f6_has_a_finding() -> None:
 
 @pytest.mark.parametrize("finding", Finding)
 def test_a_finding_is_a_refusal_with_words(finding: Finding) -> None:
-    refused = Verdict(finding, "some words").refused
-    if finding in (NOTHING, LOCKED):
+    refused = Diagnosis(finding, "some words").refused
+    if finding in (NOTHING, UNDECRYPTABLE):
         assert refused is None
     else:
         assert isinstance(refused, OnionRefused)
@@ -256,13 +262,11 @@ def test_a_finding_is_a_refusal_with_words(finding: Finding) -> None:
 
 
 def test_words() -> None:
-    verdict = judge(4, evidence_of((*ALL_404[:-2], ASKED, ODD)), Memory(), NOW)
-    assert verdict.words == "6 directories answered: 5 NOT_FOUND, 1 OTHER_FAILURE"
-    assert judge(4, evidence_of((ASKED, BAD)), Memory(), NOW).words == (
+    diagnosis = diagnose(4, log_of((*ALL_404[:-2], ASKED, ODD)), History(), NOW)
+    assert diagnosis.words == "6 directories answered: 5 NOT_FOUND, 1 OTHER_FAILURE"
+    assert diagnose(4, log_of((ASKED, BAD)), History(), NOW).words == (
         "1 directory answered: 1 BAD_DESC"
     )
-    verdict = judge(4, evidence_of((GOT, NACK, NACK, SILENT)), Memory(), NOW)
-    assert verdict.words == "introductions: 2 NACKED, 1 TIMED_OUT"
-    assert no_rendezvous(evidence_of((ACK, ACK))).words == (
-        "introductions: 2 ACKNOWLEDGED; nobody came"
-    )
+    diagnosis = diagnose(4, log_of((GOT, NACK, NACK, SILENT)), History(), NOW)
+    assert diagnosis.words == "introductions: 2 NACKED, 1 TIMED_OUT"
+    assert no_rendezvous(log_of((ACK, ACK))).words == ("introductions: 2 ACKNOWLEDGED; nobody came")

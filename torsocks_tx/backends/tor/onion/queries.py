@@ -5,7 +5,7 @@ A thousand streams that fail at once need one answer, read once, not a thousand 
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
@@ -15,9 +15,10 @@ from twisted.internet.task import Cooperator
 from twisted.python.failure import Failure
 
 from torsocks_tx.backends.tor.control import ControlLost
-from torsocks_tx.backends.tor.onion.sightings import Step, circuit_sighting
+from torsocks_tx.backends.tor.onion.events import Step, parse_circuit
 from torsocks_tx.backends.tor.stalls import limit
 from torsocks_tx.backends.tor.waiters import Waiters
+from torsocks_tx.socks.onion_address import has_public_key
 
 ANSWER_TIMEOUT = 1.0
 """Seconds for tor to answer once it has refused a stream; it takes under a millisecond."""
@@ -40,7 +41,7 @@ class _Line(Generic[_T]):
         self.next: Waiters[_T] | None = None
 
 
-class Questions(Generic[_T]):
+class SharedCommands(Generic[_T]):
     """Sends each command at most once at a time; ``ask`` sends one and fires with its answer.
 
     An answer is at least as new as the question: a command that is under way already is not
@@ -77,7 +78,7 @@ class Questions(Generic[_T]):
         self._send(command, line)
 
 
-class Inquiries:
+class TorQueries:
     """Asks by one control connection; ``ask`` sends a command.
 
     All fail with ``ControlError`` or, where tor is silent, ``TimeoutError``.
@@ -86,8 +87,8 @@ class Inquiries:
     def __init__(self, ask: Ask, clock: IReactorTime, cooperator: Cooperator) -> None:
         self._ask = lambda command: limit(ask(command), ANSWER_TIMEOUT, clock)
         self._cooperator = cooperator
-        self._texts: Questions[str] = Questions(self._ask, clock)
-        self._circuits: Questions[_Joined] = Questions(self._list_joined, clock)
+        self._texts: SharedCommands[str] = SharedCommands(self._ask, clock)
+        self._circuits: SharedCommands[_Joined] = SharedCommands(self._list_joined, clock)
 
     async def fence(self) -> None:
         """Return when all events that tor had for us are here."""
@@ -119,7 +120,7 @@ def _read_circuits(answer: str, joined: _Joined) -> Iterator[None]:
     """Add the circuits of an answer to ``joined``, some of them in each step."""
     for number, line in enumerate(answer.splitlines(), 1):
         if "HSCR_JOINED" in line:  # spare the others the parsing
-            circuit = circuit_sighting(line.removeprefix("circuit-status="))
+            circuit = parse_circuit(line.removeprefix("circuit-status="))
             if circuit is not None and circuit.step is Step.JOINED:
                 joined[circuit.address].add(circuit.token)
         if number % LINES_AT_ONCE == 0:
@@ -129,3 +130,28 @@ def _read_circuits(answer: str, joined: _Joined) -> Iterator[None]:
 def _fail(waiters: Waiters[_T], failure: Failure) -> None:
     error = failure.value
     waiters.fail(lambda: error if isinstance(error, Exception) else ControlLost())
+
+
+class KeyChecker:
+    """Looks at the keys in addresses, one after the other, by steps of ``cooperator``."""
+
+    def __init__(self, cooperator: Cooperator) -> None:
+        self._cooperator = cooperator
+        self._waiting: OrderedDict[Deferred[bool], str] = OrderedDict()
+
+    def is_valid(self, address: str) -> Deferred[bool]:
+        """Fire with whether a service can have this address (without ``.onion``)."""
+        if not self._waiting:
+            self._cooperator.cooperate(self._check_all())
+        waiting: Deferred[bool] = Deferred(self._give_up)
+        self._waiting[waiting] = f"{address}.onion"
+        return waiting
+
+    def _give_up(self, waiting: Deferred[bool]) -> None:
+        self._waiting.pop(waiting, None)
+
+    def _check_all(self) -> Iterator[None]:
+        while self._waiting:
+            waiting, host = self._waiting.popitem(last=False)
+            waiting.callback(has_public_key(host))
+            yield

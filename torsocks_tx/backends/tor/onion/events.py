@@ -1,8 +1,8 @@
 """What HS_DESC, CIRC and CIRC_MINOR events (control-spec 4.1) tell of an onion service. Pure.
 
-One event is one sighting, or none: nothing here remembers anything. An event says by itself which
-service it concerns, and a circuit event also whose streams the circuit carries: tor prints the
-SOCKS password, and ours is the isolation key.
+Nothing here remembers anything. An event says by itself which service it concerns, and a circuit
+event also whose streams the circuit carries: tor prints the SOCKS password, and ours is the
+isolation key.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Step(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class FetchSighting:
+class HSDescEvent:
     """``address``: the 56 characters before ``.onion``, in lower case. ``directory`` was asked."""
 
     address: str
@@ -50,7 +50,7 @@ class FetchSighting:
 
 
 @dataclass(frozen=True, slots=True)
-class CircuitSighting:
+class HSCircuitEvent:
     """``token``: the SOCKS password of its streams; None where tor has not attached any yet.
 
     ``relay``: the last of its path.
@@ -70,7 +70,7 @@ _ENDS = ("CLOSED", "FAILED")
 _QUIET_ENDS = ("FINISHED", "REQUESTED", "NONE", "IP_NOW_REDUNDANT", "MEASUREMENT_EXPIRED")
 
 
-def fetch_sighting(text: str) -> FetchSighting | None:
+def parse_hs_desc(text: str) -> HSDescEvent | None:
     """What one HS_DESC event says; None for services' own uploads and for what cannot be read."""
     event = _read(text)
     if event is None or len(event.positional) < 2:
@@ -83,13 +83,13 @@ def fetch_sighting(text: str) -> FetchSighting | None:
         if reason == "UPLOAD_REJECTED":
             return None
         fetch = _FAILURES.get(reason, Fetch.OTHER_FAILURE)
-        return FetchSighting(address.lower(), fetch, directory)
+        return HSDescEvent(address.lower(), fetch, directory)
     if action in ("REQUESTED", "RECEIVED"):
-        return FetchSighting(address.lower(), Fetch[action], directory)
+        return HSDescEvent(address.lower(), Fetch[action], directory)
     return None
 
 
-def circuit_sighting(text: str) -> CircuitSighting | None:
+def parse_circuit(text: str) -> HSCircuitEvent | None:
     """What one CIRC or CIRC_MINOR event says; None if no client of an onion service uses it."""
     if "REND_QUERY=" not in text:  # most circuits: spare the parsing
         return None
@@ -99,7 +99,7 @@ def circuit_sighting(text: str) -> CircuitSighting | None:
     words = event.keywords
     if words.get("PURPOSE") not in _PURPOSES:
         return None
-    return CircuitSighting(
+    return HSCircuitEvent(
         words["REND_QUERY"].lower(),
         words.get("SOCKS_PASSWORD"),
         _step(event.positional[1], words),

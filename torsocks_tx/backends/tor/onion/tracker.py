@@ -1,0 +1,192 @@
+"""Which attempts an event concerns, and what is remembered of each onion service. Pure.
+
+What is remembered of services that nobody tries to reach is bounded in number and, by the rules
+that use it, in age.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from math import inf
+
+from torsocks_tx.backends.tor.onion.events import (
+    HSCircuitEvent,
+    HSDescEvent,
+    Step,
+)
+from torsocks_tx.backends.tor.onion.history import AttemptLog, Introductions, ServiceHistory
+
+REMEMBERED_ADDRESSES = 1024
+"""Addresses without a live attempt whose history is kept; the one idle for longest goes first."""
+
+
+def may_carry(event: HSCircuitEvent, token: str | None) -> bool:
+    """Whether this circuit may be one for streams with this token."""
+    return token is None or event.token in (None, token)
+
+
+class _Service:
+    """One service: what is remembered of it, and who tries to reach it now.
+
+    ``fetch`` is what all see that are there from the beginning of a fetch.
+    """
+
+    def __init__(self, address: str, history: ServiceHistory) -> None:
+        self.history = history
+        self.introductions = Introductions()
+        self.fetch = AttemptLog(address, None)
+        self._attempts: dict[str | None, dict[AttemptLog, None]] = {}
+
+    def __bool__(self) -> bool:
+        """Whether anybody tries."""
+        return bool(self._attempts)
+
+    def __contains__(self, log: AttemptLog) -> bool:
+        """Whether this is an attempt that is under way."""
+        return log in self._attempts.get(log.token, {})
+
+    def __iter__(self) -> Iterator[AttemptLog]:
+        """Every attempt."""
+        return iter([each for attempts in self._attempts.values() for each in attempts])
+
+    def add(self, log: AttemptLog) -> None:
+        """One more attempt."""
+        self._attempts.setdefault(log.token, {})[log] = None
+
+    def remove(self, log: AttemptLog) -> None:
+        """One attempt less."""
+        attempts = self._attempts[log.token]
+        del attempts[log]
+        if not attempts:
+            del self._attempts[log.token]
+
+    def carried_by(self, event: HSCircuitEvent) -> Iterable[AttemptLog]:
+        """Return the attempts that this circuit may carry."""
+        if event.token is None:
+            return self
+        mine = self._attempts.get(event.token, {})
+        return [*mine, *self._attempts.get(None, {})]
+
+
+class AttemptTracker:
+    """Who tries to reach which onion service, and what was seen of it.
+
+    ``now`` returns seconds that only grow. Other users of the same tor count too: what they have
+    found out, tor remembers for us.
+    """
+
+    def __init__(self, now: Callable[[], float], remembered: int = REMEMBERED_ADDRESSES) -> None:
+        self._now = now
+        self._remembered = remembered
+        self._followed_since: float | None = None
+        self._live: dict[str, _Service] = {}
+        self._idle: OrderedDict[str, ServiceHistory] = OrderedDict()
+
+    @property
+    def followed(self) -> float:
+        """For how many seconds every event of tor was seen; endless since it forgot everything."""
+        return 0.0 if self._followed_since is None else self._now() - self._followed_since
+
+    def follow(self) -> None:
+        """From here on every event of tor is seen."""
+        self._followed_since = self._now()
+
+    def begin(self, address: str, token: str | None) -> AttemptLog:
+        """Begin an attempt; ``address`` is 56 characters in lower case.
+
+        ``token``: the SOCKS password of its streams; None if tor does not isolate by it.
+        """
+        service = self._live.get(address)
+        if service is None:
+            service = self._live[address] = _Service(
+                address, self._idle.pop(address, ServiceHistory())
+            )
+        log = AttemptLog(address, token, everybody=service.introductions)
+        # Streams with one token share circuits: what those have reached holds for this one too.
+        acknowledged = service.history.acknowledged
+        shared = [
+            acknowledged[key] for key in acknowledged if token is None or key in (None, token)
+        ]
+        if shared:
+            log.steps[Step.ACKNOWLEDGED] = 1
+            log.proof_of_work = any(shared)
+        log.join(service.fetch)
+        service.add(log)
+        return log
+
+    def refused(self, log: AttemptLog) -> None:
+        """Tor has answered: then a fetch that failed is over for all who waited for it."""
+        service = self._live.get(log.address)
+        if service is not None and log in service:
+            service.fetch = AttemptLog(log.address, None)
+
+    def end(self, log: AttemptLog) -> None:
+        """End an attempt; harmless when done before."""
+        service = self._live.get(log.address)
+        if service is None or log not in service:
+            return
+        service.remove(log)
+        if not service:
+            del self._live[log.address]
+            self._lay_aside(log.address, service.history)
+
+    def history(self, address: str) -> ServiceHistory:
+        """What is remembered of an address."""
+        service = self._live.get(address)
+        return self._idle.get(address, ServiceHistory()) if service is None else service.history
+
+    def note_fetch(self, event: HSDescEvent | None) -> None:
+        """Take what an HS_DESC event says."""
+        service = None if event is None else self._live.get(event.address)
+        if event is not None and service is not None:
+            service.fetch.note_fetch(event)
+            for log in service:
+                log.note_fetch(event)
+
+    def note_circuit(self, event: HSCircuitEvent | None) -> None:
+        """Take what a CIRC or CIRC_MINOR event says."""
+        if event is None:
+            return
+        service = self._live.get(event.address)
+        if service is None:
+            self._remember(event)
+            return
+        service.history.note(event, self._now())
+        service.introductions.note(event)
+        for log in service.carried_by(event):
+            log.note_circuit(event)
+
+    def _remember(self, event: HSCircuitEvent) -> None:
+        """Nobody here tries that address now; but tor will remember how this ended."""
+        history = self._idle.get(event.address)
+        if history is None and event.step is not Step.SEEN:
+            history = ServiceHistory()
+            self._lay_aside(event.address, history)
+        if history is not None:
+            history.note(event, self._now())
+
+    def forget(self) -> None:
+        """NEWNYM: tor has forgotten what it knew of onion services, and so do we."""
+        self._idle.clear()
+        for service in self._live.values():
+            service.history = ServiceHistory()
+        if self._followed_since is not None:
+            self._followed_since = -inf
+
+    def lose(self) -> None:
+        """Events may be lost from here on: nothing can be said of any attempt under way."""
+        self._followed_since = None
+        self.forget()
+        for service in self._live.values():
+            for log in service:
+                log.complete = False
+
+    def _lay_aside(self, address: str, history: ServiceHistory) -> None:
+        self._idle[address] = history
+        if len(self._idle) <= self._remembered:
+            return
+        _, forgotten = self._idle.popitem(last=False)
+        if self._followed_since is not None and forgotten.is_recent(self._now()):
+            # What tor still remembers of that address is not known here any more.
+            self._followed_since = self._now()
