@@ -5,18 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
 
 import pytest
-import pytest_twisted
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
-from tests.support.peers import turn
 from torsocks_tx.twistd.service import RELOAD_PAUSE, ProcessSignals
-
-HANDLED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 
 class FakeService:
@@ -45,27 +39,20 @@ class FakeReactor(Clock):
         self.callLater(0, call, *arguments)
 
 
-@pytest.fixture(autouse=True)
-def _handlers() -> Iterator[None]:
-    """Fail a test that leaves a handler behind."""
-    before = [signal.getsignal(number) for number in HANDLED]
-    yield
-    assert [signal.getsignal(number) for number in HANDLED] == before
-
-
-@pytest_twisted.ensureDeferred
-async def test_sighup_reaches_every_service_that_runs() -> None:
-    signals = ProcessSignals()
+def test_sighup_reaches_every_service_that_runs() -> None:
+    signals, clock = ProcessSignals(), FakeReactor()
+    before = signal.getsignal(signal.SIGHUP)
     services = [FakeService() for _ in range(3)]
     for service in services:
-        signals.add(reactor, service)
+        signals.add(clock, service)
     services[1].running = False
     signals.remove(services[2])
     os.kill(os.getpid(), signal.SIGHUP)
-    await turn()
+    clock.advance(0)
     assert [service.told for service in services] == [["reload"], [], []]
     for service in services:
         signals.remove(service)
+    assert signal.getsignal(signal.SIGHUP) is before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -75,7 +62,7 @@ def test_sigint_and_sigterm_are_taken_only_once_the_reactor_stops(number: signal
     for service in services:
         signals.add(clock, service)
     services[0].running = False
-    assert signal.getsignal(number) is before
+    assert signal.getsignal(number) == before
     clock.shut_down()
     os.kill(os.getpid(), number)
     clock.advance(0)
@@ -85,6 +72,7 @@ def test_sigint_and_sigterm_are_taken_only_once_the_reactor_stops(number: signal
         signals.remove(service)
     # A service that stops earlier than the reactor leaves nothing to be taken.
     clock.shut_down()
+    assert signal.getsignal(number) == before
 
 
 def test_reload_that_takes_long_is_followed_by_one_more() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +20,8 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from tests.support.processes import Program
-from torsocks_tx.backends.tor.process import Ending, LineProtocol, SpawnError, spawn
+from tests.support.processes import ROOT, Program
+from torsocks_tx.backends.tor.process import Ending, LineProtocol, SpawnError, python_command, spawn
 from torsocks_tx.backends.tor.watchdog import Watchdog, WatchdogError
 
 PIPES = {0: "w", 1: "r", 2: "r"}
@@ -100,3 +101,26 @@ def test_a_fault_at_the_last_line_does_not_hide_the_end() -> None:
     with pytest.raises(RuntimeError):
         process.processEnded(Failure(ProcessDone(0)))
     assert len(ends) == 1
+
+
+@pytest.mark.parametrize("is_here", [False, True], ids=["where-it-started", "where-it-is"])
+def test_python_command_imports_nothing_from_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_here: bool
+) -> None:
+    for name in ("json.py", "twisted.py"):
+        (tmp_path / name).write_text("raise SystemExit('an intruder')")
+    if is_here:
+        monkeypatch.chdir(tmp_path)
+    # As `python -m` does.
+    monkeypatch.syspath_prepend(tmp_path)
+    command = python_command("torsocks_tx", not_from="/" if is_here else str(tmp_path))
+    ended = subprocess.run([*command, "--version"], capture_output=True, check=True)
+    assert ended.stdout.startswith(b"torsocks_tx ")
+
+
+def test_python_command_works_where_the_package_is_in_the_working_directory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "path", [str(ROOT), "", *sys.path])
+    subprocess.run([*python_command("torsocks_tx"), "--version"], capture_output=True, check=True)

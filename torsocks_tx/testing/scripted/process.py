@@ -14,12 +14,12 @@ import json
 import os
 import select
 import subprocess
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
+from torsocks_tx.backends.tor.process import python_command
 from torsocks_tx.testing.scripted.server import ANY_PORT, METHODS, ScriptedRequest, from_json
 
 DEADLINE = 30.0
@@ -70,7 +70,7 @@ class ScriptedProcess:
 
     def start(self) -> None:
         """Start it, and wait until it listens."""
-        command = [sys.executable, "-m", "torsocks_tx.testing.scripted", *self._arguments]
+        command = [*python_command("torsocks_tx.testing.scripted"), *self._arguments]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe)
         try:
