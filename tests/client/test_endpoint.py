@@ -39,7 +39,7 @@ from torsocks_tx.errors import (
     Temporary,
     TimedOut,
 )
-from torsocks_tx.socks import keyvalue
+from torsocks_tx.socks import extended
 from torsocks_tx.socks.client import UNCONFIRMED_TIMEOUT
 from torsocks_tx.socks.client_options import ClientOptions
 from torsocks_tx.socks.constants import CodeSet, Role
@@ -127,11 +127,11 @@ class Scene:
 
 
 def answered(status: int = 0, **pairs: bytes) -> bytes:
-    return keyvalue.build_response(status, KeyValues.of(pairs))
+    return extended.build_response(status, KeyValues.of(pairs))
 
 
 def said(**pairs: bytes) -> bytes:
-    return keyvalue.build_request(KeyValues.of(pairs))
+    return extended.build_request(KeyValues.of(pairs))
 
 
 def test_interfaces() -> None:
@@ -188,7 +188,7 @@ class TestConversation:
         endpoint.connect_with_answer(AppFactory(app)).addCallback(heard.append)
         transport.connect(proxy.protocol)
         pairs = KeyValues.of({"X-a.b": b"7", "REPLY_CODES": b"something else"})
-        proxy.protocol.dataReceived(octets("05 97") + keyvalue.build_response(0, pairs) + GRANTED)
+        proxy.protocol.dataReceived(octets("05 97") + extended.build_response(0, pairs) + GRANTED)
         assert heard == [(app, pairs)]
 
     @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from tests.support.names import INVALID_NAMES, LITERALS, VALID_NAMES, WITH_NUL
-from torsocks_tx.socks import keyvalue, socks4, socks5, userpass
+from torsocks_tx.socks import extended, socks4, socks5, userpass
 from torsocks_tx.socks.constants import AddressType, Command, Version
 from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Request, ip_text
 
@@ -103,8 +103,8 @@ _pieces = st.one_of(
         any_address,
     ),
     requests_4().map(socks4.build_request),
-    pairs.map(keyvalue.build_request),
-    pairs.map(lambda said: b"\5\1\x97" + keyvalue.build_request(said) + b"\5\1\0\1\1\1\1\1\0\1"),
+    pairs.map(extended.build_request),
+    pairs.map(lambda said: b"\5\1\x97" + extended.build_request(said) + b"\5\1\0\1\1\1\1\1\0\1"),
     st.sampled_from([b"GET / HTTP/1.1\r\n", b"\4\1", b"\5\1\0", b"\5\1\2", b"\1\0\0", b"\0" * 600]),
     st.builds(lambda byte, times: byte * times, st.binary(min_size=1, max_size=1), st.just(600)),
 )

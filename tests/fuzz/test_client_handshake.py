@@ -21,7 +21,7 @@ from tests.fuzz.strategies import (
 from tests.socks.test_both_ends import EARLY, Server, assert_agreed, connect, opened
 from tests.support.rows import rows
 from torsocks_tx.errors import Refused
-from torsocks_tx.socks import keyvalue, socks4, socks5, userpass
+from torsocks_tx.socks import extended, socks4, socks5, userpass
 from torsocks_tx.socks.client import ClientHandshake, Failed, Opened
 from torsocks_tx.socks.client_options import ClientOptions
 from torsocks_tx.socks.constants import CodeSet, Command, Role
@@ -125,11 +125,11 @@ _answers = st.one_of(
     _server_pieces,
     st.just(b"\5\x97"),
     st.builds(
-        lambda status, said: b"\1" + bytes([status]) + keyvalue.build_pairs(said),
+        lambda status, said: b"\1" + bytes([status]) + extended.build_pairs(said),
         st.sampled_from([0, 0, 0, 1, 2, 3]),
         pairs,
     ),
-    st.just(keyvalue.build_response(0, KeyValues.of({"ACCEPTED": b"A,ISOLATION"}))),
+    st.just(extended.build_response(0, KeyValues.of({"ACCEPTED": b"A,ISOLATION"}))),
 )
 
 

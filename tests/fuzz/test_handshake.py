@@ -20,18 +20,19 @@ from tests.support.conversations import converse
 from tests.support.rows import rows
 from tests.support.tables import octets
 from torsocks_tx.http import page as http
-from torsocks_tx.socks import keyvalue, socks5, userpass
+from torsocks_tx.socks import extended, socks5, userpass
 from torsocks_tx.socks.constants import Role, Version
 from torsocks_tx.socks.extended import ExtendedRules, standard_keys
 from torsocks_tx.socks.messages import Credentials, KeyValues, Request
 from torsocks_tx.socks.server import (
+    BOTH_VERSIONS,
     Authenticate,
+    HandshakeOptions,
     Rejected,
     Requested,
     Send,
     Step,
 )
-from torsocks_tx.socks.server_options import BOTH_VERSIONS, HandshakeOptions
 
 options = st.builds(
     HandshakeOptions,
@@ -150,7 +151,7 @@ def test_every_conversation_by_pairs_gives_its_request_or_a_refusal(
 ) -> None:
     greeting = socks5.build_greeting(others + b"\x97")
     asked = socks5.build_request(request.command, request.address)
-    client = greeting + keyvalue.build_request(said) + asked + early
+    client = greeting + extended.build_request(said) + asked + early
     _, chunks = data.draw(chopped(st.just(client)))
     first, *_, last = converse(chunks, HandshakeOptions(extended=ExtendedRules()))
     assert first == Send(octets("05 97"))
@@ -169,7 +170,7 @@ orders = st.lists(
         st.sampled_from([b"\0", b"\2", b"\x97", b"\0\2\x97", b""]).map(socks5.build_greeting),
         LOGINS.map(userpass.build_credentials),
         LOGINS.map(
-            lambda login: keyvalue.build_request(
+            lambda login: extended.build_request(
                 KeyValues.of({"USERNAME": login.username, "PASSWD": login.password})
             )
         ),

@@ -43,7 +43,7 @@ from torsocks_tx.errors import (
 from torsocks_tx.policy.listener import ListenerPolicy
 from torsocks_tx.server.auth import CredAuthenticator
 from torsocks_tx.server.factory import SOCKSFactory
-from torsocks_tx.socks import keyvalue
+from torsocks_tx.socks import extended
 from torsocks_tx.socks.client_options import ClientOptions
 from torsocks_tx.socks.constants import CodeSet, Role
 from torsocks_tx.socks.extended import take_any
@@ -169,7 +169,7 @@ async def test_tls_goes_on_top(ground: Ground, optimistic: bool) -> None:
 @pytest_twisted.ensureDeferred
 async def test_whatever_the_segments_nothing_behind_the_reply_is_lost(ground: Ground) -> None:
     """A server that answers in two segments, cut at every place, or byte by byte."""
-    pairs = keyvalue.build_response(0, KeyValues.of({"ACCEPTED": b"ISOLATION"}))
+    pairs = extended.build_response(0, KeyValues.of({"ACCEPTED": b"ISOLATION"}))
     for answer in cuts(octets("05 97") + pairs + GRANTED + b"hello"):
         servers = PeerFactory()
         proxy = await ground.listen(servers)

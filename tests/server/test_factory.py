@@ -33,7 +33,7 @@ from torsocks_tx.policy.isolation import IsolationFlags, Isolator
 from torsocks_tx.policy.listener import ListenerPolicy
 from torsocks_tx.server.factory import SOCKS4Factory, SOCKS5Factory, SOCKSFactory
 from torsocks_tx.server.protocol import SOCKS4Protocol, SOCKS5Protocol, SOCKSProtocol
-from torsocks_tx.socks import keyvalue
+from torsocks_tx.socks import extended
 from torsocks_tx.socks.constants import Role
 from torsocks_tx.socks.extended import take_any
 from torsocks_tx.socks.messages import Credentials, KeyValues
@@ -328,13 +328,13 @@ def test_the_reactor_is_the_clock_by_default() -> None:
     assert SOCKSFactory(MemoryBackend()).clock is reactor
 
 
-def extended(**pairs: bytes) -> bytes:
+def by_pairs(**pairs: bytes) -> bytes:
     """A greeting that offers every method, and a request of X'97'."""
-    return b"\5\3\0\2\x97" + keyvalue.build_request(KeyValues.of(pairs))
+    return b"\5\3\0\2\x97" + extended.build_request(KeyValues.of(pairs))
 
 
 def answered(**pairs: bytes) -> bytes:
-    return b"\5\x97" + keyvalue.build_response(0, KeyValues.of(pairs))
+    return b"\5\x97" + extended.build_response(0, KeyValues.of(pairs))
 
 
 class TestExtended:
@@ -343,7 +343,7 @@ class TestExtended:
     @rows("P-04", "P-06")
     def test_it_is_there_by_default(self) -> None:
         stage = Stage()
-        answer = stage.say(extended(ISOLATION=b"x"))
+        answer = stage.say(by_pairs(ISOLATION=b"x"))
         assert answer == answered(ACCEPTED=b"ISOLATION", REPLY_CODES=b"prop229")
         stage.say(CONNECT)
         assert stage.backend.outbounds[0].request.pairs == KeyValues.of({"ISOLATION": b"x"})
@@ -371,28 +371,28 @@ class TestExtended:
         policy = ListenerPolicy(role=Role.PT, prefer_socks_no_auth=True)
         assert Stage(policy=policy).say(b"\5\2\0\2") == b"\5\2"
         stage = Stage(policy=policy, keys={"PT.": take_any})
-        answer = stage.say(extended(**{"PT.a": b"1", "ISOLATION": b"x"}))
+        answer = stage.say(by_pairs(**{"PT.a": b"1", "ISOLATION": b"x"}))
         assert answer == answered(ACCEPTED=b"PT.a", REPLY_CODES=b"prop229")
 
     def test_what_does_not_isolate_is_not_said_to_be_accepted(self) -> None:
         stage = Stage(policy=ListenerPolicy(isolation=IsolationFlags(socks_auth=False)))
-        answer = stage.say(b"\5\1\x97" + extended(ISOLATION=b"x", USERNAME=b"")[5:])
+        answer = stage.say(b"\5\1\x97" + by_pairs(ISOLATION=b"x", USERNAME=b"")[5:])
         assert answer == answered(ACCEPTED=b"", REPLY_CODES=b"prop229")
 
     @rows("P-03")
     def test_bounds_are_the_listeners(self) -> None:
         stage = Stage(limits=Limits(extended_pairs=1, extended_bytes=20))
-        assert stage.say(extended(A=b"", B=b"")) == b"\5\x97\1\2\0\0"
+        assert stage.say(by_pairs(A=b"", B=b"")) == b"\5\x97\1\2\0\0"
         assert stage.farewell
         stage = Stage(limits=Limits(extended_pairs=1, extended_bytes=20))
-        assert stage.say(extended(A=b"x" * 16)) == b"\5\x97\1\2\0\0"
+        assert stage.say(by_pairs(A=b"x" * 16)) == b"\5\x97\1\2\0\0"
 
     @pytest.mark.parametrize("end", ["leaves", "stays too long", "asks"])
     def test_a_clients_pairs_leave_the_budget_of_all_with_it(self, end: str) -> None:
         stage = Stage()
         budget = stage.server._limiter.pairs_budget
         before = budget.left
-        said = extended(ISOLATION=b"v" * 5000)
+        said = by_pairs(ISOLATION=b"v" * 5000)
         stage.say(said[:-1])
         assert budget.left < before
         if end == "leaves":
@@ -406,7 +406,7 @@ class TestExtended:
 
     def test_a_stream_does_not_keep_what_isolates_it(self) -> None:
         stage = Stage()
-        stage.say(extended(ISOLATION=b"v" * 5000, REPLY_CODES=b"none") + named(ONION, 80))
+        stage.say(by_pairs(ISOLATION=b"v" * 5000, REPLY_CODES=b"none") + named(ONION, 80))
         [outbound] = stage.backend.outbounds
         assert outbound.request.pairs.get("ISOLATION") == b"v" * 5000
         kept = stage.protocol._errand._request
@@ -418,7 +418,7 @@ class TestExtended:
     @rows("R-30")
     def test_half_a_frame_has_the_handshakes_deadline(self) -> None:
         stage = Stage()
-        stage.say(extended(ISOLATION=b"x")[:-1])
+        stage.say(by_pairs(ISOLATION=b"x")[:-1])
         stage.clock.advance(29.9)
         assert stage.transport.asked[-1:] != ["loseWriteConnection"]
         stage.clock.advance(0.2)
@@ -427,7 +427,7 @@ class TestExtended:
 
     def test_a_client_that_leaves_in_the_middle_hears_nothing(self) -> None:
         stage = Stage()
-        stage.say(extended(ISOLATION=b"x")[:-1])
+        stage.say(by_pairs(ISOLATION=b"x")[:-1])
         stage.protocol.readConnectionLost()
         assert stage.transport.take() == b""
         assert stage.transport.asked[-1] == "loseConnection"
@@ -440,14 +440,14 @@ class TestExtended:
             return KeyValues.of({"X-paint.price": b"7"})
 
         stage = Stage(keys={"X-paint.colour": colour})
-        answer = stage.say(extended(**{"X-paint.colour": b"red"}))
+        answer = stage.say(by_pairs(**{"X-paint.colour": b"red"}))
         assert answer == answered(
             ACCEPTED=b"X-paint.colour", REPLY_CODES=b"prop229", **{"X-paint.price": b"7"}
         )
         stage = Stage(keys={"X-paint.colour": colour})
         pairs = KeyValues.of({"X-paint.known": b"red"})
-        answer = stage.say(extended(**{"X-paint.colour": b"blue"}))
-        assert answer == b"\5\x97" + keyvalue.build_response(2, pairs)
+        answer = stage.say(by_pairs(**{"X-paint.colour": b"blue"}))
+        assert answer == b"\5\x97" + extended.build_response(2, pairs)
         assert stage.farewell
 
     def test_a_fault_of_an_applications_key_ends_the_connection(
@@ -457,7 +457,7 @@ class TestExtended:
             raise ZeroDivisionError
 
         stage = Stage(keys={"X-a.b": broken})
-        assert stage.say(extended(**{"X-a.b": b""})) == b""
+        assert stage.say(by_pairs(**{"X-a.b": b""})) == b""
         assert stage.farewell
         assert [event["log_failure"].type for event in logged_failures] == [ZeroDivisionError]
         logged_failures.clear()
@@ -474,7 +474,7 @@ class TestExtended:
             return checks[0]
 
         stage = Stage(authenticator=check)
-        said = extended(USERNAME=b"me", PASSWD=password, ISOLATION=b"x")
+        said = by_pairs(USERNAME=b"me", PASSWD=password, ISOLATION=b"x")
         assert stage.say(said + CONNECT) == b"\5\x97"
         checks[0].callback(b"me" if password == b"you" else None)
         answer = stage.transport.take()

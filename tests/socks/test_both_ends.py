@@ -21,13 +21,13 @@ from torsocks_tx.socks.messages import Address, Credentials, Request
 from torsocks_tx.socks.replies import refusal
 from torsocks_tx.socks.server import (
     Authenticate,
-    Handshake,
+    HandshakeOptions,
     Rejected,
     Requested,
+    ServerHandshake,
 )
 from torsocks_tx.socks.server import Send as ServerSend
 from torsocks_tx.socks.server import Step as ServerStep
-from torsocks_tx.socks.server_options import HandshakeOptions
 
 CONNECT, RESOLVE, RESOLVE_PTR = Command.CONNECT, Command.RESOLVE, Command.RESOLVE_PTR
 Answer = Callable[[Request], bytes]
@@ -44,10 +44,10 @@ class Server:
     request: Request | None = None
     early: bytes = b""
     closed: bool = False
-    handshake: Handshake = field(init=False)
+    handshake: ServerHandshake = field(init=False)
 
     def __post_init__(self) -> None:
-        self.handshake = Handshake(self.options)
+        self.handshake = ServerHandshake(self.options)
 
     def receive(self, data: bytes) -> list[bytes]:
         if self.request is not None:

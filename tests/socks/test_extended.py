@@ -7,7 +7,7 @@ import pytest
 from tests.support.rows import rows
 from tests.support.tables import octets, table
 from torsocks_tx.errors import InvalidArguments, ProtocolError
-from torsocks_tx.socks import keyvalue
+from torsocks_tx.socks import extended
 from torsocks_tx.socks.constants import Role
 from torsocks_tx.socks.extended import (
     ExtendedRules,
@@ -91,7 +91,7 @@ def test_refusals(
     with pytest.raises(ProtocolError) as caught:
         judge(KeyValues.of(pairs), rules, role)
     said = {} if unsupported is None else {"UNSUPPORTED": unsupported}
-    assert caught.value.answer == keyvalue.build_response(2, KeyValues.of(said))
+    assert caught.value.answer == extended.build_response(2, KeyValues.of(said))
 
 
 def test_unknown_keys_may_come_twice() -> None:

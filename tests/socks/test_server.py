@@ -15,14 +15,15 @@ from torsocks_tx.http import page as http
 from torsocks_tx.socks.constants import AddressType, Command, Version
 from torsocks_tx.socks.messages import Address, Credentials, Request
 from torsocks_tx.socks.server import (
+    MOST_ANSWERED,
     Authenticate,
-    Handshake,
+    HandshakeOptions,
     Rejected,
     Requested,
     Send,
+    ServerHandshake,
     Step,
 )
-from torsocks_tx.socks.server_options import MOST_ANSWERED, HandshakeOptions
 
 CONNECT, RESOLVE, RESOLVE_PTR = Command.CONNECT, Command.RESOLVE, Command.RESOLVE_PTR
 EXAMPLE = at("example.com", 80)
@@ -425,7 +426,7 @@ def test_required_credentials_win_over_preferences() -> None:
 
 
 def test_an_answer_that_nobody_waits_for_does_nothing() -> None:
-    handshake = Handshake(REQUIRE)
+    handshake = ServerHandshake(REQUIRE)
     assert handshake.authenticated(b"me") == []
     assert handshake.receive(octets("05 01 02")) == [USERPASS]
     assert handshake.authenticated(b"me") == []
@@ -435,7 +436,7 @@ def test_an_answer_that_nobody_waits_for_does_nothing() -> None:
 
 
 def test_what_comes_while_credentials_are_checked_is_kept() -> None:
-    handshake = Handshake(REQUIRE)
+    handshake = ServerHandshake(REQUIRE)
     handshake.receive(octets("05 01 02" + ME + "05 01"))
     assert handshake.receive(octets(ASK)[2:] + b"early") == []
     steps = handshake.authenticated(b"me")
@@ -525,13 +526,13 @@ def test_a_greeting_that_came_before_has_the_same_answer() -> None:
     options = HandshakeOptions()
     for _ in range(2):
         for greeting in (b"\5\1\0", b"\5\2\0\2", b"\5\1\2"):
-            fresh = Handshake(HandshakeOptions()).receive(greeting)
-            assert Handshake(options).receive(greeting) == fresh
+            fresh = ServerHandshake(HandshakeOptions()).receive(greeting)
+            assert ServerHandshake(options).receive(greeting) == fresh
     assert len(options.answered) == 3
 
 
 def test_few_greetings_are_remembered() -> None:
     options = HandshakeOptions()
     for method in range(3, 255):
-        Handshake(options).receive(bytes([5, 2, 0, method]))
+        ServerHandshake(options).receive(bytes([5, 2, 0, method]))
     assert len(options.answered) == MOST_ANSWERED

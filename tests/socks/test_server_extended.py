@@ -13,19 +13,19 @@ from tests.socks.test_server import ASK, EXAMPLE, ME, NO_AUTH, NONE_ACCEPTABLE, 
 from tests.support.conversations import Conversation, assert_conversation, converse
 from tests.support.rows import rows
 from tests.support.tables import at, octets, table
-from torsocks_tx.socks import keyvalue
+from torsocks_tx.socks import extended
 from torsocks_tx.socks.constants import Command, Role, Version
 from torsocks_tx.socks.extended import ExtendedRules, standard_keys
 from torsocks_tx.socks.messages import Credentials, KeyValues, Request
 from torsocks_tx.socks.server import (
     Authenticate,
-    Handshake,
+    HandshakeOptions,
     Rejected,
     Requested,
     Send,
+    ServerHandshake,
     Step,
 )
-from torsocks_tx.socks.server_options import HandshakeOptions
 
 OPTIONS = HandshakeOptions(extended=ExtendedRules())
 PREFER = HandshakeOptions(extended=ExtendedRules(), prefer_no_auth=True)
@@ -81,7 +81,7 @@ def asked(
 
 def said(accepted: str, codes: str = "prop229") -> Send:
     pairs = KeyValues.of({"ACCEPTED": accepted.encode(), "REPLY_CODES": codes.encode()})
-    return Send(keyvalue.build_response(0, pairs))
+    return Send(extended.build_response(0, pairs))
 
 
 V11 = "01 0002 0008 555345524E414D45 0005 616C696365 0006 504153535744 0002 7077"
@@ -178,7 +178,7 @@ LOGINS = table(
             {"USERNAME": b"me", "PASSWD": b"you", "REQUIRE": b"A"},
             [
                 Authenticate(Credentials(b"me", b"you")),
-                Rejected(keyvalue.build_response(2, KeyValues.of({"UNSUPPORTED": b"A"})), ""),
+                Rejected(extended.build_response(2, KeyValues.of({"UNSUPPORTED": b"A"})), ""),
             ],
         ),
         (
@@ -193,12 +193,12 @@ LOGINS = table(
 @rows("P-05", "P-20", "P-21", "P-23", "P-24")
 @pytest.mark.parametrize(("pairs", "steps"), LOGINS)
 def test_logins(pairs: dict[str, bytes], steps: list[Step]) -> None:
-    client = keyvalue.build_request(KeyValues.of(pairs)) + octets(ASK) + b"early"
+    client = extended.build_request(KeyValues.of(pairs)) + octets(ASK) + b"early"
     assert_conversation(octets("05 01 97") + client, [EXTENDED, *steps], REQUIRE)
 
 
 def test_the_answer_comes_before_the_request() -> None:
-    handshake = Handshake(OPTIONS)
+    handshake = ServerHandshake(OPTIONS)
     assert handshake.receive(octets("05 01 97")) == [EXTENDED]
     assert handshake.receive(octets("01 0000")) == [said("")]
 
@@ -229,7 +229,7 @@ def test_names_have_no_format_on_a_transports_port() -> None:
 def test_any_value_of_60000_bytes() -> None:
     value = bytes(range(256)) * 234 + b"\0" * 96
     assert len(value) == 60000
-    frame = keyvalue.build_request(KeyValues.of({"ISOLATION": value}))
+    frame = extended.build_request(KeyValues.of({"ISOLATION": value}))
     for size in (1, 7, 1448, 65536):
         client = octets("05 01 97") + frame + octets(ASK)
         chunks = [client[i : i + size] for i in range(0, len(client), size)]
@@ -253,9 +253,9 @@ def test_a_giant_holds_no_more_than_the_bound(claim: str) -> None:
 @rows("P-03")
 def test_unknown_pairs_are_dropped_as_they_come() -> None:
     unknown = KeyValues.of({f"X-{i}": b"v" * 60000 for i in range(4)})
-    rules = ExtendedRules(budget=keyvalue.Budget(70_000))
+    rules = ExtendedRules(budget=extended.Budget(70_000))
     conversation = Conversation(HandshakeOptions(extended=rules))
-    frame = keyvalue.build_request(unknown)
+    frame = extended.build_request(unknown)
     for piece in (octets("05 01 97"), frame[:-1], frame[-1:]):
         conversation.feed(piece)
     assert conversation.steps == [EXTENDED, said("")]
@@ -264,9 +264,9 @@ def test_unknown_pairs_are_dropped_as_they_come() -> None:
 
 @rows("P-03")
 def test_all_clients_together_have_a_budget_that_small_logins_do_not_need() -> None:
-    rules = ExtendedRules(budget=keyvalue.Budget(100_000))
+    rules = ExtendedRules(budget=extended.Budget(100_000))
     options = HandshakeOptions(extended=rules)
-    big = keyvalue.build_request(KeyValues.of({"ISOLATION": b"v" * 60000}))
+    big = extended.build_request(KeyValues.of({"ISOLATION": b"v" * 60000}))
     greedy = [Conversation(options) for _ in range(10)]
     for conversation in greedy:
         conversation.feed(octets("05 01 97") + big[:20])
@@ -274,7 +274,7 @@ def test_all_clients_together_have_a_budget_that_small_logins_do_not_need() -> N
     assert {conversation.steps[-1].data for conversation in greedy[1:]} == {  # type: ignore[union-attr]
         octets("01 02 0000")
     }
-    small = keyvalue.build_request(KeyValues.of({"ISOLATION": b"v" * 900}))
+    small = extended.build_request(KeyValues.of({"ISOLATION": b"v" * 900}))
     (*_, requested) = converse([octets("05 01 97") + small + octets(ASK)], options)
     assert isinstance(requested, Requested)
     for _ in range(2):
@@ -289,7 +289,7 @@ def test_sixteen_kilobytes_of_one_byte_pairs_byte_by_byte_are_cheap() -> None:
     count = 16 * 1024 // 5
     rules = ExtendedRules(max_pairs=count)
     frame = b"\1" + count.to_bytes(2, "big") + b"\0\1k\0\0" * count
-    handshake = Handshake(HandshakeOptions(extended=rules))
+    handshake = ServerHandshake(HandshakeOptions(extended=rules))
     assert handshake.receive(octets("05 01 97")) == [EXTENDED]
     begun = time.process_time()
     for place in range(len(frame) - 1):
@@ -303,7 +303,7 @@ def test_nothing_of_it_is_said_or_logged() -> None:
     mark = "qzjx7"
     for key in ("USERNAME", "PASSWD", "ISOLATION", "REPLY_CODES", "X-a"):
         value = b"<torS0X>" * (key == "USERNAME") + mark.encode()
-        client = keyvalue.build_request(KeyValues.of({key: value})) + octets(ASK)
+        client = extended.build_request(KeyValues.of({key: value})) + octets(ASK)
         for options in (OPTIONS, REQUIRE):
             for step in converse([octets("05 01 97") + client], options):
                 assert mark not in repr(step)

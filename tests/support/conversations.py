@@ -6,32 +6,32 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from tests.support.tables import cuts
-from torsocks_tx.socks import keyvalue, pt_args, socks5
+from torsocks_tx.socks import extended, pt_args, socks5
 from torsocks_tx.socks.constants import Method, Role
 from torsocks_tx.socks.extended import ExtendedRules
 from torsocks_tx.socks.messages import Credentials
 from torsocks_tx.socks.server import (
     Authenticate,
-    Handshake,
+    HandshakeOptions,
     Rejected,
     Requested,
     Send,
+    ServerHandshake,
     Step,
 )
-from torsocks_tx.socks.server_options import HandshakeOptions
 
 LONGEST_FRAME = 513
 """RFC 1929 credentials with two fields of 255 bytes: only pairs are longer, and a transport's
 arguments in a SOCKS4 user id."""
 
-LONGEST_PAIR = 2 + keyvalue.MAX_KEY + 2 + 0xFFFF
+LONGEST_PAIR = 2 + extended.MAX_KEY + 2 + 0xFFFF
 
 
 class Conversation:
     """One client's bytes and what came of them. Only the user ``me`` with ``you`` is known."""
 
     def __init__(self, options: HandshakeOptions | None = None) -> None:
-        self.handshake = Handshake(options)
+        self.handshake = ServerHandshake(options)
         self.steps: list[Step] = []
         by_transport = options is not None and options.role is Role.PT
         self._longest_frame = LONGEST_FRAME + (pt_args.MAX_TEXT if by_transport else 0)

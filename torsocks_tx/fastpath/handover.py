@@ -14,7 +14,7 @@ from torsocks_tx.relay.connector import UNDER_WAY, Target
 from torsocks_tx.relay.sockets import not_sent
 from torsocks_tx.server.protocol import SOCKSProtocol
 from torsocks_tx.socks.messages import Request
-from torsocks_tx.socks.server import Handshake, Step
+from torsocks_tx.socks.server import ServerHandshake, Step
 
 
 class Stage(Enum):
@@ -39,7 +39,7 @@ class Reached(NamedTuple):
     lingered: float
     near: socket.socket
     address: Any
-    handshake: Handshake | None
+    handshake: ServerHandshake | None
     request: Request | None
     target: Target | None
     far: socket.socket | None

@@ -15,7 +15,7 @@ from torsocks_tx.fastpath.waits import Waits
 from torsocks_tx.relay.connector import Target
 from torsocks_tx.relay.flow import BULK_READ
 from torsocks_tx.socks.messages import Request
-from torsocks_tx.socks.server import Handshake, Step
+from torsocks_tx.socks.server import ServerHandshake, Step
 
 NOW = socket.MSG_DONTWAIT
 """An accepted socket blocks, since nothing was asked of it: each call says that it does not."""
@@ -46,7 +46,7 @@ class Passage:
         self.number = near.fileno()
         self.address = address
         self.stage = Stage.HANDSHAKE
-        self.handshake: Handshake | None = Handshake(hall.options)
+        self.handshake: ServerHandshake | None = ServerHandshake(hall.options)
         self.request: Request | None = None
         self.target: Target | None = None
         self.far: socket.socket | None = None

@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 
 from torsocks_tx.socks.address import packed_ip
-from torsocks_tx.socks.keyvalue import Budget
+from torsocks_tx.socks.extended import Budget
 
 RESERVED = 96
 """Descriptors kept for listeners, logs, tor, pipes and the like."""

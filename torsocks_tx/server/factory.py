@@ -33,7 +33,7 @@ from torsocks_tx.socks.constants import Command, Role, Version
 from torsocks_tx.socks.extended import ExtendedRules, KeyHandler, standard_keys
 from torsocks_tx.socks.messages import Credentials, Request
 from torsocks_tx.socks.replies import ReplyContext
-from torsocks_tx.socks.server_options import HandshakeOptions
+from torsocks_tx.socks.server import HandshakeOptions
 
 _listener_numbers = itertools.count(1)
 _isolator = Isolator()

@@ -14,7 +14,7 @@ from torsocks_tx.server.connections import Connection
 from torsocks_tx.server.request import Client, Errand
 from torsocks_tx.socks.constants import Version
 from torsocks_tx.socks.messages import Credentials, Request
-from torsocks_tx.socks.server_options import HandshakeOptions
+from torsocks_tx.socks.server import HandshakeOptions
 
 
 class Served(Connection, Protocol):

@@ -30,8 +30,15 @@ from torsocks_tx.server.owner import Owner
 from torsocks_tx.server.request import Errand
 from torsocks_tx.socks.constants import Version
 from torsocks_tx.socks.messages import Credentials, Request
-from torsocks_tx.socks.server import Authenticate, Handshake, Rejected, Requested, Send, Step
-from torsocks_tx.socks.server_options import BOTH_VERSIONS
+from torsocks_tx.socks.server import (
+    BOTH_VERSIONS,
+    Authenticate,
+    Rejected,
+    Requested,
+    Send,
+    ServerHandshake,
+    Step,
+)
 
 
 class State(Enum):
@@ -63,7 +70,7 @@ class SOCKSProtocol(Protocol):
 
     def connectionMade(self) -> None:
         """Start the handshake and its deadline."""
-        self._handshake = Handshake(self.factory.handshake_options(self.versions))
+        self._handshake = ServerHandshake(self.factory.handshake_options(self.versions))
         self._begin(self.factory.limits.handshake_timeout)
         if is_quiet(self.transport) and self.transport.protocol is self:
             # The first message is often there already. An end would be told again.
@@ -79,7 +86,7 @@ class SOCKSProtocol(Protocol):
         self.factory.connected(self)
 
     def go_on(
-        self, transport: Any, handshake: Handshake, seconds: float, steps: Sequence[Step]
+        self, transport: Any, handshake: ServerHandshake, seconds: float, steps: Sequence[Step]
     ) -> None:
         """Take a handshake that was begun elsewhere, with these steps of it to be carried out."""
         self.transport, self.connected = transport, 1

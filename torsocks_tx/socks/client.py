@@ -21,7 +21,7 @@ from torsocks_tx.errors import (
     ProxyBroken,
     Refused,
 )
-from torsocks_tx.socks import keyvalue, socks4, socks5, userpass
+from torsocks_tx.socks import extended, socks4, socks5, userpass
 from torsocks_tx.socks.client_options import Offer
 from torsocks_tx.socks.constants import (
     CodeSet,
@@ -121,7 +121,7 @@ class ClientHandshake:
         self._pipelined = pipelined
         self._verifies_f0 = verify_f0 and request.command is Command.CONNECT
         self._offer = offer or (_NAMED if request.credentials else _ANONYMOUS)
-        self._response: keyvalue.Response | None = None
+        self._response: extended.Response | None = None
         self.pairs: KeyValues = NO_PAIRS
         self._codes: CodeSet | None = None
         self._buffer = bytearray()
@@ -231,15 +231,15 @@ class ClientHandshake:
     def _selected(self, method: int) -> Step | None:
         if method == Method.EXTENDED:
             self._state = _State.EXTENDED
-            self._response = keyvalue.Response()
-            return Send(keyvalue.build_request(self._request.pairs or NO_PAIRS))
+            self._response = extended.Response()
+            return Send(extended.build_request(self._request.pairs or NO_PAIRS))
         if method == Method.USERNAME_PASSWORD:
             self._state = _State.STATUS
             return None if self._pipelined else Send(self._credentials())
         self._state = _State.REPLY
         return None if self._pipelined else Send(self._build_request())
 
-    def _extended(self, reader: Reader, response: keyvalue.Response) -> Step | None:
+    def _extended(self, reader: Reader, response: extended.Response) -> Step | None:
         pairs = response.take(reader)
         if pairs is None:
             return None

@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass, field
 
 from torsocks_tx.errors import ArgumentsRefused, LoginRefused, NotIsolated, Refused
-from torsocks_tx.socks import keyvalue, socks4, socks5, userpass
+from torsocks_tx.socks import extended, socks4, socks5, userpass
 from torsocks_tx.socks.constants import (
     AddressType,
     CodeSet,
@@ -109,7 +109,7 @@ class ClientOptions:
             raise ValueError("this can only be said by method 0x97, which is switched off")
         if self.version == 4:
             self._check_socks4()
-        keyvalue.build_request(self._said)
+        extended.build_request(self._said)
         if Method.USERNAME_PASSWORD in self.offer.methods and self._legacy_credentials:
             userpass.build_credentials(self._legacy_credentials)
 

@@ -11,16 +11,80 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
+from typing import Any
 
 from torsocks_tx.errors import Incomplete, ProtocolError
 from torsocks_tx.http import page as http
-from torsocks_tx.socks import extended, keyvalue, socks4, socks5, userpass
-from torsocks_tx.socks.constants import ExtendedStatus, Method, Version
+from torsocks_tx.socks import extended, pt_args, socks4, socks5, userpass
+from torsocks_tx.socks.constants import Command, ExtendedStatus, Method, Role, Version
 from torsocks_tx.socks.extended import ExtendedRules
 from torsocks_tx.socks.messages import Credentials, KeyValues, Request
 from torsocks_tx.socks.reader import Reader
-from torsocks_tx.socks.roles import RULES
-from torsocks_tx.socks.server_options import HandshakeOptions
+
+
+@dataclass(frozen=True, slots=True)
+class RoleRules:
+    """What differs from role to role before a request is carried out.
+
+    ``check_format`` raises ProtocolError for RFC 1929 credentials that mean nothing on this port;
+    ``longest_socks4`` is how many bytes a SOCKS4 request may have: its user id may be arguments.
+    """
+
+    commands: frozenset[Command]
+    check_format: Callable[[Credentials], object]
+    longest_socks4: int
+
+
+RULES = {
+    Role.TOR: RoleRules(
+        commands=frozenset({Command.CONNECT, Command.RESOLVE, Command.RESOLVE_PTR}),
+        check_format=userpass.check_format,
+        longest_socks4=socks4.MAX_REQUEST,
+    ),
+    Role.PT: RoleRules(
+        commands=frozenset({Command.CONNECT}),
+        check_format=pt_args.parse_credentials,
+        longest_socks4=socks4.MAX_REQUEST + pt_args.MAX_TEXT,
+    ),
+}
+
+
+BOTH_VERSIONS = frozenset({Version.SOCKS4, Version.SOCKS5})
+
+MOST_ANSWERED = 64
+
+
+@dataclass(frozen=True, slots=True)
+class HandshakeOptions:
+    """What a listener accepts before the request.
+
+    ``prefer_no_auth``: method 00 over the others where it is offered. ``require_auth``: only
+    methods that carry credentials, and these are checked; SOCKS4 is rejected, since it has none.
+    ``extended``: what method X'97' may say; without it that method does not exist here. On a port
+    of the ``role`` of a transport credentials are its arguments (``RULES``).
+    """
+
+    versions: frozenset[Version] = BOTH_VERSIONS
+    prefer_no_auth: bool = False
+    require_auth: bool = False
+    extended: ExtendedRules | None = None
+    role: Role = Role.TOR
+    answered: dict[bytes, Any] = field(default_factory=dict, compare=False, repr=False)
+    """Greetings that came before, and what they led to: at most ``MOST_ANSWERED``."""
+
+    def remember(self, greeting: bytes, outcome: Any) -> None:
+        """Keep what a greeting led to, so that the next such client need not be judged."""
+        if len(self.answered) < MOST_ANSWERED:
+            self.answered[greeting] = outcome
+
+    def select(self, offered: bytes) -> Method:
+        """The method that is taken of those that a client offers."""
+        wanted = [Method.USERNAME_PASSWORD]
+        if self.extended is not None:
+            wanted.insert(0, Method.EXTENDED)
+        if not self.require_auth:
+            wanted.insert(0 if self.prefer_no_auth else len(wanted), Method.NO_AUTH)
+        return next((method for method in wanted if method in offered), Method.NONE_ACCEPTABLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +135,7 @@ class _State(Enum):
     OVER = auto()
 
 
-class Handshake:
+class ServerHandshake:
     """One client's conversation.
 
     Holds at most one unfinished frame, of fewer than 513 bytes, or the pairs of method X'97' within
@@ -86,7 +150,7 @@ class Handshake:
         self._avatar: bytes | None = None
         self._role = RULES[self._options.role]
         self._rules = self._options.extended or _NO_RULES
-        self._frame = keyvalue.Pairs(0)
+        self._frame = extended.Pairs(0)
         self._pairs: KeyValues | None = None
         self._offered_extended = False
 
@@ -106,7 +170,7 @@ class Handshake:
             return []
         by_pairs = self._pairs is not None
         if avatar is None:
-            answer = keyvalue.AUTHENTICATION_FAILED if by_pairs else userpass.REFUSED
+            answer = extended.AUTHENTICATION_FAILED if by_pairs else userpass.REFUSED
             return [self._reject(ProtocolError("credentials refused", answer))]
         self._avatar = avatar
         try:
@@ -125,7 +189,7 @@ class Handshake:
         answer = userpass.ACCEPTED
         if self._pairs is not None:
             said = extended.judge(self._pairs, self._rules, self._options.role)
-            answer = keyvalue.build_response(ExtendedStatus.SUCCESS, said)
+            answer = extended.build_response(ExtendedStatus.SUCCESS, said)
         self._state = _State.REQUEST_5
         return Send(answer)
 
@@ -190,7 +254,7 @@ class Handshake:
         return Authenticate(credentials)
 
     def _extended_head(self, reader: Reader) -> Step | None:
-        count = keyvalue.parse_request_head(reader)
+        count = extended.parse_request_head(reader)
         self._frame = self._rules.frame(count)
         self._state = _State.EXTENDED_PAIRS
         return self._extended_end()
@@ -208,7 +272,7 @@ class Handshake:
         if not self._options.require_auth:
             return self._accept()
         if pairs.get(extended.USERNAME) is None or pairs.get(extended.PASSWD) is None:
-            raise ProtocolError("credentials are missing", keyvalue.AUTHENTICATION_FAILED)
+            raise ProtocolError("credentials are missing", extended.AUTHENTICATION_FAILED)
         self._state = _State.CHECKING
         return Authenticate(self._credentials or Credentials(b""))
 
@@ -239,13 +303,13 @@ _BEHIND: dict[Method, _State] = {
     Method.USERNAME_PASSWORD: _State.CREDENTIALS,
     Method.EXTENDED: _State.EXTENDED_HEAD,
 }
-_FRAMES: dict[_State, Callable[[Handshake, Reader], Step | None]] = {
-    _State.FIRST_BYTE: Handshake._first_byte,
-    _State.REQUEST_4: Handshake._request_4,
-    _State.GREETING: Handshake._greeting,
-    _State.CREDENTIALS: Handshake._check,
-    _State.EXTENDED_HEAD: Handshake._extended_head,
-    _State.EXTENDED_PAIRS: Handshake._extended_pair,
-    _State.CREDENTIALS_OR_REQUEST: Handshake._credentials_or_request,
-    _State.REQUEST_5: Handshake._request_5,
+_FRAMES: dict[_State, Callable[[ServerHandshake, Reader], Step | None]] = {
+    _State.FIRST_BYTE: ServerHandshake._first_byte,
+    _State.REQUEST_4: ServerHandshake._request_4,
+    _State.GREETING: ServerHandshake._greeting,
+    _State.CREDENTIALS: ServerHandshake._check,
+    _State.EXTENDED_HEAD: ServerHandshake._extended_head,
+    _State.EXTENDED_PAIRS: ServerHandshake._extended_pair,
+    _State.CREDENTIALS_OR_REQUEST: ServerHandshake._credentials_or_request,
+    _State.REQUEST_5: ServerHandshake._request_5,
 }

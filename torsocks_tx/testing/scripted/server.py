@@ -22,7 +22,7 @@ from torsocks_tx.server.request import Client, Errand
 from torsocks_tx.socks.constants import AddressType, Command, Method, Version
 from torsocks_tx.socks.messages import Address, Credentials, Request
 from torsocks_tx.socks.replies import ReplyContext
-from torsocks_tx.socks.server_options import HandshakeOptions
+from torsocks_tx.socks.server import HandshakeOptions
 from torsocks_tx.testing.scripted.backend import ScriptedBackend
 from torsocks_tx.testing.scripted.names import script_of
 from torsocks_tx.testing.scripted.request import ScriptedErrand

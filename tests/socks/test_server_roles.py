@@ -8,7 +8,7 @@ from tests.support.rows import rows
 from torsocks_tx.errors import ProtocolError
 from torsocks_tx.socks.constants import Command, Role
 from torsocks_tx.socks.messages import Credentials
-from torsocks_tx.socks.roles import RULES
+from torsocks_tx.socks.server import RULES
 
 CONNECT, RESOLVE, RESOLVE_PTR = Command.CONNECT, Command.RESOLVE, Command.RESOLVE_PTR
 EXTENDED, ARGUMENTS, NEITHER = Credentials(b"<torS0X>9"), Credentials(b"k=v"), Credentials(b"hello")

@@ -9,8 +9,8 @@ import pytest
 from tests.support.rows import rows
 from tests.support.tables import assert_parsed, assert_refused, octets, prefixes, table
 from torsocks_tx.errors import Incomplete, ProtocolError
-from torsocks_tx.socks import keyvalue
-from torsocks_tx.socks.keyvalue import Pairs
+from torsocks_tx.socks import extended
+from torsocks_tx.socks.extended import Pairs
 from torsocks_tx.socks.messages import KeyValues
 from torsocks_tx.socks.reader import Reader
 
@@ -19,11 +19,11 @@ INVALID = octets("01 02 0000")
 
 def parse_request(reader: Reader) -> KeyValues:
     """A whole request at once, which is not how the server reads one."""
-    return parse_pairs(reader, keyvalue.parse_request_head(reader))
+    return parse_pairs(reader, extended.parse_request_head(reader))
 
 
 def parse_response(reader: Reader) -> tuple[int, KeyValues]:
-    status, count = keyvalue.parse_response_head(reader)
+    status, count = extended.parse_response_head(reader)
     return status, parse_pairs(reader, count)
 
 
@@ -66,7 +66,7 @@ REQUESTS = table(
 @rows("P-03", "P-10", "P-11", "P-13", "P-16", "P-17")
 @pytest.mark.parametrize(("pairs", "text"), REQUESTS)
 def test_requests_both_ways(pairs: KeyValues, text: str) -> None:
-    assert keyvalue.build_request(pairs) == octets(text)
+    assert extended.build_request(pairs) == octets(text)
     assert_parsed(parse_request, octets(text), pairs)
 
 
@@ -75,15 +75,15 @@ def test_requests_both_ways(pairs: KeyValues, text: str) -> None:
 @pytest.mark.parametrize(("pairs", "text"), REQUESTS)
 def test_responses_both_ways(pairs: KeyValues, text: str, status: int) -> None:
     frame = bytes([1, status]) + octets(text)[1:]
-    assert keyvalue.build_response(status, pairs) == frame
+    assert extended.build_response(status, pairs) == frame
     assert_parsed(parse_response, frame, (status, pairs))
 
 
 @rows("P-20")
 def test_short_responses() -> None:
-    assert keyvalue.build_response(0) == octets("01 00 0000")
-    assert octets("01 01 0000") == keyvalue.AUTHENTICATION_FAILED
-    assert octets("01 02 0000") == keyvalue.INVALID_ARGUMENTS
+    assert extended.build_response(0) == octets("01 00 0000")
+    assert octets("01 01 0000") == extended.AUTHENTICATION_FAILED
+    assert octets("01 02 0000") == extended.INVALID_ARGUMENTS
 
 
 # The bytes, and after how many of them the judgement is certain.
@@ -141,10 +141,10 @@ def test_a_value_that_leaves_no_room_is_refused_before_it_comes() -> None:
 def test_the_largest_that_fits() -> None:
     value = b"v" * 0xFFFF
     wanted = KeyValues.of({f"k{i}": value for i in range(3)})
-    assert parse_request(Reader(keyvalue.build_request(wanted))) == wanted
+    assert parse_request(Reader(extended.build_request(wanted))) == wanted
     too_much = KeyValues.of({f"k{i}": value for i in range(4)})
     with pytest.raises(ProtocolError):
-        parse_request(Reader(keyvalue.build_request(too_much)))
+        parse_request(Reader(extended.build_request(too_much)))
 
 
 def test_a_claim_of_eight_gigabytes_costs_nothing() -> None:
@@ -171,4 +171,4 @@ def test_a_claim_of_eight_gigabytes_costs_nothing() -> None:
 )
 def test_what_does_not_fit_is_not_built(pairs: KeyValues, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
-        keyvalue.build_request(pairs)
+        extended.build_request(pairs)
