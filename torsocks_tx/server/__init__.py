@@ -1,1 +1,5 @@
-"""The accepting side: protocols, factories, authentication."""
+"""The accepting side: protocols, their factories, authentication, the connection limiter.
+
+It must not know which backend carries the streams, nor command lines. Begin reading in
+``protocol``: it follows one client's connection from its first byte.
+"""

@@ -1,1 +1,5 @@
-"""The SOCKS protocol without input or output: messages, both conversations, reply codes."""
+"""The SOCKS protocol without input or output: messages, both sides of the handshake, reply codes.
+
+It must not know Twisted, sockets or tor's control port: bytes and values go in, bytes and values
+come out. Begin reading in ``server`` (what a server answers) and ``messages`` (what a request is).
+"""
