@@ -266,8 +266,8 @@ class Team:
         monkeypatch.setattr(module, "signals", Mock(ProcessSignals))
         monkeypatch.setattr(module, "retry_delay", lambda: lambda failures: float(2**failures))
         self.supervisor = Supervisor(
-            self.reactor, [parse_listener(LOOPBACK)], {"directory": "/", "arguments": ["--debug"]},
-            tor, listen=lambda *_: self.port, check=lambda: None, workers=2, grace=5,
+            self.reactor, [parse_listener(LOOPBACK)], {"directory": "/", "keys": True}, tor,
+            listen=lambda *_: self.port, check=lambda: None, workers=2, grace=5,
         )  # fmt: skip
 
     def _leave(self, _call: object) -> None:
@@ -315,7 +315,7 @@ def test_all_workers_have_the_same_orders(team: Team) -> None:
     assert first == second
     assert len(bytes.fromhex(first["secret"])) == 32
     assert {**first, "secret": ""} == {
-        "arguments": ["--debug"], "directory": "/", "listeners": 1, "secret": "", "share": 2,
+        "directory": "/", "keys": True, "listeners": 1, "secret": "", "share": 2,
     }  # fmt: skip
 
 

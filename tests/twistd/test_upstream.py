@@ -14,8 +14,7 @@ from torsocks_tx.backends.tor.running import RunningSupply
 from torsocks_tx.backends.tor.supply import NoSuchPort, SupplyState
 from torsocks_tx.testing.tornet.provider import PrivateSupply
 from torsocks_tx.twistd.options import Options
-from torsocks_tx.twistd.tap import make_upstream
-from torsocks_tx.twistd.upstream import TorUpstream
+from torsocks_tx.twistd.upstream import TorUpstream, make_upstream
 
 
 def supply_of(*arguments: str) -> object:

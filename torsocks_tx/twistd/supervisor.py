@@ -265,9 +265,10 @@ class Supervisor(Service):
         return Deferred.fromCoroutine(self._renew())
 
     async def _renew(self) -> str:
-        # A new worker cannot take keys of onion services from tor that it has never known.
-        for worker in self._living:
-            worker.reload()
+        if self._orders["keys"]:
+            # A new worker cannot take keys of onion services from tor that it has never known.
+            for worker in self._living:
+                worker.reload()
         for number in self._failures:
             new = self._new_worker(number)
             self._launch(new)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
@@ -12,8 +11,8 @@ from twisted.internet.protocol import Factory
 from twisted.internet.selectreactor import SelectReactor
 from twisted.python.usage import UsageError
 
-from torsocks_tx.backends.tor.daemon import TorNotFound, find_tor
-from torsocks_tx.backends.tor.directories import DirectoryError, default_data_directory
+from torsocks_tx.backends.tor.daemon import TorNotFound
+from torsocks_tx.backends.tor.directories import DirectoryError
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolator
 from torsocks_tx.server.auth import CredAuthenticator
@@ -53,47 +52,6 @@ def make_limits(options: Options, allowed: int, share: int = 1) -> Limits:
         max_connections=min(most or allowed, allowed),
         max_per_client=per_client,
     )
-
-
-def make_upstream(reactor: Any, options: Options, keys: str | None = None) -> Any:
-    """What the options put behind the listeners; ``keys`` is the directory of keys for tor."""
-    # txtorcon takes a second to load: a usage error need not wait for it.
-    from torsocks_tx.twistd import upstream
-
-    if options["backend"] == "direct":
-        return upstream.DirectUpstream(reactor, allow_internal=bool(options["allow-internal"]))
-    policies = list({listener.policy.port_flags for listener in options.listeners})
-    tor = options["tor"] or "launch"
-    if options["tor-socks"]:
-        supply = upstream.fixed_supply(reactor, options["tor-socks"])
-    elif tor == "launch":
-        # While there is somebody to hear it: a daemon could only write it into its log.
-        find_tor(options["tor-binary"])
-        supply = upstream.launched_supply(
-            reactor,
-            data_directory=Path(options["tor-data-directory"] or _default_directory(options)),
-            options=options.tor_options,
-            binary=options["tor-binary"],
-            policies=policies,
-        )
-    elif tor == "private":
-        supply = upstream.private_supply(reactor)
-    else:
-        supply = upstream.running_supply(reactor, tor, options.get("tor-password"))
-    optimistic = True if options["optimistic-data"] else None
-    return upstream.TorUpstream(
-        reactor,
-        supply,
-        optimistic,
-        policies,
-        rendezvous_timeout=options["rendezvous-timeout"],
-        keyring=upstream.keyring(keys),
-    )
-
-
-def _default_directory(options: Options) -> Path:
-    """Return the default data directory of tor, for the user that ``twistd --uid`` names."""
-    return default_data_directory(options.parent["uid"] if options.parent else None)
 
 
 def makeService(options: Options) -> Service:
@@ -178,6 +136,9 @@ def _with_factories(
 
 
 def _upstream(reactor: Any, options: Options, keys: str | None = None) -> Any:
+    # txtorcon takes a second to load: a usage error need not wait for it.
+    from torsocks_tx.twistd.upstream import make_upstream
+
     try:
         return make_upstream(reactor, options, keys)
     except (ValueError, DirectoryError, TorNotFound) as error:
@@ -193,6 +154,7 @@ def make_supervisor(
     orders = {
         "arguments": options.arguments,
         "directory": options.directory,
+        "keys": options["onion-auth-dir"] is not None,
         "password": options.get("tor-password"),
     }
     return Supervisor(

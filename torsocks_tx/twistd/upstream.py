@@ -7,7 +7,6 @@ mend.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -17,6 +16,8 @@ from twisted.python.failure import Failure
 
 from torsocks_tx.backends.direct import DirectBackend
 from torsocks_tx.backends.tor.backend import TorBackend
+from torsocks_tx.backends.tor.daemon import find_tor
+from torsocks_tx.backends.tor.directories import default_data_directory
 from torsocks_tx.backends.tor.fixed import FixedSupply
 from torsocks_tx.backends.tor.launched import LaunchedSupply
 from torsocks_tx.backends.tor.onion.client_auth import Keyring
@@ -25,6 +26,7 @@ from torsocks_tx.backends.tor.running import RunningSupply
 from torsocks_tx.backends.tor.supply import NoSuchPort, Supply
 from torsocks_tx.errors import TorDown
 from torsocks_tx.limits import RENDEZVOUS_TIMEOUT
+from torsocks_tx.twistd.options import Options
 
 
 class DirectUpstream:
@@ -127,41 +129,41 @@ class TorUpstream:
         return self.supply.stop()
 
 
-def keyring(directory: str | None) -> Keyring | None:
-    """The client authorization keys of a directory; None without one."""
-    return None if directory is None else Keyring(directory)
+def make_upstream(reactor: Any, options: Options, keys: str | None = None) -> Any:
+    """What the options put behind the listeners; ``keys`` is the directory of keys for tor."""
+    if options["backend"] == "direct":
+        return DirectUpstream(reactor, allow_internal=bool(options["allow-internal"]))
+    policies = list({listener.policy.port_flags for listener in options.listeners})
+    return TorUpstream(
+        reactor,
+        _make_supply(reactor, options, policies),
+        True if options["optimistic-data"] else None,
+        policies,
+        rendezvous_timeout=options["rendezvous-timeout"],
+        keyring=None if keys is None else Keyring(keys),
+    )
 
 
-def fixed_supply(reactor: Any, description: str) -> Supply:
-    """A SocksPort without a control port."""
-    return FixedSupply(clientFromString(reactor, description))
+def _make_supply(reactor: Any, options: Options, policies: Sequence[frozenset[str]]) -> Supply:
+    """What provides the SocksPorts of tor."""
+    tor = options["tor"] or "launch"
+    if options["tor-socks"]:
+        return FixedSupply(clientFromString(reactor, options["tor-socks"]))
+    if tor == "private":
+        from torsocks_tx.testing.tornet.provider import PrivateSupply
 
-
-def private_supply(reactor: Any) -> Supply:
-    """The private Tor network, on this machine."""
-    from torsocks_tx.testing.tornet.provider import PrivateSupply
-
-    return PrivateSupply(reactor)
-
-
-def running_supply(reactor: Any, description: str, password: str | None) -> Supply:
-    """A tor that runs already."""
-    return RunningSupply(reactor, clientFromString(reactor, description), password=password)
-
-
-def launched_supply(
-    reactor: Any,
-    *,
-    data_directory: Path,
-    options: Sequence[tuple[str, str]],
-    binary: str | None,
-    policies: Sequence[frozenset[str]],
-) -> Supply:
-    """A tor of our own."""
+        return PrivateSupply(reactor)
+    if tor != "launch":
+        control = clientFromString(reactor, tor)
+        return RunningSupply(reactor, control, password=options.get("tor-password"))
+    # While there is somebody to hear it: a daemon could only write it into its log.
+    find_tor(options["tor-binary"])
+    # With ``twistd --uid`` the directory is for the user that will serve.
+    server = options.parent["uid"] if options.parent else None
     return LaunchedSupply(
         reactor,
-        str(data_directory),
-        torrc_options=list(options),
-        tor_binary=binary,
+        options["tor-data-directory"] or default_data_directory(server),
+        torrc_options=options.tor_options,
+        tor_binary=options["tor-binary"],
         policies=[tuple(sorted(policy)) for policy in policies],
     )
