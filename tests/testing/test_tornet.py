@@ -15,10 +15,12 @@ from tests.support.clients import client
 from tests.support.processes import is_alive
 from torsocks_tx.backends.tor.control import ControlError
 from torsocks_tx.backends.tor.daemon import DaemonState, TorNotFound
-from torsocks_tx.testing.tornet import PrivateNetwork
-from torsocks_tx.testing.tornet.names import Asked
+from torsocks_tx.testing.tornet import readiness
+from torsocks_tx.testing.tornet.names import CHECK_NAME, Asked
+from torsocks_tx.testing.tornet.network import EXITS, PrivateNetwork
 from torsocks_tx.testing.tornet.node import NetworkError
 from torsocks_tx.testing.tornet.onion import ClientKey
+from torsocks_tx.testing.tornet.readiness import reach_exits, wait_for_relays
 
 pytestmark = [pytest.mark.network, pytest.mark.clients("curl", "tor-resolve")]
 
@@ -81,6 +83,31 @@ async def test_every_socks_port_of_a_client(private_network: PrivateNetwork) -> 
     control = await client.node.control()
     flags = await control.command("GETCONF SocksPort")
     assert [line.endswith("ExtendedErrors") for line in flags.splitlines()] == [False, False, True]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_is_up_when_it_has_reached_each_exit(
+    private_network: PrivateNetwork, other: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, checks = private_network.clients[-1], private_network._check.peers
+    assert client.name == other
+    assert len(checks) > EXITS, "each of the first client's, and one of this one's"
+    control = await client.node.control()
+    assert await control.get_info("address-mappings/control") == ""
+    assert CHECK_NAME not in {asked.name for asked in private_network.names.asked}
+    relays = await wait_for_relays(reactor, control, EXITS)
+    stopped = {"exit2": relays["exit2"]}
+    monkeypatch.setattr(readiness, "READY_DEADLINE", 2.0)
+    private_network.daemons["exit2"].suspend()
+    try:
+        with pytest.raises(NetworkError, match=f"{other} does not reach every exit"):
+            await reach_exits(reactor, client, stopped, CHECK_NAME, private_network._check.port)
+    finally:
+        private_network.daemons["exit2"].resume()
+    monkeypatch.undo()
+    before = len(checks)
+    await reach_exits(reactor, client, stopped, CHECK_NAME, private_network._check.port)
+    assert len(checks) > before
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.internet.defer import Deferred
 
 from torsocks_tx.backends.tor.daemon import find_tor, write_torrc
 from torsocks_tx.backends.tor.paths import quote_path
@@ -16,7 +16,7 @@ from torsocks_tx.backends.tor.watchdog import Watchdog, spawn_guarded
 from torsocks_tx.testing.tornet import torrc
 from torsocks_tx.testing.tornet.client import Client, ClientPorts
 from torsocks_tx.testing.tornet.names import DOCUMENTATION_ADDRESS, DOCUMENTATION_ADDRESS6
-from torsocks_tx.testing.tornet.node import NetworkError, Node, control_socket
+from torsocks_tx.testing.tornet.node import NetworkError, Node, all_of, control_socket
 from torsocks_tx.testing.tornet.ports import (
     LOOPBACK,
     LOOPBACK6,
@@ -34,18 +34,6 @@ _MAPPED6 = {
     f"[{DOCUMENTATION_ADDRESS6}]": f"[{LOOPBACK6}]",
     DOCUMENTATION_ADDRESS6: f"[{LOOPBACK6}]",
 }
-
-
-async def all_of(work: Iterable[Coroutine[Deferred[Any], Any, Any]]) -> list[Any]:
-    """Do it all at once and return the results; the first failure ends the rest."""
-    tasks = [Deferred.fromCoroutine(task) for task in work]
-    try:
-        results: list[Any] = await gatherResults(tasks, consumeErrors=True)
-    except FirstError as error:
-        for task in tasks:
-            task.cancel()
-        error.subFailure.raiseException()
-    return results
 
 
 class Tools:
@@ -152,8 +140,9 @@ class Builder:
         directory = self._make_directory(name)
         ports = ClientPorts(directory, self._ports.take(), self._ports.take())
         mapped = {**_MAPPED, **(_MAPPED6 if self._ipv6 else {})}
-        lines = torrc.client(ports.torrc_values(), mapped, extra)
-        return Client(self._reactor, self._node(name, lines), ports)
+        extra = tuple(extra)
+        node = self._node(name, torrc.client(ports.torrc_values(), mapped, extra))
+        return Client(self._reactor, node, ports, has_own_lines=bool(extra))
 
     async def _with_keys(self, blank: torrc.Authority) -> torrc.Authority:
         directory = self._make_directory(blank.name)

@@ -154,10 +154,14 @@ class Client:
         socks_unix: the path of a SocksPort on a unix socket, without flags.
         socks_tcp: (host, port) of a SocksPort without flags.
         socks_extended: (host, port) of a SocksPort with ExtendedErrors.
+        has_own_lines: whether its configuration has more lines than usual.
     """
 
-    def __init__(self, reactor: Any, node: Node, socks: ClientPorts) -> None:
+    def __init__(
+        self, reactor: Any, node: Node, socks: ClientPorts, *, has_own_lines: bool = False
+    ) -> None:
         self.node = node
+        self.has_own_lines = has_own_lines
         self.socks_unix = socks.unix
         self.socks_tcp = (LOOPBACK, socks.tcp)
         self.socks_extended = (LOOPBACK, socks.extended)

@@ -42,6 +42,9 @@ DEFAULT_POINTERS: Mapping[str, str] = {
     DOCUMENTATION_ADDRESS6: "doc6.test",
 }
 
+CHECK_NAME = "exit-check.test"
+"""What the network itself asks for when it starts, at 127.0.0.1; never among ``asked``."""
+
 TTL = 60
 
 
@@ -72,7 +75,7 @@ class NameServer:
         self.table = {name: list(addresses) for name, addresses in names.items()}
         self.pointers = dict(pointers)
         self._records: dict[str, list[Any]] = {}
-        for name, addresses in names.items():
+        for name, addresses in {**names, CHECK_NAME: ["127.0.0.1"]}.items():
             self._records[name.lower()] = [_address_record(text) for text in addresses]
         for address, name in pointers.items():
             pointer = ipaddress.ip_address(address).reverse_pointer
@@ -97,7 +100,8 @@ class NameServer:
     def query(self, query: dns.Query, timeout: object = None) -> Deferred[Any]:
         """Answer one question, as ``twisted.names`` asks an authority."""
         name = query.name.name.decode("ascii", "replace").lower()
-        self.asked.append(Asked(name, dns.QUERY_TYPES.get(query.type, str(query.type))))
+        if name != CHECK_NAME:
+            self.asked.append(Asked(name, dns.QUERY_TYPES.get(query.type, str(query.type))))
         if name not in self._records:
             return fail(error.DomainError(name))
         answers = [

@@ -9,19 +9,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torsocks_tx.backends.tor.daemon import DaemonState
 from torsocks_tx.backends.tor.watchdog import Watchdog
-from torsocks_tx.testing.tornet.builder import Builder, all_of
+from torsocks_tx.testing.tornet.builder import Builder
 from torsocks_tx.testing.tornet.client import Client
-from torsocks_tx.testing.tornet.consensus import wait_for_relays
-from torsocks_tx.testing.tornet.names import DEFAULT_NAMES, DEFAULT_POINTERS, NameServer
-from torsocks_tx.testing.tornet.node import NetworkError, Node, Progress
+from torsocks_tx.testing.tornet.names import CHECK_NAME, DEFAULT_NAMES, DEFAULT_POINTERS, NameServer
+from torsocks_tx.testing.tornet.node import NetworkError, Node, Progress, all_of
 from torsocks_tx.testing.tornet.onion import ClientKey, OnionService, add_onion_service
 from torsocks_tx.testing.tornet.origins import banner_origin, echo_origin, web_origin
 from torsocks_tx.testing.tornet.ports import has_ipv6_loopback
+from torsocks_tx.testing.tornet.readiness import reach_exits, wait_for_relays
 
 AUTHORITIES = 4
 EXITS = 5
 SERVICE = "service0"
+_EXIT = "exit"
 
 
 class PrivateNetwork:
@@ -60,6 +62,7 @@ class PrivateNetwork:
         self.names = NameServer(names, pointers)
         self.web, self.echo, self.banner = web_origin(), echo_origin(), banner_origin()
         self.ipv6 = has_ipv6_loopback()
+        self._check = banner_origin()
         self._reactor = reactor
         self._client_count = clients
         self._watchdog = Watchdog(reactor)
@@ -72,7 +75,9 @@ class PrivateNetwork:
         return self.clients[0]
 
     async def start(self, progress: Progress | None = None) -> None:
-        """Bring it all up; a failure or a cancellation takes it all down again.
+        """Return when each client has opened a stream through each exit.
+
+        A failure or a cancellation takes it all down again.
 
         Raises:
             TorNotFound, NetworkError: tor is not installed, or a daemon does not come up.
@@ -87,7 +92,7 @@ class PrivateNetwork:
     async def stop(self) -> None:
         """End every daemon, close every server, remove every file; harmless when done before."""
         await all_of(node.stop() for node in self.daemons.values())
-        for server in (self.names, self.web, self.echo, self.banner):
+        for server in (self.names, self.web, self.echo, self.banner, self._check):
             await server.stop()
         await self._watchdog.stop()  # it removes the directory
         if self._builder is not None:
@@ -98,7 +103,7 @@ class PrivateNetwork:
         """Start one more client, with these lines in its configuration besides the usual ones."""
         client = self._new_client(torrc_lines)
         try:
-            await self._bring_in(client.node)
+            await self._bring_in_client(client)
         except BaseException:
             await client.node.stop()
             self.clients.remove(client)
@@ -118,7 +123,11 @@ class PrivateNetwork:
         """Stop a daemon if it runs, start it again, and wait until it is ready."""
         node = self.daemons[name]
         await node.stop()
-        await node.start(self._progress)
+        clients = [client for client in self.clients if client.node is node]
+        if clients:
+            await self._bring_in_client(clients[0])
+        else:
+            await node.start(self._progress)
 
     async def add_onion_service(
         self,
@@ -158,7 +167,7 @@ class PrivateNetwork:
         self._watchdog.guard_directory(self.directory)  # only now: it is ours to remove
         builder = self._builder = Builder(self._reactor, self._watchdog, self.directory)
         builder.use_name_server(self.names.start(self._reactor))
-        for origin in (self.web, self.echo, self.banner):
+        for origin in (self.web, self.echo, self.banner, self._check):
             origin.start(self._reactor)
         authorities = await builder.authorities(AUTHORITIES)
         self._progress("keys of the authorities made")
@@ -170,13 +179,23 @@ class PrivateNetwork:
         self._progress("consensus")
         host = self.daemons[SERVICE] = builder.onion_host(SERVICE)
         clients = [self._new_client() for _ in range(self._client_count)]
-        await all_of(self._bring_in(node) for node in (host, *(each.node for each in clients)))
+        await all_of([self._bring_in(host), *map(self._bring_in_client, clients)])
         self._progress("all daemons ready")
 
-    async def _bring_in(self, node: Node) -> None:
+    async def _bring_in(self, node: Node) -> dict[str, str]:
         await node.start(self._progress)
-        relays = AUTHORITIES + EXITS
-        await wait_for_relays(self._reactor, await node.control(), relays)
+        return await wait_for_relays(self._reactor, await node.control(), AUTHORITIES + EXITS)
+
+    async def _bring_in_client(self, client: Client) -> None:
+        relays = await self._bring_in(client.node)
+        exits = {
+            name: relays[name]
+            for name, node in self.daemons.items()
+            if name.startswith(_EXIT) and node.state is DaemonState.RUNNING
+        }
+        if client.has_own_lines:
+            exits = {}  # such as a bridge, which cannot be the exit too
+        await reach_exits(self._reactor, client, exits, CHECK_NAME, self._check.port)
 
     def _new_client(self, torrc_lines: Iterable[str] = ()) -> Client:
         assert self._builder is not None, "start the network first"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.internet.endpoints import clientFromString
 
 from torsocks_tx.backends.tor.authentication import connect
@@ -179,6 +179,18 @@ class Node:
 
     def _last_words(self) -> str:
         return " / ".join(self.last_lines[-_LAST_LINES:])
+
+
+async def all_of(work: Iterable[Coroutine[Deferred[Any], Any, Any]]) -> list[Any]:
+    """Do it all at once and return the results; the first failure ends the rest."""
+    tasks = [Deferred.fromCoroutine(task) for task in work]
+    try:
+        results: list[Any] = await gatherResults(tasks, consumeErrors=True)
+    except FirstError as error:
+        for task in tasks:
+            task.cancel()
+        error.subFailure.raiseException()
+    return results
 
 
 def control_socket(directory: Path) -> Path:
