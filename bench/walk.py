@@ -19,7 +19,7 @@ from twisted.internet.protocol import ClientFactory, Factory, Protocol, connecti
 from twisted.python.failure import Failure
 
 import torsocks_tx
-from torsocks_tx import FixedSupply, SOCKSFactory, TorBackend
+from torsocks_tx import FixedTorProvider, SOCKSFactory, TorBackend
 
 PACKAGE = str(Path(torsocks_tx.__file__).parent)
 REQUEST = b"\5\1\0\3\7web.org\0\x50"
@@ -88,9 +88,9 @@ async def walk() -> list[tuple[str, str]]:
     quiet.noisy = False
     tor = reactor.listenTCP(0, quiet, interface="127.0.0.1")
     endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", tor.getHost().port)
-    supply = FixedSupply(endpoint, pipelined=True)
-    await supply.start()
-    factory = SOCKSFactory(TorBackend(reactor, supply))
+    provider = FixedTorProvider(endpoint, pipelined=True)
+    await provider.start()
+    factory = SOCKSFactory(TorBackend(reactor, provider))
     server = reactor.listenTCP(0, factory, interface="127.0.0.1")
     try:
         port = server.getHost().port
@@ -106,7 +106,7 @@ async def walk() -> list[tuple[str, str]]:
     finally:
         await server.stopListening()
         await tor.stopListening()
-        await supply.stop()
+        await provider.stop()
     return calls
 
 

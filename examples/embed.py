@@ -10,7 +10,7 @@ from typing import Any
 
 from twisted.internet import defer, endpoints, task
 
-from torsocks_tx import RunningSupply, SOCKSFactory, TorBackend
+from torsocks_tx import RunningTorProvider, SOCKSFactory, TorBackend
 
 
 async def main(
@@ -19,7 +19,7 @@ async def main(
     listen: str = "tcp:1080:interface=127.0.0.1",
 ) -> None:
     """Serve until interrupted; if tor is restarted, go on when it is back."""
-    tor = RunningSupply(reactor, endpoints.clientFromString(reactor, control))
+    tor = RunningTorProvider(reactor, endpoints.clientFromString(reactor, control))
     await tor.start()
     factory = SOCKSFactory(TorBackend(reactor, tor))
     port = await endpoints.serverFromString(reactor, listen).listen(factory)

@@ -11,7 +11,7 @@ from typing import Any
 
 from twisted.internet import defer, endpoints, task
 
-from torsocks_tx import CredAuthenticator, FixedSupply, PasswordFile, SOCKSFactory, TorBackend
+from torsocks_tx import CredAuthenticator, FixedTorProvider, PasswordFile, SOCKSFactory, TorBackend
 
 
 async def main(
@@ -22,7 +22,7 @@ async def main(
 ) -> None:
     """Serve until interrupted."""
     # A tor without a control port: nothing more is known of it than where its SocksPort is.
-    tor = FixedSupply(endpoints.clientFromString(reactor, socks_port))
+    tor = FixedTorProvider(endpoints.clientFromString(reactor, socks_port))
     await tor.start()
 
     # Any checker for user names and passwords will do, and several may be given. Streams of

@@ -29,7 +29,7 @@ from tests.onion.scenarios import (  # noqa: E402
     Stage,
 )
 from torsocks_tx import SOCKSFactory, TorBackend  # noqa: E402
-from torsocks_tx.backends.tor.running import RunningSupply  # noqa: E402
+from torsocks_tx.backends.tor.providers import RunningTorProvider  # noqa: E402
 from torsocks_tx.policy.flags import parse_flags  # noqa: E402
 from torsocks_tx.testing.tornet import PrivateNetwork  # noqa: E402
 
@@ -120,12 +120,12 @@ async def main(reactor: Any, *arguments: str) -> None:
     network = PrivateNetwork(reactor)
     await network.start(lambda words: print(f"private network: {words}", flush=True))
     tor = network.client
-    supply = RunningSupply(reactor, clientFromString(reactor, tor.control_endpoint))
+    provider = RunningTorProvider(reactor, clientFromString(reactor, tor.control_endpoint))
     try:
-        await supply.start()
-        await supply.when_ready()
+        await provider.start()
+        await provider.when_ready()
         policy, _ = parse_flags(["ExtendedErrors"])
-        factory = SOCKSFactory(TorBackend(reactor, supply), policy=policy)
+        factory = SOCKSFactory(TorBackend(reactor, provider), policy=policy)
         port = reactor.listenTCP(0, factory, interface="127.0.0.1")
         contenders = [
             Contender("tor", _address(tor.socks_tcp)),
@@ -135,7 +135,7 @@ async def main(reactor: Any, *arguments: str) -> None:
         text = await measure(Stage(network, tor), contenders, arguments)
         await port.stopListening()
     finally:
-        supply.stop()
+        provider.stop()
         await network.stop()
     DOCUMENT.write_text(text, encoding="utf-8")
     print(f"written to {DOCUMENT.relative_to(ROOT)}")

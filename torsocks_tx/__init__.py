@@ -27,11 +27,10 @@ if TYPE_CHECKING:
     from torsocks_tx.backends.memory import MemoryBackend
     from torsocks_tx.backends.names import NameResolver
     from torsocks_tx.backends.tor.backend import TorBackend
-    from torsocks_tx.backends.tor.fixed import FixedSupply
-    from torsocks_tx.backends.tor.launched import LaunchedSupply
+    from torsocks_tx.backends.tor.launched import LaunchedTorProvider
     from torsocks_tx.backends.tor.onion.client_auth import Keyring
     from torsocks_tx.backends.tor.onion.observer import OnionObserver
-    from torsocks_tx.backends.tor.running import RunningSupply
+    from torsocks_tx.backends.tor.providers import FixedTorProvider, RunningTorProvider
     from torsocks_tx.client.endpoint import SOCKSClientEndpoint, resolve, resolve_ptr
     from torsocks_tx.client.failures import SOCKSError
     from torsocks_tx.interfaces import IBackend, IOutbound, IReceiver
@@ -47,7 +46,7 @@ __all__ = [
     "Credentials",
     "DirectBackend",
     "EndpointBackend",
-    "FixedSupply",
+    "FixedTorProvider",
     "IBackend",
     "IOutbound",
     "IReceiver",
@@ -57,7 +56,7 @@ __all__ = [
     "KeyHandler",
     "KeyValues",
     "Keyring",
-    "LaunchedSupply",
+    "LaunchedTorProvider",
     "Limits",
     "ListenerPolicy",
     "MemoryBackend",
@@ -67,7 +66,7 @@ __all__ = [
     "Refused",
     "Request",
     "Role",
-    "RunningSupply",
+    "RunningTorProvider",
     "SOCKS4Factory",
     "SOCKS4Protocol",
     "SOCKS5Factory",
@@ -89,9 +88,9 @@ _HOMES = {
     "EndpointBackend": "backends.endpoint",
     "MemoryBackend": "backends.memory",
     "NameResolver": "backends.names",
-    "FixedSupply": "backends.tor.fixed",
-    "LaunchedSupply": "backends.tor.launched",
-    "RunningSupply": "backends.tor.running",
+    "FixedTorProvider": "backends.tor.providers",
+    "LaunchedTorProvider": "backends.tor.launched",
+    "RunningTorProvider": "backends.tor.providers",
     "Keyring": "backends.tor.onion.client_auth",
     "OnionObserver": "backends.tor.onion.observer",
     "TorBackend": "backends.tor.backend",

@@ -18,7 +18,7 @@ from tests.loopback.crowded import UntilTheEnd
 from torsocks_tx.backends.direct import DirectBackend
 from torsocks_tx.backends.names import NameResolver
 from torsocks_tx.backends.tor.backend import TorBackend
-from torsocks_tx.backends.tor.fixed import FixedSupply
+from torsocks_tx.backends.tor.providers import FixedTorProvider
 from torsocks_tx.server.factory import SOCKSFactory
 
 
@@ -48,7 +48,7 @@ def backend(kind: str) -> Any:
         return DirectBackend(reactor, resolver=NameResolver(reactor, servers=[where]))
     upstream = reactor.listenTCP(0, Factory.forProtocol(Upstream), 500, "127.0.0.1")
     endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", upstream.getHost().port)
-    return TorBackend(reactor, FixedSupply(endpoint))
+    return TorBackend(reactor, FixedTorProvider(endpoint))
 
 
 def main(kind: str) -> None:

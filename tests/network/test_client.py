@@ -23,7 +23,7 @@ from torsocks_tx import (
     resolve,
     resolve_ptr,
 )
-from torsocks_tx.backends.tor.running import RunningSupply
+from torsocks_tx.backends.tor.providers import RunningTorProvider
 from torsocks_tx.errors import HostUnreachable, Refused
 from torsocks_tx.socks.replies import HIDDEN_SERVICE
 from torsocks_tx.testing.tornet import PrivateNetwork
@@ -41,16 +41,16 @@ Proxy = TCP4ClientEndpoint | UNIXClientEndpoint
 async def ours(private_network: PrivateNetwork) -> AsyncIterator[Proxy]:
     """A server of ours in front of the network's tor."""
     control = clientFromString(reactor, private_network.client.control_endpoint)
-    supply = RunningSupply(reactor, control)
-    await supply.start()
-    await supply.when_ready()
-    factory = SOCKSFactory(TorBackend(reactor, supply))
+    provider = RunningTorProvider(reactor, control)
+    await provider.start()
+    await provider.when_ready()
+    factory = SOCKSFactory(TorBackend(reactor, provider))
     port = reactor.listenTCP(0, factory, interface="127.0.0.1")
     yield TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
     await port.stopListening()
     factory.close_all()
     await factory.when_empty()
-    await supply.stop()
+    await provider.stop()
 
 
 async def circuit_of(network: PrivateNetwork, proxy: Proxy, options: ClientOptions) -> int:

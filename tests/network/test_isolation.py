@@ -14,7 +14,7 @@ from twisted.internet.endpoints import clientFromString
 from tests.network.asking import ask, hang_up, request
 from tests.support.rows import rows
 from torsocks_tx import SOCKSFactory, TorBackend
-from torsocks_tx.backends.tor.running import RunningSupply
+from torsocks_tx.backends.tor.providers import RunningTorProvider
 from torsocks_tx.policy.flags import parse_flags
 from torsocks_tx.socks.constants import Version
 from torsocks_tx.testing.tornet import PrivateNetwork
@@ -74,10 +74,10 @@ Listen = Callable[[str], Awaitable[list[str]]]
 async def listen(private_network: PrivateNetwork) -> AsyncIterator[Listen]:
     """Listens twice with the same flags on one tor; the two addresses."""
     endpoint = clientFromString(reactor, private_network.client.control_endpoint)
-    supply = RunningSupply(reactor, endpoint)
-    await supply.start()
-    await supply.when_ready()
-    backend = TorBackend(reactor, supply)
+    provider = RunningTorProvider(reactor, endpoint)
+    await provider.start()
+    await provider.when_ready()
+    backend = TorBackend(reactor, provider)
     ports = []
 
     async def two(flags: str) -> list[str]:
@@ -90,7 +90,7 @@ async def listen(private_network: PrivateNetwork) -> AsyncIterator[Listen]:
     yield two
     for port in ports:
         await port.stopListening()
-    await supply.stop()
+    await provider.stop()
 
 
 async def _circuit_of(network: PrivateNetwork, servers: list[str], who: Who) -> int:

@@ -35,9 +35,8 @@ from tests.onion.scenarios import (
 from tests.support.rows import rows
 from tests.support.running import Twistd
 from torsocks_tx import SOCKSFactory, TorBackend
-from torsocks_tx.backends.tor.fixed import FixedSupply
-from torsocks_tx.backends.tor.running import RunningSupply
-from torsocks_tx.backends.tor.supply import Supply, SupplyState
+from torsocks_tx.backends.tor.provider import ProviderState, TorProvider
+from torsocks_tx.backends.tor.providers import FixedTorProvider, RunningTorProvider
 from torsocks_tx.errors import OnionRefused, Refused
 from torsocks_tx.limits import RENDEZVOUS_TIMEOUT
 from torsocks_tx.policy.flags import parse_flags
@@ -61,11 +60,11 @@ class Servers:
     backend: TorBackend
 
 
-async def serve(supply: Supply, ports: list[Any]) -> Servers:
-    await supply.start()
-    await supply.when_ready()
-    backend = TorBackend(reactor, supply)
-    await backend.observer.follow(supply.control)
+async def serve(provider: TorProvider, ports: list[Any]) -> Servers:
+    await provider.start()
+    await provider.when_ready()
+    backend = TorBackend(reactor, provider)
+    await backend.observer.follow(provider.control)
     for flags in (["ExtendedErrors"], []):
         factory = SOCKSFactory(backend, policy=parse_flags(flags)[0])
         ports.append(reactor.listenTCP(0, factory, interface="127.0.0.1"))
@@ -77,23 +76,23 @@ async def serve(supply: Supply, ports: list[Any]) -> Servers:
 async def servers(private_network: PrivateNetwork) -> AsyncIterator[Servers]:
     """Servers in front of the first client of the network."""
     endpoint = clientFromString(reactor, private_network.client.control_endpoint)
-    supply, ports = RunningSupply(reactor, endpoint), []
-    yield await serve(supply, ports)
+    provider, ports = RunningTorProvider(reactor, endpoint), []
+    yield await serve(provider, ports)
     for port in ports:
         await port.stopListening()
-    await supply.stop()
+    await provider.stop()
 
 
 @pytest_twisted.async_yield_fixture
 async def socks_only(private_network: PrivateNetwork) -> AsyncIterator[Servers]:
     """Servers that know nothing but a SocksPort with ExtendedErrors."""
     host, number = private_network.client.socks_extended
-    supply = FixedSupply(TCP4ClientEndpoint(reactor, host, number), pipelined=True)
+    provider = FixedTorProvider(TCP4ClientEndpoint(reactor, host, number), pipelined=True)
     ports: list[Any] = []
-    yield await serve(supply, ports)
+    yield await serve(provider, ports)
     for port in ports:
         await port.stopListening()
-    await supply.stop()
+    await provider.stop()
 
 
 async def code_of(server: str, host: str, port: int = 80, **options: Any) -> int:
@@ -229,21 +228,21 @@ async def test_a_lost_control_connection_costs_the_reason_and_no_more(
         asking = Deferred.fromCoroutine(code_of(servers.extended, target.host))
         watch = await stage.client.watch_streams()
         await watch.wait_for("NEW", f"{target.host}:80")
-        supply = servers.backend.supply
-        assert supply.control is not None
-        supply.control.close()
+        provider = servers.backend.provider
+        assert provider.control is not None
+        provider.control.close()
         assert await asking == 0x04
         await watch.close()
-        await ready(supply)
+        await ready(provider)
         assert await code_of(servers.extended, target.host) == 0xF0
 
 
 @pytest_twisted.ensureDeferred
 async def test_tor_is_killed_during_an_attempt(private_network: PrivateNetwork) -> None:
     client = await private_network.add_client()
-    supply = RunningSupply(reactor, clientFromString(reactor, client.control_endpoint))
+    provider = RunningTorProvider(reactor, clientFromString(reactor, client.control_endpoint))
     ports: list[Any] = []
-    ours = await serve(supply, ports)
+    ours = await serve(provider, ports)
     try:
         async with never_published(Stage(private_network, client)) as target:
             watch = await client.watch_streams()
@@ -252,17 +251,17 @@ async def test_tor_is_killed_during_an_attempt(private_network: PrivateNetwork) 
             client.node.kill()
             assert await asking == 0x01
             await private_network.restart(client.name)
-            await ready(supply)
+            await ready(provider)
             assert await code_of(ours.extended, target.host) == 0xF0
     finally:
         for port in ports:
             await port.stopListening()
-        await supply.stop()
+        await provider.stop()
 
 
-async def ready(supply: Supply) -> None:
+async def ready(provider: TorProvider) -> None:
     """Wait until tor is back; asking when it is down is refused at once."""
-    while supply.state is not SupplyState.READY:
+    while provider.state is not ProviderState.READY:
         await deferLater(reactor, 0)
 
 

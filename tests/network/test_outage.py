@@ -68,12 +68,14 @@ async def test_a_client_vanishes_while_tor_connects(private_network: PrivateNetw
 
     from tests.network.asking import Asker
     from torsocks_tx import SOCKSFactory, TorBackend
-    from torsocks_tx.backends.tor.running import RunningSupply
+    from torsocks_tx.backends.tor.providers import RunningTorProvider
 
-    supply = RunningSupply(reactor, clientFromString(reactor, network.client.control_endpoint))
-    await supply.start()
-    await supply.when_ready()
-    port = reactor.listenTCP(0, SOCKSFactory(TorBackend(reactor, supply)), interface="127.0.0.1")
+    provider = RunningTorProvider(
+        reactor, clientFromString(reactor, network.client.control_endpoint)
+    )
+    await provider.start()
+    await provider.when_ready()
+    port = reactor.listenTCP(0, SOCKSFactory(TorBackend(reactor, provider)), interface="127.0.0.1")
     watch = await network.client.watch_streams()
     # Nobody has this service, and tor looks for it for a while.
     host = "duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswzczad.onion"
@@ -89,7 +91,7 @@ async def test_a_client_vanishes_while_tor_connects(private_network: PrivateNetw
     finally:
         await watch.close()
         await port.stopListening()
-        await supply.stop()
+        await provider.stop()
 
 
 @rows("S-07")
@@ -103,14 +105,16 @@ async def test_no_name_is_looked_up_here(
     from twisted.internet.endpoints import clientFromString
 
     from torsocks_tx import SOCKSFactory, TorBackend
-    from torsocks_tx.backends.tor.running import RunningSupply
+    from torsocks_tx.backends.tor.providers import RunningTorProvider
     from torsocks_tx.socks.constants import Command, Version
 
     network = private_network
-    supply = RunningSupply(reactor, clientFromString(reactor, network.client.control_endpoint))
-    await supply.start()
-    await supply.when_ready()
-    port = reactor.listenTCP(0, SOCKSFactory(TorBackend(reactor, supply)), interface="127.0.0.1")
+    provider = RunningTorProvider(
+        reactor, clientFromString(reactor, network.client.control_endpoint)
+    )
+    await provider.start()
+    await provider.when_ready()
+    port = reactor.listenTCP(0, SOCKSFactory(TorBackend(reactor, provider)), interface="127.0.0.1")
     looked_up: list[object] = []
 
     def trap(*arguments: object, **_: object) -> None:
@@ -140,6 +144,6 @@ async def test_no_name_is_looked_up_here(
         await ask(server, request("203.0.113.9", 0, command=Command.RESOLVE_PTR))
     finally:
         await port.stopListening()
-        await supply.stop()
+        await provider.stop()
     assert not looked_up
     assert unknown in {asked.name for asked in network.names.asked}

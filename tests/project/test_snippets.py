@@ -177,6 +177,6 @@ async def test_embedding_over_tor(private_network: PrivateNetwork) -> None:
     client.reset()
     await names["port"].stopListening()
     await names["factory"].when_empty()
-    await names["factory"].backend.supply.stop()
+    await names["factory"].backend.provider.stop()
     control.close()
     await control.when_lost()

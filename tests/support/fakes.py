@@ -15,7 +15,7 @@ from tests.support.ground import Ground, WatchedServer
 from tests.support.peers import Peer, PeerFactory
 from torsocks_tx.backends.endpoint import EndpointBackend
 from torsocks_tx.backends.tor.backend import TorBackend
-from torsocks_tx.backends.tor.fixed import FixedSupply
+from torsocks_tx.backends.tor.providers import FixedTorProvider
 from torsocks_tx.relay.connector import target_of
 
 
@@ -164,9 +164,9 @@ async def tor_like(
     ``pipelined``: everything in one write, as C Tor takes it, with early data behind it.
     """
     upstream = Upstream(script)
-    supply = FixedSupply(await ground.listen(upstream), pipelined=pipelined)
-    await supply.start()
-    backend = TorBackend(options.get("clock", reactor), supply)
+    provider = FixedTorProvider(await ground.listen(upstream), pipelined=pipelined)
+    await provider.start()
+    backend = TorBackend(options.get("clock", reactor), provider)
     return WatchedServer(backend, **options), upstream
 
 

@@ -8,11 +8,10 @@ from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.task import Clock
 
 from torsocks_tx.backends.direct import DirectBackend
-from torsocks_tx.backends.tor.fixed import FixedSupply
-from torsocks_tx.backends.tor.launched import LaunchedSupply
-from torsocks_tx.backends.tor.running import RunningSupply
-from torsocks_tx.backends.tor.supply import NoSuchPort, SupplyState
-from torsocks_tx.testing.tornet.provider import PrivateSupply
+from torsocks_tx.backends.tor.launched import LaunchedTorProvider
+from torsocks_tx.backends.tor.provider import NoSuchPort, ProviderState
+from torsocks_tx.backends.tor.providers import FixedTorProvider, RunningTorProvider
+from torsocks_tx.testing.tornet.provider import PrivateTorProvider
 from torsocks_tx.twistd.options import Options
 from torsocks_tx.twistd.upstream import TorUpstream, make_upstream
 
@@ -22,14 +21,14 @@ def supply_of(*arguments: str) -> object:
 
     options = Options()
     options.parseOptions(arguments)
-    return make_upstream(reactor, options).supply
+    return make_upstream(reactor, options).provider
 
 
 def test_each_kind_of_tor(tmp_path: object) -> None:
-    assert isinstance(supply_of("--tor-data-directory", str(tmp_path)), LaunchedSupply)
-    assert isinstance(supply_of("--tor", "private"), PrivateSupply)
-    assert isinstance(supply_of("--tor", "unix:/run/tor/control"), RunningSupply)
-    assert isinstance(supply_of("--tor-socks", "tcp:127.0.0.1:9050"), FixedSupply)
+    assert isinstance(supply_of("--tor-data-directory", str(tmp_path)), LaunchedTorProvider)
+    assert isinstance(supply_of("--tor", "private"), PrivateTorProvider)
+    assert isinstance(supply_of("--tor", "unix:/run/tor/control"), RunningTorProvider)
+    assert isinstance(supply_of("--tor-socks", "tcp:127.0.0.1:9050"), FixedTorProvider)
 
 
 def test_no_tor_is_not_a_kind_of_tor() -> None:
@@ -39,13 +38,13 @@ def test_no_tor_is_not_a_kind_of_tor() -> None:
     options.parseOptions(["--backend", "direct"])
     upstream = make_upstream(reactor, options)
     assert isinstance(upstream.backend, DirectBackend)
-    assert not hasattr(upstream, "supply")
+    assert not hasattr(upstream, "provider")
 
 
 def upstream_with(*flags: str) -> TorUpstream:
     clock = Clock()
-    supply = FixedSupply(UNIXClientEndpoint(clock, "/nowhere"))
-    return TorUpstream(clock, supply, None, [frozenset(), frozenset(flags)])
+    provider = FixedTorProvider(UNIXClientEndpoint(clock, "/nowhere"))
+    return TorUpstream(clock, provider, None, [frozenset(), frozenset(flags)])
 
 
 @pytest_twisted.ensureDeferred
@@ -53,11 +52,11 @@ async def test_flags_that_the_port_may_not_have_are_refused_at_the_start() -> No
     upstream = upstream_with("NoIPv6Traffic")
     with pytest.raises(NoSuchPort, match="NoIPv6Traffic"):
         await upstream.start()
-    assert upstream.supply.state is SupplyState.STOPPED
+    assert upstream.provider.state is ProviderState.STOPPED
 
 
 @pytest_twisted.ensureDeferred
 async def test_without_such_flags_it_starts() -> None:
     upstream = upstream_with()
     await upstream.start()
-    assert upstream.supply.state is SupplyState.READY
+    assert upstream.provider.state is ProviderState.READY

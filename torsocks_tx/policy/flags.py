@@ -7,7 +7,7 @@ word wins.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,7 +50,9 @@ FLAGS: tuple[Flag, ...] = (
     Flag("AllowPublic", "allow_public", "let the listener stand where others can reach it"),
 )
 _BY_NAME = {flag.name.lower(): flag for flag in FLAGS}
-_ONION_ONLY = "oniontrafficonly"
+ONION_ONLY = "oniontrafficonly"
+"""What stands for three flags, in lower case."""
+
 _GROUP = "sessiongroup="
 _FOR_TOR = {
     name: f"{name} is a flag of tor's own SocksPort and means nothing here"
@@ -66,6 +68,7 @@ _FOR_TOR = {
     )
 }
 _IGNORED = {name.lower(): note for name, note in _FOR_TOR.items()}
+_KNOWN = {*_BY_NAME, *_IGNORED, ONION_ONLY}
 
 
 def parse_flags(words: Iterable[str]) -> tuple[ListenerPolicy, list[str]]:
@@ -78,16 +81,14 @@ def parse_flags(words: Iterable[str]) -> tuple[ListenerPolicy, list[str]]:
     group: int | None = None
     notes: list[str] = []
     for word in words:
-        lowered = word.lower()
-        positive = not lowered.startswith("no")
-        bare = _known(lowered if positive else lowered[2:])
-        if lowered.startswith(_GROUP):
+        bare, positive = parse_word(word, _KNOWN)
+        if bare.startswith(_GROUP) and positive:
             group = _session_group(word)
         elif bare in _IGNORED:
             notes.append(_IGNORED[bare])
-        elif bare == _ONION_ONLY and positive:
+        elif bare == ONION_ONLY and positive:
             fields.update(dns_request=False, ipv4_traffic=False, ipv6_traffic=False)
-        elif bare == _ONION_ONLY:
+        elif bare == ONION_ONLY:
             notes.append("NoOnionTrafficOnly is what holds anyway")
         elif bare in _BY_NAME:
             flag = _BY_NAME[bare]
@@ -100,10 +101,15 @@ def parse_flags(words: Iterable[str]) -> tuple[ListenerPolicy, list[str]]:
     return policy, notes
 
 
-def _known(name: str) -> str:
-    """The name without a trailing ``s`` that only tor(1)'s older spellings have."""
-    known = {*_BY_NAME, *_IGNORED, _ONION_ONLY}
-    return name if name in known else name.removesuffix("s")
+def parse_word(word: str, known: Container[str]) -> tuple[str, bool]:
+    """Return a flag's name in lower case, and whether it is on, as tor reads it.
+
+    A trailing ``s`` is only kept where the name is a ``known`` one: tor(1)'s older spellings.
+    """
+    lowered = word.lower()
+    positive = not lowered.startswith("no")
+    bare = lowered if positive else lowered[2:]
+    return bare if bare in known else bare.removesuffix("s"), positive
 
 
 def _session_group(word: str) -> int:

@@ -19,7 +19,6 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from torsocks_tx.backends.tor.backoff import retry_delay
 from torsocks_tx.backends.tor.process import (
     Ending,
     LineProtocol,
@@ -28,6 +27,7 @@ from torsocks_tx.backends.tor.process import (
     signal_if_alive,
     spawn,
 )
+from torsocks_tx.backends.tor.supervision import retry_delay
 from torsocks_tx.policy.isolation import SECRET_BYTES
 from torsocks_tx.twistd.binding import StartError
 from torsocks_tx.twistd.listen import Listener

@@ -12,7 +12,7 @@ from twisted.internet.selectreactor import SelectReactor
 from twisted.python.usage import UsageError
 
 from torsocks_tx.backends.tor.daemon import TorNotFound
-from torsocks_tx.backends.tor.directories import DirectoryError
+from torsocks_tx.backends.tor.files import DirectoryError
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolator
 from torsocks_tx.server.auth import CredAuthenticator

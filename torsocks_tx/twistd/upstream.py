@@ -17,13 +17,12 @@ from twisted.python.failure import Failure
 from torsocks_tx.backends.direct import DirectBackend
 from torsocks_tx.backends.tor.backend import TorBackend
 from torsocks_tx.backends.tor.daemon import find_tor
-from torsocks_tx.backends.tor.directories import default_data_directory
-from torsocks_tx.backends.tor.fixed import FixedSupply
-from torsocks_tx.backends.tor.launched import LaunchedSupply
+from torsocks_tx.backends.tor.files import default_data_directory
+from torsocks_tx.backends.tor.launched import LaunchedTorProvider
 from torsocks_tx.backends.tor.onion.client_auth import Keyring
 from torsocks_tx.backends.tor.onion.observer import OnionObserver
-from torsocks_tx.backends.tor.running import RunningSupply
-from torsocks_tx.backends.tor.supply import NoSuchPort, Supply
+from torsocks_tx.backends.tor.provider import NoSuchPort, TorProvider
+from torsocks_tx.backends.tor.providers import FixedTorProvider, RunningTorProvider
 from torsocks_tx.errors import TorDown
 from torsocks_tx.limits import RENDEZVOUS_TIMEOUT
 from torsocks_tx.twistd.options import Options
@@ -67,19 +66,19 @@ class TorUpstream:
     def __init__(
         self,
         reactor: Any,
-        supply: Supply,
+        provider: TorProvider,
         optimistic_data: bool | None,
         policies: Sequence[frozenset[str]] = (),
         *,
         rendezvous_timeout: float = RENDEZVOUS_TIMEOUT,
         keyring: Keyring | None = None,
     ) -> None:
-        self.supply = supply
+        self.provider = provider
         self._policies = policies
         self._keyring = keyring
         observer = OnionObserver(reactor, rendezvous_timeout=rendezvous_timeout, keyring=keyring)
         self.backend = TorBackend(
-            reactor, supply, optimistic_data=optimistic_data, observer=observer
+            reactor, provider, optimistic_data=optimistic_data, observer=observer
         )
 
     def start(self) -> Deferred[None]:
@@ -87,23 +86,23 @@ class TorUpstream:
         return Deferred.fromCoroutine(self._start())
 
     async def _start(self) -> None:
-        await self.supply.start()
+        await self.provider.start()
         for flags in self._policies:
             try:
-                self.supply.port_for(flags)
+                self.provider.port_for(flags)
             except NoSuchPort:
-                await self.supply.stop()
+                await self.provider.stop()
                 raise
             except TorDown:
                 # It is looked at again, and said in the log, when there is a tor.
                 break
         if self._keyring is not None:
-            self.supply.when_ready().addCallbacks(self._use_keys, self._ignore)
+            self.provider.when_ready().addCallbacks(self._use_keys, self._ignore)
 
     def _use_keys(self, _: object) -> None:
         """Give tor the keys now: what is wrong with them is better seen at the start."""
         self._log.info("{keys}", keys=self._count_keys())
-        self.backend.observer.follow(self.supply.control)
+        self.backend.observer.follow(self.provider.control)
 
     def _count_keys(self) -> str:
         count = 0 if self._keyring is None else len(self._keyring)
@@ -121,12 +120,12 @@ class TorUpstream:
 
     def control_address(self) -> str:
         """The control port of the tor that was started, for ``--tor`` of our workers."""
-        supply: Any = self.supply
-        return str(supply.control_address)
+        provider: Any = self.provider
+        return str(provider.control_address)
 
     def stop(self) -> Deferred[None]:
         """End what was started."""
-        return self.supply.stop()
+        return self.provider.stop()
 
 
 def make_upstream(reactor: Any, options: Options, keys: str | None = None) -> Any:
@@ -144,23 +143,23 @@ def make_upstream(reactor: Any, options: Options, keys: str | None = None) -> An
     )
 
 
-def _make_supply(reactor: Any, options: Options, policies: Sequence[frozenset[str]]) -> Supply:
+def _make_supply(reactor: Any, options: Options, policies: Sequence[frozenset[str]]) -> TorProvider:
     """What provides the SocksPorts of tor."""
     tor = options["tor"] or "launch"
     if options["tor-socks"]:
-        return FixedSupply(clientFromString(reactor, options["tor-socks"]))
+        return FixedTorProvider(clientFromString(reactor, options["tor-socks"]))
     if tor == "private":
-        from torsocks_tx.testing.tornet.provider import PrivateSupply
+        from torsocks_tx.testing.tornet.provider import PrivateTorProvider
 
-        return PrivateSupply(reactor)
+        return PrivateTorProvider(reactor)
     if tor != "launch":
         control = clientFromString(reactor, tor)
-        return RunningSupply(reactor, control, password=options.get("tor-password"))
+        return RunningTorProvider(reactor, control, password=options.get("tor-password"))
     # While there is somebody to hear it: a daemon could only write it into its log.
     find_tor(options["tor-binary"])
     # With ``twistd --uid`` the directory is for the user that will serve.
     server = options.parent["uid"] if options.parent else None
-    return LaunchedSupply(
+    return LaunchedTorProvider(
         reactor,
         options["tor-data-directory"] or default_data_directory(server),
         torrc_options=options.tor_options,

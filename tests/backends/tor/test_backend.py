@@ -13,8 +13,8 @@ from tests.backends.tor.onion.staged import staged
 from tests.support.names import ONION
 from tests.support.rows import rows
 from torsocks_tx.backends.tor.backend import TorBackend
-from torsocks_tx.backends.tor.fixed import FixedSupply
-from torsocks_tx.backends.tor.supply import SocksPort
+from torsocks_tx.backends.tor.provider import SocksPort
+from torsocks_tx.backends.tor.providers import FixedTorProvider
 from torsocks_tx.errors import InvalidOnionAddress
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.socks.constants import Command, Version
@@ -29,11 +29,11 @@ class Play:
 
     def __init__(self, *flags: str, control: Any = None) -> None:
         self.endpoint, self.receiver = FakeEndpoint(), Receiver()
-        self.supply = FixedSupply(self.endpoint)  # type: ignore[arg-type]
-        self.supply._port = SocksPort(self.endpoint, True, flags=frozenset(flags))  # type: ignore[arg-type]
-        self.supply.control = control
-        self.supply.start()
-        self.backend = TorBackend(Clock(), self.supply)
+        self.provider = FixedTorProvider(self.endpoint)  # type: ignore[arg-type]
+        self.provider._port = SocksPort(self.endpoint, True, flags=frozenset(flags))  # type: ignore[arg-type]
+        self.provider.control = control
+        self.provider.start()
+        self.backend = TorBackend(Clock(), self.provider)
 
     def open(self, host: str, command: Command = Command.CONNECT) -> Any:
         request = Request(Version.SOCKS5, command, Address.of(host, 80))
@@ -105,7 +105,7 @@ def test_an_end_of_the_supply_is_the_end_of_listening() -> None:
     play = Play(control=control)
     play.open(ONION)
     assert any(control.listeners.values())
-    play.supply.stop()
+    play.provider.stop()
     assert not any(control.listeners.values())
 
 
@@ -113,5 +113,5 @@ def test_a_witness_of_ones_own() -> None:
     from torsocks_tx import OnionObserver
 
     observer = OnionObserver(Clock())
-    supply = FixedSupply(FakeEndpoint(succeed(None)))  # type: ignore[arg-type]
-    assert TorBackend(Clock(), supply, observer=observer).observer is observer
+    provider = FixedTorProvider(FakeEndpoint(succeed(None)))  # type: ignore[arg-type]
+    assert TorBackend(Clock(), provider, observer=observer).observer is observer

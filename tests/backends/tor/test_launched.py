@@ -21,20 +21,19 @@ from tests.backends.tor.real_tor import NO_NETWORK, UNREACHABLE
 from tests.backends.tor.test_process import no_descriptors
 from tests.backends.tor.test_running import connect_to, state_of, until
 from tests.support.processes import is_alive, process_ended, start_python
-from torsocks_tx.backends.tor import directories, launched
+from torsocks_tx.backends.tor import files, launched
 from torsocks_tx.backends.tor.daemon import TorNotFound
-from torsocks_tx.backends.tor.directories import DirectoryError
-from torsocks_tx.backends.tor.launched import QUICK_FAILURES, LaunchedSupply
-from torsocks_tx.backends.tor.launching import LaunchError
+from torsocks_tx.backends.tor.files import DirectoryError
+from torsocks_tx.backends.tor.launched import QUICK_FAILURES, LaunchedTorProvider, LaunchError
 from torsocks_tx.backends.tor.process import SpawnError
-from torsocks_tx.backends.tor.supply import NoSuchPort, SupplyState
+from torsocks_tx.backends.tor.provider import NoSuchPort, ProviderState
 from torsocks_tx.errors import TorDown
 
 network = pytest.mark.network
 OFFLINE = [tuple(line.split(" ", 1)) for line in NO_NETWORK]
 ALONE = [tuple(line.split(" ", 1)) for line in UNREACHABLE]
 
-Make = Callable[..., LaunchedSupply]
+Make = Callable[..., LaunchedTorProvider]
 
 
 @pytest.fixture
@@ -48,71 +47,73 @@ def program(tmp_path: Path) -> str:
 
 @pytest_twisted.async_yield_fixture
 async def launch(tmp_path: Path) -> AsyncIterator[Make]:
-    """Give a maker of supplies; they are stopped at the end, and nothing may be left of them."""
-    made: list[LaunchedSupply] = []
+    """Give a maker of providers; they are stopped at the end, and nothing may be left of them."""
+    made: list[LaunchedTorProvider] = []
     options = {"delays": lambda _: 0.01}
 
-    def make(*torrc_options: tuple[str, str], **others: object) -> LaunchedSupply:
-        supply = LaunchedSupply(reactor, tmp_path / "data", torrc_options, **{**options, **others})
-        made.append(supply)
-        return supply
+    def make(*torrc_options: tuple[str, str], **others: object) -> LaunchedTorProvider:
+        provider = LaunchedTorProvider(
+            reactor, tmp_path / "data", torrc_options, **{**options, **others}
+        )
+        made.append(provider)
+        return provider
 
     yield make
-    for supply in made:
-        await supply.stop()
+    for provider in made:
+        await provider.stop()
 
 
-def pid_of(supply: LaunchedSupply) -> int:
-    daemon = supply._daemon
+def pid_of(provider: LaunchedTorProvider) -> int:
+    daemon = provider._daemon
     assert daemon is not None
     assert daemon.pid is not None
     return daemon.pid
 
 
-def socket_directory_of(supply: LaunchedSupply) -> Path:
-    household = supply._household
-    assert household is not None
-    return household.sockets
+def socket_directory_of(provider: LaunchedTorProvider) -> Path:
+    group = provider._group
+    assert group is not None
+    return group.sockets
 
 
 @pytest_twisted.ensureDeferred
 async def test_it_is_ready_when_it_is_bootstrapped(
     launch: Make, program: str, log_lines: list[str], tmp_path: Path
 ) -> None:
-    supply = launch(tor_binary=program)
+    provider = launch(tor_binary=program)
     heard: list[str] = []
-    supply.on_progress(lambda progress: heard.append(str(progress)))
-    asked = supply.when_ready()
-    assert supply.state is SupplyState.STARTING
-    await supply.start()
+    provider.on_progress(lambda progress: heard.append(str(progress)))
+    asked = provider.when_ready()
+    assert provider.state is ProviderState.STARTING
+    await provider.start()
     port = await asked
-    assert supply.state is SupplyState.READY
-    assert supply.port == port
+    assert provider.state is ProviderState.READY
+    assert provider.port == port
     assert (port.pipelined, port.extended_errors, port.flags) == (True, False, frozenset())
-    assert supply.control is not None
-    assert any("TAKEOWNERSHIP" in line for line in supply._daemon.last_lines)
+    assert provider.control is not None
+    assert any("TAKEOWNERSHIP" in line for line in provider._daemon.last_lines)
     assert heard == ["bootstrapped 100% (Done)"]
     assert log_lines == ["info: tor: bootstrapped 100% (Done)", "info: tor is ready"]
-    pid, sockets = pid_of(supply), socket_directory_of(supply)
+    pid, sockets = pid_of(provider), socket_directory_of(provider)
     assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
-    await supply.stop()
-    assert supply.state is SupplyState.STOPPED
-    assert supply.control is None
+    await provider.stop()
+    assert provider.state is ProviderState.STOPPED
+    assert provider.control is None
     assert not is_alive(pid)
     assert not sockets.exists()
     assert (tmp_path / "data").exists()
     with pytest.raises(TorDown):
-        await supply.when_ready()
-    await supply.stop()
+        await provider.when_ready()
+    await provider.stop()
 
 
 @pytest_twisted.ensureDeferred
 async def test_clients_wait_while_it_starts(launch: Make, program: str) -> None:
-    supply = launch(("Nickname", "starting"), tor_binary=program)
-    await supply.start()
-    assert supply.state is SupplyState.STARTING
-    asked = supply.when_ready()
-    await supply.stop()
+    provider = launch(("Nickname", "starting"), tor_binary=program)
+    await provider.start()
+    assert provider.state is ProviderState.STARTING
+    asked = provider.when_ready()
+    await provider.stop()
     with pytest.raises(TorDown, match="stopped"):
         await asked
 
@@ -121,15 +122,15 @@ async def test_clients_wait_while_it_starts(launch: Make, program: str) -> None:
 async def test_it_is_started_again_when_it_is_killed(
     launch: Make, program: str, log_lines: list[str]
 ) -> None:
-    supply = launch(tor_binary=program)
-    await supply.start()
-    port = await supply.when_ready()
-    first = pid_of(supply)
+    provider = launch(tor_binary=program)
+    await provider.start()
+    port = await provider.when_ready()
+    first = pid_of(provider)
     os.kill(first, signal.SIGKILL)
-    await state_of(supply, SupplyState.STARTING)
-    asked = supply.when_ready()
+    await state_of(provider, ProviderState.STARTING)
+    asked = provider.when_ready()
     assert await asked == port, "at the same place"
-    assert pid_of(supply) != first
+    assert pid_of(provider) != first
     assert [line for line in log_lines if "ended" in line] == [
         "warn: tor has ended (SIGKILL); it is started again in 0.0 s"
     ]
@@ -146,17 +147,17 @@ async def test_one_that_dies_again_and_again_is_down(
         asked.append(failures)
         return 0.0
 
-    supply = launch(("Nickname", "dying"), tor_binary=program, delays=delays)
-    starting = supply.start()
-    await state_of(supply, SupplyState.DOWN)
+    provider = launch(("Nickname", "dying"), tor_binary=program, delays=delays)
+    starting = provider.start()
+    await state_of(provider, ProviderState.DOWN)
     await starting
     assert asked[:QUICK_FAILURES] == list(range(QUICK_FAILURES))
     with pytest.raises(TorDown, match="has ended 5 times soon after its start"):
-        await supply.when_ready()
+        await provider.when_ready()
     down = [line for line in log_lines if "clients are refused" in line]
     assert len(down) == 1
     await until(lambda: len(asked) > QUICK_FAILURES + 1)
-    assert supply.state in (SupplyState.DOWN, SupplyState.READY)
+    assert provider.state in (ProviderState.DOWN, ProviderState.READY)
 
 
 @pytest_twisted.ensureDeferred
@@ -170,8 +171,8 @@ async def test_one_that_lived_long_is_no_failure(
         asked.append(failures)
         return 0.0
 
-    supply = launch(("Nickname", "dying"), tor_binary=program, delays=delays)
-    await supply.start()
+    provider = launch(("Nickname", "dying"), tor_binary=program, delays=delays)
+    await provider.start()
     await until(lambda: len(asked) > QUICK_FAILURES)
     assert set(asked) == {0}
 
@@ -181,10 +182,10 @@ async def test_one_that_will_not_end_is_killed(
     launch: Make, program: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launched, "STOP_GRACE", 0.2)
-    supply = launch(("Nickname", "stubborn"), tor_binary=program)
-    await supply.start()
-    pid = pid_of(supply)
-    await supply.stop()
+    provider = launch(("Nickname", "stubborn"), tor_binary=program)
+    await provider.start()
+    pid = pid_of(provider)
+    await provider.stop()
     assert not is_alive(pid)
 
 
@@ -193,11 +194,11 @@ async def test_one_that_cannot_be_controlled_fails_the_start(
     launch: Make, program: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launched, "START_TIMEOUT", 0.2)
-    supply = launch(("Nickname", "mute"), tor_binary=program)
+    provider = launch(("Nickname", "mute"), tor_binary=program)
     with pytest.raises(LaunchError, match="tor runs, but cannot be controlled: tor's control port"):
-        await supply.start()
-    assert supply.state is SupplyState.STOPPED
-    assert supply._daemon is None
+        await provider.start()
+    assert provider.state is ProviderState.STOPPED
+    assert provider._daemon is None
 
 
 @pytest_twisted.ensureDeferred
@@ -205,17 +206,17 @@ async def test_a_start_without_tor_or_without_processes_fails_and_leaves_nothing
     launch: Make, program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    supply = launch(tor_binary=str(tmp_path / "none"))
+    provider = launch(tor_binary=str(tmp_path / "none"))
     with pytest.raises(TorNotFound, match="is not an executable program"):
-        await supply.start()
-    supply = launch(tor_binary=program)
+        await provider.start()
+    provider = launch(tor_binary=program)
     with no_descriptors(), pytest.raises((SpawnError, DirectoryError), match="Too many open"):
-        await supply.start()
+        await provider.start()
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     with pytest.raises(SpawnError, match="/nonexistent/python cannot be started"):
-        await supply.start()
-    assert supply.state is SupplyState.STOPPED
-    assert not list(tmp_path.glob(f"{directories.PREFIX}*"))
+        await provider.start()
+    assert provider.state is ProviderState.STOPPED
+    assert not list(tmp_path.glob(f"{files.PREFIX}*"))
 
 
 @pytest_twisted.ensureDeferred
@@ -245,14 +246,14 @@ async def test_a_tor_that_cannot_be_started_again_is_a_failure_and_tried_again(
         asked.append(failures)
         return 0.01
 
-    supply = launch(tor_binary=program, delays=delays)
-    await supply.start()
-    await supply.when_ready()
-    pid = pid_of(supply)
+    provider = launch(tor_binary=program, delays=delays)
+    await provider.start()
+    await provider.when_ready()
+    pid = pid_of(provider)
     with why_not(program):
         os.kill(pid, signal.SIGKILL)
-        await state_of(supply, SupplyState.DOWN)
-    await state_of(supply, SupplyState.READY)
+        await state_of(provider, ProviderState.DOWN)
+    await state_of(provider, ProviderState.READY)
     assert asked[:QUICK_FAILURES] == list(range(QUICK_FAILURES))
     assert sum("tor cannot be started" in line for line in log_lines) >= QUICK_FAILURES - 1
 
@@ -273,11 +274,11 @@ def test_options_and_policies_are_checked_at_once(launch: Make) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_it_can_be_stopped_while_it_starts(launch: Make, program: str) -> None:
-    supply = launch(("Nickname", "mute"), tor_binary=program)
-    starting = supply.start()
-    await until(lambda: supply._daemon is not None and supply._daemon.pid is not None)
-    pid, sockets = pid_of(supply), socket_directory_of(supply)
-    await supply.stop()
+    provider = launch(("Nickname", "mute"), tor_binary=program)
+    starting = provider.start()
+    await until(lambda: provider._daemon is not None and provider._daemon.pid is not None)
+    pid, sockets = pid_of(provider), socket_directory_of(provider)
+    await provider.stop()
     await starting
     assert not is_alive(pid)
     assert not sockets.exists()
@@ -291,24 +292,24 @@ async def test_it_can_be_stopped_while_it_starts(launch: Make, program: str) -> 
 
 @pytest_twisted.ensureDeferred
 async def test_it_can_be_started_again(launch: Make, program: str) -> None:
-    supply = launch(tor_binary=program)
-    await supply.start()
-    await supply.stop()
-    await supply.start()
-    await supply.when_ready()
+    provider = launch(tor_binary=program)
+    await provider.start()
+    await provider.stop()
+    await provider.start()
+    await provider.when_ready()
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_port_for_each_policy(launch: Make, program: str) -> None:
-    supply = launch(tor_binary=program, policies=[("NoIPv6Traffic",), ("OnionTrafficOnly",)])
-    await supply.start()
-    plain, no_ipv6 = supply.port_for(()), supply.port_for(["noipv6traffic"])
-    assert plain == await supply.when_ready()
+    provider = launch(tor_binary=program, policies=[("NoIPv6Traffic",), ("OnionTrafficOnly",)])
+    await provider.start()
+    plain, no_ipv6 = provider.port_for(()), provider.port_for(["noipv6traffic"])
+    assert plain == await provider.when_ready()
     assert no_ipv6.flags == {"NoIPv6Traffic"}
     assert no_ipv6.endpoint is not plain.endpoint
-    assert supply.port_for(["OnionTrafficOnly"]).flags >= {"NoIPv4Traffic", "NoIPv6Traffic"}
+    assert provider.port_for(["OnionTrafficOnly"]).flags >= {"NoIPv4Traffic", "NoIPv6Traffic"}
     with pytest.raises(NoSuchPort, match="without a SocksPort for"):
-        supply.port_for(["NoIPv4Traffic"])
+        provider.port_for(["NoIPv4Traffic"])
 
 
 @network
@@ -316,27 +317,27 @@ async def test_a_port_for_each_policy(launch: Make, program: str) -> None:
 async def test_a_real_tor_is_launched_killed_and_launched_again(
     launch: Make, tmp_path: Path, log_lines: list[str]
 ) -> None:
-    supply = launch(*ALONE, ("Nickname", "unused"), policies=[("NoIPv6Traffic",)])
-    await supply.start()
-    assert supply.state is SupplyState.STARTING
-    first = pid_of(supply)
+    provider = launch(*ALONE, ("Nickname", "unused"), policies=[("NoIPv6Traffic",)])
+    await provider.start()
+    assert provider.state is ProviderState.STARTING
+    first = pid_of(provider)
     assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
-    ports = [supply.port_for(()), supply.port_for(["NoIPv6Traffic"])]
+    ports = [provider.port_for(()), provider.port_for(["NoIPv6Traffic"])]
     for port in ports:
         await connect_to(port)
-    assert supply.control is not None
-    listeners = await supply.control.get_info("net/listeners/socks")
-    sockets = socket_directory_of(supply)
+    assert provider.control is not None
+    listeners = await provider.control.get_info("net/listeners/socks")
+    sockets = socket_directory_of(provider)
     assert listeners == f'"unix:{sockets}/socks0" "unix:{sockets}/socks1"'
     os.kill(first, signal.SIGKILL)
-    await until(lambda: supply.control is None)
-    await until(lambda: supply.control is not None)
-    assert pid_of(supply) != first
-    await state_of(supply, SupplyState.STARTING)
+    await until(lambda: provider.control is None)
+    await until(lambda: provider.control is not None)
+    assert pid_of(provider) != first
+    await state_of(provider, ProviderState.STARTING)
     for port in ports:
         await connect_to(port)
-    second = pid_of(supply)
-    await supply.stop()
+    second = pid_of(provider)
+    await provider.stop()
     await process_ended(second)
     assert not sockets.exists()
     assert [line for line in log_lines if "ended" in line] == [
@@ -347,12 +348,12 @@ async def test_a_real_tor_is_launched_killed_and_launched_again(
 @network
 @pytest_twisted.ensureDeferred
 async def test_a_real_tor_that_does_not_like_its_options(launch: Make) -> None:
-    supply = launch(*OFFLINE, ("NoSuchOption", "1"))
+    provider = launch(*OFFLINE, ("NoSuchOption", "1"))
     with pytest.raises(
         LaunchError, match=r"tor has ended \(status 1\): .*Unknown option 'NoSuchOption'"
     ):
-        await supply.start()
-    assert supply.state is SupplyState.STOPPED
+        await provider.start()
+    assert provider.state is ProviderState.STOPPED
 
 
 @network
@@ -372,12 +373,12 @@ async def test_a_real_tor_has_the_data_directory_already(launch: Make) -> None:
 async def test_a_real_tor_that_stands_still_is_ended_too(
     launch: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    supply = launch(*OFFLINE)
-    await supply.start()
-    pid = pid_of(supply)
+    provider = launch(*OFFLINE)
+    await provider.start()
+    pid = pid_of(provider)
     os.kill(pid, signal.SIGSTOP)
     began = reactor.seconds()
-    await supply.stop()
+    await provider.stop()
     assert not is_alive(pid)
     assert reactor.seconds() - began < 5
 
@@ -385,14 +386,14 @@ async def test_a_real_tor_that_stands_still_is_ended_too(
 OWNER = """
 import sys
 from twisted.internet import reactor
-from torsocks_tx.backends.tor.launched import LaunchedSupply
+from torsocks_tx.backends.tor.launched import LaunchedTorProvider
 
-supply = LaunchedSupply(reactor, sys.argv[1], [("DisableNetwork", "1")])
+provider = LaunchedTorProvider(reactor, sys.argv[1], [("DisableNetwork", "1")])
 
 def started(_):
-    print(f"up {supply._daemon.pid} {supply._household.sockets}", flush=True)
+    print(f"up {provider._daemon.pid} {provider._group.sockets}", flush=True)
 
-supply.start().addCallback(started)
+provider.start().addCallback(started)
 reactor.run()
 """
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from torsocks_tx.backends.tor.daemon import find_tor
-from torsocks_tx.backends.tor.launching import complaint, policy_sets, torrc_lines
+from torsocks_tx.backends.tor.launched import complaint, policy_sets, torrc_lines
 
 NONE = frozenset[str]()
 HOME = Path("/run/x")

@@ -16,8 +16,8 @@ from tests.backends.tor.test_running import until
 from torsocks_tx.backends.tor.authentication import ControlUnavailable
 from torsocks_tx.backends.tor.backend import TorBackend
 from torsocks_tx.backends.tor.onion.observer import Following
-from torsocks_tx.backends.tor.owned import OwnedControlSupply
-from torsocks_tx.backends.tor.supply import SupplyState
+from torsocks_tx.backends.tor.provider import ProviderState
+from torsocks_tx.backends.tor.providers import OwnedTorProvider
 from torsocks_tx.errors import TorDown
 
 
@@ -35,16 +35,16 @@ async def test_the_protocol_or_the_tor_of_an_application(fake_tor: FakeTor, wrap
     await protocol.post_bootstrap
     commands = len(fake_tor.commands)
     tor = SimpleNamespace(protocol=protocol) if wrapped else protocol
-    supply = OwnedControlSupply(reactor, tor)
-    await supply.start()
-    port = await supply.when_ready()
+    provider = OwnedTorProvider(reactor, tor)
+    await provider.start()
+    port = await provider.when_ready()
     assert port.pipelined
-    assert supply.control is not None
-    assert supply.control.protocol is protocol
+    assert provider.control is not None
+    assert provider.control.protocol is protocol
     assert len(fake_tor.commands) - commands <= 5
-    await supply.stop()
-    assert supply.state is SupplyState.STOPPED
-    assert supply.control is None
+    await provider.stop()
+    assert provider.state is ProviderState.STOPPED
+    assert provider.control is None
     assert fake_tor.commands[-1] == "SETEVENTS "
     await protocol.queue_command("STILL THERE")
     assert fake_tor.commands[-1] == "STILL THERE"
@@ -56,14 +56,14 @@ async def test_the_protocol_or_the_tor_of_an_application(fake_tor: FakeTor, wrap
 async def test_a_protocol_that_is_not_ready_yet(fake_tor: FakeTor) -> None:
     protocol = await protocol_of(fake_tor)
     heard: list[object] = []
-    supply = OwnedControlSupply(reactor, protocol)
-    started = supply.start()
+    provider = OwnedTorProvider(reactor, protocol)
+    started = provider.start()
     protocol.post_bootstrap.addCallback(heard.append)
     assert not heard
     await started
     await until(lambda: heard == [protocol])
-    assert supply.state is SupplyState.READY
-    await supply.stop()
+    assert provider.state is ProviderState.READY
+    await provider.stop()
     fake_tor.drop()
 
 
@@ -74,12 +74,12 @@ async def test_the_applications_own_listeners_stay(fake_tor: FakeTor) -> None:
     await protocol.post_bootstrap
     heard: list[str] = []
     await protocol.add_event_listener("STATUS_CLIENT", heard.append)
-    supply = OwnedControlSupply(reactor, protocol)
-    await supply.start()
-    assert supply.state is SupplyState.STARTING
+    provider = OwnedTorProvider(reactor, protocol)
+    await provider.start()
+    assert provider.state is ProviderState.STARTING
     fake_tor.event(f"STATUS_CLIENT {BOOTSTRAPPED}")
-    await supply.when_ready()
-    await supply.stop()
+    await provider.when_ready()
+    await provider.stop()
     assert fake_tor.commands[-1] == "SETEVENTS STATUS_CLIENT"
     fake_tor.event("STATUS_CLIENT NOTICE CIRCUIT_ESTABLISHED")
     await protocol.queue_command("FENCE")
@@ -89,20 +89,20 @@ async def test_the_applications_own_listeners_stay(fake_tor: FakeTor) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_witness_leaves_the_connection_as_it_was(fake_tor: FakeTor) -> None:
-    """It listens from the first attempt on an onion service to the end of the supply."""
+    """It listens from the first attempt on an onion service to the end of the provider."""
     protocol = await protocol_of(fake_tor)
     await protocol.post_bootstrap
     circuits: list[str] = []
     await protocol.add_event_listener("CIRC", circuits.append)
-    supply = OwnedControlSupply(reactor, protocol)
-    await supply.start()
-    backend = TorBackend(reactor, supply)
+    provider = OwnedTorProvider(reactor, protocol)
+    await provider.start()
+    backend = TorBackend(reactor, provider)
     assert "HS_DESC" not in " ".join(fake_tor.commands)
-    await backend.observer.follow(supply.control)
+    await backend.observer.follow(provider.control)
     assert backend.observer.following is Following.YES
     (subscription,) = [line for line in fake_tor.commands if "SIGNAL" in line]
     assert set(subscription.split()) >= {"HS_DESC", "CIRC", "CIRC_MINOR", "SIGNAL"}
-    await supply.stop()
+    await provider.stop()
     await until(lambda: fake_tor.commands[-1] == "SETEVENTS CIRC")
     fake_tor.event("CIRC 7 BUILT")
     await until(lambda: circuits == ["7 BUILT"])
@@ -112,17 +112,17 @@ async def test_a_witness_leaves_the_connection_as_it_was(fake_tor: FakeTor) -> N
 @pytest_twisted.ensureDeferred
 async def test_it_is_not_connected_again(fake_tor: FakeTor, log_lines: list[str]) -> None:
     protocol = await protocol_of(fake_tor)
-    supply = OwnedControlSupply(reactor, protocol)
-    await supply.start()
+    provider = OwnedTorProvider(reactor, protocol)
+    await provider.start()
     fake_tor.drop()
-    await until(lambda: supply.state is SupplyState.DOWN)
+    await until(lambda: provider.state is ProviderState.DOWN)
     with pytest.raises(TorDown, match="the application's control connection is lost"):
-        await supply.when_ready()
-    assert supply.control is None
-    assert supply.port is not None
+        await provider.when_ready()
+    assert provider.control is None
+    assert provider.port is not None
     assert fake_tor.connections == []
     assert log_lines[-1].startswith("warn: tor is gone (the application's")
-    await supply.stop()
+    await provider.stop()
 
 
 @pytest_twisted.ensureDeferred
@@ -131,17 +131,17 @@ async def test_a_connection_that_was_lost_before(fake_tor: FakeTor) -> None:
     await protocol.post_bootstrap
     fake_tor.drop()
     await protocol.when_disconnected().addErrback(lambda _: None)
-    supply = OwnedControlSupply(reactor, protocol)
-    await supply.start()
-    assert supply.state is SupplyState.DOWN
+    provider = OwnedTorProvider(reactor, protocol)
+    await provider.start()
+    assert provider.state is ProviderState.DOWN
 
 
 @pytest_twisted.ensureDeferred
 async def test_an_application_that_may_not_control_tor(fake_tor: FakeTor) -> None:
     fake_tor.answers["AUTHENTICATE"] = "515 Bad authentication"
     protocol = await protocol_of(fake_tor)
-    supply = OwnedControlSupply(reactor, protocol)
-    started = supply.start()
+    provider = OwnedTorProvider(reactor, protocol)
+    started = provider.start()
     application: list[object] = []
     protocol.post_bootstrap.addErrback(application.append)
     with pytest.raises(ControlUnavailable, match="the application's control connection failed"):
@@ -154,12 +154,12 @@ async def test_an_application_that_may_not_control_tor(fake_tor: FakeTor) -> Non
 async def test_it_can_be_stopped_while_it_waits(fake_tor: FakeTor) -> None:
     fake_tor.answers["AUTHENTICATE"] = None
     protocol = await protocol_of(fake_tor)
-    supply = OwnedControlSupply(reactor, protocol)
-    started = supply.start()
+    provider = OwnedTorProvider(reactor, protocol)
+    started = provider.start()
     await until(lambda: "AUTHENTICATE" in fake_tor.commands)
-    await supply.stop()
+    await provider.stop()
     await started
-    assert supply.state is SupplyState.STOPPED
+    assert provider.state is ProviderState.STOPPED
     protocol.post_bootstrap.addErrback(lambda _: None)
     fake_tor.drop()
     await protocol.when_disconnected().addErrback(lambda _: None)
@@ -170,11 +170,11 @@ async def test_it_can_be_stopped_while_it_waits(fake_tor: FakeTor) -> None:
 async def test_over_a_real_tor(real_tor: RealTor) -> None:
     await real_tor.start(("SocksPort 127.0.0.1:auto", *UNREACHABLE))
     protocol = await protocol_of(real_tor)
-    supply = OwnedControlSupply(reactor, protocol)
-    await supply.start()
-    assert supply.state is SupplyState.STARTING
-    assert supply.port is not None
-    asked = supply.when_ready()
+    provider = OwnedTorProvider(reactor, protocol)
+    await provider.start()
+    assert provider.state is ProviderState.STARTING
+    assert provider.port is not None
+    asked = provider.when_ready()
     await real_tor.kill()
     with pytest.raises(TorDown):
         await asked

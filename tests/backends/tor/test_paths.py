@@ -19,10 +19,10 @@ from torsocks_tx.backends.tor.authentication import connect
 from torsocks_tx.backends.tor.bootstrap import Progress
 from torsocks_tx.backends.tor.control import ControlError
 from torsocks_tx.backends.tor.daemon import write_torrc
-from torsocks_tx.backends.tor.discovery import PortFinder
 from torsocks_tx.backends.tor.events import parse_strings, unquote
-from torsocks_tx.backends.tor.launched import LaunchedSupply
+from torsocks_tx.backends.tor.launched import LaunchedTorProvider
 from torsocks_tx.backends.tor.paths import path_of, printable, quote_path, unix_endpoint
+from torsocks_tx.backends.tor.ports import PortFinder
 
 ODD_NAMES = [
     b"my data",
@@ -93,22 +93,22 @@ def odd_directory(request: pytest.FixtureRequest) -> Iterator[Path]:
 @pytest_twisted.async_yield_fixture
 async def launched_tor(
     odd_directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[LaunchedSupply]:
+) -> AsyncIterator[LaunchedTorProvider]:
     """A real tor without network, whose data and whose sockets are in such a directory."""
     monkeypatch.setattr(tempfile, "tempdir", str(odd_directory))
     port = f"SocksPort unix:{quote_path(odd_directory / 'other socks')} NoIPv6Traffic"
     options = [("DisableNetwork", "1"), tuple(port.split(" ", 1))]
-    supply = LaunchedSupply(reactor, odd_directory / "data", options)
-    await supply.start()
-    yield supply
-    await supply.stop()
+    provider = LaunchedTorProvider(reactor, odd_directory / "data", options)
+    await provider.start()
+    yield provider
+    await provider.stop()
     assert sorted(entry.name for entry in odd_directory.iterdir()) == ["data"]
 
 
 @pytest.mark.network
 @pytest_twisted.ensureDeferred
 async def test_a_real_tor_takes_its_paths_and_tells_them(
-    launched_tor: LaunchedSupply, odd_directory: Path
+    launched_tor: LaunchedTorProvider, odd_directory: Path
 ) -> None:
     endpoint = clientFromString(reactor, launched_tor.control_address)
     control = await connect(reactor, endpoint)  # by the cookie, whose path tor tells

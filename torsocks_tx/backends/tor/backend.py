@@ -16,8 +16,8 @@ from zope.interface import implementer
 
 from torsocks_tx.backends.tor.onion.attempt import OnionAttempt
 from torsocks_tx.backends.tor.onion.observer import OnionObserver
-from torsocks_tx.backends.tor.owned import OwnedControlSupply
-from torsocks_tx.backends.tor.supply import NoSuchPort, SocksPort, Supply
+from torsocks_tx.backends.tor.provider import NoSuchPort, SocksPort, TorProvider
+from torsocks_tx.backends.tor.providers import OwnedTorProvider
 from torsocks_tx.client.connection import LookUp, Stream
 from torsocks_tx.errors import GeneralFailure, Refused, TorDown
 from torsocks_tx.interfaces import IBackend, IReceiver
@@ -33,7 +33,7 @@ QUIET_SECONDS = 60.0
 
 @implementer(IBackend)
 class TorBackend:
-    """Carries everything through the tor that ``supply`` provides.
+    """Carries everything through the tor that ``provider`` provides.
 
     ``optimistic_data``: send a client's early data along with the request. None: if tor is C Tor,
     which takes it; Arti closes the connection instead. ``observer`` finds out why onion services
@@ -45,14 +45,14 @@ class TorBackend:
     def __init__(
         self,
         clock: IReactorTime,
-        supply: Supply,
+        provider: TorProvider,
         *,
         optimistic_data: bool | None = None,
         observer: OnionObserver | None = None,
     ) -> None:
-        self.supply = supply
+        self.provider = provider
         self.observer = observer or OnionObserver(clock)
-        supply.at_stop(self.observer.detach)
+        provider.at_stop(self.observer.detach)
         self._clock = clock
         self._optimistic_data = optimistic_data
         self._quiet_until = 0.0
@@ -63,9 +63,9 @@ class TorBackend:
 
         tor's SocksPort is found by asking tor; its configuration is not touched.
         """
-        supply = OwnedControlSupply(reactor, tor)
-        supply.start().addErrback(cls._say_not_started)
-        return cls(reactor, supply)
+        provider = OwnedTorProvider(reactor, tor)
+        provider.start().addErrback(cls._say_not_started)
+        return cls(reactor, provider)
 
     @classmethod
     def _say_not_started(cls, failure: Failure) -> None:
@@ -80,14 +80,14 @@ class TorBackend:
         if onion:
             check_onion(upstream.address.host)
         stream = Stream(self._clock, receiver, half_close=False, meaning=self._connect_failed)
-        port = None if isolation.port_flags else self.supply.usable_port
-        if port is not None and (not onion or self.observer.is_ready(self.supply.control)):
+        port = None if isolation.port_flags else self.provider.usable_port
+        if port is not None and (not onion or self.observer.is_ready(self.provider.control)):
             self._connect(port, stream, upstream)
         else:
-            waiting = self.supply.when_ready()
+            waiting = self.provider.when_ready()
             if onion:
-                waiting.addCallback(lambda _: self.observer.follow(self.supply.control))
-            waiting.addCallback(lambda _: self.supply.port_for(isolation.port_flags))
+                waiting.addCallback(lambda _: self.observer.follow(self.provider.control))
+            waiting.addCallback(lambda _: self.provider.port_for(isolation.port_flags))
             waiting.addCallback(self._connect, stream, upstream)
             stream.wait_for(waiting)
         return stream

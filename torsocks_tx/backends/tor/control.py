@@ -21,8 +21,7 @@ from twisted.python.failure import Failure
 from txtorcon.torcontrolprotocol import TorDisconnectError, TorProtocolError
 
 from torsocks_tx.backends.tor.paths import printable
-from torsocks_tx.backends.tor.stalls import limit
-from torsocks_tx.backends.tor.waiters import Waiters
+from torsocks_tx.backends.tor.waiters import Waiters, limit
 
 COMMAND_TIMEOUT = 10.0
 """Seconds that tor may take to answer a command; it answers in milliseconds unless it hangs."""

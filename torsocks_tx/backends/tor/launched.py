@@ -6,7 +6,8 @@ goes with it. It serves no one else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +17,21 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from torsocks_tx.backends.tor.authentication import ControlUnavailable, connect
-from torsocks_tx.backends.tor.backoff import RetryDelay, retry_delay
 from torsocks_tx.backends.tor.bootstrap import BootstrapWatch
 from torsocks_tx.backends.tor.control import Control, ControlError
 from torsocks_tx.backends.tor.daemon import DaemonState, TorDaemon, TorNotFound
-from torsocks_tx.backends.tor.household import Household
-from torsocks_tx.backends.tor.launching import (
-    CONTROL_SOCKET,
-    LaunchError,
-    complaint,
-    policy_sets,
-    socket_of,
-    torrc_lines,
+from torsocks_tx.backends.tor.files import (
+    make_socket_directory,
+    prepare_data_directory,
+    remove_directory,
 )
-from torsocks_tx.backends.tor.life import Life
-from torsocks_tx.backends.tor.paths import unix_endpoint
+from torsocks_tx.backends.tor.paths import quote_path, unix_endpoint
+from torsocks_tx.backends.tor.ports import TRAFFIC_FLAGS, parse_flags
 from torsocks_tx.backends.tor.process import SpawnError
-from torsocks_tx.backends.tor.socks_ports import parse_flags
-from torsocks_tx.backends.tor.supply import NoSuchPort, SocksPort, Supply
+from torsocks_tx.backends.tor.provider import NoSuchPort, SocksPort, TorProvider
+from torsocks_tx.backends.tor.supervision import RetryDelay, SupervisedTask, retry_delay
+from torsocks_tx.backends.tor.watchdog import Watchdog
+from torsocks_tx.backends.tor.watchdog_process import CANNOT_EXECUTE
 
 START_TIMEOUT = 60.0
 """Seconds until the control socket must answer: tor opens it within one, a busy machine in ten."""
@@ -50,8 +48,8 @@ QUICK_FAILURES = 5
 _POLL = 0.1
 
 
-class LaunchedSupply(Supply):
-    """Provides SocksPorts of a tor that it starts; a ``Supply``.
+class LaunchedTorProvider(TorProvider):
+    """Provides SocksPorts of a tor that it starts; a ``TorProvider``.
 
     Args:
         reactor: starts processes, makes connections and tells the time.
@@ -85,8 +83,8 @@ class LaunchedSupply(Supply):
         torrc_lines(Path(), self._policies, self._options)
         self._delays = delays or retry_delay()
         self._failures = 0
-        self._life = Life(reactor)
-        self._household: Household | None = None
+        self._task = SupervisedTask(reactor)
+        self._group: ProcessGroup | None = None
         self._daemon: TorDaemon | None = None
 
     def start(self) -> Deferred[None]:
@@ -100,19 +98,19 @@ class LaunchedSupply(Supply):
     @property
     def control_address(self) -> str:
         """Where tor is controlled, once started, as Twisted writes a client endpoint."""
-        assert self._household is not None
-        return unix_endpoint(self._household.sockets / CONTROL_SOCKET)
+        assert self._group is not None
+        return unix_endpoint(self._group.sockets / CONTROL_SOCKET)
 
     def stop(self) -> Deferred[None]:
         """End tor and remove what belongs to it, all but its data directory."""
         self._readiness.stopped()
-        self._life.stop()
+        self._task.stop()
         return Deferred.fromCoroutine(self._close())
 
     async def _start(self) -> None:
         self._readiness.started()
         try:
-            await self._life.start(self._live(), self._readiness.down)
+            await self._task.start(self._live(), self._readiness.down)
         except Exception:
             self._readiness.stopped()
             await self._close()
@@ -120,26 +118,26 @@ class LaunchedSupply(Supply):
 
     async def _close(self) -> None:
         daemon, self._daemon = self._daemon, None
-        household, self._household = self._household, None
+        group, self._group = self._group, None
         if daemon is not None:
             await daemon.stop(STOP_GRACE)
-        if household is not None:
-            await household.close()
+        if group is not None:
+            await group.close()
 
     async def _live(self) -> None:
-        household = self._household = Household.make(self._reactor, self._data_directory)
-        await household.open()
-        self._readiness.ports = _OwnPorts(self._reactor, household.sockets, self._policies)
+        group = self._group = ProcessGroup.make(self._reactor, self._data_directory)
+        await group.open()
+        self._readiness.ports = _OwnPorts(self._reactor, group.sockets, self._policies)
         daemon = self._daemon = TorDaemon(
             self._reactor,
-            household.data,
-            torrc_lines(household.sockets, self._policies, self._options),
+            group.data,
+            torrc_lines(group.sockets, self._policies, self._options),
             tor_binary=self._tor_binary,
-            watchdog=household.watchdog,
+            watchdog=group.watchdog,
         )
         while True:
             began = self._reactor.seconds()
-            reason = await self._run(daemon, household.sockets / CONTROL_SOCKET)
+            reason = await self._run(daemon, group.sockets / CONTROL_SOCKET)
             delay = self._note_end(reason, self._reactor.seconds() - began)
             await deferLater(self._reactor, delay)
 
@@ -151,7 +149,7 @@ class LaunchedSupply(Supply):
         try:
             await daemon.start()
         except (TorNotFound, SpawnError, OSError) as error:
-            if not self._life.has_begun:
+            if not self._task.has_begun:
                 raise
             return f"tor cannot be started ({error})"
         trouble = await self._serve(daemon, socket)
@@ -161,7 +159,7 @@ class LaunchedSupply(Supply):
         if trouble is None:
             return complaint(ending)
         text = trouble if is_alive else complaint(ending, daemon.last_lines)
-        if not self._life.has_begun:
+        if not self._task.has_begun:
             raise LaunchError(text)
         return text
 
@@ -176,7 +174,7 @@ class LaunchedSupply(Supply):
         try:
             await control.command("TAKEOWNERSHIP")
             await watch.begin()
-            self._life.begun()
+            self._task.begun()
             self._settle(watch)
             await lost
         except ControlError as error:
@@ -237,3 +235,113 @@ async def _reach(reactor: Any, daemon: TorDaemon, socket: Path) -> Control:
             if reactor.seconds() > deadline or daemon.state is not DaemonState.RUNNING:
                 raise
         await deferLater(reactor, _POLL)
+
+
+class ProcessGroup:
+    """Made by ``open`` and cleared away by ``close``, all but the data directory.
+
+    ``data`` and ``sockets`` are directories; the latter goes also if we are killed.
+    """
+
+    def __init__(self, reactor: Any, data: Path, sockets: Path) -> None:
+        self.data = data
+        self.sockets = sockets
+        self.watchdog = Watchdog(reactor)
+
+    @classmethod
+    def make(cls, reactor: Any, data_directory: str | Path) -> ProcessGroup:
+        """Prepare the directories; raises ``DirectoryError``."""
+        return cls(reactor, prepare_data_directory(data_directory), make_socket_directory())
+
+    async def open(self) -> None:
+        """Start the watchdog."""
+        await self.watchdog.start()
+        self.watchdog.guard_directory(self.sockets)
+
+    async def close(self) -> None:
+        """Remove the sockets and end the watchdog; the daemon must be gone."""
+        remove_directory(self.sockets)
+        await self.watchdog.stop()
+
+
+CONTROL_SOCKET = "control"
+
+_OURS = {
+    "datadirectory": "give the data directory instead",
+    "controlsocket": "use ControlPort for one of your own",
+    "cookieauthentication": "the control connection needs it",
+    "cookieauthfile": "the control connection needs it where it is",
+    "runasdaemon": "it runs under this program",
+    "__owningcontrollerprocess": "it runs under this program",
+}
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_OUTPUT = re.compile(r"\w+ +\d+ [\d:.]+ \[(?P<level>\w+)\] (?P<text>.*)")
+_SAYS_NOTHING = re.compile(r"Reading config failed--see warnings above|.*: Bug: ")
+_TOLD = 2
+
+
+class LaunchError(Exception):
+    """Tor did not start; the text holds what it said."""
+
+
+def policy_sets(policies: Iterable[Iterable[str]]) -> list[frozenset[str]]:
+    """Return the distinct sets of flags, the empty one first.
+
+    A ``ValueError`` says which flags cannot be those of a SocksPort of ours.
+    """
+    sets = [frozenset[str](), *(parse_flags(policy, strict=True) for policy in policies)]
+    for flags in sets:
+        if strange := flags - TRAFFIC_FLAGS:
+            raise ValueError(f"{' '.join(sorted(strange))} is not a flag for tor's own SocksPort")
+        if flags >= {"NoIPv4Traffic", "NoIPv6Traffic", "NoOnionTraffic"}:
+            raise ValueError(f"{' '.join(sorted(flags))} together leave nothing to connect to")
+    return list(dict.fromkeys(sets))
+
+
+def socket_of(directory: Path, number: int) -> Path:
+    """Return where the SocksPort for the policy set of this number is."""
+    return directory / f"socks{number}"
+
+
+def torrc_lines(
+    directory: Path, policies: Sequence[frozenset[str]], options: Iterable[tuple[str, str]]
+) -> list[str]:
+    """Return the torrc, but for what ``TorDaemon`` adds; ``directory`` is for the sockets.
+
+    A ``ValueError`` says which of the user's options cannot be.
+    """
+    # Not ControlSocket: it ends its path at the first blank, however it is quoted.
+    control = f"ControlPort unix:{quote_path(directory / CONTROL_SOCKET)}"
+    lines = ["Log notice stdout", control, "CookieAuthentication 1"]
+    for number, flags in enumerate(policies):
+        words = [f"SocksPort unix:{quote_path(socket_of(directory, number))}", *sorted(flags)]
+        if flags >= {"NoIPv4Traffic", "NoIPv6Traffic"}:
+            words.append("NoDNSRequest")  # tor refuses the two without it
+        lines.append(" ".join(words))
+    return [*lines, *(_option(name, value) for name, value in options)]
+
+
+def complaint(ending: int | str, output: Collection[str] = ()) -> str:
+    """Say in one line how tor ended, and by its output why."""
+    matches = [match for line in output if (match := _OUTPUT.match(line))]
+    said = [
+        match["text"].strip()
+        for match in matches
+        if match["level"] in ("warn", "err") and not _SAYS_NOTHING.match(match["text"])
+    ]
+    if ending == CANNOT_EXECUTE:
+        said = list(output)
+    how = f"status {ending}" if isinstance(ending, int) else ending
+    words = "; ".join(dict.fromkeys(said[-_TOLD:]))
+    return f"tor has ended ({how})" + (f": {words}" if words else "")
+
+
+def _option(name: str, value: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is not the name of an option of tor")
+    reason = _OURS.get(name.lower())
+    if reason is not None:
+        raise ValueError(f"tor's option {name} cannot be given: {reason}")
+    if any(character in value for character in "\r\n\0") or value.endswith("\\"):
+        raise ValueError(f"the value of tor's option {name} must be one whole line")
+    return f"{name} {value}"

@@ -1,4 +1,4 @@
-"""One control connection from its beginning to its end, seen as the state of a supply.
+"""One control connection from its beginning to its end, seen as the state of a provider.
 
 Follows the bootstrap and the SocksPorts (CONF_CHANGED) of a tor that is not ours.
 """
@@ -11,8 +11,8 @@ from twisted.python.failure import Failure
 
 from torsocks_tx.backends.tor.bootstrap import BootstrapWatch, ProgressBoard
 from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
-from torsocks_tx.backends.tor.discovery import NoSocksPort, PortFinder
-from torsocks_tx.backends.tor.supply import Readiness
+from torsocks_tx.backends.tor.ports import NoSocksPort, PortFinder
+from torsocks_tx.backends.tor.provider import Readiness
 
 _EVENT = "CONF_CHANGED"
 _OPTIONS = ("socksport", "disablenetwork")

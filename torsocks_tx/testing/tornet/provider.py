@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClie
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from torsocks_tx.backends.tor.running import RunningSupply
+from torsocks_tx.backends.tor.providers import RunningTorProvider
 from torsocks_tx.testing.tornet.network import PrivateNetwork
 
 
@@ -28,7 +28,7 @@ class _ControlOfClient:
         return connected
 
 
-class PrivateSupply(RunningSupply):
+class PrivateTorProvider(RunningTorProvider):
     """Starts a private Tor network, says what there is to visit in it, and ends it.
 
     Args:

@@ -14,7 +14,7 @@ from torsocks_tx.backends.tor.onion.diagnosis import Diagnosis, Finding, diagnos
 from torsocks_tx.backends.tor.onion.history import AttemptLog
 from torsocks_tx.backends.tor.onion.queries import KeyChecker, TorQueries
 from torsocks_tx.backends.tor.onion.tracker import AttemptTracker
-from torsocks_tx.backends.tor.stalls import limit
+from torsocks_tx.backends.tor.waiters import limit
 from torsocks_tx.errors import DescriptorNotFound, HostUnreachable, InvalidOnionAddress, Refused
 from torsocks_tx.relay.transports import Deadline
 from torsocks_tx.socks.constants import Reply5

@@ -16,8 +16,7 @@ from twisted.python.failure import Failure
 
 from torsocks_tx.backends.tor.control import ControlLost
 from torsocks_tx.backends.tor.onion.events import Step, parse_circuit
-from torsocks_tx.backends.tor.stalls import limit
-from torsocks_tx.backends.tor.waiters import Waiters
+from torsocks_tx.backends.tor.waiters import Waiters, limit
 from torsocks_tx.socks.onion_address import has_public_key
 
 ANSWER_TIMEOUT = 1.0

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from torsocks_tx.backends.tor import directories
-from torsocks_tx.backends.tor.directories import (
+from torsocks_tx.backends.tor import files
+from torsocks_tx.backends.tor.files import (
     DirectoryError,
     default_data_directory,
     make_socket_directory,
@@ -59,7 +59,7 @@ def test_root_makes_the_system_directory_for_the_user_that_will_serve(
     system = tmp_path / "new" / "torsocks_tx" / "tor"
     server = os.geteuid() or 65534  # only root can make directories for others
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(directories, "SYSTEM_DIRECTORY", system)
+    monkeypatch.setattr(files, "SYSTEM_DIRECTORY", system)
     old = os.umask(0o077)
     try:
         assert default_data_directory(server) == system
@@ -69,7 +69,7 @@ def test_root_makes_the_system_directory_for_the_user_that_will_serve(
     assert system.parent.stat().st_mode & 0o777 == 0o755
     default_data_directory(0)
     assert system.stat().st_uid == server, "what is there belongs to whom it did"
-    monkeypatch.setattr(directories, "SYSTEM_DIRECTORY", Path("/proc/torsocks_tx/tor"))
+    monkeypatch.setattr(files, "SYSTEM_DIRECTORY", Path("/proc/torsocks_tx/tor"))
     with pytest.raises(DirectoryError, match="cannot be made"):
         default_data_directory(server)
 
@@ -134,7 +134,7 @@ def test_a_directory_for_sockets_has_a_short_path(
     with pytest.raises(DirectoryError, match=r"can be used \(No such .*\): set TMPDIR to one that"):
         make_socket_directory()
     monkeypatch.setattr(tempfile, "tempdir", str(deep))
-    monkeypatch.setattr(directories, "_SAFE_LENGTH", 3)
+    monkeypatch.setattr(files, "_SAFE_LENGTH", 3)
     with pytest.raises(DirectoryError, match="short enough"):
         make_socket_directory()
     assert list(deep.iterdir()) == []

@@ -11,7 +11,7 @@ from twisted.internet import reactor
 from tests.backends.tor.real_tor import UNREACHABLE, RealTor
 from torsocks_tx.backends.tor.authentication import connect
 from torsocks_tx.backends.tor.events import EventError
-from torsocks_tx.backends.tor.socks_ports import (
+from torsocks_tx.backends.tor.ports import (
     Place,
     SocksListener,
     choose,

@@ -1,7 +1,6 @@
-"""Who provides the SocksPort of tor through which connections go, and whether it can be used now.
+"""What provides the SocksPort of a tor, and whether that can be used now.
 
-The kinds of :class:`Supply`: a running tor, one that an application owns, one that we launch, and a
-bare endpoint; each in a module of its own.
+The kinds of :class:`TorProvider` are in :mod:`.providers` and :mod:`.launched`.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from torsocks_tx.backends.tor.waiters import Waiters
 from torsocks_tx.errors import GeneralFailure, TorDown
 
 
-class SupplyState(Enum):
+class ProviderState(Enum):
     """Whether connections can be made through tor now."""
 
     STARTING = auto()
@@ -53,7 +52,7 @@ class PortSource(Protocol):
     """Has SocksPorts, by their flags."""
 
     def port_for(self, flags: Iterable[str]) -> SocksPort:
-        """Do what ``Supply.port_for`` says, once ports are known."""
+        """Do what ``TorProvider.port_for`` says, once ports are known."""
 
 
 class Readiness:
@@ -66,7 +65,7 @@ class Readiness:
     _log = Logger()
 
     def __init__(self, clock: IReactorTime | None = None) -> None:
-        self.state = SupplyState.STARTING
+        self.state = ProviderState.STARTING
         self.ports: PortSource | None = None
         self.usable_port: SocksPort | None = None
         self._reason = ""
@@ -75,28 +74,28 @@ class Readiness:
         self.at_stop: list[Callable[[], None]] = []
 
     def when_ready(self) -> Deferred[SocksPort]:
-        """Do what ``Supply.when_ready`` says."""
-        if self.state is SupplyState.STARTING:
+        """Do what ``TorProvider.when_ready`` says."""
+        if self.state is ProviderState.STARTING:
             return self._waiters.wait()
-        if self.state is SupplyState.READY and self.ports is not None:
+        if self.state is ProviderState.READY and self.ports is not None:
             return succeed(self.ports.port_for(()))
         return fail(TorDown(self._reason))
 
     def started(self) -> None:
         """Whoever asks waits; only this leads out of STOPPED."""
-        self._leave_ready(SupplyState.STARTING)
+        self._leave_ready(ProviderState.STARTING)
 
     def starting(self) -> None:
         """Tor is there, but not yet of use: whoever asks waits."""
-        if self.state is not SupplyState.STOPPED:
-            self._leave_ready(SupplyState.STARTING)
+        if self.state is not ProviderState.STOPPED:
+            self._leave_ready(ProviderState.STARTING)
 
     def ready(self) -> None:
         """Connections can be made through ``ports``."""
-        if self.state is SupplyState.STOPPED or self.ports is None:
+        if self.state is ProviderState.STOPPED or self.ports is None:
             return
-        before, self.state = self.state, SupplyState.READY
-        if before is not SupplyState.READY:
+        before, self.state = self.state, ProviderState.READY
+        if before is not ProviderState.READY:
             self._log.info("tor is back" if self._told else "tor is ready")
         self._told = ""
         self.usable_port = port = self.ports.port_for(())
@@ -104,9 +103,9 @@ class Readiness:
 
     def down(self, reason: str) -> None:
         """No connections can be made; the log says why, each reason once."""
-        if self.state is SupplyState.STOPPED:
+        if self.state is ProviderState.STOPPED:
             return
-        self._leave_ready(SupplyState.DOWN)
+        self._leave_ready(ProviderState.DOWN)
         self._reason = reason
         if reason != self._told:
             self._log.warn("{reason}; clients are refused until tor is back", reason=reason)
@@ -115,13 +114,13 @@ class Readiness:
 
     def stopped(self) -> None:
         """No connections will be made any more."""
-        self._leave_ready(SupplyState.STOPPED)
+        self._leave_ready(ProviderState.STOPPED)
         self._reason, self._told = "stopped", ""
         for callback in self.at_stop:
             callback()
         self._refuse()
 
-    def _leave_ready(self, state: SupplyState) -> None:
+    def _leave_ready(self, state: ProviderState) -> None:
         self.state, self.usable_port = state, None
 
     def _refuse(self) -> None:
@@ -129,7 +128,7 @@ class Readiness:
         self._waiters.fail(lambda: TorDown(reason))
 
 
-class Supply(ABC):
+class TorProvider(ABC):
     """Provides SocksPorts of one tor, from ``start`` to ``stop``, and says when there are none.
 
     ``control`` is the control connection while there is one: it changes when tor is restarted.
@@ -142,7 +141,7 @@ class Supply(ABC):
         self._board = ProgressBoard()
 
     @property
-    def state(self) -> SupplyState:
+    def state(self) -> ProviderState:
         """Whether connections can be made now."""
         return self._readiness.state
 
@@ -182,7 +181,7 @@ class Supply(ABC):
         self._board.add(callback)
 
     def at_stop(self, callback: Callable[[], None]) -> None:
-        """Have ``callback`` called when the supply is stopped, while there is a control."""
+        """Have ``callback`` called when the provider is stopped, while there is a control."""
         self._readiness.at_stop.append(callback)
 
     @abstractmethod
@@ -191,4 +190,4 @@ class Supply(ABC):
 
     @abstractmethod
     def stop(self) -> Deferred[None]:
-        """End; fires when all that belongs to this supply is gone."""
+        """End; fires when all that belongs to this provider is gone."""

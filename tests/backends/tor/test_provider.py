@@ -1,4 +1,4 @@
-"""The states of a supply, and the supply that is nothing but an endpoint."""
+"""The states of a provider, and the provider that is nothing but an endpoint."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError
 from twisted.internet.endpoints import TCP4ClientEndpoint
 
-from torsocks_tx.backends.tor.fixed import FixedSupply
-from torsocks_tx.backends.tor.supply import NoSuchPort, Readiness, SocksPort, SupplyState
+from torsocks_tx.backends.tor.provider import NoSuchPort, ProviderState, Readiness, SocksPort
+from torsocks_tx.backends.tor.providers import FixedTorProvider
 from torsocks_tx.errors import GeneralFailure, TorDown
 
 ENDPOINT = TCP4ClientEndpoint(reactor, "127.0.0.1", 9050)
@@ -41,7 +41,7 @@ async def test_whoever_asks_while_starting_waits() -> None:
     assert await first is PORT
     assert await third is PORT
     assert await readiness.when_ready() is PORT
-    assert readiness.state is SupplyState.READY
+    assert readiness.state is ProviderState.READY
 
 
 @pytest_twisted.ensureDeferred
@@ -63,7 +63,7 @@ async def test_whoever_waits_is_refused_when_tor_is_down() -> None:
     readiness.starting()
     readiness.ready()
     readiness.down("late")
-    assert readiness.state is SupplyState.STOPPED
+    assert readiness.state is ProviderState.STOPPED
     readiness.started()
     again = readiness.when_ready()
     readiness.ready()
@@ -108,30 +108,30 @@ def test_the_log_says_once_when_tor_goes_and_when_it_is_back(log_lines: list[str
 
 @pytest_twisted.ensureDeferred
 async def test_a_fixed_endpoint_is_ready_from_start_to_stop() -> None:
-    supply = FixedSupply(ENDPOINT, extended_errors=True)
-    assert supply.state is SupplyState.STARTING
-    assert supply.port is None
-    assert supply.control is None
+    provider = FixedTorProvider(ENDPOINT, extended_errors=True)
+    assert provider.state is ProviderState.STARTING
+    assert provider.port is None
+    assert provider.control is None
     with pytest.raises(TorDown):
-        supply.port_for(())
-    asked = supply.when_ready()
-    await supply.start()
+        provider.port_for(())
+    asked = provider.when_ready()
+    await provider.start()
     port = await asked
     assert port == SocksPort(ENDPOINT, pipelined=False, extended_errors=True)
-    assert supply.port == supply.port_for(()) == supply.port_for(["IPv6Traffic"]) == port
+    assert provider.port == provider.port_for(()) == provider.port_for(["IPv6Traffic"]) == port
     with pytest.raises(NoSuchPort, match="cannot be known without tor's control port"):
-        supply.port_for(["NoIPv6Traffic"])
+        provider.port_for(["NoIPv6Traffic"])
     with pytest.raises(ValueError, match="no flag"):
-        supply.port_for(["NoSuchFlag"])
+        provider.port_for(["NoSuchFlag"])
     assert issubclass(NoSuchPort, GeneralFailure)
-    await supply.stop()
-    assert supply.state is SupplyState.STOPPED
+    await provider.stop()
+    assert provider.state is ProviderState.STOPPED
     with pytest.raises(TorDown):
-        await supply.when_ready()
+        await provider.when_ready()
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_fixed_endpoint_may_be_known_to_be_c_tors() -> None:
-    supply = FixedSupply(ENDPOINT, pipelined=True)
-    await supply.start()
-    assert (await supply.when_ready()).pipelined
+    provider = FixedTorProvider(ENDPOINT, pipelined=True)
+    await provider.start()
+    assert (await provider.when_ready()).pipelined

@@ -1,0 +1,252 @@
+"""Where a SocksPort of tor comes from: an endpoint, a running tor, or an application's own tor.
+
+A tor of our own is in :mod:`torsocks_tx.backends.tor.launched`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from torsocks_tx.backends.tor.authentication import (
+    ControlRefused,
+    ControlUnavailable,
+    connect,
+)
+from torsocks_tx.backends.tor.control import Control, ControlLost
+from torsocks_tx.backends.tor.ports import PortFinder, parse_flags
+from torsocks_tx.backends.tor.provider import NoSuchPort, ProviderState, SocksPort, TorProvider
+from torsocks_tx.backends.tor.session import Session
+from torsocks_tx.backends.tor.supervision import RetryDelay, SupervisedTask, retry_delay
+
+
+class FixedTorProvider(TorProvider):
+    """Provides one endpoint: ready from start to stop, whether a tor is behind it or not.
+
+    Args:
+        endpoint: the SocksPort.
+        pipelined: it is known to be C Tor's (others close when early data comes too early).
+        extended_errors: it has the flag ExtendedErrors.
+    """
+
+    def __init__(
+        self,
+        endpoint: IStreamClientEndpoint,
+        *,
+        pipelined: bool = False,
+        extended_errors: bool = False,
+    ) -> None:
+        super().__init__()
+        self._port = SocksPort(endpoint, pipelined, extended_errors)
+
+    def start(self) -> Deferred[None]:
+        """See ``TorProvider``."""
+        self._readiness.started()
+        self._readiness.ports = _OnePort(self._port)
+        self._readiness.ready()
+        return succeed(None)
+
+    def stop(self) -> Deferred[None]:
+        """See ``TorProvider``."""
+        self._readiness.stopped()
+        return succeed(None)
+
+
+class _OnePort:
+    def __init__(self, port: SocksPort) -> None:
+        self._port = port
+
+    def port_for(self, flags: Iterable[str]) -> SocksPort:
+        wanted = parse_flags(flags, strict=True)
+        if wanted:
+            raise NoSuchPort(
+                f"whether this SocksPort has {' '.join(sorted(wanted))} cannot be known without"
+                " tor's control port: give that too"
+            )
+        return self._port
+
+
+_LOST = "tor is gone (the control connection is lost)"
+
+
+class RunningTorProvider(TorProvider):
+    """Provides the SocksPort of a running tor; a ``TorProvider``.
+
+    Args:
+        reactor: makes the connections and tells the time.
+        control_endpoint: tor's ControlPort or ControlSocket.
+        password: for a tor with HashedControlPassword.
+        name: what messages call the control port.
+        delays: how long to wait between tries.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        control_endpoint: IStreamClientEndpoint,
+        *,
+        password: str | None = None,
+        name: str = "tor's control port",
+        delays: RetryDelay | None = None,
+    ) -> None:
+        super().__init__(reactor)
+        self._reactor = reactor
+        self._endpoint = control_endpoint
+        self._password = password
+        self._name = name
+        self._is_proven = False
+        self._is_told = False
+        self._delays = delays or retry_delay()
+        self._finder = PortFinder(reactor)
+        self._task = SupervisedTask(reactor)
+
+    def start(self) -> Deferred[None]:
+        """Connect; if tor is not there now, go on trying.
+
+        Fails with ``ControlRefused`` if the first try shows that somebody must mend something.
+        """
+        self._readiness.started()
+        return self._task.start(self._live(), self._readiness.down)
+
+    def stop(self) -> Deferred[None]:
+        """Drop the control connection; tor goes on."""
+        control = self.control
+        self._readiness.stopped()
+        self._task.stop()
+        return succeed(None) if control is None else control.when_lost()
+
+    async def _live(self) -> None:
+        failures = 0
+        while True:
+            if await self._serve_once():
+                failures = 0
+            await deferLater(self._reactor, self._delays(failures))
+            failures += 1
+
+    async def _serve_once(self) -> bool:
+        """Serve over one control connection until it is lost; return whether that was of use."""
+        try:
+            self.control = await connect(
+                self._reactor,
+                self._endpoint,
+                password=self._password,
+                proof=self._is_proven,
+                name=self._name,
+            )
+        except ControlUnavailable as error:
+            self._not_connected(error)
+            return False
+        self._note_proof(self.control)
+        try:
+            await self._follow(self.control)
+        finally:
+            self.control.close()
+            self.control = None
+        was_ready = self.state is ProviderState.READY
+        self._readiness.down(_LOST)
+        self._task.begun()
+        return was_ready
+
+    def _note_proof(self, control: Control) -> None:
+        """From the first proof on insist on it; say where there is none."""
+        self._is_proven = self._is_proven or control.is_proven
+        if not control.is_proven and control.peer_host is not None and not self._is_told:
+            self._is_told = True
+            self._log.warn(
+                "nothing proves that it is tor who answers at {name}: better give its"
+                " ControlSocket, or set CookieAuthentication 1 in its torrc",
+                name=self._name,
+            )
+
+    async def _follow(self, control: Control) -> None:
+        session = Session(control, self._readiness, self._board, self._finder)
+        lost = control.when_lost()
+        try:
+            await session.begin()
+            self._task.begun()
+            await lost
+        except ControlLost:
+            return
+        finally:
+            session.detach()
+
+    def _not_connected(self, error: ControlUnavailable) -> None:
+        """Tell the first failure, and any that somebody must mend; fail ``start`` by the latter."""
+        must_mend = isinstance(error, ControlRefused)
+        if must_mend or self.state is not ProviderState.DOWN:
+            self._readiness.down(str(error))
+        if must_mend and not self._task.has_begun:
+            raise error
+        self._task.begun()
+
+
+_GONE = "tor is gone (the application's control connection is lost)"
+
+
+class OwnedTorProvider(TorProvider):
+    """Provides the SocksPort of the tor that an application controls by txtorcon.
+
+    Args:
+        reactor: makes the connections and tells the time.
+        tor: txtorcon's ``Tor`` or ``TorControlProtocol``.
+    """
+
+    def __init__(self, reactor: Any, tor: Any) -> None:
+        super().__init__(reactor)
+        self._reactor = reactor
+        self._protocol = getattr(tor, "protocol", tor)
+        self._session: Session | None = None
+        self._task = SupervisedTask(reactor)
+
+    def start(self) -> Deferred[None]:
+        """Find the SocksPort and follow tor; fails with ``ControlUnavailable``."""
+        self._readiness.started()
+        return self._task.start(self._live(), self._readiness.down)
+
+    def stop(self) -> Deferred[None]:
+        """Listen no more; the application's connection goes on."""
+        self._readiness.stopped()
+        self._task.stop()
+        session, self._session, self.control = self._session, None, None
+        return succeed(None) if session is None else Deferred.fromCoroutine(session.end())
+
+    async def _live(self) -> None:
+        await self._authenticated()
+        control = self.control = Control(self._protocol, self._reactor)
+        self._session = Session(control, self._readiness, self._board, PortFinder(self._reactor))
+        lost = control.when_lost()
+        try:
+            await self._session.begin()
+            self._task.begun()
+            await lost
+        except ControlLost:
+            pass
+        self._session.detach()
+        self.control = self._session = None
+        self._readiness.down(_GONE)
+        self._task.begun()
+
+    async def _authenticated(self) -> None:
+        """Wait until the protocol can be used, and leave its Deferred as it is to the others."""
+        waiting: Deferred[None] = Deferred()
+
+        def passed_on(result: object) -> object:
+            if isinstance(result, Failure):
+                why = result.getErrorMessage()
+                waiting.errback(
+                    ControlUnavailable(f"the application's control connection failed ({why})")
+                )
+            else:
+                waiting.callback(None)
+            return result
+
+        self._protocol.post_bootstrap.addBoth(passed_on)
+        await waiting
