@@ -111,12 +111,16 @@ class TestSocketFile:
     def path(self, tmp_path: Path) -> Path:
         return tmp_path / "socks"
 
-    def bind(self, path: Path) -> IListeningPort:
-        return bind(reactor, parse_listener(f"unix:{path}"), Factory(), authenticated=False)
+    def bind(self, path: Path, form: str = "unix:{}") -> IListeningPort:
+        listener = parse_listener(form.format(path))
+        return bind(reactor, listener, Factory(), authenticated=False)
 
+    @pytest.mark.parametrize("form", ["unix:{}", "haproxy:unix:{} AllowPublic", "unix:address={}"])
     @pytest_twisted.ensureDeferred
-    async def test_file_goes_with_the_port(self, path: Path) -> None:
-        port = self.bind(path)
+    async def test_file_is_for_its_owner_and_goes_with_the_port(
+        self, path: Path, form: str
+    ) -> None:
+        port = self.bind(path, form)
         assert S_IMODE(path.stat().st_mode) == 0o600
         await port.stopListening()
         assert os.listdir(path.parent) == []

@@ -132,7 +132,8 @@ class ProcessSignals:
         self._services.pop(service, None)
         if not self._services:
             while self._previous:
-                signal.signal(*self._previous.popitem())
+                number, handler = self._previous.popitem()
+                signal.signal(number, handler or signal.SIG_DFL)
 
     def _take(self, number: int, call: Callable[[], None]) -> None:
         def handle(_number: int, _frame: Any) -> None:
@@ -269,6 +270,12 @@ class TorsocksService(Service):
     def stopService(self) -> Any:
         """Stop in order; fires when nothing is left."""
         super().stopService()
+        try:
+            yield from self._stop()
+        finally:
+            signals.remove(self)
+
+    def _stop(self) -> Any:
         yield self._ports.close()
         for factory in self._factories:
             factory.close_unserved()
@@ -285,4 +292,3 @@ class TorsocksService(Service):
         # still open when it stops is closed with a FIN, and what was cut there looks complete.
         yield deferLater(self._reactor, 0, lambda: None)
         yield self._upstream.stop()
-        signals.remove(self)

@@ -312,7 +312,9 @@ class Supervisor(Service):
         self._kill_after(self._grace + QUICK)
         await DeferredList([worker.ended for worker in self._living])
         _cancel(self._killing)
-        await self._ports.close()
-        if self._upstream is not None:
-            await self._upstream.stop()
-        signals.remove(self)
+        try:
+            await self._ports.close()
+            if self._upstream is not None:
+                await self._upstream.stop()
+        finally:
+            signals.remove(self)
