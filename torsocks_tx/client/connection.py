@@ -88,7 +88,8 @@ class Stream(Protocol):
 
     ``half_close``: the remote may be told that no more will come; tor may not, since it would drop
     the answer with the rest of the stream. ``meaning`` says what a failed attempt to connect is to
-    the receiver. ``outcome`` is that of the handshake; ``end`` says why there is no connection.
+    the receiver. ``outcome`` is that of the handshake, while the receiver is told of it;
+    ``end`` says why there is no connection.
     """
 
     transport: Any = None
@@ -327,6 +328,7 @@ class Stream(Protocol):
             send(self.transport, bytes(self._early))
             self._early.clear()
         self._receiver.opened()
+        self.outcome = None  # an idle stream is to cost little
         if rest and self._state is State.OPEN:
             self._receiver.data(rest)
 
