@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from tests.backends.tor.fake_tor import FakeTor
 from tests.backends.tor.real_tor import RealTor
 from torsocks_tx.backends.tor.authentication import connect
-from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
+from torsocks_tx.backends.tor.control import COMMAND_TIMEOUT, Control, ControlError, ControlLost
 
 
 async def connected(tor: FakeTor | RealTor) -> Control:
@@ -99,6 +99,17 @@ async def test_silence_is_an_error_after_the_deadline(fake_tor: FakeTor) -> None
         await answer
     assert clock.getDelayedCalls() == []
     control.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_time_for_which_we_stood_still_does_not_count_against_tor(fake_tor: FakeTor) -> None:
+    clock = Clock()
+    connected = await connect(reactor, fake_tor.endpoint)
+    control = Control(connected.protocol, clock, ours=True)
+    asking = Deferred.fromCoroutine(control.command("GETINFO version"))
+    clock.advance(3 * COMMAND_TIMEOUT)  # the answer is there, but was not read yet
+    assert await asking == "version=0.4.9.11"
+    connected.close()
 
 
 @pytest_twisted.ensureDeferred

@@ -401,6 +401,22 @@ class TestRendezvous:
         play.control.send(acknowledged())
         assert play.clock.getDelayedCalls() == []
 
+    @pytest.mark.parametrize("late", [joined(), "", None], ids=["it came", "nothing", "silence"])
+    def test_tor_is_asked_before_because_we_may_have_stood_still(self, late: str | None) -> None:
+        play = Play()
+        play.control.send(acknowledged())
+        fence = play.control.answers["GETINFO version"] = Deferred()
+        play.clock.advance(RENDEZVOUS_TIMEOUT)
+        assert play.given_up == []
+        if late is None:
+            play.clock.advance(ANSWER_TIMEOUT)
+            del play.control.answers["GETINFO version"]
+            play.clock.advance(RENDEZVOUS_TIMEOUT)  # once more from the beginning
+        else:
+            play.control.send(*filter(None, [late]))
+            fence.callback("0.4.9.11")
+        assert len(play.given_up) == (0 if late else 1)
+
     def test_not_if_events_may_have_been_lost(self) -> None:
         play = Play()
         play.control.send(acknowledged())
@@ -549,3 +565,5 @@ def test_one_key_is_looked_at_in_each_turn_of_the_reactor() -> None:
     assert len(play.outcomes) == 20
     play.clock.turn()
     assert play.clock.getDelayedCalls() == []
+    play.begin().refused(GeneralFailure()).addErrback(play.outcomes.append).cancel()
+    assert not play.observer.keys._waiting, "nobody wants to know any more"

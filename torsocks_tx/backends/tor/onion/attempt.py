@@ -91,12 +91,14 @@ class OnionAttempt:
 
     async def _give_up_late(self) -> None:
         """Give up, unless tor has told by now that the service came: we may have been busy."""
+        log = self._attempt_log
         try:
             await self._observer.queries().fence()
         except (ControlError, TimeoutError):
-            self._changed()
+            if log.complete:
+                self._changed()
             return
-        give_up, log = self._give_up, self._attempt_log
+        give_up = self._give_up
         if give_up is None or not log.awaits_service or not log.complete:
             return
         self.over()

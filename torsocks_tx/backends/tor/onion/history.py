@@ -133,7 +133,8 @@ class AttemptLog:
     ``round``: the outcomes of the descriptor fetch that is under way or over, since the last
     descriptor was received. ``asked``: directories that have not answered yet. ``steps``: of the
     circuits that may carry it. ``everybody``: introductions to the service, which go on to be
-    counted. ``changed`` is called after each circuit event.
+    counted. ``changed`` is called when that decides
+    how long to wait for the service.
     """
 
     address: str
@@ -195,4 +196,5 @@ class AttemptLog:
         """Take what a circuit did; the caller has seen to it that it may be this attempt's."""
         self.steps[event.step] += 1
         self.proof_of_work = self.proof_of_work or event.proof_of_work
-        self.changed()
+        if event.proof_of_work or event.step in (Step.ACKNOWLEDGED, Step.JOINED):
+            self.changed()
