@@ -62,7 +62,7 @@ def test_a_process_that_cannot_be_started_is_told_with_its_reason(tmp_path: Path
     plain.write_text("")
     protocol = ProcessProtocol()
     for program in ("/nonexistent/program", str(plain)):
-        with pytest.raises(SpawnError, match=r"cannot be started \(it is not an executable pro"):
+        with pytest.raises(SpawnError, match=r"cannot be started \(this user has no such program"):
             spawn(reactor, protocol, [program], descriptors=PIPES)
     with pytest.raises(SpawnError, match=r"/sh cannot be started \(Resource temporarily unavail"):
         spawn(NoRoomForProcesses(), protocol, ["/bin/sh"], descriptors=PIPES)

@@ -52,7 +52,7 @@ def spawn(
     program, *arguments = map(os.fsencode, command)
     name = program.decode("utf-8", "backslashreplace")
     if not os.access(program, os.X_OK):
-        raise SpawnError(f"{name} cannot be started (it is not an executable program)")
+        raise SpawnError(f"{name} cannot be started (this user has no such program to execute)")
     # Twisted encodes text strictly: a path that is not UTF-8 would be no argument.
     variables = (
         dict(os.environb)

@@ -21,6 +21,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
 from torsocks_tx.backends.tor.daemon import TorNotFound, find_tor
+from torsocks_tx.backends.tor.paths import printable
 from torsocks_tx.backends.tor.waiters import Waiters
 from torsocks_tx.backends.tor.watchdog import WatchdogError
 from torsocks_tx.testing.tornet.network import PrivateNetwork
@@ -215,7 +216,7 @@ def describe(facts: Mapping[str, Any]) -> str:
         plain, extended = (":".join(map(str, client[key])) for key in _TCP_PORTS)
         lines += [
             f"{client['name']:10} SOCKS    {plain}",
-            f"{'':10}          unix:{client['socks_unix']}",
+            f"{'':10}          unix:{printable(client['socks_unix'])}",
             f"{'':10}          {extended} (ExtendedErrors)",
             f"{'':10} control  {client['control']}",
         ]
