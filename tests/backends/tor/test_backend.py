@@ -109,7 +109,7 @@ def test_an_end_of_the_supply_is_the_end_of_listening() -> None:
     assert not any(control.listeners.values())
 
 
-def test_a_witness_of_ones_own() -> None:
+def test_an_observer_of_ones_own() -> None:
     from torsocks_tx import OnionObserver
 
     observer = OnionObserver(Clock())

@@ -88,7 +88,7 @@ async def test_the_applications_own_listeners_stay(fake_tor: FakeTor) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_witness_leaves_the_connection_as_it_was(fake_tor: FakeTor) -> None:
+async def test_an_observer_leaves_the_connection_as_it_was(fake_tor: FakeTor) -> None:
     """It listens from the first attempt on an onion service to the end of the provider."""
     protocol = await protocol_of(fake_tor)
     await protocol.post_bootstrap

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, NoReturn, TypeVar
 
-from twisted.internet.address import UNIXAddress
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, TimeoutError, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -81,7 +81,8 @@ class Control:
     @property
     def peer_host(self) -> str | None:
         """The address on which tor's control port answers; None for a unix socket."""
-        return getattr(self.protocol.transport.getPeer(), "host", None)
+        peer = self.protocol.transport.getPeer()
+        return peer.host if isinstance(peer, IPv4Address | IPv6Address) else None
 
     @property
     def peer_path(self) -> str | None:

@@ -22,6 +22,7 @@ from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
 from torsocks_tx.backends.tor.events import EventError, parse_strings, unquote
 from torsocks_tx.backends.tor.paths import path_of, printable
 from torsocks_tx.backends.tor.provider import NoSuchPort, SocksPort
+from torsocks_tx.backends.tor.waiters import limit
 from torsocks_tx.policy.flags import ONION_ONLY, parse_word
 
 Place = str | tuple[str, int]
@@ -311,21 +312,24 @@ class PortFinder:
         self._complained.update(new)
 
 
-def endpoint_at(reactor: Any, place: Place) -> IStreamClientEndpoint:
+def endpoint_at(
+    reactor: Any, place: Place, timeout: float = PROBE_TIMEOUT
+) -> IStreamClientEndpoint:
     """Return the endpoint that connects to a SocksPort."""
     if isinstance(place, str):
-        return UNIXClientEndpoint(reactor, place, timeout=PROBE_TIMEOUT)
+        return UNIXClientEndpoint(reactor, place, timeout=timeout)
     host, port = place
     kind = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
-    return kind(reactor, host, port, timeout=PROBE_TIMEOUT)
+    return kind(reactor, host, port, timeout=timeout)
 
 
 async def _takes_connections(reactor: Any, place: Place) -> bool:
     factory = Factory.forProtocol(Protocol)
     factory.noisy = False
-    trial: Deferred[Any] = endpoint_at(reactor, place).connect(factory)
+    # The endpoint's own timeout would count the time for which we stood still.
+    trial: Deferred[Any] = endpoint_at(reactor, place, 20 * PROBE_TIMEOUT).connect(factory)
     try:
-        protocol = await trial
+        protocol = await limit(trial, PROBE_TIMEOUT, reactor)
     except Exception:  # whatever it is, this port is of no use
         return False
     protocol.transport.abortConnection()

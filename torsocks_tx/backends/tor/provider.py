@@ -186,7 +186,7 @@ class TorProvider(ABC):
 
     @abstractmethod
     def start(self) -> Deferred[None]:
-        """Begin; fires after the first try, fails if somebody must mend something first."""
+        """Begin; fires after the first try, fails if somebody must fix something first."""
 
     @abstractmethod
     def stop(self) -> Deferred[None]:

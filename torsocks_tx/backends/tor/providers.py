@@ -111,7 +111,7 @@ class RunningTorProvider(TorProvider):
     def start(self) -> Deferred[None]:
         """Connect; if tor is not there now, go on trying.
 
-        Fails with ``ControlRefused`` if the first try shows that somebody must mend something.
+        Fails with ``ControlRefused`` if the first try shows that somebody must fix something.
         """
         self._readiness.started()
         return self._task.start(self._live(), self._readiness.down)
@@ -179,11 +179,11 @@ class RunningTorProvider(TorProvider):
             session.detach()
 
     def _not_connected(self, error: ControlUnavailable) -> None:
-        """Tell the first failure, and any that somebody must mend; fail ``start`` by the latter."""
-        must_mend = isinstance(error, ControlRefused)
-        if must_mend or self.state is not ProviderState.DOWN:
+        """Tell the first failure, and any that somebody must fix; fail ``start`` by the latter."""
+        must_fix = isinstance(error, ControlRefused)
+        if must_fix or self.state is not ProviderState.DOWN:
             self._readiness.down(str(error))
-        if must_mend and not self._task.has_begun:
+        if must_fix and not self._task.has_begun:
             raise error
         self._task.begun()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Coroutine
+from inspect import CORO_RUNNING, getcoroutinestate
 from typing import Any
 
 from twisted.application.internet import backoffPolicy
@@ -79,7 +80,7 @@ class SupervisedTask:
         It may be what calls this, by way of those that it has told something: then it is cancelled
         when it waits next, because a coroutine that runs cannot be cancelled.
         """
-        if getattr(self._coroutine, "cr_running", False):
+        if self._coroutine is not None and getcoroutinestate(self._coroutine) == CORO_RUNNING:
             self._clock.callLater(0, self._cancel)
         else:
             self._cancel()

@@ -179,7 +179,7 @@ def test_tors_other_codes_stand_where_nothing_was_seen() -> None:
     assert play.outcome(theirs) is theirs
 
 
-def test_an_on_verdict_that_fails_costs_the_client_nothing(logged_failures: list[str]) -> None:
+def test_an_on_diagnosis_that_fails_costs_the_client_nothing(logged_failures: list[str]) -> None:
     def fail(address: str, diagnosis: object) -> None:
         raise ZeroDivisionError
 

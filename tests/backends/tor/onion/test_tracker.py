@@ -64,7 +64,7 @@ def test_where_tor_does_not_isolate_every_circuit_may_be_ours() -> None:
     assert mine.circuits
 
 
-def test_what_is_no_sighting_changes_nothing() -> None:
+def test_what_is_no_event_changes_nothing() -> None:
     book = tracker()
     mine = book.begin(HERE, "m")
     book.note_fetch(None)

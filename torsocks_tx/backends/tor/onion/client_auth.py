@@ -68,7 +68,7 @@ class ClientAuthKey:
 
 
 def name_of(path: Path) -> str:
-    """The path for a log: of an address that stands in it, no more than tells files apart."""
+    """Return the path for a log: of an onion address in it only the first characters."""
     printable = str(path).encode("unicode_escape").decode("ascii")
     return _ADDRESS.sub(lambda match: match[0][:8] + "...", printable)
 

@@ -113,10 +113,10 @@ class OnionObserver:
             self._cooperator,
         )
         control.when_lost().addCallback(lambda _: self._lost(control))
-        patience = self.clock.callLater(FOLLOW_TIMEOUT, self._waiters.fire, None)
+        timeout = self.clock.callLater(FOLLOW_TIMEOUT, self._waiters.fire, None)
         opening = Deferred.fromCoroutine(self._open(control))
         opening.addErrback(self._not_opened, control)
-        opening.addBoth(lambda _: patience.cancel() if patience.active() else None)
+        opening.addBoth(lambda _: timeout.cancel() if timeout.active() else None)
         opening.addBoth(self._settled, control)
 
     def _settled(self, _: object, control: Control) -> None:
