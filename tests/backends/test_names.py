@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import struct
 from collections.abc import Iterator
@@ -427,3 +428,15 @@ async def test_a_server_that_fails_by_tcp(
     udp.close()
     if by_tcp is not None:
         await tcp.stopListening()
+
+
+@pytest.mark.parametrize(
+    ("ip", "name"),
+    [
+        ("192.0.2.1", "1.2.0.192.in-addr"),
+        ("::ffff:192.0.2.1", "1.0.2.0.0.0.0.c.f.f.f.f" + ".0" * 20 + ".ip6"),
+        ("2001:db8::1", "1" + ".0" * 23 + ".8.b.d.0.1.0.0.2.ip6"),
+    ],
+)
+def test_the_pointer_of_an_address_is_the_same_on_every_python(ip: str, name: str) -> None:
+    assert names._pointer(ipaddress.ip_address(ip)) == f"{name}.arpa"

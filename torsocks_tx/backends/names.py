@@ -240,6 +240,14 @@ class _DNSStream(Int16StringReceiver):
 Waiters = set["Deferred[tuple[Any, ...]]"]
 
 
+def _pointer(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+    """The name whose PTR record names an address."""
+    if address.version == 4:
+        return address.reverse_pointer
+    # Python 3.13 has another text for IPv4 addresses inside IPv6, and turns round that one.
+    return ".".join(reversed(address.packed.hex())) + ".ip6.arpa"
+
+
 class NameResolver:
     """Looks names and addresses up; who gives up cancels the Deferred.
 
@@ -278,7 +286,7 @@ class NameResolver:
         known = self._hosts.read()[1].get(str(address))
         if known is not None:
             return succeed(known)
-        return self._share(address.reverse_pointer, dns.PTR).addCallback(_name)
+        return self._share(_pointer(address), dns.PTR).addCallback(_name)
 
     def _share(self, *question: Any) -> Deferred[tuple[Any, ...]]:
         """Wait for the answer to a question, with all others who wait for it."""

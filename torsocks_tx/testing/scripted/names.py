@@ -151,7 +151,11 @@ def pointer_of(address: Address) -> str:
     if address.type is AddressType.IPV4:
         return f"a-{address.host.replace('.', '-')}.test"
     # Its end may be written as an IPv4 address.
-    host = ipaddress.IPv6Address(address.host).exploded if "." in address.host else address.host
+    host = (
+        ipaddress.IPv6Address(address.host).packed.hex(":", 2)
+        if "." in address.host
+        else address.host
+    )
     return f"aaaa-{host.replace(':', '-')}.test"
 
 
