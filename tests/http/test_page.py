@@ -12,7 +12,7 @@ HEAD, _, BODY = http.PAGE.partition(b"\r\n\r\n")
 
 @rows("S-34")
 def test_first_bytes() -> None:
-    assert bytes(n for n in range(256) if http.looks_like_http(n)) == b"CGHP"
+    assert bytes(sorted(http.LETTERS)) == b"CGHP"
 
 
 @rows("S-35")

@@ -11,12 +11,6 @@ from __future__ import annotations
 LETTERS = frozenset(b"GHPC")
 """First bytes of GET, HEAD, POST, PUT, PATCH and CONNECT."""
 
-
-def looks_like_http(first_byte: int) -> bool:
-    """Whether a message that starts with this byte is rather HTTP than SOCKS."""
-    return first_byte in LETTERS
-
-
 _BODY = b"""<!DOCTYPE html>
 <html lang="en">
 <head>

@@ -127,8 +127,7 @@ class _State(Enum):
     REQUEST_4 = auto()
     GREETING = auto()
     CREDENTIALS = auto()
-    EXTENDED_HEAD = auto()
-    EXTENDED_PAIRS = auto()
+    EXTENDED = auto()
     CHECKING = auto()
     CREDENTIALS_OR_REQUEST = auto()
     REQUEST_5 = auto()
@@ -150,7 +149,7 @@ class ServerHandshake:
         self._avatar: bytes | None = None
         self._role = RULES[self._options.role]
         self._rules = self._options.extended or _NO_RULES
-        self._frame = extended.Pairs(0)
+        self._frame: extended.Pairs | None = None
         self._pairs: KeyValues | None = None
         self._offered_extended = False
 
@@ -183,7 +182,8 @@ class ServerHandshake:
         """Hold nothing any more: the client is gone, or has made its request."""
         self._state = _State.OVER
         self._buffer.clear()
-        self._frame.close()
+        if self._frame is not None:
+            self._frame.close()
 
     def _accept(self) -> Send:
         answer = userpass.ACCEPTED
@@ -218,8 +218,8 @@ class ServerHandshake:
 
     def _first_byte(self, reader: Reader) -> Step | None:
         first = reader.data[0]
-        _refuse_http(first)
         if first not in self._options.versions:
+            _refuse_http(first)
             raise ProtocolError("unknown SOCKS version")
         self._state = _State.REQUEST_4 if first == Version.SOCKS4 else _State.GREETING
         return None
@@ -253,18 +253,12 @@ class ServerHandshake:
         self._state = _State.CHECKING
         return Authenticate(credentials)
 
-    def _extended_head(self, reader: Reader) -> Step | None:
-        count = extended.parse_request_head(reader)
-        self._frame = self._rules.frame(count)
-        self._state = _State.EXTENDED_PAIRS
-        return self._extended_end()
-
-    def _extended_pair(self, reader: Reader) -> Step | None:
-        self._frame.take(reader)
-        return self._extended_end()
-
-    def _extended_end(self) -> Step | None:
-        """Judge the pairs when they are all there."""
+    def _extended_frame(self, reader: Reader) -> Step | None:
+        if self._frame is None:
+            self._frame = self._rules.frame(extended.parse_request_head(reader))
+        else:
+            self._frame.take(reader)
+        # Judge the pairs when they are all there.
         pairs = self._pairs = self._frame.complete
         if pairs is None:
             return None
@@ -283,7 +277,8 @@ class ServerHandshake:
         return self._request_5(reader)
 
     def _request_5(self, reader: Reader) -> Step | None:
-        _refuse_http(reader.data[0])
+        if reader.data[0] != Version.SOCKS5:
+            _refuse_http(reader.data[0])
         request = socks5.parse_request(reader, self._credentials, self._role.commands)
         self._state = _State.OVER
         said = self._avatar, self._pairs, self._offered_extended
@@ -294,22 +289,21 @@ class ServerHandshake:
 
 
 def _refuse_http(first_byte: int) -> None:
-    if http.looks_like_http(first_byte):
+    if first_byte in http.LETTERS:
         raise ProtocolError("HTTP on a SOCKS port", http.PAGE)
 
 
 _BEHIND: dict[Method, _State] = {
     Method.NO_AUTH: _State.CREDENTIALS_OR_REQUEST,
     Method.USERNAME_PASSWORD: _State.CREDENTIALS,
-    Method.EXTENDED: _State.EXTENDED_HEAD,
+    Method.EXTENDED: _State.EXTENDED,
 }
 _FRAMES: dict[_State, Callable[[ServerHandshake, Reader], Step | None]] = {
     _State.FIRST_BYTE: ServerHandshake._first_byte,
     _State.REQUEST_4: ServerHandshake._request_4,
     _State.GREETING: ServerHandshake._greeting,
     _State.CREDENTIALS: ServerHandshake._check,
-    _State.EXTENDED_HEAD: ServerHandshake._extended_head,
-    _State.EXTENDED_PAIRS: ServerHandshake._extended_pair,
+    _State.EXTENDED: ServerHandshake._extended_frame,
     _State.CREDENTIALS_OR_REQUEST: ServerHandshake._credentials_or_request,
     _State.REQUEST_5: ServerHandshake._request_5,
 }
