@@ -25,50 +25,27 @@ pytestmark = pytest.mark.network
 REQUEST = b"GET / HTTP/1.0\r\n\r\n"
 
 
-@rows("S-03", "S-17")
-@pytest.mark.clients("ncat")
+COMMANDS = [
+    "ncat --proxy {address} --proxy-type socks5 web.test {web}",
+    "ncat --proxy {address} --proxy-type socks5 --proxy-auth alice:secret web.test {web}",
+    "ncat --proxy {address} --proxy-type socks4 203.0.113.9 {web}",
+    "socat -t10 - SOCKS4A:127.0.0.1:web.test:{web},socksport={port}",
+    "socat -t10 - SOCKS4A:127.0.0.1:web.test:{web},socksport={port},socksuser=alice",
+    "nc.openbsd -q5 -X 5 -x {address} web.test {web}",
+    "nc.openbsd -q5 -X 4 -x {address} 203.0.113.9 {web}",
+]
+
+
+@rows("S-03", "S-04", "S-05", "S-06", "S-13", "S-17")
 @pytest.mark.parametrize(
-    "options",
-    [
-        ["--proxy-type", "socks5"],
-        ["--proxy-type", "socks5", "--proxy-auth", "alice:secret"],
-        ["--proxy-type", "socks4"],
-    ],
-    ids=["socks5", "socks5-auth", "socks4"],
+    "command",
+    [pytest.param(each, marks=pytest.mark.clients(each.split()[0])) for each in COMMANDS],
 )
 @pytest_twisted.ensureDeferred
-async def test_ncat_prints_the_answer_although_it_half_closes(
-    served: Served, options: list[str]
-) -> None:
-    host = "203.0.113.9" if "socks4" in options else "web.test"
-    ended = await run(
-        client("ncat"), "--proxy", served.address, *options, host, str(served.web), stdin=REQUEST
-    )
-    assert ended.status == 0, ended.complaint
-    assert "origin" in ended.text
-
-
-@rows("S-03", "S-05", "S-13")
-@pytest.mark.clients("socat")
-@pytest.mark.parametrize("user", ["", ",socksuser=alice"])
-@pytest_twisted.ensureDeferred
-async def test_socat_prints_the_answer_although_it_half_closes(served: Served, user: str) -> None:
-    target = f"SOCKS4A:127.0.0.1:web.test:{served.web},socksport={served.port}{user}"
-    ended = await run(client("socat"), "-t10", "-", target, stdin=REQUEST)
-    assert ended.status == 0, ended.complaint
-    assert "origin" in ended.text
-
-
-@rows("S-03", "S-04", "S-06")
-@pytest.mark.clients("nc.openbsd")
-@pytest.mark.parametrize("version", ["5", "4"])
-@pytest_twisted.ensureDeferred
-async def test_openbsd_nc(served: Served, version: str) -> None:
-    host = "203.0.113.9" if version == "4" else "web.test"
-    ended = await run(
-        client("nc.openbsd"), "-q5", "-X", version, "-x", served.address, host, str(served.web),
-        stdin=REQUEST,
-    )  # fmt: skip
+async def test_a_client_that_half_closes_prints_the_answer(served: Served, command: str) -> None:
+    text = command.format(address=served.address, port=served.port, web=served.web)
+    name, *arguments = text.split()
+    ended = await run(client(name), *arguments, stdin=REQUEST)
     assert ended.status == 0, ended.complaint
     assert "origin" in ended.text
 

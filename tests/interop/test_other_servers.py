@@ -103,6 +103,18 @@ async def connected(proxy: Any, host: str, port: int, options: ClientOptions) ->
     return peer
 
 
+async def exchange(peer: Peer, origins: PeerFactory) -> None:
+    """Send bytes both ways over a new stream, and end it."""
+    peer.send(b"hello")
+    remote = await origins.peer()
+    assert await remote.take(5) == b"hello"
+    remote.send(ANSWER)
+    assert await peer.take(len(ANSWER)) == ANSWER
+    peer.close()
+    await remote.until(lambda: remote.over)
+    remote.reset()
+
+
 async def error_of(proxy: Any, host: str, port: int, options: ClientOptions) -> SOCKSError:
     with pytest.raises(SOCKSError) as caught:
         await connected(proxy, host, port, options)
@@ -133,15 +145,7 @@ async def test_a_stream(
     start: Start, origin: tuple[PeerFactory, int], name: str, options: ClientOptions, host: str
 ) -> None:
     origins, port = origin
-    peer = await connected(await start(name), host, port, options)
-    peer.send(b"hello")
-    far = await origins.peer()
-    assert await far.take(5) == b"hello"
-    far.send(ANSWER)
-    assert await peer.take(len(ANSWER)) == ANSWER
-    peer.close()
-    await far.until(lambda: far.over)
-    far.reset()
+    await exchange(await connected(await start(name), host, port, options), origins)
 
 
 @rows("R-34")
@@ -173,13 +177,7 @@ async def test_a_login(start: Start, origin: tuple[PeerFactory, int]) -> None:
     origins, port = origin
     proxy = await start("microsocks", "-u", "alice", "-P", "secret")
     good = ClientOptions(credentials=Credentials(b"alice", b"secret"))
-    peer = await connected(proxy, LOOPBACK, port, good)
-    far = await origins.peer()
-    far.send(b"hello")
-    assert await peer.take(5) == b"hello"
-    peer.close()
-    await far.until(lambda: far.over)
-    far.reset()
+    await exchange(await connected(proxy, LOOPBACK, port, good), origins)
     wrong = ClientOptions(credentials=Credentials(b"alice", b"wrong"))
     for options in (wrong, ClientOptions()):
         error = await error_of(proxy, LOOPBACK, port, options)
@@ -202,10 +200,4 @@ async def test_by_string(start: Start, origin: tuple[PeerFactory, int]) -> None:
     origins, port = origin
     proxy = await start("microsocks")
     text = f"socks:{LOOPBACK}:{port}:socksPort={proxy._port}"
-    peer: Any = await clientFromString(reactor, text).connect(PeerFactory())
-    far = await origins.peer()
-    far.send(b"hello")
-    assert await peer.take(5) == b"hello"
-    peer.close()
-    await far.until(lambda: far.over)
-    far.reset()
+    await exchange(await clientFromString(reactor, text).connect(PeerFactory()), origins)
