@@ -25,8 +25,9 @@ from torsocks_tx.backends.tor.paths import printable
 from torsocks_tx.backends.tor.waiters import Waiters
 from torsocks_tx.backends.tor.watchdog import WatchdogError
 from torsocks_tx.testing.tornet.network import PrivateNetwork
-from torsocks_tx.testing.tornet.node import NetworkError
+from torsocks_tx.testing.tornet.node import NetworkError, all_of
 from torsocks_tx.testing.tornet.onion import OnionService
+from torsocks_tx.testing.tornet.readiness import reach_exits
 
 NAME = "tornet"
 DESCRIPTION = """\
@@ -140,6 +141,11 @@ class _Command:
             onion = None
             if self._options.onion:
                 onion = await self._network.add_onion_service(self._network.web.port)
+                # Whoever reads the facts asks at once: see that each client gets there.
+                await all_of(
+                    reach_exits(self._reactor, client, {}, onion.address, 80)
+                    for client in self._network.clients
+                )
             self._print(onion)
             self.status = 0
             await self._until_over()
