@@ -246,7 +246,7 @@ class Stream(Protocol):
             return
         prepare(self.transport)
         if self._handshake is None:
-            self._open(b"")
+            self._open(None)
             return
         self._state = State.HANDSHAKE
         self._follow([Send(self._handshake.start())])
@@ -295,7 +295,7 @@ class Stream(Protocol):
                         self._early.clear()
                     send(self.transport, data)
                 case Opened():
-                    self._granted(step)
+                    self._open(step)
                 case Failed():
                     self._failed(step)
                 case Unconfirmed() if handshake is not None:
@@ -313,24 +313,20 @@ class Stream(Protocol):
         if self._state is State.HANDSHAKE and self._handshake is not None:
             self._follow(self._handshake.eof())
 
-    def _granted(self, outcome: Opened) -> None:
+    def _open(self, outcome: Opened | None) -> None:
         self._deadline.stop()
-        self.outcome = outcome
         explainer, self._explainer = self._explainer, None
         if explainer is not None:
             explainer.opened()
-        self._open(outcome.rest)
-
-    def _open(self, rest: bytes) -> None:
-        self._state = State.OPEN
+        self._state, self.outcome = State.OPEN, outcome
         self._handshake = None
         if self._early:
             send(self.transport, bytes(self._early))
             self._early.clear()
         self._receiver.opened()
         self.outcome = None  # an idle stream is to cost little
-        if rest and self._state is State.OPEN:
-            self._receiver.data(rest)
+        if outcome is not None and outcome.rest and self._state is State.OPEN:
+            self._receiver.data(outcome.rest)
 
     def _failed(self, outcome: Failed) -> None:
         """The server said no; the explainer may know why."""

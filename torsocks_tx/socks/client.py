@@ -160,7 +160,7 @@ class ClientHandshake:
                 return steps + self.confirm()
             reader = Reader(self._buffer)
             try:
-                step = self._next(reader)
+                step = self._reply(reader) if self._state is _State.REPLY else self._next(reader)
             except Incomplete:
                 break
             except ProtocolError as error:
@@ -207,8 +207,6 @@ class ClientHandshake:
         return self._fail(self._offer.refusal(code, self._codes), code)
 
     def _next(self, reader: Reader) -> Step | None:
-        if self._state is _State.REPLY:
-            return self._reply(reader)
         if self._response is not None:
             return self._extended(reader, self._response)
         swallowed = self._pipelined and reader.data[0] == userpass.VERSION
