@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 import pytest_twisted
 from twisted.internet.endpoints import UNIXClientEndpoint
@@ -16,7 +19,7 @@ from torsocks_tx.twistd.options import Options
 from torsocks_tx.twistd.upstream import TorUpstream, make_upstream
 
 
-def supply_of(*arguments: str) -> object:
+def provider_of(*arguments: str) -> object:
     from twisted.internet import reactor
 
     options = Options()
@@ -24,11 +27,14 @@ def supply_of(*arguments: str) -> object:
     return make_upstream(reactor, options).provider
 
 
-def test_each_kind_of_tor(tmp_path: object) -> None:
-    assert isinstance(supply_of("--tor-data-directory", str(tmp_path)), LaunchedTorProvider)
-    assert isinstance(supply_of("--tor", "private"), PrivateTorProvider)
-    assert isinstance(supply_of("--tor", "unix:/run/tor/control"), RunningTorProvider)
-    assert isinstance(supply_of("--tor-socks", "tcp:127.0.0.1:9050"), FixedTorProvider)
+LAUNCHED = ("--tor-binary", sys.executable, "--tor-data-directory", "/nowhere")
+
+
+def test_each_kind_of_tor() -> None:
+    assert isinstance(provider_of(*LAUNCHED), LaunchedTorProvider)
+    assert isinstance(provider_of("--tor", "private"), PrivateTorProvider)
+    assert isinstance(provider_of("--tor", "unix:/run/tor/control"), RunningTorProvider)
+    assert isinstance(provider_of("--tor-socks", "tcp:127.0.0.1:9050"), FixedTorProvider)
 
 
 def test_no_tor_is_not_a_kind_of_tor() -> None:
@@ -60,3 +66,22 @@ async def test_without_such_flags_it_starts() -> None:
     upstream = upstream_with()
     await upstream.start()
     assert upstream.provider.state is ProviderState.READY
+
+
+TOR_THAT_REFUSES = """#!/bin/sh
+grep -q '^Bad 1$' || exit 0
+echo 'Jan 01 00:00:00.000 [warn] Unknown option Bad.  Failing.'
+echo 'Jan 01 00:00:00.000 [err] Reading config failed--see warnings above.'
+exit 1
+"""
+
+
+def test_options_that_tor_refuses_are_told_before_anything_starts(tmp_path: Path) -> None:
+    tor = tmp_path / "tor"
+    tor.write_text(TOR_THAT_REFUSES)
+    tor.chmod(0o755)
+    arguments = ("--tor-binary", str(tor), "--tor-data-directory", str(tmp_path / "data"))
+    with pytest.raises(ValueError, match="tor refuses its options: Unknown option Bad"):
+        provider_of(*arguments, "--tor-option", "Good 1", "--tor-option", "Bad 1")
+    provider_of(*arguments, "--tor-option", "Good 1")
+    assert not (tmp_path / "data").exists()

@@ -1,12 +1,15 @@
 """What stands behind the listeners of ``twistd torsocks``: which backend, from which options.
 
 Each has ``backend``, ``start`` and ``stop``. ``start`` fails with a sentence that says what to
-mend.
+fix.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -21,6 +24,7 @@ from torsocks_tx.backends.tor.files import default_data_directory
 from torsocks_tx.backends.tor.launched import LaunchedTorProvider
 from torsocks_tx.backends.tor.onion.client_auth import Keyring
 from torsocks_tx.backends.tor.onion.observer import OnionObserver
+from torsocks_tx.backends.tor.paths import quote_path
 from torsocks_tx.backends.tor.provider import NoSuchPort, TorProvider
 from torsocks_tx.backends.tor.providers import FixedTorProvider, RunningTorProvider
 from torsocks_tx.errors import TorDown
@@ -135,7 +139,7 @@ def make_upstream(reactor: Any, options: Options, keys: str | None = None) -> An
     policies = list({listener.policy.port_flags for listener in options.listeners})
     return TorUpstream(
         reactor,
-        _make_supply(reactor, options, policies),
+        _make_provider(reactor, options, policies),
         True if options["optimistic-data"] else None,
         policies,
         rendezvous_timeout=options["rendezvous-timeout"],
@@ -143,7 +147,9 @@ def make_upstream(reactor: Any, options: Options, keys: str | None = None) -> An
     )
 
 
-def _make_supply(reactor: Any, options: Options, policies: Sequence[frozenset[str]]) -> TorProvider:
+def _make_provider(
+    reactor: Any, options: Options, policies: Sequence[frozenset[str]]
+) -> TorProvider:
     """What provides the SocksPorts of tor."""
     tor = options["tor"] or "launch"
     if options["tor-socks"]:
@@ -155,14 +161,38 @@ def _make_supply(reactor: Any, options: Options, policies: Sequence[frozenset[st
     if tor != "launch":
         control = clientFromString(reactor, tor)
         return RunningTorProvider(reactor, control, password=options.get("tor-password"))
-    # While there is somebody to hear it: a daemon could only write it into its log.
-    find_tor(options["tor-binary"])
     # With ``twistd --uid`` the directory is for the user that will serve.
     server = options.parent["uid"] if options.parent else None
+    directory = options["tor-data-directory"] or default_data_directory(server)
+    _check_torrc(find_tor(options["tor-binary"]), options.tor_options, directory)
     return LaunchedTorProvider(
         reactor,
-        options["tor-data-directory"] or default_data_directory(server),
+        directory,
         torrc_options=options.tor_options,
         tor_binary=options["tor-binary"],
         policies=[tuple(sorted(policy)) for policy in policies],
     )
+
+
+def _check_torrc(tor: str, options: Sequence[tuple[str, str]], directory: str | Path) -> None:
+    """Raise ``ValueError`` if tor refuses the options.
+
+    Tor would say so itself, but once twistd's parent has told that the daemon runs.
+    """
+    if not options:
+        return
+    lines = [
+        *(f"{name} {value}" for name, value in options),
+        f"DataDirectory {quote_path(directory)}",
+    ]
+    command = [tor, "--verify-config", "--hush", "--defaults-torrc", os.devnull, "-f", "-"]
+    text = os.fsencode("\n".join([*lines, ""]))
+    try:
+        ended = subprocess.run(command, input=text, capture_output=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        # Whatever that is, the start of tor meets it too, and tells of it.
+        return
+    if ended.returncode:
+        said = ended.stdout.decode("utf-8", "replace").splitlines()
+        warnings = [line.partition("[warn] ")[2] for line in said if "[warn] " in line]
+        raise ValueError(f"tor refuses its options: {' '.join(warnings[-1:])}")
