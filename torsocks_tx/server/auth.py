@@ -181,7 +181,8 @@ class LoginGuard:
 
     The logins of such an address are checked one at a time, each after a delay that doubles with
     every refusal up to ``LONGEST_DELAY``. Credentials that were right before are checked at once,
-    so that nobody waits for others behind the same address.
+    so that nobody waits for others behind the same address. Where too many wait already, one more
+    is refused after ``LONGEST_DELAY`` without being checked.
     """
 
     _log = Logger()
@@ -205,7 +206,7 @@ class LoginGuard:
             return self._ask(credentials, client, proof)
         if address.waiting >= MOST_WAITING:
             self._warning.note()
-            return succeed(None)
+            return deferLater(self._clock, LONGEST_DELAY, lambda: None)
         address.waiting += 1
         checking: Deferred[bytes | None] = address.lock.run(
             self._ask_later, address, credentials, client, proof
