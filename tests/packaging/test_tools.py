@@ -107,3 +107,8 @@ def test_scripts_may_be_run(script: str) -> None:
     path = Path(ROOT / script)
     assert path.stat().st_mode & 0o111
     subprocess.run(["bash", "-n", path], check=True)
+
+
+def test_ci_runs_every_check() -> None:
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert script.endswith("exec make --no-print-directory check\n")
