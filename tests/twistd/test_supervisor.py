@@ -83,7 +83,7 @@ async def site(tmp_path: Path) -> Any:
 @rows("S-08")
 @pytest_twisted.ensureDeferred
 async def test_two_workers_share_the_listeners_and_the_isolation(site: Site) -> None:
-    server = await site.start()
+    server = await site.start("--shutdown-grace", "0.2")
     first, second = workers_of(server)
     passwords = set()
     for stopped in (first, second):
