@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from twisted.internet import abstract, tcp, unix
+from twisted.internet import abstract, base, tcp, unix
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import (
     AdoptedStreamServerEndpoint,
@@ -152,7 +152,7 @@ class _GuardingFactory(WrappingFactory):
     noisy = False
 
 
-class _AdoptedPort:
+class _AdoptedPort(base.BasePort):
     """What both kinds of our ports do otherwise than Twisted's: their socket listens already.
 
     It is closed at the end, never shut down: other processes may accept from it, too.
@@ -169,7 +169,7 @@ class _AdoptedPort:
         """Accept clients from now on."""
         self.factory.doStart()
         self.connected = True
-        self.startReading()  # type: ignore[attr-defined]
+        self.startReading()
 
     def fileno(self) -> int:
         """The socket's descriptor, -1 once it is closed."""
@@ -178,11 +178,14 @@ class _AdoptedPort:
     def doRead(self) -> None:
         """Accept; Twisted's own takes ever more clients in one turn."""
         self.numberAccepts = self.per_turn
-        super().doRead()  # type: ignore[misc]
+        super().doRead()
+
+    def doWrite(self) -> None:
+        """Ignore an event of whoever had the descriptor before: nothing is written here."""
 
     def connectionLost(self, reason: Failure) -> None:
         """Close the socket."""
-        abstract.FileDescriptor.connectionLost(self, reason)  # type: ignore[arg-type]
+        abstract.FileDescriptor.connectionLost(self, reason)
         self.socket.close()
         self.factory.doStop()
 
