@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from tests.support.processes import ROOT
 
 SCRIPT = """
@@ -21,9 +23,10 @@ MISSING = "Not installed, so their tests were skipped: a, b."
 Lane = list[tuple[str, list[list[str]]]]
 
 
-def start(*lanes: Lane) -> subprocess.Popen[str]:
+def start(*lanes: Lane, before: str = "") -> subprocess.Popen[str]:
+    shell = ["sh", "-c", f'{before} exec "$@"', "sh"]
     return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, json.dumps(lanes)],
+        [*shell, sys.executable, "-c", SCRIPT, json.dumps(lanes)],
         env={**os.environ, "PYTHONPATH": str(ROOT / "tools")},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -61,9 +64,10 @@ def test_the_other_stages_run_when_one_fails() -> None:
     assert [line.split()[0] for line in lines[-4:]] == ["FAILED", "ok", "ok", "in"]
 
 
-def test_a_signal_interrupts_what_runs() -> None:
+@pytest.mark.parametrize("before", ["", "trap '' INT;"], ids=["plain", "in the background"])
+def test_a_signal_interrupts_what_runs(before: str) -> None:
     child = "trap 'echo interrupted; exit 1' INT; echo there; while :; do sleep 0.01; done"
-    with start([("one", [["sh", "-c", child]]), ("two", [["true"]])]) as running:
+    with start([("one", [["sh", "-c", child]]), ("two", [["true"]])], before=before) as running:
         assert running.stdout is not None
         while "there" not in running.stdout.readline():
             pass
