@@ -31,7 +31,7 @@ LOGIN = b"\1\1u\1p"
 ASK = named("example.com", 80)
 
 
-def test_interfaces() -> None:
+def test_a_stream_provides_its_interfaces() -> None:
     stream = StreamStage().stream
     assert verifyObject(IOutbound, stream)
     assert verifyObject(IProtocol, stream)
@@ -54,7 +54,7 @@ class TestHandshake:
         assert stage.stream.outcome is None  # with what came behind the reply
 
     @rows("R-34")
-    def test_pipelined_without_it_the_data_waits(self) -> None:
+    def test_pipelined_without_early_data_the_payload_waits_for_the_reply(self) -> None:
         stage = StreamStage(pipelined=True, early=False)
         stage.stream.write(b"early ")
         stage.come()
@@ -66,7 +66,7 @@ class TestHandshake:
 
     @rows("R-34")
     @pytest.mark.parametrize("early", [False, True])
-    def test_step_by_step(self, early: bool) -> None:
+    def test_a_server_is_spoken_to_step_by_step(self, early: bool) -> None:
         stage = StreamStage(pipelined=False, early=early).come()
         assert stage.transport.take() == b"\5\1\2"
         stage.stream.write(b"data")
@@ -146,7 +146,7 @@ class TestGivingUp:
         stream.connect(FakeEndpoint())
         assert stream.transport is None
 
-    def test_what_it_waits_for_may_fail(self) -> None:
+    def test_a_stream_is_refused_if_what_it_waits_for_fails(self) -> None:
         waiting: Deferred[Any] = Deferred()
         receiver = Receiver()
         Stream(Clock(), receiver, half_close=True).wait_for(waiting)
@@ -194,7 +194,7 @@ class TestOpen:
     @pytest.mark.parametrize(
         ("half_close", "transport"), [(False, FakeTransport()), (True, WholeTransport())]
     )
-    def test_but_not_where_that_would_lose_the_answer(
+    def test_the_remote_is_not_told_where_that_would_lose_the_answer(
         self, half_close: bool, transport: WholeTransport
     ) -> None:
         stage = StreamStage(half_close=half_close, transport=transport).open()
@@ -202,7 +202,7 @@ class TestOpen:
         assert transport.asked == ["noDelay", "keepAlive"]
 
     @rows("S-03")
-    def test_the_fin_of_one_that_cannot_half_close_is_its_end(self) -> None:
+    def test_the_fin_of_a_remote_that_cannot_half_close_is_its_end(self) -> None:
         stage = StreamStage(half_close=False).open()
         stage.stream.register_producer(object())  # type: ignore[arg-type]
         stage.stream.readConnectionLost()
@@ -221,7 +221,7 @@ class TestOpen:
 
     @rows("S-03")
     @pytest.mark.parametrize("clean", [True, False])
-    def test_its_end_is_heard_as_it_was(self, clean: bool) -> None:
+    def test_the_end_of_the_remote_is_heard_as_it_was(self, clean: bool) -> None:
         stage = StreamStage().open()
         stage.transport.lose(clean)
         assert stage.heard == [("lost", clean)]
@@ -278,7 +278,7 @@ class Play(StreamStage):
         self.stream.dataReceived(data)
 
 
-def test_opened() -> None:
+def test_an_explainer_hears_that_the_stream_is_open() -> None:
     play = Play()
     play.come()
     play.say(b"\1\0" + GRANTED + b"hello")
@@ -303,7 +303,7 @@ def test_an_explainer_has_the_last_word() -> None:
 
 
 @pytest.mark.parametrize("end", ["readConnectionLost", "connectionLost"])
-def test_a_close_before_the_reply_is_explained_too(end: str) -> None:
+def test_an_explainer_explains_a_close_before_the_reply(end: str) -> None:
     play = Play(half_close=False)
     play.come()
     getattr(play.stream, end)()
@@ -323,7 +323,7 @@ def test_an_explainer_with_a_fault_costs_the_reason_alone(logged_failures: list[
 
 
 @rows("R-29")
-def test_a_client_that_leaves_while_it_is_explained() -> None:
+def test_a_client_that_leaves_while_its_refusal_is_explained_cancels_that() -> None:
     play = Play()
     play.come()
     play.say(b"\1\0\5\4")
@@ -334,7 +334,7 @@ def test_a_client_that_leaves_while_it_is_explained() -> None:
 
 @rows("R-29")
 @pytest.mark.parametrize("connected", [False, True])
-def test_a_client_that_leaves_before_the_reply(connected: bool) -> None:
+def test_an_explainer_hears_of_a_client_that_leaves_before_the_reply(connected: bool) -> None:
     play = Play()
     if connected:
         play.come()
@@ -343,14 +343,14 @@ def test_a_client_that_leaves_before_the_reply(connected: bool) -> None:
     assert play.explainer.heard == ["over"]
 
 
-def test_a_connection_that_is_not_made() -> None:
+def test_an_explainer_hears_of_a_connection_that_is_not_made() -> None:
     play = Play()
     play.endpoint.fail(OSError())
     assert len(play.heard) == 1
     assert play.explainer.heard == ["over"]
 
 
-def test_a_stream_that_was_given_up_before_it_could_connect() -> None:
+def test_an_explainer_hears_of_a_stream_that_was_given_up_before_it_could_connect() -> None:
     stage, explainer = StreamStage(), Explainer()
     stage.stream.abort()
     stage.stream.ask(ClientHandshake(REQUEST), explainer=explainer)
@@ -358,7 +358,7 @@ def test_a_stream_that_was_given_up_before_it_could_connect() -> None:
 
 
 @rows("S-46")
-def test_the_explainer_may_end_it() -> None:
+def test_an_explainer_may_end_the_stream() -> None:
     play = Play()
     play.come()
     reason = RendezvousFailed("nobody came")
@@ -378,32 +378,32 @@ class TestUnconfirmed:
         assert play.heard == []
         return play
 
-    def test_silence_means_that_it_works(self) -> None:
+    def test_silence_behind_f0_means_that_the_stream_works(self) -> None:
         play = self.unconfirmed()
         play.clock.advance(UNCONFIRMED_TIMEOUT)
         assert play.heard == ["opened"]
         assert play.explainer.heard == ["opened"]
 
-    def test_data_means_that_it_works(self) -> None:
+    def test_data_behind_f0_means_that_the_stream_works(self) -> None:
         play = self.unconfirmed()
         play.say(b"hello")
         assert play.heard == ["opened", b"hello"]
         assert play.clock.getDelayedCalls() == []
 
-    def test_a_close_means_that_it_failed(self) -> None:
+    def test_a_close_behind_f0_means_that_the_stream_failed(self) -> None:
         play = self.unconfirmed()
         play.transport.finish()
         assert play.clock.getDelayedCalls() == []
         assert play.explainer.heard == [DescriptorNotFound]
 
-    def test_given_up_meanwhile(self) -> None:
+    def test_a_stream_that_is_given_up_behind_f0_leaves_no_timer(self) -> None:
         play = self.unconfirmed()
         play.stream.abort()
         assert play.clock.getDelayedCalls() == []
         assert play.heard == []
 
 
-def test_without_an_explainer() -> None:
+def test_without_an_explainer_the_reply_itself_is_the_reason() -> None:
     stage = StreamStage(pipelined=True).come()
     stage.stream.dataReceived(b"\1\0\5\5")
     assert isinstance(stage.heard[0], ConnectionRefused)

@@ -134,14 +134,14 @@ def said(**pairs: bytes) -> bytes:
     return extended.build_request(KeyValues.of(pairs))
 
 
-def test_interfaces() -> None:
+def test_an_endpoint_provides_its_interface() -> None:
     endpoint = SOCKSClientEndpoint(Clock(), FakeEndpoint(), "a", 1)
     assert verifyObject(IStreamClientEndpoint, endpoint)
 
 
-class TestConversation:
+class TestHandshake:
     @rows("P-26", "S-16")
-    def test_by_no_authentication(self) -> None:
+    def test_a_connection_by_no_authentication(self) -> None:
         scene = Scene()
         assert scene.come() == octets("05 02 97 00")
         assert scene.hear(octets("05 00")) == ASK
@@ -152,7 +152,7 @@ class TestConversation:
         assert scene.clock.getDelayedCalls() == []
 
     @rows("S-17")
-    def test_by_user_name(self) -> None:
+    def test_a_connection_by_user_name_and_password(self) -> None:
         scene = Scene(ClientOptions(credentials=Credentials(b"me", b"you"), extended=False))
         assert scene.come() == octets("05 01 02")
         assert scene.hear(octets("05 02")) == octets("01 02 6D65 03 796F75")
@@ -161,7 +161,7 @@ class TestConversation:
         assert scene.results == [scene.app]
 
     @rows("P-04", "P-06", "P-10", "P-11", "P-18")
-    def test_by_pairs(self) -> None:
+    def test_a_connection_by_extended_authentication(self) -> None:
         scene = Scene(ClientOptions(isolation=b"x" * 60000))
         assert scene.come() == octets("05 02 97 02")
         sent = scene.hear(octets("05 97"))
@@ -174,14 +174,14 @@ class TestConversation:
         assert scene.results == [scene.app]
 
     @rows("S-04", "S-05")
-    def test_by_socks4a(self) -> None:
+    def test_a_connection_by_socks4a(self) -> None:
         scene = Scene(ClientOptions(version=4, credentials=Credentials(b"me")))
         assert scene.come() == b"\4\1\0\x50\0\0\0\1me\0example.com\0"
         scene.hear(octets("00 5A 0000 00000000"))
         assert scene.results == [scene.app]
 
     @rows("P-04")
-    def test_what_the_server_says(self) -> None:
+    def test_the_pairs_that_the_server_said_come_with_the_protocol(self) -> None:
         proxy, app, transport = FakeEndpoint(), App(), FakeTransport()
         endpoint = SOCKSClientEndpoint(Clock(), proxy, "example.com", 80)
         heard: list[Any] = []
@@ -252,7 +252,7 @@ REFUSALS = [
 
 @rows("P-09", "P-14", "P-15", "P-19", "P-20", "P-22", "P-34", "R-34")
 @pytest.mark.parametrize(("server", "wishes", "kind", "code", "status"), REFUSALS)
-def test_refusals(
+def test_every_refusal_of_a_server_has_its_error(
     server: str,
     wishes: dict[str, Any],
     kind: type[Refused],
@@ -289,27 +289,27 @@ class TestUnconfirmed:
         assert scene.results == []
         return scene
 
-    def test_a_close_makes_it_true(self) -> None:
+    def test_a_close_behind_f0_is_a_refusal(self) -> None:
         scene = self.unconfirmed()
         scene.transport.lose()
         assert type(scene.error.reason) is DescriptorNotFound
         assert scene.error.code == 0xF0
         assert scene.clock.getDelayedCalls() == []
 
-    def test_otherwise_the_stream_works(self) -> None:
+    def test_silence_behind_f0_means_that_the_stream_works(self) -> None:
         scene = self.unconfirmed()
         scene.clock.advance(UNCONFIRMED_TIMEOUT)
         assert scene.app.heard[0] == "made"
         assert scene.clock.getDelayedCalls() == []
 
     @pytest.mark.parametrize("host", ["example.com", "192.0.2.1", "onion"])
-    def test_of_other_hosts_there_is_none(self, host: str) -> None:
+    def test_f0_is_a_refusal_at_once_for_hosts_that_are_no_onion_services(self, host: str) -> None:
         scene = Scene(host=host)
         scene.come()
         scene.hear(octets("05 00") + refused(0xF0))
         assert scene.error.code == 0xF0
 
-    def test_data_shows_it_sooner(self) -> None:
+    def test_data_behind_f0_means_that_the_stream_works(self) -> None:
         scene = self.unconfirmed()
         scene.hear(b"hello")
         assert scene.app.heard[0] == "made"
@@ -327,7 +327,9 @@ class TestUnconfirmed:
         (b"prop999", 0xF0, DescriptorNotFound),
     ],
 )
-def test_the_announced_set_decides(codes: bytes, code: int, kind: type[Refused]) -> None:
+def test_the_announced_set_of_codes_decides_what_a_code_means(
+    codes: bytes, code: int, kind: type[Refused]
+) -> None:
     scene = Scene(ClientOptions(reply_codes=CodeSet.PROP229), ONION)
     scene.come()
     assert scene.hear(octets("05 97")) == said(REPLY_CODES=b"prop229")
@@ -360,7 +362,9 @@ def test_a_status_whose_pairs_never_come_is_still_told() -> None:
     ("server", "kind", "status"),
     [("01 01 0001", LoginRefused, 1), ("01 02 0001", ArgumentsRefused, 2)],
 )
-def test_so_it_is_when_the_time_is_up(server: str, kind: type[Refused], status: int) -> None:
+def test_a_status_whose_pairs_never_come_is_told_when_the_time_is_up(
+    server: str, kind: type[Refused], status: int
+) -> None:
     scene = Scene(ClientOptions(timeout=1))
     scene.come()
     scene.hear(octets("05 97" + server))
@@ -369,7 +373,7 @@ def test_so_it_is_when_the_time_is_up(server: str, kind: type[Refused], status: 
 
 
 class TestEnds:
-    def test_the_proxy_cannot_be_reached(self) -> None:
+    def test_the_error_of_a_proxy_that_cannot_be_reached_is_passed_on(self) -> None:
         scene = Scene()
         scene.proxy._outcome.errback(ConnectionRefusedError())
         assert [type(result) for result in scene.results] == [ConnectionRefusedError]
@@ -377,7 +381,7 @@ class TestEnds:
         assert type(refused_by(Failure(scene.results[0]))) is ConnectionRefused
 
     @pytest.mark.parametrize("server", ["", "05", "05 00", "05 97 01", "05 00 05 00 00"])
-    def test_the_server_closes_without_an_answer(self, server: str) -> None:
+    def test_a_server_that_closes_without_an_answer_broke_the_protocol(self, server: str) -> None:
         for app in (App(), HalfApp()):
             scene = Scene(app=app)
             scene.come()
@@ -388,7 +392,7 @@ class TestEnds:
             assert type(scene.error.reason) is ProxyBroken
             assert app.heard == ["fired"]
 
-    def test_cancelled_before_the_connection(self) -> None:
+    def test_cancelling_before_the_connection_gives_it_up(self) -> None:
         scene = Scene()
         scene.done.cancel()
         assert scene.proxy.cancelled == 1
@@ -397,7 +401,7 @@ class TestEnds:
         assert scene.transport.asked == ["abortConnection"]
         assert scene.clock.getDelayedCalls() == []
 
-    def test_cancelled_in_the_conversation(self) -> None:
+    def test_cancelling_in_the_handshake_resets_the_connection(self) -> None:
         scene = Scene()
         scene.come()
         scene.done.cancel()
@@ -438,25 +442,25 @@ class TestWithoutAbort:
         scene.hear(octets("05 00"))
         return scene
 
-    def test_a_refusal(self) -> None:
+    def test_a_refusal_closes_a_transport_without_abort(self) -> None:
         scene = self.scene()
         scene.hear(refused(5))
         assert type(scene.error.reason) is ConnectionRefused
         assert scene.transport.asked == ["loseConnection"]
 
-    def test_the_deadline(self) -> None:
+    def test_the_deadline_closes_a_transport_without_abort(self) -> None:
         scene = self.scene()
         scene.clock.advance(2)
         assert type(scene.error.reason) is TimedOut
         assert scene.transport.asked == ["loseConnection"]
 
-    def test_cancelling(self) -> None:
+    def test_cancelling_closes_a_transport_without_abort(self) -> None:
         scene = self.scene()
         scene.done.cancel()
         assert [type(result) for result in scene.results] == [CancelledError]
         assert scene.transport.asked == ["loseConnection"]
 
-    def test_a_refusal_of_early_data(self) -> None:
+    def test_a_refusal_of_early_data_closes_a_transport_without_abort(self) -> None:
         scene = self.scene(optimistic=True)
         scene.hear(refused(5))
         assert scene.transport.asked == ["loseConnection"]
@@ -518,7 +522,9 @@ class TestBehindTheReply:
 
     @rows("R-32")
     @pytest.mark.parametrize("early", [True, False], ids=["when made", "in the callback"])
-    def test_another_protocol_in_its_place_gets_it(self, early: bool) -> None:
+    def test_a_protocol_that_was_put_in_place_of_the_first_gets_what_comes_with_the_reply(
+        self, early: bool
+    ) -> None:
         scene, other = Scene(), App()
 
         def switch(result: Any = None) -> Any:
@@ -533,7 +539,7 @@ class TestBehindTheReply:
         scene.hear(octets("05 00") + GRANTED + b"hello")
         assert (scene.app.heard, other.heard) == (["made", "fired"], [b"hello"])
 
-    def test_the_end_is_passed_on(self) -> None:
+    def test_the_end_of_the_connection_is_passed_on(self) -> None:
         scene = Scene()
         scene.come()
         scene.hear(octets("05 00") + GRANTED)
@@ -570,11 +576,11 @@ class TestOptimistic:
         assert scene.app.heard == ["made", "fired", b"hello"]
         assert scene.clock.getDelayedCalls() == []
 
-    def test_by_socks4_at_once(self) -> None:
+    def test_by_socks4_data_goes_right_behind_the_request(self) -> None:
         scene = self.scene(version=4)
         assert scene.come().endswith(b"example.com\0early")
 
-    def test_the_pairs_are_known_by_then(self) -> None:
+    def test_the_pairs_are_known_when_an_optimistic_protocol_is_connected(self) -> None:
         proxy, transport, heard = FakeEndpoint(), FakeTransport(), []
         options = ClientOptions(optimistic=True)
         endpoint = SOCKSClientEndpoint(Clock(), proxy, "example.com", 80, options)
@@ -584,7 +590,7 @@ class TestOptimistic:
         assert heard[0][1] == KeyValues.of({"A": b"1"})
 
     @rows("S-40")
-    def test_a_refusal_is_the_reason_of_the_end(self) -> None:
+    def test_a_refusal_is_the_reason_of_the_connections_end(self) -> None:
         scene = self.scene()
         scene.come()
         scene.hear(octets("05 00"))
@@ -595,7 +601,7 @@ class TestOptimistic:
         assert isinstance(error, SOCKSError)
         assert type(error.reason) is ConnectionRefused
 
-    def test_so_is_the_deadline(self) -> None:
+    def test_the_deadline_is_the_reason_of_the_connections_end(self) -> None:
         scene = self.scene(timeout=1)
         scene.come()
         scene.hear(octets("05 00"))
@@ -604,7 +610,7 @@ class TestOptimistic:
         assert type(scene.app.heard[-1].reason) is TimedOut
 
     @pytest.mark.parametrize("half", [False, True])
-    def test_so_is_a_server_that_leaves(self, half: bool) -> None:
+    def test_a_server_that_leaves_is_the_reason_of_the_connections_end(self, half: bool) -> None:
         scene = self.scene(app=HalfApp() if half else None)
         scene.come()
         scene.hear(octets("05 00"))
@@ -622,7 +628,7 @@ class TestOptimistic:
         scene.transport.lose()
         assert type(scene.app.heard[-1]) is ConnectionDone
 
-    def test_it_may_shut_its_side_before_the_answer(self) -> None:
+    def test_an_application_may_shut_its_side_before_the_answer(self) -> None:
         scene = self.scene(app=HalfApp())
         scene.come()
         scene.hear(octets("05 00"))
@@ -640,7 +646,7 @@ class TestLookUps:
         return transport, proxy.protocol, heard
 
     @rows("S-24", "S-27")
-    def test_resolve(self) -> None:
+    def test_a_name_is_looked_up(self) -> None:
         transport, protocol, heard = self.ask(resolve, "example.com")
         protocol.dataReceived(octets("05 00"))
         assert transport.take().endswith(named("example.com", 0, 0xF0))
@@ -650,14 +656,14 @@ class TestLookUps:
         transport.finish()
 
     @rows("S-29", "S-30")
-    def test_resolve_ptr(self) -> None:
+    def test_the_name_of_an_address_is_looked_up(self) -> None:
         transport, protocol, heard = self.ask(resolve_ptr, "8.8.8.8", optimistic=True)
         protocol.dataReceived(octets("05 00"))
         assert transport.take().endswith(octets("05 F1 00 01 08080808 0000"))
         protocol.dataReceived(octets("05 00 00 03 0A 646E732E676F6F676C65 0000") + b"more")
         assert heard == ["dns.google"]
 
-    def test_by_socks4(self) -> None:
+    def test_a_name_is_looked_up_by_socks4(self) -> None:
         transport, protocol, heard = self.ask(resolve, "a", version=4)
         assert transport.take() == octets("04 F0 0000 00000001 00 61 00")
         protocol.dataReceived(octets("00 5A 0000 C0000201"))
@@ -677,23 +683,25 @@ class TestLookUps:
             (resolve_ptr, "192.0.2.1", "03 06 6576696C0A61"),
         ],
     )
-    def test_answers_that_are_none(self, kind: Any, text: str, answer: str) -> None:
+    def test_an_answer_of_the_wrong_kind_broke_the_protocol(
+        self, kind: Any, text: str, answer: str
+    ) -> None:
         _, protocol, heard = self.ask(kind, text)
         protocol.dataReceived(octets("05 00") + octets("05 00 00" + answer + "0000"))
         assert type(heard[0].value.reason) is ProxyBroken
 
-    def test_an_ip_address_as_text_is_one(self) -> None:
+    def test_an_answer_that_is_an_ip_address_as_text_is_one(self) -> None:
         _, protocol, heard = self.ask(resolve, "a")
         protocol.dataReceived(octets("05 00 05 00 00 03 09 3139322E302E322E31 0000"))
         assert heard == ["192.0.2.1"]
 
-    def test_a_name_has_no_name(self) -> None:
+    def test_the_name_of_a_name_cannot_be_asked(self) -> None:
         heard: list[Any] = []
         resolve_ptr(Clock(), FakeEndpoint(), "example.com").addErrback(heard.append)
         assert heard[0].check(ValueError)
 
     @rows("S-26")
-    def test_failure(self) -> None:
+    def test_a_look_up_that_fails_has_the_code_of_the_reply(self) -> None:
         _, protocol, heard = self.ask(resolve, "example.com")
         protocol.dataReceived(octets("05 00") + refused(4))
         assert heard[0].value.code == 4
@@ -701,7 +709,7 @@ class TestLookUps:
     @pytest.mark.parametrize(
         "host", ["", b"", "b\u00fccher.example", "b\u00fccher.example".encode(), "a" * 256]
     )
-    def test_what_cannot_be_asked(self, host: str | bytes) -> None:
+    def test_a_name_that_cannot_be_said_is_not_asked(self, host: str | bytes) -> None:
         heard: list[Any] = []
         resolve(Clock(), FakeEndpoint(), host).addErrback(heard.append)
         assert heard[0].check(ValueError)

@@ -30,7 +30,7 @@ from torsocks_tx.errors import (
 from torsocks_tx.socks.messages import KeyValues
 
 
-def test_it_is_a_connect_error_with_all_that_is_known() -> None:
+def test_a_socks_error_is_a_connect_error_with_all_that_is_known() -> None:
     pairs = KeyValues.of({"UNSUPPORTED": b"A"})
     error = SOCKSError(ArgumentsRefused("x"), None, 2, pairs)
     assert isinstance(error, ConnectError)
@@ -56,13 +56,15 @@ def test_it_is_a_connect_error_with_all_that_is_known() -> None:
         ),
     ],
 )
-def test_sentences(error: SOCKSError, text: str) -> None:
+def test_the_text_of_a_socks_error_is_a_sentence_with_the_code(
+    error: SOCKSError, text: str
+) -> None:
     assert str(error) == text
     assert text.startswith(error.sentence)
 
 
 @rows("P-34")
-def test_advice() -> None:
+def test_a_socks_error_advises_whether_to_try_again() -> None:
     assert SOCKSError(Temporary("x")).retry is Retry.NOW
     assert SOCKSError(TimedOut("x")).retry is Retry.LATER
     for kind in (InvalidBridge, LoginRefused, ArgumentsRefused, NotIsolated):

@@ -67,7 +67,7 @@ OPTIONS: list[tuple[str, ClientOptions]] = [
 
 
 @pytest.mark.parametrize(("text", "options"), OPTIONS)
-def test_options(text: str, options: ClientOptions) -> None:
+def test_each_option_of_a_string_is_one_of_the_client(text: str, options: ClientOptions) -> None:
     endpoint = read("socks:example.com:443" + text)
     assert endpoint._options == options
     assert endpoint._address == at("example.com", 443)
@@ -93,7 +93,9 @@ PLACES: list[tuple[str, type[Any], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("text", "kind", "attributes"), PLACES)
-def test_places(text: str, kind: type[Any], attributes: dict[str, Any]) -> None:
+def test_a_string_says_where_the_server_is(
+    text: str, kind: type[Any], attributes: dict[str, Any]
+) -> None:
     proxy = read("socks:example.com:443" + text)._proxy
     assert type(proxy) is kind
     assert {name: getattr(proxy, name) for name in attributes} == attributes
@@ -130,6 +132,6 @@ def test_places(text: str, kind: type[Any], attributes: dict[str, Any]) -> None:
         ("socks:example.com:1:timeout=soon", "soon"),
     ],
 )
-def test_mistakes(text: str, complaint: str) -> None:
+def test_a_mistake_in_a_string_is_named(text: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         clientFromString(reactor, text)

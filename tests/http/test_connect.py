@@ -38,7 +38,7 @@ REQUESTS = table(
 
 
 @pytest.mark.parametrize(("address", "credentials", "place", "more"), REQUESTS)
-def test_requests(
+def test_each_request_has_its_bytes(
     address: Address, credentials: Credentials | None, place: bytes, more: bytes
 ) -> None:
     expected = b"CONNECT " + place + b" HTTP/1.1\r\nHost: " + place + b"\r\n" + more + b"\r\n"
@@ -65,7 +65,7 @@ ANSWERS = table(
 
 
 @pytest.mark.parametrize(("head", "code"), ANSWERS)
-def test_answers(head: bytes, code: int) -> None:
+def test_each_answer_has_its_code(head: bytes, code: int) -> None:
     assert_parsed(http_connect.parse_answer, head, code)
 
 
@@ -127,7 +127,7 @@ REFUSALS = table(
 
 
 @pytest.mark.parametrize(("code", "kind"), REFUSALS)
-def test_refusals(code: int, kind: type[Refused]) -> None:
+def test_every_refusal_of_a_proxy_has_its_meaning(code: int, kind: type[Refused]) -> None:
     [step] = hear((b"HTTP/1.1 %d No\r\n\r\n" % code,))
     assert isinstance(step, Failed)
     assert type(step.reason) is kind

@@ -199,7 +199,9 @@ STEP_BY_STEP = table(
 
 @rows("R-34", "R-20", "R-32", "S-06")
 @pytest.mark.parametrize(("request_", "server", "expected"), STEP_BY_STEP)
-def test_step_by_step(request_: Request, server: str, expected: list[Any]) -> None:
+def test_what_a_server_answers_step_by_step(
+    request_: Request, server: str, expected: list[Any]
+) -> None:
     assert_outcome(request_, server, expected, pipelined=False)
 
 
@@ -253,7 +255,9 @@ PIPELINED = table(
 
 @rows("R-34", "R-32", "S-38")
 @pytest.mark.parametrize(("request_", "server", "expected"), PIPELINED)
-def test_pipelined(request_: Request, server: str, expected: list[Any]) -> None:
+def test_what_c_tor_answers_to_one_write(
+    request_: Request, server: str, expected: list[Any]
+) -> None:
     first = "05 01 02" + ME + ASK if request_ is KNOWN else "05 01 00" + ASK
     assert_outcome(request_, server, [first, *expected], pipelined=True)
 
@@ -279,7 +283,7 @@ SOCKS4 = table(
 @rows("S-04", "S-05", "R-32")
 @pytest.mark.parametrize("pipelined", [False, True])
 @pytest.mark.parametrize(("server", "expected"), SOCKS4)
-def test_socks4(server: str, expected: list[Any], pipelined: bool) -> None:
+def test_what_a_socks4_server_answers(server: str, expected: list[Any], pipelined: bool) -> None:
     assert_outcome(OLD, server, [FIRST_4, *expected], pipelined=pipelined)
 
 
@@ -386,7 +390,7 @@ class TestUnconfirmed:
         return handshake, steps[1:]
 
     @rows("S-43")
-    def test_closed_it_is_a_failure(self) -> None:
+    def test_a_close_behind_f0_is_a_failure(self) -> None:
         for chunks in cuts(b"\5\0" + NOT_FOUND):
             handshake, steps = self.unconfirmed(chunks)
             assert steps == [Unconfirmed()]
@@ -397,7 +401,7 @@ class TestUnconfirmed:
             assert handshake.eof() == handshake.confirm() == handshake.receive(b"more") == []
 
     @rows("S-03")
-    def test_with_data_behind_it_the_stream_works(self) -> None:
+    def test_with_data_behind_f0_the_stream_works(self) -> None:
         for chunks in cuts(b"\5\0" + NOT_FOUND + b"hello"):
             handshake, steps = self.unconfirmed(chunks)
             rest = b"".join(step.rest for step in steps if isinstance(step, Opened))
@@ -407,13 +411,13 @@ class TestUnconfirmed:
             assert rest
             assert handshake.confirm() == handshake.eof() == []
 
-    def test_after_a_while_the_stream_works(self) -> None:
+    def test_after_a_while_behind_f0_the_stream_works(self) -> None:
         handshake, _ = self.unconfirmed([b"\5\0" + NOT_FOUND])
         (step,) = handshake.confirm()
         assert step == Opened(Reply(0xF0), b"")
         assert handshake.confirm() == []
 
-    def test_cut_off_it_is_a_failure(self) -> None:
+    def test_f0_that_is_cut_off_is_a_failure(self) -> None:
         handshake, steps = self.unconfirmed([b"\5\0", NOT_FOUND[:6]])
         assert steps == []
         (end,) = handshake.eof()
@@ -425,7 +429,7 @@ class TestUnconfirmed:
         _, steps = self.unconfirmed([b"\5\0", bytes([5, code])])
         assert isinstance(steps[0], Failed)
 
-    def test_neither_is_a_look_up(self) -> None:
+    def test_a_look_up_is_never_unconfirmed(self) -> None:
         handshake = ClientHandshake(asking(command=Command.RESOLVE), verify_f0=True)
         handshake.receive(b"\5\0")
         (step,) = handshake.receive(NOT_FOUND[:2])

@@ -112,7 +112,7 @@ OFFERS = table(
 
 @rows("P-05", "P-23", "P-24", "R-34", "S-23")
 @pytest.mark.parametrize(("wishes", "methods", "said", "legacy", "unless"), OFFERS)
-def test_offers(
+def test_what_is_offered_for_each_wish(
     wishes: dict[str, object],
     methods: list[Method],
     said: dict[str, bytes],
@@ -171,7 +171,7 @@ SOCKS4 = table(
 
 @rows("S-13", "S-04", "S-05")
 @pytest.mark.parametrize(("wishes", "user"), SOCKS4)
-def test_socks4(wishes: dict[str, object], user: bytes) -> None:
+def test_what_is_said_by_socks4_for_each_wish(wishes: dict[str, object], user: bytes) -> None:
     options = ClientOptions(version=4, isolation_secret=SECRET, **wishes)  # type: ignore[arg-type]
     request = options.request(CONNECT, at("example.com", 80))
     assert (request.version, request.credentials) == (Version.SOCKS4, Credentials(user))
