@@ -86,12 +86,12 @@ async def walk() -> list[tuple[str, str]]:
 
     quiet: Any = Factory.forProtocol(_Tor)
     quiet.noisy = False
-    tor = reactor.listenTCP(0, quiet, interface="127.0.0.1")
+    tor: Any = reactor.listenTCP(0, quiet, interface="127.0.0.1")
     endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", tor.getHost().port)
     provider = FixedTorProvider(endpoint, pipelined=True)
     await provider.start()
-    factory = SOCKSFactory(TorBackend(reactor, provider))
-    server = reactor.listenTCP(0, factory, interface="127.0.0.1")
+    factory: Any = SOCKSFactory(TorBackend(reactor, provider))
+    server: Any = reactor.listenTCP(0, factory, interface="127.0.0.1")
     try:
         port = server.getHost().port
         await _connect(port)
