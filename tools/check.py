@@ -31,7 +31,8 @@ PROGRESS_EVERY = 10.0
 SCRATCH = "SCRATCH"
 """Stands in commands for a directory with a short path: tests have unix sockets in it."""
 
-PROGRESS = re.compile(r"[.sFEx]+ *\[ *\d+%\]")
+PASSED = re.compile(r"\[gw\d+\] (\[ *\d+%\]) (?:PASSED|SKIPPED) (.*)")
+BEGUN = re.compile(r"tests/\S+\.py::.*")
 MISSING = re.compile(r"Not installed, so their tests were skipped: .*")
 # A registry may need its proxy; the clients under test must not have one.
 PROXIES = [f"{kind}_proxy" for kind in ("http", "https", "ftp", "all", "no")]
@@ -62,7 +63,7 @@ def pytest(venv: str, workers: int, *options: str, ignored: Sequence[str] = ()) 
     for warning in ignored:
         python += ["-W", f"ignore:{warning}:DeprecationWarning"]
     spread = ["--tx", f"{workers}*popen//python={shlex.join(python)}"]
-    return [*python, "-m", "pytest", "-q", "--basetemp", SCRATCH, *spread, *options]
+    return [*python, "-m", "pytest", "-v", "--basetemp", SCRATCH, *spread, *options]
 
 
 UNIT = ("-m", "not network", "--ignore=tests/packaging", "--dist", "worksteal")
@@ -211,11 +212,13 @@ class Run:
         shown = 0.0
         async for text in process.stdout:
             line = text.decode("utf-8", "replace").rstrip()
-            if PROGRESS.fullmatch(line):
+            if passed := PASSED.fullmatch(line):
                 if time.monotonic() - shown < PROGRESS_EVERY:
                     continue
                 shown = time.monotonic()
-                line = line[line.index("[") :]
+                line = " ".join(passed.groups())
+            elif BEGUN.fullmatch(line):
+                continue
             result.missing += MISSING.findall(line)
             if line:
                 self.say(result.stage.name, line)

@@ -54,6 +54,14 @@ def test_every_line_says_which_stage_speaks_and_when() -> None:
     assert lines[-1] == MISSING
 
 
+def test_of_tests_that_pass_one_is_shown_in_a_while() -> None:
+    said = "tests/a.py::b", "[gw0] [ 50%] PASSED tests/a.py::b", "[gw1] [100%] PASSED tests/a.py::c"
+    failed = "[gw1] [100%] FAILED tests/a.py::d"
+    status, lines = outcome([("one", [["printf", "%s\\n", *said, failed]])])
+    assert status == 0
+    assert lines[1:3] == [f" 0:00 one        {line}" for line in ("[ 50%] tests/a.py::b", failed)]
+
+
 def test_the_other_stages_run_when_one_fails() -> None:
     failing = ("one", [["sh", "-c", "exit 3"], ["echo", "never"]])
     status, lines = outcome([failing, ("two", [["echo", "after"]])], [("three", [["true"]])])
