@@ -9,13 +9,13 @@ import resource
 import sys
 
 from twisted.internet import reactor, stdio
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import globalLogBeginner, textFileLogObserver
 from twisted.python.failure import Failure
 
 from torsocks_tx.backends.memory import MemoryBackend, MemoryOutbound
 from torsocks_tx.server.factory import SOCKSFactory
+from torsocks_tx.twistd.binding import server_endpoint
 
 
 class UntilTheEnd(Protocol):
@@ -33,7 +33,7 @@ def main(files: int, where: str) -> None:
     globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stderr)], redirectStandardIO=False)
     stdio.StandardIO(UntilTheEnd())
     place = "tcp:0:interface=127.0.0.1" if where == "tcp" else where
-    listening = serverFromString(reactor, place).listen(SOCKSFactory(MemoryBackend(echo)))
+    listening = server_endpoint(reactor, place).listen(SOCKSFactory(MemoryBackend(echo)))
 
     def tell(port: object) -> None:
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

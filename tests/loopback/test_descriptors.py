@@ -16,6 +16,7 @@ from tests.support.peers import GRANTED, Peer, named
 from tests.support.processes import start_python
 
 FILES = 40
+CLIENT = "127.77.66.55"
 
 
 async def first_served(ground: Ground, endpoint: Any) -> Peer:
@@ -37,7 +38,7 @@ async def test_the_listener_survives_and_resumes(ground: Ground, tmp_path: Path)
     port = int((await program.line("listening")).split()[1])
     endpoint: Any = UNIXClientEndpoint(reactor, path)
     if ground.kind == "tcp":
-        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port)
+        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port, bindAddress=(CLIENT, 0))
     served = []
     # Who finds no place is closed at once; until then everybody is served.
     with contextlib.suppress(ConnectError):
@@ -56,6 +57,8 @@ async def test_the_listener_survives_and_resumes(ground: Ground, tmp_path: Path)
     assert await client.take(10) == GRANTED
     client.send(b"hello")
     assert await client.take(5) == b"hello"
-    assert b"EMFILE" in program.errors
+    assert program.errors.count(b"no file descriptors are left") == 1
+    # Twisted's own ports log the address of each client that they turn away.
+    assert CLIENT.encode() not in program.errors
     program.transport.closeStdin()
     assert await program.end() == 0

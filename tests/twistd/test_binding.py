@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from stat import S_IMODE
+from typing import Any
 
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import Factory
 from twisted.logger import LogEvent, eventAsText, globalLogPublisher
 
@@ -102,6 +104,35 @@ async def test_a_client_address_that_is_none_is_refused_without_a_traceback(
     assert "the client's address, from a PROXY header, is none" in ours
     assert "Traceback" not in ours
     assert "canary" not in ours
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "tcp:0:interface=127.0.0.1",
+        "tcp:port=0:interface=127.0.0.1:backlog=100",
+        r"tcp6:0:interface=\:\:1",
+        "unix:{}",
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_burst_of_clients_is_accepted_in_portions(form: str, tmp_path: Path) -> None:
+    accepted: list[IAddress] = []
+
+    class TurnAway(Factory):
+        def buildProtocol(self, addr: IAddress) -> None:
+            accepted.append(addr)
+
+    listener = parse_listener(form.format(tmp_path / "socks"))
+    port: Any = bind(reactor, listener, TurnAway(), authenticated=False)
+    with contextlib.ExitStack() as clients:
+        for _ in range(70):
+            client = clients.enter_context(socket.socket(port.socket.family))
+            client.connect(port.socket.getsockname())
+        for most in (32, 64, 70, 70):
+            port.doRead()
+            assert len(accepted) == most
+    await port.stopListening()
 
 
 class TestSocketFile:

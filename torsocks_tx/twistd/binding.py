@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
@@ -16,6 +17,8 @@ from twisted.internet import abstract, base, tcp, unix
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import (
     AdoptedStreamServerEndpoint,
+    TCP4ServerEndpoint,
+    TCP6ServerEndpoint,
     UNIXServerEndpoint,
     serverFromString,
 )
@@ -27,6 +30,7 @@ from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from torsocks_tx.server.connections import RareWarning
 from torsocks_tx.twistd.listen import (
     BACKLOG,
     PROXIED,
@@ -36,8 +40,8 @@ from torsocks_tx.twistd.listen import (
     fields_of,
 )
 
-_PER_TURN = 100
-"""Clients that one turn of the reactor accepts, as with Twisted's own ports at first."""
+_PER_TURN = 32
+"""Clients that one turn of the reactor accepts: it takes about 10 ms."""
 
 _log = Logger()
 
@@ -95,10 +99,11 @@ def _listening_port(reactor: Any, listener: Listener, factory: Factory) -> IList
 
 
 def server_endpoint(reactor: Any, description: str) -> Any:
-    """Twisted's endpoint for this string, but for unix sockets and inherited ones.
+    """An endpoint for this string: one of ours for TCP, unix and inherited sockets.
 
-    Twisted's own would take a socket file from a program that listens there if a lock file is
-    missing, and would change the mode of an inherited socket's file and remove it at the end.
+    Twisted's own takes a socket file from a program that listens there if a lock file is missing,
+    changes the mode of an inherited socket's file, and removes it at the end. Its ports accept ever
+    more clients in one turn of the reactor, and log client addresses when descriptors run out.
     """
     if description.startswith(PROXIED):
         inner = server_endpoint(reactor, description.removeprefix(PROXIED))
@@ -108,10 +113,15 @@ def server_endpoint(reactor: Any, description: str) -> Any:
 
         return proxyEndpoint(_Endpoint(listen_guarded))
     endpoint = serverFromString(reactor, description)
+    positional, named = fields_of(description)
+    backlog = int(named.get("backlog", BACKLOG))
     if isinstance(endpoint, UNIXServerEndpoint):
-        (_, path), named = fields_of(description)
-        mode, backlog = int(named.get("mode", "600"), 8), int(named.get("backlog", BACKLOG))
+        path, mode = positional[1], int(named.get("mode", "600"), 8)
         return _Endpoint(partial(_listen_at_path, reactor, path, mode, backlog))
+    if isinstance(endpoint, (TCP4ServerEndpoint, TCP6ServerEndpoint)):
+        anywhere = "::" if isinstance(endpoint, TCP6ServerEndpoint) else ""
+        place = named.get("interface") or anywhere, int(named.get("port") or positional[1])
+        return _Endpoint(partial(_listen_at_address, reactor, place, backlog))
     if isinstance(endpoint, AdoptedStreamServerEndpoint):
         return _Endpoint(partial(adopt, reactor, endpoint.fileno))
     return endpoint
@@ -150,6 +160,48 @@ class _ProxyHeaderGuard(ProtocolWrapper):
 class _GuardingFactory(WrappingFactory):
     protocol = _ProxyHeaderGuard
     noisy = False
+
+
+class _ListeningSocket(socket.socket):
+    """A socket that listens; while no descriptor is free, it closes whoever is next."""
+
+    _log = Logger()
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._spare = _open_spare()
+        text = "no file descriptors are left: clients are turned away ({count})"
+        self._warning = RareWarning(self._log, text, time.monotonic)
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Accept a client."""
+        try:
+            return super().accept()
+        except OSError as error:
+            if error.errno != errno.EMFILE or self._spare is None:
+                raise
+        # Twisted would do the same, but log the client's address.
+        os.close(self._spare)
+        try:
+            super().accept()[0].close()
+            self._warning.note()
+        finally:
+            self._spare = _open_spare()
+        raise BlockingIOError(errno.EAGAIN, "nobody is accepted now")
+
+    def close(self) -> None:
+        """Close it."""
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            os.close(spare)
+        super().close()
+
+
+def _open_spare() -> int | None:
+    """Open a descriptor that can be given up when another is needed."""
+    with contextlib.suppress(OSError):
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    return None
 
 
 class _AdoptedPort(base.BasePort):
@@ -216,7 +268,7 @@ def adopt(reactor: Any, descriptor: int, factory: Factory, *, per_turn: int = _P
 
     ``per_turn``: clients that are accepted in one turn of the reactor.
     """
-    sock = socket.socket(fileno=descriptor)
+    sock = _ListeningSocket(fileno=descriptor)
     if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         sock.close()
         raise ValueError(f"the inherited socket {descriptor} does not listen")
@@ -239,11 +291,27 @@ def _port(reactor: Any, sock: socket.socket, factory: Factory, per_turn: int) ->
     return port
 
 
+def _listen_at_address(
+    reactor: Any, place: tuple[str, int], backlog: int, factory: Factory
+) -> IListeningPort:
+    """Listen at an address and a TCP port."""
+    family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
+    sock = _ListeningSocket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(place)
+        sock.listen(backlog)
+    except (OSError, OverflowError) as error:
+        sock.close()
+        raise OSError(getattr(error, "strerror", None) or str(error)) from None
+    return _port(reactor, sock, factory, _PER_TURN)  # type: ignore[no-any-return]
+
+
 def _listen_at_path(
     reactor: Any, path: str, mode: int, backlog: int, factory: Factory
 ) -> IListeningPort:
     """Listen at a socket file; one at which nobody listens any more is replaced."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = _ListeningSocket(socket.AF_UNIX, socket.SOCK_STREAM)
     lock = None
     try:
         lock = _lock(os.path.dirname(path) or os.curdir)
