@@ -1,4 +1,4 @@
-"""Whatever a parent sets: it is used, or the program says why not, in one line without it."""
+"""Any environment of a parent is used, or refused in one line."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fuzz.strategies import fuzz
-from torsocks_tx.pt import environment, proxy_uri
-from torsocks_tx.pt.environment import Environment, Unusable
-from torsocks_tx.pt.proxy_uri import UpstreamProxy
+from torsocks_tx.pt import spec
+from torsocks_tx.pt.spec import Environment, Unusable, UpstreamProxy
 
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=60)
 NAMES = [
@@ -35,7 +34,7 @@ def outcome(error: Unusable) -> bytes:
 @fuzz
 def test_any_environment(environ: dict[str, str]) -> None:
     try:
-        read = environment.read(environ)
+        read = spec.read_environment(environ)
     except Unusable as error:
         line = outcome(error)
         assert line.startswith(b"ENV-ERROR ")
@@ -47,7 +46,7 @@ def test_any_environment(environ: dict[str, str]) -> None:
 @fuzz
 def test_any_versions(versions: str) -> None:
     try:
-        environment.check_version({"TOR_PT_MANAGED_TRANSPORT_VER": versions})
+        spec.check_version({"TOR_PT_MANAGED_TRANSPORT_VER": versions})
     except Unusable as error:
         line = outcome(error)
         assert line.startswith((b"ENV-ERROR ", b"VERSION-ERROR "))
@@ -59,7 +58,7 @@ def test_any_versions(versions: str) -> None:
 @fuzz
 def test_any_proxy(uri: str) -> None:
     try:
-        proxy = proxy_uri.parse(uri)
+        proxy = spec.parse_proxy(uri)
     except Unusable as error:
         line = outcome(error)
         assert line.startswith(b"PROXY-ERROR ")

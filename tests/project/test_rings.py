@@ -19,19 +19,13 @@ PACKAGE = "torsocks_tx"
 # Patterns of names below the package; "" is the package itself.
 RINGS: tuple[tuple[str, ...], ...] = (
     ("errors", "limits", "socks", "socks.*", "http", "http.*"),
-    (
-        *("policy", "policy.*"),
-        *("pt.codec", "pt.environment", "pt.lines", "pt.proxy_uri"),
-    ),
+    ("policy", "policy.*", "pt.spec"),
     ("interfaces", "relay", "relay.*"),
     ("client", "client.*"),
     ("web", "web.*"),
     ("backends", "backends.*"),
     ("server", "server.*"),
-    (
-        *("pt", "pt.channel", "pt.dialing", "pt.listener", "pt.managed", "pt.parent"),
-        "pt.transport",
-    ),
+    ("pt", "pt.channel", "pt.managed", "pt.transport"),
     ("fastpath", "fastpath.*"),
     ("testing", "testing.*"),
     ("twistd", "twistd.*"),

@@ -12,8 +12,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tests.support.transports import FakeTransport, WholeTransport
-from torsocks_tx.pt.listener import TransportFactory
-from torsocks_tx.pt.transport import Target
+from torsocks_tx.pt.transport import Target, TransportFactory
 
 CONNECT = bytes.fromhex("05 01 00 01 C0000201 0FA0")
 """A request for 192.0.2.1:4000."""

@@ -1,4 +1,4 @@
-"""A codec between a protocol and a connection, in memory and over real sockets."""
+"""A codec between a protocol and a connection, in memory."""
 
 from __future__ import annotations
 
@@ -13,18 +13,51 @@ from twisted.logger import LogEvent
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from tests.pt.codecs import Swap
 from tests.pt.ports import HeldEndpoint
 from tests.support.rows import rows
 from tests.support.tables import cuts
 from tests.support.transports import BareTransport, FakeTransport, WholeTransport
 from torsocks_tx.errors import ConnectionRefused, GeneralFailure, InvalidBridge, Temporary
-from torsocks_tx.pt.channel import Channel, CodecEndpoint
-from torsocks_tx.pt.codec import Codec
+from torsocks_tx.pt.channel import Channel, Codec, CodecEndpoint
+
+
+class Swap(Codec):
+    """Sends HELLO, expects WELCOME, answers THANKS; then swaps the case of payload.
+
+    Payload with ``?`` is refused, payload with ``!`` is a fault of the codec.
+    """
+
+    ready = False
+
+    def __init__(self) -> None:
+        self.heard = b""
+
+    def start(self) -> bytes:
+        return b"HELLO"
+
+    def decode(self, data: bytes) -> tuple[bytes, bytes]:
+        if self.ready:
+            return self._swap(data), b""
+        self.heard += data
+        word, rest = self.heard[:7], self.heard[7:]
+        if not b"WELCOME".startswith(word):
+            raise InvalidBridge("no welcome")
+        self.ready = word == b"WELCOME"
+        return self._swap(rest), b"THANKS" if self.ready else b""
+
+    def encode(self, data: bytes) -> bytes:
+        return self._swap(data)
+
+    def _swap(self, data: bytes) -> bytes:
+        if b"?" in data:
+            raise InvalidBridge("a question")
+        if b"!" in data:
+            raise ZeroDivisionError
+        return data.swapcase()
 
 
 class Above(Protocol):
-    """The protocol above; ``heard`` is what it was told."""
+    """The protocol that uses the channel; ``heard`` lists what it received."""
 
     transport: Any
 
@@ -43,7 +76,7 @@ class Above(Protocol):
 
 @implementer(IHalfCloseableProtocol)
 class HalfCloseable(Above):
-    """One that can go on when one way is closed."""
+    """One that supports half-close."""
 
     def readConnectionLost(self) -> None:
         self.heard.append("read lost")
@@ -53,7 +86,7 @@ class HalfCloseable(Above):
 
 
 class Stage:
-    """A channel on a transport in memory, and all that is around it."""
+    """A channel on a transport in memory, with its endpoint, codec and protocol."""
 
     def __init__(
         self,
@@ -94,7 +127,7 @@ class Stage:
 
 
 class TestHandshake:
-    def test_the_protocol_is_connected_when_it_is_finished(self) -> None:
+    def test_protocol_is_connected_when_the_handshake_is_finished(self) -> None:
         for chunks in cuts(b"WELCOME"):
             stage = Stage().connect()
             assert stage.below.take() == b"HELLO"
@@ -106,18 +139,18 @@ class TestHandshake:
             assert stage.above.heard == ["made"]
             assert stage.below.take() == b"THANKS"
 
-    def test_payload_may_come_with_its_end(self) -> None:
+    def test_payload_may_come_with_the_end_of_the_handshake(self) -> None:
         stage = Stage().connect()
         stage.hear(b"WELCOMEabc")
         assert stage.above.heard == ["made", b"ABC"]
 
-    def test_there_may_be_none(self) -> None:
+    def test_codec_without_handshake_opens_at_once(self) -> None:
         stage = Stage(Codec).connect()
         assert stage.outcome == [stage.above]
         assert stage.below.take() == b""
 
     @rows("P-31", "P-32")
-    def test_what_the_codec_raises_is_the_outcome(self) -> None:
+    def test_refusal_of_the_codec_is_the_outcome(self) -> None:
         stage = Stage().connect()
         stage.hear(b"WELXX")
         assert stage.failure is InvalidBridge
@@ -126,30 +159,30 @@ class TestHandshake:
         stage.below.finish()
         assert stage.failure is InvalidBridge
 
-    def test_so_it_is_where_it_has_a_fault(self) -> None:
+    def test_fault_of_the_codec_is_the_outcome(self) -> None:
         stage = Stage().connect()
         stage.hear(b"WELCOME!")
         assert stage.failure is ZeroDivisionError
 
     @rows("P-29", "P-30")
-    def test_a_fin_is_what_the_codec_says(self) -> None:
+    def test_fin_during_the_handshake_fails_as_the_codec_says(self) -> None:
         stage = Stage().connect()
         stage.below.protocol.readConnectionLost()
         assert stage.below.asked[-1] == "loseConnection"
         stage.below.lose()
         assert stage.failure is Temporary
 
-    def test_a_reset_is_a_refusal(self) -> None:
+    def test_reset_during_the_handshake_is_connection_refused(self) -> None:
         stage = Stage().connect()
         stage.below.lose(clean=False)
         assert stage.failure is ConnectionRefused
 
-    def test_a_connection_that_is_not_made(self) -> None:
+    def test_failure_to_connect_is_the_outcome(self) -> None:
         stage = Stage()
         stage.endpoint.connecting.errback(ConnectionRefusedError())
         assert stage.failure is ConnectionRefusedError
 
-    def test_a_factory_that_makes_nothing(self) -> None:
+    def test_factory_without_protocol_is_a_general_failure(self) -> None:
         endpoint, outcome = HeldEndpoint(), []
         factory = Factory.forProtocol(lambda: None)  # type: ignore[arg-type, return-value]
         factory.buildProtocol = lambda addr: None  # type: ignore[method-assign]
@@ -159,13 +192,13 @@ class TestHandshake:
         assert outcome[0].type is GeneralFailure
         assert "abortConnection" in transport.asked
 
-    def test_cancelling_while_it_connects(self) -> None:
+    def test_cancelling_while_connecting_cancels_the_endpoint(self) -> None:
         stage = Stage()
         stage.opening.cancel()
         assert stage.failure is CancelledError
         assert stage.endpoint.connecting.called
 
-    def test_cancelling_during_the_handshake(self) -> None:
+    def test_cancelling_during_the_handshake_resets(self) -> None:
         stage = Stage().connect()
         stage.opening.cancel()
         assert stage.failure is CancelledError
@@ -175,7 +208,7 @@ class TestHandshake:
         assert stage.below.take() == b"HELLO"
         assert stage.failure is CancelledError
 
-    def test_a_connection_that_comes_too_late(self) -> None:
+    def test_connection_after_cancelling_is_reset(self) -> None:
         """Some endpoints cannot be cancelled."""
         endpoint, outcome = HeldEndpoint(), []
         channel = Channel(Swap(), Factory.forProtocol(Above))
@@ -188,7 +221,7 @@ class TestHandshake:
 
 
 class TestOpen:
-    def test_bytes_are_turned_both_ways(self) -> None:
+    def test_bytes_are_encoded_and_decoded(self) -> None:
         stage = Stage().open()
         stage.above.transport.write(b"abc")
         stage.above.transport.writeSequence([b"de", b"f"])
@@ -199,7 +232,7 @@ class TestOpen:
     @pytest.mark.parametrize(
         ("clean", "kind"), [(True, ConnectionDone), (False, ConnectionLost)], ids=["FIN", "RST"]
     )
-    def test_its_end_is_heard_as_it_was(self, clean: bool, kind: type) -> None:
+    def test_fin_and_reset_reach_the_protocol(self, clean: bool, kind: type) -> None:
         stage = Stage().open()
         stage.below.lose(clean)
         assert stage.above.heard == [kind]
@@ -215,21 +248,21 @@ class TestOpen:
         stage.below.protocol.writeConnectionLost()
         assert stage.above.heard == ["read lost", "write lost"]
 
-    def test_unless_the_protocol_knows_nothing_of_it(self) -> None:
+    def test_read_end_closes_where_the_protocol_has_no_half_close(self) -> None:
         stage = Stage().open()
         stage.below.protocol.readConnectionLost()
         assert stage.below.asked[-1] == "loseConnection"
         stage.below.protocol.writeConnectionLost()
         assert stage.above.heard == []
 
-    def test_or_the_connection_does_not(self) -> None:
+    def test_write_end_is_ignored_where_the_connection_has_no_half_close(self) -> None:
         stage = Stage(transport=WholeTransport()).open()
         asked = list(stage.below.asked)
         stage.above.transport.loseWriteConnection()
         assert stage.below.asked == asked
 
     @pytest.mark.parametrize("call", ["loseConnection", "abortConnection", "stopProducing"])
-    def test_calls_pass_through(self, call: str) -> None:
+    def test_ends_asked_by_the_protocol_pass_through(self, call: str) -> None:
         stage = Stage().open()
         getattr(stage.above.transport, call)()
         assert stage.below.asked[-1] == call
@@ -246,12 +279,12 @@ class TestOpen:
         channel.resumeProducing()
         assert stage.below.reading
 
-    def test_addresses_are_the_connections(self) -> None:
+    def test_addresses_are_those_of_the_connection(self) -> None:
         stage = Stage().open()
         assert stage.above.transport.getPeer() == stage.below.getPeer()
         assert stage.above.transport.getHost() == stage.below.getHost()
 
-    def test_a_refusal_of_the_codec_ends_it(self) -> None:
+    def test_refusal_of_the_codec_resets_an_open_stream(self) -> None:
         for send in (False, True):
             stage = Stage().open()
             if send:
@@ -260,7 +293,7 @@ class TestOpen:
                 stage.hear(b"a?")
             assert stage.below.asked[-1] == "abortConnection"
 
-    def test_a_fault_of_the_codec_is_logged_and_ends_it(
+    def test_fault_of_the_codec_is_logged_and_resets_an_open_stream(
         self, logged_failures: list[LogEvent]
     ) -> None:
         stage = Stage().open()
@@ -271,16 +304,22 @@ class TestOpen:
         assert stage.below.asked[-1] == "abortConnection"
         assert stage.above.heard == []
 
-    def test_the_transport_is_prepared_and_has_no_address_in_its_name(self) -> None:
+    def test_transport_has_options_set_and_no_address_in_its_log_prefix(self) -> None:
         stage = Stage().open()
         assert {"noDelay", "keepAlive"} <= set(stage.below.asked)
         assert stage.below.logstr == "Channel"
 
 
-def test_a_connection_that_cannot_abort_is_closed() -> None:
+def test_connection_that_cannot_abort_is_closed() -> None:
     stage = Stage()
     channel: Any = stage.endpoint.factory.buildProtocol(None)
     channel.makeConnection(BareTransport(stage.below))
     stage.opening.cancel()
     assert [failure.type for failure in stage.outcome] == [CancelledError]
     assert stage.below.asked == ["loseConnection"]
+
+
+def test_base_codec_changes_nothing() -> None:
+    codec = Codec()
+    assert codec.decode(b"data") == (b"data", b"")
+    assert codec.encode(b"data") == b"data"

@@ -26,8 +26,7 @@ from tests.support.rows import rows
 from tests.support.tables import octets, table
 from tests.support.transports import FakeTransport
 from torsocks_tx.pt import run
-from torsocks_tx.pt.managed import ManagedTransports
-from torsocks_tx.pt.parent import Parent
+from torsocks_tx.pt.managed import ManagedTransports, Parent
 
 ENVIRONMENT = {"TOR_PT_MANAGED_TRANSPORT_VER": "1", "TOR_PT_CLIENT_TRANSPORTS": "veil"}
 UNTIL_CLOSED = {**ENVIRONMENT, "TOR_PT_EXIT_ON_STDIN_CLOSE": "1"}

@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from twisted.python.log import LogPublisher
 
 from tests.support.transports import FakeTransport
-from torsocks_tx.pt.parent import FLUSH_TIMEOUT, Parent, ParentLog
+from torsocks_tx.pt.managed import FLUSH_TIMEOUT, Parent, ParentLog
 
 
 class Stage:

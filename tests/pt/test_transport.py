@@ -1,22 +1,343 @@
-"""What an author of a transport is given."""
+"""Transports: the arguments and targets of their author, and the SOCKS port of a parent."""
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from pathlib import PurePath
 
 import pytest
+from twisted.internet import error
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactor
+from twisted.logger import LogEvent
 
-from tests.support.tables import at, table
-from torsocks_tx.errors import InvalidBridge, ProtocolError
-from torsocks_tx.pt.dialing import Dialer
-from torsocks_tx.pt.transport import Setting, Target, arguments_of
+from tests.pt.ports import CONNECT, Port, pairs, userpass
+from tests.support.peers import GRANTED, refused
+from tests.support.rows import rows
+from tests.support.tables import at, octets, table
+from torsocks_tx.errors import Internal, InvalidBridge, ProtocolError, Temporary, TimedOut
+from torsocks_tx.pt.transport import HANDSHAKE_TIMEOUT, Dialer, Setting, Target, arguments_of
 from torsocks_tx.socks.constants import Command, Version
 from torsocks_tx.socks.messages import Credentials, KeyValues, Request
 
 PLACE = at("192.0.2.1", 4000)
+
+Pairs = tuple[tuple[str, bytes], ...]
+
+OFFERS = table(
+    [
+        ("nothing", b"\0", 0),
+        ("credentials", b"\2", 2),
+        ("both", b"\0\2", 2),
+        ("both, the other way round", b"\2\0", 2),
+        ("pairs too", b"\0\2\x97", 0x97),
+        ("pairs and nothing", b"\0\x97", 0x97),
+        ("GSSAPI", b"\1", 0xFF),
+    ]
+)
+
+
+def greet(port: Port, *methods: int) -> None:
+    offer = bytes(methods)
+    assert port.say(bytes([5, len(offer)]) + offer)[:1] == b"\5"
+
+
+class TestMethods:
+    @rows("P-02")
+    @pytest.mark.parametrize(("offered", "selected"), OFFERS)
+    def test_arguments_are_never_lost(self, offered: bytes, selected: int) -> None:
+        port = Port()
+        assert port.say(bytes([5, len(offered)]) + offered) == bytes([5, selected])
+
+    def test_a_parent_without_arguments(self) -> None:
+        port = Port()
+        greet(port, 0)
+        port.say(CONNECT)
+        assert port.target.arguments == KeyValues()
+        assert port.target.address == at("192.0.2.1", 4000)
+
+    def test_one_that_sends_some_unasked(self) -> None:
+        port = Port()
+        greet(port, 0)
+        assert port.say(userpass(b"k=v")) == b"\1\0"
+        port.say(CONNECT)
+        assert port.target.arguments == KeyValues((("k", b"v"),))
+
+
+def text_of(length: int) -> bytes:
+    return b"k=" + b"v" * (length - 2)
+
+
+ARGUMENTS = table(
+    [
+        ("short", b"a=1;b=2", (("a", b"1"), ("b", b"2"))),
+        ("escapes", rb"k=\\\;\=;a\=b=c=d", (("k", rb"\;="), ("a=b", b"c=d"))),
+        ("255", text_of(255), (("k", b"v" * 253),)),
+        ("256", text_of(256), (("k", b"v" * 254),)),
+        ("510", text_of(510), (("k", b"v" * 508),)),
+        ("cut in an escape", b"k=" + b"v" * 252 + rb"\\w", (("k", b"v" * 252 + rb"\w"),)),
+        ("a key twice", b"k=1;k=0", (("k", b"1"), ("k", b"0"))),
+        ("what isolates elsewhere", b"<torS0X>9=x", (("<torS0X>9", b"x"),)),
+    ]
+)
+
+
+class TestArguments:
+    @rows("P-02")
+    @pytest.mark.parametrize(("text", "arguments"), ARGUMENTS)
+    def test_by_credentials(self, text: bytes, arguments: Pairs) -> None:
+        port = Port()
+        greet(port, 0, 2)
+        assert port.say(userpass(text[:255], text[255:] or b"\0")) == b"\1\0"
+        assert port.say(CONNECT) == b""
+        assert port.target.arguments == KeyValues(arguments)
+
+    @pytest.mark.parametrize(("text", "arguments"), ARGUMENTS)
+    def test_by_socks4(self, text: bytes, arguments: Pairs) -> None:
+        port = Port()
+        assert port.say(octets("04 01 0FA0 C0000201") + text + b"\0") == b""
+        assert port.target.arguments == KeyValues(arguments)
+        assert port.then(port.endpoint.made, port.far)[:2] == b"\0\x5a"
+
+    @rows("P-02", "P-03")
+    def test_by_pairs(self) -> None:
+        """No escapes, and no bound of 510 bytes; other keys are no arguments."""
+        port = Port()
+        greet(port, 0x97)
+        long = b"\0;=\\" * 15_000
+        answer = port.say(
+            pairs((b"PT.k", long), (b"PT.a", b""), (b"USERNAME", b"x=y"), (b"PT.k", b"2"))
+        )
+        assert answer[:2] == b"\1\0"
+        port.say(CONNECT)
+        assert port.target.arguments == KeyValues((("k", long), ("a", b""), ("k", b"2")))
+
+    def test_pairs_that_the_transport_does_not_know(self) -> None:
+        port = Port(arguments=frozenset({"k"}))
+        greet(port, 0x97)
+        answer = port.say(pairs((b"PT.k", b"1"), (b"PT.l", b"2")))
+        assert answer[:2] == b"\1\2"
+        assert b"UNSUPPORTED\0\4PT.l" in answer
+        assert port.farewell
+        assert port.targets == []
+
+    @rows("P-20", "P-21")
+    @pytest.mark.parametrize(("required", "status"), [(b"PT.k", 0), (b"PT.k,PT.l", 2)])
+    def test_an_argument_that_is_required_must_be_known(self, required: bytes, status: int) -> None:
+        port = Port(arguments=frozenset({"k"}))
+        greet(port, 0x97)
+        answer = port.say(pairs((b"REQUIRE", required)))
+        assert answer[:2] == bytes([1, status])
+        assert (b"UNSUPPORTED\0\4PT.l" in answer) == (status == 2)
+
+    @rows("P-20")
+    def test_more_unknown_arguments_than_an_answer_can_name(
+        self, logged_failures: list[LogEvent]
+    ) -> None:
+        port = Port(arguments=frozenset())
+        greet(port, 0x97)
+        names = [b"PT.%061d" % number for number in range(1024)]
+        answer = port.say(pairs(*((name, b"") for name in names)))
+        assert answer.startswith(b"\1\2\0\1\0\x0bUNSUPPORTED")
+        assert answer.endswith(b"," + names[1007])
+        assert port.farewell
+
+    def test_a_pair_without_a_name_is_no_argument(self) -> None:
+        port = Port()
+        greet(port, 0x97)
+        assert b"PT." not in port.say(pairs((b"PT.", b"1")))
+        port.say(CONNECT)
+        assert port.target.arguments == KeyValues()
+
+    def test_pairs_that_it_knows(self) -> None:
+        port = Port(arguments=frozenset({"k"}))
+        greet(port, 0x97)
+        assert port.say(pairs((b"PT.k", b"1")))[:2] == b"\1\0"
+
+    @pytest.mark.parametrize(
+        "text", [b"k", b"k=v;", b"=v", b"k=v\\", rb"k=\v", b"<torS0X>9", b"<torS0X>0"]
+    )
+    def test_what_is_no_list_of_arguments(self, text: bytes) -> None:
+        port = Port()
+        greet(port, 2)
+        assert port.say(userpass(text)) == b"\1\1"
+        assert port.farewell
+        assert port.say(CONNECT) == b""
+        assert port.targets == []
+
+    def test_nor_is_it_in_socks4(self) -> None:
+        port = Port()
+        assert port.say(octets("04 01 0FA0 C0000201") + b"k\0") == octets("00 5B 0000 00000000")
+        assert port.farewell
+        assert port.targets == []
+
+    def test_they_are_not_shown(self) -> None:
+        port = Port()
+        greet(port, 2)
+        port.say(userpass(b"secret=hunter2"))
+        port.say(CONNECT)
+        assert "hunter2" not in repr(port.target)
+
+
+REQUESTS = table(
+    [
+        ("BIND", "05 02 00 01 C0000201 0FA0", 7),
+        ("UDP ASSOCIATE", "05 03 00 01 C0000201 0FA0", 7),
+        ("RESOLVE", "05 F0 00 03 01 61 0000", 7),
+        ("RESOLVE of an IP address", "05 F0 00 01 C0000201 0000", 7),
+        ("RESOLVE_PTR", "05 F1 00 01 C0000201 0000", 7),
+        ("a name", "05 01 00 03 01 61 0FA0", 8),
+    ]
+)
+
+
+class TestRequests:
+    @rows("P-02")
+    @pytest.mark.parametrize(("request_", "code"), REQUESTS)
+    def test_only_connect_to_ip_addresses(self, request_: str, code: int) -> None:
+        port = Port()
+        greet(port, 0)
+        assert port.say(octets(request_)) == refused(code)
+        assert port.farewell
+        assert port.targets == []
+
+    @pytest.mark.parametrize("request_", ["04 F0 0000 C0000201 00", "04 02 0FA0 C0000201 00"])
+    def test_nor_by_socks4(self, request_: str) -> None:
+        port = Port()
+        assert port.say(octets(request_)) == octets("00 5B 0000 00000000")
+        assert port.targets == []
+
+    @pytest.mark.parametrize(
+        ("request_", "host"),
+        [
+            ("05 01 00 04 20010DB8000000000000000000000001 0FA0", "2001:db8::1"),
+            ("05 01 00 03 09 3139322E302E322E31 0FA0", "192.0.2.1"),
+        ],
+        ids=["IPv6", "an IP address as text"],
+    )
+    def test_every_notation_of_one(self, request_: str, host: str) -> None:
+        port = Port()
+        greet(port, 0)
+        port.say(octets(request_))
+        assert port.target.address == at(host, 4000)
+
+    def test_the_reply_waits_for_the_transports_handshake(self) -> None:
+        port = Port()
+        greet(port, 0)
+        assert port.say(CONNECT + b"early") == b""
+        port.clock.advance(HANDSHAKE_TIMEOUT + 1)
+        assert port.transport.take() == b""
+        assert port.then(port.endpoint.made, port.far) == GRANTED
+        assert port.far.take() == b"early"
+        assert port.say(b" bird") == b""
+        assert port.far.take() == b"early bird"[5:]
+        assert port.then(port.far.protocol.dataReceived, b"hello") == b"hello"
+
+    def test_a_parent_that_leaves(self) -> None:
+        port = Port()
+        greet(port, 0)
+        port.say(CONNECT)
+        port.transport.lose()
+        assert port.endpoint.connecting.called
+        assert port.clock.getDelayedCalls() == []
+
+    def test_the_handshake_is_short(self) -> None:
+        port = Port()
+        port.clock.advance(HANDSHAKE_TIMEOUT - 0.1)
+        assert port.transport.asked[-1] != "loseWriteConnection"
+        port.clock.advance(0.2)
+        assert port.farewell
+
+    def test_streams_may_all_share(self) -> None:
+        port = Port()
+        greet(port, 2)
+        port.say(userpass(b"k=v"))
+        port.say(CONNECT)
+        other = Port()
+        greet(other, 0)
+        other.say(CONNECT)
+        first, second = (
+            each.factory.admit(_request_of(each), each.transport.getPeer())
+            for each in (port, other)
+        )
+        assert first == second
+
+
+def _request_of(port: Port):  # type: ignore[no-untyped-def]
+    return port.protocol._errand._request  # type: ignore[union-attr]
+
+
+# What happens; the code for a parent that did not offer X'97', and for one that did.
+OUTCOMES = table(
+    [
+        ("Temporary", Temporary("busy"), 0x01, 0xF0),
+        ("InvalidBridge", InvalidBridge("no"), 0x05, 0xF1),
+        ("Internal", Internal("oh"), 0x01, 0xF2),
+        ("another refusal", TimedOut("late"), 0x06, 0x06),
+        ("refused", error.ConnectionRefusedError(), 0x05, 0x05),
+        ("refused, by number", error.ConnectError(errno.ECONNREFUSED), 0x05, 0x05),
+        ("reset", error.ConnectError(errno.ECONNRESET), 0x05, 0x05),
+        ("no network", error.NoRouteError(), 0x03, 0x03),
+        ("no network, by number", error.ConnectError(errno.ENETUNREACH), 0x03, 0x03),
+        ("no host", error.ConnectError(errno.EHOSTUNREACH), 0x04, 0x04),
+        ("late", error.TimeoutError(), 0x06, 0x06),
+        ("late, by number", error.ConnectError(errno.ETIMEDOUT), 0x06, 0x06),
+        ("late, by Python", OSError(errno.ETIMEDOUT, "late"), 0x06, 0x06),
+        ("another error of the network", error.ConnectError(errno.EACCES), 0x01, 0x01),
+        ("lost", error.ConnectionLost(), 0x01, 0x01),
+    ]
+)
+
+
+class TestOutcomes:
+    @rows("P-26", "P-29", "P-31", "P-33")
+    @pytest.mark.parametrize(("reason", "plain", "extended"), OUTCOMES)
+    def test_codes(self, reason: Exception, plain: int, extended: int) -> None:
+        for methods, code in (
+            ((0,), plain),
+            ((0, 2), plain),
+            ((0, 0x97), extended),
+        ):
+            port = Port()
+            self.ask(port, *methods)
+            assert port.then(port.endpoint.failed, reason) == refused(code)
+            assert port.farewell
+            port = Port(raises=reason)
+            assert self.ask(port, *methods) == refused(code)
+            assert port.farewell
+
+    @rows("P-33")
+    @pytest.mark.parametrize("early", [True, False], ids=["choosing", "connecting"])
+    @pytest.mark.parametrize(("methods", "code"), [((0,), 1), ((0, 0x97), 0xF2)])
+    def test_a_fault_is_logged_once(
+        self, early: bool, methods: tuple[int, ...], code: int, logged_failures: list[LogEvent]
+    ) -> None:
+        port = Port(raises=ZeroDivisionError() if early else None)
+        answer = self.ask(port, *methods)
+        if not early:
+            answer = port.then(port.endpoint.failed, ZeroDivisionError())
+        assert answer == refused(code)
+        [event] = logged_failures
+        assert event["log_failure"].type is ZeroDivisionError
+        logged_failures.clear()
+
+    @rows("P-26")
+    def test_a_parent_may_ask_for_plain_codes(self) -> None:
+        for value, code in ((b"rfc1928", 1), (b"none", 1), (b"prop229", 0xF0)):
+            port = Port()
+            greet(port, 0x97)
+            port.say(pairs((b"REPLY_CODES", value)))
+            port.say(CONNECT)
+            assert port.then(port.endpoint.failed, Temporary("busy")) == refused(code)
+
+    def ask(self, port: Port, *methods: int) -> bytes:
+        greet(port, *methods)
+        if 0x97 in methods:
+            assert port.say(pairs())[:2] == b"\1\0"
+        elif 2 in methods:
+            assert port.say(userpass(b"k=v")) == b"\1\0"
+        return port.say(CONNECT)
 
 
 def request(credentials: Credentials | None = None, pairs: KeyValues | None = None) -> Request:

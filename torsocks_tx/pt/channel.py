@@ -1,11 +1,11 @@
-"""A connection whose bytes are turned into others on their way: a codec, and its plumbing.
+"""A connection whose bytes a codec encodes and decodes.
 
 ::
 
-    protocol above  <->  Channel (its transport)  <->  Codec  <->  connection below
+    protocol  <->  Channel (its transport)  <->  Codec  <->  connection to the bridge
 
-A codec has no I/O. ``CodecEndpoint`` connects, lets the codec finish its handshake, and only then
-connects the protocol above. Half-close, resets and backpressure pass through as they are.
+``CodecEndpoint`` connects, lets the codec finish its handshake, and only then connects the
+protocol. Half-close, resets and backpressure pass through as they are.
 """
 
 from __future__ import annotations
@@ -31,13 +31,38 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from torsocks_tx.errors import ConnectionRefused, GeneralFailure, Refused
-from torsocks_tx.pt.codec import Codec
+from torsocks_tx.errors import ConnectionRefused, GeneralFailure, Refused, Temporary
 from torsocks_tx.relay.transports import OneProtocol, abort, can_half_close, prepare
 
 
+class Codec:
+    """Encodes and decodes the bytes of one stream, without I/O. This one changes nothing.
+
+    ``ready`` says whether the handshake is finished; nothing is encoded before. A codec that raises
+    ``Refused`` ends the connection; during the handshake that is also the answer to the parent.
+    """
+
+    ready = True
+
+    def start(self) -> bytes:
+        """Return the bytes to send first; none where the bridge begins."""
+        return b""
+
+    def ended(self) -> Refused:
+        """Return the error for a bridge that closes the connection during the handshake."""
+        return Temporary("the far end closed during the handshake")
+
+    def decode(self, data: bytes) -> tuple[bytes, bytes]:
+        """Turn bytes from the bridge into payload, and bytes to answer at once."""
+        return data, b""
+
+    def encode(self, data: bytes) -> bytes:
+        """Turn payload into the bytes to send to the bridge."""
+        return data
+
+
 class State(Enum):
-    """How far a channel is."""
+    """The state of a channel."""
 
     HANDSHAKE = auto()
     OPEN = auto()
@@ -46,7 +71,7 @@ class State(Enum):
 
 @implementer(ITransport, IConsumer, IPushProducer, IHalfCloseableProtocol)
 class Channel(Protocol):
-    """Between a connection and the protocol that ``factory`` makes once the codec is ready."""
+    """The transport of the protocol that ``factory`` makes once the codec is ready."""
 
     transport: Any = None
     _log = Logger()
@@ -56,11 +81,11 @@ class Channel(Protocol):
         self._codec = codec
         self._factory = factory
         self._state = State.HANDSHAKE
-        self._above: Any = None
+        self._protocol: Any = None
         self._connecting: Deferred[IProtocol] | None = None
 
     def wait_for(self, connecting: Deferred[IProtocol]) -> Deferred[IProtocol]:
-        """Return ``opened``, which fails if ``connecting`` does, and cancels it if cancelled."""
+        """Return ``opened``; it fails if ``connecting`` does, and cancels it when cancelled."""
         self._connecting = connecting
         connecting.addErrback(self._fail)
         return self.opened
@@ -81,7 +106,7 @@ class Channel(Protocol):
             self._open_if_ready()
 
     def dataReceived(self, data: bytes) -> None:
-        """Take bytes from the far end."""
+        """Take bytes from the bridge."""
         decoded = self._ask(self._codec.decode, data)
         if decoded is None:
             return
@@ -90,27 +115,25 @@ class Channel(Protocol):
             self.transport.write(answer)
         self._open_if_ready()
         if payload and self._state is State.OPEN:
-            self._above.dataReceived(payload)
+            self._protocol.dataReceived(payload)
 
     def readConnectionLost(self) -> None:
-        """The far end will send no more."""
-        if self._state is not State.OPEN:
-            self.transport.loseConnection()
-        elif IHalfCloseableProtocol.providedBy(self._above):
-            self._above.readConnectionLost()
+        """Take the end of what the bridge sends."""
+        if self._state is State.OPEN and IHalfCloseableProtocol.providedBy(self._protocol):
+            self._protocol.readConnectionLost()
         else:
             self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
-        """Our sending side is shut down."""
-        if IHalfCloseableProtocol.providedBy(self._above):
-            self._above.writeConnectionLost()
+        """Take that our sending side is shut down."""
+        if IHalfCloseableProtocol.providedBy(self._protocol):
+            self._protocol.writeConnectionLost()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The connection is gone."""
+        """Take the end of the connection."""
         previous, self._state = self._state, State.OVER
         if previous is State.OPEN:
-            self._above.connectionLost(reason)
+            self._protocol.connectionLost(reason)
         elif reason.check(ConnectionDone) is not None:
             self._fail(Failure(self._codec.ended()))
         else:
@@ -119,18 +142,18 @@ class Channel(Protocol):
     def _open_if_ready(self) -> None:
         if self._state is not State.HANDSHAKE or not self._codec.ready:
             return
-        above: Any = self._factory.buildProtocol(self.transport.getPeer())
-        if above is None:
+        protocol: Any = self._factory.buildProtocol(self.transport.getPeer())
+        if protocol is None:
             self._fail(Failure(GeneralFailure("no protocol for the connection")))
             abort(self.transport)
             return
-        self._above = above
+        self._protocol = protocol
         self._state = State.OPEN
-        above.makeConnection(self)
-        self.opened.callback(above)
+        protocol.makeConnection(self)
+        self.opened.callback(protocol)
 
     def _ask(self, act: Callable[..., Any], *arguments: Any) -> Any:
-        """What the codec makes of it; None where the stream is over, or is now by its failure."""
+        """Call the codec; return None where the stream is over, or where the codec failed."""
         if self._state is State.OVER:
             return None
         try:
@@ -155,7 +178,7 @@ class Channel(Protocol):
         elif self._connecting is not None:
             self._connecting.cancel()
 
-    # ITransport, IConsumer and IPushProducer, for the protocol above.
+    # ITransport, IConsumer and IPushProducer, for the protocol.
 
     def write(self, data: bytes) -> None:
         """Encode and send."""
@@ -181,17 +204,17 @@ class Channel(Protocol):
             self.transport.loseWriteConnection()
 
     def getPeer(self) -> IAddress:
-        """Where the connection leads."""
+        """Return the address of the bridge, or of the proxy before it."""
         peer: IAddress = self.transport.getPeer()
         return peer
 
     def getHost(self) -> IAddress:
-        """Where it comes from."""
+        """Return our address of the connection."""
         host: IAddress = self.transport.getHost()
         return host
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """Pause this producer while the connection takes no more."""
+        """Pause this producer while the connection takes no more bytes."""
         self.transport.registerProducer(producer, streaming)
 
     def unregisterProducer(self) -> None:
@@ -222,9 +245,8 @@ class CodecEndpoint:
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """Connect the protocol once the codec's handshake is finished.
 
-        Fails as ``endpoint`` does, or with what the codec raises. Where the far end closes during
-        the handshake, with what the codec says that means; with ``ConnectionRefused`` where it
-        resets.
+        Fails as ``endpoint`` does, or with what the codec raises. If the bridge closes during the
+        handshake, fails with ``Codec.ended()``; if it resets, with ``ConnectionRefused``.
         """
         channel = Channel(self._make_codec(), protocolFactory)
         return channel.wait_for(self._endpoint.connect(OneProtocol(channel)))

@@ -1,41 +1,204 @@
-"""The client's side of the managed-transport protocol (pt-spec, 3): a program that tor starts.
+"""The program that tor starts: the managed-transport protocol, client's side (pt-spec, section 3).
 
 ::
 
     run({"veil": veil})        # all of a transport's main program; never returns
 
-VERSION, PROXY, CMETHOD for each transport that the parent asked for, CMETHODS DONE; then it serves
-until the parent ends it: by SIGTERM, or by closing standard input where it said that it would.
+It says VERSION, PROXY, CMETHOD for each transport that the parent asked for, and CMETHODS DONE;
+then it serves until the parent ends it: by SIGTERM, or by closing standard input where it said that
+it would. Nothing else may be printed to standard output: what is printed by accident becomes a LOG
+line. Lines for the log are dropped while the parent does not read; other lines wait.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
+from enum import Enum, auto
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.interfaces import IHalfCloseableProtocol, IListeningPort, IPushProducer
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.stdio import StandardIO
 from twisted.internet.task import react
-from twisted.logger import Logger
+from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, formatEvent, globalLogBeginner
+from twisted.python.failure import Failure
+from zope.interface import implementer
 
-from torsocks_tx.pt import environment, lines, proxy_uri
-from torsocks_tx.pt.dialing import Dialer
-from torsocks_tx.pt.environment import Environment, Unusable
-from torsocks_tx.pt.listener import TransportFactory
-from torsocks_tx.pt.parent import Parent, log_to, take_standard_io
-from torsocks_tx.pt.transport import Setting, Transport
+from torsocks_tx.pt import spec
+from torsocks_tx.pt.transport import Dialer, Setting, Transport, TransportFactory
 from torsocks_tx.server.connections import ConnectionLimiter, raise_descriptor_limit
 
-LOOPBACK = "127.0.0.1"
+FLUSH_TIMEOUT = 2.0
+"""Seconds that a parent may take to read the last spec."""
+
+_LOOPBACK = "127.0.0.1"
+_TWISTED_NAMESPACES = ("twisted", "log_legacy")
+_SEVERITIES = {
+    LogLevel.debug: "debug",
+    LogLevel.info: "info",
+    LogLevel.warn: "warning",
+    LogLevel.error: "error",
+    LogLevel.critical: "error",
+}
+
+
+class State(Enum):
+    """Whether the parent reads our standard output."""
+
+    READING = auto()
+    STALLED = auto()
+    GONE = auto()
+
+
+@implementer(IHalfCloseableProtocol, IPushProducer)
+class Parent(Protocol):
+    """The parent, at the other end of our standard input and output."""
+
+    transport: Any = None
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._state = State.READING
+        self.input_closed: Deferred[None] = Deferred()
+        self._over: Deferred[None] = Deferred()
+
+    def connectionMade(self) -> None:
+        """Learn from now on when the parent does not read."""
+        self.transport.registerProducer(self, True)
+
+    def say(self, line: bytes) -> None:
+        """Write a line, unless the parent is gone."""
+        if self._state is not State.GONE:
+            self.transport.write(line)
+
+    def say_log(self, severity: str, message: str) -> None:
+        """Write a line for the parent's log; drop it while the parent does not read."""
+        if self._state is State.READING:
+            self.say(spec.log(severity, message))
+
+    async def flush(self) -> None:
+        """Close standard output; return when all is written, or after ``FLUSH_TIMEOUT``."""
+        if self._state is State.GONE:
+            return
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+        try:
+            await self._over.addTimeout(FLUSH_TIMEOUT, self._reactor)
+        except TimeoutError:
+            self._state = State.GONE
+
+    # IPushProducer: standard output is full, or has room again.
+
+    def pauseProducing(self) -> None:
+        """Drop lines for the log: the parent does not read."""
+        self._state = State.STALLED
+
+    def resumeProducing(self) -> None:
+        """Write lines for the log again."""
+        if self._state is State.STALLED:
+            self._state = State.READING
+
+    def stopProducing(self) -> None:
+        """Write nothing more."""
+        self._state = State.GONE
+
+    # IHalfCloseableProtocol.
+
+    def readConnectionLost(self) -> None:
+        """Take that the parent closed our standard input."""
+        if not self.input_closed.called:
+            self.input_closed.callback(None)
+
+    def writeConnectionLost(self) -> None:
+        """Write nothing more: the parent has closed our standard output."""
+        self._state = State.GONE
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Take that everything is written."""
+        self._state = State.GONE
+        if not self._over.called:
+            self._over.callback(None)
+
+
+def take_standard_io(reactor: Any) -> Parent:
+    """Return the parent; standard input and output are its own from then on."""
+    parent = Parent(reactor)
+    standard_io: Any = StandardIO  # typed as on another system
+    stdin, stdout = _own(sys.stdin, os.O_RDONLY), _own(sys.stdout, os.O_WRONLY)
+    standard_io(parent, stdin=stdin, stdout=stdout, reactor=reactor)
+    return parent
+
+
+def _own(stream: TextIO | None, mode: int) -> int:
+    """Return a copy of a stream's descriptor, or one of /dev/null where there is no stream."""
+    # Python sets closed ones to None; their numbers may have gone to other files since.
+    return os.open(os.devnull, mode) if stream is None else os.dup(stream.fileno())
+
+
+@implementer(ILogObserver)
+class ParentLog:
+    """Turns log events into LOG lines; those of the debug level only if ``debug`` is set.
+
+    The text of an exception may hold addresses: above debug only its kind and place are named, also
+    where Twisted's old ``log.err`` made a traceback the text. tor writes every LOG line, debug or
+    not, to its own log at the level info.
+    """
+
+    def __init__(self, parent: Parent, *, debug: bool = False) -> None:
+        self._parent = parent
+        self._debug = debug
+
+    def __call__(self, event: LogEvent) -> None:
+        """Write an event, and its traceback if it has one."""
+        severity = _SEVERITIES.get(event.get("log_level") or LogLevel.info, "info")
+        # Twisted itself says at this level when factories start and when the reactor ends.
+        if severity == "info" and event.get("log_namespace", "").startswith(_TWISTED_NAMESPACES):
+            severity = "debug"
+        text, failure = _text_and_failure(event)
+        if failure is not None:
+            text = f"{text or 'Unhandled error'} ({_kind_and_place(failure)})"
+        if text:
+            self._say(severity, text)
+        if failure is not None:
+            self._say("debug", failure.getTraceback())
+
+    def _say(self, severity: str, text: str) -> None:
+        if self._debug or severity != "debug":
+            self._parent.say_log(severity, text)
+
+
+def _text_and_failure(event: LogEvent) -> tuple[str, Failure | None]:
+    """Return the text of an event, and its failure if it has one."""
+    old = event.get("failure")
+    if isinstance(old, Failure) and "log_failure" not in event:
+        return str(event.get("why") or ""), old
+    return formatEvent(event), event.get("log_failure")
+
+
+def _kind_and_place(failure: Failure) -> str:
+    """Return such as ``ValueError at veil.py:42``."""
+    kind = type(failure.value).__name__
+    if not failure.frames:
+        return kind
+    _, path, line, *_ = failure.frames[-1]
+    return f"{kind} at {os.path.basename(path)}:{line}"
+
+
+def log_to(parent: Parent, *, debug: bool = False) -> None:
+    """Send everything that is logged or printed to the parent's log."""
+    observer = ParentLog(parent, debug=debug)
+    globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=True)
 
 
 class ManagedTransports:
-    """Serves transports, by name, to one parent; up to ``most`` streams at one time."""
+    """Serves transports, by name, to one parent; at most ``most`` streams at one time."""
 
     log = Logger()
 
@@ -55,18 +218,18 @@ class ManagedTransports:
         self._transports = transports
         self._serving: list[tuple[IListeningPort, TransportFactory]] = []
 
-    async def start(self, environ: Mapping[str, str]) -> Environment:
-        """Say all that the parent waits for. Raises ``Unusable``, whose line is said already."""
+    async def start(self, environ: Mapping[str, str]) -> spec.Environment:
+        """Listen, and say so to the parent. Raises ``Unusable``, whose line is said already."""
         try:
             return await self._start(environ)
-        except Unusable as error:
+        except spec.Unusable as error:
             self._parent.say(error.line)
             raise
 
-    async def _start(self, environ: Mapping[str, str]) -> Environment:
-        environment.check_version(environ)
-        self._parent.say(lines.VERSION)
-        wanted = environment.read(environ)
+    async def _start(self, environ: Mapping[str, str]) -> spec.Environment:
+        spec.check_version(environ)
+        self._parent.say(spec.VERSION_DONE)
+        wanted = spec.read_environment(environ)
         state_location = _make_state_location(wanted)
         dialer = self._dialer(wanted)
         for name in dict.fromkeys(wanted.transports):
@@ -74,14 +237,14 @@ class ManagedTransports:
             if name in self._transports:
                 report = partial(self._report, name)
                 await self._serve(name, Setting(dialer, state_location, report))
-        self._parent.say(lines.CMETHODS_DONE)
+        self._parent.say(spec.CMETHODS_DONE)
         return wanted
 
-    def _dialer(self, wanted: Environment) -> Dialer:
+    def _dialer(self, wanted: spec.Environment) -> Dialer:
         proxy = None
         if wanted.proxy is not None:
-            proxy = proxy_uri.parse(wanted.proxy)
-            self._parent.say(lines.PROXY_DONE)
+            proxy = spec.parse_proxy(wanted.proxy)
+            self._parent.say(spec.PROXY_DONE)
         binds = {"bind_v4": wanted.bind_v4, "bind_v6": wanted.bind_v6}
         return Dialer(self._reactor, proxy=proxy, **binds)
 
@@ -89,35 +252,35 @@ class ManagedTransports:
         transport = self._transports[name]
         shared: dict[str, Any] = {"limiter": self._limiter, "debugging": self._debug}
         factory = TransportFactory(self._reactor, transport, setting=setting, **shared)
-        endpoint = TCP4ServerEndpoint(self._reactor, 0, interface=LOOPBACK)
+        endpoint = TCP4ServerEndpoint(self._reactor, 0, interface=_LOOPBACK)
         try:
             port = await endpoint.listen(factory)
         except CannotListenError as error:
-            self._parent.say(lines.cmethod_error(name, f"cannot listen: {error.socketError}"))
+            self._parent.say(spec.cmethod_error(name, f"cannot listen: {error.socketError}"))
             return
         self._serving.append((port, factory))
-        self._parent.say(lines.cmethod(name, LOOPBACK, port.getHost().port))
+        self._parent.say(spec.cmethod(name, _LOOPBACK, port.getHost().port))
 
     def _report(self, name: str, values: Mapping[str, str]) -> None:
-        self._parent.say(lines.status(name, values))
+        self._parent.say(spec.status(name, values))
 
     async def stop(self) -> None:
-        """Take no more streams, and end those that there are."""
+        """Stop listening, and end every stream."""
         while self._serving:
             port, factory = self._serving.pop()
             await maybeDeferred(port.stopListening)
             factory.close_all()
 
 
-def _make_state_location(wanted: Environment) -> Path | None:
+def _make_state_location(wanted: spec.Environment) -> Path | None:
     if wanted.state_location is None:
         return None
     path = Path(wanted.state_location)
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        line = lines.env_error(f"cannot make TOR_PT_STATE_LOCATION: {error.strerror}")
-        raise Unusable(line) from None
+        line = spec.env_error(f"cannot make TOR_PT_STATE_LOCATION: {error.strerror}")
+        raise spec.Unusable(line) from None
     return path
 
 
@@ -136,7 +299,7 @@ async def serve(reactor: Any, transports: Mapping[str, Transport], debug: bool) 
             parent.input_closed.addCallback(lambda _: _end(ending, ended))
         await ending
         await managed.stop()
-    except Unusable:
+    except spec.Unusable:
         raise SystemExit(1) from None
     except Exception:
         managed.log.failure("a fault of this program")
@@ -147,18 +310,19 @@ async def serve(reactor: Any, transports: Mapping[str, Transport], debug: bool) 
 
 
 def _end(ending: Deferred[None], ended: Deferred[None]) -> Deferred[None]:
-    """Begin the end, once; what is returned fires when it is there."""
+    """Ask the program to end, once; fire when it has."""
     if not ending.called:
         ending.callback(None)
     return ended
 
 
 def run(transports: Mapping[str, Transport], *, debug: bool = False) -> NoReturn:
-    """Be a pluggable transport: serve these, by name, to the tor that started this program.
+    """Serve these transports, by name, to the tor that started this program; never return.
 
-    ``debug`` sends debug lines to its log too, where what they say is no secret any more.
+    ``debug`` sends debug lines to tor's log too: they may hold addresses. Raises ValueError for a
+    name that no transport may have.
     """
     for name in transports:
-        if not environment.is_transport_name(name):
+        if not spec.is_transport_name(name):
             raise ValueError(f"not a name of a transport: {name!r}")
     react(serve, (transports, debug))

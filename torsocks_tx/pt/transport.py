@@ -1,4 +1,4 @@
-"""What the author of a transport writes, and what carries a parent's streams over it.
+"""Transports: what their author writes and is given, and the SOCKS server in front of them.
 
 ::
 
@@ -6,40 +6,112 @@
         return CodecEndpoint(target.endpoint, lambda: VeilCodec(target.require("secret")))
 
 A transport is a function: given arguments and an address, it gives an endpoint. What that raises,
-or what its ``connect`` fails with, decides what the parent hears: ``Temporary``, ``InvalidBridge``,
-``Internal``, any other ``Refused``, or an error of the operating system. Anything else is a fault:
-it is logged with its traceback, and is ``Internal`` to the parent.
+or what its ``connect`` fails with, decides the reply to the parent: ``Temporary``,
+``InvalidBridge``, ``Internal``, any other ``Refused``, or an error of the operating system. Any
+other exception is a fault: it is logged with its traceback, and the reply is that of ``Internal``.
 """
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
+from twisted.internet import endpoints
 from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectError, ConnectionClosed
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IAddress, IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from torsocks_tx import errors
 from torsocks_tx.backends.endpoint import EndpointBackend
+from torsocks_tx.client.endpoint import HTTPClientEndpoint, SOCKSClientEndpoint
 from torsocks_tx.client.failures import refused_by
-from torsocks_tx.errors import GeneralFailure, Internal, InvalidBridge, Refused
+from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolation
-from torsocks_tx.pt.dialing import Dialer
+from torsocks_tx.policy.listener import ListenerPolicy
+from torsocks_tx.pt.spec import ProxyKind, UpstreamProxy
+from torsocks_tx.server.connections import ConnectionLimiter
+from torsocks_tx.server.factory import SOCKSFactory
 from torsocks_tx.socks import pt_args
-from torsocks_tx.socks.messages import Address, KeyValues, Request
+from torsocks_tx.socks.address import check_destination
+from torsocks_tx.socks.client_options import ClientOptions
+from torsocks_tx.socks.constants import AddressType, Role
+from torsocks_tx.socks.extended import UNSUPPORTED, key_list
+from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Request
+
+HANDSHAKE_TIMEOUT = 5.0
+"""Seconds for the SOCKS handshake: the parent is on the same machine, and sends it at once."""
 
 PREFIX = "PT."
 """What the keys of arguments begin with in method X'97'."""
 
+_NO_ISOLATION = Isolation(Credentials(b""))
+_VERSIONS = {ProxyKind.SOCKS5: 5, ProxyKind.SOCKS4A: 4}
 _log = Logger()
 
 
-def _say_status(values: Mapping[str, str]) -> None:
-    """Write news to the debug log, where no parent reads STATUS lines."""
+class Dialer:
+    """Makes endpoints that connect as the parent asks: directly, or through a proxy only.
+
+    ``bind_v4`` and ``bind_v6`` are the addresses to connect from, if any.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        *,
+        proxy: UpstreamProxy | None = None,
+        bind_v4: str | None = None,
+        bind_v6: str | None = None,
+    ) -> None:
+        self._reactor = reactor
+        self._proxy = proxy
+        self._bind_v4 = bind_v4
+        self._bind_v6 = bind_v6
+
+    def endpoint(self, address: Address) -> IStreamClientEndpoint:
+        """Return an endpoint for an address. A proxy looks names up; without one, this machine.
+
+        Raises ``InvalidBridge`` for an invalid host name: it may have come from a bridge line.
+        """
+        try:
+            check_destination(address)
+        except errors.ProtocolError as error:
+            raise errors.InvalidBridge(str(error)) from None
+        if self._proxy is None:
+            return self._direct(address)
+        proxy, credentials = self._direct(self._proxy.address), self._proxy.credentials
+        if self._proxy.kind is ProxyKind.HTTP:
+            return HTTPClientEndpoint(self._reactor, proxy, address, credentials)
+        # Nothing that needs method 0x97 is said, and common proxies do not know it.
+        version = _VERSIONS[self._proxy.kind]
+        options = ClientOptions(version, credentials=credentials, extended=False)
+        return SOCKSClientEndpoint(self._reactor, proxy, address.host, address.port, options)
+
+    def _direct(self, address: Address) -> IStreamClientEndpoint:
+        host, port = address.host, address.port
+        if address.type is AddressType.HOSTNAME:
+            # One source for both kinds of address: attempts by the other kind fail.
+            source = _source(self._bind_v4 or self._bind_v6)
+            return endpoints.HostnameEndpoint(self._reactor, host, port, bindAddress=source)
+        is_ipv6 = address.type is AddressType.IPV6
+        bind = self._bind_v6 if is_ipv6 else self._bind_v4
+        # A loopback address cannot be reached from any but its own.
+        source = None if ipaddress.ip_address(host).is_loopback else _source(bind)
+        kind = endpoints.TCP6ClientEndpoint if is_ipv6 else endpoints.TCP4ClientEndpoint
+        return kind(self._reactor, host, port, bindAddress=source)
+
+
+def _source(host: str | None) -> tuple[str, int] | None:
+    return None if host is None else (host, 0)
+
+
+def _log_status(values: Mapping[str, str]) -> None:
+    """Write a status to the debug log, where no parent reads STATUS lines."""
     _log.debug("STATUS {values}", values=dict(values))
 
 
@@ -48,17 +120,17 @@ class Setting:
     """What all streams of one transport have in common.
 
     ``state_location`` is the directory where it may keep files, None where there is none;
-    ``report`` takes what a STATUS line says to the parent.
+    ``report`` sends the parent a STATUS line with these values.
     """
 
     dialer: Dialer
     state_location: PurePath | None = None
-    report: Callable[[Mapping[str, str]], None] = _say_status
+    report: Callable[[Mapping[str, str]], None] = _log_status
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where one stream of the parent is to go: an IP address and port, and the arguments.
+    """The destination of one stream of the parent: an IP address and port, and the arguments.
 
     The keys of ``arguments`` are those of the bridge line; ``arguments.get("k")`` is a value.
     """
@@ -69,21 +141,21 @@ class Target:
 
     @property
     def endpoint(self) -> IStreamClientEndpoint:
-        """Leads to the address, in the way that the parent asks for: a proxy, a source address."""
+        """The endpoint for the address; it uses the proxy or source address that is asked for."""
         return self.setting.dialer.endpoint(self.address)
 
     def endpoint_to(self, host: str, port: int) -> IStreamClientEndpoint:
-        """Leads to another host in that same way; a name is looked up here if there is no proxy.
+        """Return the endpoint for another host; a name is looked up here if there is no proxy.
 
-        Raises ``InvalidBridge`` for what is no host name.
+        Raises ``InvalidBridge`` for an invalid host name.
         """
         return self.setting.dialer.endpoint(Address.of(host, port))
 
     def require(self, key: str) -> bytes:
-        """The first value of an argument; raises ``InvalidBridge`` if there is none."""
+        """Return the first value of an argument; raises ``InvalidBridge`` if there is none."""
         value = self.arguments.get(key)
         if value is None:
-            raise InvalidBridge(f"the bridge line has no argument {key}")
+            raise errors.InvalidBridge(f"the bridge line has no argument {key}")
         return value
 
 
@@ -91,7 +163,7 @@ Transport = Callable[[Target], IStreamClientEndpoint]
 
 
 def arguments_of(request: Request) -> KeyValues:
-    """The arguments that a parent sent, by whatever method. Raises ProtocolError."""
+    """Return the arguments that a parent sent, by whatever method. Raises ProtocolError."""
     if request.pairs is not None:
         named = request.pairs.of_kind(PREFIX)
         return KeyValues.of((key.removeprefix(PREFIX), value) for key, value in named)
@@ -100,13 +172,13 @@ def arguments_of(request: Request) -> KeyValues:
     return pt_args.parse_credentials(request.credentials)
 
 
-def _meaning(failure: Failure) -> Refused:
-    """What a failed attempt is to the parent."""
+def _refusal(failure: Failure) -> errors.Refused:
+    """Return the refusal that a failed attempt is to the parent; log it if it is a fault."""
     reason = refused_by(failure)
-    network = failure.check(Refused, ConnectError, ConnectionClosed, CancelledError)
-    if network is None and type(reason) is GeneralFailure:
+    network = failure.check(errors.Refused, ConnectError, ConnectionClosed, CancelledError)
+    if network is None and type(reason) is errors.GeneralFailure:
         _log.failure("a fault of a transport; the parent is refused", failure)
-        return Internal("fault")
+        return errors.Internal("fault")
     return reason
 
 
@@ -116,11 +188,78 @@ class TransportBackend(EndpointBackend):
     def __init__(self, reactor: Any, transport: Transport, setting: Setting) -> None:
         self._transport = transport
         self._setting = setting
-        super().__init__(reactor, self._choose_endpoint, meaning=_meaning)
+        super().__init__(reactor, self._choose_endpoint, meaning=_refusal)
 
     def _choose_endpoint(self, request: Request, isolation: Isolation) -> IStreamClientEndpoint:
         address = request.address.literal()
         try:
             return self._transport(Target(address, arguments_of(request), self._setting))
         except Exception:
-            raise _meaning(Failure()) from None
+            raise _refusal(Failure()) from None
+
+
+class KnownArguments:
+    """Judges the arguments among the key-value pairs: only ``names`` are known, or all if None."""
+
+    def __init__(self, names: frozenset[str] | None) -> None:
+        self._names = names
+
+    def knows(self, key: str) -> bool:
+        """Whether the transport knows the argument of this key."""
+        return self._names is None or key.removeprefix(PREFIX) in self._names
+
+    def __call__(self, pairs: KeyValues) -> KeyValues:
+        """Refuse arguments that the transport does not know, by name."""
+        unknown = [key for key in pairs.names if not self.knows(key)]
+        if unknown:
+            names = KeyValues.of({UNSUPPORTED: key_list(unknown)})
+            raise errors.InvalidArguments("the transport does not know an argument", names)
+        return KeyValues()
+
+
+class TransportFactory(SOCKSFactory):
+    """Makes the SOCKS servers of one transport: role ``pt``.
+
+    ::
+
+        endpoint.listen(TransportFactory(reactor, veil))
+
+    They serve CONNECT to IP addresses only. Credentials are the transport's arguments: they isolate
+    nothing, and ``<torS0X>`` has no meaning. ``managed`` says to a parent where they listen.
+
+    ``setting`` says how to connect outwards: directly if it is not given. ``arguments`` names the
+    arguments that the transport knows; method X'97' refuses others (no other method can name them
+    in its answer). ``limits`` has a short handshake by default. ``limiter`` counts the streams of
+    several factories together.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        transport: Transport,
+        *,
+        setting: Setting | None = None,
+        arguments: frozenset[str] | None = None,
+        limits: Limits | None = None,
+        limiter: ConnectionLimiter | None = None,
+        debugging: bool = True,
+    ) -> None:
+        super().__init__(
+            TransportBackend(reactor, transport, setting or Setting(Dialer(reactor))),
+            policy=ListenerPolicy(role=Role.PT),
+            limits=limits or Limits(handshake_timeout=HANDSHAKE_TIMEOUT),
+            keys={PREFIX: KnownArguments(arguments)},
+            limiter=limiter,
+            clock=reactor,
+            debugging=debugging,
+        )
+
+    def admit(self, request: Request, peer: IAddress) -> Isolation:
+        """Check a request; return an isolation that is the same for all. Raises ``Refused``."""
+        if not request.address.is_ip:
+            raise errors.AddressTypeNotSupported("a bridge is known by its IP address")
+        try:
+            arguments_of(request)
+        except errors.ProtocolError as error:
+            raise errors.InvalidBridge(str(error)) from None
+        return _NO_ISOLATION

@@ -27,8 +27,8 @@ from torsocks_tx.errors import (
     Refused,
 )
 from torsocks_tx.policy.isolation import Isolation
-from torsocks_tx.pt.dialing import Dialer
-from torsocks_tx.pt.proxy_uri import ProxyKind, UpstreamProxy
+from torsocks_tx.pt.spec import ProxyKind, UpstreamProxy
+from torsocks_tx.pt.transport import Dialer
 from torsocks_tx.relay.connector import target_of
 from torsocks_tx.server.factory import SOCKSFactory
 from torsocks_tx.socks.constants import Version
