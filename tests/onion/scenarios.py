@@ -17,7 +17,7 @@ from tests.onion.craft import Flaw, Relay, Service, post, relays
 from torsocks_tx.backends.tor.control import Control
 from torsocks_tx.backends.tor.events import parse_event
 from torsocks_tx.backends.tor.onion.events import parse_circuit
-from torsocks_tx.backends.tor.waiters import Waiters
+from torsocks_tx.backends.tor.waiting import Waiters
 from torsocks_tx.testing.tornet import PrivateNetwork
 from torsocks_tx.testing.tornet.client import Client
 from torsocks_tx.testing.tornet.onion import ClientKey

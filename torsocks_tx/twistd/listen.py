@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import IAddress
 
-from torsocks_tx.backends.tor.paths import printable, unix_endpoint
+from torsocks_tx.backends.tor.events import printable, unix_endpoint
 from torsocks_tx.policy.flags import FlagError, parse_flags
 from torsocks_tx.policy.listener import ListenerPolicy
 

@@ -27,7 +27,7 @@ from torsocks_tx.backends.tor.process import (
     signal_if_alive,
     spawn,
 )
-from torsocks_tx.backends.tor.supervision import retry_delay
+from torsocks_tx.backends.tor.waiting import retry_delay
 from torsocks_tx.policy.isolation import SECRET_BYTES
 from torsocks_tx.twistd.binding import StartError
 from torsocks_tx.twistd.listen import Listener

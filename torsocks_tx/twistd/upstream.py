@@ -20,11 +20,11 @@ from twisted.python.failure import Failure
 from torsocks_tx.backends.direct import DirectBackend
 from torsocks_tx.backends.tor.backend import TorBackend
 from torsocks_tx.backends.tor.daemon import find_tor
+from torsocks_tx.backends.tor.events import quote_path
 from torsocks_tx.backends.tor.files import default_data_directory
 from torsocks_tx.backends.tor.launched import LaunchedTorProvider
 from torsocks_tx.backends.tor.onion.client_auth import Keyring
 from torsocks_tx.backends.tor.onion.observer import OnionObserver
-from torsocks_tx.backends.tor.paths import quote_path
 from torsocks_tx.backends.tor.provider import NoSuchPort, TorProvider
 from torsocks_tx.backends.tor.providers import FixedTorProvider, RunningTorProvider
 from torsocks_tx.errors import TorDown

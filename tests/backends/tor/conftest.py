@@ -16,7 +16,7 @@ from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
 from tests.backends.tor.fake_tor import FakeTor
 from tests.backends.tor.real_tor import RealTor
-from torsocks_tx.backends.tor.watchdog import Watchdog
+from torsocks_tx.backends.tor.process import Watchdog
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import UNIXClientEndpoint
 
 from torsocks_tx.backends.tor.daemon import TorDaemon
-from torsocks_tx.backends.tor.watchdog import Watchdog
+from torsocks_tx.backends.tor.process import Watchdog
 
 DEADLINE = 30.0
 NO_NETWORK = ("DisableNetwork 1",)

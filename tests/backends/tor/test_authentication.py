@@ -35,7 +35,7 @@ from torsocks_tx.backends.tor.authentication import (
 )
 from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
 from torsocks_tx.backends.tor.daemon import find_tor
-from torsocks_tx.backends.tor.paths import quote_path
+from torsocks_tx.backends.tor.events import quote_path
 
 LIGHT_PATH = [
     "PROTOCOLINFO 1",

@@ -71,9 +71,8 @@ def pid_of(provider: LaunchedTorProvider) -> int:
 
 
 def socket_directory_of(provider: LaunchedTorProvider) -> Path:
-    group = provider._group
-    assert group is not None
-    return group.sockets
+    assert provider._sockets is not None
+    return provider._sockets
 
 
 @pytest_twisted.ensureDeferred
@@ -391,7 +390,7 @@ from torsocks_tx.backends.tor.launched import LaunchedTorProvider
 provider = LaunchedTorProvider(reactor, sys.argv[1], [("DisableNetwork", "1")])
 
 def started(_):
-    print(f"up {provider._daemon.pid} {provider._group.sockets}", flush=True)
+    print(f"up {provider._daemon.pid} {provider._sockets}", flush=True)
 
 provider.start().addCallback(started)
 reactor.run()

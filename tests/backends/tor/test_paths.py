@@ -16,13 +16,19 @@ from twisted.internet import reactor
 from twisted.internet.endpoints import clientFromString, serverFromString
 
 from torsocks_tx.backends.tor.authentication import connect
-from torsocks_tx.backends.tor.bootstrap import Progress
 from torsocks_tx.backends.tor.control import ControlError
 from torsocks_tx.backends.tor.daemon import write_torrc
-from torsocks_tx.backends.tor.events import parse_strings, unquote
+from torsocks_tx.backends.tor.events import (
+    parse_strings,
+    path_of,
+    printable,
+    quote_path,
+    unix_endpoint,
+    unquote,
+)
 from torsocks_tx.backends.tor.launched import LaunchedTorProvider
-from torsocks_tx.backends.tor.paths import path_of, printable, quote_path, unix_endpoint
 from torsocks_tx.backends.tor.ports import PortFinder
+from torsocks_tx.backends.tor.provider import Progress
 
 ODD_NAMES = [
     b"my data",

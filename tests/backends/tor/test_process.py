@@ -21,8 +21,15 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from tests.support.processes import ROOT, Program
-from torsocks_tx.backends.tor.process import Ending, LineProtocol, SpawnError, python_command, spawn
-from torsocks_tx.backends.tor.watchdog import Watchdog, WatchdogError
+from torsocks_tx.backends.tor.process import (
+    Ending,
+    LineProtocol,
+    SpawnError,
+    Watchdog,
+    WatchdogError,
+    python_command,
+    spawn,
+)
 
 PIPES = {0: "w", 1: "r", 2: "r"}
 ODD_BYTES = b"\xff \\:=\"'#\n"

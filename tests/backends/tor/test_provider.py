@@ -1,8 +1,6 @@
-"""The states of a provider, and the provider that is nothing but an endpoint."""
+"""The states of a provider, tor's bootstrap, and the provider of one fixed endpoint."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 import pytest
 import pytest_twisted
@@ -10,7 +8,17 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError
 from twisted.internet.endpoints import TCP4ClientEndpoint
 
-from torsocks_tx.backends.tor.provider import NoSuchPort, ProviderState, Readiness, SocksPort
+from tests.backends.tor.fake_tor import BOOTSTRAPPED, STARTING, FakeTor
+from torsocks_tx.backends.tor.authentication import connect
+from torsocks_tx.backends.tor.control import ControlLost
+from torsocks_tx.backends.tor.provider import (
+    BootstrapWatch,
+    NoSuchPort,
+    Progress,
+    ProviderState,
+    SocksPort,
+    parse_progress,
+)
 from torsocks_tx.backends.tor.providers import FixedTorProvider
 from torsocks_tx.errors import GeneralFailure, TorDown
 
@@ -18,85 +26,84 @@ ENDPOINT = TCP4ClientEndpoint(reactor, "127.0.0.1", 9050)
 PORT = SocksPort(ENDPOINT, pipelined=True)
 
 
-class OnePort:
-    def port_for(self, flags: Iterable[str]) -> SocksPort:
-        assert tuple(flags) == ()
-        return PORT
-
-
-PORTS = OnePort()
+@pytest.fixture
+def provider() -> FixedTorProvider:
+    """Give a provider that was not started, with a port."""
+    provider = FixedTorProvider(ENDPOINT)
+    provider.use_ports(lambda flags: PORT)
+    return provider
 
 
 @pytest_twisted.ensureDeferred
-async def test_whoever_asks_while_starting_waits() -> None:
-    readiness = Readiness()
-    readiness.ports = PORTS
-    first, second, third = (readiness.when_ready() for _ in range(3))
+async def test_whoever_asks_while_starting_waits(provider: FixedTorProvider) -> None:
+    first, second, third = (provider.when_ready() for _ in range(3))
     second.cancel()
     with pytest.raises(CancelledError):
         await second
-    readiness.starting()
+    provider.mark_starting()
     assert not first.called
-    readiness.ready()
+    provider.mark_ready()
     assert await first is PORT
     assert await third is PORT
-    assert await readiness.when_ready() is PORT
-    assert readiness.state is ProviderState.READY
+    assert await provider.when_ready() is PORT
+    assert provider.state is ProviderState.READY
 
 
 @pytest_twisted.ensureDeferred
-async def test_whoever_waits_is_refused_when_tor_is_down() -> None:
-    readiness = Readiness()
-    readiness.ports = PORTS
-    waiting = [readiness.when_ready(), readiness.when_ready()]
-    readiness.down("tor is gone")
-    for asked in (*waiting, readiness.when_ready()):
+async def test_whoever_waits_is_refused_when_tor_is_down(provider: FixedTorProvider) -> None:
+    waiting = [provider.when_ready(), provider.when_ready()]
+    provider.mark_down("tor is gone")
+    for asked in (*waiting, provider.when_ready()):
         with pytest.raises(TorDown, match="tor is gone"):
             await asked
-    readiness.starting()
-    later = readiness.when_ready()
+    provider.mark_starting()
+    later = provider.when_ready()
     assert not later.called
-    readiness.stopped()
-    for asked in (later, readiness.when_ready()):
+    provider.mark_stopped()
+    for asked in (later, provider.when_ready()):
         with pytest.raises(TorDown, match="stopped"):
             await asked
-    readiness.starting()
-    readiness.ready()
-    readiness.down("late")
-    assert readiness.state is ProviderState.STOPPED
-    readiness.started()
-    again = readiness.when_ready()
-    readiness.ready()
+    provider.mark_starting()
+    provider.mark_ready()
+    provider.mark_down("late")
+    assert provider.state is ProviderState.STOPPED
+    provider.mark_started()
+    again = provider.when_ready()
+    provider.mark_ready()
     assert await again is PORT
 
 
-def test_there_is_a_usable_port_only_while_connections_can_be_made() -> None:
-    readiness = Readiness()
-    readiness.ports = PORTS
-    assert readiness.usable_port is None
-    for leave in (readiness.starting, lambda: readiness.down("gone"), readiness.stopped):
-        readiness.ready()
-        assert readiness.usable_port is PORT
+def test_there_is_a_usable_port_only_while_connections_can_be_made(
+    provider: FixedTorProvider,
+) -> None:
+    assert provider.usable_port is None
+    for leave in (
+        provider.mark_starting,
+        lambda: provider.mark_down("gone"),
+        provider.mark_stopped,
+    ):
+        provider.mark_ready()
+        assert provider.usable_port is PORT
         leave()
-        assert readiness.usable_port is None
-    readiness.ready()
-    assert readiness.usable_port is None
+        assert provider.usable_port is None
+    provider.mark_ready()
+    assert provider.usable_port is None
 
 
-def test_the_log_says_once_when_tor_goes_and_when_it_is_back(log_lines: list[str]) -> None:
-    readiness = Readiness()
-    readiness.ports = PORTS
-    readiness.starting()
-    readiness.ready()
-    readiness.ready()
-    readiness.down("tor is gone")
-    readiness.starting()
-    readiness.down("tor is gone")
-    readiness.down("tor has no port")
-    readiness.starting()
-    readiness.ready()
-    readiness.down("tor is gone")
-    readiness.stopped()
+def test_the_log_says_once_when_tor_goes_and_when_it_is_back(
+    provider: FixedTorProvider, log_lines: list[str]
+) -> None:
+    provider.mark_starting()
+    provider.mark_ready()
+    provider.mark_ready()
+    provider.mark_down("tor is gone")
+    provider.mark_starting()
+    provider.mark_down("tor is gone")
+    provider.mark_down("tor has no port")
+    provider.mark_starting()
+    provider.mark_ready()
+    provider.mark_down("tor is gone")
+    provider.mark_stopped()
     assert log_lines == [
         "info: tor is ready",
         "warn: tor is gone; clients are refused until tor is back",
@@ -135,3 +142,81 @@ async def test_a_fixed_endpoint_may_be_known_to_be_c_tors() -> None:
     provider = FixedTorProvider(ENDPOINT, pipelined=True)
     await provider.start()
     assert (await provider.when_ready()).pipelined
+
+
+STUCK = (
+    'WARN BOOTSTRAP PROGRESS=5 TAG=conn SUMMARY="Connecting to a relay"'
+    ' WARNING="Connection refused" REASON=CONNECTREFUSED COUNT=10 RECOMMENDATION={}'
+    ' HOSTID="00" HOSTADDR="127.0.0.1:1"'
+)
+
+STEPS = [
+    (BOOTSTRAPPED, Progress(100, "done", "Done")),
+    (STARTING, Progress(45, "requesting_descriptors", "Asking for descriptors")),
+    (STUCK.format("warn"), Progress(5, "conn", "Connecting to a relay", "Connection refused")),
+    (STUCK.format("ignore"), Progress(5, "conn", "Connecting to a relay")),
+    ("NOTICE BOOTSTRAP PROGRESS=1 NEW=2", Progress(1, "", "")),
+]
+NO_STEPS = [
+    "",
+    "NOTICE CIRCUIT_ESTABLISHED",
+    "NOTICE BOOTSTRAP",
+    "NOTICE BOOTSTRAP PROGRESS=much",
+    'NOTICE BOOTSTRAP PROGRESS=1 SUMMARY="',
+    "WARN SOCKS_BAD_HOSTNAME HOSTNAME=BOOTSTRAP PROGRESS=100",
+]
+
+
+@pytest.mark.parametrize(("text", "progress"), STEPS)
+def test_a_step_is_read(text: str, progress: Progress) -> None:
+    assert parse_progress(text) == progress
+
+
+@pytest.mark.parametrize("text", NO_STEPS)
+def test_other_events_are_no_steps(text: str) -> None:
+    assert parse_progress(text) is None
+
+
+def test_each_step_is_told_once(provider: FixedTorProvider, log_lines: list[str]) -> None:
+    heard: list[Progress] = []
+    provider.on_progress(heard.append)
+    steps = [progress for text, _ in STEPS[:3] if (progress := parse_progress(text))]
+    for step in (steps[2], steps[2], steps[1], steps[0], steps[0]):
+        provider.note_progress(step)
+    assert heard == [steps[2], steps[1], steps[0]]
+    assert log_lines == [
+        "warn: tor: bootstrapped 5% (Connecting to a relay): Connection refused",
+        "info: tor: bootstrapped 45% (Asking for descriptors)",
+        "info: tor: bootstrapped 100% (Done)",
+    ]
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_is_followed_to_its_end(fake_tor: FakeTor) -> None:
+    fake_tor.info["status/bootstrap-phase"] = STARTING
+    control = await connect(reactor, fake_tor.endpoint)
+    heard: list[tuple[int, bool]] = []
+    watch = BootstrapWatch(control, lambda step: heard.append((step.percent, watch.is_done)))
+    await watch.begin()
+    assert not watch.is_done
+    fake_tor.event("STATUS_CLIENT NOTICE CIRCUIT_ESTABLISHED")
+    fake_tor.event(f"STATUS_CLIENT {BOOTSTRAPPED}")
+    await control.command("FENCE")
+    assert watch.is_done
+    assert heard == [(45, False), (100, True)]
+    await watch.end()
+    assert fake_tor.commands[-1] == "SETEVENTS "
+    control.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_filtered_control_port_counts_as_bootstrapped(fake_tor: FakeTor) -> None:
+    fake_tor.answers["GETINFO status/bootstrap-phase"] = "510 Filtered"
+    control = await connect(reactor, fake_tor.endpoint)
+    watch = BootstrapWatch(control, [].append)
+    await watch.begin()
+    assert watch.is_done
+    fake_tor.drop()
+    await control.when_lost()
+    with pytest.raises(ControlLost):
+        await BootstrapWatch(control, [].append).begin()

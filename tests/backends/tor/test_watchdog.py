@@ -17,7 +17,7 @@ from twisted.logger import globalLogPublisher
 
 from tests.support.processes import Program, is_alive, process_ended, start_python
 from torsocks_tx.backends.tor import watchdog_process
-from torsocks_tx.backends.tor.watchdog import Watchdog, spawn_guarded
+from torsocks_tx.backends.tor.process import Watchdog, spawn_guarded
 
 SLEEPER = (
     sys.executable,
@@ -31,14 +31,12 @@ OWNER = """
 import json, signal, sys
 from twisted.internet import reactor
 from tests.backends.tor.test_watchdog import start_sleeper
-from torsocks_tx.backends.tor.watchdog import Watchdog
+from torsocks_tx.backends.tor.process import Watchdog
 
 async def main():
     watchdog = Watchdog(reactor)
     await watchdog.start()
     watchdog.guard_directory(sys.argv[1])
-    watchdog.guard_directory(sys.argv[2])
-    watchdog.release_directory(sys.argv[2])
     running, stopped, released = [await start_sleeper(watchdog) for _ in range(3)]
     stopped.transport.signalProcess(signal.SIGSTOP)
     watchdog.release_process(released.transport.pid)
@@ -85,10 +83,9 @@ def fill(directory: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_killed_owner_leaves_nothing(tmp_path: Path) -> None:
-    guarded, released = tmp_path / "guarded dir\n", tmp_path / "released"
+    guarded = tmp_path / "guarded dir\n"
     fill(guarded)
-    released.mkdir()
-    owner = start_python("-c", OWNER, str(guarded), str(released))
+    owner = start_python("-c", OWNER, str(guarded))
     watchdog, running, stopped, free = json.loads(await owner.line())
     assert all(map(is_alive, (watchdog, running, stopped, free)))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -103,20 +100,16 @@ async def test_a_killed_owner_leaves_nothing(tmp_path: Path) -> None:
     finally:
         os.kill(free, signal.SIGKILL)
     assert not guarded.exists()
-    assert released.exists()
     assert (tmp_path / "outside" / "kept").read_text() == "kept"
 
 
 @pytest_twisted.ensureDeferred
 async def test_stopping_ends_what_is_still_guarded_and_spares_the_released(tmp_path: Path) -> None:
-    guarded, released = tmp_path / "guarded", tmp_path / "released"
+    guarded = tmp_path / "guarded"
     fill(guarded)
-    released.mkdir()
     watchdog = Watchdog(reactor)
     await watchdog.start()
     watchdog.guard_directory(guarded)
-    watchdog.guard_directory(released)
-    watchdog.release_directory(released)
     kept, lost = await start_sleeper(watchdog), await start_sleeper(watchdog)
     watchdog.release_process(kept.transport.pid)
     process = watchdog.pid
@@ -124,7 +117,6 @@ async def test_stopping_ends_what_is_still_guarded_and_spares_the_released(tmp_p
     await lost.ended
     assert not is_alive(process)
     assert not guarded.exists()
-    assert released.exists()
     assert is_alive(kept.transport.pid)
     kept.transport.signalProcess("KILL")
     await kept.ended

@@ -23,10 +23,9 @@ from twisted.logger import Logger
 from txtorcon.torcontrolprotocol import Event, TorControlProtocol
 
 from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
-from torsocks_tx.backends.tor.events import EventError, parse_event
+from torsocks_tx.backends.tor.events import EventError, parse_event, path_of, printable
 from torsocks_tx.backends.tor.files import UntrustedFile, read_trusted
-from torsocks_tx.backends.tor.paths import path_of, printable
-from torsocks_tx.backends.tor.waiters import limit
+from torsocks_tx.backends.tor.waiting import limit
 
 CONNECT_TIMEOUT = 10.0
 """Seconds from the first packet to the end of the authentication."""

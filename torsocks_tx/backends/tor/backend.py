@@ -14,8 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from torsocks_tx.backends.tor.onion.attempt import OnionAttempt
-from torsocks_tx.backends.tor.onion.observer import OnionObserver
+from torsocks_tx.backends.tor.onion.observer import OnionAttempt, OnionObserver
 from torsocks_tx.backends.tor.provider import NoSuchPort, SocksPort, TorProvider
 from torsocks_tx.backends.tor.providers import OwnedTorProvider
 from torsocks_tx.client.connection import LookUp, Stream

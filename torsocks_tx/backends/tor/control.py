@@ -1,4 +1,4 @@
-"""Commands and events over one control connection, with the edges of txtorcon's protocol guarded.
+"""Commands and events over one control connection, made safe where txtorcon's protocol is not.
 
 Every command has a deadline, none can hold a line break, none hangs when tor is gone, and each
 listener gets every event. Works the same over a connection of ours (:mod:`.authentication`) and
@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from enum import Enum, auto
 from typing import Any, NoReturn, TypeVar
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.defer import Deferred, TimeoutError, succeed
+from twisted.internet.defer import Deferred, TimeoutError, fail, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from txtorcon.torcontrolprotocol import TorDisconnectError, TorProtocolError
 
-from torsocks_tx.backends.tor.paths import printable
-from torsocks_tx.backends.tor.waiters import Waiters, limit
+from torsocks_tx.backends.tor.events import printable
+from torsocks_tx.backends.tor.waiting import Waiters, limit
 
 COMMAND_TIMEOUT = 10.0
 """Seconds that tor may take to answer a command; it answers in milliseconds unless it hangs."""
@@ -140,7 +139,10 @@ class Control:
             except RuntimeError:  # txtorcon knows tor's events by name
                 del self._subscriptions[event]
                 raise ControlError(552, f"tor knows no event {event}") from None
-            self._deadline(added).addCallbacks(subscription.accepted, subscription.failed)
+            self._deadline(added).addCallbacks(
+                lambda _: subscription.settle(None),
+                lambda failure: subscription.settle(failure.value),
+            )
         subscription.callbacks.append(callback)
         await subscription.when_accepted()
 
@@ -171,14 +173,6 @@ class Control:
             losing.fire(None)
 
 
-class _Agreement(Enum):
-    """Whether tor has agreed to send an event."""
-
-    ASKED = auto()
-    ACCEPTED = auto()
-    FAILED = auto()
-
-
 class _Subscription:
     """All that listen to one event; txtorcon knows only this one listener."""
 
@@ -187,9 +181,8 @@ class _Subscription:
     def __init__(self, event: str) -> None:
         self.event = event
         self.callbacks: list[Listener] = []
-        self._agreement = _Agreement.ASKED
-        self._error: ControlError = ControlLost()
-        self._waiters: Waiters[None] = Waiters()
+        self._error: Exception | None = None
+        self._waiters: Waiters[None] | None = Waiters()
 
     def deliver(self, text: str) -> None:
         """Call every listener, also if one of them stops listening or fails meanwhile."""
@@ -200,21 +193,19 @@ class _Subscription:
                 self._log.failure("a listener to tor's {event} failed", event=self.event)
 
     def when_accepted(self) -> Deferred[None]:
-        if self._agreement is _Agreement.ASKED:
+        """Fire when tor has agreed to send the event; fail with its ``ControlError``."""
+        if self._waiters is not None:
             return self._waiters.wait()
-        if self._agreement is _Agreement.FAILED:
-            raise self._error
-        return succeed(None)
+        return succeed(None) if self._error is None else fail(self._error)
 
-    def accepted(self, _: object) -> None:
-        self._agreement = _Agreement.ACCEPTED
-        self._waiters.fire(None)
-
-    def failed(self, failure: Failure) -> None:
-        self._agreement = _Agreement.FAILED
-        assert isinstance(failure.value, ControlError)
-        error = self._error = failure.value
-        self._waiters.fail(lambda: error)
+    def settle(self, error: Exception | None) -> None:
+        """Take tor's answer: None if it has agreed."""
+        waiters, self._waiters, self._error = self._waiters, None, error
+        assert waiters is not None
+        if error is None:
+            waiters.fire(None)
+        else:
+            waiters.fail(lambda: error)
 
 
 def _raise_control_error(failure: Failure) -> NoReturn:

@@ -1,7 +1,7 @@
 """One tor daemon of our own: its torrc, its process, its end.
 
 Knows nothing of what the daemon does; who needs its control port connects to it. The daemon goes
-when we go, however we go: see :mod:`torsocks_tx.backends.tor.watchdog`.
+when we go, however we go: see :mod:`torsocks_tx.backends.tor.process`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,14 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 
-from torsocks_tx.backends.tor.paths import quote_path
-from torsocks_tx.backends.tor.process import Ending, LineProtocol, signal_if_alive
-from torsocks_tx.backends.tor.watchdog import Watchdog, spawn_guarded
+from torsocks_tx.backends.tor.events import quote_path
+from torsocks_tx.backends.tor.process import (
+    Ending,
+    LineProtocol,
+    Watchdog,
+    signal_if_alive,
+    spawn_guarded,
+)
 
 KEPT_LINES = 50
 """How many of tor's last output lines are kept to explain a failure."""
@@ -87,7 +92,6 @@ class TorDaemon:
         torrc_lines: the configuration. DataDirectory and the owner are added.
         tor_binary: the program; found by :func:`find_tor` if not given.
         watchdog: a started watchdog.
-        owner_pid: the process whose end tor takes as its own; this one if not given.
         on_line: called with every line that tor prints.
     """
 
@@ -99,7 +103,6 @@ class TorDaemon:
         *,
         tor_binary: str | None = None,
         watchdog: Watchdog,
-        owner_pid: int | None = None,
         on_line: Callable[[str], None] | None = None,
     ) -> None:
         self.directory = Path(directory).absolute()
@@ -110,7 +113,6 @@ class TorDaemon:
         self._reactor = reactor
         self._tor_binary = tor_binary
         self._watchdog = watchdog
-        self._owner_pid = os.getpid() if owner_pid is None else owner_pid
         self._on_line = on_line
         self._protocol: LineProtocol | None = None
         self._waiting: list[Deferred[Ending]] = []
@@ -145,11 +147,11 @@ class TorDaemon:
             return succeed(None)
         self._signal(signal.SIGTERM)
         self._signal(signal.SIGCONT)
-        impatience = self._reactor.callLater(grace, self.kill)
+        killing = self._reactor.callLater(grace, self.kill)
 
         def gone(_: object) -> None:
-            if impatience.active():
-                impatience.cancel()
+            if killing.active():
+                killing.cancel()
 
         return self.when_exited().addCallback(gone)
 
@@ -185,7 +187,7 @@ class TorDaemon:
         lines = [
             *self.torrc_lines,
             f"DataDirectory {quote_path(self.directory)}",
-            f"__OwningControllerProcess {self._owner_pid}",
+            f"__OwningControllerProcess {os.getpid()}",
         ]
         self.directory.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
         self.directory.chmod(_DIRECTORY_MODE)

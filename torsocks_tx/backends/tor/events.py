@@ -1,17 +1,18 @@
-r"""The texts of tor's control port: events, and lists of quoted strings (control-spec 2.1.1, 4.1).
+r"""The texts of tor's control port: events, quoted strings and paths (control-spec 2.1.1, 4.1).
 
-Quoted fields hold what clients sent (user names, passwords): they are read as what they are, so
-that no client can forge a keyword. Unknown keywords and additional fields are kept, never an error.
-What tor calls a QuotedString is a CString: ``\n``, ``\t``, ``\r``, three octal digits, else the
-character itself. One character of a value is one byte (latin-1). Nothing here knows what an event
-means.
+Quoted fields hold what clients sent (user names, passwords); no client can forge a keyword by them.
+Unknown keywords and additional fields are kept, never an error. What tor calls a QuotedString is a
+CString: ``\n``, ``\t``, ``\r``, three octal digits, else the character itself. One character of a
+value is one byte (latin-1). A path is bytes; in Python it is text as ``os.fsdecode`` makes it.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
@@ -20,6 +21,8 @@ _BARE = re.compile(r"[^ ]*")
 _ESCAPE = re.compile(r"\\([0-7]{1,3}|.)", re.DOTALL)
 # A "#" would begin a comment where a torrc has the string behind something else.
 _TO_ESCAPE = re.compile(r'[^\x20-\x7e]|["\\#]')
+_UNPRINTABLE = re.compile(r"[^ -~]")
+_ENDPOINT_SYNTAX = re.compile(r"[\\:=]")
 _LETTERS = {"n": "\n", "t": "\t", "r": "\r"}
 _UNKNOWN_REASON = "UNKNOWN_"
 
@@ -73,6 +76,32 @@ def parse_event(text: str) -> Event:
 def parse_strings(text: str) -> tuple[str, ...]:
     """Return the values of a list like ``"127.0.0.1:9050" "unix:/run/tor/socks"``."""
     return tuple(value for _, value in _fields(text, with_keywords=False))
+
+
+def quote_path(path: str | Path) -> str:
+    """Return the path as a CString (control-spec 2.1.1), which a torrc understands too."""
+    return quote(os.fsencode(path).decode("latin-1"))
+
+
+def path_of(value: str) -> str:
+    """Return the path that tor told: each character of ``value`` is one byte."""
+    return os.fsdecode(value.encode("latin-1"))
+
+
+def unix_endpoint(path: str | Path) -> str:
+    """Return the endpoint string of a unix socket, for Twisted's clients and servers."""
+    # quoteStringArgument of Twisted leaves "=" alone, and a path with it would be an option.
+    return "unix:" + _ENDPOINT_SYNTAX.sub(r"\\\g<0>", os.fspath(path))
+
+
+def printable(text: str | Path) -> str:
+    """Return a path, or what tor said, for a message: whatever cannot be printed is escaped."""
+    decoded = os.fsencode(text).decode("utf-8", "backslashreplace")
+    return _UNPRINTABLE.sub(_escape_unprintable, decoded) if not decoded.isprintable() else decoded
+
+
+def _escape_unprintable(match: re.Match[str]) -> str:
+    return match[0] if match[0].isprintable() else match[0].encode("unicode_escape").decode()
 
 
 def _fields(line: str, with_keywords: bool = True) -> Iterator[tuple[str | None, str]]:

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from torsocks_tx.backends.tor.paths import printable
+from torsocks_tx.backends.tor.events import printable
 
 SYSTEM_DIRECTORY = Path("/var/lib/torsocks_tx/tor")
 """The data directory of a server that root starts."""

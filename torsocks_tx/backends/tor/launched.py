@@ -17,20 +17,24 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from torsocks_tx.backends.tor.authentication import ControlUnavailable, connect
-from torsocks_tx.backends.tor.bootstrap import BootstrapWatch
 from torsocks_tx.backends.tor.control import Control, ControlError
 from torsocks_tx.backends.tor.daemon import DaemonState, TorDaemon, TorNotFound
+from torsocks_tx.backends.tor.events import quote_path, unix_endpoint
 from torsocks_tx.backends.tor.files import (
     make_socket_directory,
     prepare_data_directory,
     remove_directory,
 )
-from torsocks_tx.backends.tor.paths import quote_path, unix_endpoint
 from torsocks_tx.backends.tor.ports import TRAFFIC_FLAGS, parse_flags
-from torsocks_tx.backends.tor.process import SpawnError
-from torsocks_tx.backends.tor.provider import NoSuchPort, SocksPort, TorProvider
-from torsocks_tx.backends.tor.supervision import RetryDelay, SupervisedTask, retry_delay
-from torsocks_tx.backends.tor.watchdog import Watchdog
+from torsocks_tx.backends.tor.process import SpawnError, Watchdog
+from torsocks_tx.backends.tor.provider import (
+    BootstrapWatch,
+    NoSuchPort,
+    Progress,
+    SocksPort,
+    TorProvider,
+)
+from torsocks_tx.backends.tor.waiting import RetryDelay, SupervisedTask, retry_delay
 from torsocks_tx.backends.tor.watchdog_process import CANNOT_EXECUTE
 
 START_TIMEOUT = 60.0
@@ -84,7 +88,9 @@ class LaunchedTorProvider(TorProvider):
         self._delays = delays or retry_delay()
         self._failures = 0
         self._task = SupervisedTask(reactor)
-        self._group: ProcessGroup | None = None
+        self._ports: dict[frozenset[str], SocksPort] = {}
+        self._sockets: Path | None = None
+        self._watchdog: Watchdog | None = None
         self._daemon: TorDaemon | None = None
 
     def start(self) -> Deferred[None]:
@@ -98,46 +104,56 @@ class LaunchedTorProvider(TorProvider):
     @property
     def control_address(self) -> str:
         """Where tor is controlled, once started, as Twisted writes a client endpoint."""
-        assert self._group is not None
-        return unix_endpoint(self._group.sockets / CONTROL_SOCKET)
+        assert self._sockets is not None
+        return unix_endpoint(self._sockets / CONTROL_SOCKET)
 
     def stop(self) -> Deferred[None]:
         """End tor and remove what belongs to it, all but its data directory."""
-        self._readiness.stopped()
+        self.mark_stopped()
         self._task.stop()
         return Deferred.fromCoroutine(self._close())
 
     async def _start(self) -> None:
-        self._readiness.started()
+        self.mark_started()
         try:
-            await self._task.start(self._live(), self._readiness.down)
+            await self._task.start(self._live(), self.mark_down)
         except Exception:
-            self._readiness.stopped()
+            self.mark_stopped()
             await self._close()
             raise
 
     async def _close(self) -> None:
         daemon, self._daemon = self._daemon, None
-        group, self._group = self._group, None
+        sockets, self._sockets = self._sockets, None
+        watchdog, self._watchdog = self._watchdog, None
         if daemon is not None:
             await daemon.stop(STOP_GRACE)
-        if group is not None:
-            await group.close()
+        if sockets is not None:
+            remove_directory(sockets)
+        if watchdog is not None:
+            await watchdog.stop()
 
     async def _live(self) -> None:
-        group = self._group = ProcessGroup.make(self._reactor, self._data_directory)
-        await group.open()
-        self._readiness.ports = _OwnPorts(self._reactor, group.sockets, self._policies)
+        data = prepare_data_directory(self._data_directory)
+        sockets = self._sockets = make_socket_directory()
+        watchdog = self._watchdog = Watchdog(self._reactor)
+        await watchdog.start()
+        watchdog.guard_directory(sockets)
+        self._ports = {
+            flags: SocksPort(self._endpoint(socket_of(sockets, number)), True, flags=flags)
+            for number, flags in enumerate(self._policies)
+        }
+        self.use_ports(self._own_port)
         daemon = self._daemon = TorDaemon(
             self._reactor,
-            group.data,
-            torrc_lines(group.sockets, self._policies, self._options),
+            data,
+            torrc_lines(sockets, self._policies, self._options),
             tor_binary=self._tor_binary,
-            watchdog=group.watchdog,
+            watchdog=watchdog,
         )
         while True:
             began = self._reactor.seconds()
-            reason = await self._run(daemon, group.sockets / CONTROL_SOCKET)
+            reason = await self._run(daemon, sockets / CONTROL_SOCKET)
             delay = self._note_end(reason, self._reactor.seconds() - began)
             await deferLater(self._reactor, delay)
 
@@ -166,10 +182,10 @@ class LaunchedTorProvider(TorProvider):
     async def _serve(self, daemon: TorDaemon, socket: Path) -> str | None:
         """Serve until the control connection is lost; return what was wrong if there was none."""
         try:
-            control = self.control = await _reach(self._reactor, daemon, socket)
+            control = self.control = await self._reach(daemon, socket)
         except ControlError as error:
             return f"tor runs, but cannot be controlled: {error}"
-        watch = BootstrapWatch(control, self._board, lambda: self._settle(watch))
+        watch = BootstrapWatch(control, lambda step: self._progressed(step, watch))
         lost = control.when_lost()
         try:
             await control.command("TAKEOWNERSHIP")
@@ -184,11 +200,36 @@ class LaunchedTorProvider(TorProvider):
             self.control = None
         return None
 
+    async def _reach(self, daemon: TorDaemon, socket: Path) -> Control:
+        """Try until the control socket is open, tor has ended, or the time is over."""
+        deadline = self._reactor.seconds() + START_TIMEOUT
+        while True:
+            try:
+                return await connect(self._reactor, self._endpoint(socket))
+            except ControlUnavailable:
+                is_late = self._reactor.seconds() > deadline
+                if is_late or daemon.state is not DaemonState.RUNNING:
+                    raise
+            await deferLater(self._reactor, _POLL)
+
+    def _endpoint(self, socket: Path) -> UNIXClientEndpoint:
+        return UNIXClientEndpoint(self._reactor, str(socket))
+
+    def _own_port(self, flags: Iterable[str]) -> SocksPort:
+        wanted = parse_flags(flags, strict=True)
+        if wanted not in self._ports:
+            raise NoSuchPort(f"this tor was started without a SocksPort for {sorted(wanted)}")
+        return self._ports[wanted]
+
+    def _progressed(self, progress: Progress, watch: BootstrapWatch) -> None:
+        self.note_progress(progress)
+        self._settle(watch)
+
     def _settle(self, watch: BootstrapWatch) -> None:
         if watch.is_done:
-            self._readiness.ready()
+            self.mark_ready()
         elif self._failures < QUICK_FAILURES:
-            self._readiness.starting()
+            self.mark_starting()
 
     def _note_end(self, reason: str, lived: float) -> float:
         """Tell that tor has ended, and return the seconds until it is started again."""
@@ -198,70 +239,10 @@ class LaunchedTorProvider(TorProvider):
         self._failures += 1
         self._log.warn("{reason}; it is started again in {s:.1f} s", reason=reason, s=delay)
         if self._failures < QUICK_FAILURES:
-            self._readiness.starting()
+            self.mark_starting()
         else:
-            self._readiness.down(f"tor has ended {QUICK_FAILURES} times soon after its start")
+            self.mark_down(f"tor has ended {QUICK_FAILURES} times soon after its start")
         return delay
-
-
-class _OwnPorts:
-    """One SocksPort for each policy set."""
-
-    def __init__(self, reactor: Any, sockets: Path, policies: Sequence[frozenset[str]]) -> None:
-        self._ports = {
-            flags: SocksPort(
-                UNIXClientEndpoint(reactor, str(socket_of(sockets, number))),
-                pipelined=True,
-                flags=flags,
-            )
-            for number, flags in enumerate(policies)
-        }
-
-    def port_for(self, flags: Iterable[str]) -> SocksPort:
-        wanted = parse_flags(flags, strict=True)
-        if wanted not in self._ports:
-            raise NoSuchPort(f"this tor was started without a SocksPort for {sorted(wanted)}")
-        return self._ports[wanted]
-
-
-async def _reach(reactor: Any, daemon: TorDaemon, socket: Path) -> Control:
-    """Try until the control socket is open, tor has ended, or the time is over."""
-    endpoint = UNIXClientEndpoint(reactor, str(socket))
-    deadline = reactor.seconds() + START_TIMEOUT
-    while True:
-        try:
-            return await connect(reactor, endpoint)
-        except ControlUnavailable:
-            if reactor.seconds() > deadline or daemon.state is not DaemonState.RUNNING:
-                raise
-        await deferLater(reactor, _POLL)
-
-
-class ProcessGroup:
-    """Made by ``open`` and cleared away by ``close``, all but the data directory.
-
-    ``data`` and ``sockets`` are directories; the latter goes also if we are killed.
-    """
-
-    def __init__(self, reactor: Any, data: Path, sockets: Path) -> None:
-        self.data = data
-        self.sockets = sockets
-        self.watchdog = Watchdog(reactor)
-
-    @classmethod
-    def make(cls, reactor: Any, data_directory: str | Path) -> ProcessGroup:
-        """Prepare the directories; raises ``DirectoryError``."""
-        return cls(reactor, prepare_data_directory(data_directory), make_socket_directory())
-
-    async def open(self) -> None:
-        """Start the watchdog."""
-        await self.watchdog.start()
-        self.watchdog.guard_directory(self.sockets)
-
-    async def close(self) -> None:
-        """Remove the sockets and end the watchdog; the daemon must be gone."""
-        remove_directory(self.sockets)
-        await self.watchdog.stop()
 
 
 CONTROL_SOCKET = "control"

@@ -19,10 +19,9 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 
 from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
-from torsocks_tx.backends.tor.events import EventError, parse_strings, unquote
-from torsocks_tx.backends.tor.paths import path_of, printable
+from torsocks_tx.backends.tor.events import EventError, parse_strings, path_of, printable, unquote
 from torsocks_tx.backends.tor.provider import NoSuchPort, SocksPort
-from torsocks_tx.backends.tor.waiters import limit
+from torsocks_tx.backends.tor.waiting import limit
 from torsocks_tx.policy.flags import ONION_ONLY, parse_word
 
 Place = str | tuple[str, int]

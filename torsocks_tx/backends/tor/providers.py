@@ -19,11 +19,17 @@ from torsocks_tx.backends.tor.authentication import (
     ControlUnavailable,
     connect,
 )
-from torsocks_tx.backends.tor.control import Control, ControlLost
-from torsocks_tx.backends.tor.ports import PortFinder, parse_flags
-from torsocks_tx.backends.tor.provider import NoSuchPort, ProviderState, SocksPort, TorProvider
-from torsocks_tx.backends.tor.session import Session
-from torsocks_tx.backends.tor.supervision import RetryDelay, SupervisedTask, retry_delay
+from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
+from torsocks_tx.backends.tor.ports import NoSocksPort, PortFinder, parse_flags
+from torsocks_tx.backends.tor.provider import (
+    BootstrapWatch,
+    NoSuchPort,
+    Progress,
+    ProviderState,
+    SocksPort,
+    TorProvider,
+)
+from torsocks_tx.backends.tor.waiting import RetryDelay, SupervisedTask, retry_delay
 
 
 class FixedTorProvider(TorProvider):
@@ -47,22 +53,17 @@ class FixedTorProvider(TorProvider):
 
     def start(self) -> Deferred[None]:
         """See ``TorProvider``."""
-        self._readiness.started()
-        self._readiness.ports = _OnePort(self._port)
-        self._readiness.ready()
+        self.mark_started()
+        self.use_ports(self._only_port)
+        self.mark_ready()
         return succeed(None)
 
     def stop(self) -> Deferred[None]:
         """See ``TorProvider``."""
-        self._readiness.stopped()
+        self.mark_stopped()
         return succeed(None)
 
-
-class _OnePort:
-    def __init__(self, port: SocksPort) -> None:
-        self._port = port
-
-    def port_for(self, flags: Iterable[str]) -> SocksPort:
+    def _only_port(self, flags: Iterable[str]) -> SocksPort:
         wanted = parse_flags(flags, strict=True)
         if wanted:
             raise NoSuchPort(
@@ -72,7 +73,93 @@ class _OnePort:
         return self._port
 
 
-_LOST = "tor is gone (the control connection is lost)"
+CONFIGURATION_EVENT = "CONF_CHANGED"
+PORT_OPTIONS = ("socksport", "disablenetwork")
+
+
+class Session:
+    """One control connection to a tor that is not ours; sets the state of ``provider`` by it.
+
+    Follows the bootstrap and the SocksPorts (CONF_CHANGED).
+    """
+
+    _log = Logger()
+
+    def __init__(self, control: Control, provider: TorProvider, finder: PortFinder) -> None:
+        self.control = control
+        self._provider: TorProvider | None = provider
+        self._finder = finder
+        self._watch = BootstrapWatch(control, self._progressed)
+        self._trouble: str | None = None  # unknown before the first search
+        self._searches = 0
+
+    async def begin(self) -> None:
+        """Ask for the state of tor, and follow it from then on. Raises ``ControlLost`` only."""
+        await self._watch.begin()
+        try:
+            await self.control.listen(CONFIGURATION_EVENT, self._changed)
+        except ControlLost:
+            raise
+        except ControlError as error:
+            self._log.debug("changes of tor's configuration are not followed: {error}", error=error)
+        await self._search()
+
+    def detach(self) -> None:
+        """Set no state any more, whatever is still under way."""
+        self._provider = None
+
+    async def end(self) -> None:
+        """Stop following; the connection goes on without our listeners."""
+        self.detach()
+        try:
+            await self._watch.end()
+            await self.control.unlisten(CONFIGURATION_EVENT, self._changed)
+        except ControlError as error:
+            self._log.debug("ending a session: {error}", error=error)
+
+    def _changed(self, text: str) -> None:
+        if any(option in text.lower() for option in PORT_OPTIONS):
+            searching = Deferred.fromCoroutine(self._search())
+            searching.addErrback(self._lost_while_searching)
+
+    async def _search(self) -> None:
+        """Find the ports; of several searches at once the last one counts."""
+        self._searches += 1
+        mine = self._searches
+        table, trouble = None, ""
+        try:
+            table = await self._finder.find(self.control)
+        except NoSocksPort as error:
+            trouble = str(error)
+        except ControlLost:
+            raise
+        except (ControlError, ValueError) as error:
+            trouble = f"tor does not tell its SocksPorts ({error})"
+        if mine == self._searches and self._provider is not None:
+            if table is not None:
+                self._provider.use_ports(table.port_for)
+            self._trouble = trouble
+            self._settle()
+
+    def _progressed(self, progress: Progress) -> None:
+        if self._provider is not None:
+            self._provider.note_progress(progress)
+            self._settle()
+
+    def _settle(self) -> None:
+        """Set the state that follows from what is known."""
+        provider = self._provider
+        if provider is None:
+            return
+        if self._trouble:
+            provider.mark_down(self._trouble)
+        elif not self._watch.is_done or self._trouble is None:
+            provider.mark_starting()
+        else:
+            provider.mark_ready()
+
+    def _lost_while_searching(self, failure: Failure) -> None:
+        failure.trap(ControlLost)
 
 
 class RunningTorProvider(TorProvider):
@@ -113,13 +200,13 @@ class RunningTorProvider(TorProvider):
 
         Fails with ``ControlRefused`` if the first try shows that somebody must fix something.
         """
-        self._readiness.started()
-        return self._task.start(self._live(), self._readiness.down)
+        self.mark_started()
+        return self._task.start(self._live(), self.mark_down)
 
     def stop(self) -> Deferred[None]:
         """Drop the control connection; tor goes on."""
         control = self.control
-        self._readiness.stopped()
+        self.mark_stopped()
         self._task.stop()
         return succeed(None) if control is None else control.when_lost()
 
@@ -151,7 +238,7 @@ class RunningTorProvider(TorProvider):
             self.control.close()
             self.control = None
         was_ready = self.state is ProviderState.READY
-        self._readiness.down(_LOST)
+        self.mark_down("tor is gone (the control connection is lost)")
         self._task.begun()
         return was_ready
 
@@ -167,7 +254,7 @@ class RunningTorProvider(TorProvider):
             )
 
     async def _follow(self, control: Control) -> None:
-        session = Session(control, self._readiness, self._board, self._finder)
+        session = Session(control, self, self._finder)
         lost = control.when_lost()
         try:
             await session.begin()
@@ -182,13 +269,10 @@ class RunningTorProvider(TorProvider):
         """Tell the first failure, and any that somebody must fix; fail ``start`` by the latter."""
         must_fix = isinstance(error, ControlRefused)
         if must_fix or self.state is not ProviderState.DOWN:
-            self._readiness.down(str(error))
+            self.mark_down(str(error))
         if must_fix and not self._task.has_begun:
             raise error
         self._task.begun()
-
-
-_GONE = "tor is gone (the application's control connection is lost)"
 
 
 class OwnedTorProvider(TorProvider):
@@ -208,12 +292,12 @@ class OwnedTorProvider(TorProvider):
 
     def start(self) -> Deferred[None]:
         """Find the SocksPort and follow tor; fails with ``ControlUnavailable``."""
-        self._readiness.started()
-        return self._task.start(self._live(), self._readiness.down)
+        self.mark_started()
+        return self._task.start(self._live(), self.mark_down)
 
     def stop(self) -> Deferred[None]:
         """Listen no more; the application's connection goes on."""
-        self._readiness.stopped()
+        self.mark_stopped()
         self._task.stop()
         session, self._session, self.control = self._session, None, None
         return succeed(None) if session is None else Deferred.fromCoroutine(session.end())
@@ -221,7 +305,7 @@ class OwnedTorProvider(TorProvider):
     async def _live(self) -> None:
         await self._authenticated()
         control = self.control = Control(self._protocol, self._reactor)
-        self._session = Session(control, self._readiness, self._board, PortFinder(self._reactor))
+        self._session = Session(control, self, PortFinder(self._reactor))
         lost = control.when_lost()
         try:
             await self._session.begin()
@@ -231,7 +315,7 @@ class OwnedTorProvider(TorProvider):
             pass
         self._session.detach()
         self.control = self._session = None
-        self._readiness.down(_GONE)
+        self.mark_down("tor is gone (the application's control connection is lost)")
         self._task.begun()
 
     async def _authenticated(self) -> None:

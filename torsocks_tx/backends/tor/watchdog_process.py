@@ -1,6 +1,6 @@
 """The watchdog process, and the first moments of each process that it guards.
 
-Run as a script (``python -I -S``) by :mod:`torsocks_tx.backends.tor.watchdog`. Without arguments it
+Run as a script (``python -I -S``) by :mod:`torsocks_tx.backends.tor.process`. Without arguments it
 is the watchdog: it kills and removes what its owner leaves behind. Orders come as lines on standard
 input; the end of that input means that the owner is gone (a SIGKILL closes a pipe too). With
 arguments it waits until it is guarded, and then becomes the program that they name. Standard
@@ -17,11 +17,15 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-_PATIENCE = 10.0
+_DEADLINE = 10.0
 """Seconds for killed processes to vanish, and again for their directories to be removed."""
 
 _PAUSE = 0.05
 _READ_SIZE = 65536
+
+READY = "ready"
+"""The line that the watchdog prints when it is on guard."""
+
 CANNOT_EXECUTE = 127
 """The exit status when the program cannot be executed, as shells have it."""
 
@@ -66,19 +70,17 @@ class Guarded:
 
     def __init__(self) -> None:
         self.processes: dict[int, str] = {}
-        self.directories: dict[bytes, None] = {}
+        self.directories: list[bytes] = []
 
     def obey(self, line: bytes) -> None:
-        """Carry out one line: an order, its subject, and for a process when it started."""
+        """Carry out an order: its name, a process id or path, for a process its start time."""
         order, subject, *rest = line.decode("ascii").split(" ")
         if order == "guard-process":
             self.processes[int(subject)] = rest[0]
         elif order == "release-process":
             self.processes.pop(int(subject), None)
         elif order == "guard-directory":
-            self.directories[bytes.fromhex(subject)] = None
-        elif order == "release-directory":
-            self.directories.pop(bytes.fromhex(subject), None)
+            self.directories.append(bytes.fromhex(subject))
 
     def kill_all(self) -> None:
         """Kill every guarded process, then remove every guarded directory."""
@@ -94,7 +96,7 @@ class Guarded:
 
 
 def _until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _DEADLINE
     while not condition() and time.monotonic() < deadline:
         time.sleep(_PAUSE)
 
@@ -124,7 +126,7 @@ def guard() -> int:
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     os.chdir("/")
-    os.write(1, b"ready\n")
+    os.write(1, f"{READY}\n".encode())
     guarded = Guarded()
     pending = b""
     while received := os.read(0, _READ_SIZE):

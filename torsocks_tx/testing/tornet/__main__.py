@@ -21,9 +21,9 @@ from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
 from torsocks_tx.backends.tor.daemon import TorNotFound, find_tor
-from torsocks_tx.backends.tor.paths import printable
-from torsocks_tx.backends.tor.waiters import Waiters
-from torsocks_tx.backends.tor.watchdog import WatchdogError
+from torsocks_tx.backends.tor.events import printable
+from torsocks_tx.backends.tor.process import WatchdogError
+from torsocks_tx.backends.tor.waiting import Waiters
 from torsocks_tx.testing.tornet.network import PrivateNetwork
 from torsocks_tx.testing.tornet.node import NetworkError, all_of
 from torsocks_tx.testing.tornet.onion import OnionService

@@ -10,9 +10,8 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from torsocks_tx.backends.tor.daemon import find_tor, write_torrc
-from torsocks_tx.backends.tor.paths import quote_path
-from torsocks_tx.backends.tor.process import Ending, LineProtocol
-from torsocks_tx.backends.tor.watchdog import Watchdog, spawn_guarded
+from torsocks_tx.backends.tor.events import quote_path
+from torsocks_tx.backends.tor.process import Ending, LineProtocol, Watchdog, spawn_guarded
 from torsocks_tx.testing.tornet import torrc
 from torsocks_tx.testing.tornet.client import Client, ClientPorts
 from torsocks_tx.testing.tornet.names import DOCUMENTATION_ADDRESS, DOCUMENTATION_ADDRESS6

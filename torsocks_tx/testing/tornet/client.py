@@ -10,9 +10,8 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from torsocks_tx.backends.tor.control import Control
-from torsocks_tx.backends.tor.events import Event, parse_event
-from torsocks_tx.backends.tor.paths import quote_path
-from torsocks_tx.backends.tor.waiters import Waiters
+from torsocks_tx.backends.tor.events import Event, parse_event, quote_path
+from torsocks_tx.backends.tor.waiting import Waiters
 from torsocks_tx.testing.tornet.node import Node, checked_socket
 from torsocks_tx.testing.tornet.onion import ClientKey, OnionService
 from torsocks_tx.testing.tornet.ports import LOOPBACK

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from torsocks_tx.backends.tor.daemon import DaemonState
-from torsocks_tx.backends.tor.watchdog import Watchdog
+from torsocks_tx.backends.tor.process import Watchdog
 from torsocks_tx.testing.tornet.builder import Builder
 from torsocks_tx.testing.tornet.client import Client
 from torsocks_tx.testing.tornet.names import CHECK_NAME, DEFAULT_NAMES, DEFAULT_POINTERS, NameServer

@@ -14,9 +14,9 @@ from twisted.internet.endpoints import clientFromString
 from torsocks_tx.backends.tor.authentication import connect
 from torsocks_tx.backends.tor.control import Control
 from torsocks_tx.backends.tor.daemon import DaemonState, TorDaemon
-from torsocks_tx.backends.tor.paths import unix_endpoint
-from torsocks_tx.backends.tor.waiters import Waiters
-from torsocks_tx.backends.tor.watchdog import Watchdog
+from torsocks_tx.backends.tor.events import unix_endpoint
+from torsocks_tx.backends.tor.process import Watchdog
+from torsocks_tx.backends.tor.waiting import Waiters
 
 START_DEADLINE = 120.0
 """Seconds for one daemon to be ready; the whole network needs 10 to 20."""

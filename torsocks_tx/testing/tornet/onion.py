@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred, TimeoutError
 
 from torsocks_tx.backends.tor.control import Control
 from torsocks_tx.backends.tor.events import parse_event
-from torsocks_tx.backends.tor.waiters import Waiters
+from torsocks_tx.backends.tor.waiting import Waiters
 
 UPLOAD_DEADLINE = 45.0
 """Seconds until the descriptor is at the directories; they need about two."""

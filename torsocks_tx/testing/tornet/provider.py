@@ -54,7 +54,7 @@ class PrivateTorProvider(RunningTorProvider):
         except CancelledError:
             return
         except Exception as error:
-            self._readiness.down(f"the private network does not start: {error}")
+            self.mark_down(f"the private network does not start: {error}")
             raise
         await super().start()
         service = await self.network.add_onion_service(self.network.web.port)

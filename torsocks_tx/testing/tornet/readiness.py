@@ -16,7 +16,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 
 from torsocks_tx.backends.tor.control import Control
-from torsocks_tx.backends.tor.waiters import Waiters
+from torsocks_tx.backends.tor.waiting import Waiters
 from torsocks_tx.client.endpoint import SOCKSClientEndpoint
 from torsocks_tx.socks.client_options import ClientOptions
 from torsocks_tx.socks.messages import Credentials

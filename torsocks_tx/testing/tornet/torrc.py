@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import floor
 from pathlib import Path
 
-from torsocks_tx.backends.tor.paths import quote_path
+from torsocks_tx.backends.tor.events import quote_path
 
 Lines = tuple[str, ...]
 

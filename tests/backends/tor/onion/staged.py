@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, succeed
 
 from tests.support.names import ONION
 from torsocks_tx.backends.tor.control import ControlError, ControlLost
-from torsocks_tx.backends.tor.waiters import Waiters
+from torsocks_tx.backends.tor.waiting import Waiters
 
 ADDRESS = ONION.removesuffix(".onion")
 VIEW = f"ONION_CLIENT_AUTH_VIEW {ADDRESS}"

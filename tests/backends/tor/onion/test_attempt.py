@@ -27,9 +27,8 @@ from tests.socks.test_onion_address import NOT_KEYS
 from tests.support.clocks import TurnClock
 from tests.support.rows import rows
 from torsocks_tx.backends.tor.control import ControlError
-from torsocks_tx.backends.tor.onion.attempt import OnionAttempt
 from torsocks_tx.backends.tor.onion.history import INTRODUCTION_DOUBT, UNDECRYPTABLE_MEMORY
-from torsocks_tx.backends.tor.onion.observer import Following, OnionObserver
+from torsocks_tx.backends.tor.onion.observer import Following, OnionAttempt, OnionObserver
 from torsocks_tx.backends.tor.onion.queries import ANSWER_TIMEOUT
 from torsocks_tx.errors import (
     ConnectionRefused,

@@ -46,7 +46,7 @@ def test_a_thousand_at_once_cost_two() -> None:
     assert play.commands == ["Q", "Q"]
     play.sent[1][1].callback("two")
     assert play.heard == ["one"] + ["two"] * 999
-    assert play.questions._lines == {}
+    assert play.questions._sent == set()
     play.ask()
     assert len(play.sent) == 3
 
@@ -74,7 +74,7 @@ def test_a_failure_is_everybodys_own() -> None:
     play.sent[0][1].errback(ControlError(551, "no"))
     play.sent[1][1].errback(ControlError(551, "no"))
     assert [failure.type for failure in play.heard] == [ControlError] * 3
-    assert play.questions._lines == {}
+    assert play.questions._sent == set()
 
 
 def test_giving_up_ends_only_ones_own_waiting() -> None:

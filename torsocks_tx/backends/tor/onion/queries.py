@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from torsocks_tx.backends.tor.control import ControlLost
 from torsocks_tx.backends.tor.onion.events import Step, parse_circuit
-from torsocks_tx.backends.tor.waiters import Waiters, limit
+from torsocks_tx.backends.tor.waiting import Waiters, limit
 from torsocks_tx.socks.onion_address import has_public_key
 
 ANSWER_TIMEOUT = 1.0
@@ -32,14 +32,6 @@ _Joined = dict[str, set[str | None]]
 """For each onion service, the tokens of the circuits to it that are open."""
 
 
-class _Line(Generic[_T]):
-    """Who waits for the answer to one command: those for the one under way, and for the next."""
-
-    def __init__(self, clock: IReactorTime) -> None:
-        self.current: Waiters[_T] = Waiters(clock)
-        self.next: Waiters[_T] | None = None
-
-
 class SharedCommands(Generic[_T]):
     """Sends each command at most once at a time; ``ask`` sends one and fires with its answer.
 
@@ -50,31 +42,30 @@ class SharedCommands(Generic[_T]):
     def __init__(self, ask: Callable[[str], Deferred[_T]], clock: IReactorTime) -> None:
         self._ask = ask
         self._clock = clock
-        self._lines: dict[str, _Line[_T]] = {}
+        self._sent: set[str] = set()
+        self._next: dict[str, Waiters[_T]] = {}
 
     def answer_to(self, command: str) -> Deferred[_T]:
         """Fire with tor's answer; fail as ``ask`` does. Can be cancelled."""
-        line = self._lines.get(command)
-        if line is None:
-            line = self._lines[command] = _Line(self._clock)
-            waiting = line.current.wait()
-            self._send(command, line)
-            return waiting
-        if line.next is None:
-            line.next = Waiters(self._clock)
-        return line.next.wait()
+        if command in self._sent:
+            return self._next.setdefault(command, Waiters(self._clock)).wait()
+        waiters: Waiters[_T] = Waiters(self._clock)
+        waiting = waiters.wait()
+        self._send(command, waiters)
+        return waiting
 
-    def _send(self, command: str, line: _Line[_T]) -> None:
+    def _send(self, command: str, waiters: Waiters[_T]) -> None:
+        self._sent.add(command)
         asked = self._ask(command)
-        asked.addCallbacks(line.current.fire, lambda failure: _fail(line.current, failure))
-        asked.addBoth(lambda _: self._go_on(command, line))
+        asked.addCallbacks(waiters.fire, lambda failure: _fail(waiters, failure))
+        asked.addBoth(lambda _: self._send_again(command))
 
-    def _go_on(self, command: str, line: _Line[_T]) -> None:
-        if line.next is None:
-            del self._lines[command]
-            return
-        line.current, line.next = line.next, None
-        self._send(command, line)
+    def _send_again(self, command: str) -> None:
+        """Send the command for those who asked while it was under way."""
+        self._sent.discard(command)
+        waiters = self._next.pop(command, None)
+        if waiters is not None:
+            self._send(command, waiters)
 
 
 class TorQueries:

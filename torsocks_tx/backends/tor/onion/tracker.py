@@ -21,11 +21,6 @@ REMEMBERED_ADDRESSES = 1024
 """Addresses without a live attempt whose history is kept; the one idle for longest goes first."""
 
 
-def may_carry(event: HSCircuitEvent, token: str | None) -> bool:
-    """Whether this circuit may be one for streams with this token."""
-    return token is None or event.token in (None, token)
-
-
 class _Service:
     """One service: what is remembered of it, and who tries to reach it now.
 

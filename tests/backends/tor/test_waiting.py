@@ -1,4 +1,4 @@
-"""Many who wait for one thing, and timeouts of a process that may stand still."""
+"""Many who wait for one thing, timeouts, tasks from their start to their end, and delays."""
 
 from __future__ import annotations
 
@@ -6,11 +6,23 @@ from time import process_time
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.task import Clock
+from twisted.logger import LogEvent
 
 from tests.support.clocks import TurnClock
-from torsocks_tx.backends.tor.waiters import MOST_EXTENSIONS, SLICE, Waiters, limit
+from torsocks_tx.backends.tor.waiting import (
+    FIRST_DELAY,
+    LONGEST_DELAY,
+    MOST_EXTENSIONS,
+    SLICE,
+    SupervisedTask,
+    Waiters,
+    limit,
+    retry_delay,
+)
 
 
 def test_all_that_wait_get_it_and_later_ones_do_not() -> None:
@@ -125,3 +137,115 @@ def test_who_gives_up_is_not_told_of_a_timeout(play: Play) -> None:
     waiting.cancel()
     assert heard[0].check(CancelledError)
     assert clock.getDelayedCalls() == []
+
+
+def fail_test(reason: str) -> None:
+    raise AssertionError(reason)
+
+
+def test_it_begins_and_is_stopped_where_it_waits() -> None:
+    task, heard = SupervisedTask(Clock()), []
+
+    async def live() -> None:
+        task.begun()
+        task.begun()
+        try:
+            await Deferred()
+        except CancelledError:
+            heard.append("cancelled")
+            raise
+
+    started = task.start(live(), fail_test)
+    assert started.called
+    assert task.has_begun
+    task.stop()
+    assert heard == ["cancelled"]
+    task.stop()
+    assert task.start(live(), fail_test).called
+
+
+def test_it_runs_once_at_a_time() -> None:
+    task, waiting = SupervisedTask(Clock()), Deferred()
+
+    async def live() -> None:
+        await waiting
+
+    task.start(live(), fail_test)
+    with pytest.raises(RuntimeError, match="was started before"):
+        task.start(live(), fail_test)
+    task.stop()
+
+
+def test_a_stop_ends_a_start_that_waits() -> None:
+    task, waiting = SupervisedTask(Clock()), Deferred()
+
+    async def live() -> None:
+        await waiting
+
+    started = task.start(live(), fail_test)
+    assert not task.has_begun
+    task.stop()
+    assert started.result is None
+
+
+def test_what_goes_wrong_before_it_has_begun_fails_the_start() -> None:
+    task = SupervisedTask(Clock())
+
+    async def live() -> None:
+        raise KeyError("x")
+
+    failures: list[Any] = []
+    task.start(live(), fail_test).addErrback(failures.append)
+    assert failures[0].check(KeyError)
+
+
+def test_what_goes_wrong_later_is_logged_and_told(logged_failures: list[LogEvent]) -> None:
+    task, heard = SupervisedTask(Clock()), []
+
+    async def live() -> None:
+        task.begun()
+        raise KeyError("x")
+
+    task.start(live(), heard.append)
+    assert heard == ["tor is not followed any more"]
+    assert logged_failures.pop()["log_failure"].check(KeyError)
+    assert logged_failures == []
+
+
+@pytest.mark.parametrize("turns", [1, 2])
+def test_it_may_be_stopped_from_within(turns: int) -> None:
+    clock = Clock()
+    task, waiting = SupervisedTask(clock), Deferred()
+    went_on: list[int] = []
+
+    async def live() -> None:
+        task.begun()
+        task.stop()
+        went_on.append(1)
+        await waiting
+        went_on.append(2)
+
+    task.start(live(), fail_test)
+    for _ in range(turns):
+        clock.advance(0)
+    waiting.callback(None)
+    assert went_on == [1]
+
+
+def test_delays_grow_to_their_longest() -> None:
+    delays = retry_delay(lambda: 0.0)
+    seconds = [delays(failures) for failures in range(20)]
+    assert seconds[0] == FIRST_DELAY
+    assert seconds == sorted(seconds)
+    assert seconds[1] > seconds[0]
+    assert seconds[-1] == LONGEST_DELAY - 1
+
+
+@given(st.integers(0, 10**9), st.floats(0, 1))
+def test_no_delay_is_too_long_or_none(failures: int, fraction: float) -> None:
+    assert FIRST_DELAY <= retry_delay(lambda: fraction)(failures) <= LONGEST_DELAY
+
+
+def test_jitter_is_on_by_default() -> None:
+    delays = retry_delay()
+    assert len({delays(0) for _ in range(20)}) > 1
