@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -85,3 +88,19 @@ def test_options_that_tor_refuses_are_told_before_anything_starts(tmp_path: Path
         provider_of(*arguments, "--tor-option", "Good 1", "--tor-option", "Bad 1")
     provider_of(*arguments, "--tor-option", "Good 1")
     assert not (tmp_path / "data").exists()
+
+
+def test_options_of_tor_are_judged_by_the_user_that_serves() -> None:
+    # Only root can become another user.
+    server = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
+    options = Options()
+    options.parent = {"uid": server.pw_uid}  # type: ignore[assignment]
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        os.chmod(directory, 0o755)
+        tor = Path(directory, "tor")
+        tor.write_text('#!/bin/sh\necho "[warn] user $(id -u) of group $(id -g)"; exit 1\n')
+        tor.chmod(0o755)
+        arguments = ("--tor-binary", str(tor), "--tor-data-directory", f"{directory}/data")
+        options.parseOptions([*arguments, "--tor-option", "A 1"])
+        with pytest.raises(ValueError, match=f"user {server.pw_uid} of group {server.pw_gid}$"):
+            make_upstream(Clock(), options)

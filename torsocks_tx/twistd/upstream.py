@@ -7,6 +7,7 @@ fix.
 from __future__ import annotations
 
 import os
+import pwd
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -164,7 +165,7 @@ def _make_provider(
     # With ``twistd --uid`` the directory is for the user that will serve.
     server = options.parent["uid"] if options.parent else None
     directory = options["tor-data-directory"] or default_data_directory(server)
-    _check_torrc(find_tor(options["tor-binary"]), options.tor_options, directory)
+    _check_torrc(find_tor(options["tor-binary"]), options.tor_options, directory, server)
     return LaunchedTorProvider(
         reactor,
         directory,
@@ -174,10 +175,13 @@ def _make_provider(
     )
 
 
-def _check_torrc(tor: str, options: Sequence[tuple[str, str]], directory: str | Path) -> None:
+def _check_torrc(
+    tor: str, options: Sequence[tuple[str, str]], directory: str | Path, server: int | None
+) -> None:
     """Raise ``ValueError`` if tor refuses the options.
 
-    Tor would say so itself, but once twistd's parent has told that the daemon runs.
+    Tor would say so itself, but once twistd's parent has told that the daemon runs. It is asked as
+    the user that will serve: it refuses a directory of another user, and changes modes of files.
     """
     if not options:
         return
@@ -185,11 +189,21 @@ def _check_torrc(tor: str, options: Sequence[tuple[str, str]], directory: str | 
         *(f"{name} {value}" for name, value in options),
         f"DataDirectory {quote_path(directory)}",
     ]
+    become = server if os.geteuid() == 0 else None
     command = [tor, "--verify-config", "--hush", "--defaults-torrc", os.devnull, "-f", "-"]
     text = os.fsencode("\n".join([*lines, ""]))
     try:
-        ended = subprocess.run(command, input=text, capture_output=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+        ended = subprocess.run(
+            command,
+            input=text,
+            capture_output=True,
+            timeout=10,
+            check=False,
+            user=become,
+            group=None if become is None else pwd.getpwuid(become).pw_gid,
+            extra_groups=None if become is None else (),
+        )
+    except (KeyError, OSError, subprocess.TimeoutExpired):
         # Whatever that is, the start of tor meets it too, and tells of it.
         return
     if ended.returncode:
