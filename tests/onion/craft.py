@@ -28,10 +28,9 @@ from stem.descriptor.hidden_service import (
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
-from torsocks_tx.backends.tor.control import Control, ControlError
+from torsocks_tx.backends.tor.control import Control
 
 DEADLINE = 30.0
-UNRECOGNIZED_KEY = 552
 
 PERIOD_MINUTES = 8
 """24 voting intervals of 20 s, as the private network has them."""
@@ -185,7 +184,7 @@ class _Uploads:
 
 
 async def relays(control: Control) -> list[Relay]:
-    """The relays of the consensus, as this tor knows them."""
+    """The relays of the consensus, as a directory authority knows them: it has all their keys."""
     found = []
     for line in (await control.get_info("ns/all")).splitlines():
         if line.startswith("r "):
@@ -198,19 +197,8 @@ async def relays(control: Control) -> list[Relay]:
     ]
 
 
-async def _microdescriptor(control: Control, fingerprint: str) -> str:
-    """Ask until tor has it: it is fetched some time after the consensus."""
-    while True:
-        try:
-            return await control.get_info(f"md/id/{fingerprint}")
-        except ControlError as error:
-            if error.code != UNRECOGNIZED_KEY:
-                raise
-
-
 async def _ntor_key(control: Control, fingerprint: str) -> bytes:
-    asking = Deferred.fromCoroutine(_microdescriptor(control, fingerprint))
-    text: str = await asking.addTimeout(DEADLINE, reactor)
+    text = await control.get_info(f"desc/id/{fingerprint}")
     for line in text.splitlines():
         if line.startswith("ntor-onion-key "):
             key = line.split()[1]

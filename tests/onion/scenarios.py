@@ -46,7 +46,7 @@ class Stage:
     async def relays(self) -> list[Relay]:
         """Every relay of the network."""
         if not self._relays:
-            self._relays = await relays(await self.client.node.control())
+            self._relays = await relays(await self.network.daemons["auth0"].control())
         return self._relays
 
     async def relay(self, name: str) -> Relay:
