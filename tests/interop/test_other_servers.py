@@ -27,7 +27,7 @@ from torsocks_tx.errors import (
 )
 from torsocks_tx.socks.client_options import ClientOptions
 from torsocks_tx.socks.messages import Credentials
-from torsocks_tx.testing.tornet.ports import LOOPBACK, PortReservations
+from torsocks_tx.testing.tornet.servers import LOOPBACK, PortReservations
 
 pytestmark = pytest.mark.network
 

@@ -18,7 +18,7 @@ from tests.interop.wheel import write_wheel
 from tests.support.clients import client
 from tests.support.rows import rows
 from tests.support.running import run
-from torsocks_tx.testing.tornet.ports import LOOPBACK
+from torsocks_tx.testing.tornet.servers import LOOPBACK
 
 pytestmark = pytest.mark.network
 

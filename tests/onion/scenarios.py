@@ -21,7 +21,7 @@ from torsocks_tx.backends.tor.waiting import Waiters
 from torsocks_tx.testing.tornet import PrivateNetwork
 from torsocks_tx.testing.tornet.client import Client
 from torsocks_tx.testing.tornet.onion import ClientKey
-from torsocks_tx.testing.tornet.ports import PortReservations
+from torsocks_tx.testing.tornet.servers import PortReservations
 
 SERVICE = "service0"
 DEADLINE = 60.0

@@ -12,7 +12,7 @@ from twisted.internet import reactor
 from twisted.names import client, dns
 from twisted.names.error import DNSNameError
 
-from torsocks_tx.testing.tornet.names import Asked, NameServer
+from torsocks_tx.testing.tornet.servers import Asked, NameServer
 
 
 @pytest_twisted.async_yield_fixture

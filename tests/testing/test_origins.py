@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol
 from zope.interface import implementer
 
-from torsocks_tx.testing.tornet.origins import (
+from torsocks_tx.testing.tornet.servers import (
     BANNER,
     Origin,
     banner_origin,

@@ -7,8 +7,8 @@ from contextlib import closing
 
 import pytest
 
-from torsocks_tx.testing.tornet import ports
-from torsocks_tx.testing.tornet.ports import LOOPBACK, PortReservations, has_ipv6_loopback
+from torsocks_tx.testing.tornet import servers
+from torsocks_tx.testing.tornet.servers import LOOPBACK, PortReservations, has_ipv6_loopback
 
 
 def listen(port: int, *, reuse: bool) -> socket.socket:
@@ -58,5 +58,5 @@ def test_ports_are_all_different() -> None:
 
 
 def test_a_machine_without_ipv6_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ports, "LOOPBACK6", "2001:db8::1")
+    monkeypatch.setattr(servers, "LOOPBACK6", "2001:db8::1")
     assert not has_ipv6_loopback()

@@ -15,12 +15,11 @@ from tests.support.clients import client
 from tests.support.processes import is_alive
 from torsocks_tx.backends.tor.control import ControlError
 from torsocks_tx.backends.tor.daemon import DaemonState, TorNotFound
-from torsocks_tx.testing.tornet import readiness
-from torsocks_tx.testing.tornet.names import CHECK_NAME, Asked
+from torsocks_tx.testing.tornet import client as client_module
 from torsocks_tx.testing.tornet.network import EXITS, PrivateNetwork
 from torsocks_tx.testing.tornet.node import NetworkError
 from torsocks_tx.testing.tornet.onion import ClientKey
-from torsocks_tx.testing.tornet.readiness import reach_exits, wait_for_relays
+from torsocks_tx.testing.tornet.servers import CHECK_NAME, Asked
 
 pytestmark = [pytest.mark.network, pytest.mark.clients("curl", "tor-resolve")]
 
@@ -95,18 +94,18 @@ async def test_a_client_is_up_when_it_has_reached_each_exit(
     control = await client.node.control()
     assert await control.get_info("address-mappings/control") == ""
     assert CHECK_NAME not in {asked.name for asked in private_network.names.asked}
-    relays = await wait_for_relays(reactor, control, EXITS)
+    relays = await client.node.wait_for_relays(EXITS)
     stopped = {"exit2": relays["exit2"]}
-    monkeypatch.setattr(readiness, "READY_DEADLINE", 2.0)
+    monkeypatch.setattr(client_module, "REACH_DEADLINE", 2.0)
     private_network.daemons["exit2"].suspend()
     try:
         with pytest.raises(NetworkError, match=f"{other} does not reach every exit"):
-            await reach_exits(reactor, client, stopped, CHECK_NAME, private_network._check.port)
+            await client.reach_exits(stopped, CHECK_NAME, private_network._check.port)
     finally:
         private_network.daemons["exit2"].resume()
     monkeypatch.undo()
     before = len(checks)
-    await reach_exits(reactor, client, stopped, CHECK_NAME, private_network._check.port)
+    await client.reach_exits(stopped, CHECK_NAME, private_network._check.port)
     assert len(checks) > before
 
 

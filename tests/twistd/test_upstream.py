@@ -17,7 +17,7 @@ from torsocks_tx.backends.direct import DirectBackend
 from torsocks_tx.backends.tor.launched import LaunchedTorProvider
 from torsocks_tx.backends.tor.provider import NoSuchPort, ProviderState
 from torsocks_tx.backends.tor.providers import FixedTorProvider, RunningTorProvider
-from torsocks_tx.testing.tornet.provider import PrivateTorProvider
+from torsocks_tx.testing.tornet.network import PrivateTorProvider
 from torsocks_tx.twistd.options import Options
 from torsocks_tx.twistd.upstream import TorUpstream, make_upstream
 

@@ -15,7 +15,7 @@ from twisted.web.error import SchemeNotSupported
 
 from torsocks_tx import ClientOptions, EndpointBackend, SOCKSError, SOCKSFactory
 from torsocks_tx.errors import DescriptorNotFound
-from torsocks_tx.testing.tornet.origins import web_origin
+from torsocks_tx.testing.tornet.servers import web_origin
 from torsocks_tx.web import socks_agent
 
 # Twisted's own: the transport of a response has no such method (its ticket 8227).

@@ -156,7 +156,7 @@ def _make_provider(
     if options["tor-socks"]:
         return FixedTorProvider(clientFromString(reactor, options["tor-socks"]))
     if tor == "private":
-        from torsocks_tx.testing.tornet.provider import PrivateTorProvider
+        from torsocks_tx.testing.tornet.network import PrivateTorProvider
 
         return PrivateTorProvider(reactor)
     if tor != "launch":

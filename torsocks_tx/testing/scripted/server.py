@@ -1,7 +1,7 @@
-"""A SOCKS server for authors of SOCKS clients: what it does is in the destination's name.
+"""The scripted SOCKS server: it answers as the name of the destination says.
 
-The grammar is in ``names``. Here are the methods that the server takes, and the record of
-what it was asked.
+``names`` has the grammar of the names and ``backend`` the streams. Here are the methods that the
+server takes, the bytes of its replies, and the record of the requests.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IAddress, IReactorTime, IStreamServerEndpoint
 
 from torsocks_tx.limits import Limits
+from torsocks_tx.relay.transports import Deadline
 from torsocks_tx.server.factory import SOCKSFactory
 from torsocks_tx.server.protocol import SOCKSProtocol, State
 from torsocks_tx.server.request import Client, Errand
+from torsocks_tx.socks.address import build_address
 from torsocks_tx.socks.constants import AddressType, Command, Method, Version
 from torsocks_tx.socks.messages import Address, Credentials, Request
 from torsocks_tx.socks.replies import ReplyContext
 from torsocks_tx.socks.server import HandshakeOptions
 from torsocks_tx.testing.scripted.backend import ScriptedBackend
-from torsocks_tx.testing.scripted.names import script_of
-from torsocks_tx.testing.scripted.request import ScriptedErrand
+from torsocks_tx.testing.scripted.names import Act, Script, script_of
 
 LIMITS = Limits(connect_timeout=3600.0, onion_timeout=3600.0)
-"""The action silent is meant: no deadline but a test's own ends it."""
+"""Long deadlines: the action silent ends by a deadline of the test only."""
 
 ANY_PORT = "tcp:0:interface=127.0.0.1"
 METHODS = (Method.USERNAME_PASSWORD, Method.NO_AUTH)
@@ -51,7 +52,7 @@ class ScriptedRequest:
 
 
 def to_json(request: ScriptedRequest) -> dict[str, Any]:
-    """What ``json`` can write. Bytes are hexadecimal; there is no user where none was named."""
+    """Return a request as JSON values: bytes are hexadecimal, absent credentials are null."""
     credentials = request.credentials
     return {
         "version": int(request.version),
@@ -67,7 +68,7 @@ def to_json(request: ScriptedRequest) -> dict[str, Any]:
 
 
 def from_json(fields: dict[str, Any]) -> ScriptedRequest:
-    """The request that ``to_json`` described."""
+    """Return the request that ``to_json`` wrote."""
     credentials = None
     if fields["username"] is not None:
         username, password = (bytes.fromhex(fields[name]) for name in ("username", "password"))
@@ -82,8 +83,70 @@ def from_json(fields: dict[str, Any]) -> ScriptedRequest:
     )
 
 
+class ScriptedErrand(Errand):
+    """Handles one request: sends the reply that its script describes."""
+
+    def __init__(
+        self,
+        client: Client,
+        request: Request,
+        *,
+        clock: IReactorTime,
+        limits: Limits,
+        audience: Callable[[Request], ReplyContext],
+    ) -> None:
+        super().__init__(client, request, clock=clock, limits=limits, audience=audience)
+        self._script = script_of(request)
+        self._next_byte = Deadline(clock)
+
+    def send_reply(self, reply: bytes, *, final: bool) -> None:
+        """Write the scripted reply in place of the true one, as the script says."""
+        script = self._script
+        if script.act is Act.RESET:
+            self._client.reset()
+            return
+        shaped = shape(reply, script, self._request)
+        if script.cut is not None:
+            shaped, final = shaped[: script.cut], True
+        if script.pause is None or not shaped:
+            super().send_reply(shaped, final=final)
+            return
+        if self._relay.outbound is not None:
+            self._relay.outbound.pauseProducing()
+        self._send_byte(shaped, final, script.pause)
+
+    def _send_byte(self, left: bytes, final: bool, pause: float) -> None:
+        if len(left) > 1:
+            self._client.transport.write(left[:1])
+            self._next_byte.start(pause, partial(self._send_byte, left[1:], final, pause))
+            return
+        super().send_reply(left, final=final)
+        if self._relay.outbound is not None:
+            self._relay.outbound.resumeProducing()
+
+    def client_lost(self, clean: bool) -> None:
+        """Stop: the connection of the client has ended."""
+        self._next_byte.stop()
+        super().client_lost(clean)
+
+
+def shape(reply: bytes, script: Script, request: Request) -> bytes:
+    """Return the bytes of the scripted reply, given those of the true one."""
+    if script.act is Act.CLOSE:
+        return b""
+    if script.raw is not None:
+        return script.raw
+    if script.act is not Act.SILENT and not script.opens(request.version):
+        # The code is the second byte, in both versions.
+        reply = reply[:1] + bytes([script.code_for(request.version)]) + reply[2:]
+    connects = request.version is Version.SOCKS5 and request.command is Command.CONNECT
+    if script.bound is not None and connects:
+        reply = reply[:3] + build_address(script.bound)
+    return reply
+
+
 class ScriptedProtocol(SOCKSProtocol):
-    """Keeps what the client sends up to its request."""
+    """A server connection that records what the client sends up to its request."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,7 +161,7 @@ class ScriptedProtocol(SOCKSProtocol):
 
 @dataclass(frozen=True, slots=True)
 class ScriptedOptions(HandshakeOptions):
-    """Takes these methods, the first that the client offers."""
+    """Selects the first of ``methods`` that the client offers."""
 
     methods: tuple[Method, ...] = METHODS
 
@@ -108,7 +171,7 @@ class ScriptedOptions(HandshakeOptions):
 
 
 class ScriptedFactory(SOCKSFactory):
-    """The factory of a scripted server; ``requests`` are those so far."""
+    """The factory of a scripted server; ``requests`` lists the requests so far."""
 
     protocol = ScriptedProtocol
 
@@ -141,7 +204,7 @@ class ScriptedFactory(SOCKSFactory):
         )
 
     def errand(self, client: Client, request: Request) -> Errand:
-        """Record the request, and carry it out by its script."""
+        """Record a request, and return its handler."""
         assert isinstance(client, ScriptedProtocol)
         mistake = script_of(request).mistake
         self._record(
@@ -189,9 +252,9 @@ class ScriptedServer:
         reactor: the running reactor.
         endpoint: where it listens, as Twisted's endpoint or its string.
         methods: the SOCKS5 methods that it takes, first choice first: 2 (user name and password)
-            and 0 (none) by default. Without any, every client hears 05 FF.
-        users: the passwords by user name; anybody else is refused by 01 01, and everybody if it
-            is empty. None: all credentials are taken.
+            and 0 (none) by default. Without any, every client is answered 05 FF.
+        users: the passwords by user name; other credentials are answered 01 01. None: all
+            credentials are taken.
 
     Attributes:
         address: where it listens, once started: ``address.host`` and ``address.port``.

@@ -13,10 +13,10 @@
 """
 
 from torsocks_tx.testing.tornet.client import Client, LiveStream, StreamEvent, StreamWatch
-from torsocks_tx.testing.tornet.names import DEFAULT_NAMES, DEFAULT_POINTERS, Asked, NameServer
 from torsocks_tx.testing.tornet.network import PrivateNetwork
 from torsocks_tx.testing.tornet.node import NetworkError, Node
 from torsocks_tx.testing.tornet.onion import ClientKey, OnionService
+from torsocks_tx.testing.tornet.servers import DEFAULT_NAMES, DEFAULT_POINTERS, Asked, NameServer
 
 __all__ = [
     "DEFAULT_NAMES",

@@ -27,7 +27,6 @@ from torsocks_tx.backends.tor.waiting import Waiters
 from torsocks_tx.testing.tornet.network import PrivateNetwork
 from torsocks_tx.testing.tornet.node import NetworkError, all_of
 from torsocks_tx.testing.tornet.onion import OnionService
-from torsocks_tx.testing.tornet.readiness import reach_exits
 
 NAME = "tornet"
 DESCRIPTION = """\
@@ -143,8 +142,7 @@ class _Command:
                 onion = await self._network.add_onion_service(self._network.web.port)
                 # Whoever reads the facts asks at once: see that each client gets there.
                 await all_of(
-                    reach_exits(self._reactor, client, {}, onion.address, 80)
-                    for client in self._network.clients
+                    client.reach_exits({}, onion.address, 80) for client in self._network.clients
                 )
             self._print(onion)
             self.status = 0

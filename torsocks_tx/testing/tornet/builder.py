@@ -14,9 +14,10 @@ from torsocks_tx.backends.tor.events import quote_path
 from torsocks_tx.backends.tor.process import Ending, LineProtocol, Watchdog, spawn_guarded
 from torsocks_tx.testing.tornet import torrc
 from torsocks_tx.testing.tornet.client import Client, ClientPorts
-from torsocks_tx.testing.tornet.names import DOCUMENTATION_ADDRESS, DOCUMENTATION_ADDRESS6
 from torsocks_tx.testing.tornet.node import NetworkError, Node, all_of, control_socket
-from torsocks_tx.testing.tornet.ports import (
+from torsocks_tx.testing.tornet.servers import (
+    DOCUMENTATION_ADDRESS,
+    DOCUMENTATION_ADDRESS6,
     LOOPBACK,
     LOOPBACK6,
     PortReservations,

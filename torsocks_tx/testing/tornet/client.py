@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.endpoints import UNIXClientEndpoint
+from twisted.internet.error import ConnectError
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import deferLater
 
 from torsocks_tx.backends.tor.control import Control
 from torsocks_tx.backends.tor.events import Event, parse_event, quote_path
 from torsocks_tx.backends.tor.waiting import Waiters
-from torsocks_tx.testing.tornet.node import Node, checked_socket
+from torsocks_tx.client.endpoint import SOCKSClientEndpoint
+from torsocks_tx.socks.client_options import ClientOptions
+from torsocks_tx.socks.messages import Credentials
+from torsocks_tx.testing.tornet.node import NetworkError, Node, all_of, checked_socket
 from torsocks_tx.testing.tornet.onion import ClientKey, OnionService
-from torsocks_tx.testing.tornet.ports import LOOPBACK
+from torsocks_tx.testing.tornet.servers import LOOPBACK
 
 WAIT_DEADLINE = 30.0
 """Seconds that :meth:`StreamWatch.wait_for` waits before it raises a ``TimeoutError``."""
 
+REACH_DEADLINE = 90.0
+"""Seconds for a client to reach each exit."""
+
+_PAUSE = 0.2
 _HOP = re.compile(r"\$[0-9A-F]{40}(?:[~=](\w+))?")
 
 
@@ -186,6 +198,41 @@ class Client:
             "socks_tcp": list(self.socks_tcp),
             "socks_extended": list(self.socks_extended),
         }
+
+    async def reach_exits(self, exits: Mapping[str, str], host: str, port: int) -> None:
+        """Return once a stream to ``host`` has opened through each exit (fingerprints by name).
+
+        Without exits: through any that tor picks. Raises ``NetworkError`` after ``REACH_DEADLINE``.
+        """
+        control = await self.node.control()
+        # A mapping of tor's is the one way to name the exit of a stream (tor(1), MapAddress).
+        aliases = {f"{name}.exit-check.invalid": key for name, key in exits.items()}
+        mappings = [f"{alias}={host}.{key}.exit" for alias, key in aliases.items()]
+        if mappings:
+            await control.command(f"MAPADDRESS {' '.join(mappings)}")
+        opening = Deferred.fromCoroutine(
+            all_of(self._open(name, port) for name in aliases or [host])
+        )
+        try:
+            await opening.addTimeout(REACH_DEADLINE, self._reactor)
+        except TimeoutError:
+            raise NetworkError(f"{self.name} does not reach every exit") from None
+        if mappings:
+            await control.command(f"MAPADDRESS {' '.join(f'{alias}={alias}' for alias in aliases)}")
+
+    async def _open(self, host: str, port: int) -> None:
+        # The credentials keep these circuits apart from those of everybody else.
+        options = ClientOptions(credentials=Credentials(b"exit-check", host.encode("ascii")))
+        proxy = UNIXClientEndpoint(self._reactor, self.socks_unix)
+        endpoint = SOCKSClientEndpoint(self._reactor, proxy, host, port, options)
+        while True:
+            try:
+                protocol: Any = await endpoint.connect(Factory.forProtocol(Protocol))
+            except ConnectError:
+                await deferLater(self._reactor, _PAUSE)
+            else:
+                protocol.transport.abortConnection()
+                return
 
     async def stream_circuits(self) -> list[LiveStream]:
         """Return the streams that exist now, with their circuits."""

@@ -1,4 +1,4 @@
-"""The private Tor network as a whole: started until it is up, changed, and stopped."""
+"""The private Tor network as a whole, and as the tor of ``twistd torsocks --tor private``."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import clientFromString
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.logger import Logger
+from zope.interface import implementer
+
 from torsocks_tx.backends.tor.daemon import DaemonState
 from torsocks_tx.backends.tor.process import Watchdog
+from torsocks_tx.backends.tor.providers import RunningTorProvider
+from torsocks_tx.testing.tornet import servers
 from torsocks_tx.testing.tornet.builder import Builder
 from torsocks_tx.testing.tornet.client import Client
-from torsocks_tx.testing.tornet.names import CHECK_NAME, DEFAULT_NAMES, DEFAULT_POINTERS, NameServer
 from torsocks_tx.testing.tornet.node import NetworkError, Node, Progress, all_of
 from torsocks_tx.testing.tornet.onion import ClientKey, OnionService, add_onion_service
-from torsocks_tx.testing.tornet.origins import banner_origin, echo_origin, web_origin
-from torsocks_tx.testing.tornet.ports import has_ipv6_loopback
-from torsocks_tx.testing.tornet.readiness import reach_exits, wait_for_relays
 
 AUTHORITIES = 4
 EXITS = 5
@@ -29,7 +33,7 @@ _EXIT = "exit"
 class PrivateNetwork:
     """Authorities, exits, clients, a name server, and servers to connect to.
 
-    :data:`~torsocks_tx.testing.tornet.names.DEFAULT_NAMES` tells what clients can ask for.
+    :data:`~torsocks_tx.testing.tornet.servers.DEFAULT_NAMES` tells what clients can ask for.
 
     Args:
         reactor: the running reactor.
@@ -53,16 +57,20 @@ class PrivateNetwork:
         directory: str | Path | None = None,
         *,
         clients: int = 1,
-        names: Mapping[str, Sequence[str]] = DEFAULT_NAMES,
-        pointers: Mapping[str, str] = DEFAULT_POINTERS,
+        names: Mapping[str, Sequence[str]] = servers.DEFAULT_NAMES,
+        pointers: Mapping[str, str] = servers.DEFAULT_POINTERS,
     ) -> None:
         self.directory = _fresh_path() if directory is None else Path(directory).absolute()
         self.daemons: dict[str, Node] = {}
         self.clients: list[Client] = []
-        self.names = NameServer(names, pointers)
-        self.web, self.echo, self.banner = web_origin(), echo_origin(), banner_origin()
-        self.ipv6 = has_ipv6_loopback()
-        self._check = banner_origin()
+        self.names = servers.NameServer(names, pointers)
+        self.web, self.echo, self.banner = (
+            servers.web_origin(),
+            servers.echo_origin(),
+            servers.banner_origin(),
+        )
+        self.ipv6 = servers.has_ipv6_loopback()
+        self._check = servers.banner_origin()
         self._reactor = reactor
         self._client_count = clients
         self._watchdog = Watchdog(reactor)
@@ -92,8 +100,8 @@ class PrivateNetwork:
     async def stop(self) -> None:
         """End every daemon, close every server, remove every file; harmless when done before."""
         await all_of(node.stop() for node in self.daemons.values())
-        for server in (self.names, self.web, self.echo, self.banner, self._check):
-            await server.stop()
+        for each in (self.names, self.web, self.echo, self.banner, self._check):
+            await each.stop()
         await self._watchdog.stop()  # it removes the directory
         if self._builder is not None:
             self._builder.release_ports()
@@ -184,7 +192,7 @@ class PrivateNetwork:
 
     async def _bring_in(self, node: Node) -> dict[str, str]:
         await node.start(self._progress)
-        return await wait_for_relays(self._reactor, await node.control(), AUTHORITIES + EXITS)
+        return await node.wait_for_relays(AUTHORITIES + EXITS)
 
     async def _bring_in_client(self, client: Client) -> None:
         relays = await self._bring_in(client.node)
@@ -195,7 +203,7 @@ class PrivateNetwork:
         }
         if client.has_own_lines:
             exits = {}  # such as a bridge, which cannot be the exit too
-        await reach_exits(self._reactor, client, exits, CHECK_NAME, self._check.port)
+        await client.reach_exits(exits, servers.CHECK_NAME, self._check.port)
 
     def _new_client(self, torrc_lines: Iterable[str] = ()) -> Client:
         assert self._builder is not None, "start the network first"
@@ -221,3 +229,67 @@ def _make_directory(path: Path) -> None:
 
 def _fresh_path() -> Path:
     return Path(tempfile.gettempdir(), f"torsocks_tx-{secrets.token_hex(6)}")
+
+
+@implementer(IStreamClientEndpoint)
+class _ControlOfClient:
+    """The control port of the network's first client, which exists once the network does."""
+
+    def __init__(self, reactor: Any, network: PrivateNetwork) -> None:
+        self._reactor = reactor
+        self._network = network
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        endpoint = clientFromString(self._reactor, self._network.client.control_endpoint)
+        connected: Deferred[IProtocol] = endpoint.connect(protocolFactory)
+        return connected
+
+
+class PrivateTorProvider(RunningTorProvider):
+    """Starts a private Tor network, says what there is to visit in it, and ends it.
+
+    Args:
+        reactor: the running reactor.
+        network: a network that was not started; by default a new one.
+    """
+
+    _log = Logger()
+
+    def __init__(self, reactor: Any, network: PrivateNetwork | None = None) -> None:
+        self.network = network or PrivateNetwork(reactor)
+        super().__init__(reactor, _ControlOfClient(reactor, self.network), name="the private tor")
+        self._beginning: Deferred[None] | None = None
+
+    def start(self) -> Deferred[None]:
+        """Start the network, which takes about 15 s; clients wait meanwhile."""
+        self._beginning = Deferred.fromCoroutine(self._begin())
+        return self._beginning
+
+    async def _begin(self) -> None:
+        try:
+            await self.network.start(lambda text: self._log.info("private network: {t}", t=text))
+        except CancelledError:
+            return
+        except Exception as error:
+            self.mark_down(f"the private network does not start: {error}")
+            raise
+        await super().start()
+        service = await self.network.add_onion_service(self.network.web.port)
+        port = self.network.web.port
+        for url in (f"http://web.test:{port}/", f"http://{service.address}/"):
+            self._log.info("private network: visit {url}", url=url)
+
+    @property
+    def control_address(self) -> str:
+        """Where the network's client is controlled, once started."""
+        return self.network.client.control_endpoint
+
+    def stop(self) -> Deferred[None]:
+        """End the network; no process and no file is left."""
+        return Deferred.fromCoroutine(self._end())
+
+    async def _end(self) -> None:
+        await super().stop()
+        if self._beginning is not None:
+            self._beginning.cancel()
+        await self.network.stop()

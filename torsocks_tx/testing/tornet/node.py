@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -20,6 +21,9 @@ from torsocks_tx.backends.tor.waiting import Waiters
 
 START_DEADLINE = 120.0
 """Seconds for one daemon to be ready; the whole network needs 10 to 20."""
+
+RELAYS_DEADLINE = 90.0
+"""Seconds; a relay that missed the first consensus is in the next one or the one after."""
 
 _BOOTSTRAPPED = re.compile(r"Bootstrapped (\d+)%")
 _UP = 0
@@ -107,8 +111,16 @@ class Node:
         """Wait until it has circuits; raises as :meth:`start` does."""
         await self._reach(_READY)
 
+    async def wait_for_relays(self, count: int) -> dict[str, str]:
+        """Return the fingerprints of all relays by name, once the daemon knows so many.
+
+        A tor that says "bootstrapped 100%" may lack a relay. Raises ``TimeoutError`` of Twisted.
+        """
+        waiting = Deferred.fromCoroutine(_wait_for_relays(await self.control(), count))
+        return await waiting.addTimeout(RELAYS_DEADLINE, self._reactor)
+
     async def stop(self) -> None:
-        """End it; nothing of it is worth a farewell."""
+        """End it at once."""
         self._drop_control()
         self._daemon.kill()
         if self._daemon.state is not DaemonState.NEW:
@@ -179,6 +191,26 @@ class Node:
 
     def _last_words(self) -> str:
         return " / ".join(self.last_lines[-_LAST_LINES:])
+
+
+async def _wait_for_relays(control: Control, count: int) -> dict[str, str]:
+    news: Waiters[str] = Waiters()
+    await control.listen("NEWCONSENSUS", news.fire)
+    try:
+        while True:
+            changed = news.wait()  # before the question: news may come while it is answered
+            relays = _fingerprints(await control.get_info("ns/all"))
+            if len(relays) >= count:
+                changed.addErrback(lambda _: None).cancel()
+                return relays
+            await changed
+    finally:
+        await control.unlisten("NEWCONSENSUS", news.fire)
+
+
+def _fingerprints(statuses: str) -> dict[str, str]:
+    lines = [line.split() for line in statuses.splitlines() if line.startswith("r ")]
+    return {name: base64.b64decode(f"{key}=").hex().upper() for _, name, key, *_ in lines}
 
 
 async def all_of(work: Iterable[Coroutine[Deferred[Any], Any, Any]]) -> list[Any]:

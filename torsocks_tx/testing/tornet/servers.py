@@ -1,0 +1,365 @@
+"""What clients reach through the private network: small servers on loopback, and a name server.
+
+Each origin listens on 127.0.0.1 and, where the machine has it, on ::1, with one port for both. The
+exits ask the name server, so what it was asked is what left the network as DNS.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from twisted.internet.defer import Deferred, fail, gatherResults, maybeDeferred, succeed
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPullProducer
+from twisted.internet.protocol import Factory, Protocol
+from twisted.names import dns, error, server
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request, Site
+from zope.interface import implementer
+
+LOOPBACK = "127.0.0.1"
+LOOPBACK6 = "::1"
+
+BANNER = b"220 this server speaks first\r\n"
+"""What the banner origin sends before the client does."""
+
+MAX_BYTES = 2**30
+"""The longest body that ``/bytes/N`` gives."""
+
+_LISTEN_ATTEMPTS = 50
+_CHUNK = b"x" * 65536
+
+DOCUMENTATION_ADDRESS = "203.0.113.9"
+"""An address that is nobody's (RFC 5737); clients of the network reach 127.0.0.1 by it."""
+
+DOCUMENTATION_ADDRESS6 = "2001:db8::9"
+"""An address that is nobody's (RFC 3849); clients of the network reach ::1 by it."""
+
+DEFAULT_NAMES: Mapping[str, Sequence[str]] = {
+    "web.test": ["127.0.0.1"],
+    "web6.test": ["::1"],
+    "both.test": ["127.0.0.1", "::1"],
+    "doc.test": [DOCUMENTATION_ADDRESS],
+    "doc6.test": [DOCUMENTATION_ADDRESS6],
+    "docs.test": [DOCUMENTATION_ADDRESS, DOCUMENTATION_ADDRESS6],
+}
+"""What clients of the private network can ask for, if nothing else is given.
+
+- ``web.test`` (IPv4), ``web6.test`` (IPv6), ``both.test``: an exit looks the name up and connects
+  to 127.0.0.1 or ::1, where the servers are.
+- ``203.0.113.9`` and ``2001:db8::9``: each client maps them (MapAddress) to 127.0.0.1 and ::1 and
+  has an exit connect there. A RESOLVE of such an address gives the mapped one.
+- ``doc.test``, ``doc6.test``, ``docs.test``: an exit answers a RESOLVE with those addresses, and a
+  RESOLVE_PTR of them with the first two names. For clients that look a name up and then connect to
+  the address. A CONNECT by such a name fails: the exits reach loopback only.
+"""
+
+DEFAULT_POINTERS: Mapping[str, str] = {
+    DOCUMENTATION_ADDRESS: "doc.test",
+    DOCUMENTATION_ADDRESS6: "doc6.test",
+}
+
+CHECK_NAME = "exit-check.test"
+"""What the network itself asks for when it starts, at 127.0.0.1; never among ``asked``."""
+
+TTL = 60
+
+
+class PortReservations:
+    """Free ports of 127.0.0.1 for daemons that must know their ports before they start.
+
+    A port is held by a socket that is bound and never listens. A daemon that sets SO_REUSEADDR, as
+    tor does, can listen on it all the same; a program that asks the kernel for a free port never
+    gets it. So a daemon can be stopped and started again without losing its port.
+    """
+
+    def __init__(self) -> None:
+        self._sockets: list[socket.socket] = []
+
+    def take(self) -> int:
+        """Return a port that stays free until :meth:`release`."""
+        holder = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self._sockets.append(holder)
+        holder.bind((LOOPBACK, 0))
+        # Set after bind(): the port was chosen among those that nobody uses in any way.
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        port: int = holder.getsockname()[1]
+        return port
+
+    def release(self) -> None:
+        """Give all the ports back."""
+        while self._sockets:
+            self._sockets.pop().close()
+
+
+def has_ipv6_loopback() -> bool:
+    """Return whether this machine has ::1; some containers do not."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind((LOOPBACK6, 0))
+    except OSError:
+        return False
+    return True
+
+
+class Origin(Factory):
+    """One server on both loopback addresses.
+
+    Attributes:
+        port: the TCP port, once started.
+        peers: the address (host, port) of every connection so far, oldest first.
+    """
+
+    noisy = False
+
+    def __init__(self, factory: Any) -> None:
+        factory.noisy = False
+        self.port = 0
+        self.peers: list[tuple[str, int]] = []
+        self._factory = factory
+        self._listening: list[Any] = []
+
+    def start(self, reactor: Any) -> int:
+        """Listen; return the port."""
+        for _ in range(_LISTEN_ATTEMPTS):
+            ipv4 = reactor.listenTCP(0, self, interface=LOOPBACK)
+            self._listening.append(ipv4)
+            self.port = ipv4.getHost().port
+            try:
+                if has_ipv6_loopback():
+                    ipv6 = reactor.listenTCP(self.port, self, interface=LOOPBACK6)
+                    self._listening.append(ipv6)
+            except CannotListenError:
+                self._listening.pop().stopListening()
+            else:
+                return self.port
+        raise CannotListenError(LOOPBACK, 0, OSError("no port is free for IPv4 and IPv6"))
+
+    def stop(self) -> Deferred[None]:
+        """Stop listening; connections go on until their end."""
+        listening, self._listening = self._listening, []
+        stopping = gatherResults([maybeDeferred(port.stopListening) for port in listening])
+        return stopping.addCallback(lambda _: None)
+
+    def startFactory(self) -> None:
+        """Start the server behind it."""
+        self._factory.doStart()
+
+    def stopFactory(self) -> None:
+        """Stop the server behind it."""
+        self._factory.doStop()
+
+    def buildProtocol(self, addr: Any) -> Protocol | None:
+        """Record the connection and hand it to the server."""
+        self.peers.append((addr.host, addr.port))
+        protocol: Protocol | None = self._factory.buildProtocol(addr)
+        return protocol
+
+
+def web_origin() -> Origin:
+    """Return an HTTP server: ``/``, ``/bytes/N`` and ``POST /echo``."""
+    root = _Root()
+    root.putChild(b"", _Front())
+    root.putChild(b"bytes", _Bytes())
+    root.putChild(b"echo", _Echo())
+    return Origin(_QuietSite(root))
+
+
+def echo_origin() -> Origin:
+    """Return a server that sends back what it gets, until the client has sent all."""
+    return Origin(Factory.forProtocol(EchoProtocol))
+
+
+def banner_origin() -> Origin:
+    """Return a server that sends :data:`BANNER` first and then echoes."""
+    return Origin(Factory.forProtocol(BannerProtocol))
+
+
+@implementer(IHalfCloseableProtocol)
+class EchoProtocol(Protocol):
+    """Echoes with backpressure: a client that does not read is not read."""
+
+    transport: Any
+
+    def connectionMade(self) -> None:
+        """Let the transport pause itself while it cannot write."""
+        self.transport.setTcpNoDelay(True)
+        self.transport.registerProducer(self.transport, True)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Send it back."""
+        self.transport.write(data)
+
+    def readConnectionLost(self) -> None:
+        """Send the rest, then close."""
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """Nothing to do: this side closes as a whole."""
+
+
+class BannerProtocol(EchoProtocol):
+    """Sends :data:`BANNER` first, then echoes."""
+
+    def connectionMade(self) -> None:
+        """Send the banner."""
+        super().connectionMade()
+        self.transport.write(BANNER)
+
+
+class _QuietSite(Site):
+    """A site that logs no requests."""
+
+    def log(self, request: object) -> None:
+        """Write nothing."""
+
+
+class _Root(Resource):
+    """The parent of all pages; any other path is not found."""
+
+    def getChild(self, path: bytes, request: Request) -> Resource:
+        return _Missing()
+
+
+class _Front(Resource):
+    """``/``: a page that says whether it was reached over IPv4 or IPv6."""
+
+    isLeaf = True
+
+    def render_GET(self, request: Request) -> bytes:
+        family = "IPv6" if ":" in request.getHost().host else "IPv4"
+        request.setHeader(b"content-type", b"text/html; charset=utf-8")
+        page = f"<!DOCTYPE html>\n<title>origin</title>\n<p>This is the {family} origin.\n"
+        return page.encode("ascii")
+
+
+class _Bytes(Resource):
+    """``/bytes/N``: N times the letter x."""
+
+    def getChild(self, path: bytes, request: Request) -> Resource:
+        return _Body(int(path)) if path.isdigit() and int(path) <= MAX_BYTES else _Missing()
+
+
+class _Missing(Resource):
+    """The answer 404."""
+
+    isLeaf = True
+
+    def render(self, request: Request) -> bytes:
+        request.setResponseCode(404)
+        return b"there is no such page here\n"
+
+
+@implementer(IPullProducer)
+class _Body(Resource):
+    """A body of some length, written as fast as the client takes it."""
+
+    isLeaf = True
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self._left = length
+
+    def render_GET(self, request: Request) -> int:
+        request.setHeader(b"content-type", b"application/octet-stream")
+        request.setHeader(b"content-length", str(self._left).encode("ascii"))
+        self._request = request
+        request.registerProducer(self, False)
+        return NOT_DONE_YET
+
+    def resumeProducing(self) -> None:
+        chunk = _CHUNK[: self._left]
+        self._left -= len(chunk)
+        self._request.write(chunk)
+        if not self._left:
+            self._request.unregisterProducer()
+            self._request.finish()
+
+    def stopProducing(self) -> None:
+        self._left = 0
+
+
+class _Echo(Resource):
+    """``POST /echo``: the body that was sent."""
+
+    isLeaf = True
+
+    def render_POST(self, request: Request) -> bytes:
+        request.setHeader(b"content-type", b"application/octet-stream")
+        assert request.content is not None
+        body: bytes = request.content.read()
+        return body
+
+
+class Asked(NamedTuple):
+    """One question that the name server was asked: the name in lower case, and A, AAAA or PTR."""
+
+    name: str
+    type: str
+
+
+class NameServer:
+    """Answers A, AAAA and PTR queries; NXDOMAIN for a name that it does not know.
+
+    Args:
+        names: the addresses, of both kinds, of each name.
+        pointers: the name of each address.
+
+    Attributes:
+        asked: every question so far, oldest first; a test may clear it.
+    """
+
+    def __init__(
+        self,
+        names: Mapping[str, Sequence[str]] = DEFAULT_NAMES,
+        pointers: Mapping[str, str] = DEFAULT_POINTERS,
+    ) -> None:
+        self.asked: list[Asked] = []
+        self.table = {name: list(addresses) for name, addresses in names.items()}
+        self.pointers = dict(pointers)
+        self._records: dict[str, list[Any]] = {}
+        for name, addresses in {**names, CHECK_NAME: ["127.0.0.1"]}.items():
+            self._records[name.lower()] = [_address_record(text) for text in addresses]
+        for address, name in pointers.items():
+            pointer = ipaddress.ip_address(address).reverse_pointer
+            self._records[pointer] = [dns.Record_PTR(name, ttl=TTL)]
+        self._port: Any = None
+
+    def start(self, reactor: Any) -> int:
+        """Listen on 127.0.0.1; return the UDP port."""
+        factory = server.DNSServerFactory(authorities=[self])
+        factory.noisy = False
+        protocol = dns.DNSDatagramProtocol(factory, reactor=reactor)
+        protocol.noisy = False
+        self._port = reactor.listenUDP(0, protocol, interface="127.0.0.1")
+        port: int = self._port.getHost().port
+        return port
+
+    def stop(self) -> Deferred[None]:
+        """Stop listening."""
+        port, self._port = self._port, None
+        return succeed(None) if port is None else maybeDeferred(port.stopListening)
+
+    def query(self, query: dns.Query, timeout: object = None) -> Deferred[Any]:
+        """Answer one question, as ``twisted.names`` asks an authority."""
+        name = query.name.name.decode("ascii", "replace").lower()
+        if name != CHECK_NAME:
+            self.asked.append(Asked(name, dns.QUERY_TYPES.get(query.type, str(query.type))))
+        if name not in self._records:
+            return fail(error.DomainError(name))
+        answers = [
+            dns.RRHeader(query.name.name, record.TYPE, dns.IN, TTL, record, auth=True)
+            for record in self._records[name]
+            if query.type == record.TYPE
+        ]
+        return succeed((answers, [], []))
+
+
+def _address_record(text: str) -> Any:
+    if ipaddress.ip_address(text).version == 4:
+        return dns.Record_A(text, ttl=TTL)
+    return dns.Record_AAAA(text, ttl=TTL)
