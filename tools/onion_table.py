@@ -30,7 +30,7 @@ from tests.onion.scenarios import (  # noqa: E402
 )
 from torsocks_tx import SOCKSFactory, TorBackend  # noqa: E402
 from torsocks_tx.backends.tor.providers import RunningTorProvider  # noqa: E402
-from torsocks_tx.policy.flags import parse_flags  # noqa: E402
+from torsocks_tx.policy.listener import parse_flags  # noqa: E402
 from torsocks_tx.testing.tornet import PrivateNetwork  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "onion-table.md"

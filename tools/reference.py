@@ -11,8 +11,7 @@ sys.path.insert(0, str(ROOT))
 
 from torsocks_tx import errors  # noqa: E402
 from torsocks_tx.errors import OnionRefused, Refused, TransportRefused  # noqa: E402
-from torsocks_tx.policy.flags import FLAGS  # noqa: E402
-from torsocks_tx.policy.listener import ListenerPolicy  # noqa: E402
+from torsocks_tx.policy.listener import FLAGS, ListenerPolicy  # noqa: E402
 from torsocks_tx.twistd.options import Options  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "reference.md"

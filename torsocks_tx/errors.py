@@ -1,9 +1,9 @@
-"""What can go wrong, in three kinds that are never mixed.
+"""All exceptions of the package, in three kinds.
 
-``ProtocolError``: the peer broke the protocol. ``Refused``: the network, tor or our own rules said
-no. Anything else that is raised is a fault of ours: it is logged with its traceback but without its
-text, which may quote a client, and the client gets a general failure. ``Incomplete`` is not an
-error: more bytes are needed.
+``ProtocolError``: the peer broke the protocol. ``Refused``: the network, tor or the rules of this
+server do not allow a request. Any other exception is a fault of this server: it is logged with its
+traceback but without its text, which may quote a client, and the client gets a general failure.
+``Incomplete`` is not an error: more bytes are needed.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torsocks_tx.socks.messages import NO_PAIRS, KeyValues
 
 
 def without_text(failure: Any) -> Any:
-    """A ``Failure`` with its kind and place, but without what the exception says.
+    """Return a ``Failure`` with the same kind and traceback, without the text of the exception.
 
-    That may quote what a client sent, and no log above debug may.
+    The text may quote what a client sent, which must not be logged above debug.
     """
     kind = failure.type
     try:
@@ -29,14 +29,14 @@ def without_text(failure: Any) -> Any:
 
 
 class Incomplete(Exception):
-    """The frame is not all there yet."""
+    """The message is not complete yet: more bytes are needed."""
 
 
 class ProtocolError(Exception):
     """The peer broke the protocol.
 
-    ``answer`` holds the bytes to send before closing: empty where only a close is right. The text
-    never quotes what the peer sent.
+    ``answer``: the bytes to send before closing, which may be none. The text never quotes what the
+    peer sent.
     """
 
     def __init__(self, reason: str, answer: bytes = b"") -> None:
@@ -45,7 +45,7 @@ class ProtocolError(Exception):
 
 
 class InvalidArguments(Exception):
-    """The values of a key of method X'97' cannot be accepted: the client hears STATUS 02.
+    """The values of a key of extended authentication cannot be accepted: the answer is STATUS 02.
 
     ``pairs`` go with that answer. The text is for debug logs and never quotes the client.
     """
@@ -56,9 +56,9 @@ class InvalidArguments(Exception):
 
 
 class Retry(Enum):
-    """What a client may do about a refusal: ask again at once, some time later, or not at all.
+    """When a client may repeat a request that was refused: at once, some time later, or never.
 
-    NEVER means: not with the same request and the same keys.
+    NEVER: the same request with the same keys will fail again.
     """
 
     NOW = auto()
@@ -67,11 +67,11 @@ class Retry(Enum):
 
 
 class Refused(Exception):
-    """A request was understood, and its answer is no.
+    """A request was understood but not carried out.
 
-    One subclass for each meaning. The docstring of the class is the sentence for a person; ``code``
-    is the nearest code of RFC 1928, ``retry`` the advice for a client that hears of it. The text
-    given to the constructor is for debug logs.
+    There is a subclass for each reason. Its docstring is the sentence for a person; ``code`` is the
+    nearest code of RFC 1928, ``retry`` the advice for a client. The text given to the constructor
+    is for debug logs.
     """
 
     code: ClassVar[int] = Reply5.GENERAL_FAILURE
@@ -79,7 +79,7 @@ class Refused(Exception):
 
     @property
     def sentence(self) -> str:
-        """What happened, in a sentence for a person."""
+        """Return what happened, in a sentence for a person."""
         return (type(self).__doc__ or "").strip().split("\n")[0]
 
 
@@ -91,8 +91,7 @@ class TorDown(GeneralFailure):
     """There is no tor to carry the connection."""
 
 
-# What can go wrong between a client of ours and its SOCKS server.
-# To a client behind us all of these are general failures.
+# The next four are failures between our client and its SOCKS server.
 
 
 class ProxyBroken(GeneralFailure):
@@ -100,13 +99,13 @@ class ProxyBroken(GeneralFailure):
 
 
 class LoginRefused(GeneralFailure):
-    """The SOCKS server does not let us in: it wants other credentials, or another method."""
+    """The SOCKS server refused the login: it wants other credentials, or another method."""
 
     retry = Retry.NEVER
 
 
 class ArgumentsRefused(GeneralFailure):
-    """The SOCKS server does not accept what was said by method 0x97, or cannot be told."""
+    """The SOCKS server has no extended authentication, or did not accept what was sent by it."""
 
     retry = Retry.NEVER
 
@@ -173,8 +172,8 @@ class AddressTypeNotSupported(Refused):
 class OnionRefused(Refused):
     """An onion service could not be reached.
 
-    ``onion_code`` is its code of socks-extensions, section 6; ``code`` is what tor says in its
-    place on a port without ExtendedErrors (measured on tor 0.4.9.11; tor never sends F1 or F3).
+    ``onion_code`` is its code of socks-extensions, section 6; ``code`` is what tor sends instead on
+    a port without ExtendedErrors (measured on tor 0.4.9.11; tor never sends F1 or F3).
     """
 
     onion_code: ClassVar[OnionReply]
@@ -202,7 +201,7 @@ class IntroductionFailed(OnionRefused):
 
 
 class RendezvousFailed(OnionRefused):
-    """The onion service was told, but did not come to the rendezvous point."""
+    """The onion service got the request, but did not come to the rendezvous point."""
 
     code = Reply5.TTL_EXPIRED
     onion_code = OnionReply.RENDEZVOUS_FAILED
@@ -253,8 +252,8 @@ class OnionNotReachable(OnionRefused):
 class TransportRefused(Refused):
     """A pluggable transport could not make the connection.
 
-    ``transport_code`` is its code of proposal 229; ``code`` is what stands in its place for a
-    parent that does not know those.
+    ``transport_code`` is its code of proposal 229; ``code`` is sent instead to a tor that did not
+    offer extended authentication.
     """
 
     transport_code: ClassVar[TransportReply]

@@ -47,7 +47,7 @@ def test_a_socks_error_is_a_connect_error_with_all_that_is_known() -> None:
         ),
         (
             SOCKSError(LoginRefused("secret"), status=1),
-            "The SOCKS server does not let us in: it wants other credentials, or another method."
+            "The SOCKS server refused the login: it wants other credentials, or another method."
             " (status 01)",
         ),
         (

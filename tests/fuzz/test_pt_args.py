@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.fuzz.strategies import thorough
 from torsocks_tx.errors import ProtocolError
-from torsocks_tx.socks import pt_args
+from torsocks_tx.socks import userpass
 from torsocks_tx.socks.messages import Credentials, KeyValues
 
 awkward = st.text("\\;=ab", max_size=40).map(str.encode) | st.binary(max_size=40)
@@ -27,7 +27,7 @@ def as_tor_writes(key: str, value: bytes) -> bytes:
 
 def answer_or_arguments(credentials: Credentials) -> KeyValues | bytes:
     try:
-        return pt_args.parse_credentials(credentials)
+        return userpass.parse_arguments(credentials)
     except ProtocolError as error:
         return error.answer
 
@@ -35,14 +35,14 @@ def answer_or_arguments(credentials: Credentials) -> KeyValues | bytes:
 @given(sent=arguments)
 @thorough
 def test_arguments_survive(sent: KeyValues) -> None:
-    assert pt_args.parse_text(pt_args.build_text(sent)) == sent
+    assert userpass.parse_text(userpass.build_text(sent)) == sent
 
 
 @given(sent=plain)
 @thorough
 def test_arguments_survive_tors_notation(sent: KeyValues) -> None:
     text = b";".join(as_tor_writes(*pair) for pair in sent)
-    assert pt_args.parse_text(text) == sent
+    assert userpass.parse_text(text) == sent
 
 
 @given(text=texts)
@@ -50,7 +50,7 @@ def test_arguments_survive_tors_notation(sent: KeyValues) -> None:
 def test_any_text_is_arguments_or_refused(text: bytes) -> None:
     heard = answer_or_arguments(Credentials(text))
     if isinstance(heard, KeyValues):
-        assert pt_args.parse_text(pt_args.build_text(heard)) == heard
+        assert userpass.parse_text(userpass.build_text(heard)) == heard
     else:
         assert heard == b"\1\1"
 
@@ -60,12 +60,12 @@ def test_any_text_is_arguments_or_refused(text: bytes) -> None:
 def test_the_two_fields_hold_any_text_up_to_510_bytes(text: bytes) -> None:
     if len(text) > 510 or b"\0" in text:
         with pytest.raises(ValueError):
-            pt_args.split(text)
+            userpass.split_text(text)
         return
-    credentials = pt_args.split(text)
+    credentials = userpass.split_text(text)
     assert len(credentials.username) <= 255
     assert 1 <= len(credentials.password) <= 255
-    assert pt_args.join(credentials) == text
+    assert credentials.username + credentials.password.strip(b"\0") == text
 
 
 @given(username=st.binary(max_size=255), password=st.binary(max_size=255))

@@ -21,10 +21,9 @@ from tests.fuzz.strategies import (
 from tests.support.rows import rows
 from torsocks_tx.errors import Incomplete, ProtocolError
 from torsocks_tx.socks import socks4, socks5, userpass
-from torsocks_tx.socks.address import build_address, check_destination, parse_address
 from torsocks_tx.socks.constants import AddressType
 from torsocks_tx.socks.messages import Address, Credentials, Reply
-from torsocks_tx.socks.reader import Reader
+from torsocks_tx.socks.wire import Reader, build_address, check_destination, parse_address
 
 PARSERS: list[Any] = [
     parse_address,

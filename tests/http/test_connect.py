@@ -19,7 +19,7 @@ from torsocks_tx.http.connect import HTTPClientHandshake
 from torsocks_tx.socks.client import Failed, Opened, Step
 from torsocks_tx.socks.constants import Reply5
 from torsocks_tx.socks.messages import Address, Credentials, Reply
-from torsocks_tx.socks.reader import Reader
+from torsocks_tx.socks.wire import Reader
 
 REQUESTS = table(
     [

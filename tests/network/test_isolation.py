@@ -15,7 +15,7 @@ from tests.network.asking import ask, hang_up, request
 from tests.support.rows import rows
 from torsocks_tx import SOCKSFactory, TorBackend
 from torsocks_tx.backends.tor.providers import RunningTorProvider
-from torsocks_tx.policy.flags import parse_flags
+from torsocks_tx.policy.listener import parse_flags
 from torsocks_tx.socks.constants import Version
 from torsocks_tx.testing.tornet import PrivateNetwork
 

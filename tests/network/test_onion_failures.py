@@ -39,7 +39,7 @@ from torsocks_tx.backends.tor.provider import ProviderState, TorProvider
 from torsocks_tx.backends.tor.providers import FixedTorProvider, RunningTorProvider
 from torsocks_tx.errors import OnionRefused, Refused
 from torsocks_tx.limits import RENDEZVOUS_TIMEOUT
-from torsocks_tx.policy.flags import parse_flags
+from torsocks_tx.policy.listener import parse_flags
 from torsocks_tx.socks.constants import Version
 from torsocks_tx.testing.tornet import PrivateNetwork
 from torsocks_tx.testing.tornet.onion import ClientKey

@@ -27,7 +27,7 @@ from torsocks_tx.errors import TimedOut
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.pt import Internal, InvalidBridge, Target, Temporary, TransportFactory
 from torsocks_tx.server.factory import SOCKSFactory
-from torsocks_tx.socks import pt_args
+from torsocks_tx.socks import userpass
 from torsocks_tx.socks.constants import Version
 from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Request
 from torsocks_tx.testing.tornet import PrivateNetwork
@@ -315,7 +315,7 @@ async def test_arguments_arrive_intact(
     assert client.node.bootstrapped == 100
     assert {target.arguments for target in transport.targets} == {KeyValues(arguments)}
     assert {target.address.port for target in transport.targets} == {place.port}
-    assert len(pt_args.build_text(KeyValues(arguments))) >= len(" ".join(words))
+    assert len(userpass.build_text(KeyValues(arguments))) >= len(" ".join(words))
     assert b"This is the IPv4 origin." in await place.visit(client)
     assert place.warnings == []
     await client.node.stop()

@@ -20,9 +20,9 @@ from torsocks_tx import pt
 from torsocks_tx.errors import InvalidBridge
 from torsocks_tx.pt import Target, TransportFactory
 from torsocks_tx.pt.channel import Channel
-from torsocks_tx.socks import pt_args
-from torsocks_tx.socks.reader import Reader
+from torsocks_tx.socks import userpass
 from torsocks_tx.socks.userpass import parse_credentials
+from torsocks_tx.socks.wire import Reader
 
 TEXT = (ROOT / "docs" / "pluggable-transports.md").read_text("utf-8")
 
@@ -70,8 +70,8 @@ async def test_the_code() -> None:
 def test_the_arguments() -> None:
     [(text, message)] = re.findall(r"^(secret=\S+) +([0-9A-F ]+)$", TEXT, re.MULTILINE)
     credentials = parse_credentials(Reader(octets(message)))
-    assert credentials == pt_args.split(text.encode())
-    assert pt_args.parse_credentials(credentials).get("k") == b"a;b"
+    assert credentials == userpass.split_text(text.encode())
+    assert userpass.parse_arguments(credentials).get("k") == b"a;b"
 
 
 def test_the_conversation() -> None:

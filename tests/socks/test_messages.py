@@ -1,4 +1,4 @@
-"""The values of messages: which text is an IP address, and which name an onion service."""
+"""The values that messages carry, and the numbers of the protocol."""
 
 from __future__ import annotations
 
@@ -9,8 +9,44 @@ import pytest
 from tests.support.names import INVALID_NAMES, LITERALS, ONION, VALID_NAMES, WITH_NUL
 from tests.support.rows import rows
 from tests.support.tables import table
-from torsocks_tx.socks.constants import AddressType, Command, Version
+from torsocks_tx.socks.constants import (
+    AddressType,
+    Command,
+    Method,
+    OnionReply,
+    Reply4,
+    Reply5,
+    Version,
+)
 from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Reply, Request
+
+
+def test_the_numbers() -> None:
+    assert {v.name: int(v) for v in Version} == {"SOCKS4": 4, "SOCKS5": 5}
+    assert {m.name: int(m) for m in Method} == {
+        "NO_AUTH": 0x00,
+        "GSSAPI": 0x01,
+        "USERNAME_PASSWORD": 0x02,
+        "EXTENDED": 0x97,
+        "NONE_ACCEPTABLE": 0xFF,
+    }
+    assert {c.name: int(c) for c in Command} == {
+        "CONNECT": 0x01,
+        "BIND": 0x02,
+        "UDP_ASSOCIATE": 0x03,
+        "RESOLVE": 0xF0,
+        "RESOLVE_PTR": 0xF1,
+        "CONNECT_DIR": 0xF2,
+    }
+    assert {a.name: int(a) for a in AddressType} == {"IPV4": 1, "HOSTNAME": 3, "IPV6": 4}
+
+
+@rows("S-21")
+def test_the_replies_of_each_source() -> None:
+    assert sorted(Reply5) == list(range(9))
+    assert sorted(OnionReply) == list(range(0xF0, 0xF8))
+    assert sorted(Reply4) == [0x5A, 0x5B]
+
 
 NAME, IPV4, IPV6 = AddressType.HOSTNAME, AddressType.IPV4, AddressType.IPV6
 

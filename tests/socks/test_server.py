@@ -1,7 +1,7 @@
-"""The server's side of whole conversations: what the client sends, and what is done about it.
+"""The server's side of the handshake: what the client sends, and the steps that follow.
 
-Each is fed whole, byte by byte and cut in two at every place: the steps are the same. They are also
-the same whether or not the listener has method X'97', which has a file of its own.
+Each conversation is fed whole, byte by byte and cut in two at every place, and the steps are the
+same. They are also the same on listeners with extended authentication, which has its own file.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import pytest
 from tests.support.conversations import Conversation, assert_conversation, converse
 from tests.support.rows import rows
 from tests.support.tables import at, octets, table
+from torsocks_tx.errors import ProtocolError
 from torsocks_tx.http import page as http
-from torsocks_tx.socks.constants import AddressType, Command, Version
+from torsocks_tx.socks.constants import AddressType, Command, Role, Version
 from torsocks_tx.socks.messages import Address, Credentials, Request
 from torsocks_tx.socks.server import (
-    MOST_ANSWERED,
+    RULES,
     Authenticate,
     HandshakeOptions,
     Rejected,
@@ -522,17 +523,34 @@ def test_credentials_and_payload_have_no_representation(step: Step) -> None:
         assert word not in repr(step)
 
 
-def test_a_greeting_that_came_before_has_the_same_answer() -> None:
-    options = HandshakeOptions()
-    for _ in range(2):
-        for greeting in (b"\5\1\0", b"\5\2\0\2", b"\5\1\2"):
-            fresh = ServerHandshake(HandshakeOptions()).receive(greeting)
-            assert ServerHandshake(options).receive(greeting) == fresh
-    assert len(options.answered) == 3
+FORMAT_9, ARGUMENTS, NEITHER = Credentials(b"<torS0X>9"), Credentials(b"k=v"), Credentials(b"hello")
 
 
-def test_few_greetings_are_remembered() -> None:
-    options = HandshakeOptions()
-    for method in range(3, 255):
-        ServerHandshake(options).receive(bytes([5, 2, 0, method]))
-    assert len(options.answered) == MOST_ANSWERED
+def test_every_role_has_rules() -> None:
+    assert set(RULES) == set(Role)
+
+
+@rows("P-02")
+@pytest.mark.parametrize(
+    ("role", "commands", "taken", "refused", "longest"),
+    [
+        (Role.TOR, {CONNECT, RESOLVE, RESOLVE_PTR}, [ARGUMENTS, NEITHER], [FORMAT_9], 512),
+        (Role.PT, {CONNECT}, [ARGUMENTS, Credentials(b"", b"\0")], [FORMAT_9, NEITHER], 1022),
+    ],
+)
+def test_rules(
+    role: Role,
+    commands: set[Command],
+    taken: list[Credentials],
+    refused: list[Credentials],
+    longest: int,
+) -> None:
+    rules = RULES[role]
+    assert rules.commands == commands
+    assert rules.longest_socks4 == longest
+    for credentials in taken:
+        rules.check_format(credentials)
+    for credentials in refused:
+        with pytest.raises(ProtocolError) as caught:
+            rules.check_format(credentials)
+        assert caught.value.answer == b"\1\1"

@@ -11,7 +11,7 @@ from torsocks_tx.errors import ProtocolError
 from torsocks_tx.socks import socks4
 from torsocks_tx.socks.constants import AddressType, Command, Version
 from torsocks_tx.socks.messages import Address, Credentials, Reply, Request
-from torsocks_tx.socks.reader import Reader
+from torsocks_tx.socks.wire import Reader
 
 REJECTED = octets("00 5B 0000 00000000")
 EXAMPLE = "6578616D706C652E636F6D 00"

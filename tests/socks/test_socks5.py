@@ -14,7 +14,7 @@ from torsocks_tx.errors import Incomplete, ProtocolError
 from torsocks_tx.socks import socks5
 from torsocks_tx.socks.constants import AddressType, Command, Version
 from torsocks_tx.socks.messages import Address, Credentials, Reply, Request
-from torsocks_tx.socks.reader import Reader
+from torsocks_tx.socks.wire import Reader
 
 NAME = AddressType.HOSTNAME
 LONGEST = "a" * 255
@@ -255,8 +255,8 @@ def test_an_onion_name_loses_its_trailing_dot() -> None:
 
 
 def test_bounds() -> None:
-    assert len(socks5.build_greeting(bytes(255))) == socks5.MAX_GREETING
+    assert len(socks5.build_greeting(bytes(255))) == 257
     longest = socks5.build_request(Command.CONNECT, Address(NAME, LONGEST, 80))
-    assert len(longest) == socks5.MAX_REQUEST
+    assert len(longest) == 262
     with pytest.raises(ValueError, match="range"):
         socks5.build_greeting(bytes(256))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from tests.support.tables import cuts
-from torsocks_tx.socks import extended, pt_args, socks5
+from torsocks_tx.socks import extended, socks5, userpass
 from torsocks_tx.socks.constants import Method, Role
 from torsocks_tx.socks.extended import ExtendedRules
 from torsocks_tx.socks.messages import Credentials
@@ -34,7 +34,7 @@ class Conversation:
         self.handshake = ServerHandshake(options)
         self.steps: list[Step] = []
         by_transport = options is not None and options.role is Role.PT
-        self._longest_frame = LONGEST_FRAME + (pt_args.MAX_TEXT if by_transport else 0)
+        self._longest_frame = LONGEST_FRAME + (userpass.MAX_TEXT if by_transport else 0)
 
     def feed(self, chunk: bytes) -> None:
         """Hand in some bytes; behind a request they are early data, which the caller keeps."""

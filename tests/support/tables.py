@@ -9,7 +9,7 @@ import pytest
 
 from torsocks_tx.errors import Incomplete, ProtocolError
 from torsocks_tx.socks.messages import Address
-from torsocks_tx.socks.reader import Reader
+from torsocks_tx.socks.wire import Reader
 
 T = TypeVar("T")
 Parse = Callable[[Reader], T]

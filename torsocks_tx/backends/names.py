@@ -29,9 +29,9 @@ from zope.interface import implementer
 
 from torsocks_tx.errors import Busy, HostUnreachable, ProtocolError
 from torsocks_tx.relay.transports import OneProtocol, abort
-from torsocks_tx.socks.address import check_destination
 from torsocks_tx.socks.constants import AddressType
 from torsocks_tx.socks.messages import Address
+from torsocks_tx.socks.wire import check_destination
 
 TIMEOUTS = (1.0, 3.0, 5.0)
 """Seconds that each name server gets to answer: in the first round, the second, and the last."""

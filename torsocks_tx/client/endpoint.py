@@ -31,11 +31,11 @@ from torsocks_tx.errors import ProtocolError, ProxyBroken, Refused
 from torsocks_tx.http.connect import HTTPClientHandshake
 from torsocks_tx.interfaces import IReceiver
 from torsocks_tx.relay.transports import OneProtocol, abort
-from torsocks_tx.socks.address import MAX_NAME, check_destination
 from torsocks_tx.socks.client import ClientHandshake, Failed
 from torsocks_tx.socks.client_options import ClientOptions
 from torsocks_tx.socks.constants import AddressType, Command, Role
 from torsocks_tx.socks.messages import Address, Credentials, KeyValues
+from torsocks_tx.socks.wire import MAX_NAME, check_destination
 
 _DEFAULTS = ClientOptions()
 _UNSAYABLE = re.compile(r"[\x00-\x20\x7f]")

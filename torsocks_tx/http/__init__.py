@@ -1,4 +1,4 @@
-"""What is understood of HTTP: the page for misplaced requests, and CONNECT through an HTTP proxy.
+"""HTTP: the page for requests that came to a SOCKS port, and CONNECT through an HTTP proxy.
 
 It must not know Twisted or sockets. Begin reading in ``page``.
 """

@@ -1,9 +1,9 @@
-"""CONNECT of an HTTP proxy, the client's side (RFC 9110, section 9.3.6). No I/O.
+"""The client's side of CONNECT through an HTTP proxy (RFC 9110, section 9.3.6).
 
     request  | CONNECT HOST:PORT HTTP/1.1 | CR LF | header | CR LF | .. | CR LF |
     answer   | HTTP/1.x CODE REASON       | CR LF | header | CR LF | .. | CR LF | stream ..
 
-Headers of the answer are skipped; an answer without CR is understood too.
+Headers of the answer are skipped. Lines may end in LF alone.
 """
 
 from __future__ import annotations
@@ -12,41 +12,34 @@ import re
 from base64 import b64encode
 from http import HTTPStatus
 
-from torsocks_tx.errors import (
-    GeneralFailure,
-    HostUnreachable,
-    Incomplete,
-    NotAllowed,
-    ProtocolError,
-    Refused,
-    TimedOut,
-)
+from torsocks_tx import errors
+from torsocks_tx.errors import GeneralFailure, Incomplete, ProtocolError, Refused
 from torsocks_tx.socks.client import Failed, Opened, Step
 from torsocks_tx.socks.constants import AddressType, Reply5
 from torsocks_tx.socks.messages import NO_PAIRS, Address, Credentials, Reply
-from torsocks_tx.socks.reader import Reader
+from torsocks_tx.socks.wire import Reader
 
 MAX_HEAD = 16 * 1024
-"""An answer is refused that has not ended after so many bytes."""
+"""Bytes of headers at most; a longer answer is refused."""
 
 _HOST = re.compile(r"[!-~]+")
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _STATUS = re.compile(rb"HTTP/1\.[0-9] ([1-5][0-9][0-9])(?: [^\r\n]*)?")
 _REFUSALS: dict[int, type[Refused]] = {
-    HTTPStatus.FORBIDDEN: NotAllowed,
-    HTTPStatus.METHOD_NOT_ALLOWED: NotAllowed,
-    HTTPStatus.BAD_GATEWAY: HostUnreachable,
-    HTTPStatus.SERVICE_UNAVAILABLE: HostUnreachable,
-    HTTPStatus.GATEWAY_TIMEOUT: TimedOut,
+    HTTPStatus.FORBIDDEN: errors.NotAllowed,
+    HTTPStatus.METHOD_NOT_ALLOWED: errors.NotAllowed,
+    HTTPStatus.BAD_GATEWAY: errors.HostUnreachable,
+    HTTPStatus.SERVICE_UNAVAILABLE: errors.HostUnreachable,
+    HTTPStatus.GATEWAY_TIMEOUT: errors.TimedOut,
 }
 _SUCCESS = range(200, 300)
 _INTERIM = range(100, 200)
 
 
 def build_connect(address: Address, credentials: Credentials | None = None) -> bytes:
-    """The bytes of a request; with credentials, by the Basic scheme.
+    """Return the bytes of a request; credentials are sent by the Basic scheme.
 
-    ValueError for a host that a line of HTTP cannot hold: one with blanks, say, or line ends.
+    ValueError for a host that is not printable ASCII without blanks.
     """
     if _HOST.fullmatch(address.host) is None:
         raise ValueError("a host of HTTP is of printable ASCII, without blanks")
@@ -61,7 +54,7 @@ def build_connect(address: Address, credentials: Credentials | None = None) -> b
 
 
 def parse_answer(reader: Reader) -> int:
-    """Read the head of an answer: its status code. Raises Incomplete or ProtocolError."""
+    """Read the headers of an answer; return its status code. Raises Incomplete or ProtocolError."""
     head = bytes(reader.data[reader.position : reader.position + MAX_HEAD])
     end = _HEAD_END.search(head)
     if end is None and len(head) == MAX_HEAD:
@@ -78,7 +71,7 @@ def parse_answer(reader: Reader) -> int:
 
 
 class HTTPClientHandshake:
-    """Asks an HTTP proxy for one stream to ``address``; a ``ClientHandshake`` otherwise."""
+    """Asks an HTTP proxy for one stream to ``address``; used like a ``ClientHandshake``."""
 
     requested = False
     pairs = NO_PAIRS
@@ -88,11 +81,11 @@ class HTTPClientHandshake:
         self._buffer: bytearray | None = bytearray()
 
     def start(self) -> bytes:
-        """The bytes to send first."""
+        """Return the bytes to send first."""
         return self._request
 
     def receive(self, data: bytes) -> list[Step]:
-        """Take bytes from the proxy; the outcome, once it is there."""
+        """Take bytes from the proxy; return the outcome once it is known."""
         while self._buffer is not None:
             self._buffer += data
             data = b""
@@ -114,16 +107,16 @@ class HTTPClientHandshake:
         return []
 
     def eof(self) -> list[Step]:
-        """The proxy closed. Before its answer that is a refusal."""
+        """The proxy has closed: a refusal, if that is before its answer."""
         return self.give_up(GeneralFailure("the HTTP proxy closed without an answer"))
 
     def give_up(self, reason: Refused) -> list[Step]:
-        """Nothing more is waited for."""
+        """Wait no longer."""
         if self._buffer is None:
             return []
         self._buffer = None
         return [Failed(reason)]
 
     def confirm(self) -> list[Step]:
-        """Nothing that an HTTP proxy says needs to be confirmed."""
+        """Do nothing: an answer of an HTTP proxy is never ``Unconfirmed``."""
         return []

@@ -1,9 +1,9 @@
-"""HTTP that came to a SOCKS port by mistake: how to know it, and what to say.
+"""The answer to an HTTP request that came to a SOCKS port.
 
-A first byte of ``G``, ``H``, ``P`` (socks-extensions, section 4) or ``C`` (C Tor) is no SOCKS
-version. The answer is the same for every request and repeats nothing of it. Wallets find a SOCKS
-port of Tor by sending ``GET`` and a newline and looking for "Tor is not an HTTP Proxy" in the first
-1,024 bytes, within 100 ms.
+A first byte of ``G``, ``H``, ``P`` (socks-extensions, section 4) or ``C`` (C Tor) means HTTP. The
+answer is the same for every request and repeats nothing of it. Wallets find a SOCKS port of Tor by
+sending ``GET`` and a newline and looking for "Tor is not an HTTP Proxy" in the first 1,024 bytes of
+the answer, within 100 ms.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ code{background:#38303f}}
 <p>Your browser or program is set up to use this port as an <strong>HTTP proxy</strong>. It
 speaks only <strong>SOCKS</strong>, so nothing was sent on, and your request did not reach the web
 site.</p>
-<p><strong>To mend it</strong>, open the proxy settings and move this host and port from
+<p><strong>To fix it</strong>, open the proxy settings and move this host and port from
 <em>HTTP&nbsp;Proxy</em> to <em>SOCKS&nbsp;Host</em>. Choose <em>SOCKS&nbsp;v5</em>, let the proxy
 look up host names, and leave the HTTP proxy empty. On a command line, write
 <code>socks5h://</code> in place of <code>http://</code>.</p>

@@ -1,5 +1,5 @@
 """What a listener allows, and which streams may share a circuit.
 
-It must not know Twisted, sockets or backends: each decision is made here and nowhere else. Begin
+It must not know Twisted, sockets or backends: these decisions are made here and nowhere else. Begin
 reading in ``listener``, then ``isolation``.
 """

@@ -1,9 +1,9 @@
-"""Which streams may share a circuit. The only place that decides it.
+"""Which streams may share a circuit; nothing else decides it.
 
-Tor sees one client, us. What tells our clients apart is folded into a key (``isolation_key``), and
-the key into the credentials that tor gets (``Isolator``): ``<torS0X>0`` and an HMAC, so that
-nothing of a client shows in tor's events. Equality follows socks-extensions: two streams share only
-if every part of their keys is equal.
+Tor sees a single client: this server. So that it keeps the server's clients apart, each stream has
+a key of all that counts (``isolation_key``), and ``Isolator`` makes of it the credentials for tor:
+``<torS0X>0`` and an HMAC, which shows nothing of the client in tor's events. As socks-extensions
+say, two streams share a circuit only if all parts of their keys are equal.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torsocks_tx.socks.address import packed_ip
 from torsocks_tx.socks.constants import Version
 from torsocks_tx.socks.messages import Credentials, Request
 from torsocks_tx.socks.userpass import ISOLATION_USERNAME
+from torsocks_tx.socks.wire import packed_ip
 
 SECRET_BYTES = 32
 _PACK_LENGTH = struct.Struct("!I").pack
@@ -36,10 +36,10 @@ class IsolationFlags:
 
 
 class Isolation:
-    """What a backend is told of a stream.
+    """What a backend needs to isolate a stream.
 
-    ``credentials`` stand for its isolation key; given as a function, they are computed when they
-    are first asked for. ``port_flags`` are the names of the flags that the SocksPort it uses must
+    ``credentials``: equal for streams that may share a circuit; given as a function, they are
+    computed at their first use. ``port_flags``: the flags that the SocksPort of the stream must
     have (``NoIPv6Traffic`` and the like).
     """
 
@@ -55,7 +55,7 @@ class Isolation:
 
     @property
     def credentials(self) -> Credentials:
-        """The credentials to give to a SOCKS server upstream."""
+        """Return the credentials for a SOCKS server upstream."""
         if not isinstance(self._credentials, Credentials):
             self._credentials = self._credentials()
         return self._credentials
@@ -64,16 +64,16 @@ class Isolation:
 def isolation_key(
     flags: IsolationFlags, listener: str, client: str | None, request: Request
 ) -> tuple[bytes, ...]:
-    """The parts that must be equal for two streams to share a circuit.
+    """Return the parts that must all be equal for two streams to share a circuit.
 
     ``listener`` names the listener; ``client`` is the client's IP address, None on a unix socket.
-    Raises ValueError for a ``client`` that is no IP address.
+    Raises ValueError for a ``client`` that is not an IP address.
     """
     if flags.session_group is not None:
         parts = [b"group", str(flags.session_group).encode()]
     else:
         parts = [b"listener", listener.encode()]
-    # The authenticated user always counts: one tenant must never choose another's circuits.
+    # The authenticated user always counts: no user may join the circuits of another.
     parts += [b"avatar", request.avatar] if request.avatar is not None else [b"anyone"]
     if flags.client_addr and client is not None:
         parts += [b"client", packed_ip(client)]
@@ -102,7 +102,7 @@ def _auth_parts(request: Request) -> list[bytes]:
     return [b"userpass", credentials.username, credentials.password]
 
 
-# What keeps clients of method X'97' apart; each may be missing, which is not the same as empty.
+# The keys that isolate; one that is missing is not the same as an empty one.
 _EXTENDED_KEYS = ("USERNAME", "PASSWD", "ISOLATION")
 
 
@@ -111,21 +111,21 @@ def _present(value: bytes | None) -> bytes:
 
 
 class Isolator:
-    """Turns keys into credentials for tor, with a secret that never leaves the process.
+    """Makes credentials for tor from isolation keys, by a keyed hash.
 
-    Servers that share a ``secret`` (32 random bytes) give equal keys equal credentials.
+    ``secret``: 32 random bytes, by default new ones. Processes that serve one listener share it.
     """
 
     def __init__(self, secret: bytes | None = None) -> None:
         self._secret = os.urandom(SECRET_BYTES) if secret is None else secret
 
     def credentials(self, key: tuple[bytes, ...]) -> Credentials:
-        """``<torS0X>0`` and 64 hexadecimal digits: a keyed hash of the parts and their lengths."""
+        """Return ``<torS0X>0`` and 64 hexadecimal digits: a keyed hash of the parts."""
         message = b"".join([_PACK_LENGTH(len(part)) + part for part in key])
         digest = hmac.digest(self._secret, message, "sha256").hex()
         return Credentials(ISOLATION_USERNAME, digest.encode("ascii"))
 
 
 def is_for_exit(request: Request) -> bool:
-    """Whether an exit will look the destination up, and so choose between IPv4 and IPv6."""
+    """Whether an exit relay will look up the name, and so choose between IPv4 and IPv6."""
     return not request.address.is_ip and not request.address.is_onion

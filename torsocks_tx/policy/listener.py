@@ -1,13 +1,17 @@
-"""What one listener allows: its flags, named as tor(1) names those of its SocksPort.
+"""What one listener allows: its flags, with the names that tor(1) gives those of a SocksPort.
 
-``ListenerPolicy.check`` judges a request before a backend sees it. How the words of a command line
-become a policy is in ``flags``, what a flag means for circuits in ``isolation``, and what it means
-for replies in ``replies``.
+``parse_flags`` reads them as torrc writes them behind a SocksPort: case does not matter, ``No`` in
+front turns a flag off, a trailing ``s`` is ignored, and the last of several flags wins.
+``ListenerPolicy.check`` judges a request before a backend sees it. What flags mean for circuits is
+in ``isolation``, and what they mean for replies in ``socks.replies``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import difflib
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torsocks_tx.errors import AddressTypeNotSupported, HostUnreachable, NotAllowed
 from torsocks_tx.policy.isolation import IsolationFlags
@@ -19,9 +23,9 @@ from torsocks_tx.socks.messages import Address, Request
 class ListenerPolicy:
     """The flags of a listener, each named as on the command line but with underscores.
 
-    ``ipv6_connect`` off gives the letter of the older socks-extensions: IPv6 addresses in CONNECT
-    are answered 08. ``allow_public`` lets the listener stand on an address that others can reach.
-    ``extended_auth`` off: method X'97' does not exist. ``role`` is no flag: it says whether
+    ``ipv6_connect`` off: CONNECT to an IPv6 address gets 08, as older socks-extensions say.
+    ``allow_public``: the listener may be on an address that others can reach. ``extended_auth``
+    off: extended authentication is never selected. ``role`` is not a flag: it says whether
     applications connect here, or a tor that uses a pluggable transport.
     """
 
@@ -43,9 +47,9 @@ class ListenerPolicy:
 
     @property
     def port_flags(self) -> frozenset[str]:
-        """The flags that tor's own SocksPort must have: only tor can keep them for names.
+        """Return the flags that tor's own SocksPort must have, for requests to an exit relay.
 
-        They concern requests for which ``isolation.is_for_exit`` holds.
+        They depend on the address of a name, which only the exit relay knows (``is_for_exit``).
         """
         if not self.dns_request:
             return frozenset()
@@ -57,7 +61,7 @@ class ListenerPolicy:
         return frozenset(name for name, on in wanted.items() if on)
 
     def check(self, request: Request) -> None:
-        """Raise the ``Refused`` that this listener gives to a request that it does not allow."""
+        """Raise a ``Refused`` for a request that this listener does not allow."""
         if self.safe_socks and self._leaks(request):
             raise NotAllowed("SafeSocks: the request has an IP address in place of a name")
         if not self.ipv6_connect and self._is_ipv6_connect(request):
@@ -67,7 +71,7 @@ class ListenerPolicy:
             raise kind("a traffic flag of this listener")
 
     def _leaks(self, request: Request) -> bool:
-        """Whether the client may have looked the name up by itself, outside Tor."""
+        """Whether the client may have looked up the name itself, outside Tor."""
         by_ip = request.address.type is not AddressType.HOSTNAME
         return by_ip and request.command is not Command.RESOLVE_PTR
 
@@ -76,9 +80,126 @@ class ListenerPolicy:
         return by_socks5 and request.address.literal().type is AddressType.IPV6
 
     def _carries(self, address: Address) -> bool:
-        """Whether the traffic flags let this destination pass, whatever is asked about it."""
+        """Whether the traffic flags allow this destination."""
         if address.type is AddressType.IPV4:
             return self.ipv4_traffic
         if address.type is AddressType.IPV6:
             return self.ipv6_traffic
         return self.onion_traffic if address.is_onion else self.dns_request
+
+
+class FlagError(ValueError):
+    """A flag is unknown, has a bad value, or contradicts another; the text says how to fix it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """One flag: its name as tor(1) writes it, the field that it sets, and what it is for.
+
+    ``isolation``: the field is one of ``IsolationFlags``.
+    """
+
+    name: str
+    field: str
+    purpose: str
+    isolation: bool = False
+
+
+FLAGS: tuple[Flag, ...] = (
+    Flag("ExtendedErrors", "extended_errors", "tell SOCKS5 clients why an onion service failed"),
+    Flag("ExtendedAuth", "extended_auth", "method X'97' for clients that offer it"),
+    Flag("SwapE0E1", "swap_e0_e1", "codes E0 and E1 as proposal 229's sentences have them"),
+    Flag("IsolateClientAddr", "client_addr", "one client address, one circuit", True),
+    Flag("IsolateSOCKSAuth", "socks_auth", "one user name and password, one circuit", True),
+    Flag("IsolateClientProtocol", "client_protocol", "SOCKS4 and SOCKS5 apart", True),
+    Flag("IsolateDestPort", "dest_port", "one destination port, one circuit", True),
+    Flag("IsolateDestAddr", "dest_addr", "one destination address, one circuit", True),
+    Flag("PreferSOCKSNoAuth", "prefer_socks_no_auth", "method 00 wherever it is offered"),
+    Flag("OnionTraffic", "onion_traffic", "onion services"),
+    Flag("IPv4Traffic", "ipv4_traffic", "IPv4 destinations"),
+    Flag("IPv6Traffic", "ipv6_traffic", "IPv6 destinations"),
+    Flag("PreferIPv6", "prefer_ipv6", "IPv6 for names that have both"),
+    Flag("DNSRequest", "dns_request", "destinations by name, and look-ups"),
+    Flag("IPv6Connect", "ipv6_connect", "off: answer 08 to CONNECT with an IPv6 address"),
+    Flag("SafeSocks", "safe_socks", "refuse clients that give an IP address in place of a name"),
+    Flag("TestSocks", "test_socks", "log for each request whether it was by name"),
+    Flag("AllowPublic", "allow_public", "let the listener stand where others can reach it"),
+)
+_BY_NAME = {flag.name.lower(): flag for flag in FLAGS}
+ONION_ONLY = "oniontrafficonly"
+"""A word for three flags, in lower case."""
+
+_GROUP = "sessiongroup="
+_FOR_TOR = ["CacheIPv4DNS", "CacheIPv6DNS", "CacheDNS", "UseIPv4Cache", "UseIPv6Cache",
+            "UseDNSCache", "PreferIPv6Automap", "KeepAliveIsolateSOCKSAuth"]  # fmt: skip
+_IGNORED = {
+    name.lower(): f"{name} is a flag of tor's own SocksPort and means nothing here"
+    for name in _FOR_TOR
+}
+_KNOWN = {*_BY_NAME, *_IGNORED, ONION_ONLY}
+
+
+def parse_flags(words: Iterable[str]) -> tuple[ListenerPolicy, list[str]]:
+    """Return the policy that the words ask for, and notes about words that do nothing.
+
+    Raises ``FlagError``.
+    """
+    fields: dict[str, Any] = {}
+    isolation: dict[str, bool] = {}
+    group: int | None = None
+    notes: list[str] = []
+    for word in words:
+        bare, positive = parse_word(word, _KNOWN)
+        if bare.startswith(_GROUP) and positive:
+            group = _session_group(word)
+        elif bare in _IGNORED:
+            notes.append(_IGNORED[bare])
+        elif bare == ONION_ONLY and positive:
+            fields.update(dns_request=False, ipv4_traffic=False, ipv6_traffic=False)
+        elif bare == ONION_ONLY:
+            notes.append("NoOnionTrafficOnly is what holds anyway")
+        elif bare in _BY_NAME:
+            flag = _BY_NAME[bare]
+            (isolation if flag.isolation else fields)[flag.field] = positive
+        else:
+            raise FlagError(_unknown(word))
+    flags = replace(IsolationFlags(), session_group=group, **isolation)
+    policy = replace(ListenerPolicy(), isolation=flags, **fields)
+    _check(policy)
+    return policy, notes
+
+
+def parse_word(word: str, known: Container[str]) -> tuple[str, bool]:
+    """Return a flag's name in lower case, and whether it is on, as tor reads it.
+
+    A trailing ``s`` is dropped, as tor does for older spellings, unless the name is ``known``.
+    """
+    lowered = word.lower()
+    positive = not lowered.startswith("no")
+    bare = lowered if positive else lowered[2:]
+    return bare if bare in known else bare.removesuffix("s"), positive
+
+
+def _session_group(word: str) -> int:
+    number = word.partition("=")[2]
+    if not number.isdecimal():
+        raise FlagError(f"{word}: a session group is a whole number, as in SessionGroup=1")
+    return int(number)
+
+
+def _unknown(word: str) -> str:
+    names = [flag.name for flag in FLAGS] + ["OnionTrafficOnly", "SessionGroup=N"]
+    names += [f"No{flag.name}" for flag in FLAGS]
+    spelled = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(word.lower(), list(spelled), n=1, cutoff=0.5)
+    hint = f"did you mean {spelled[near[0]]}?" if near else "see --help-flags"
+    return f"unknown flag {word!r}: {hint}"
+
+
+def _check(policy: ListenerPolicy) -> None:
+    if policy.ipv4_traffic or policy.ipv6_traffic:
+        return
+    if not policy.onion_traffic:
+        raise FlagError("NoIPv4Traffic, NoIPv6Traffic and NoOnionTraffic leave nothing to do")
+    if policy.dns_request:
+        raise FlagError("NoIPv4Traffic and NoIPv6Traffic refuse all names: use OnionTrafficOnly")

@@ -22,7 +22,7 @@ from urllib.parse import unquote_to_bytes
 
 from torsocks_tx.socks.constants import AddressType
 from torsocks_tx.socks.messages import Address, Credentials
-from torsocks_tx.socks.pt_args import MAX_FIELD
+from torsocks_tx.socks.userpass import MAX_FIELD
 
 MAX_TEXT = 4000
 """Bytes of a message before it is cut short: tor reads its lines into one buffer."""

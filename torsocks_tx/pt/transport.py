@@ -36,12 +36,12 @@ from torsocks_tx.policy.listener import ListenerPolicy
 from torsocks_tx.pt.spec import ProxyKind, UpstreamProxy
 from torsocks_tx.server.connections import ConnectionLimiter
 from torsocks_tx.server.factory import SOCKSFactory
-from torsocks_tx.socks import pt_args
-from torsocks_tx.socks.address import check_destination
+from torsocks_tx.socks import userpass
 from torsocks_tx.socks.client_options import ClientOptions
 from torsocks_tx.socks.constants import AddressType, Role
 from torsocks_tx.socks.extended import UNSUPPORTED, key_list
 from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Request
+from torsocks_tx.socks.wire import check_destination
 
 HANDSHAKE_TIMEOUT = 5.0
 """Seconds for the SOCKS handshake: the parent is on the same machine, and sends it at once."""
@@ -169,7 +169,7 @@ def arguments_of(request: Request) -> KeyValues:
         return KeyValues.of((key.removeprefix(PREFIX), value) for key, value in named)
     if request.credentials is None:
         return KeyValues()
-    return pt_args.parse_credentials(request.credentials)
+    return userpass.parse_arguments(request.credentials)
 
 
 def _refusal(failure: Failure) -> errors.Refused:

@@ -1,4 +1,4 @@
-"""Real authentication: who may log in with which password, and slowing down whoever guesses."""
+"""Checking of user names and passwords, with delays for addresses that guess them."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ Authenticator = Callable[[Credentials], "Deferred[bytes | None]"]
 """Checks RFC 1929 credentials: fires with the user's name, or with None for a refusal."""
 
 FIRST_DELAY, LONGEST_DELAY = 0.25, 4.0
-"""Seconds until an address may try again after its first refused login, and after many."""
+"""Seconds that an address must wait after its first refused login, and at most after many."""
 
 FORGOTTEN_AFTER = 600.0
-"""Seconds without a refused login, after which an address begins anew."""
+"""Seconds without a refused login, after which the delay of an address starts again."""
 
 MOST_ADDRESSES, MOST_WAITING, MOST_ACCEPTED = 4096, 100, 4096
-"""Addresses that are remembered, logins of one that may wait, and logins known to be right."""
+"""Addresses with delays, waiting logins of one address, and accepted logins that are remembered."""
 
 
 @implementer(IUsernamePassword)
 class ConstantTimePassword:
-    """The credentials of a client, compared in a time that does not depend on what is equal."""
+    """The credentials of a client, compared in a time that does not depend on how much is right."""
 
     def __init__(self, credentials: Credentials) -> None:
         self.username = credentials.username
@@ -47,7 +47,7 @@ class ConstantTimePassword:
 
 
 def _find_user(passwords: Mapping[bytes, bytes], credentials: Any) -> Deferred[Any]:
-    """Fire with the user's name or ``UnauthorizedLogin``; an unknown name takes as much work."""
+    """Fire with the user's name or ``UnauthorizedLogin``; an unknown name takes as long."""
     known = passwords.get(credentials.username)
     if not credentials.checkPassword(known or b"") or known is None:
         return fail(UnauthorizedLogin())
@@ -56,7 +56,7 @@ def _find_user(passwords: Mapping[bytes, bytes], credentials: Any) -> Deferred[A
 
 @implementer(ICredentialsChecker)
 class PasswordTable:
-    """A checker of names and passwords that are given to it as bytes."""
+    """A checker for a table of names and passwords, in bytes."""
 
     credentialInterfaces = (IUsernamePassword,)
 
@@ -73,7 +73,7 @@ class PasswordFile:
     """A checker for a file with lines of ``name:password``; the password may hold colons.
 
     The file is read at the first login and again when it has changed. While it cannot be read,
-    nobody is let in. Of two lines with one name the first counts.
+    every login is refused. Of two lines with one name the first counts.
     """
 
     credentialInterfaces = (IUsernamePassword,)
@@ -138,7 +138,7 @@ OWN_CHECKERS: Mapping[str, Callable[[str], ICredentialsChecker]] = {
     "memory": _memory,
     "unix": _unix,
 }
-"""What makes the checker of each kind of ``--auth``; ValueError says how to fix its argument."""
+"""Makes the checker of each kind of ``--auth``; ValueError says how to fix its argument."""
 
 AUTH_TEXT = """What --auth takes; it may be given more than once, and one that agrees is enough:
   file:/path             a file with lines of name:password, read again when it changes
@@ -146,7 +146,7 @@ AUTH_TEXT = """What --auth takes; it may be given more than once, and one that a
 
 
 class CredAuthenticator:
-    """Asks the checkers in turn; who is accepted by one is known by the name that it gives."""
+    """Asks checkers in turn; the user's name is the avatar id of the first that accepts."""
 
     def __init__(self, checkers: Sequence[ICredentialsChecker]) -> None:
         self._checkers = tuple(checkers)
@@ -167,7 +167,7 @@ class CredAuthenticator:
 
 
 class _Address:
-    """An address from which a login was refused; the next one waits until ``free_at``."""
+    """An address with refused logins; the next login waits until ``free_at``."""
 
     def __init__(self) -> None:
         self.refused = 0
@@ -181,8 +181,8 @@ class LoginGuard:
 
     The logins of such an address are checked one at a time, each after a delay that doubles with
     every refusal up to ``LONGEST_DELAY``. Credentials that were right before are checked at once,
-    so that nobody waits for others behind the same address. Where too many wait already, one more
-    is refused after ``LONGEST_DELAY`` without being checked.
+    so that users do not wait for others with the same address. If ``MOST_WAITING`` logins of an
+    address wait, one more is refused after ``LONGEST_DELAY`` without being checked.
     """
 
     _log = Logger()
@@ -253,7 +253,7 @@ class LoginGuard:
 
 
 def _remember(table: dict[Any, Any], key: object, value: object, most: int) -> None:
-    """Put an entry into a table, and drop the oldest one where there are too many."""
+    """Put an entry last into a table, and drop the first if there are too many."""
     table.pop(key, None)
     table[key] = value
     if len(table) > most:

@@ -1,8 +1,8 @@
-"""The connection limiter: how many clients there are at one time, over all listeners of one server.
+"""The connection limiter: bounds how many clients are connected to all listeners of a server.
 
-It bounds all clients together and those of one address. Where a bound is reached, a client that has
-not made its request yet makes room for a new one. If there is none, a client that has closed its
-sending side makes room, once its stream has carried nothing for a while: a client that has closed
+It bounds all clients together and those of one address. When a bound is reached, the oldest client
+without a request is reset to make room for a new one. If there is none, a client that has closed
+its sending side is reset once its stream has carried nothing for a while: one that has closed
 altogether looks the same.
 """
 
@@ -16,17 +16,17 @@ from typing import Protocol
 from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 
-from torsocks_tx.socks.address import packed_ip
 from torsocks_tx.socks.extended import Budget
+from torsocks_tx.socks.wire import packed_ip
 
 RESERVED = 96
 """Descriptors kept for listeners, logs, tor, pipes and the like."""
 
 SHARE = 4
-"""One client address may have one of so many parts of all connections, unless told otherwise."""
+"""By default one address may have this fraction of all connections: a quarter."""
 
 SILENCE = 5.0
-"""Seconds without a byte to a client that has closed its sending side, before it makes room."""
+"""Seconds without a byte before a client that has closed its sending side may be reset."""
 
 WARNING_PAUSE = 60.0
 """Seconds between two warnings of one kind."""
@@ -36,7 +36,7 @@ _THIS_MACHINE = frozenset({packed_ip("127.0.0.1"), packed_ip("::1")[:_IPV6_NETWO
 
 
 def raise_descriptor_limit() -> int:
-    """Raise the soft limit of open descriptors to the hard one; the connections that it allows."""
+    """Raise the soft limit of descriptors to the hard one; return how many clients that allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -45,9 +45,9 @@ def raise_descriptor_limit() -> int:
 
 
 def client_network(address: IAddress | None) -> bytes | None:
-    """The bytes of an IPv4 address, or of the /64 network of an IPv6 one; None for anything else.
+    """Return the bytes of an IPv4 address, or of the /64 network of an IPv6 one; else None.
 
-    One client of IPv6 commonly has a whole /64 network, and so all the addresses in it.
+    A client of IPv6 commonly has all addresses of a /64 network.
     """
     host = getattr(address, "host", None)
     try:
@@ -58,7 +58,7 @@ def client_network(address: IAddress | None) -> bytes | None:
 
 
 class RareWarning:
-    """A warning that is logged at most once a minute, with the ``count`` of what it tells of."""
+    """A warning that is logged at most once a minute, with the ``count`` of events since then."""
 
     def __init__(self, log: Logger, text: str, seconds: Callable[[], float]) -> None:
         self._log = log
@@ -88,7 +88,7 @@ class Connection(Protocol):
 
 
 class _Group:
-    """Connections with one bound, and which of them may make room, the oldest first."""
+    """Connections with one bound, and those that may be reset, the oldest first."""
 
     __slots__ = ("client", "count", "lingering", "most", "unfinished")
 
@@ -104,7 +104,7 @@ class _Group:
         return self.most is not None and self.count >= self.most
 
     def find_dispensable(self, now: float) -> Connection | None:
-        """The connection that makes room, or None if each of them is needed."""
+        """Return the connection to reset, or None if all are in use."""
         for connection in self.unfinished:
             return connection
         while self.lingering:
@@ -113,7 +113,7 @@ class _Group:
                 return None
             if connection.received == received:
                 return connection
-            # It still receives: its silence is counted anew, behind all others.
+            # It still receives: its silence is counted from now.
             del self.lingering[connection]
             self.lingering[connection] = now, connection.received
         return None
@@ -149,11 +149,11 @@ class ConnectionLimiter:
         self._warning = RareWarning(self._log, text, seconds)
 
     def __len__(self) -> int:
-        """How many clients there are."""
+        """Return how many clients there are."""
         return self._all.count
 
     def has_room(self, client: bytes | None = None) -> bool:
-        """Whether one more may come from this ``client_network``; room is made where possible."""
+        """Whether one more may come from this ``client_network``; resets another if needed."""
         for group in reversed(self._groups_of(client)):
             if group.is_full and not self._make_room(group):
                 whose = "clients" if group is self._all else "clients of one address"
@@ -194,7 +194,7 @@ class ConnectionLimiter:
             group.lingering[connection] = self._seconds(), connection.received
 
     def leave(self, connection: Connection) -> None:
-        """Count a connection no more; harmless a second time."""
+        """Count a connection no more; a second call does nothing."""
         for group in self._groups.pop(connection, ()):
             group.count -= 1
             group.unfinished.pop(connection, None)

@@ -1,9 +1,10 @@
-"""The factories: what all connections of one listener share. The embedding API, with ``protocol``.
+"""The factories, for embedding: what all connections of one listener share.
 
     endpoint.listen(SOCKSFactory(backend))
 
-A factory may serve several ports, but a listener of its own gets a factory of its own: streams of
-different factories never share a circuit, unless their policies name the same session group.
+Each listener gets a factory of its own. A factory may serve several ports, which then count as one
+listener. Streams of different factories never share a circuit, unless their policies name the same
+session group.
 """
 
 from __future__ import annotations
@@ -42,13 +43,13 @@ _isolator = Isolator()
 class SOCKSFactory(Factory):
     """Makes protocols that speak SOCKS4, SOCKS4a and SOCKS5.
 
-    ``backend`` carries the streams; ``policy`` and ``limits`` have defaults that suit Tor. With an
-    ``authenticator`` only clients with credentials that it accepts are served. ``listener`` names
-    the listener where circuits are isolated; ``isolator`` holds the secret that masks isolation
-    keys: processes that serve one listener together are given the same two. ``keys`` are further
-    keys of method X'97', and who judges them (``extended.KeyHandler``). Factories that are given
-    the same ``limiter`` count their clients together. Behind a proxy that connects for everybody
-    (the PROXY protocol), set ``tells_clients_apart`` to False: its address is then not bounded.
+    ``backend`` opens the streams; ``policy`` and ``limits`` have defaults that suit Tor. With an
+    ``authenticator`` only clients with credentials that it accepts are served. ``listener`` is the
+    name of the listener in isolation keys, ``isolator`` has the secret that hides those keys from
+    tor: processes that serve one listener together need the same two. ``keys``: further keys of
+    extended authentication with their handlers (``extended.KeyHandler``). Factories with the same
+    ``limiter`` count their clients together. Behind a proxy that connects for everybody (the PROXY
+    protocol), set ``tells_clients_apart`` to False: its address is then not bounded.
     """
 
     protocol: Any = SOCKSProtocol
@@ -95,7 +96,7 @@ class SOCKSFactory(Factory):
     def buildProtocol(  # type: ignore[override]
         self, addr: IAddress | None
     ) -> SOCKSProtocol | None:
-        """A protocol for a new client, or None when there are too many: it is closed at once."""
+        """Return a protocol for a new client; None, so that it is closed, if there are too many."""
         if not self.has_room(addr):
             return None
         protocol: SOCKSProtocol = self.protocol()
@@ -104,14 +105,14 @@ class SOCKSFactory(Factory):
         return protocol
 
     def has_room(self, client: IAddress | None = None) -> bool:
-        """Whether one more client may come from there; room is made where that is possible."""
+        """Whether one more client may come from there; resets another if that is needed."""
         return self._limiter.has_room(self._network(client))
 
     def _network(self, client: IAddress | None) -> bytes | None:
         return client_network(client) if self._tells_clients_apart else None
 
     def handshake_options(self, versions: frozenset[Version]) -> HandshakeOptions:
-        """What a handshake of these versions accepts here."""
+        """Return what a handshake of these versions accepts."""
         options = self._handshake_options.get(versions)
         if options is None:
             options = self._handshake_options[versions] = self._make_options(versions)
@@ -119,7 +120,7 @@ class SOCKSFactory(Factory):
 
     def _make_options(self, versions: frozenset[Version]) -> HandshakeOptions:
         policy = self.policy
-        # To a transport credentials are arguments: where they are offered, they are wanted.
+        # Credentials for a transport are its arguments, so it prefers them always.
         indifferent = policy.prefer_socks_no_auth or not policy.isolation.socks_auth
         return HandshakeOptions(
             versions,
@@ -149,7 +150,7 @@ class SOCKSFactory(Factory):
         return self._guard.check(credentials, client_network(client))
 
     def admit(self, request: Request, peer: IAddress) -> Isolation:
-        """Judge a request, and say which streams it may share circuits with. Raises ``Refused``."""
+        """Check a request; return which streams it may share circuits with. Raises ``Refused``."""
         if self.policy.test_socks:
             self._say_test(request)
         self.policy.check(request)
@@ -161,15 +162,15 @@ class SOCKSFactory(Factory):
         try:
             key = isolation_key(self.policy.isolation, self._listener, client, request)
         except ValueError:
-            raise NotAllowed("the client's address, from a PROXY header, is none") from None
+            raise NotAllowed("the client's address, from a PROXY header, is not valid") from None
         return self._isolator.credentials(key)
 
     def errand(self, client: Client, request: Request) -> Errand:
-        """What carries this request out."""
+        """Return the handler of a request."""
         return Errand(client, request, clock=self.clock, limits=self.limits, audience=self.audience)
 
     def audience(self, request: Request) -> ReplyContext:
-        """Whose ears a refusal of this request is for."""
+        """Return the reply context of a request: what the code of a refusal depends on."""
         return ReplyContext.of(
             request,
             role=self.policy.role,
@@ -178,7 +179,7 @@ class SOCKSFactory(Factory):
         )
 
     def _say_test(self, request: Request) -> None:
-        by_ip = request.address.literal().is_ip and request.command is not Command.RESOLVE_PTR
+        by_ip = request.address.is_ip and request.command is not Command.RESOLVE_PTR
         verdict = (
             "by IP address: this client may have looked the name up itself, outside Tor"
             if by_ip
@@ -210,7 +211,7 @@ class SOCKSFactory(Factory):
                 deferred.callback(None)
 
     def when_empty(self) -> Deferred[None]:
-        """Fires when no client is connected."""
+        """Fire when no client is connected."""
         if not self.connections:
             return succeed(None)
         deferred: Deferred[None] = Deferred()
@@ -218,7 +219,7 @@ class SOCKSFactory(Factory):
         return deferred
 
     def close_unserved(self) -> None:
-        """Reset the connections that have not made a request yet."""
+        """Reset the connections without a request."""
         for protocol in list(self.connections):
             if not protocol.is_served:
                 protocol.reset()

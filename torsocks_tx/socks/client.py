@@ -1,10 +1,9 @@
-"""The client's side of the conversation: how a request is made of a SOCKS server. No I/O.
+"""The client's side of the handshake: how to make a request of a SOCKS server.
 
-``ClientHandshake.start()`` gives the first bytes; ``receive(bytes)`` returns steps until ``Opened``
-or ``Failed``. Servers are spoken to step by step, but for C Tor (``pipelined``): it takes greeting,
-credentials and request at once. It then keeps only its last answer to what came in one read: the
-method selection may be missing, and a request that it refuses at sight is answered by the reply
-alone. All forms are understood.
+``ClientHandshake.start()`` returns the first bytes; ``receive(bytes)`` returns steps until
+``Opened`` or ``Failed``. With ``pipelined``, for C Tor, greeting, credentials and request are sent
+at once. C Tor then sends only its last answer to what came in one read: the method selection may be
+missing, and a request that it refuses at once is answered by the reply alone.
 """
 
 from __future__ import annotations
@@ -32,17 +31,14 @@ from torsocks_tx.socks.constants import (
     Reply5,
     Version,
 )
-from torsocks_tx.socks.extended import (
-    ACCEPTED,
-    REPLY_CODES,
-)
+from torsocks_tx.socks.extended import ACCEPTED, REPLY_CODES
 from torsocks_tx.socks.messages import NO_PAIRS, KeyValues, Reply, Request
-from torsocks_tx.socks.reader import Reader
 from torsocks_tx.socks.replies import parse_code_set
 from torsocks_tx.socks.server import Send
+from torsocks_tx.socks.wire import Reader
 
 UNCONFIRMED_TIMEOUT = 0.5
-"""Seconds after which a stream works whose reply was ``Unconfirmed`` and that was not closed."""
+"""Seconds to wait after ``Unconfirmed``: a stream that is not closed by then works."""
 
 _ANONYMOUS = Offer((Method.NO_AUTH,))
 _NAMED = Offer((Method.USERNAME_PASSWORD,))
@@ -51,9 +47,9 @@ _NOT_FOUND = bytes([Version.SOCKS5, OnionReply.DESCRIPTOR_NOT_FOUND])
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The request was granted; ``rest`` is what the remote has sent behind the reply.
+    """The request was granted; ``rest`` is what the remote has sent after the reply.
 
-    ``pairs`` is what the server said by method X'97'.
+    ``pairs`` is what the server sent by extended authentication.
     """
 
     reply: Reply
@@ -65,8 +61,8 @@ class Opened:
 class Failed:
     """The request was refused, or the server broke the protocol (then a ``ProxyBroken``).
 
-    ``code`` is the reply code, and ``status`` the status that answered credentials or pairs, where
-    the refusal came with one.
+    ``code`` is the reply code, ``status`` the status that answered credentials or pairs; None if
+    the refusal came without one.
     """
 
     reason: Refused
@@ -77,11 +73,11 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Unconfirmed:
-    """The server said X'F0', which C Tor also says of streams that work.
+    """The server replied X'F0', which C Tor also sends for streams that work.
 
-    It remembers the first directory that had no descriptor, and forgets that another one had it. A
-    stream that failed is closed at once: wait a moment. ``eof`` then gives ``Failed``, data or
-    ``confirm`` gives ``Opened``.
+    It does so if the first directory it asked had no descriptor, even if another one had it. It
+    closes a stream that failed at once, so wait: ``eof`` then returns ``Failed``, data or
+    ``confirm`` return ``Opened``.
     """
 
 
@@ -100,10 +96,10 @@ class _State(Enum):
 class ClientHandshake:
     """Makes one request.
 
-    Without an ``offer`` one method is offered: 00 without credentials, with them 02, because a
-    fall-back to 00 would lose the isolation without a word. ``pipelined`` needs that one method.
+    Without an ``offer`` one method is offered: 00 without credentials, and with them only 02, since
+    a server that took 00 instead would not isolate the stream. ``pipelined`` needs that one method.
     ``verify_f0``: the server may be a C Tor with ExtendedErrors, so X'F0' is ``Unconfirmed`` first.
-    ``pairs`` is what the server has said by method X'97'.
+    ``pairs`` is what the server has sent by extended authentication.
     """
 
     __slots__ = ("_buffer", "_codes", "_offer", "_pipelined", "_request", "_response", "_state",
@@ -131,11 +127,11 @@ class ClientHandshake:
 
     @property
     def requested(self) -> bool:
-        """Whether the request is among the bytes given out so far, so that data may follow it."""
+        """Whether the request is among the bytes returned so far, so that data may follow it."""
         return self._pipelined or self._state in (_State.REPLY, _State.UNCONFIRMED, _State.OVER)
 
     def start(self) -> bytes:
-        """The bytes to send first."""
+        """Return the bytes to send first."""
         if self._request.version is Version.SOCKS4:
             return socks4.build_request(self._request)
         greeting = socks5.build_greeting(self._offer.methods)
@@ -174,11 +170,11 @@ class ClientHandshake:
         return steps
 
     def eof(self) -> list[Step]:
-        """The server closed. Before the reply that is a refusal."""
+        """The server has closed: a refusal, if that is before the reply."""
         return self.give_up(ProxyBroken("the SOCKS server closed without a reply"))
 
     def give_up(self, otherwise: Refused) -> list[Step]:
-        """Nothing more is waited for: the refusal that is known by now, ``otherwise`` if none."""
+        """Wait no longer: return the refusal known by now, ``otherwise`` if there is none."""
         if self._state is _State.OVER:
             return []
         if self._unconfirmed is not None:
@@ -190,7 +186,7 @@ class ClientHandshake:
         return [self._fail(otherwise)]
 
     def confirm(self) -> list[Step]:
-        """After ``Unconfirmed``: the server has not closed, so the stream works."""
+        """Take an ``Unconfirmed`` stream for one that works: the server has not closed it."""
         if self._unconfirmed is None or self._state is _State.OVER:
             return []
         self._state = _State.OVER
@@ -222,7 +218,7 @@ class ClientHandshake:
             reason = self._offer.on_unsupported("the SOCKS server takes none of the methods")
             return self._fail(reason)
         if self._pipelined and method != Method.NO_AUTH:
-            # No selection: the start of a reply that tor sent in place of all answers.
+            # Not a selection but the start of a reply: tor sent no other answer.
             return self._refused(method)
         raise ProtocolError("the SOCKS server selected a method that was not offered")
 
@@ -242,7 +238,7 @@ class ClientHandshake:
         if pairs is None:
             return None
         self.pairs = pairs
-        self._verifies_f0 = False  # it is no C Tor
+        self._verifies_f0 = False  # C Tor has no extended authentication
         if response.status:
             return self._refused_pairs(response.status)
         with contextlib.suppress(ValueError):
@@ -258,7 +254,7 @@ class ClientHandshake:
 
     def _status(self, reader: Reader) -> Step | None:
         if self._pipelined and reader.data[0] == 0:
-            # Neither was ``05 02`` a selection: ``05 02 00`` is tor's reply under SafeSocks.
+            # ``05 02`` was not a selection: ``05 02 00`` starts tor's reply under SafeSocks.
             return self._refused(Reply5.NOT_ALLOWED)
         status = userpass.parse_status(reader)
         if status != 0:
@@ -274,7 +270,7 @@ class ClientHandshake:
                 reason = GeneralFailure("the SOCKS4 server rejected the request")
                 return self._fail(reason, reply.code)
         else:
-            # A refusal is known after two bytes: some servers send no more than that.
+            # The code is in the second byte, and some servers send no more than that.
             start = reader.data[:2]
             unconfirmed = self._verifies_f0 and start == _NOT_FOUND
             answered = len(start) == 2 and start[0] == Version.SOCKS5

@@ -1,7 +1,7 @@
-"""What a client offers a SOCKS server: which methods, what it says by each, and what it insists on.
+"""How a client speaks to a SOCKS server: which methods it offers, and what it sends by each.
 
-Whatever must not be lost is never offered by a method that would lose it: isolation is not given up
-for method 00, nor key-value pairs for any other than X'97'.
+No method is offered that would drop something the user asked for: with isolation, method 00 is not
+offered, and with key-value pairs, only extended authentication is.
 """
 
 from __future__ import annotations
@@ -22,14 +22,7 @@ from torsocks_tx.socks.constants import (
     Role,
     Version,
 )
-from torsocks_tx.socks.extended import (
-    ISOLATION,
-    PASSWD,
-    REPLY_CODES,
-    REQUIRE,
-    UNSUPPORTED,
-    USERNAME,
-)
+from torsocks_tx.socks.extended import ISOLATION, PASSWD, REPLY_CODES, REQUIRE, USERNAME
 from torsocks_tx.socks.messages import NO_PAIRS, Address, Credentials, KeyValues, Request
 from torsocks_tx.socks.replies import extended_refusal, refusal
 
@@ -40,11 +33,11 @@ _PROCESS_SECRET = os.urandom(32)
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """The methods of a greeting, in order, and what a client makes of the answers.
+    """The methods of a greeting, in order, and what the server's refusals mean.
 
-    ``needed``: keys that a response of X'97' must name as accepted. ``on_unsupported``: what it
-    means if the server takes no method, or does not accept a needed key. ``role``: the kind of
-    port, None where the server is to say which reply codes it means.
+    ``needed``: keys that the server must list as accepted. ``on_unsupported``: the refusal if the
+    server takes no method, or does not accept a needed key. ``role``: the kind of port, None to go
+    by the set of reply codes that the server announces.
     """
 
     methods: tuple[Method, ...]
@@ -53,17 +46,17 @@ class Offer:
     role: Role | None = None
 
     def refusal(self, code: int, announced: CodeSet | None) -> Refused:
-        """What a reply code means to whoever made this offer, of a server that announced a set."""
+        """Return what a reply code means; ``announced``: the set of codes that the server named."""
         if Method.EXTENDED not in self.methods and self.role is None:
             return refusal(code)
         return extended_refusal(code, self.role, announced)
 
     def pairs_refusal(self, status: int, pairs: KeyValues) -> Refused:
-        """What a status of X'97' other than success means; ``pairs`` came with it."""
+        """Return what a failure status of extended authentication means; ``pairs`` came with it."""
         kind: type[Refused] = ArgumentsRefused
         if status == ExtendedStatus.AUTHENTICATION_FAILED:
             kind = LoginRefused
-        elif pairs.get(UNSUPPORTED) is not None:
+        elif pairs.get(extended.UNSUPPORTED) is not None:
             kind = self.on_unsupported
         return kind(f"the SOCKS server answered with status {status}")
 
@@ -73,18 +66,19 @@ class ClientOptions:
     """How a client speaks to a SOCKS server.
 
     ``version``: 5, or 4 for SOCKS4 and, with a name, SOCKS4a.
-    ``isolation``: any bytes; connections with different ones must not share a circuit. A server
-    that cannot see to that is refused (``NotIsolated``). Method X'97' says it as it is; by
-    credentials the server gets a keyed hash of it, whose key is ``isolation_secret`` (at least 16
-    random bytes, for processes that are to share circuits), by default one of this process.
+    ``isolation``: any bytes; connections with different ones must not share a circuit. With a
+    server that cannot promise that, they fail (``NotIsolated``). Extended authentication sends it
+    as it is; in credentials the server gets a keyed hash of it. The key is ``isolation_secret`` (at
+    least 16 random bytes, for processes that are to share circuits), by default one of this
+    process.
     ``credentials``: a user name and a password.
-    ``pairs``: what else to say by method X'97' (``PT.*``, ``X-*``); ``require``: which of the keys
-    the server must know. A server without that method is refused (``ArgumentsRefused``).
-    ``reply_codes``: which set of codes to ask for, where the server has the method.
+    ``pairs``: what else to send by extended authentication (``PT.*``, ``X-*``); ``require``: which
+    of the keys the server must know. Servers without that method fail (``ArgumentsRefused``).
+    ``reply_codes``: the set of codes to ask for by extended authentication.
     ``role``: whether the port is tor's or a transport's; None: as its response says.
-    ``extended``: whether method X'97' is offered at all. ``optimistic``: hand the connection over
-    as soon as the request is sent. ``timeout``: seconds for everything up to the reply, None for
-    ever.
+    ``extended``: whether to offer extended authentication. ``optimistic``: hand the connection over
+    as soon as the request is sent. ``timeout``: seconds for everything up to the reply; None: no
+    limit.
     """
 
     version: int = 5
@@ -102,19 +96,19 @@ class ClientOptions:
     def __post_init__(self) -> None:
         self._check_kinds()
         if self.version not in (4, 5):
-            raise ValueError("there are versions 4 and 5 of SOCKS")
+            raise ValueError("SOCKS has versions 4 and 5")
         if any(key in _OWN_KEYS for key in self.pairs.names):
             raise ValueError("these keys have options of their own: " + ", ".join(_OWN_KEYS))
         if not self.extended and (self.pairs or self.require or self._both):
-            raise ValueError("this can only be said by method 0x97, which is switched off")
+            raise ValueError("this needs extended authentication, which is switched off")
         if self.version == 4:
             self._check_socks4()
-        extended.build_request(self._said)
+        extended.build_request(self._all_pairs)
         if Method.USERNAME_PASSWORD in self.offer.methods and self._legacy_credentials:
             userpass.build_credentials(self._legacy_credentials)
 
     def _check_kinds(self) -> None:
-        """See what would only fail later, or mean something else."""
+        """Refuse values of a wrong type, which would only fail later or mean something else."""
         if not isinstance(self.isolation, bytes | None):
             raise ValueError("isolation is bytes")
         if not isinstance(self.isolation_secret, bytes) or len(self.isolation_secret) < 16:
@@ -139,7 +133,7 @@ class ClientOptions:
 
     @property
     def offer(self) -> Offer:
-        """What to offer by SOCKS5."""
+        """Return what to offer a SOCKS5 server."""
         named = self.isolation is not None or self.credentials is not None
         too_long = self.extended and self._too_long
         only_pairs = bool(self.pairs or self.require or self._both or too_long)
@@ -147,11 +141,11 @@ class ClientOptions:
         if not only_pairs:
             methods.append(Method.USERNAME_PASSWORD if named else Method.NO_AUTH)
         isolation = {ISOLATION} if self.isolation is not None else set()
-        unless = ArgumentsRefused if only_pairs else LoginRefused
+        on_unsupported = ArgumentsRefused if only_pairs else LoginRefused
         return Offer(
             tuple(methods),
             frozenset({*self.require, *isolation}),
-            NotIsolated if isolation else unless,
+            NotIsolated if isolation else on_unsupported,
             self.role,
         )
 
@@ -163,12 +157,12 @@ class ClientOptions:
         return max(map(len, fields)) > _LONGEST_FIELD
 
     def request(self, command: Command, address: Address) -> Request:
-        """The request to make; ValueError if it cannot be said by this version."""
+        """Return the request to make; ValueError if it does not fit this version."""
         version = Version(self.version)
         if version is Version.SOCKS4 and address.type is AddressType.IPV6:
-            # SOCKS4 has no such addresses, but servers with 4a read them as names.
+            # SOCKS4 has no IPv6, but servers with SOCKS4a understand it as a name.
             address = Address(AddressType.HOSTNAME, address.host, address.port)
-        pairs = self._said if version is Version.SOCKS5 else None
+        pairs = self._all_pairs if version is Version.SOCKS5 else None
         request = Request(version, command, address, self._legacy_credentials, None, pairs)
         if version is Version.SOCKS5:
             socks5.build_request(command, address)
@@ -179,8 +173,8 @@ class ClientOptions:
         return request
 
     @property
-    def _said(self) -> KeyValues:
-        """What is said by method X'97'."""
+    def _all_pairs(self) -> KeyValues:
+        """Return the pairs to send by extended authentication."""
         known = self.credentials
         codes = self.reply_codes
         own = {
@@ -195,10 +189,10 @@ class ClientOptions:
 
     @property
     def _legacy_credentials(self) -> Credentials | None:
-        """What is said by method 02, or by a SOCKS4 user id."""
+        """Return what to send by method 02, or in a SOCKS4 user id."""
         if self.isolation is None or self._both:
             return self.credentials or (Credentials(b"") if self.version == 4 else None)
-        # Any length fits, and whoever sees the hash (tor's controllers do) cannot test guesses.
+        # A hash fits at any length; with a key, nobody who sees it can test guesses.
         digest = hmac.digest(self.isolation_secret, self.isolation, "sha256")
         token = digest.hex().encode("ascii")
         if self.version == 4:

@@ -1,16 +1,13 @@
 """The numbers on the wire: versions, methods, commands, address types and reply codes.
 
 Sources: SOCKS4 and 4a (Koblas; Lee), RFC 1928, RFC 1929, Tor's socks-extensions (RESOLVE,
-RESOLVE_PTR, the onion-service replies) and Tor proposal 229 (method X'97').
-A number without a name here stays a plain ``int``: ``named`` turns those that it knows into
-members.
+RESOLVE_PTR, the onion-service replies) and Tor proposal 229 (extended authentication).
+A number that has no name here stays a plain ``int``.
 """
 
 from __future__ import annotations
 
-import functools
 from enum import Enum, IntEnum
-from typing import TypeVar
 
 
 class Version(IntEnum):
@@ -86,7 +83,7 @@ class OnionReply(IntEnum):
 class HiddenServiceReply(IntEnum):
     """The REP bytes for failed onion-service connections of proposal 229, section 2.2.
 
-    The proposal's sentences for the two are swapped; its titles are followed here.
+    The proposal contradicts itself: its sentences swap the two. Its titles are followed here.
     """
 
     NOT_FOUND = 0xE0
@@ -105,14 +102,14 @@ class TransportReply(IntEnum):
 
 
 class Role(Enum):
-    """Whose SOCKS port it is: tor's, for applications, or a pluggable transport's, for tor."""
+    """The kind of a SOCKS port: tor's, for applications, or a pluggable transport's, for tor."""
 
     TOR = "tor"
     PT = "pt"
 
 
 class CodeSet(Enum):
-    """Which reply codes are in force, by the name that the key ``REPLY_CODES`` gives them."""
+    """The sets of reply codes, by the names that the key ``REPLY_CODES`` gives them."""
 
     RFC1928 = "rfc1928"
     PROP229 = "prop229"
@@ -127,20 +124,8 @@ class AuthStatus(IntEnum):
 
 
 class ExtendedStatus(IntEnum):
-    """The STATUS byte that answers method X'97' (any other value is a failure too)."""
+    """The STATUS byte that answers extended authentication (any other value is a failure too)."""
 
     SUCCESS = 0x00
     AUTHENTICATION_FAILED = 0x01
     INVALID_ARGUMENTS = 0x02
-
-
-_E = TypeVar("_E", bound=IntEnum)
-
-
-@functools.lru_cache(maxsize=4096)
-def named(kind: type[_E], number: int) -> _E | int:
-    """The member of ``kind`` with this number, or the number itself where it has no name."""
-    try:
-        return kind(number)
-    except ValueError:
-        return number

@@ -1,6 +1,6 @@
 """The values that SOCKS messages carry: addresses, credentials, requests, replies.
 
-They know nothing of bytes on a wire (``wire`` does) and nothing of sockets.
+How they are written as bytes is in ``socks4``, ``socks5``, ``userpass`` and ``extended``.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from torsocks_tx.socks.constants import AddressType, Command, Version
 
 
 def ip_text(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
-    """The one text of an IP address, as RFC 5952 has it.
+    """Write an IP address as RFC 5952 does.
 
-    Python writes an IPv4 address inside IPv6 in one way up to 3.12, and in another from 3.13 on.
+    Python up to 3.12 writes an IPv4 address inside IPv6 otherwise than Python 3.13.
     """
     if address.version == 6 and int(address) >> 32 == 0xFFFF:
         return f"::ffff:{ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)}"
@@ -24,13 +24,13 @@ def ip_text(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A destination, or an answer: a host and a TCP port (0 to 65535).
+    """A host and a TCP port (0 to 65535): a destination, or the answer to a look-up.
 
     ``host`` is text: ``"192.0.2.1"``, ``"2001:db8::1"`` (no brackets) or a host name as the peer
-    wrote it. ``type`` says how it stood on the wire: a name may hold the text of an IP address, and
-    then ``literal()`` is that IP address.
+    wrote it. ``type`` is how it was written in the message. A name may hold the text of an IP
+    address; then ``literal()`` is that IP address.
 
-    ``is_ip``: this is an IP address, on the wire or as text. ``is_onion``: the name ends in
+    ``is_ip``: this is an IP address, in binary form or as text. ``is_onion``: the name ends in
     ``.onion``, in any case, with or without one trailing dot.
     """
 
@@ -41,7 +41,7 @@ class Address:
     is_onion: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        # Every request is asked several times for both.
+        # Computed once: every request needs both several times.
         is_name, host = self.type is AddressType.HOSTNAME, self.host
         # The text of an IP address has a colon, or ends in a digit.
         may_be_ip = ":" in host or host[-1:].isdigit()
@@ -52,9 +52,9 @@ class Address:
 
     @classmethod
     def of(cls, host: str, port: int = 0) -> Address:
-        """An address whose type is the one that fits the text: IPv4, IPv6 or a name.
+        """Make an address from text: of IPv4, IPv6 (with or without brackets) or a name.
 
-        Brackets belong to IPv6 only, and a scope (``%eth0``) means nothing to Tor.
+        The text of an IPv6 address with a scope (``%eth0``) is a name: scopes mean nothing to Tor.
         """
         parsed = _parse_ip(host)
         if parsed is None:
@@ -63,7 +63,7 @@ class Address:
         return cls(kind, ip_text(parsed), port)
 
     def literal(self) -> Address:
-        """The same with the text of an IP address turned into that IP address."""
+        """Turn a name that is the text of an IP address into that IP address."""
         is_text = self.is_ip and self.type is AddressType.HOSTNAME
         return Address.of(self.host, self.port) if is_text else self
 
@@ -81,9 +81,9 @@ def _parse_ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a client sent to name itself: a SOCKS4 user id, or the two fields of RFC 1929.
+    """What a client sent to log in: a SOCKS4 user id, or the two fields of RFC 1929.
 
-    Never logged: its own representation shows neither.
+    ``repr`` shows neither, so that no log does.
     """
 
     username: bytes = field(repr=False)
@@ -92,16 +92,16 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class KeyValues:
-    """The pairs of a message of method X'97', in order; a key may stand there more than once.
+    """The key-value pairs of extended authentication, in order; a key may occur more than once.
 
-    Keys are text of ASCII, values any bytes. Never logged: the representation shows neither.
+    Keys are ASCII text, values any bytes. ``repr`` shows neither, so that no log does.
     """
 
     pairs: tuple[tuple[str, bytes], ...] = field(default=(), repr=False)
 
     @classmethod
     def of(cls, pairs: Mapping[str, bytes] | Iterable[tuple[str, bytes]] = ()) -> KeyValues:
-        """The pairs of a mapping, or of pairs that are in order already."""
+        """Make them from a mapping, or from pairs that are in order already."""
         return cls(tuple(pairs.items() if isinstance(pairs, Mapping) else pairs))
 
     def __iter__(self) -> Iterator[tuple[str, bytes]]:
@@ -112,16 +112,16 @@ class KeyValues:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The keys in order, each once."""
+        """Return the keys in order, each once."""
         # Not called ``keys``: ``dict`` would take the pairs for a mapping, and fail.
         return tuple(dict.fromkeys(key for key, _ in self.pairs))
 
     def get(self, key: str) -> bytes | None:
-        """The first value with this key, or None."""
+        """Return the first value with this key, or None."""
         return next((value for known, value in self.pairs if known == key), None)
 
     def of_kind(self, name: str) -> KeyValues:
-        """The pairs with this key; for a ``name`` that ends in a dot, those that begin with it."""
+        """Return the pairs with this key, or with this prefix if ``name`` ends in a dot."""
         return KeyValues(tuple(pair for pair in self.pairs if is_of_kind(pair[0], name)))
 
 
@@ -129,7 +129,7 @@ NO_PAIRS = KeyValues()
 
 
 def is_of_kind(key: str, name: str) -> bool:
-    """Whether ``name`` is this key, or ends in a dot and the key goes on behind that."""
+    """Whether ``name`` is this key, or ends in a dot and is a prefix of it."""
     if name.endswith("."):
         return key.startswith(name) and key != name
     return key == name
@@ -137,14 +137,14 @@ def is_of_kind(key: str, name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request of a client, whichever version it spoke.
+    """One request of a client, of any version.
 
-    ``command`` is one of those that this server carries out: CONNECT, RESOLVE or RESOLVE_PTR.
+    ``command`` is CONNECT, RESOLVE or RESOLVE_PTR.
     ``credentials`` is None where the client sent none, which is not the same as sending empty ones.
     ``avatar`` is the authenticated user where the listener asks for real authentication.
-    ``pairs`` is what the client said by method X'97', None where that was not selected; its
-    USERNAME and PASSWD are the ``credentials`` then. ``offered_extended``: the client listed that
-    method, and the listener has it: the client understands the codes of proposal 229.
+    ``pairs`` is what the client sent by extended authentication, None where that was not selected;
+    the ``credentials`` are then its USERNAME and PASSWD. ``offered_extended``: the client offered
+    that method, and the listener has it: the client understands the codes of proposal 229.
     """
 
     version: Version

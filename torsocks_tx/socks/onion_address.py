@@ -1,4 +1,4 @@
-"""Addresses of onion services (rend-spec-v3, section 6): which are valid, decided without tor.
+"""Which addresses of onion services are valid (rend-spec-v3, section 6), decided without tor.
 
     base32( PUBKEY 32 | CHECKSUM 2 | VERSION 1 ) ".onion"        VERSION 03
     CHECKSUM = SHA3-256( ".onion checksum" | PUBKEY | VERSION )[:2]
@@ -30,8 +30,8 @@ _Point = tuple[int, int, int, int]
 def check_onion(host: str) -> None:
     """Raise ``InvalidOnionAddress`` if ``host``, whose last label is ``onion``, has a wrong form.
 
-    Case does not matter. The reason in the exception does not quote the address. Whether the key in
-    it is one takes longer to find out: see ``has_public_key``.
+    Case does not matter. The text of the exception does not quote the address. The public key in it
+    is not checked, since that takes longer: see ``has_public_key``.
     """
     label = _label(host)
     if len(label) != _CHARACTERS:
@@ -49,10 +49,10 @@ def check_onion(host: str) -> None:
 
 
 def has_public_key(host: str) -> bool:
-    """Whether the key in an address that ``check_onion`` takes is one that a service can have.
+    """Whether an address that ``check_onion`` accepts holds a key that a service can have.
 
-    It must be a point of prime order, and not the identity. This takes 2 ms, but for the addresses
-    that were asked for last.
+    It must be a point of prime order, and not the identity. This takes 2 ms; the answers for the
+    1,024 addresses used last are cached.
     """
     return _is_public_key(base64.b32decode(_label(host).upper())[:32])
 
@@ -71,7 +71,7 @@ def _is_public_key(key: bytes) -> bool:
 
 
 def _decode(key: bytes) -> _Point | None:
-    """The point (RFC 8032, section 5.1.3), or None if there is none."""
+    """Decode a point (RFC 8032, section 5.1.3); None if the bytes are not one."""
     number = int.from_bytes(key, "little")
     sign, y = number >> 255, number & ((1 << 255) - 1)
     if y >= _P:

@@ -1,10 +1,10 @@
-"""Reply codes, both ways: which code a client hears, and what a server upstream meant by one.
+"""Reply codes, both ways: which code a client gets, and what a code from an upstream server means.
 
-SOCKS4 has one failure. SOCKS5 CONNECT hears RFC 1928's codes, and those of one more set if such a
-set is in force (``code_set``): X'F0' to X'F7' or X'E0' and X'E1' for onion services on a port of
-tor's role, X'F0' to X'F2' on a pluggable transport's. A failed look-up is 04 as from tor, whatever
-its cause, unless it is the server that makes none: there is no tor, it has too much to do, its
-rules forbid it, or its backend has no look-ups.
+SOCKS4 has one failure. A SOCKS5 CONNECT gets RFC 1928's codes, and those of one more set if
+``code_set`` says so: X'F0' to X'F7' or X'E0' and X'E1' for onion services on a port of tor's role,
+X'F0' to X'F2' on a pluggable transport's. A failed look-up gets 04 as from tor, whatever its cause,
+unless the server did not even try: there is no tor, it has too much to do, its rules forbid the
+look-up, or its backend has none.
 """
 
 from __future__ import annotations
@@ -27,16 +27,13 @@ from torsocks_tx.socks.constants import (
 )
 from torsocks_tx.socks.messages import Address, Reply, Request
 
-# The two codes of proposal 229 stand for eight of socks-extensions: the service is not there, or it
-# is and this client cannot reach it.
-_NOT_FOUND = frozenset(
-    {
-        OnionReply.DESCRIPTOR_NOT_FOUND,
-        OnionReply.DESCRIPTOR_INVALID,
-        OnionReply.INVALID_ADDRESS,
-    }
-)
-# The refusals of a look-up that are not about the name: the client hears their own codes.
+# Proposal 229 has one code for these, and one for all other failures of onion services.
+_NOT_FOUND = {
+    OnionReply.DESCRIPTOR_NOT_FOUND,
+    OnionReply.DESCRIPTOR_INVALID,
+    OnionReply.INVALID_ADDRESS,
+}
+# The refusals of a look-up that are not about the name keep their own codes.
 _OF_THE_SERVER = (
     errors.AddressTypeNotSupported,
     errors.Busy,
@@ -49,7 +46,7 @@ _CODE_SETS = {**{codes.value.encode(): codes for codes in CodeSet}, b"none": Cod
 
 
 def parse_code_set(value: bytes | None) -> CodeSet | None:
-    """The set that a value of the key ``REPLY_CODES`` names; ValueError if it names none."""
+    """Return the set that a value of the key ``REPLY_CODES`` names; ValueError if it names none."""
     if value is None:
         return None
     if value not in _CODE_SETS:
@@ -60,11 +57,11 @@ def parse_code_set(value: bytes | None) -> CodeSet | None:
 def code_set(
     role: Role, extended_errors: bool, *, offered: bool, asked: CodeSet | None = None
 ) -> CodeSet:
-    """The set of reply codes in force for a client.
+    """Choose the set of reply codes for a client.
 
     ``extended_errors``: the listener's flag, which means nothing on a transport's port.
-    ``offered``: the client listed method X'97', whichever was selected; only then may a code of
-    proposal 229 be sent. ``asked``: its key REPLY_CODES.
+    ``offered``: the client offered extended authentication, whichever method was selected; only
+    then may a code of proposal 229 be sent. ``asked``: the value of its key REPLY_CODES.
     """
     by_flag = role is Role.TOR and extended_errors
     if not offered:
@@ -76,9 +73,9 @@ def code_set(
 
 @dataclass(frozen=True, slots=True)
 class ReplyContext:
-    """What decides the code of a reply: the request, the kind of port, the codes in force.
+    """What the code of a reply depends on: the request, the kind of port, the set of codes.
 
-    ``swap_e0_e1``: X'E0' and X'E1' as the proposal's sentences have them, not its titles.
+    ``swap_e0_e1``: X'E0' and X'E1' as the sentences of proposal 229 have them, not its titles.
     """
 
     version: Version
@@ -97,7 +94,7 @@ class ReplyContext:
         extended_errors: bool = False,
         swap_e0_e1: bool = False,
     ) -> ReplyContext:
-        """The context of the reply to this request, on a listener with these flags."""
+        """Return the context of the reply to a request, on a listener with these flags."""
         asked = None if request.pairs is None else parse_code_set(request.pairs.get("REPLY_CODES"))
         codes = code_set(role, extended_errors, offered=request.offered_extended, asked=asked)
         onion = request.address.is_onion
@@ -105,7 +102,7 @@ class ReplyContext:
 
 
 def code_for(reason: Refused, context: ReplyContext) -> int:
-    """The reply code that stands for this reason."""
+    """Return the reply code for this reason."""
     if context.version is Version.SOCKS4:
         return Reply4.REJECTED
     if context.command is not Command.CONNECT:
@@ -134,7 +131,7 @@ def _transport_code(reason: Refused, context: ReplyContext) -> int:
 
 
 def failure(reason: Refused, context: ReplyContext) -> bytes:
-    """The bytes of the failure reply."""
+    """Return the bytes of the failure reply."""
     if context.version is Version.SOCKS4:
         return socks4.REJECTED
     return socks5.failure(code_for(reason, context))
@@ -147,10 +144,10 @@ _CONNECTED = {
 
 
 def success(request: Request, answer: Address | None = None) -> bytes:
-    """The bytes of the success reply: ``answer`` is what a look-up found, None for CONNECT.
+    """Return the bytes of the success reply: ``answer`` is what a look-up found, None for CONNECT.
 
-    A CONNECT is answered with 0.0.0.0:0: our own sockets are nobody's business. Raises ValueError
-    for an answer that the version cannot carry (a SOCKS4 reply has room for IPv4 only).
+    The reply to CONNECT gives 0.0.0.0:0, so that clients learn nothing of the server's addresses.
+    Raises ValueError for an answer that does not fit (a SOCKS4 reply has room for IPv4 only).
     """
     if answer is None:
         return _CONNECTED[request.version]
@@ -181,7 +178,7 @@ ONION: tuple[type[OnionRefused], ...] = (
     errors.InvalidOnionAddress,
     errors.IntroductionTimedOut,
 )
-# What is heard from a server that follows proposal 229: two codes for all that can go wrong.
+# The two codes of a server that follows proposal 229.
 HIDDEN_SERVICE: tuple[type[OnionRefused], ...] = (errors.OnionNotFound, errors.OnionNotReachable)
 TRANSPORT: tuple[type[TransportRefused], ...] = (
     errors.Temporary,
@@ -199,7 +196,7 @@ _BY_PROPOSAL_229: dict[int, type[Refused]] = dict(
 
 
 def refusal(code: int) -> Refused:
-    """The ``Refused`` that a tor meant by this REP byte; unknown codes are general failures.
+    """Return the ``Refused`` that this REP byte of a tor stands for; unknown: a general failure.
 
     X'F0' to X'F7' are read as tor's onion codes, never as those of a pluggable transport.
     """
@@ -207,11 +204,11 @@ def refusal(code: int) -> Refused:
 
 
 def extended_refusal(code: int, role: Role | None, codes: CodeSet | None) -> Refused:
-    """The ``Refused`` that a server meant which was offered method X'97'.
+    """Return the ``Refused`` for a REP byte of a server that was offered extended authentication.
 
-    One byte may mean two things: proposal 229 gave tor's X'F0' to X'F2' to transports, too.
-    ``role`` is what kind of port it is, where that is known; otherwise ``codes`` decides, the set
-    that the server announced: under proposal 229 X'F0' to X'F2' are those of a transport.
+    X'F0' to X'F2' mean one thing from a tor and another from a pluggable transport. ``role`` is the
+    kind of port, where that is known; otherwise the set of ``codes`` that the server announced
+    decides: under proposal 229 they are those of a transport.
     """
     by_transport = role is Role.PT or (role is None and codes is CodeSet.PROP229)
     if role is not Role.PT and code in _BY_PROPOSAL_229:

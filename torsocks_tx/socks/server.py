@@ -1,9 +1,8 @@
-"""The server's side of the conversation, from the first byte to one request. No I/O.
+"""The server's side of the handshake, from the first byte to one request.
 
-``receive(bytes)`` returns steps, and each step is an order to the caller, to be carried out in
-turn: ``Send``, ``Authenticate`` (answer with ``authenticated``), ``Requested`` or ``Rejected``. The
-last two end the conversation. Bytes behind a request are its ``rest``: early data, never thrown
-away here.
+``receive(bytes)`` returns steps for the caller to carry out in order: ``Send``, ``Authenticate``
+(then call ``authenticated``), ``Requested`` or ``Rejected``. The last two end the handshake. Bytes
+after a request are its ``rest``: early data, which is kept.
 """
 
 from __future__ import annotations
@@ -11,20 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
-from typing import Any
 
 from torsocks_tx.errors import Incomplete, ProtocolError
 from torsocks_tx.http import page as http
-from torsocks_tx.socks import extended, pt_args, socks4, socks5, userpass
+from torsocks_tx.socks import extended, socks4, socks5, userpass
 from torsocks_tx.socks.constants import Command, ExtendedStatus, Method, Role, Version
 from torsocks_tx.socks.extended import ExtendedRules
 from torsocks_tx.socks.messages import Credentials, KeyValues, Request
-from torsocks_tx.socks.reader import Reader
+from torsocks_tx.socks.wire import Reader
 
 
 @dataclass(frozen=True, slots=True)
 class RoleRules:
-    """What differs from role to role before a request is carried out.
+    """What the handshake on a port of one role accepts.
 
     ``check_format`` raises ProtocolError for RFC 1929 credentials that mean nothing on this port;
     ``longest_socks4`` is how many bytes a SOCKS4 request may have: its user id may be arguments.
@@ -43,25 +41,23 @@ RULES = {
     ),
     Role.PT: RoleRules(
         commands=frozenset({Command.CONNECT}),
-        check_format=pt_args.parse_credentials,
-        longest_socks4=socks4.MAX_REQUEST + pt_args.MAX_TEXT,
+        check_format=userpass.parse_arguments,
+        longest_socks4=socks4.MAX_REQUEST + userpass.MAX_TEXT,
     ),
 }
 
 
 BOTH_VERSIONS = frozenset({Version.SOCKS4, Version.SOCKS5})
 
-MOST_ANSWERED = 64
-
 
 @dataclass(frozen=True, slots=True)
 class HandshakeOptions:
     """What a listener accepts before the request.
 
-    ``prefer_no_auth``: method 00 over the others where it is offered. ``require_auth``: only
-    methods that carry credentials, and these are checked; SOCKS4 is rejected, since it has none.
-    ``extended``: what method X'97' may say; without it that method does not exist here. On a port
-    of the ``role`` of a transport credentials are its arguments (``RULES``).
+    ``prefer_no_auth``: select method 00 wherever it is offered. ``require_auth``: select only
+    methods with credentials, and have them checked; SOCKS4 has none and is rejected. ``extended``:
+    what extended authentication accepts; None: that method is never selected. ``role``: the kind of
+    port; on a transport's port credentials are arguments (``RULES``).
     """
 
     versions: frozenset[Version] = BOTH_VERSIONS
@@ -69,16 +65,9 @@ class HandshakeOptions:
     require_auth: bool = False
     extended: ExtendedRules | None = None
     role: Role = Role.TOR
-    answered: dict[bytes, Any] = field(default_factory=dict, compare=False, repr=False)
-    """Greetings that came before, and what they led to: at most ``MOST_ANSWERED``."""
-
-    def remember(self, greeting: bytes, outcome: Any) -> None:
-        """Keep what a greeting led to, so that the next such client need not be judged."""
-        if len(self.answered) < MOST_ANSWERED:
-            self.answered[greeting] = outcome
 
     def select(self, offered: bytes) -> Method:
-        """The method that is taken of those that a client offers."""
+        """Choose a method among those that a client offers, one byte each."""
         wanted = [Method.USERNAME_PASSWORD]
         if self.extended is not None:
             wanted.insert(0, Method.EXTENDED)
@@ -96,14 +85,14 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Authenticate:
-    """Check these credentials, then call ``authenticated``; feed nothing meanwhile."""
+    """Check these credentials, then call ``authenticated``; call nothing else meanwhile."""
 
     credentials: Credentials
 
 
 @dataclass(frozen=True, slots=True)
 class Requested:
-    """Carry out this request; ``rest`` is what the client has sent behind it."""
+    """Carry out this request; ``rest`` is what the client has sent after it."""
 
     request: Request
     rest: bytes = field(repr=False)
@@ -119,7 +108,6 @@ class Rejected:
 
 Step = Send | Authenticate | Requested | Rejected
 _NO_RULES = ExtendedRules({})
-_NOTHING_SAID = (None, None, False)
 
 
 class _State(Enum):
@@ -135,10 +123,10 @@ class _State(Enum):
 
 
 class ServerHandshake:
-    """One client's conversation.
+    """The handshake with one client.
 
-    Holds at most one unfinished frame, of fewer than 513 bytes, or the pairs of method X'97' within
-    their bounds; behind an ``Authenticate`` also what came in the same read.
+    Holds at most one unfinished message, of fewer than 513 bytes (or pairs of extended
+    authentication within their bounds); after ``Authenticate`` also what came in the same read.
     """
 
     def __init__(self, options: HandshakeOptions | None = None) -> None:
@@ -154,17 +142,14 @@ class ServerHandshake:
         self._offered_extended = False
 
     def receive(self, data: bytes) -> list[Step]:
-        """Take bytes from the client; what to do about them, in order."""
+        """Take bytes from the client; return the steps to carry out, in order."""
         if self._state is _State.OVER:
             return []
-        if self._state is _State.FIRST_BYTE and data in self._options.answered:
-            self._state, self._offered_extended, step = self._options.answered[data]
-            return [step]
         self._buffer += data
         return self._advance()
 
     def authenticated(self, avatar: bytes | None) -> list[Step]:
-        """The answer to ``Authenticate``: who the client is, or None to refuse it."""
+        """Take the answer to ``Authenticate``: the user's name, or None to refuse the client."""
         if self._state is not _State.CHECKING:
             return []
         by_pairs = self._pairs is not None
@@ -179,7 +164,7 @@ class ServerHandshake:
         return [accepted, *self._advance()]
 
     def close(self) -> None:
-        """Hold nothing any more: the client is gone, or has made its request."""
+        """Free what is held: the client is gone, or has made its request."""
         self._state = _State.OVER
         self._buffer.clear()
         if self._frame is not None:
@@ -236,12 +221,10 @@ class ServerHandshake:
         method = self._options.select(offered)
         if method is Method.NONE_ACCEPTABLE:
             raise ProtocolError("no acceptable method", socks5.NO_ACCEPTABLE_METHOD)
-        # What was offered counts for the reply, whichever method is selected.
+        # The reply codes depend on what was offered, whichever method is selected.
         self._offered_extended = bool(self._options.extended) and Method.EXTENDED in offered
         self._state = _BEHIND[method]
-        outcome = self._state, self._offered_extended, Send(socks5.build_selection(method))
-        self._options.remember(bytes(reader.data[: reader.position]), outcome)
-        return outcome[-1]
+        return Send(socks5.build_selection(method))
 
     def _check(self, reader: Reader) -> Step | None:
         if reader.data[0] != userpass.VERSION:
@@ -258,7 +241,6 @@ class ServerHandshake:
             self._frame = self._rules.frame(extended.parse_request_head(reader))
         else:
             self._frame.take(reader)
-        # Judge the pairs when they are all there.
         pairs = self._pairs = self._frame.complete
         if pairs is None:
             return None
@@ -281,10 +263,8 @@ class ServerHandshake:
             _refuse_http(reader.data[0])
         request = socks5.parse_request(reader, self._credentials, self._role.commands)
         self._state = _State.OVER
-        said = self._avatar, self._pairs, self._offered_extended
-        if said != _NOTHING_SAID:
-            avatar, pairs, offered = said
-            request = replace(request, avatar=avatar, pairs=pairs, offered_extended=offered)
+        pairs, offered = self._pairs, self._offered_extended
+        request = replace(request, avatar=self._avatar, pairs=pairs, offered_extended=offered)
         return Requested(request, b"")
 
 

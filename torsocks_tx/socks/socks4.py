@@ -3,7 +3,7 @@
     request  | 04 | CD | DSTPORT 2 | DSTIP 4 | USERID .. 00 | (4a: NAME .. 00) |
     reply    | 00 | CD | DSTPORT 2 | DSTIP 4 |
 
-A DSTIP of 0.0.0.x, x not 0, announces a name (4a). The reply starts with 00, not 04.
+A DSTIP of 0.0.0.x, x not 0, means that a name follows (4a). The reply starts with 00, not 04.
 """
 
 from __future__ import annotations
@@ -13,16 +13,15 @@ import struct
 from collections.abc import Container
 
 from torsocks_tx.errors import Incomplete, ProtocolError
-from torsocks_tx.socks.address import check_destination
-from torsocks_tx.socks.constants import AddressType, Command, Version, named
+from torsocks_tx.socks.constants import AddressType, Command, Version
 from torsocks_tx.socks.messages import Address, Credentials, Reply, Request
-from torsocks_tx.socks.reader import Reader
+from torsocks_tx.socks.wire import Reader, check_destination
 
 MAX_REQUEST = 512
 """A whole request, user id and name with their NULs (C Tor's MAX_SOCKS_MESSAGE_LEN)."""
 
 REJECTED = bytes.fromhex("00 5B 0000 00000000")
-"""The one failure reply of SOCKS4: it has no finer codes that mean anything here."""
+"""The one failure reply: the other codes of SOCKS4 are about identd."""
 
 COMMANDS = frozenset({Command.CONNECT, Command.RESOLVE})
 
@@ -32,14 +31,14 @@ def parse_request(
 ) -> Request:
     """Read one request from its version byte on.
 
-    ``commands`` are those that are carried out here, as far as SOCKS4 has them; ``longest`` is how
+    ``commands`` are those that this port carries out, as far as SOCKS4 has them; ``longest`` is how
     many bytes a request may have.
     Raises Incomplete, or ProtocolError with the 8-byte rejection as its answer.
     """
     start = reader.position
     try:
         reader.take(1)
-        command = named(Command, reader.take_u8())
+        command = reader.take_u8()
         port = reader.take_u16()
         ip = reader.take(4)
         if command not in COMMANDS or command not in commands or ip == bytes(4):
@@ -69,7 +68,7 @@ def _rejected(reason: str) -> ProtocolError:
 
 
 def build_request(request: Request) -> bytes:
-    """The bytes of a request; a name makes it SOCKS4a. ValueError for what SOCKS4 cannot say."""
+    """Return the bytes of a request, of SOCKS4a for a name; ValueError for what does not fit."""
     address = request.address
     username = request.credentials.username if request.credentials else b""
     if address.type is AddressType.IPV6 or b"\0" in username or "\0" in address.host:
@@ -91,7 +90,7 @@ def parse_reply(reader: Reader) -> Reply:
 
 
 def build_reply(reply: Reply) -> bytes:
-    """The 8 bytes of a reply; ValueError for an address that is not IPv4."""
+    """Return the 8 bytes of a reply; ValueError for an address that is not IPv4."""
     if reply.address.type is not AddressType.IPV4:
         raise ValueError("a SOCKS4 reply carries an IPv4 address only")
     ip = ipaddress.IPv4Address(reply.address.host).packed

@@ -5,7 +5,7 @@
     request    | 05 | CMD | 00 | ATYP | ADDR | PORT |
     reply      | 05 | REP | 00 | ATYP | ADDR | PORT |
 
-The address types and their lengths are in ``address``.
+The address types and their lengths are in ``wire``.
 """
 
 from __future__ import annotations
@@ -13,37 +13,33 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 
 from torsocks_tx.errors import ProtocolError
-from torsocks_tx.socks.address import (
+from torsocks_tx.socks.constants import Command, Method, Reply5, Version
+from torsocks_tx.socks.messages import Address, Credentials, Reply, Request
+from torsocks_tx.socks.wire import (
+    Reader,
     UnknownAddressType,
     build_address,
     check_destination,
     parse_address,
 )
-from torsocks_tx.socks.constants import Command, Method, Reply5, Version, named
-from torsocks_tx.socks.messages import Address, Credentials, Reply, Request
-from torsocks_tx.socks.reader import Reader
-
-MAX_GREETING = 257
-MAX_REQUEST = 262
-"""4 bytes, a length, a name of 255 bytes, a port."""
 
 COMMANDS = frozenset({Command.CONNECT, Command.RESOLVE, Command.RESOLVE_PTR})
 
 
 def failure(code: int) -> bytes:
-    """The 10 bytes of a failure reply."""
+    """Return the 10 bytes of a failure reply."""
     return bytes([Version.SOCKS5, code, 0, 1, 0, 0, 0, 0, 0, 0])
 
 
 def parse_greeting(reader: Reader) -> bytes:
-    """Read a greeting; the methods offered, one byte each, in the client's order."""
+    """Read a greeting; return the methods offered, one byte each, in the client's order."""
     if reader.take_u8() != Version.SOCKS5:
         raise ProtocolError("not a SOCKS5 greeting")
     return reader.take(reader.take_u8())
 
 
 def build_greeting(methods: Iterable[int]) -> bytes:
-    """The bytes of a greeting that offers these methods (at most 255)."""
+    """Return the bytes of a greeting that offers these methods (at most 255)."""
     offered = bytes(methods)
     return bytes([Version.SOCKS5, len(offered)]) + offered
 
@@ -56,7 +52,7 @@ def parse_selection(reader: Reader) -> int:
 
 
 def build_selection(method: int) -> bytes:
-    """The two bytes that select a method."""
+    """Return the two bytes that select a method."""
     return bytes([Version.SOCKS5, method])
 
 
@@ -66,17 +62,17 @@ NO_ACCEPTABLE_METHOD = build_selection(Method.NONE_ACCEPTABLE)
 def parse_request(
     reader: Reader, credentials: Credentials | None = None, commands: Container[int] = COMMANDS
 ) -> Request:
-    """Read one request, judging each byte as soon as it is there.
+    """Read one request, checking each byte as soon as it is there.
 
-    ``commands`` are those that are carried out here.
+    ``commands`` are those that this port carries out.
     Raises Incomplete, or ProtocolError with a 10-byte reply as its answer: 01 for a version that is
     not 5, a reserved byte that is not 0, port 0 in CONNECT, or an invalid name; 07 for a command
-    that this server does not carry out; 08 for an unknown address type, and for a RESOLVE_PTR of
+    that is not carried out; 08 for an unknown address type, and for a RESOLVE_PTR of
     something that is no IP address.
     """
     if reader.take_u8() != Version.SOCKS5:
         raise _rejected("not a SOCKS5 request", Reply5.GENERAL_FAILURE)
-    command = named(Command, reader.take_u8())
+    command = reader.take_u8()
     if command not in commands:
         raise _rejected("command not supported", Reply5.COMMAND_NOT_SUPPORTED)
     if reader.take_u8() != 0:
@@ -101,14 +97,14 @@ def _rejected(reason: str, code: int) -> ProtocolError:
 
 
 def build_request(command: int, address: Address) -> bytes:
-    """The bytes of a request."""
+    """Return the bytes of a request."""
     return bytes([Version.SOCKS5, command, 0]) + build_address(address)
 
 
 def parse_reply(reader: Reader) -> Reply:
     """Read one reply of any length. Raises Incomplete or ProtocolError.
 
-    C Tor answers a failed RESOLVE with the address type 00 and four bytes: taken for 0.0.0.0.
+    C Tor answers a failed RESOLVE with address type 00 and four bytes, which is read as 0.0.0.0.
     """
     if reader.take_u8() != Version.SOCKS5:
         raise ProtocolError("not a SOCKS5 reply")
@@ -120,5 +116,5 @@ def parse_reply(reader: Reader) -> Reply:
 
 
 def build_reply(reply: Reply) -> bytes:
-    """The bytes of a reply: 10 or 22, or 7 and a name."""
+    """Return the bytes of a reply: 10 or 22, or 7 and a name."""
     return bytes([Version.SOCKS5, reply.code, 0]) + build_address(reply.address)

@@ -1,27 +1,43 @@
-"""User name and password (RFC 1929), and Tor's extended format of the user name (proposal 351).
+r"""What the two fields of RFC 1929 carry: a user name and password, or a transport's arguments.
 
-    request  | 01 | ULEN | UNAME | PLEN | PASSWD |        reply | 01 | STATUS |
+    request    | 01 | ULEN | UNAME | PLEN | PASSWD |        reply | 01 | STATUS |
+    arguments  | KEY | = | VALUE | ; | KEY | = | VALUE ..       a backslash before \ = and ;
 
-Lengths of 0 are allowed, as Tor does. A user name that starts with ``<torS0X>`` names a format in
-its ninth byte; format 0, the only one here, carries an isolation parameter in the password and
-nothing more in the name.
+Lengths of 0 are allowed, as Tor does. A user name that starts with ``<torS0X>`` is in Tor's
+extended format (proposal 351), which its ninth byte names. Format 0, the only one here, carries an
+isolation parameter in the password and nothing more in the name.
+
+On the port of a pluggable transport the fields are the arguments of a bridge line (pt-spec, 3.5):
+UNAME has the first 255 bytes of their text, PASSWD the rest, or one NUL; a SOCKS4 user id is the
+whole text. tor leaves ``=`` inside values as it is, so the first one that is not escaped ends the
+key. The text may be cut in two inside an item.
 """
 
 from __future__ import annotations
 
+import re
+
 from torsocks_tx.errors import ProtocolError
 from torsocks_tx.socks.constants import AuthStatus
-from torsocks_tx.socks.messages import Credentials
-from torsocks_tx.socks.reader import Reader
+from torsocks_tx.socks.messages import Credentials, KeyValues
+from torsocks_tx.socks.wire import Reader
 
 VERSION = 0x01
-MAX_MESSAGE = 513
 EXTENDED_PREFIX = b"<torS0X>"
 ISOLATION_USERNAME = EXTENDED_PREFIX + b"0"
 
+MAX_FIELD = 255
+MAX_TEXT = 2 * MAX_FIELD
+"""Bytes of arguments at most: tor refuses a bridge line with more."""
+
+_NO_MORE = b"\0"
+_ITEM = re.compile(rb"((?:[^\\;=]|\\[\\;=])+)=((?:[^\\;]|\\[\\;=])*)", re.DOTALL)
+_ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
+_TO_ESCAPE = re.compile(rb"([\\;=])")
+
 
 def build_status(status: int) -> bytes:
-    """The two bytes that answer credentials; the version is 01, not 05."""
+    """Return the two bytes that answer credentials; the version is 01, not 05."""
     return bytes([VERSION, status])
 
 
@@ -30,7 +46,7 @@ REFUSED = build_status(AuthStatus.FAILURE)
 
 
 def parse_credentials(reader: Reader) -> Credentials:
-    """Read one message; ProtocolError without an answer for a wrong version."""
+    """Read one request; ProtocolError without an answer for a wrong version."""
     if reader.take_u8() != VERSION:
         raise ProtocolError("not RFC 1929 credentials")
     username = reader.take(reader.take_u8())
@@ -38,7 +54,7 @@ def parse_credentials(reader: Reader) -> Credentials:
 
 
 def build_credentials(credentials: Credentials) -> bytes:
-    """The bytes of the message; ValueError if a field has more than 255 bytes."""
+    """Return the bytes of a request; ValueError if a field has more than 255 bytes."""
     username, password = credentials.username, credentials.password
     if len(username) > 255 or len(password) > 255:
         raise ValueError("RFC 1929 fields hold at most 255 bytes")
@@ -60,6 +76,70 @@ def check_format(credentials: Credentials) -> None:
 def parse_status(reader: Reader) -> int:
     """Read the answer to credentials: 0 is success, anything else is not.
 
-    The version is not judged: some servers answer with that of SOCKS, 05.
+    The version is not checked: some servers answer with that of SOCKS, 05.
     """
     return reader.take(2)[1]
+
+
+def parse_text(text: bytes) -> KeyValues:
+    r"""Read the arguments in an escaped text, which may be empty; keys are decoded as Latin-1.
+
+    Raises ProtocolError (answer ``01 01``) for an item without ``=`` or without a key, a ``;`` at
+    the end, and a backslash that is last or stands before anything but ``\``, ``=`` and ``;``.
+    """
+    pairs: list[tuple[str, bytes]] = []
+    position = 0
+    while text:
+        item = _ITEM.match(text, position)
+        if item is None:
+            raise _refused("arguments are not a list of key=value")
+        pairs.append((_unescape(item[1]).decode("latin-1"), _unescape(item[2])))
+        if item.end() == len(text):
+            break
+        if text[item.end() : item.end() + 1] != b";":
+            raise _refused("arguments hold a backslash that escapes nothing")
+        position = item.end() + 1
+    return KeyValues(tuple(pairs))
+
+
+def _refused(reason: str) -> ProtocolError:
+    return ProtocolError(reason, REFUSED)
+
+
+def build_text(arguments: KeyValues) -> bytes:
+    """Return the escaped text of arguments; ValueError for a key that is empty or not Latin-1."""
+    items = []
+    for key, value in arguments:
+        if not key:
+            raise ValueError("an argument must have a key")
+        items.append(_escape(key.encode("latin-1")) + b"=" + _escape(value))
+    return b";".join(items)
+
+
+def _escape(part: bytes) -> bytes:
+    return _TO_ESCAPE.sub(rb"\\\1", part)
+
+
+def _unescape(part: bytes) -> bytes:
+    return _ESCAPED.sub(rb"\1", part)
+
+
+def split_text(text: bytes) -> Credentials:
+    """Cut a text into the two fields of RFC 1929.
+
+    Raises ValueError for more than 510 bytes, and for a NUL, which no bridge line can hold.
+    """
+    if len(text) > MAX_TEXT or _NO_MORE in text:
+        raise ValueError("arguments are at most 510 bytes, without a NUL")
+    return Credentials(text[:MAX_FIELD], text[MAX_FIELD:] or _NO_MORE)
+
+
+def parse_arguments(credentials: Credentials) -> KeyValues:
+    """Return the arguments that credentials carry. Raises as ``parse_text`` does."""
+    rest = b"" if credentials.password == _NO_MORE else credentials.password
+    return parse_text(credentials.username + rest)
+
+
+def build_arguments(arguments: KeyValues) -> Credentials | None:
+    """Return the credentials that carry arguments, None for none. Raises as ``split_text``."""
+    return split_text(build_text(arguments)) if arguments else None

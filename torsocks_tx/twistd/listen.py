@@ -12,8 +12,7 @@ from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import IAddress
 
 from torsocks_tx.backends.tor.events import printable, unix_endpoint
-from torsocks_tx.policy.flags import FlagError, parse_flags
-from torsocks_tx.policy.listener import ListenerPolicy
+from torsocks_tx.policy.listener import FlagError, ListenerPolicy, parse_flags
 
 DEFAULT = "tcp:1080:interface=127.0.0.1"
 BACKLOG = 1024

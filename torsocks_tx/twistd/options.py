@@ -16,8 +16,7 @@ from twisted.python import usage
 
 from torsocks_tx.backends.tor.files import check_directory
 from torsocks_tx.limits import RENDEZVOUS_TIMEOUT, Limits
-from torsocks_tx.policy.flags import FLAGS
-from torsocks_tx.policy.listener import ListenerPolicy
+from torsocks_tx.policy.listener import FLAGS, ListenerPolicy
 from torsocks_tx.server.auth import AUTH_TEXT, OWN_CHECKERS, PasswordFile
 from torsocks_tx.twistd.binding import server_endpoint
 from torsocks_tx.twistd.listen import (

@@ -22,7 +22,7 @@ from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
 from torsocks_tx.backends.tor.events import EventError, parse_strings, path_of, printable, unquote
 from torsocks_tx.backends.tor.provider import NoSuchPort, SocksPort
 from torsocks_tx.backends.tor.waiting import limit
-from torsocks_tx.policy.flags import ONION_ONLY, parse_word
+from torsocks_tx.policy.listener import ONION_ONLY, parse_word
 
 Place = str | tuple[str, int]
 """Where a SocksPort listens: the path of a unix socket, or host and port."""

@@ -20,11 +20,11 @@ from torsocks_tx.relay.transports import Deadline
 from torsocks_tx.server.factory import SOCKSFactory
 from torsocks_tx.server.protocol import SOCKSProtocol, State
 from torsocks_tx.server.request import Client, Errand
-from torsocks_tx.socks.address import build_address
 from torsocks_tx.socks.constants import AddressType, Command, Method, Version
 from torsocks_tx.socks.messages import Address, Credentials, Request
 from torsocks_tx.socks.replies import ReplyContext
 from torsocks_tx.socks.server import HandshakeOptions
+from torsocks_tx.socks.wire import build_address
 from torsocks_tx.testing.scripted.backend import ScriptedBackend
 from torsocks_tx.testing.scripted.names import Act, Script, script_of
 

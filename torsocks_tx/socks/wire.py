@@ -1,12 +1,15 @@
-"""Addresses: the ATYP, ADDR and PORT fields of SOCKS5, and which host names are valid.
+"""What all messages are made of: a cursor over bytes, and the address fields of SOCKS5.
 
     +------+----------+------+
     | ATYP |   ADDR   | PORT |     ATYP 01: 4 bytes; 04: 16 bytes; 03: a length byte and a name
     +------+----------+------+
 
+Parsers are straight-line functions over a ``Reader``. They are called again from the start of the
+frame when more bytes have come, so every frame has a small bound.
+
 The alphabet of names is C Tor's (``string_is_valid_dest``): labels of letters, digits, ``-`` and
-``_`` that start with neither of the last two, and one trailing dot. It keeps attacker-chosen bytes
-out of logs.
+``_`` that start with neither of the last two, and one trailing dot. It keeps bytes that an attacker
+chose out of logs.
 """
 
 from __future__ import annotations
@@ -16,31 +19,73 @@ import ipaddress
 import re
 import struct
 
-from torsocks_tx.errors import ProtocolError
+from torsocks_tx.errors import Incomplete, ProtocolError
 from torsocks_tx.socks.constants import AddressType
 from torsocks_tx.socks.messages import Address, ip_text
-from torsocks_tx.socks.reader import Reader
 
 MAX_NAME = 255
 """The longest name that fits the length byte."""
 
 _IPV4_MAPPED = bytes(10) + b"\xff\xff"
 _LABEL = r"[A-Za-z0-9][A-Za-z0-9_-]*"
-# ``.onion`` alone is no name either, but an address of an onion service that is not valid: that has
-# a code of its own.
+# ``.onion`` alone passes, so that it is refused with the code of an invalid onion address.
 _NAME = re.compile(rf"(?:(?:{_LABEL}\.)*{_LABEL}|\.(?i:onion))\.?\Z")
 
 
+class Reader:
+    """A cursor over ``data``; when bytes are missing it raises ``Incomplete`` and does not move."""
+
+    __slots__ = ("data", "position")
+
+    def __init__(self, data: bytes | bytearray, position: int = 0) -> None:
+        self.data = data
+        self.position = position
+
+    def take(self, count: int) -> bytes:
+        """Take ``count`` bytes."""
+        end = self.position + count
+        if end > len(self.data):
+            raise Incomplete
+        taken = bytes(self.data[self.position : end])
+        self.position = end
+        return taken
+
+    def take_u8(self) -> int:
+        """Take one byte as a number."""
+        if self.position >= len(self.data):
+            raise Incomplete
+        self.position += 1
+        return self.data[self.position - 1]
+
+    def take_u16(self) -> int:
+        """Take two bytes as a number, most significant first."""
+        return int.from_bytes(self.take(2), "big")
+
+    def take_until_nul(self) -> bytes:
+        """Take the bytes up to the next NUL and the NUL; return them without it."""
+        end = self.data.find(b"\0", self.position)
+        if end < 0:
+            raise Incomplete
+        taken = bytes(self.data[self.position : end])
+        self.position = end + 1
+        return taken
+
+    @property
+    def left(self) -> int:
+        """Return how many bytes have not been taken."""
+        return len(self.data) - self.position
+
+
 class UnknownAddressType(ProtocolError):
-    """The ATYP byte is none of 01, 03, 04, so where the address ends cannot be known."""
+    """The ATYP byte is none of 01, 03, 04, so nobody knows where the address ends."""
 
 
 @functools.lru_cache(maxsize=256)
 def packed_ip(text: str) -> bytes:
-    """The 4 or 16 bytes of an IP address, and the scope behind them; ValueError if it is none.
+    """Return the 4 or 16 bytes of an IP address, followed by its scope; ValueError if it is none.
 
     Equal addresses have equal bytes: an IPv4 address inside IPv6 is that IPv4 address. Addresses
-    that differ in their scope (``%eth0``) are those of different machines.
+    that differ in their scope (``%eth0``) belong to different machines.
     """
     bare, percent, scope = text.partition("%")
     packed = ipaddress.ip_address(bare).packed
@@ -50,7 +95,7 @@ def packed_ip(text: str) -> bytes:
 
 
 def parse_address(reader: Reader) -> Address:
-    """Read ATYP, ADDR and PORT; a name stays as it is on the wire and is not judged."""
+    """Read ATYP, ADDR and PORT; names are not checked here (see ``check_destination``)."""
     kind = reader.take_u8()
     if kind == AddressType.IPV4:
         body = reader.take(6)
@@ -59,7 +104,7 @@ def parse_address(reader: Reader) -> Address:
         body = reader.take(18)
         host = ip_text(ipaddress.IPv6Address(body[:16]))
     elif kind == AddressType.HOSTNAME:
-        # latin-1 maps bytes to characters one to one: nothing is lost before the name is judged.
+        # latin-1 maps bytes to characters one to one: nothing is lost before the name is checked.
         body = reader.take(reader.take_u8() + 2)
         host = body[:-2].decode("latin-1")
     else:
@@ -68,7 +113,7 @@ def parse_address(reader: Reader) -> Address:
 
 
 def build_address(address: Address) -> bytes:
-    """ATYP, ADDR and PORT of ``address``; ValueError for a name of more than 255 bytes."""
+    """Return the ATYP, ADDR and PORT of an address; ValueError for a name over 255 bytes."""
     port = struct.pack("!H", address.port)
     if address.type is AddressType.HOSTNAME:
         name = address.host.encode("latin-1")
@@ -79,7 +124,7 @@ def build_address(address: Address) -> bytes:
 
 
 def check_destination(address: Address) -> Address:
-    """The address, if a client may ask for it, with the trailing dot of a ``.onion`` name removed.
+    """Check an address that a client asks for; return it, a ``.onion`` name without a last dot.
 
     Raises ProtocolError (without an answer: that depends on the version) for a name that is empty,
     too long, or has a byte outside C Tor's alphabet.
@@ -89,6 +134,6 @@ def check_destination(address: Address) -> Address:
     if len(address.host) > MAX_NAME or not _NAME.match(address.host):
         raise ProtocolError("invalid host name")
     if address.is_onion and address.host.endswith("."):
-        # With its dot tor would take it for an ordinary name, and ask an exit for it.
+        # With its dot tor would take it for an ordinary name, and ask an exit relay for it.
         return Address(address.type, address.host[:-1], address.port)
     return address
