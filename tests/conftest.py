@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import pytest
 from twisted.logger import LogEvent, globalLogPublisher
 
+from tests.support.processes import kill_programs
+
 pytest_plugins = ["tests.support.netfixture", "tests.support.clients"]
 
 
@@ -30,6 +32,13 @@ def _files_that_others_cannot_write() -> Iterator[None]:
     before = os.umask(0o022)
     yield
     os.umask(before)
+
+
+@pytest.fixture(autouse=True)
+def _no_program_left() -> Iterator[None]:
+    """Leave no program behind, though a test fails while one runs."""
+    yield
+    kill_programs()
 
 
 @pytest.fixture

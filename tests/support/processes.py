@@ -60,6 +60,9 @@ def is_alive(pid: int) -> bool:
     return state not in (b"Z", b"X")
 
 
+_started: list[Program] = []
+
+
 class Program(ProcessProtocol):
     """A program under test; its standard output is read by line, its standard error kept."""
 
@@ -138,7 +141,16 @@ def start_program(arguments: Sequence[str], environment: dict[str, str] | None =
     program = Program()
     environ = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}
     reactor.spawnProcess(program, arguments[0], list(arguments), env=environ)
+    _started.append(program)
     return program
+
+
+def kill_programs() -> None:
+    """Kill whatever a test that failed has left running."""
+    while _started:
+        if _started[-1].status is None:
+            _started[-1].transport.signalProcess("KILL")
+        _started.pop()
 
 
 def start_python(*arguments: str, environment: dict[str, str] | None = None) -> Program:
