@@ -1,4 +1,4 @@
-"""Connecting to tor's control port, and proving to each other who we are (control-spec 3.5, 3.24).
+"""Connecting and authenticating to tor's control port (control-spec 3.5, 3.24).
 
 A stranger may answer at the address while tor is down. So a cookie is never sent: SAFECOOKIE has
 the other side prove that it knows the cookie, and the cookie must be in a file that only tor, root
@@ -48,14 +48,14 @@ _WE_PROVE = b"Tor safe cookie authentication controller-to-server hash"
 
 
 class ControlUnavailable(ControlError):
-    """There is no control connection to be had now; it may come by itself."""
+    """The control port cannot be used now; a later try may succeed."""
 
     def __init__(self, text: str) -> None:
         super().__init__(0, text)
 
 
 class ControlRefused(ControlUnavailable):
-    """There is no control connection to be had until somebody fixes what the text says."""
+    """The control port cannot be used until somebody fixes what the text says."""
 
 
 async def connect(
@@ -69,9 +69,9 @@ async def connect(
 ) -> Control:
     """Connect and authenticate to the control port of a running tor.
 
-    ``password`` is for a tor with HashedControlPassword. ``proof``: take nobody who does not prove
-    to know tor's cookie. ``name`` is how errors call it. Whatever goes wrong is a
-    ``ControlUnavailable``.
+    ``password``: for a tor with HashedControlPassword. ``proof``: require a proof that the other
+    side knows tor's cookie. ``name``: what error messages call the control port. Whatever goes
+    wrong is a ``ControlUnavailable``.
     """
     authentication = partial(_Authentication, name=name, password=password, proof=proof)
     opening = Deferred.fromCoroutine(_open(reactor, endpoint, authentication, name))
@@ -114,7 +114,7 @@ async def _open(
 
 
 async def _introduce(control: Control, protocol: ControlProtocol) -> None:
-    """Learn what txtorcon's protocol wants to know of a tor before it can be used."""
+    """Ask tor for what txtorcon's protocol needs before it can be used."""
     protocol.version = await control.get_info("version")
     names = await control.get_info("events/names")
     protocol.valid_events = {name: Event(name) for name in names.split()}
@@ -123,7 +123,7 @@ async def _introduce(control: Control, protocol: ControlProtocol) -> None:
 
 
 class ControlProtocol(TorControlProtocol):  # type: ignore[misc]
-    """txtorcon's protocol; what it cannot read, or what has no end, ends the connection."""
+    """txtorcon's protocol; drops the connection at an endless or unreadable line or answer."""
 
     _log = Logger()
     MAX_LENGTH = MOST_BYTES  # of a line; txtorcon 22 has 16 KiB
@@ -211,7 +211,7 @@ class _Authentication:
         return None
 
     def _users_of_tor(self) -> set[int]:
-        """Return who may be tor, beside root and us: tor makes its ControlSocket its user's."""
+        """Return the ids of users that tor may run as; its ControlSocket belongs to its user."""
         users = {user.pw_uid for user in map(_find_user, TOR_USERS) if user is not None}
         socket = self._control.peer_path
         if socket is not None:
@@ -235,7 +235,7 @@ class _Authentication:
         await self._send(f"AUTHENTICATE {ours.hex()}", refusal)
 
     def _without_proof(self, methods: list[str]) -> tuple[str, str]:
-        """Return the command to authenticate without a cookie, and what a no to it means."""
+        """Return the command to authenticate without a cookie, and the message if it is refused."""
         name = self._name
         if self._proof:
             raise ControlRefused(
@@ -290,7 +290,7 @@ def _find_user(name: str) -> pwd.struct_passwd | None:
 def _explain(
     name: str, protocol: ControlProtocol, error: ControlError | EventError
 ) -> ControlUnavailable:
-    """Say for a person why a connection that was made is of no use."""
+    """Return an error that says why this connection cannot be used."""
     if protocol.is_nonsense or isinstance(error, EventError):
         return ControlRefused(
             f"{name} is not a control port of tor: give tor's ControlPort or ControlSocket"

@@ -30,7 +30,7 @@ _T = TypeVar("_T")
 
 
 class ControlError(Exception):
-    """A command brought no result; ``code`` is tor's own, or 0 where tor said nothing."""
+    """A command failed; ``code`` is tor's own, or 0 where tor gave none."""
 
     def __init__(self, code: int, text: str) -> None:
         self.code = code
@@ -69,7 +69,7 @@ class Control:
         self._clock = clock
         self._timeout = timeout
         self._subscriptions: dict[str, _Subscription] = {}
-        self._losing: Waiters[None] | None = Waiters()
+        self._loss_waiters: Waiters[None] | None = Waiters()
         protocol.when_disconnected().addBoth(self._note_loss)
 
     @property
@@ -93,11 +93,11 @@ class Control:
         """Send one command and return the text of its answer, one line under the other.
 
         The ``250`` of each line and the final ``OK`` are left out. A line break or a NUL in
-        ``line`` is a ``ValueError``; tor's no, a loss and a silence are a ``ControlError``.
+        ``line`` is a ``ValueError``. A refusal, a loss and a missing answer are a ``ControlError``.
         """
         if any(character in line for character in "\r\n\0"):
             raise ValueError("a control command is one line")
-        if self._losing is None:
+        if self._loss_waiters is None:
             raise ControlLost
         return await self._deadline(self.protocol.queue_command(line))
 
@@ -122,14 +122,14 @@ class Control:
 
     def when_lost(self) -> Deferred[None]:
         """Fire, and never fail, when the connection is gone; cancelling ends only this waiting."""
-        return succeed(None) if self._losing is None else self._losing.wait()
+        return succeed(None) if self._loss_waiters is None else self._loss_waiters.wait()
 
     def close(self) -> None:
         """Drop the connection at once, even if tor hangs."""
         self.protocol.transport.abortConnection()
 
     async def _listen(self, event: str, callback: Listener) -> None:
-        if self._losing is None:
+        if self._loss_waiters is None:
             raise ControlLost
         subscription = self._subscriptions.get(event)
         if subscription is None:
@@ -154,7 +154,7 @@ class Control:
         if subscription.callbacks:
             return
         del self._subscriptions[event]
-        if self._losing is not None:
+        if self._loss_waiters is not None:
             await self._deadline(self.protocol.remove_event_listener(event, subscription.deliver))
 
     def _deadline(self, answer: Deferred[_T]) -> Deferred[_T]:
@@ -162,15 +162,15 @@ class Control:
         return limit(answer, self._timeout, self._clock).addErrback(self._as_control_error)
 
     def _as_control_error(self, failure: Failure) -> NoReturn:
-        if failure.check(TimeoutError) and self._ours and self._losing is not None:
+        if failure.check(TimeoutError) and self._ours and self._loss_waiters is not None:
             self._log.warn("tor's control port has not answered: connecting again")
             self.close()
         _raise_control_error(failure)
 
     def _note_loss(self, _: object) -> None:
-        losing, self._losing = self._losing, None
-        if losing is not None:
-            losing.fire(None)
+        waiters, self._loss_waiters = self._loss_waiters, None
+        if waiters is not None:
+            waiters.fire(None)
 
 
 class _Subscription:

@@ -1,7 +1,7 @@
-"""One tor daemon of our own: its torrc, its process, its end.
+"""One tor daemon that we start: its torrc, its process, its end.
 
-Knows nothing of what the daemon does; who needs its control port connects to it. The daemon goes
-when we go, however we go: see :mod:`torsocks_tx.backends.tor.process`.
+Connects to no port of it. The daemon ends when this process ends, even by SIGKILL: see
+:mod:`torsocks_tx.backends.tor.process`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class TorNotFound(Exception):
 
 
 class DaemonState(Enum):
-    """Where a daemon is in its life."""
+    """Whether the process of a daemon runs."""
 
     NEW = auto()
     RUNNING = auto()
@@ -156,7 +156,7 @@ class TorDaemon:
         return self.when_exited().addCallback(gone)
 
     def suspend(self) -> None:
-        """Stop the process where it stands (SIGSTOP): its sockets stay open, nobody answers."""
+        """Suspend the process (SIGSTOP): its sockets stay open, and nothing answers."""
         if self.state is DaemonState.RUNNING:
             self._signal(signal.SIGSTOP)
             self.state = DaemonState.SUSPENDED
@@ -178,7 +178,7 @@ class TorDaemon:
         torrc = self._write_torrc()
         self.last_lines.clear()
         self._protocol = LineProtocol(self._reactor, self._line, self._ended)
-        # An empty defaults file: the machine's own torrc must not leak in.
+        # An empty defaults file, so that the machine's own torrc is not read.
         command = [tor, "--defaults-torrc", os.devnull, "-f", str(torrc)]
         self.pid = spawn_guarded(self._reactor, self._watchdog, self._protocol, command)
         self.state = DaemonState.RUNNING

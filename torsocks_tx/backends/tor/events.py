@@ -58,7 +58,7 @@ def unquote(text: str) -> str:
 
 
 def parse_event(text: str) -> Event:
-    """Take apart the first line of ``text``, an event without its name."""
+    """Parse the first line of ``text``, an event without its name."""
     positional: list[str] = []
     keywords: dict[str, str] = {}
     empty_reason: str | None = None
@@ -84,7 +84,7 @@ def quote_path(path: str | Path) -> str:
 
 
 def path_of(value: str) -> str:
-    """Return the path that tor told: each character of ``value`` is one byte."""
+    """Return the path in a value from tor, each character of which is one byte."""
     return os.fsdecode(value.encode("latin-1"))
 
 

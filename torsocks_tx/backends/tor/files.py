@@ -1,4 +1,4 @@
-"""Files and directories: those of a tor of ours, and those that nobody else may have written."""
+"""The directories of a tor that we start, and files that others must not have written."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class DirectoryError(Exception):
 
 
 def default_data_directory(server: int | None = None) -> Path:
-    """Return where a tor of ours keeps its guards, which must outlive it, if nothing else is said.
+    """Return the default data directory of a tor that we start: it keeps tor's entry guards.
 
     Root has a system directory. Where it hands over to another user (``server``) before tor is
     started, that directory is made now, for that user.
@@ -64,9 +64,9 @@ def _make_system_directory(owner: int) -> None:
 
 
 def prepare_data_directory(path: str | Path) -> Path:
-    """Make tor's DataDirectory if it is missing, and see that it is ours and free.
+    """Make tor's DataDirectory if it is missing; check that it is ours and that no tor uses it.
 
-    Tor itself would find that out too, but after five seconds, and in words about itself.
+    tor would find that out too, but after five seconds and without saying what to do.
     """
     try:
         directory = Path(path).expanduser().absolute()
@@ -107,7 +107,7 @@ def remove_directory(path: Path) -> None:
 
 
 def _check_lock(directory: Path) -> None:
-    """See that no other tor runs on this directory: such a one holds a lock on a file in it."""
+    """Check that no other tor uses this directory: tor locks a file in it."""
     try:
         with (directory / _LOCK).open("r+b") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -151,7 +151,7 @@ def read_trusted(path: str | Path, most: int, owners: Iterable[int] = ()) -> byt
         UntrustedFile: it is no regular file, or others may have written it.
         OSError: it cannot be read.
     """
-    # A pipe would be waited for.
+    # O_NONBLOCK: opening a pipe would wait for its other end.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         status = os.fstat(descriptor)

@@ -1,4 +1,4 @@
-"""A tor of our own: started, watched, started again if it dies, and ended with us.
+"""A tor that this program starts, starts again if it dies, and ends with itself.
 
 Its DataDirectory persists, because entry guards must; its sockets are in a private directory that
 goes with it. It serves no one else.
@@ -47,7 +47,7 @@ QUICK = 60.0
 """Seconds: a tor that ends sooner after its start has failed."""
 
 QUICK_FAILURES = 5
-"""So many quick failures in a row, and clients are refused instead of made to wait."""
+"""After so many quick failures in a row, clients are refused instead of made to wait."""
 
 _POLL = 0.1
 
@@ -116,7 +116,7 @@ class LaunchedTorProvider(TorProvider):
     async def _start(self) -> None:
         self.mark_started()
         try:
-            await self._task.start(self._live(), self.mark_down)
+            await self._task.start(self._keep_running(), self.mark_down)
         except Exception:
             self.mark_stopped()
             await self._close()
@@ -133,7 +133,7 @@ class LaunchedTorProvider(TorProvider):
         if watchdog is not None:
             await watchdog.stop()
 
-    async def _live(self) -> None:
+    async def _keep_running(self) -> None:
         data = prepare_data_directory(self._data_directory)
         sockets = self._sockets = make_socket_directory()
         watchdog = self._watchdog = Watchdog(self._reactor)
@@ -180,7 +180,7 @@ class LaunchedTorProvider(TorProvider):
         return text
 
     async def _serve(self, daemon: TorDaemon, socket: Path) -> str | None:
-        """Serve until the control connection is lost; return what was wrong if there was none."""
+        """Serve until the control connection is lost; return why if there was none."""
         try:
             control = self.control = await self._reach(daemon, socket)
         except ControlError as error:
@@ -232,7 +232,7 @@ class LaunchedTorProvider(TorProvider):
             self.mark_starting()
 
     def _note_end(self, reason: str, lived: float) -> float:
-        """Tell that tor has ended, and return the seconds until it is started again."""
+        """Log that tor has ended, and return the seconds until it is started again."""
         if lived >= QUICK:
             self._failures = 0
         delay = self._delays(self._failures)
@@ -258,7 +258,7 @@ _OURS = {
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OUTPUT = re.compile(r"\w+ +\d+ [\d:.]+ \[(?P<level>\w+)\] (?P<text>.*)")
 _SAYS_NOTHING = re.compile(r"Reading config failed--see warnings above|.*: Bug: ")
-_TOLD = 2
+_MOST_MESSAGES = 2
 
 
 class LaunchError(Exception):
@@ -303,7 +303,7 @@ def torrc_lines(
 
 
 def complaint(ending: int | str, output: Collection[str] = ()) -> str:
-    """Say in one line how tor ended, and by its output why."""
+    """Return one line that says how tor ended and, by its output, why."""
     matches = [match for line in output if (match := _OUTPUT.match(line))]
     said = [
         match["text"].strip()
@@ -313,7 +313,7 @@ def complaint(ending: int | str, output: Collection[str] = ()) -> str:
     if ending == CANNOT_EXECUTE:
         said = list(output)
     how = f"status {ending}" if isinstance(ending, int) else ending
-    words = "; ".join(dict.fromkeys(said[-_TOLD:]))
+    words = "; ".join(dict.fromkeys(said[-_MOST_MESSAGES:]))
     return f"tor has ended ({how})" + (f": {words}" if words else "")
 
 

@@ -48,7 +48,7 @@ _ONION_ONLY_MEANS = ("DNSRequest", "IPv4Traffic", "IPv6Traffic")
 TRAFFIC_FLAGS = frozenset(
     {"NoDNSRequest", "NoIPv4Traffic", "NoIPv6Traffic", "NoOnionTraffic", "PreferIPv6"}
 )
-"""Flags that change which connections are made or how, so that a port with them is a choice."""
+"""Flags that change which connections are made or how."""
 
 _AUTO = 0
 _DEFAULT_PLACE = ("127.0.0.1", 9050)
@@ -61,7 +61,7 @@ class SocksListener:
     """One SocksPort of a tor.
 
     ``flags`` are those that differ from tor's defaults, spelled as in tor(1) (``NoIPv6Traffic``);
-    None where tor did not tell them.
+    None if unknown.
     """
 
     place: Place
@@ -112,7 +112,7 @@ def parse_config(answer: str) -> tuple[SocksListener, ...]:
 def with_flags(
     places: Iterable[Place], configured: Sequence[SocksListener] | None
 ) -> tuple[SocksListener, ...]:
-    """Give each open port the flags of its line in the configuration (None: not to be had)."""
+    """Give each open port the flags of its line in the configuration (None: unknown)."""
     return tuple(SocksListener(place, _flags_at(place, configured or ())) for place in places)
 
 
@@ -145,7 +145,7 @@ def choose(listeners: Iterable[SocksListener], wanted: frozenset[str]) -> SocksL
 
 
 def complaints(listener: SocksListener) -> list[str]:
-    """Say in whole sentences what is wrong with the port that was chosen."""
+    """Return a sentence for each flag of the chosen port that a user should know of."""
     flags, found = listener.known_flags, []
     if "NoIsolateSOCKSAuth" in flags:
         found.append(
@@ -238,7 +238,7 @@ class PortTable:
         }
 
     def best(self) -> SocksListener | None:
-        """Return the port for clients without wishes."""
+        """Return the port for clients that ask for no flags."""
         return choose(self._listeners, _NONE)
 
     def port_for(self, flags: Iterable[str]) -> SocksPort:
@@ -265,7 +265,7 @@ class PortTable:
 
 
 class PortFinder:
-    """Asks a tor for its SocksPorts; complains about each unfortunate flag once."""
+    """Asks a tor for its SocksPorts; warns once about each flag that weakens or restricts them."""
 
     _log = Logger()
 
@@ -325,11 +325,11 @@ def endpoint_at(
 async def _takes_connections(reactor: Any, place: Place) -> bool:
     factory = Factory.forProtocol(Protocol)
     factory.noisy = False
-    # The endpoint's own timeout would count the time for which we stood still.
+    # The endpoint's own timeout would also count time in which this process was stopped.
     trial: Deferred[Any] = endpoint_at(reactor, place, 20 * PROBE_TIMEOUT).connect(factory)
     try:
         protocol = await limit(trial, PROBE_TIMEOUT, reactor)
-    except Exception:  # whatever it is, this port is of no use
+    except Exception:  # whatever failed, this port cannot be used
         return False
     protocol.transport.abortConnection()
     return True

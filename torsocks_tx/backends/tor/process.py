@@ -59,7 +59,7 @@ def spawn(
 
     Args:
         reactor: what starts the process.
-        protocol: hears what it prints and its end; hears nothing if it cannot be started.
+        protocol: gets its output and its end; is not called if it cannot be started.
         command: the full path of the program, and its arguments.
         descriptors: as ``childFDs`` of ``spawnProcess``.
         env: the environment; this process's own if not given.
@@ -86,7 +86,7 @@ def python_command(module: str, *, not_from: str = os.curdir) -> list[str]:
     """Return the command that runs a module as the main program, with this Python.
 
     It runs isolated, and imports from where we do, but for the working directory and ``not_from``:
-    whoever can write there could run anything by a ``json.py``.
+    a ``json.py`` there would be run.
     """
     paths = [path for path in sys.path if os.path.isabs(path)]
     for excluded in (os.curdir, not_from):
@@ -131,12 +131,12 @@ class LineProtocol(ProcessProtocol):
             self._deliver(line)
 
     def processExited(self, reason: Failure) -> None:
-        """Give what it has printed a moment to arrive."""
+        """Wait a moment for the rest of its output."""
         assert self.transport is not None
         self._closing = self._reactor.callLater(OUTPUT_DEADLINE, self.transport.loseConnection)
 
     def processEnded(self, reason: Failure) -> None:
-        """Deliver what is left, then tell how it ended."""
+        """Deliver the rest of its output, then report how it ended."""
         if self._closing.active():
             self._closing.cancel()
         try:
@@ -144,7 +144,7 @@ class LineProtocol(ProcessProtocol):
                 if rest:
                     self._deliver(rest)
         finally:
-            # Whatever the last line made somebody raise, the process has ended.
+            # Even if a callback for the last line raises, the process has ended.
             self._on_end(_describe_end(reason))
 
     def _deliver(self, line: bytes) -> None:

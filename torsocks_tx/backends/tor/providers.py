@@ -190,7 +190,7 @@ class RunningTorProvider(TorProvider):
         self._password = password
         self._name = name
         self._is_proven = False
-        self._is_told = False
+        self._has_warned = False
         self._delays = delays or retry_delay()
         self._finder = PortFinder(reactor)
         self._task = SupervisedTask(reactor)
@@ -201,7 +201,7 @@ class RunningTorProvider(TorProvider):
         Fails with ``ControlRefused`` if the first try shows that somebody must fix something.
         """
         self.mark_started()
-        return self._task.start(self._live(), self.mark_down)
+        return self._task.start(self._keep_following(), self.mark_down)
 
     def stop(self) -> Deferred[None]:
         """Drop the control connection; tor goes on."""
@@ -210,7 +210,7 @@ class RunningTorProvider(TorProvider):
         self._task.stop()
         return succeed(None) if control is None else control.when_lost()
 
-    async def _live(self) -> None:
+    async def _keep_following(self) -> None:
         failures = 0
         while True:
             if await self._serve_once():
@@ -219,7 +219,7 @@ class RunningTorProvider(TorProvider):
             failures += 1
 
     async def _serve_once(self) -> bool:
-        """Serve over one control connection until it is lost; return whether that was of use."""
+        """Serve over one control connection until it is lost; return whether tor was ready."""
         try:
             self.control = await connect(
                 self._reactor,
@@ -243,10 +243,10 @@ class RunningTorProvider(TorProvider):
         return was_ready
 
     def _note_proof(self, control: Control) -> None:
-        """From the first proof on insist on it; say where there is none."""
+        """Require a proof from the first one on; warn once where a TCP port gives none."""
         self._is_proven = self._is_proven or control.is_proven
-        if not control.is_proven and control.peer_host is not None and not self._is_told:
-            self._is_told = True
+        if not control.is_proven and control.peer_host is not None and not self._has_warned:
+            self._has_warned = True
             self._log.warn(
                 "nothing proves that it is tor who answers at {name}: better give its"
                 " ControlSocket, or set CookieAuthentication 1 in its torrc",
@@ -266,7 +266,7 @@ class RunningTorProvider(TorProvider):
             session.detach()
 
     def _not_connected(self, error: ControlUnavailable) -> None:
-        """Tell the first failure, and any that somebody must fix; fail ``start`` by the latter."""
+        """Log the first failure, and any that somebody must fix; fail ``start`` by the latter."""
         must_fix = isinstance(error, ControlRefused)
         if must_fix or self.state is not ProviderState.DOWN:
             self.mark_down(str(error))
@@ -293,7 +293,7 @@ class OwnedTorProvider(TorProvider):
     def start(self) -> Deferred[None]:
         """Find the SocksPort and follow tor; fails with ``ControlUnavailable``."""
         self.mark_started()
-        return self._task.start(self._live(), self.mark_down)
+        return self._task.start(self._keep_following(), self.mark_down)
 
     def stop(self) -> Deferred[None]:
         """Listen no more; the application's connection goes on."""
@@ -302,7 +302,7 @@ class OwnedTorProvider(TorProvider):
         session, self._session, self.control = self._session, None, None
         return succeed(None) if session is None else Deferred.fromCoroutine(session.end())
 
-    async def _live(self) -> None:
+    async def _keep_following(self) -> None:
         await self._authenticated()
         control = self.control = Control(self._protocol, self._reactor)
         self._session = Session(control, self, PortFinder(self._reactor))
@@ -319,10 +319,10 @@ class OwnedTorProvider(TorProvider):
         self._task.begun()
 
     async def _authenticated(self) -> None:
-        """Wait until the protocol can be used, and leave its Deferred as it is to the others."""
+        """Wait for ``post_bootstrap``, and leave its result to its other callbacks."""
         waiting: Deferred[None] = Deferred()
 
-        def passed_on(result: object) -> object:
+        def pass_on(result: object) -> object:
             if isinstance(result, Failure):
                 why = result.getErrorMessage()
                 waiting.errback(
@@ -332,5 +332,5 @@ class OwnedTorProvider(TorProvider):
                 waiting.callback(None)
             return result
 
-        self._protocol.post_bootstrap.addBoth(passed_on)
+        self._protocol.post_bootstrap.addBoth(pass_on)
         await waiting

@@ -18,9 +18,10 @@ SLICE = 0.005
 turn, so that other clients are served meanwhile."""
 
 LATE = 0.1
-"""Seconds by which a timer must be late for the process to have stood still."""
+"""Seconds by which a timer must be late to show that this process was stopped meanwhile."""
 
 MOST_EXTENSIONS = 10
+"""How often a deadline is extended because this process was stopped."""
 
 _T = TypeVar("_T")
 
@@ -43,34 +44,34 @@ class Waiters(Generic[_T]):
 
     def fire(self, value: _T) -> None:
         """Give ``value`` to all that wait now."""
-        self._tell_all(lambda waiting: waiting.callback(value))
+        self._fire_all(lambda waiting: waiting.callback(value))
 
     def fail(self, make_error: Callable[[], Exception]) -> None:
         """Give an error to all that wait now, each its own."""
-        self._tell_all(lambda waiting: waiting.errback(make_error()))
+        self._fire_all(lambda waiting: waiting.errback(make_error()))
 
     def _give_up(self, waiting: Deferred[_T]) -> None:
-        self._waiting.pop(waiting, None)  # it is not there any more while all are told
+        self._waiting.pop(waiting, None)  # gone already while all are fired
 
-    def _tell_all(self, tell: Callable[[Deferred[_T]], None]) -> None:
+    def _fire_all(self, tell: Callable[[Deferred[_T]], None]) -> None:
         taken, self._waiting = self._waiting, {}
-        self._tell_some(iter(taken), tell)
+        self._fire_some(iter(taken), tell)
 
-    def _tell_some(
+    def _fire_some(
         self, taken: Iterator[Deferred[_T]], tell: Callable[[Deferred[_T]], None]
     ) -> None:
         clock = self._clock
         end = clock.seconds() + SLICE if clock is not None else 0.0
         for waiting in taken:
-            if not waiting.called:  # cancelled by one that was told before
+            if not waiting.called:  # cancelled by one that was fired before
                 tell(waiting)
             if clock is not None and clock.seconds() >= end:
-                clock.callLater(0, self._tell_some, taken, tell)
+                clock.callLater(0, self._fire_some, taken, tell)
                 return
 
 
 class _Limit:
-    """A timeout in which the time that this process itself stood still does not count."""
+    """A timeout that does not count time in which this process itself was stopped."""
 
     def __init__(self, waiting: Deferred[_T], seconds: float, clock: IReactorTime) -> None:
         self._waiting = waiting
@@ -99,7 +100,7 @@ class _Limit:
         return failure
 
     def stop(self, result: _T) -> _T:
-        """It is over, in time or not."""
+        """End the timer: the answer is here, in time or not."""
         call, self._call = self._call, None
         if call is not None:
             call.cancel()
@@ -151,7 +152,7 @@ class SupervisedTask:
 
     @property
     def has_begun(self) -> bool:
-        """Whether the start has succeeded, or has ended otherwise."""
+        """Whether the start is over, by success or otherwise."""
         return self._started.called
 
     def start(
@@ -159,7 +160,7 @@ class SupervisedTask:
     ) -> Deferred[None]:
         """Run it; fires when it has begun, and fails with what it raises before that.
 
-        What it raises later is a fault of ours: it is logged, and ``on_failure`` is told.
+        What it raises later is logged as a fault, and ``on_failure`` is called with a reason.
         """
         if not self._running.called:
             coroutine.close()
@@ -178,8 +179,8 @@ class SupervisedTask:
     def stop(self) -> None:
         """Cancel the coroutine where it waits; a start that still waits fires.
 
-        It may be what calls this, by way of those that it has told something: then it is cancelled
-        when it waits next, because a coroutine that runs cannot be cancelled.
+        If the coroutine itself calls this (through a callback), it is cancelled in the next turn of
+        the reactor: a coroutine that runs cannot be cancelled.
         """
         if self._coroutine is not None and getcoroutinestate(self._coroutine) == CORO_RUNNING:
             self._clock.callLater(0, self._cancel)

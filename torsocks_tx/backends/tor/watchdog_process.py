@@ -66,7 +66,7 @@ def _remove_one(path: bytes) -> None:
 
 
 class Guarded:
-    """What has to go when the owner does."""
+    """The processes to kill and the directories to remove when the owner is gone."""
 
     def __init__(self) -> None:
         self.processes: dict[int, str] = {}
@@ -104,8 +104,8 @@ def _until(condition: Callable[[], bool]) -> None:
 def become(command: list[str]) -> int:
     """Wait for one byte on standard input, then replace this process with the program.
 
-    A session of its own keeps a Ctrl-C at the terminal from it. If the owner dies before it could
-    have this process guarded, the input ends and so does this process.
+    It gets a session of its own, so that Ctrl-C at the terminal does not reach it. If the owner
+    dies before this process is guarded, the input ends and so does this process.
     """
     os.setsid()
     if not os.read(0, 1):

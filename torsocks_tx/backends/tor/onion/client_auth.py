@@ -4,8 +4,8 @@ The files are those of tor(1)'s ClientOnionAuthDir: each ``NAME.auth_private`` h
 
     <56 characters of the address>:descriptor:x25519:<32 bytes of the private key in base32>
 
-tor drops keys at NEWNYM and when it is restarted; it is given them again. On a tor that others use
-too, the keys let its other users in as well: tor knows no owner of a key.
+tor drops keys at NEWNYM and when it is restarted; they are sent to it again then. On a tor that
+others use too, its other users can use the keys as well: for tor a key has no owner.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_FILE_BYTES = 4096
 """A file that is longer is not read: a key takes 130 bytes."""
 
 NO_ANSWER = 0
-"""The code of an error by which tor said nothing at all."""
+"""The code of a ``ControlError`` without an answer from tor."""
 
 MOST_COMPLAINTS = 20
 """Bad files that are named in the log at one time."""
@@ -40,7 +40,7 @@ _FORM = "write ADDRESS:descriptor:x25519:KEY, the address without .onion, the ke
 
 
 class BadKeyFile(ValueError):
-    """A file that holds no key; the text is a line for a person, and never quotes the key."""
+    """A file that holds no key; the text is one line that never quotes the key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,10 +177,9 @@ class Keyring:
         """Give tor every key, and take those away whose files are gone.
 
         Raises:
-            ControlError: tor is gone or does not answer; what it does not take is a line in the
-                log.
+            ControlError: tor is gone or does not answer. A key that tor refuses is only logged.
         """
-        # One after another: what an earlier one still has in mind may be withdrawn meanwhile.
+        # One call at a time: a key that an earlier call still sends may be withdrawn meanwhile.
         await self._lock.acquire()
         try:
             await self._install(control)

@@ -1,7 +1,7 @@
 """The rules that find out why tor refused a stream to an onion service. Pure.
 
 socks-extensions, section 6, says what each code means. Where events are missing there is no
-finding, and tor's plain code goes out: a code that is only likely would be a lie now and then.
+finding, and tor's plain code goes out: a code that is only likely would sometimes be wrong.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Diagnosis:
 
     @property
     def refused(self) -> OnionRefused | None:
-        """The failure that a client may hear of, None where tor's plain code stands."""
+        """The failure to report to the client; None: report tor's plain code."""
         kind = self.finding.value
         return kind(self.words) if isinstance(kind, type) else None
 
@@ -200,7 +200,7 @@ def _timed_out(log: AttemptLog) -> Diagnosis:
 
 
 def no_rendezvous(log: AttemptLog) -> Diagnosis:
-    """The service was told (by as many introductions) and did not come."""
+    """Introductions were acknowledged, and the service did not come to the rendezvous point."""
     words = f"introductions: {_counts(log.steps, Step.ACKNOWLEDGED)}; nobody came"
     return Diagnosis(Finding.RENDEZVOUS_FAILED, words)
 

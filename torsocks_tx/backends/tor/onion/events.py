@@ -1,4 +1,4 @@
-"""What HS_DESC, CIRC and CIRC_MINOR events (control-spec 4.1) tell of an onion service. Pure.
+"""What HS_DESC, CIRC and CIRC_MINOR events (control-spec 4.1) say of an onion service. Pure.
 
 Nothing here remembers anything. An event says by itself which service it concerns, and a circuit
 event also whose streams the circuit carries: tor prints the SOCKS password, and ours is the
@@ -71,7 +71,7 @@ _QUIET_ENDS = ("FINISHED", "REQUESTED", "NONE", "IP_NOW_REDUNDANT", "MEASUREMENT
 
 
 def parse_hs_desc(text: str) -> HSDescEvent | None:
-    """What one HS_DESC event says; None for services' own uploads and for what cannot be read."""
+    """Read an HS_DESC event; None for the upload of a service and for what cannot be read."""
     event = _read(text)
     if event is None or len(event.positional) < 2:
         return None
@@ -90,7 +90,7 @@ def parse_hs_desc(text: str) -> HSDescEvent | None:
 
 
 def parse_circuit(text: str) -> HSCircuitEvent | None:
-    """What one CIRC or CIRC_MINOR event says; None if no client of an onion service uses it."""
+    """Read a CIRC or CIRC_MINOR event; None if no client of an onion service uses the circuit."""
     if "REND_QUERY=" not in text:  # most circuits: spare the parsing
         return None
     event = _read(text)

@@ -33,12 +33,12 @@ _ENDS = (Step.ACKNOWLEDGED, Step.NACKED, Step.TIMED_OUT, Step.BROKEN)
 
 
 def _do_nothing() -> None:
-    """Nobody wants to hear of changes."""
+    """Do nothing: the default of ``changed``."""
 
 
 @dataclass(slots=True)
 class ServiceHistory:
-    """What earlier attempts on one service have left; tor remembers it just as long.
+    """What earlier attempts on one service showed, kept for as long as tor remembers it.
 
     Times are those of the last such event, in seconds of the server's clock. ``undecryptable_at``:
     a descriptor came that tor could not decrypt; ``silent_at``: every introduction point was
@@ -110,18 +110,18 @@ class Introductions:
     broken: Counter[str] = field(default_factory=Counter)
 
     def note(self, event: HSCircuitEvent) -> None:
-        """Take what a circuit did."""
+        """Count a circuit event."""
         if event.step in _ENDS:
             self.ends[event.step] += 1
         if event.step is Step.BROKEN:
             self.broken[event.relay] += 1
 
     def copy(self) -> Introductions:
-        """What they are now."""
+        """Return a copy, which is not counted on."""
         return Introductions(self.ends.copy(), self.broken.copy())
 
     def since(self, before: Introductions) -> Introductions:
-        """Those that are not in ``before``."""
+        """Return those that came after ``before`` was copied."""
         return Introductions(self.ends - before.ends, self.broken - before.broken)
 
 
@@ -132,9 +132,8 @@ class AttemptLog:
     ``complete``: False if events may have been lost; then nothing follows from what is missing.
     ``round``: the outcomes of the descriptor fetch that is under way or over, since the last
     descriptor was received. ``asked``: directories that have not answered yet. ``steps``: of the
-    circuits that may carry it. ``everybody``: introductions to the service, which go on to be
-    counted. ``changed`` is called when that decides
-    how long to wait for the service.
+    circuits that may carry it. ``everybody``: all introductions to the service, shared with other
+    attempts. ``changed`` is called when an event changes how long to wait for the service.
     """
 
     address: str
@@ -175,7 +174,7 @@ class AttemptLog:
         return self.steps[Step.ACKNOWLEDGED] > 0 and not self.joined
 
     def note_fetch(self, event: HSDescEvent) -> None:
-        """Take what happened to the descriptor."""
+        """Count an event of the descriptor's fetch."""
         if event.fetch is Fetch.REQUESTED:
             self.fetches += 1
             self.asked.add(event.directory)
@@ -188,12 +187,12 @@ class AttemptLog:
             self.asked.discard(event.directory)
 
     def join(self, other: AttemptLog) -> None:
-        """Take over what holds for all streams that wait for one fetch."""
+        """Take over the state of a fetch that began before this attempt."""
         self.fetches, self.round = other.fetches, other.round.copy()
         self.asked = set(other.asked)
 
     def note_circuit(self, event: HSCircuitEvent) -> None:
-        """Take what a circuit did; the caller has seen to it that it may be this attempt's."""
+        """Count a circuit event; only of circuits that may carry this attempt."""
         self.steps[event.step] += 1
         self.proof_of_work = self.proof_of_work or event.proof_of_work
         if event.proof_of_work or event.step in (Step.ACKNOWLEDGED, Step.JOINED):

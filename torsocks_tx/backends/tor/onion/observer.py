@@ -1,7 +1,7 @@
-"""Follows tor's events while onion services are tried, and says why they could not be reached.
+"""Follows tor's events while onion services are tried, and explains why they were not reached.
 
 It listens from the first attempt on (control-spec: HS_DESC, CIRC, CIRC_MINOR, SIGNAL), on whatever
-control connection there is; without one, or after a loss, tor's own answers stand.
+control connection there is; without one, or after a loss, clients get tor's own reply codes.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ RETRY_SECONDS = 60.0
 
 
 CHECK_TIMEOUT = 1.0
-"""Seconds that a client waits for its turn to have the key in the address looked at."""
+"""Seconds for which a client waits until the public key in its address is checked."""
 
 DIAGNOSED = (Reply5.GENERAL_FAILURE, Reply5.HOST_UNREACHABLE, Reply5.TTL_EXPIRED)
-"""tor's plain answers behind which an onion failure may stand."""
+"""tor's plain reply codes that may stand for an onion failure."""
 
 
 class Following(Enum):
@@ -52,7 +52,7 @@ class Following(Enum):
 
 
 class OnionObserver:
-    """What is known of the onion services that one backend tries to reach.
+    """Follows tor's events for one backend, and knows what they say of each onion service.
 
     Args:
         clock: tells the time.
@@ -100,8 +100,7 @@ class OnionObserver:
     def follow(self, control: Control | None) -> Deferred[None]:
         """Follow the events on this connection; fires, and never fails, when that is settled.
 
-        Where tor hangs, it fires after ``FOLLOW_TIMEOUT`` all the same: nobody waits for a reason
-        that may never be needed.
+        Where tor hangs, it fires after ``FOLLOW_TIMEOUT`` all the same.
         """
         if self.is_ready(control):
             return succeed(None)
@@ -157,10 +156,10 @@ class OnionObserver:
         try:
             self._on_diagnosis(address, diagnosis)
         except Exception:
-            self._log.failure("on_diagnosis failed; the client hears the diagnosis all the same")
+            self._log.failure("on_diagnosis failed; the client gets the diagnosis all the same")
 
     def queries(self) -> TorQueries:
-        """What tor can be asked now. Raises ``ControlLost``."""
+        """Return the questions to ask over the connection in use. Raises ``ControlLost``."""
         if self._queries is None or self.following is not Following.YES:
             raise ControlLost
         return self._queries
@@ -188,7 +187,7 @@ class OnionObserver:
             await self._keyring.install(control)
 
     def _not_opened(self, failure: Failure, control: Control) -> None:
-        """Go on without; try again when somebody asks later."""
+        """Do without events, and try again at a later attempt."""
         if self._control is not control:
             return
         if self.following is Following.YES:
@@ -211,7 +210,7 @@ class OnionObserver:
             control.unlisten(event, callback).addErrback(self._ignore)
 
     def _lost(self, control: Control | None) -> None:
-        """Events are followed no more."""
+        """Note that events are no longer followed on this connection."""
         if control is not self._control:
             return
         self._control = self._queries = None
@@ -278,7 +277,7 @@ class OnionAttempt:
         self._observer.tracker.end(self._attempt_log)
 
     def refused(self, reason: Refused) -> Deferred[Refused]:
-        """Fire with the reason for a client: tor's own, or the one that the events prove."""
+        """Fire with the failure to report: tor's own, or the one that the events prove."""
         self._give_up = None
         self._observer.tracker.refused(self._attempt_log)
         self._deadline.stop()
@@ -295,7 +294,7 @@ class OnionAttempt:
         Deferred.fromCoroutine(self._give_up_late())
 
     async def _give_up_late(self) -> None:
-        """Give up, unless tor has told by now that the service came: we may have been busy."""
+        """Give up, unless events that were not read yet say that the service came."""
         log = self._attempt_log
         try:
             await self._observer.queries().fence()
@@ -340,7 +339,7 @@ class OnionAttempt:
         return diagnosis.refused or self._unproven(reason)
 
     async def _key_checked(self, reason: Refused) -> Refused:
-        """Return F6 where there can be no such service; there was no sign of one."""
+        """Return F6 if no service can have this address; asked where no sign of one was seen."""
         address, clock = self._attempt_log.address, self._observer.clock
         try:
             if await limit(self._observer.keys.is_valid(address), CHECK_TIMEOUT, clock):
@@ -350,7 +349,7 @@ class OnionAttempt:
         return InvalidOnionAddress("not a public key of ed25519")
 
     def _unproven(self, reason: Refused) -> Refused:
-        """Return tor's own answer, but for F0: it sticks to streams that end for another reason."""
+        """Return tor's own answer, but not F0: tor also gives it to streams that fail otherwise."""
         if isinstance(reason, DescriptorNotFound):
             return HostUnreachable("tor says F0, and its events do not")
         return reason
@@ -365,7 +364,7 @@ class OnionAttempt:
         return diagnose(code, self._attempt_log, history, now, tracker.followed)
 
     async def _checked(self, diagnosis: Diagnosis) -> Diagnosis:
-        """Ask tor for what no event tells."""
+        """Complete a diagnosis by what tor has to be asked for."""
         address, token = self._attempt_log.address, self._attempt_log.token
         queries = self._observer.queries()
         if diagnosis.unless_joined and await queries.has_joined_circuit(address, token):
@@ -383,7 +382,7 @@ class OnionAttempt:
 
 
 def one_step_a_turn(clock: IReactorTime) -> Cooperator:
-    """Return what spreads work over turns of the reactor, so that other clients wait little."""
+    """Return a Cooperator that does one step in each turn of the reactor."""
     return Cooperator(
         terminationPredicateFactory=lambda: lambda: True,
         scheduler=lambda tick: clock.callLater(0, tick),

@@ -1,6 +1,6 @@
-"""What tor is asked when an onion service could not be reached, and no event tells why.
+"""Questions to tor about an onion service that could not be reached, where no event says why.
 
-A thousand streams that fail at once need one answer, read once, not a thousand commands in a row.
+A thousand streams that fail at once share one command and its answer.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class TorQueries:
         self._circuits: SharedCommands[_Joined] = SharedCommands(self._list_joined, clock)
 
     async def fence(self) -> None:
-        """Return when all events that tor had for us are here."""
+        """Return when all events that tor has sent so far are read."""
         await self._texts.answer_to("GETINFO version")
 
     async def has_joined_circuit(self, address: str, token: str | None) -> bool:
@@ -123,7 +123,7 @@ def _fail(waiters: Waiters[_T], failure: Failure) -> None:
 
 
 class KeyChecker:
-    """Looks at the keys in addresses, one after the other, by steps of ``cooperator``."""
+    """Checks the public keys in addresses, one at a time, by steps of ``cooperator``."""
 
     def __init__(self, cooperator: Cooperator) -> None:
         self._cooperator = cooperator

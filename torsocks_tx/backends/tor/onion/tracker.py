@@ -24,7 +24,7 @@ REMEMBERED_ADDRESSES = 1024
 class _Service:
     """One service: what is remembered of it, and who tries to reach it now.
 
-    ``fetch`` is what all see that are there from the beginning of a fetch.
+    ``fetch``: what was seen of the descriptor fetch under way, for attempts that begin during it.
     """
 
     def __init__(self, address: str, history: ServiceHistory) -> None:
@@ -34,7 +34,7 @@ class _Service:
         self._attempts: dict[str | None, dict[AttemptLog, None]] = {}
 
     def __bool__(self) -> bool:
-        """Whether anybody tries."""
+        """Whether an attempt is under way."""
         return bool(self._attempts)
 
     def __contains__(self, log: AttemptLog) -> bool:
@@ -46,11 +46,11 @@ class _Service:
         return iter([each for attempts in self._attempts.values() for each in attempts])
 
     def add(self, log: AttemptLog) -> None:
-        """One more attempt."""
+        """Add an attempt."""
         self._attempts.setdefault(log.token, {})[log] = None
 
     def remove(self, log: AttemptLog) -> None:
-        """One attempt less."""
+        """Remove an attempt."""
         attempts = self._attempts[log.token]
         del attempts[log]
         if not attempts:
@@ -65,7 +65,7 @@ class _Service:
 
 
 class AttemptTracker:
-    """Who tries to reach which onion service, and what was seen of it.
+    """The attempts under way to reach onion services, and what was seen of each service.
 
     ``now`` returns seconds that only grow. Other users of the same tor count too: what they have
     found out, tor remembers for us.
@@ -80,11 +80,11 @@ class AttemptTracker:
 
     @property
     def followed(self) -> float:
-        """For how many seconds every event of tor was seen; endless since it forgot everything."""
+        """For how many seconds every event of tor was seen; infinite after a NEWNYM."""
         return 0.0 if self._followed_since is None else self._now() - self._followed_since
 
     def follow(self) -> None:
-        """From here on every event of tor is seen."""
+        """Note that every event of tor is seen from now on."""
         self._followed_since = self._now()
 
     def begin(self, address: str, token: str | None) -> AttemptLog:
@@ -111,7 +111,7 @@ class AttemptTracker:
         return log
 
     def refused(self, log: AttemptLog) -> None:
-        """Tor has answered: then a fetch that failed is over for all who waited for it."""
+        """Note that tor has answered an attempt: the fetch that it waited for is over."""
         service = self._live.get(log.address)
         if service is not None and log in service:
             service.fetch = AttemptLog(log.address, None)
@@ -127,12 +127,12 @@ class AttemptTracker:
             self._lay_aside(log.address, service.history)
 
     def history(self, address: str) -> ServiceHistory:
-        """What is remembered of an address."""
+        """Return what is remembered of an address."""
         service = self._live.get(address)
         return self._idle.get(address, ServiceHistory()) if service is None else service.history
 
     def note_fetch(self, event: HSDescEvent | None) -> None:
-        """Take what an HS_DESC event says."""
+        """Give an HS_DESC event to the attempts that it concerns."""
         service = None if event is None else self._live.get(event.address)
         if event is not None and service is not None:
             service.fetch.note_fetch(event)
@@ -140,7 +140,7 @@ class AttemptTracker:
                 log.note_fetch(event)
 
     def note_circuit(self, event: HSCircuitEvent | None) -> None:
-        """Take what a CIRC or CIRC_MINOR event says."""
+        """Give a CIRC or CIRC_MINOR event to the attempts that it concerns."""
         if event is None:
             return
         service = self._live.get(event.address)
@@ -153,7 +153,7 @@ class AttemptTracker:
             log.note_circuit(event)
 
     def _remember(self, event: HSCircuitEvent) -> None:
-        """Nobody here tries that address now; but tor will remember how this ended."""
+        """Remember an event of a service that no attempt is under way for: tor remembers it too."""
         history = self._idle.get(event.address)
         if history is None and event.step is not Step.SEEN:
             history = ServiceHistory()
@@ -162,7 +162,7 @@ class AttemptTracker:
             history.note(event, self._now())
 
     def forget(self) -> None:
-        """NEWNYM: tor has forgotten what it knew of onion services, and so do we."""
+        """Forget all that tor forgets at NEWNYM."""
         self._idle.clear()
         for service in self._live.values():
             service.history = ServiceHistory()
@@ -170,7 +170,7 @@ class AttemptTracker:
             self._followed_since = -inf
 
     def lose(self) -> None:
-        """Events may be lost from here on: nothing can be said of any attempt under way."""
+        """Note that events may be lost from now on: attempts under way stay unexplained."""
         self._followed_since = None
         self.forget()
         for service in self._live.values():
