@@ -105,3 +105,36 @@ def test_four_megabytes_of_user_id_take_no_memory() -> None:
     assert stage.transport.take() == REJECTED_4
     assert peak < 3 * len(chunk)
     assert "loseConnection" in stage.transport.asked
+
+
+OPENINGS = {
+    "HTTP GET": b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n",
+    "HTTP GET of a URL": b"GET http://example.com/ HTTP/1.0\r\n\r\n",
+    "HTTP POST": b"POST / HTTP/1.1\r\nContent-Length: 40\r\n\r\n",
+    "HTTP CONNECT": b"CONNECT example.com:443 HTTP/1.1\r\n\r\n",
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "HTTP in lower case": b"get / http/1.1\r\n\r\n",
+    "HTTP without an end": b"OPTIONS",
+    "TLS": b"\x16\3\1\0\x05\1\0\0\1\3",
+    "TLS alert": b"\x15\3\3\0\2\2\x28",
+    "SSL 2": b"\x80\x2e\1\3\1",
+    "PROXY": b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n",
+    "PROXY 2": b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + bytes(12),
+    "nothing": b"\0",
+    "SOCKS6": b"\6\0",
+}
+REQUESTS = [GREETING + CONNECT, b"\4\1\0\x50\xc0\0\2\1me\0", CONNECT]
+
+
+@pytest.mark.parametrize("opening", OPENINGS.values(), ids=OPENINGS)
+@pytest.mark.parametrize("request_behind", REQUESTS)
+@pytest.mark.parametrize("portion", [1, 65536])
+def test_no_request_behind_another_protocol_is_carried_out(
+    opening: bytes, request_behind: bytes, portion: int
+) -> None:
+    stage = Stage()
+    said = opening + request_behind
+    for place in range(0, len(said), portion):
+        stage.protocol.dataReceived(said[place : place + portion])
+    assert stage.farewell
+    assert stage.backend.outbounds == []

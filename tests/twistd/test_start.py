@@ -98,6 +98,25 @@ async def test_password_file_is_judged_by_the_user_that_serves(tmp_path: Path) -
 
 
 @pytest_twisted.ensureDeferred
+async def test_uid_leaves_nothing_of_root_and_umask_opens_no_socket(tmp_path: Path) -> None:
+    place = tmp_path / "socks"
+    # Only root can become another user.
+    user = ["--uid", "65534"] if os.geteuid() == 0 else []
+    server = Twistd(
+        *DIRECT, "--listen", f"unix:{place}", directory=tmp_path,
+        of_twistd=["--umask", "0", *user],
+    )  # fmt: skip
+    await server.up()
+    status = Path(f"/proc/{server.pid}/status").read_text()
+    ids = {line.split(":")[0]: line.split()[1:] for line in status.splitlines()}
+    for numbers in (ids["Uid"], ids["Gid"], ids["Groups"]):
+        assert os.geteuid() != 0 or "0" not in numbers
+    assert int(ids["CapEff"][0], 16) == 0 or os.geteuid() != 0
+    assert S_IMODE(place.stat().st_mode) == 0o600
+    await server.stop()
+
+
+@pytest_twisted.ensureDeferred
 async def test_relative_paths_and_a_reload_without_a_file(tmp_path: Path) -> None:
     """With workers, and in another directory; nothing changes while the file is missing."""
     passwords = tmp_path / "passwords"

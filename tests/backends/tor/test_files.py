@@ -20,9 +20,14 @@ from torsocks_tx.backends.tor.files import (
 
 
 def test_a_data_directory_is_made_private(tmp_path: Path) -> None:
-    made = prepare_data_directory(tmp_path / "a" / "b")
+    before = os.umask(0)
+    try:
+        made = prepare_data_directory(tmp_path / "a" / "b")
+    finally:
+        os.umask(before)
     assert made == tmp_path / "a" / "b"
-    assert made.stat().st_mode & 0o777 == 0o700
+    for directory in (made, made.parent):
+        assert directory.stat().st_mode & 0o777 == 0o700
     (made / "state").write_text("kept")
     assert prepare_data_directory(str(made)) == made
     assert (made / "state").read_text() == "kept"

@@ -18,6 +18,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 
 from torsocks_tx.backends.tor.events import quote_path
+from torsocks_tx.backends.tor.files import make_private_directory
 from torsocks_tx.backends.tor.process import (
     Ending,
     LineProtocol,
@@ -189,7 +190,7 @@ class TorDaemon:
             f"DataDirectory {quote_path(self.directory)}",
             f"__OwningControllerProcess {os.getpid()}",
         ]
-        self.directory.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
+        make_private_directory(self.directory)
         self.directory.chmod(_DIRECTORY_MODE)
         torrc = self.directory / "torrc"
         write_torrc(torrc, lines)

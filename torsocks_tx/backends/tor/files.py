@@ -73,7 +73,7 @@ def prepare_data_directory(path: str | Path) -> Path:
     except RuntimeError:
         raise DirectoryError(_unusable(Path(path), "is in no home directory")) from None
     try:
-        directory.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+        make_private_directory(directory)
         owner = directory.stat().st_uid
     except OSError as error:
         raise DirectoryError(_unusable(directory, f"cannot be made ({error.strerror})")) from None
@@ -83,6 +83,15 @@ def prepare_data_directory(path: str | Path) -> Path:
         raise DirectoryError(_unusable(directory, "is not writable"))
     _check_lock(directory)
     return directory
+
+
+def make_private_directory(path: Path) -> None:
+    """Make a directory, and those above it that are missing, for this user only.
+
+    Whatever the umask: who may write to the one above can put another in its place.
+    """
+    for directory in (*reversed(path.parents), path):
+        directory.mkdir(mode=_PRIVATE, exist_ok=True)
 
 
 def make_socket_directory() -> Path:
