@@ -112,7 +112,7 @@ async def test_an_internal_address_is_refused(ground: Ground, host: str) -> None
 @pytest.mark.parametrize("command", [1, 0xF0])
 @pytest.mark.parametrize("answers", [["127.0.0.1"], ["10.0.0.1", "fe80::1"], ["64:ff9b::7f00:1"]])
 @pytest_twisted.ensureDeferred
-async def test_a_name_of_internal_addresses_is_not_found(
+async def test_name_with_internal_addresses_only_is_not_found(
     ground: Ground, answers: list[str], command: int
 ) -> None:
     world = Elsewhere({"inside.example": answers})
@@ -124,9 +124,7 @@ async def test_a_name_of_internal_addresses_is_not_found(
 
 
 @pytest.mark.parametrize("nonlocal_bind", [False, True])
-def test_addresses_of_this_machine_are_its_own(
-    monkeypatch: pytest.MonkeyPatch, nonlocal_bind: bool
-) -> None:
+def test_own_addresses_are_recognised(monkeypatch: pytest.MonkeyPatch, nonlocal_bind: bool) -> None:
     if nonlocal_bind:
         monkeypatch.setattr(direct, "_can_bind", lambda host: True)
     assert is_own("127.0.0.1")
@@ -136,7 +134,7 @@ def test_addresses_of_this_machine_are_its_own(
     assert not is_own(PUBLIC_6)
 
 
-def test_any_address_may_be_our_own_where_no_socket_is_left_to_ask(
+def test_every_address_counts_as_own_without_free_descriptors(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def no_socket(*_: object) -> NoReturn:
@@ -158,7 +156,7 @@ async def test_a_public_address_of_this_machine_is_refused(
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_address_that_was_judged_is_the_one_that_is_dialled(ground: Ground) -> None:
+async def test_address_that_was_checked_is_the_one_connected_to(ground: Ground) -> None:
     world = Elsewhere({"www.example": ["10.0.0.1", PUBLIC, "127.0.0.1"]})
     site = Site(ground, world, False)
     assert await site.ask("www.example") == GRANTED
@@ -171,14 +169,14 @@ async def test_the_address_that_was_judged_is_the_one_that_is_dialled(ground: Gr
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 @pytest_twisted.ensureDeferred
-async def test_allow_internal_admits_them(ground: Ground, host: str) -> None:
+async def test_allow_internal_admits_internal_addresses(ground: Ground, host: str) -> None:
     world = Elsewhere({"localhost": ["127.0.0.1"]})
     assert await Site(ground, world, True).ask(host) == GRANTED
     assert world.dialled == ["127.0.0.1"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_ipv6_address_is_dialled_as_one(ground: Ground) -> None:
+async def test_ipv6_address_is_connected_to(ground: Ground) -> None:
     world = Elsewhere()
     site = Site(ground, world, True)
     port = await TCP6ServerEndpoint(reactor, 0, interface="::1").listen(site.origin)
@@ -193,7 +191,7 @@ async def test_an_ipv6_address_is_dialled_as_one(ground: Ground) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_addresses_of_a_name_are_tried_in_turn_each_once(ground: Ground) -> None:
+async def test_addresses_of_a_name_are_tried_once_each_in_order(ground: Ground) -> None:
     # Nothing listens on the first two.
     answers = ["127.0.0.2", "127.0.0.3", "127.0.0.2", "127.0.0.1", "127.0.0.4"]
     world = Elsewhere({"many.example": answers})
@@ -202,7 +200,7 @@ async def test_the_addresses_of_a_name_are_tried_in_turn_each_once(ground: Groun
 
 
 @pytest_twisted.ensureDeferred
-async def test_when_all_refuse_the_client_hears_05(ground: Ground) -> None:
+async def test_reply_is_05_when_every_address_refuses(ground: Ground) -> None:
     world = Elsewhere({"closed.example": ["127.0.0.2", "127.0.0.3"]})
     assert await Site(ground, world, True).ask("closed.example") == refused(5)
     assert world.dialled == ["127.0.0.2", "127.0.0.3"]
@@ -210,7 +208,7 @@ async def test_when_all_refuse_the_client_hears_05(ground: Ground) -> None:
 
 @pytest.mark.parametrize("command", [1, 0xF0])
 @pytest_twisted.ensureDeferred
-async def test_a_name_without_addresses_is_04(ground: Ground, command: int) -> None:
+async def test_reply_is_04_for_a_name_without_addresses(ground: Ground, command: int) -> None:
     world = Elsewhere()
     assert await Site(ground, world, True).ask("nowhere.example", command) == refused(4)
     assert world.dialled == []
@@ -227,9 +225,7 @@ async def test_an_onion_name_is_never_looked_up(ground: Ground, command: int) ->
 
 @pytest.mark.parametrize("command", [1, 0xF0, 0xF1])
 @pytest_twisted.ensureDeferred
-async def test_the_look_up_of_a_client_that_leaves_is_cancelled(
-    ground: Ground, command: int
-) -> None:
+async def test_client_that_leaves_cancels_its_look_up(ground: Ground, command: int) -> None:
     world = Elsewhere()
     world.waiting = []
     site = Site(ground, world, True)
@@ -244,7 +240,7 @@ async def test_the_look_up_of_a_client_that_leaves_is_cancelled(
     assert world.dialled == []
 
 
-def test_an_address_that_does_not_answer_is_left_after_ten_seconds() -> None:
+def test_next_address_is_tried_after_ten_seconds() -> None:
     clock: Any = MemoryReactorClock()
     world = Elsewhere({REQUEST.address.host: [PUBLIC, PUBLIC_6]})
     dialled: list[Any] = []
@@ -269,7 +265,7 @@ def test_an_address_that_does_not_answer_is_left_after_ten_seconds() -> None:
     assert clock.getWriters() == []
 
 
-def test_a_fault_of_the_resolver_is_logged(logged_failures: list[LogEvent]) -> None:
+def test_fault_of_the_resolver_is_logged(logged_failures: list[LogEvent]) -> None:
     clock: Any = MemoryReactorClock()
 
     class Broken(Elsewhere):
@@ -293,13 +289,13 @@ class TestLookUps:
         assert world.dialled == []
 
     @pytest_twisted.ensureDeferred
-    async def test_resolve_may_find_ipv6_only(self, ground: Ground) -> None:
+    async def test_resolve_answers_ipv6_where_there_is_no_ipv4(self, ground: Ground) -> None:
         site = Site(ground, Elsewhere({"www.example": [PUBLIC_6]}), False)
         reply = await site.ask("www.example", 0xF0) + await site.client.take(12)
         assert reply == b"\5\0\0\4" + socket.inet_pton(socket.AF_INET6, PUBLIC_6) + b"\0\0"
 
     @pytest_twisted.ensureDeferred
-    async def test_resolve_ptr(self, ground: Ground) -> None:
+    async def test_resolve_ptr_answers_a_name(self, ground: Ground) -> None:
         world = Elsewhere({"8.8.8.8": ["dns.google"]})
         site = Site(ground, world, False)
         reply = await site.ask("8.8.8.8", 0xF1)
@@ -318,9 +314,9 @@ class TestLookUps:
         (("NoIPv6Traffic",), [PUBLIC]),
     ],
 )
-def test_flags_choose_among_addresses(flags: tuple[str, ...], order: list[str]) -> None:
+def test_port_flags_choose_and_order_addresses(flags: tuple[str, ...], order: list[str]) -> None:
     assert direct._chosen([PUBLIC_6, PUBLIC], frozenset(flags)) == order
 
 
-def test_interface() -> None:
+def test_backend_provides_ibackend() -> None:
     assert verifyObject(IBackend, DirectBackend(reactor))

@@ -46,7 +46,7 @@ class TestOpen:
         assert verifyObject(IOutbound, stream)
         return stream
 
-    def test_it_chooses_in_the_next_turn(self) -> None:
+    def test_endpoint_is_chosen_in_the_next_turn(self) -> None:
         stream = self.open()
         stream.write(b"early")
         assert self.asked == []
@@ -75,7 +75,7 @@ class TestOpen:
             (SOCKSError(ConnectionRefused("reply 05"), 5), ConnectionRefused),
         ],
     )
-    def test_only_what_a_socks_server_says_is_said_of_the_destination(
+    def test_unreachable_socks_server_is_a_general_failure(
         self, failure: Exception, kind: type[Refused]
     ) -> None:
         proxy = self.endpoint
@@ -85,7 +85,7 @@ class TestOpen:
         [reason] = self.receiver.heard
         assert type(reason) is kind
 
-    def test_the_chooser_may_say_no(self) -> None:
+    def test_chooser_may_refuse(self) -> None:
         def choose(*_: object) -> NoReturn:
             raise NotAllowed("not there")
 
@@ -95,7 +95,7 @@ class TestOpen:
         assert isinstance(reason, NotAllowed)
 
     @pytest.mark.parametrize("in_connect", [False, True])
-    def test_its_fault_is_logged_and_refused(
+    def test_fault_of_the_chooser_is_logged_and_refused(
         self, in_connect: bool, logged_failures: list[LogEvent]
     ) -> None:
         def broken(*_: object) -> NoReturn:
@@ -110,14 +110,14 @@ class TestOpen:
         assert [event["log_failure"].type for event in logged_failures] == [RuntimeError]
         logged_failures.clear()
 
-    def test_given_up_before_its_turn_it_never_chooses(self) -> None:
+    def test_abort_before_the_next_turn_chooses_nothing(self) -> None:
         self.open().abort()
         self.clock.advance(0)
         assert self.asked == []
         assert self.receiver.heard == []
         assert self.clock.getDelayedCalls() == []
 
-    def test_given_up_while_connecting_it_cancels(self) -> None:
+    def test_abort_while_connecting_cancels_the_endpoint(self) -> None:
         stream = self.open()
         self.clock.advance(0)
         stream.abort()
@@ -138,7 +138,7 @@ class TestOpen:
         self.clock.advance(0)
         assert self.receiver.heard == ["opened"]
 
-    def test_or_fail_at_once(self) -> None:
+    def test_an_endpoint_may_fail_at_once(self) -> None:
         self.endpoint = FakeEndpoint(fail(ConnectionRefusedByHost()))
         self.open()
         self.clock.advance(0)

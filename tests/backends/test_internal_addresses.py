@@ -31,14 +31,14 @@ EXTERNAL = [
 
 
 @pytest.mark.parametrize("host", INTERNAL)
-def test_internal_addresses(host: str) -> None:
+def test_internal_address_is_recognised(host: str) -> None:
     assert is_internal(host)
 
 
 @pytest.mark.parametrize("host", EXTERNAL)
-def test_addresses_of_the_public_internet(host: str) -> None:
+def test_public_address_is_recognised(host: str) -> None:
     assert not is_internal(host)
 
 
-def test_a_scope_changes_nothing() -> None:
+def test_address_with_a_scope_is_recognised() -> None:
     assert is_internal("fe80::1%lo")

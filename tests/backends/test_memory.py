@@ -12,7 +12,7 @@ from torsocks_tx.interfaces import IBackend, IOutbound
 from torsocks_tx.socks.messages import Address
 
 
-def test_interfaces() -> None:
+def test_backend_and_stream_provide_their_interfaces() -> None:
     backend = MemoryBackend()
     assert verifyObject(IBackend, backend)
     assert verifyObject(IOutbound, backend.open(REQUEST, ISOLATION, Receiver()))
@@ -29,7 +29,7 @@ def test_a_stream_without_a_script_waits_for_the_test() -> None:
     assert outbound.written == b"ab"
 
 
-def test_a_script_hears_what_is_written() -> None:
+def test_script_gets_what_is_written() -> None:
     said: list[bytes] = []
 
     def script(outbound: MemoryOutbound) -> None:
@@ -40,7 +40,7 @@ def test_a_script_hears_what_is_written() -> None:
     assert said == [b"a"]
 
 
-def test_what_is_done_to_a_stream_is_written_down_in_order() -> None:
+def test_calls_on_a_stream_are_recorded_in_order() -> None:
     receiver = Receiver()
     outbound = MemoryBackend().open(REQUEST, ISOLATION, receiver)
     producer = object()

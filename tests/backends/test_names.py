@@ -120,7 +120,9 @@ class TestFiles:
             ("192.0.2.1\n#192.0.2.1 a\nx a\n\n", {}, None),
         ],
     )
-    def test_hosts(self, text: str, addresses: dict[str, list[str]], name: str | None) -> None:
+    def test_hosts_file_is_parsed(
+        self, text: str, addresses: dict[str, list[str]], name: str | None
+    ) -> None:
         found = parse_hosts(text)
         assert found[0] == addresses
         assert found[1].get("192.0.2.1") == name
@@ -135,7 +137,7 @@ class TestFiles:
             ("nameserver 192.0.2.1\n" * 4, ["192.0.2.1"] * 3),
         ],
     )
-    def test_resolv_conf(self, text: str, servers: list[str]) -> None:
+    def test_resolv_conf_is_parsed(self, text: str, servers: list[str]) -> None:
         assert parse_resolv_conf(text) == [(server, 53) for server in servers]
 
     def test_a_file_is_read_again_when_it_has_changed(self, tmp_path: Path) -> None:
@@ -180,7 +182,7 @@ class TestAnswers:
         ],
     )
     @pytest_twisted.ensureDeferred
-    async def test_addresses(
+    async def test_addresses_of_a_name_are_found(
         self, server: NameServer, tmp_path: Path, name: str, found: list[str]
     ) -> None:
         (tmp_path / "hosts").write_text("10.0.0.1 box")
@@ -193,7 +195,7 @@ class TestAnswers:
         ["nowhere.example", "a" * 64 + ".example", "a..example", "ü.example"],
     )
     @pytest_twisted.ensureDeferred
-    async def test_names_without_an_address(
+    async def test_name_without_an_address_is_not_found(
         self, server: NameServer, tmp_path: Path, name: str
     ) -> None:
         with pytest.raises(HostUnreachable):
@@ -211,7 +213,7 @@ class TestAnswers:
         ],
     )
     @pytest_twisted.ensureDeferred
-    async def test_names_of_addresses(
+    async def test_name_of_an_address_is_found(
         self, server: NameServer, tmp_path: Path, ip: str, name: str | None
     ) -> None:
         (tmp_path / "hosts").write_text("10.0.0.1 box")
@@ -224,7 +226,7 @@ class TestAnswers:
 
     @pytest.mark.parametrize("first", ["closed", "no such family"])
     @pytest_twisted.ensureDeferred
-    async def test_a_server_that_cannot_be_asked_is_passed_over(
+    async def test_next_server_is_asked_where_one_cannot_be(
         self, server: NameServer, tmp_path: Path, first: str
     ) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unused:
@@ -334,7 +336,7 @@ def silent(tmp_path: Path) -> Iterator[Silent]:
 
 
 class TestServerThatTheTestAnswersFor:
-    def test_it_is_asked_three_times(self, silent: Silent) -> None:
+    def test_silent_server_is_asked_three_times(self, silent: Silent) -> None:
         heard = outcome(silent.names.addresses("x.example"))
         for seconds in names.TIMEOUTS:
             assert len(silent.questions()) == 2
@@ -360,7 +362,7 @@ class TestServerThatTheTestAnswersFor:
         silent.clock.advance(names.TIMEOUTS[0])
         assert heard == [[HOST]]
 
-    def test_what_is_no_answer_is_ignored(self, silent: Silent) -> None:
+    def test_invalid_answer_is_ignored(self, silent: Silent) -> None:
         heard = outcome(silent.names.addresses("x.example"))
         first, second = silent.questions()
         silent.send(b"")
@@ -375,7 +377,7 @@ class TestServerThatTheTestAnswersFor:
         silent.answer(second)
         assert heard == [[HOST]]
 
-    def test_stale_events_of_its_descriptor_do_nothing(self, silent: Silent) -> None:
+    def test_events_of_a_former_descriptor_are_ignored(self, silent: Silent) -> None:
         heard = outcome(silent.names.addresses("x.example"))
         [asked] = silent.clock.getReaders()
         verifyObject(IReadWriteDescriptor, asked)

@@ -98,7 +98,7 @@ PAIRS_OF_WISHES = [
     ids=[wishes[0] for wishes in PAIRS_OF_WISHES],
 )
 @pytest_twisted.ensureDeferred
-async def test_circuits(
+async def test_isolation_gives_each_identity_its_own_circuit(
     private_network: PrivateNetwork,
     ours: Proxy,
     one: ClientOptions,
@@ -120,7 +120,9 @@ def straight(network: PrivateNetwork, place: str) -> Proxy:
 @rows("R-34", "P-35", "S-23")
 @pytest.mark.parametrize("place", ["tcp", "unix"])
 @pytest_twisted.ensureDeferred
-async def test_straight_to_tor(private_network: PrivateNetwork, place: str) -> None:
+async def test_client_connects_to_the_socks_port_of_tor(
+    private_network: PrivateNetwork, place: str
+) -> None:
     """C Tor ignores the offer of 97: isolation goes by user name and password."""
     proxy = straight(private_network, place)
     circuits = [
@@ -140,7 +142,9 @@ async def test_straight_to_tor(private_network: PrivateNetwork, place: str) -> N
 @rows("S-24", "S-26", "S-27", "S-30")
 @pytest.mark.parametrize("through", ["ours", "tor"])
 @pytest_twisted.ensureDeferred
-async def test_look_ups(private_network: PrivateNetwork, ours: Proxy, through: str) -> None:
+async def test_client_resolves_names_and_addresses(
+    private_network: PrivateNetwork, ours: Proxy, through: str
+) -> None:
     proxy = ours if through == "ours" else straight(private_network, "tcp")
     for options in (ClientOptions(), isolated(b"a"), ClientOptions(version=4)):
         assert await resolve(reactor, proxy, "doc.test", options) == "203.0.113.9"
@@ -162,7 +166,7 @@ async def test_an_unknown_key_is_refused_by_its_name(
 
 
 @pytest_twisted.ensureDeferred
-async def test_by_string(private_network: PrivateNetwork) -> None:
+async def test_endpoint_string_connects(private_network: PrivateNetwork) -> None:
     host, port = private_network.client.socks_tcp
     text = f"socks:web.test:{private_network.web.port}:socksHost={host}:socksPort={port}"
     endpoint = clientFromString(reactor, f"{text}:isolation=alice")
@@ -194,7 +198,7 @@ async def outcome(
 @rows("P-01", "P-26", "P-27", "P-28")
 @pytest.mark.parametrize("scenario", SAID, ids=lambda scenario: scenario.name)
 @pytest_twisted.ensureDeferred
-async def test_onion_services_that_fail(
+async def test_failing_onion_services_are_explained(
     private_network: PrivateNetwork, ours: Proxy, scenario: Scenario
 ) -> None:
     """With the offer of 97 the two codes of the proposal, without it the plain ones."""

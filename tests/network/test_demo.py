@@ -22,7 +22,7 @@ DEMO = Path(__file__).resolve().parents[2] / "tools" / "demo.py"
 
 @pytest.mark.slow
 @pytest_twisted.ensureDeferred
-async def test_every_step_holds(tmp_path: Path) -> None:
+async def test_every_step_of_the_demo_succeeds(tmp_path: Path) -> None:
     environment = {"TMPDIR": str(tmp_path), "NO_COLOR": "1"}
     ended = await run(sys.executable, str(DEMO), environment=environment, deadline=150)
     assert ended.status == 0, ended.text + ended.complaint
@@ -50,7 +50,7 @@ class _Interrupted(ProcessProtocol):
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_can_be_interrupted(tmp_path: Path) -> None:
+async def test_demo_can_be_interrupted(tmp_path: Path) -> None:
     demo = _Interrupted()
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     reactor.spawnProcess(demo, sys.executable, [sys.executable, str(DEMO)], environment)

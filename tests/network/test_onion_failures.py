@@ -109,7 +109,7 @@ async def code_of(server: str, host: str, port: int = 80, **options: Any) -> int
 )
 @pytest.mark.parametrize("scenario", QUICK, ids=lambda scenario: scenario.name)
 @pytest_twisted.ensureDeferred
-async def test_what_clients_hear(
+async def test_onion_failure_is_its_reply_code(
     private_network: PrivateNetwork, servers: Servers, scenario: Scenario
 ) -> None:
     """With the flag, without it, by SOCKS4, and again: what tor remembers changes nothing."""
@@ -130,7 +130,7 @@ async def test_what_clients_hear(
 @pytest.mark.parametrize("scenario", SLOW, ids=lambda scenario: scenario.name)
 @pytest.mark.slow
 @pytest_twisted.ensureDeferred
-async def test_what_clients_hear_after_a_while(
+async def test_slow_onion_failure_is_its_reply_code(
     private_network: PrivateNetwork, servers: Servers, scenario: Scenario
 ) -> None:
     """The same for those that take tor its time; with all defaults, and tor's own."""
@@ -159,7 +159,7 @@ async def test_what_clients_hear_after_a_while(
 @pytest.mark.parametrize("end", [killed, removed])
 @pytest.mark.slow
 @pytest_twisted.ensureDeferred
-async def test_a_service_that_is_gone(
+async def test_service_that_has_stopped_is_its_reply_code(
     private_network: PrivateNetwork, servers: Servers, end: Provoke
 ) -> None:
     """Until all its introduction points have noticed, it is told and does not come."""
@@ -175,7 +175,9 @@ async def test_a_service_that_is_gone(
 
 @rows("S-47")
 @pytest_twisted.ensureDeferred
-async def test_a_missing_key_stays_one(private_network: PrivateNetwork, servers: Servers) -> None:
+async def test_missing_key_is_reported_again_at_the_next_attempt(
+    private_network: PrivateNetwork, servers: Servers
+) -> None:
     """Each attempt uses up one directory; when none is left tor says 04, and the reason is F4."""
     service = await private_network.add_onion_service(
         private_network.web.port, client_auth_key=ClientKey.generate()
@@ -187,7 +189,7 @@ async def test_a_missing_key_stays_one(private_network: PrivateNetwork, servers:
 @rows("S-03", "S-43")
 @pytest.mark.slow
 @pytest_twisted.ensureDeferred
-async def test_no_working_stream_is_called_a_failure(
+async def test_working_streams_are_never_reported_as_failures(
     private_network: PrivateNetwork, servers: Servers, socks_only: Servers
 ) -> None:
     """Tor's ExtendedErrors says F0 of streams that work; over such a port too we do not."""
@@ -207,7 +209,7 @@ async def test_no_working_stream_is_called_a_failure(
 
 @rows("S-43", "S-51")
 @pytest_twisted.ensureDeferred
-async def test_a_socks_port_alone_says_what_it_knows(
+async def test_reply_codes_without_a_control_port(
     private_network: PrivateNetwork, socks_only: Servers
 ) -> None:
     stage = Stage(private_network, private_network.client)
@@ -220,7 +222,7 @@ async def test_a_socks_port_alone_says_what_it_knows(
 
 @rows("S-41")
 @pytest_twisted.ensureDeferred
-async def test_a_lost_control_connection_costs_the_reason_and_no_more(
+async def test_lost_control_connection_loses_the_reason_only(
     private_network: PrivateNetwork, servers: Servers
 ) -> None:
     stage = Stage(private_network, private_network.client)
@@ -272,7 +274,9 @@ def key_line(address: str, key: ClientKey) -> str:
 
 @rows("S-47", "S-48")
 @pytest_twisted.ensureDeferred
-async def test_keys_from_a_directory(private_network: PrivateNetwork, tmp_path: Path) -> None:
+async def test_keys_of_a_directory_authorize_the_client(
+    private_network: PrivateNetwork, tmp_path: Path
+) -> None:
     """In tor from the start, after NEWNYM, after a restart of tor, until their file is gone."""
     network = private_network
     client, key = await network.add_client(), ClientKey.generate()

@@ -107,7 +107,7 @@ async def place(private_network: PrivateNetwork, tmp_path: Path) -> AsyncIterato
 
 @rows("P-02")
 @pytest_twisted.ensureDeferred
-async def test_tor_starts_the_example(place: Place) -> None:
+async def test_tor_starts_the_example_and_connects_through_it(place: Place) -> None:
     client = await place.client(EXEC, place.line(f"secret={SECRET.decode()}"))
     assert client.node.bootstrapped == 100
     assert b"This is the IPv4 origin." in await place.visit(client)
@@ -189,7 +189,7 @@ class Proxy(SOCKSFactory):
     ),
 )
 @pytest_twisted.ensureDeferred
-async def test_the_parents_socks_proxy(
+async def test_transport_connects_through_the_socks_proxy_of_tor(
     place: Place, version: Version, lines: list[str], credentials: Credentials | None
 ) -> None:
     proxy = Proxy()
@@ -210,7 +210,9 @@ async def test_the_parents_socks_proxy(
 
 @pytest.mark.parametrize("password", ["", "me:a@b:c"])
 @pytest_twisted.ensureDeferred
-async def test_the_parents_http_proxy(place: Place, password: str) -> None:
+async def test_transport_connects_through_the_http_proxy_of_tor(
+    place: Place, password: str
+) -> None:
     proxy = HTTPProxy()
     port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(proxy)
     lines = [f"HTTPSProxy 127.0.0.1:{port.getHost().port}"]
@@ -338,7 +340,7 @@ async def test_arguments_arrive_intact(
     ),
 )
 @pytest_twisted.ensureDeferred
-async def test_a_failure_is_one_that_the_parent_understands(
+async def test_tor_understands_the_failures_of_a_transport(
     place: Place, failure: Exception, words: str
 ) -> None:
     """tor does not offer X'97', and so hears nothing of its codes; it tries again by itself."""

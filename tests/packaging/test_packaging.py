@@ -43,12 +43,12 @@ def lists_torsocks(help_text: str) -> bool:
     return ["torsocks", "A SOCKS4, SOCKS4a and SOCKS5 server that speaks through Tor."] in lines
 
 
-def test_only_three_things_are_needed_at_run_time(requirements: list[str]) -> None:
+def test_run_time_requirements_are_three(requirements: list[str]) -> None:
     names = [Requirement(text).name for text in requirements]
     assert sorted(names) == ["Twisted", "txtorcon", "zope.interface"]
 
 
-def test_the_wheel_asks_for_what_the_settings_say(wheel: Path, requirements: list[str]) -> None:
+def test_wheel_requires_what_setup_cfg_lists(wheel: Path, requirements: list[str]) -> None:
     with ZipFile(wheel) as archive:
         (name,) = [n for n in archive.namelist() if n.endswith(".dist-info/METADATA")]
         metadata = message_from_bytes(archive.read(name))
@@ -90,7 +90,7 @@ def test_a_wheel_install_shows_the_plugin(installed: Environment) -> None:
     assert all(place.is_relative_to(installed.site) for place in places)
 
 
-def test_an_uninstall_leaves_twisted_whole(installed: Environment, tmp_path: Path) -> None:
+def test_uninstalling_leaves_twisted_intact(installed: Environment, tmp_path: Path) -> None:
     installed.pip("uninstall", "--yes", "torsocks_tx", directory=tmp_path)
     text = installed.twistd("--help")
     assert "Commands:" in text

@@ -53,7 +53,7 @@ def foreground(*command: str, before: str = "") -> Iterator[subprocess.Popen[str
 
 @pytest.mark.parametrize("before", ["", "trap '' INT;"], ids=["plain", "in the background"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_script_passes_its_end_on(number: signal.Signals, before: str) -> None:
+def test_script_forwards_a_signal_to_its_command(number: signal.Signals, before: str) -> None:
     with foreground(sys.executable, "-c", CHILD, before=before) as running:
         running.send_signal(number)
         assert running.wait(20) == 40 + signal.SIGINT
@@ -70,7 +70,7 @@ def test_the_status_of_a_command_is_passed_on() -> None:
         assert running.wait(20) == 7
 
 
-def test_what_is_missing_is_told_in_one_sentence() -> None:
+def test_missing_programs_are_named_in_one_sentence() -> None:
     script = ". tools/lib.sh; may_install() { false; }; need_packages bash no-such-tool nc.not"
     done = subprocess.run(
         ["bash", "-c", script, "setup"], cwd=ROOT, capture_output=True, text=True, check=False
@@ -91,7 +91,7 @@ def test_help_names_every_target() -> None:
     assert [t for t in targets if t != "help" and f"make {t} " not in text] == []
 
 
-def test_the_oldest_versions_that_are_tested_are_the_oldest_that_we_admit(
+def test_oldest_tested_versions_are_the_lowest_required(
     requirements: list[str],
 ) -> None:
     text = (ROOT / "tools" / "constraints-debian12.txt").read_text(encoding="utf-8")
@@ -103,7 +103,7 @@ def test_the_oldest_versions_that_are_tested_are_the_oldest_that_we_admit(
 
 
 @pytest.mark.parametrize("script", [".ci/run", "tools/setup", "tools/check", "tools/run"])
-def test_scripts_may_be_run(script: str) -> None:
+def test_scripts_are_executable(script: str) -> None:
     path = Path(ROOT / script)
     assert path.stat().st_mode & 0o111
     subprocess.run(["bash", "-n", path], check=True)

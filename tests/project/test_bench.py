@@ -15,7 +15,7 @@ TINY = Plan(
 )
 
 
-def test_a_scenario_and_its_report(tmp_path: Path) -> None:
+def test_scenario_writes_its_report(tmp_path: Path) -> None:
     bench = Bench(TINY)
     try:
         SCENARIOS["crowd"](bench)
@@ -37,7 +37,7 @@ def measured(directory: Path, what: str, value: float) -> Bench:
     return bench
 
 
-def test_results_of_scenarios_that_do_not_run_stay(tmp_path: Path) -> None:
+def test_results_of_other_scenarios_are_kept(tmp_path: Path) -> None:
     for what, value in (("one", 3), ("two", 5), ("one", 7)):
         text = write_report(measured(tmp_path, what, value), tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())

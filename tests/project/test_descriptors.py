@@ -36,7 +36,7 @@ def descriptors() -> Iterator[type]:
                     yield kind
 
 
-def test_each_has_the_whole_interface() -> None:
+def test_every_descriptor_provides_its_whole_interface() -> None:
     found = list(descriptors())
     assert found
     for kind in found:

@@ -23,6 +23,6 @@ attach(None)
 """
 
 
-def test_what_only_linux_has_is_not_needed() -> None:
+def test_server_runs_without_features_of_linux() -> None:
     """The short way cannot be imported elsewhere, and nobody else imports it there."""
     subprocess.run([sys.executable, "-c", ELSEWHERE], check=True, env={**os.environ, "LC_ALL": "C"})

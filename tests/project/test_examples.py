@@ -75,7 +75,9 @@ async def visit(client: Peer, port: int) -> bytes:
 @pytest.mark.network
 @pytest.mark.parametrize("example", ["embed.py", "over_txtorcon.py"])
 @pytest_twisted.ensureDeferred
-async def test_over_a_real_tor(run: Run, private_network: PrivateNetwork, example: str) -> None:
+async def test_embedding_example_connects_through_tor(
+    run: Run, private_network: PrivateNetwork, example: str
+) -> None:
     connect = await run(example, private_network.client.control_endpoint)
     page = await visit(await connect(), private_network.web.port)
     assert b"This is the IPv4 origin." in page
@@ -86,7 +88,7 @@ async def test_over_a_real_tor(run: Run, private_network: PrivateNetwork, exampl
 
 
 @pytest_twisted.ensureDeferred
-async def test_without_a_tor_clients_are_refused(run: Run, tmp_path: Path) -> None:
+async def test_embedding_example_refuses_clients_without_tor(run: Run, tmp_path: Path) -> None:
     connect = await run("embed.py", f"unix:{tmp_path}/control")
     client = await connect()
     assert await client.negotiate(named("web.test", 80)) == refused(1)
@@ -94,7 +96,7 @@ async def test_without_a_tor_clients_are_refused(run: Run, tmp_path: Path) -> No
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_backend_of_doubles(run: Run) -> None:
+async def test_backend_example_serves_its_own_answers(run: Run) -> None:
     connect = await run("own_backend.py")
     client = await connect()
     assert await client.negotiate(named("Echo.test", 80)) == GRANTED
@@ -115,7 +117,7 @@ async def log_in(client: Peer, name: bytes, password: bytes) -> bytes:
 
 
 @pytest_twisted.ensureDeferred
-async def test_users_with_passwords(run: Run, tmp_path: Path) -> None:
+async def test_password_example_accepts_its_users_only(run: Run, tmp_path: Path) -> None:
     """A scripted server stands in for tor, and shows what tor would hear."""
     passwords = tmp_path / "passwords"
     passwords.write_text("alice:secret\nbob:hunter2\n")
@@ -143,7 +145,7 @@ async def test_users_with_passwords(run: Run, tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_passwords_must_be_given() -> None:
+async def test_password_example_needs_a_file() -> None:
     program = start_python(str(ROOT / "examples" / "with_passwords.py"))
     assert await program.end() == 1
     assert b"give a file with a line name:password for each user" in program.errors
@@ -156,7 +158,7 @@ async def fetch(*arguments: str) -> Program:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_client_fetches_a_page_and_says_why_not() -> None:
+async def test_client_example_fetches_a_page_and_explains_failures() -> None:
     server = ScriptedServer(reactor)
     address = await server.start()
     proxy = f"tcp:127.0.0.1:{address.port}"
@@ -174,7 +176,7 @@ async def test_the_client_fetches_a_page_and_says_why_not() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_client_says_what_is_wrong_in_one_line() -> None:
+async def test_client_example_reports_an_error_in_one_line() -> None:
     program = await fetch("web.test", "80", f"unix:{ROOT}/no/such/socket")
     assert (program.status, program.errors.count(b"\n")) == (1, 1)
     assert b"cannot be reached" in program.errors
@@ -184,7 +186,7 @@ async def test_the_client_says_what_is_wrong_in_one_line() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_client_must_be_told_where_to() -> None:
+async def test_client_example_needs_a_destination() -> None:
     program = await fetch()
     assert program.status == 1
     assert b"give the name of a host" in program.errors
@@ -192,7 +194,7 @@ async def test_the_client_must_be_told_where_to() -> None:
 
 @pytest.mark.network
 @pytest_twisted.ensureDeferred
-async def test_the_client_over_a_real_tor(private_network: PrivateNetwork) -> None:
+async def test_client_example_fetches_a_page_through_tor(private_network: PrivateNetwork) -> None:
     host, port = private_network.client.socks_tcp
     program = await fetch("web.test", str(private_network.web.port), f"tcp:{host}:{port}")
     assert program.status == 0

@@ -36,7 +36,7 @@ def test_the_package_is_within_its_bounds() -> None:
     assert {name: it for name, it in measure().items() if it > BOUNDS[name]} == {}
 
 
-def test_what_is_counted(tmp_path: Path) -> None:
+def test_measures_count_what_they_name(tmp_path: Path) -> None:
     assert list(measure(write(tmp_path), tmp_path / "tests").values()) == [
         114,  # lines
         6,  # modules

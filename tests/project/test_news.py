@@ -10,7 +10,7 @@ from tests.support.processes import ROOT
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["towncrier"]
 
 
-def test_each_fragment_has_a_kind_and_says_something() -> None:
+def test_every_news_fragment_has_a_kind_and_text() -> None:
     kinds = "|".join(kind["directory"] for kind in SETTINGS["type"])
     for path in (ROOT / SETTINGS["directory"]).iterdir():
         if path.name != ".gitignore":
@@ -18,7 +18,7 @@ def test_each_fragment_has_a_kind_and_says_something() -> None:
             assert path.read_text("utf-8").strip(), path.name
 
 
-def test_the_changelog_says_where_the_next_part_goes() -> None:
+def test_changelog_marks_where_the_next_release_goes() -> None:
     text = (ROOT / SETTINGS["filename"]).read_text("utf-8")
     assert text.count(SETTINGS["start_string"]) == 1
     assert "[Unreleased]" not in text

@@ -11,12 +11,12 @@ sys.path.insert(0, str(ROOT / "tools"))
 import reference
 
 
-def test_the_tables_are_those_of_the_code() -> None:
+def test_tables_of_the_reference_match_the_code() -> None:
     document = reference.DOCUMENT.read_text(encoding="utf-8")
     assert reference.filled(document) == document, "run `make docs`"
 
 
-def test_every_option_and_flag_is_there() -> None:
+def test_reference_lists_every_option_and_flag() -> None:
     document = reference.DOCUMENT.read_text(encoding="utf-8")
     for name in [*(row[0] for row in reference.Options.optParameters), "listen", "auth"]:
         assert f"| `--{name} " in document

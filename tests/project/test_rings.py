@@ -173,12 +173,12 @@ def too_long_in(text: str, where: str) -> list[str]:
     return found
 
 
-def test_the_package_keeps_its_rings() -> None:
+def test_modules_import_only_inwards() -> None:
     assert len(modules_of(ROOT / PACKAGE)) > 10
     assert breaches_of(ROOT / PACKAGE) == []
 
 
-def test_nothing_is_too_long() -> None:
+def test_modules_classes_and_functions_are_short() -> None:
     places = [ROOT / PACKAGE, ROOT / "twisted", ROOT / "tools", ROOT / "examples", ROOT / "bench"]
     paths = [path for place in places for path in sorted(place.rglob("*.py"))]
     assert len(paths) > 10
@@ -250,22 +250,22 @@ def write_package(root: Path, modules: dict[str, str]) -> Path:
 
 
 @pytest.mark.parametrize("case", BREACHES)
-def test_a_breach_is_seen(case: str, tmp_path: Path) -> None:
+def test_forbidden_import_is_reported(case: str, tmp_path: Path) -> None:
     change, complaint = BREACHES[case]
     breaches = breaches_of(write_package(tmp_path, {**SOUND, **change}))
     assert breaches[0].startswith(complaint)
 
 
-def test_a_sound_package_has_no_breach(tmp_path: Path) -> None:
+def test_allowed_imports_are_not_reported(tmp_path: Path) -> None:
     assert breaches_of(write_package(tmp_path, SOUND)) == []
 
 
-def test_a_module_without_a_ring_is_seen(tmp_path: Path) -> None:
+def test_module_without_a_ring_is_reported(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="'elsewhere' has 0 places in RINGS"):
         breaches_of(write_package(tmp_path, {**SOUND, "elsewhere": ""}))
 
 
-def test_what_is_too_long_is_seen() -> None:
+def test_long_code_is_reported() -> None:
     function = "def f():\n" + "    x = 1\n" * FUNCTION_LINES
     class_ = "class C:\n" + "    x = 1\n" * CLASS_LINES
     assert too_long_in(function, "a.py") == ["a.py:1 f: 41 lines, of 40"]

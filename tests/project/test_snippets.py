@@ -48,7 +48,7 @@ TESTING = snippets("testing.md")
 EMBEDDING = snippets("embedding.md")
 
 
-def test_every_piece_is_run_by_something_here() -> None:
+def test_every_snippet_is_run_by_a_test() -> None:
     assert {(piece.kind, bool(piece.file)) for piece in EMBEDDING} == {("", False), ("tor", False)}
     assert {piece.kind for piece in TESTING} == {"", "network"}
     assert [piece.file for piece in TESTING] == [
@@ -63,7 +63,7 @@ def test_every_piece_is_run_by_something_here() -> None:
     ]
 
 
-def test_the_grammar_is_told_as_it_is() -> None:
+def test_document_has_the_grammar_of_scripted_names() -> None:
     assert f"```text\n{GRAMMAR}```" in (DOCS / "testing.md").read_text(encoding="utf-8")
 
 
@@ -94,23 +94,23 @@ TRIAL = "from twisted.scripts.trial import run; run()"
 PYTEST = ("pytest", *WARNINGS, "-q", "-p", "no:cacheprovider", "-c", os.devnull)
 
 
-def test_with_pytest(tmp_path: Path) -> None:
+def test_pytest_snippets_of_the_scripted_server_run(tmp_path: Path) -> None:
     assert "10 passed" in run(tmp_path, "", *PYTEST, "--rootdir=.", ".")
 
 
-def test_with_trial(tmp_path: Path) -> None:
+def test_trial_snippets_of_the_scripted_server_run(tmp_path: Path) -> None:
     assert "PASSED (successes=1)" in run(tmp_path, "", "trial", "trial_client")
 
 
 @pytest.mark.network
 @pytest.mark.slow
-def test_the_network_with_pytest(tmp_path: Path) -> None:
+def test_pytest_snippets_of_the_private_network_run(tmp_path: Path) -> None:
     assert "2 passed" in run(tmp_path, "network", *PYTEST, "--rootdir=.", ".")
 
 
 @pytest.mark.network
 @pytest.mark.slow
-def test_the_network_with_trial(tmp_path: Path) -> None:
+def test_trial_snippets_of_the_private_network_run(tmp_path: Path) -> None:
     assert "PASSED (successes=1)" in run(tmp_path, "network", "trial", "trial_over_tor")
 
 
@@ -135,7 +135,7 @@ async def ask(port: Any, request: bytes) -> Peer:
 
 
 @pytest_twisted.ensureDeferred
-async def test_embedding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_embedding_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "passwords").write_text("alice:secret\n")
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": "embedding"}
@@ -157,7 +157,7 @@ async def test_embedding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.network
 @pytest_twisted.ensureDeferred
-async def test_embedding_over_tor(private_network: PrivateNetwork) -> None:
+async def test_embedding_snippets_run_through_tor(private_network: PrivateNetwork) -> None:
     from torsocks_tx.backends.tor.authentication import connect
 
     network = private_network

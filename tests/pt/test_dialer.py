@@ -49,14 +49,16 @@ SOURCES = table(
 
 
 @pytest.mark.parametrize(("binds", "host", "source"), SOURCES)
-def test_source_addresses(binds: dict[str, str], host: str, source: Any) -> None:
+def test_connection_leaves_from_the_source_address_of_its_family(
+    binds: dict[str, str], host: str, source: Any
+) -> None:
     memory = MemoryReactorClock()
     Dialer(memory, **binds).endpoint(at(host, 4000)).connect(PeerFactory())  # type: ignore[arg-type]
     [client] = memory.tcpClients
     assert (client[0], client[1], client[4]) == (host, 4000, source)
 
 
-def test_so_does_a_connection_to_a_proxy() -> None:
+def test_connection_to_a_proxy_leaves_from_the_source_address() -> None:
     memory = MemoryReactorClock()
     proxy = UpstreamProxy(ProxyKind.HTTP, at("198.51.100.7", 3128))
     dialer = Dialer(memory, proxy=proxy, bind_v4="203.0.113.4")
@@ -71,7 +73,7 @@ def test_so_does_a_connection_to_a_proxy() -> None:
 @pytest.mark.parametrize(
     "host", ["", "a b", "a:443 HTTP/1.1\r\nX: y", "a\0b", "b\u00fccher.example", "x" * 256]
 )
-def test_what_is_no_host_name(kind: ProxyKind | None, host: str) -> None:
+def test_invalid_host_name_is_refused(kind: ProxyKind | None, host: str) -> None:
     """A transport may take a front from the bridge line: it must not write a proxy's headers."""
     proxy = None if kind is None else UpstreamProxy(kind, at("198.51.100.7", 3128))
     dialer = Dialer(MemoryReactorClock(), proxy=proxy)
@@ -81,7 +83,7 @@ def test_what_is_no_host_name(kind: ProxyKind | None, host: str) -> None:
 
 @pytest.mark.parametrize("bind", [None, "127.0.0.1"])
 @pytest_twisted.ensureDeferred
-async def test_a_name_without_a_proxy(ground: Ground, bind: str | None) -> None:
+async def test_name_without_a_proxy_is_looked_up_here(ground: Ground, bind: str | None) -> None:
     """A transport's own choice: a front that it knows by name."""
     _, port = ground.address(await ground.listen(PeerFactory()))
     dialer = Dialer(reactor, bind_v4=bind)
@@ -137,7 +139,7 @@ async def through(
     ),
 )
 @pytest_twisted.ensureDeferred
-async def test_a_socks_proxy(
+async def test_stream_through_a_socks_proxy(
     ground: Ground, kind: ProxyKind, who: Credentials | None, to: Address
 ) -> None:
     origin = PeerFactory()
@@ -162,7 +164,7 @@ async def test_a_socks_proxy(
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_a_socks_proxy_refuses(ground: Ground) -> None:
+async def test_refusal_of_a_socks_proxy_keeps_its_meaning(ground: Ground) -> None:
     endpoint = await ground.listen(Proxy(None, ConnectionRefused("no")))
     for kind, meaning in (
         (ProxyKind.SOCKS5, ConnectionRefused),
@@ -182,7 +184,9 @@ HEAD = b"CONNECT 192.0.2.1:4000 HTTP/1.1\r\nHost: 192.0.2.1:4000\r\n"
     ids=["nobody", "a user"],
 )
 @pytest_twisted.ensureDeferred
-async def test_an_http_proxy(ground: Ground, who: Credentials | None, more: bytes) -> None:
+async def test_stream_through_an_http_proxy(
+    ground: Ground, who: Credentials | None, more: bytes
+) -> None:
     proxy = PeerFactory()
     endpoint = await ground.listen(proxy)
     connecting = _start(through(ground, ProxyKind.HTTP, endpoint, PLACE, who))
@@ -211,7 +215,7 @@ async def test_an_http_proxy(ground: Ground, who: Credentials | None, more: byte
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_what_an_http_proxy_refuses(
+async def test_refusal_of_an_http_proxy_keeps_its_meaning(
     ground: Ground, answer: bytes, kind: type[Refused]
 ) -> None:
     proxy = PeerFactory()
@@ -245,7 +249,7 @@ async def test_nothing_goes_around_a_proxy_that_is_gone(ground: Ground) -> None:
     assert endpoint is not gone
 
 
-def test_what_leads_straight_there_is_dialled_without_connectors() -> None:
+def test_direct_endpoint_is_connected_by_our_connector() -> None:
     """Only a source address, or something in between, needs an endpoint of Twisted's."""
     place = Address.of("127.0.0.1", 80)
     assert target_of(Dialer(reactor).endpoint(place)) == (socket.AF_INET, ("127.0.0.1", 80))

@@ -33,7 +33,7 @@ async def connect(port: int) -> Peer:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_code() -> None:
+async def test_code_of_the_document_runs() -> None:
     names: dict[str, Any] = {"__name__": "document"}
     await execute(snippets("pluggable-transports.md"), names)
     origin = PeerFactory()
@@ -67,14 +67,14 @@ async def test_the_code() -> None:
         await factory.when_empty()
 
 
-def test_the_arguments() -> None:
+def test_arguments_of_the_document_are_encoded_as_shown() -> None:
     [(text, message)] = re.findall(r"^(secret=\S+) +([0-9A-F ]+)$", TEXT, re.MULTILINE)
     credentials = parse_credentials(Reader(octets(message)))
     assert credentials == userpass.split_text(text.encode())
     assert userpass.parse_arguments(credentials).get("k") == b"a;b"
 
 
-def test_the_conversation() -> None:
+def test_conversation_of_the_document_is_the_one_on_the_wire() -> None:
     lines = re.findall(r"^([CS]): ((?:[0-9A-F]+ ?)+)(\.\.\.)?", TEXT, re.MULTILINE)
     assert len(lines) == 6
     port = Port(raises=InvalidBridge("no"))
@@ -90,10 +90,10 @@ def test_the_conversation() -> None:
 
 
 @pytest.mark.parametrize("name", pt.__all__)
-def test_every_public_name_is_told(name: str) -> None:
+def test_every_public_name_is_in_the_document(name: str) -> None:
     assert re.search(rf"\b{name}\b", TEXT)
 
 
 @pytest.mark.parametrize("word", [name for name in dir(Target) if not name.startswith("_")])
-def test_everything_that_is_given_is_told(word: str) -> None:
+def test_every_attribute_of_a_target_is_in_the_document(word: str) -> None:
     assert f"`{word}" in TEXT

@@ -92,7 +92,7 @@ async def connect(cmethod: str) -> Peer:
 
 @rows("P-02")
 @pytest_twisted.ensureDeferred
-async def test_all_that_the_parent_waits_for(start: Start) -> None:
+async def test_program_announces_its_transports_and_serves_them(start: Start) -> None:
     program = start(UNTIL_CLOSED)
     lines = await said(program, "CMETHODS DONE")
     assert lines[0] == "VERSION 1"
@@ -125,7 +125,7 @@ run({"one": held, "two": held})
 
 
 @pytest_twisted.ensureDeferred
-async def test_streams_beyond_the_descriptors_are_turned_away_and_that_is_said_once(
+async def test_streams_beyond_the_descriptor_limit_are_closed_and_logged_once(
     start: Start,
 ) -> None:
     program = start({**UNTIL_CLOSED, "TOR_PT_CLIENT_TRANSPORTS": "one,two"}, "-c", CRAMPED)
@@ -148,7 +148,7 @@ async def test_streams_beyond_the_descriptors_are_turned_away_and_that_is_said_o
 
 
 @pytest_twisted.ensureDeferred
-async def test_only_what_it_has_is_offered(start: Start) -> None:
+async def test_transports_of_other_programs_are_not_announced(start: Start) -> None:
     program = start({**UNTIL_CLOSED, "TOR_PT_CLIENT_TRANSPORTS": "obfs4,9x,meek"})
     assert await said(program, "CMETHODS DONE") == ["VERSION 1", "CMETHODS DONE"]
     program = start({**UNTIL_CLOSED, "TOR_PT_CLIENT_TRANSPORTS": "obfs4,veil,veil"})
@@ -156,7 +156,7 @@ async def test_only_what_it_has_is_offered(start: Start) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_proxy_is_acknowledged_before_the_methods(start: Start) -> None:
+async def test_proxy_is_acknowledged_before_the_transports(start: Start) -> None:
     program = start({**UNTIL_CLOSED, "TOR_PT_PROXY": "socks5://me:hunter2@127.0.0.1:1"})
     lines = await said(program, "CMETHODS DONE")
     assert lines[:2] == ["VERSION 1", "PROXY DONE"]
@@ -192,7 +192,7 @@ ERRORS = table(
 
 @pytest.mark.parametrize(("environment", "lines"), ERRORS)
 @pytest_twisted.ensureDeferred
-async def test_what_ends_it_at_once(
+async def test_unusable_environment_ends_the_program(
     start: Start, environment: dict[str, str], lines: list[str]
 ) -> None:
     program = start({**UNTIL_CLOSED, **environment})
@@ -202,7 +202,7 @@ async def test_what_ends_it_at_once(
 
 
 @pytest_twisted.ensureDeferred
-async def test_its_directory_is_made_for_it_alone(start: Start, tmp_path: Path) -> None:
+async def test_state_directory_is_made_with_mode_0700(start: Start, tmp_path: Path) -> None:
     path = tmp_path / "deep" / "state"
     program = start({**UNTIL_CLOSED, "TOR_PT_STATE_LOCATION": str(path)})
     await said(program, "CMETHODS DONE")
@@ -211,7 +211,9 @@ async def test_its_directory_is_made_for_it_alone(start: Start, tmp_path: Path) 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest_twisted.ensureDeferred
-async def test_a_signal_ends_it(start: Start, number: signal.Signals) -> None:
+async def test_signal_ends_the_program_and_its_streams(
+    start: Start, number: signal.Signals
+) -> None:
     program = start(ENVIRONMENT)
     lines = await said(program, "CMETHODS DONE")
     client = await connect(lines[1])
@@ -226,7 +228,7 @@ async def test_a_signal_ends_it(start: Start, number: signal.Signals) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_standard_input_may_be_closed_at_once(start: Start) -> None:
+async def test_standard_input_may_be_closed_before_the_start(start: Start) -> None:
     program = start(UNTIL_CLOSED)
     program.transport.closeStdin()
     assert await program.end() == 0
@@ -235,7 +237,7 @@ async def test_standard_input_may_be_closed_at_once(start: Start) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_or_not_be_there() -> None:
+async def test_standard_input_may_be_missing() -> None:
     words = ["/bin/sh", "-c", 'exec "$@" <&-', "sh", sys.executable, str(EXAMPLE)]
     program = start_program(words, dict(UNTIL_CLOSED))
     assert await program.end() == 0
@@ -244,7 +246,7 @@ async def test_or_not_be_there() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_parent_that_reads_no_more_is_still_served(start: Start) -> None:
+async def test_parent_that_closes_standard_output_is_still_served(start: Start) -> None:
     program = start(
         {**UNTIL_CLOSED, "TOR_PT_CLIENT_TRANSPORTS": "chatty"}, "-c", OWN.replace("DEBUG", "False")
     )
@@ -259,7 +261,7 @@ async def test_a_parent_that_reads_no_more_is_still_served(start: Start) -> None
 
 
 @pytest_twisted.ensureDeferred
-async def test_whatever_is_said_becomes_a_line_of_the_protocol(start: Start) -> None:
+async def test_printed_text_status_and_faults_become_lines_of_the_protocol(start: Start) -> None:
     program = start(
         {**UNTIL_CLOSED, "TOR_PT_CLIENT_TRANSPORTS": "chatty,broken"},
         "-c",
@@ -291,7 +293,7 @@ async def test_whatever_is_said_becomes_a_line_of_the_protocol(start: Start) -> 
 
 
 @pytest_twisted.ensureDeferred
-async def test_debug_lines_are_sent_where_they_are_wanted(start: Start) -> None:
+async def test_debug_lines_are_sent_with_debug(start: Start) -> None:
     code = OWN.replace("DEBUG", "True")
     program = start({**UNTIL_CLOSED, "TOR_PT_CLIENT_TRANSPORTS": "broken"}, "-c", code)
     lines = await said(program, "CMETHODS DONE")
@@ -302,7 +304,7 @@ async def test_debug_lines_are_sent_where_they_are_wanted(start: Start) -> None:
     assert "to 192.0.2.1" in await program.line("LOG SEVERITY=debug")
 
 
-def test_names_that_no_transport_may_have() -> None:
+def test_invalid_transport_name_is_refused() -> None:
     for name in ("", "9x", "a-b", "a b"):
         with pytest.raises(ValueError, match="not a name of a transport"):
             run({name: lambda target: target.endpoint})
@@ -318,7 +320,9 @@ class FullReactor(MemoryReactorClock):
 @pytest.mark.parametrize(
     ("kind", "word"), [(MemoryReactorClock, b"CMETHOD veil"), (FullReactor, b"CMETHOD-ERROR veil")]
 )
-def test_a_port_that_cannot_be_had(kind: type[MemoryReactorClock], word: bytes) -> None:
+def test_transport_that_cannot_listen_is_a_cmethod_error(
+    kind: type[MemoryReactorClock], word: bytes
+) -> None:
     memory = kind()
     parent, transport = Parent(memory), FakeTransport()
     transport.connect(parent)

@@ -31,14 +31,14 @@ class Stage:
         return outcome
 
 
-def test_lines_are_said_in_order() -> None:
+def test_lines_are_written_in_order() -> None:
     stage = Stage()
     stage.parent.say(b"VERSION 1\n")
     stage.parent.say_log("info", "hello")
     assert stage.transport.take() == b'VERSION 1\nLOG SEVERITY=info MESSAGE="hello"\n'
 
 
-def test_logs_are_dropped_while_the_parent_does_not_read() -> None:
+def test_log_lines_are_dropped_while_the_parent_does_not_read() -> None:
     stage = Stage()
     stage.transport.producer.pauseProducing()
     stage.parent.say_log("error", "lost")
@@ -49,7 +49,7 @@ def test_logs_are_dropped_while_the_parent_does_not_read() -> None:
 
 
 @pytest.mark.parametrize("how", ["writeConnectionLost", "stopProducing"])
-def test_a_parent_that_reads_no_more(how: str) -> None:
+def test_nothing_is_written_after_the_parent_has_closed(how: str) -> None:
     stage = Stage()
     getattr(stage.parent, how)()
     stage.parent.say(b"CMETHODS DONE\n")
@@ -60,7 +60,7 @@ def test_a_parent_that_reads_no_more(how: str) -> None:
     assert stage.flush() == [None]
 
 
-def test_the_end_of_standard_input_is_heard_once() -> None:
+def test_end_of_standard_input_fires_once() -> None:
     stage = Stage()
     assert not stage.parent.input_closed.called
     stage.parent.readConnectionLost()
@@ -78,7 +78,7 @@ def test_flushing_waits_for_the_last_byte() -> None:
     assert stage.clock.getDelayedCalls() == []
 
 
-def test_but_not_for_ever() -> None:
+def test_flushing_ends_after_its_timeout() -> None:
     stage = Stage()
     outcome = stage.flush()
     stage.clock.advance(FLUSH_TIMEOUT + 1)
@@ -104,23 +104,23 @@ class TestLog:
             (None, b"info"),
         ],
     )
-    def test_severities(self, level: Any, severity: bytes) -> None:
+    def test_log_levels_become_severities(self, level: Any, severity: bytes) -> None:
         expected = b"LOG SEVERITY=" + severity + b' MESSAGE="x"\n'
         assert self.said(log_level=level) == expected
 
     @pytest.mark.parametrize("namespace", ["twisted.internet.tcp", "log_legacy", "twisted"])
-    def test_chatter_of_twisted_is_for_the_debug_log(self, namespace: str) -> None:
+    def test_info_lines_of_twisted_are_debug_lines(self, namespace: str) -> None:
         assert self.said(log_namespace=namespace).startswith(b"LOG SEVERITY=debug")
         warned = self.said(log_namespace=namespace, log_level=LogLevel.warn)
         assert warned.startswith(b"LOG SEVERITY=warning")
 
-    def test_fields_are_filled_in(self) -> None:
+    def test_format_fields_are_filled_in(self) -> None:
         assert b'"7 lines"' in self.said(log_format="{count} lines", count=7)
 
-    def test_an_event_without_text_is_none(self) -> None:
+    def test_event_without_text_writes_nothing(self) -> None:
         assert self.said(log_format="") == b""
 
-    def test_what_an_exception_says_is_for_the_debug_log(self) -> None:
+    def test_text_of_an_exception_is_in_the_debug_line_only(self) -> None:
         try:
             raise ValueError("to 192.0.2.1")
         except ValueError:
@@ -136,7 +136,9 @@ class TestLog:
     @pytest.mark.parametrize(
         ("why", "text"), [(None, b"Unhandled error"), ("it broke", b"it broke")]
     )
-    def test_so_it_is_by_the_old_way_to_log_errors(self, why: str | None, text: bytes) -> None:
+    def test_text_of_an_exception_logged_by_log_err_is_in_the_debug_line_only(
+        self, why: str | None, text: bytes
+    ) -> None:
         stage = Stage()
         publisher = LogPublisher(publishPublisher=ParentLog(stage.parent, debug=True))
         try:
@@ -148,9 +150,9 @@ class TestLog:
         assert b"192.0.2.1" not in first
         assert second.startswith(b"LOG SEVERITY=debug")
 
-    def test_an_exception_that_was_never_raised_has_no_place(self) -> None:
+    def test_exception_that_was_never_raised_is_logged_without_a_place(self) -> None:
         said = self.said(log_failure=Failure(ValueError("x")), debug=False)
         assert said == b'LOG SEVERITY=info MESSAGE="x (ValueError)"\n'
 
-    def test_debug_lines_are_sent_only_if_that_is_asked_for(self) -> None:
+    def test_debug_lines_are_dropped_without_debug(self) -> None:
         assert self.said(log_level=LogLevel.debug, debug=False) == b""

@@ -83,7 +83,7 @@ class Tunnel:
 
 @rows("S-03", "P-02")
 @pytest_twisted.ensureDeferred
-async def test_megabytes_each_way_at_once(ground: Ground) -> None:
+async def test_two_megabytes_each_way_at_once_arrive_whole(ground: Ground) -> None:
     client, far = await Tunnel(ground, FarSide()).open()
     pumps = [Pump(peer, 2 * MEGABYTE) for peer in (client, far)]
     for peer, pump in ((far, pumps[0]), (client, pumps[1])):
@@ -106,7 +106,7 @@ async def test_half_close_passes_through_both_ways(ground: Ground) -> None:
 
 @rows("S-03")
 @pytest_twisted.ensureDeferred
-async def test_a_far_side_that_does_not_read_slows_the_parent_down(ground: Ground) -> None:
+async def test_bridge_that_does_not_read_pauses_the_parent(ground: Ground) -> None:
     client, far = await Tunnel(ground, FarSide()).open()
     far.transport.pauseProducing()
     pump = Pump(client, 64 * MEGABYTE)
@@ -119,7 +119,7 @@ async def test_a_far_side_that_does_not_read_slows_the_parent_down(ground: Groun
 
 @rows("S-03")
 @pytest_twisted.ensureDeferred
-async def test_a_reset_is_a_reset(ground: Ground) -> None:
+async def test_reset_by_the_bridge_is_forwarded_as_reset(ground: Ground) -> None:
     client, far = await Tunnel(ground, FarSide()).open()
     far.reset()
     assert not await client.ended_well()
@@ -127,7 +127,7 @@ async def test_a_reset_is_a_reset(ground: Ground) -> None:
 
 @rows("R-29")
 @pytest_twisted.ensureDeferred
-async def test_a_parent_that_leaves_during_the_transports_handshake(ground: Ground) -> None:
+async def test_reset_by_the_parent_during_the_handshake_closes_the_bridge(ground: Ground) -> None:
     mute = PeerFactory()
     tunnel = Tunnel(ground, mute)
     _, port = ground.address(await ground.listen(mute))
@@ -148,7 +148,7 @@ async def test_a_parent_that_leaves_during_the_transports_handshake(ground: Grou
     ids=["a bridge with another secret", "nobody"],
 )
 @pytest_twisted.ensureDeferred
-async def test_a_bridge_that_will_not_do(ground: Ground, far: Any, code: int) -> None:
+async def test_unusable_bridge_is_refused_with_05(ground: Ground, far: Any, code: int) -> None:
     tunnel = Tunnel(ground, far or PeerFactory())
     if far is None:
         listen = ground.listen
@@ -208,7 +208,7 @@ def parent(ground: Ground, tunnel: Tunnel, pairs: dict[str, bytes], port: int) -
 
 @rows("P-02", "P-03", "P-17")
 @pytest_twisted.ensureDeferred
-async def test_our_client_as_the_parent(ground: Ground) -> None:
+async def test_our_client_passes_a_long_secret_by_extended_authentication(ground: Ground) -> None:
     """By method X'97': a secret of 60,000 bytes of all kinds arrives, or nothing would open."""
     secret = bytes(range(256)) * 234
     far_side = FarSide(secret)
@@ -233,7 +233,7 @@ async def test_our_client_as_the_parent(ground: Ground) -> None:
     ids=["F0", "F1", "F2"],
 )
 @pytest_twisted.ensureDeferred
-async def test_what_our_client_hears(
+async def test_our_client_gets_the_error_of_the_transport(
     ground: Ground, raised: Refused, code: int, advice: Retry
 ) -> None:
     tunnel = Tunnel(ground, FarSide())

@@ -46,18 +46,18 @@ def greet(port: Port, *methods: int) -> None:
 class TestMethods:
     @rows("P-02")
     @pytest.mark.parametrize(("offered", "selected"), OFFERS)
-    def test_arguments_are_never_lost(self, offered: bytes, selected: int) -> None:
+    def test_method_with_arguments_is_preferred(self, offered: bytes, selected: int) -> None:
         port = Port()
         assert port.say(bytes([5, len(offered)]) + offered) == bytes([5, selected])
 
-    def test_a_parent_without_arguments(self) -> None:
+    def test_parent_without_authentication_has_no_arguments(self) -> None:
         port = Port()
         greet(port, 0)
         port.say(CONNECT)
         assert port.target.arguments == KeyValues()
         assert port.target.address == at("192.0.2.1", 4000)
 
-    def test_one_that_sends_some_unasked(self) -> None:
+    def test_credentials_sent_after_method_00_are_arguments(self) -> None:
         port = Port()
         greet(port, 0)
         assert port.say(userpass(b"k=v")) == b"\1\0"
@@ -86,7 +86,7 @@ ARGUMENTS = table(
 class TestArguments:
     @rows("P-02")
     @pytest.mark.parametrize(("text", "arguments"), ARGUMENTS)
-    def test_by_credentials(self, text: bytes, arguments: Pairs) -> None:
+    def test_arguments_in_credentials(self, text: bytes, arguments: Pairs) -> None:
         port = Port()
         greet(port, 0, 2)
         assert port.say(userpass(text[:255], text[255:] or b"\0")) == b"\1\0"
@@ -94,14 +94,14 @@ class TestArguments:
         assert port.target.arguments == KeyValues(arguments)
 
     @pytest.mark.parametrize(("text", "arguments"), ARGUMENTS)
-    def test_by_socks4(self, text: bytes, arguments: Pairs) -> None:
+    def test_arguments_in_a_socks4_user_id(self, text: bytes, arguments: Pairs) -> None:
         port = Port()
         assert port.say(octets("04 01 0FA0 C0000201") + text + b"\0") == b""
         assert port.target.arguments == KeyValues(arguments)
         assert port.then(port.endpoint.made, port.far)[:2] == b"\0\x5a"
 
     @rows("P-02", "P-03")
-    def test_by_pairs(self) -> None:
+    def test_arguments_in_key_value_pairs(self) -> None:
         """No escapes, and no bound of 510 bytes; other keys are no arguments."""
         port = Port()
         greet(port, 0x97)
@@ -113,7 +113,7 @@ class TestArguments:
         port.say(CONNECT)
         assert port.target.arguments == KeyValues((("k", long), ("a", b""), ("k", b"2")))
 
-    def test_pairs_that_the_transport_does_not_know(self) -> None:
+    def test_unknown_key_value_pairs_are_refused_by_name(self) -> None:
         port = Port(arguments=frozenset({"k"}))
         greet(port, 0x97)
         answer = port.say(pairs((b"PT.k", b"1"), (b"PT.l", b"2")))
@@ -124,7 +124,7 @@ class TestArguments:
 
     @rows("P-20", "P-21")
     @pytest.mark.parametrize(("required", "status"), [(b"PT.k", 0), (b"PT.k,PT.l", 2)])
-    def test_an_argument_that_is_required_must_be_known(self, required: bytes, status: int) -> None:
+    def test_required_argument_must_be_known(self, required: bytes, status: int) -> None:
         port = Port(arguments=frozenset({"k"}))
         greet(port, 0x97)
         answer = port.say(pairs((b"REQUIRE", required)))
@@ -132,7 +132,7 @@ class TestArguments:
         assert (b"UNSUPPORTED\0\4PT.l" in answer) == (status == 2)
 
     @rows("P-20")
-    def test_more_unknown_arguments_than_an_answer_can_name(
+    def test_list_of_unknown_arguments_is_cut_to_the_longest_value(
         self, logged_failures: list[LogEvent]
     ) -> None:
         port = Port(arguments=frozenset())
@@ -143,14 +143,14 @@ class TestArguments:
         assert answer.endswith(b"," + names[1007])
         assert port.farewell
 
-    def test_a_pair_without_a_name_is_no_argument(self) -> None:
+    def test_key_without_a_name_is_not_an_argument(self) -> None:
         port = Port()
         greet(port, 0x97)
         assert b"PT." not in port.say(pairs((b"PT.", b"1")))
         port.say(CONNECT)
         assert port.target.arguments == KeyValues()
 
-    def test_pairs_that_it_knows(self) -> None:
+    def test_known_key_value_pairs_are_accepted(self) -> None:
         port = Port(arguments=frozenset({"k"}))
         greet(port, 0x97)
         assert port.say(pairs((b"PT.k", b"1")))[:2] == b"\1\0"
@@ -158,7 +158,7 @@ class TestArguments:
     @pytest.mark.parametrize(
         "text", [b"k", b"k=v;", b"=v", b"k=v\\", rb"k=\v", b"<torS0X>9", b"<torS0X>0"]
     )
-    def test_what_is_no_list_of_arguments(self, text: bytes) -> None:
+    def test_malformed_arguments_in_credentials_are_refused(self, text: bytes) -> None:
         port = Port()
         greet(port, 2)
         assert port.say(userpass(text)) == b"\1\1"
@@ -166,13 +166,13 @@ class TestArguments:
         assert port.say(CONNECT) == b""
         assert port.targets == []
 
-    def test_nor_is_it_in_socks4(self) -> None:
+    def test_malformed_arguments_in_a_socks4_user_id_are_refused(self) -> None:
         port = Port()
         assert port.say(octets("04 01 0FA0 C0000201") + b"k\0") == octets("00 5B 0000 00000000")
         assert port.farewell
         assert port.targets == []
 
-    def test_they_are_not_shown(self) -> None:
+    def test_arguments_are_not_in_the_repr_of_a_target(self) -> None:
         port = Port()
         greet(port, 2)
         port.say(userpass(b"secret=hunter2"))
@@ -195,7 +195,7 @@ REQUESTS = table(
 class TestRequests:
     @rows("P-02")
     @pytest.mark.parametrize(("request_", "code"), REQUESTS)
-    def test_only_connect_to_ip_addresses(self, request_: str, code: int) -> None:
+    def test_other_commands_and_names_are_refused(self, request_: str, code: int) -> None:
         port = Port()
         greet(port, 0)
         assert port.say(octets(request_)) == refused(code)
@@ -203,7 +203,7 @@ class TestRequests:
         assert port.targets == []
 
     @pytest.mark.parametrize("request_", ["04 F0 0000 C0000201 00", "04 02 0FA0 C0000201 00"])
-    def test_nor_by_socks4(self, request_: str) -> None:
+    def test_other_commands_are_refused_in_socks4(self, request_: str) -> None:
         port = Port()
         assert port.say(octets(request_)) == octets("00 5B 0000 00000000")
         assert port.targets == []
@@ -216,7 +216,7 @@ class TestRequests:
         ],
         ids=["IPv6", "an IP address as text"],
     )
-    def test_every_notation_of_one(self, request_: str, host: str) -> None:
+    def test_ip_address_is_accepted_in_every_notation(self, request_: str, host: str) -> None:
         port = Port()
         greet(port, 0)
         port.say(octets(request_))
@@ -234,7 +234,7 @@ class TestRequests:
         assert port.far.take() == b"early bird"[5:]
         assert port.then(port.far.protocol.dataReceived, b"hello") == b"hello"
 
-    def test_a_parent_that_leaves(self) -> None:
+    def test_parent_that_leaves_cancels_the_connection(self) -> None:
         port = Port()
         greet(port, 0)
         port.say(CONNECT)
@@ -242,14 +242,14 @@ class TestRequests:
         assert port.endpoint.connecting.called
         assert port.clock.getDelayedCalls() == []
 
-    def test_the_handshake_is_short(self) -> None:
+    def test_socks_handshake_has_a_short_deadline(self) -> None:
         port = Port()
         port.clock.advance(HANDSHAKE_TIMEOUT - 0.1)
         assert port.transport.asked[-1] != "loseWriteConnection"
         port.clock.advance(0.2)
         assert port.farewell
 
-    def test_streams_may_all_share(self) -> None:
+    def test_credentials_isolate_nothing(self) -> None:
         port = Port()
         greet(port, 2)
         port.say(userpass(b"k=v"))
@@ -293,7 +293,9 @@ OUTCOMES = table(
 class TestOutcomes:
     @rows("P-26", "P-29", "P-31", "P-33")
     @pytest.mark.parametrize(("reason", "plain", "extended"), OUTCOMES)
-    def test_codes(self, reason: Exception, plain: int, extended: int) -> None:
+    def test_failure_of_the_transport_is_its_reply_code(
+        self, reason: Exception, plain: int, extended: int
+    ) -> None:
         for methods, code in (
             ((0,), plain),
             ((0, 2), plain),
@@ -310,7 +312,7 @@ class TestOutcomes:
     @rows("P-33")
     @pytest.mark.parametrize("early", [True, False], ids=["choosing", "connecting"])
     @pytest.mark.parametrize(("methods", "code"), [((0,), 1), ((0, 0x97), 0xF2)])
-    def test_a_fault_is_logged_once(
+    def test_fault_of_a_transport_is_logged_once(
         self, early: bool, methods: tuple[int, ...], code: int, logged_failures: list[LogEvent]
     ) -> None:
         port = Port(raises=ZeroDivisionError() if early else None)
@@ -323,7 +325,7 @@ class TestOutcomes:
         logged_failures.clear()
 
     @rows("P-26")
-    def test_a_parent_may_ask_for_plain_codes(self) -> None:
+    def test_parent_may_ask_for_plain_reply_codes(self) -> None:
         for value, code in ((b"rfc1928", 1), (b"none", 1), (b"prop229", 0xF0)):
             port = Port()
             greet(port, 0x97)
@@ -360,11 +362,11 @@ def request(credentials: Credentials | None = None, pairs: KeyValues | None = No
         ]
     ),
 )
-def test_arguments(asked: Request, arguments: tuple[tuple[str, bytes], ...]) -> None:
+def test_arguments_of_a_request(asked: Request, arguments: tuple[tuple[str, bytes], ...]) -> None:
     assert arguments_of(asked) == KeyValues(arguments)
 
 
-def test_what_is_no_list_of_arguments() -> None:
+def test_malformed_arguments_of_a_request_are_an_error() -> None:
     with pytest.raises(ProtocolError):
         arguments_of(request(Credentials(b"k")))
 
@@ -374,14 +376,14 @@ class TestTarget:
         setting = Setting(Dialer(reactor), **options)  # type: ignore[arg-type]
         return Target(PLACE, KeyValues((("k", b"1"), ("e", b""), ("k", b"2"))), setting)
 
-    def test_an_argument_may_be_required(self) -> None:
+    def test_require_refuses_a_missing_argument(self) -> None:
         target = self.target(MemoryReactor())
         assert target.require("k") == b"1"
         assert target.require("e") == b""
         with pytest.raises(InvalidBridge, match="no argument other"):
             target.require("other")
 
-    def test_its_endpoint_leads_to_the_address(self) -> None:
+    def test_endpoints_of_a_target_connect_as_the_parent_asks(self) -> None:
         reactor = MemoryReactor()
         target = self.target(reactor)
         target.endpoint.connect(None)  # type: ignore[arg-type]
@@ -389,12 +391,12 @@ class TestTarget:
         places = [client[:2] for client in reactor.tcpClients]
         assert places == [("192.0.2.1", 4000), ("198.51.100.7", 443)]
 
-    def test_its_setting(self) -> None:
+    def test_setting_has_directory_and_report(self) -> None:
         said: list[Mapping[str, str]] = []
         target = self.target(MemoryReactor(), state_location=PurePath("/state"), report=said.append)
         assert target.setting.state_location == PurePath("/state")
         target.setting.report({"CONNECT": "Success"})
         assert said == [{"CONNECT": "Success"}]
 
-    def test_without_a_parent_news_go_to_the_debug_log(self) -> None:
+    def test_report_without_a_parent_goes_to_the_debug_log(self) -> None:
         Setting(Dialer(Clock())).report({"CONNECT": "Success"})

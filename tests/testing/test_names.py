@@ -39,7 +39,7 @@ async def server() -> AsyncIterator[tuple[NameServer, client.Resolver]]:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_addresses(
+async def test_addresses_of_a_name_are_answered(
     server: tuple[NameServer, client.Resolver], name: str, kind: int, answers: list[str]
 ) -> None:
     names, resolver = server
@@ -54,7 +54,7 @@ async def test_addresses(
     ("address", "name"), [("203.0.113.9", b"doc.test"), ("2001:db8::9", b"doc6.test")]
 )
 @pytest_twisted.ensureDeferred
-async def test_pointers(
+async def test_name_of_an_address_is_answered(
     server: tuple[NameServer, client.Resolver], address: str, name: bytes
 ) -> None:
     names, resolver = server
@@ -65,7 +65,7 @@ async def test_pointers(
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_unknown_does_not_exist(
+async def test_unknown_name_is_nxdomain(
     server: tuple[NameServer, client.Resolver],
 ) -> None:
     names, resolver = server
@@ -74,7 +74,7 @@ async def test_what_is_unknown_does_not_exist(
     assert names.asked == [Asked("no.test", "A")]
 
 
-def test_a_table_of_our_own_replaces_the_default() -> None:
+def test_given_table_replaces_the_default() -> None:
     names = NameServer({"mine.test": ["192.0.2.1"]}, {"192.0.2.1": "mine.test"})
     assert names.table == {"mine.test": ["192.0.2.1"]}
     assert names.pointers == {"192.0.2.1": "mine.test"}

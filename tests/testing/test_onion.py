@@ -21,21 +21,21 @@ from torsocks_tx.testing.tornet.onion import (
 SERVICE = "a" * 56
 
 
-def test_a_public_key() -> None:
+def test_x25519_gives_the_public_key_of_rfc_7748() -> None:
     """RFC 7748 section 6.1: Bob."""
     private = "5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb"
     public = "de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f"
     assert x25519_public(bytes.fromhex(private)).hex() == public
 
 
-def test_iterating_from_the_base_point() -> None:
+def test_x25519_gives_the_first_iteration_of_rfc_7748() -> None:
     """RFC 7748 section 5.2: the first of the iterations."""
     nine = bytes([9, *[0] * 31])
     expected = "422c8e7a6227d7bca1350b3e2bb7279f7897b87bb6854b783c60e80311ae3079"
     assert x25519_public(nine).hex() == expected
 
 
-def test_a_key_as_the_control_port_wants_it() -> None:
+def test_client_key_is_encoded_for_the_control_port() -> None:
     key = ClientKey(bytes(range(32)))
     assert base64.b64decode(key.private_base64) == key.private
     assert base64.b32decode(key.public_base32 + "====") == x25519_public(key.private)
@@ -50,7 +50,7 @@ def events(uploads: Uploads, *lines: str) -> None:
         uploads.note(" ".join([action, SERVICE, "UNKNOWN", *rest]))
 
 
-def test_a_service_is_up_when_both_descriptors_are_everywhere() -> None:
+def test_service_is_ready_when_both_descriptors_are_uploaded() -> None:
     uploads = Uploads()
     up = Deferred.fromCoroutine(uploads.finished(SERVICE))
     events(uploads, "CREATED UNKNOWN first", "CREATED UNKNOWN second")
@@ -64,7 +64,7 @@ def test_a_service_is_up_when_both_descriptors_are_everywhere() -> None:
     assert up.called
 
 
-def test_other_services_do_not_count() -> None:
+def test_uploads_of_other_services_are_ignored() -> None:
     uploads = Uploads()
     events(uploads, "CREATED UNKNOWN first", "UPLOAD $A~a first", "UPLOADED $A~a")
     up = Deferred.fromCoroutine(uploads.finished("b" * 56))
@@ -99,7 +99,7 @@ class Host(StagedControl):
         return [line.split()[1] for line in self.commands if line.startswith("DEL_ONION")]
 
 
-def test_a_service_whose_uploads_are_lost_makes_way_for_another() -> None:
+def test_service_whose_upload_is_lost_is_replaced() -> None:
     host = Host()
     adding = host.adding()
     host.upload("1", "UPLOAD")
@@ -115,7 +115,7 @@ def test_a_service_whose_uploads_are_lost_makes_way_for_another() -> None:
     assert not host.clock.getDelayedCalls()
 
 
-def test_no_service_can_be_published() -> None:
+def test_service_that_is_never_published_raises_timeout() -> None:
     host = Host()
     adding = host.adding()
     for _ in range(UPLOAD_ATTEMPTS):

@@ -90,7 +90,7 @@ def started(origin: Origin) -> Iterator[Origin]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_port_for_both_families_and_every_connection_is_recorded(
+async def test_origin_has_one_port_for_both_families_and_records_connections(
     any_origin: Origin,
 ) -> None:
     for endpoint in (TCP4ClientEndpoint, TCP6ClientEndpoint):
@@ -102,7 +102,7 @@ async def test_one_port_for_both_families_and_every_connection_is_recorded(
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_front_page_tells_the_family(web: Origin) -> None:
+async def test_front_page_names_the_address_family(web: Origin) -> None:
     status, page = await fetch(web.port, "GET / HTTP/1.0\r\n\r\n")
     assert status == 200
     assert b"This is the IPv4 origin" in page
@@ -112,14 +112,14 @@ async def test_the_front_page_tells_the_family(web: Origin) -> None:
 
 @pytest.mark.parametrize("length", [0, 1, 65536, 65537, 5 * MEBIBYTE])
 @pytest_twisted.ensureDeferred
-async def test_bodies_of_any_length(web: Origin, length: int) -> None:
+async def test_body_has_the_length_that_is_asked_for(web: Origin, length: int) -> None:
     status, body = await fetch(web.port, f"GET /bytes/{length} HTTP/1.0\r\n\r\n")
     assert status == 200
     assert body == b"x" * length
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_client_that_leaves_a_long_body_does_no_harm(web: Origin) -> None:
+async def test_client_may_abort_a_long_body(web: Origin) -> None:
     peer = await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", web.port), Peer())
     peer.transport.write(b"GET /bytes/1073741824 HTTP/1.0\r\n\r\n")
     peer.transport.abortConnection()
@@ -129,26 +129,26 @@ async def test_a_client_that_leaves_a_long_body_does_no_harm(web: Origin) -> Non
 
 @pytest.mark.parametrize("path", ["/bytes/x", "/bytes/-1", "/bytes/1073741825", "/bytes/", "/no"])
 @pytest_twisted.ensureDeferred
-async def test_other_pages_are_missing(web: Origin, path: str) -> None:
+async def test_other_pages_are_not_found(web: Origin, path: str) -> None:
     status, _ = await fetch(web.port, f"GET {path} HTTP/1.0\r\n\r\n")
     assert status == 404
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_posted_body_comes_back(web: Origin) -> None:
+async def test_posted_body_is_echoed(web: Origin) -> None:
     body = "0123456789" * 50_000
     request = f"POST /echo HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n{body}"
     assert await fetch(web.port, request) == (200, body.encode())
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_echo_is_complete_after_our_fin(echo: Origin) -> None:
+async def test_echo_is_complete_after_our_fin(echo: Origin) -> None:
     sent = bytes(range(256)) * 20_000
     assert await converse(echo.port, sent) == sent
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_banner_comes_first() -> None:
+async def test_banner_is_sent_first() -> None:
     origin = banner_origin()
     origin.start(reactor)
     assert await converse(origin.port, b"") == BANNER

@@ -24,7 +24,7 @@ def listen(port: int, *, reuse: bool) -> socket.socket:
     return listener
 
 
-def test_a_held_port_is_for_those_who_know_it() -> None:
+def test_reserved_port_is_free_for_a_daemon_that_reuses_addresses() -> None:
     reservations = PortReservations()
     port = reservations.take()
     with pytest.raises(OSError, match="in use"):
@@ -43,20 +43,20 @@ def test_a_held_port_is_for_those_who_know_it() -> None:
         pass
 
 
-def test_a_held_port_that_nobody_listens_on_refuses() -> None:
+def test_reserved_port_without_a_listener_refuses() -> None:
     reservations = PortReservations()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((LOOPBACK, reservations.take()))
     reservations.release()
 
 
-def test_ports_are_all_different() -> None:
+def test_reserved_ports_are_all_different() -> None:
     reservations = PortReservations()
     taken = [reservations.take() for _ in range(100)]
     assert len(set(taken)) == 100
     reservations.release()
 
 
-def test_a_machine_without_ipv6_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machine_without_ipv6_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(servers, "LOOPBACK6", "2001:db8::1")
     assert not has_ipv6_loopback()

@@ -81,7 +81,7 @@ async def answer(ground: Ground, server: SOCKSFactory, request: bytes) -> bytes:
 
 
 @pytest_twisted.ensureDeferred
-async def test_every_reply_code_of_socks5(ground: Ground, server: ScriptedFactory) -> None:
+async def test_every_reply_code_of_socks5_is_sent(ground: Ground, server: ScriptedFactory) -> None:
     endpoint = await ground.listen(server)
     for code in range(1, 256):
         client = await ground.connect(endpoint)
@@ -93,7 +93,7 @@ async def test_every_reply_code_of_socks5(ground: Ground, server: ScriptedFactor
 
 
 @pytest_twisted.ensureDeferred
-async def test_every_reply_code_of_socks4(ground: Ground, server: ScriptedFactory) -> None:
+async def test_every_reply_code_of_socks4_is_sent(ground: Ground, server: ScriptedFactory) -> None:
     endpoint = await ground.listen(server)
     for code in range(1, 256):
         client = await ground.connect(endpoint)
@@ -146,7 +146,7 @@ async def test_every_reply_code_of_socks4(ground: Ground, server: ScriptedFactor
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_the_whole_answer(
+async def test_connect_is_answered_as_scripted(
     ground: Ground, server: ScriptedFactory, request_: bytes, reply: bytes
 ) -> None:
     assert await answer(ground, server, request_) == reply
@@ -183,7 +183,7 @@ async def test_the_whole_answer(
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_look_ups(
+async def test_look_up_is_answered_as_scripted(
     ground: Ground, server: ScriptedFactory, request_: bytes, reply: bytes
 ) -> None:
     assert await answer(ground, server, request_) == reply
@@ -209,7 +209,7 @@ async def test_look_ups(
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_an_echo_gives_back_early_data_too_and_ends_with_the_client(
+async def test_echo_includes_early_data_and_ends_with_the_client(
     ground: Ground, server: ScriptedFactory, request_: bytes, reply: bytes
 ) -> None:
     client = await ground.client(server)
@@ -225,7 +225,7 @@ async def test_an_echo_gives_back_early_data_too_and_ends_with_the_client(
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_echo_of_many_bytes(ground: Ground, server: ScriptedFactory) -> None:
+async def test_echo_of_four_megabytes_is_whole(ground: Ground, server: ScriptedFactory) -> None:
     client = await ground.client(server)
     assert await client.negotiate(named("echo.test", 80)) == GRANTED
     data = os.urandom(4 * 1024 * 1024)
@@ -235,7 +235,7 @@ async def test_an_echo_of_many_bytes(ground: Ground, server: ScriptedFactory) ->
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_banner_is_in_the_segment_of_the_reply(
+async def test_banner_is_in_the_segment_of_the_reply(
     ground: Ground, server: ScriptedFactory
 ) -> None:
     endpoint = await ground.listen(server)
@@ -253,12 +253,12 @@ async def test_the_banner_is_in_the_segment_of_the_reply(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_million_bytes(ground: Ground, server: ScriptedFactory) -> None:
+async def test_bytes_sends_a_million_bytes(ground: Ground, server: ScriptedFactory) -> None:
     assert await answer(ground, server, named("bytes-1000000.test", 80)) == GRANTED + b"x" * 10**6
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_sink_takes_everything_and_says_nothing(
+async def test_sink_reads_everything_and_sends_nothing(
     ground: Ground, server: ScriptedFactory
 ) -> None:
     client = await ground.client(server)
@@ -272,7 +272,7 @@ async def test_a_sink_takes_everything_and_says_nothing(
 
 @pytest.mark.parametrize(("name", "sent"), [("drop-0.test", b""), ("drop-10.test", b"x" * 10)])
 @pytest_twisted.ensureDeferred
-async def test_a_drop_resets_after_so_many_bytes(
+async def test_drop_resets_after_its_number_of_bytes(
     ground: Ground, server: ScriptedFactory, name: str, sent: bytes
 ) -> None:
     client = await ground.client(server)
@@ -294,7 +294,7 @@ async def test_a_reset_in_place_of_the_reply(ground: Ground, server: ScriptedFac
 
 @pytest.mark.parametrize("command", [1, RESOLVE])
 @pytest_twisted.ensureDeferred
-async def test_a_silent_destination_lets_a_client_go(
+async def test_client_may_leave_a_silent_destination(
     ground: Ground, server: ScriptedFactory, command: int
 ) -> None:
     """The ground notices a timer that is left."""
@@ -309,7 +309,7 @@ async def test_a_silent_destination_lets_a_client_go(
 
 @pytest.mark.parametrize("name", ["split-10s.test", "split-10s.reply-05.test", "delay-600s.test"])
 @pytest_twisted.ensureDeferred
-async def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(
+async def test_client_that_leaves_stops_every_timer(
     ground: Ground, server: ScriptedFactory, name: str
 ) -> None:
     client = await ground.client(server)
@@ -336,7 +336,7 @@ async def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_methods(
+async def test_method_is_selected_in_the_order_of_the_server(
     ground: Ground, methods: tuple[int, ...], offered: bytes, selected: bytes
 ) -> None:
     client = await ground.client(ScriptedFactory(reactor, methods=methods))
@@ -349,7 +349,7 @@ async def test_methods(
 
 
 @pytest.mark.parametrize("methods", [(1,), (0x97,), (255,)])
-def test_methods_that_it_cannot_speak(methods: tuple[int, ...]) -> None:
+def test_unsupported_method_is_refused(methods: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="methods"):
         ScriptedFactory(reactor, methods=methods)
 
@@ -370,7 +370,7 @@ USERS = {b"alice": b"secret", b"bob": b""}
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_users(
+async def test_only_known_credentials_are_accepted(
     ground: Ground, users: dict[bytes, bytes] | None, sent: bytes, status: int
 ) -> None:
     server = ScriptedFactory(reactor, users=users)
@@ -391,7 +391,7 @@ async def test_users(
 
 
 @pytest_twisted.ensureDeferred
-async def test_socks4_cannot_authenticate(ground: Ground) -> None:
+async def test_socks4_is_refused_where_users_are_given(ground: Ground) -> None:
     server = ScriptedFactory(reactor, users=USERS)
     assert await answer(ground, server, named4("echo.test")) == bytes.fromhex("005B000000000000")
 
@@ -400,7 +400,7 @@ async def test_socks4_cannot_authenticate(ground: Ground) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_recorded(ground: Ground, server: ScriptedFactory) -> None:
+async def test_requests_are_recorded(ground: Ground, server: ScriptedFactory) -> None:
     later = server.when_requested(1)
     early = b"\5\1\0" + named("bytes-0.test", 443) + b"GET /"
     client = await ground.client(server)
@@ -427,9 +427,7 @@ async def test_what_is_recorded(ground: Ground, server: ScriptedFactory) -> None
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_address_that_the_client_looked_up_by_itself_shows(
-    ground: Ground, server: ScriptedFactory
-) -> None:
+async def test_ip_address_of_a_request_is_recorded(ground: Ground, server: ScriptedFactory) -> None:
     await answer(ground, server, b"\5\1\0\1" + bytes([198, 51, 100, 1]) + b"\0\x50")
     assert server.requests[0].address == Address(AddressType.IPV4, "198.51.100.1", 80)
 
@@ -438,7 +436,7 @@ async def test_an_address_that_the_client_looked_up_by_itself_shows(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_server_starts_and_stops(ground: Ground) -> None:
+async def test_server_starts_and_stops(ground: Ground) -> None:
     """The ground notices a socket that is left."""
     server = ScriptedServer(reactor)
     address = await server.start()
@@ -466,7 +464,7 @@ async def test_a_server_starts_and_stops(ground: Ground) -> None:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_the_backend_behind_another_factory(
+async def test_backend_serves_another_factory(
     ground: Ground, extended: bool, host: str, reply: bytes
 ) -> None:
     backend = ScriptedBackend(reactor)

@@ -60,7 +60,7 @@ ONION = "a" * 56 + ".onion"
         ("name.test", Script(bound=Address.of("bound.test", 80))),
     ],
 )
-def test_names(host: str, script: Script) -> None:
+def test_name_is_parsed_into_a_script(host: str, script: Script) -> None:
     assert parse_script(host) == script
 
 
@@ -86,7 +86,7 @@ def test_names(host: str, script: Script) -> None:
         (f"reply-05.{ONION[1:]}", "there is no label aaaaaaa"),
     ],
 )
-def test_mistakes(host: str, complaint: str) -> None:
+def test_invalid_name_is_a_mistake(host: str, complaint: str) -> None:
     with pytest.raises(ScriptError, match=re.escape(complaint)):
         parse_script(host)
     request = Request(Version.SOCKS5, Command.CONNECT, Address.of(host, 80))
@@ -103,12 +103,12 @@ def test_any_name_is_a_script_or_a_mistake(host: str) -> None:
 
 @given(st.ip_addresses())
 @example("::ffff:192.0.2.1")
-def test_the_pointer_of_an_address_leads_back_to_it(ip: object) -> None:
+def test_pointer_of_an_address_resolves_to_it(ip: object) -> None:
     address = Address.of(str(ip))
     assert parse_script(pointer_of(address)).answer == address
 
 
-def test_the_grammar_tells_of_every_label() -> None:
+def test_grammar_lists_every_label() -> None:
     """Each line of the help begins with an example or a pattern, and all of them mean something."""
     examples = re.findall(r"^  ([^ ,]+(?:, \w+)*)", GRAMMAR, re.MULTILINE)
     labels = {label for example in examples for label in example.split(", ")} - {"5a"}
@@ -156,13 +156,13 @@ class Told:
 @pytest.mark.parametrize(
     ("name", "reply"), [("reply-06", refused(6)), ("bytes-2", GRANTED + b"xx")]
 )
-def test_a_delay(name: str, reply: bytes) -> None:
+def test_reply_is_delayed(name: str, reply: bytes) -> None:
     told = Told(f"delay-200ms.{name}.test")
     assert told.after(0.199) == b""
     assert told.after(0.001) == reply
 
 
-def test_a_delayed_look_up() -> None:
+def test_answer_of_a_look_up_is_delayed() -> None:
     clock = Clock()
     request = Request(Version.SOCKS5, Command.RESOLVE, Address.of("delay-2s.a-1-2-3-4.test"))
     answer = ScriptedBackend(clock).resolve(request, Isolation(Credentials(b"")))
@@ -174,7 +174,7 @@ def test_a_delayed_look_up() -> None:
     assert found == [Address.of("1.2.3.4")]
 
 
-def test_a_reply_byte_by_byte_before_the_stream() -> None:
+def test_split_reply_is_sent_byte_by_byte_before_the_stream() -> None:
     told = Told("split-50ms.banner.test", early=b"early")
     assert told.after(0) == GRANTED[:1]
     told.protocol.dataReceived(b"late")
@@ -185,7 +185,7 @@ def test_a_reply_byte_by_byte_before_the_stream() -> None:
     assert not told.protocol.deadline.is_waiting
 
 
-def test_a_refusal_byte_by_byte_and_only_a_part() -> None:
+def test_split_and_truncated_refusal() -> None:
     told = Told("split-50ms.truncated-3.reply-05.test")
     assert told.after(0) == b"\5"
     assert not told.transport.disconnecting
@@ -193,13 +193,13 @@ def test_a_refusal_byte_by_byte_and_only_a_part() -> None:
     assert told.transport.disconnecting
 
 
-def test_silence_outlasts_any_client() -> None:
+def test_silent_destination_is_refused_after_an_hour() -> None:
     told = Told("silent.test")
     assert told.after(3599) == b""
     assert told.after(1) == refused(6)
 
 
-def test_an_echo_that_is_not_read_takes_no_more() -> None:
+def test_echo_that_is_not_read_is_paused() -> None:
     told = Told("echo.test")
     assert told.after(0) == GRANTED
     producer = told.transport.producer
@@ -213,7 +213,7 @@ def test_an_echo_that_is_not_read_takes_no_more() -> None:
     assert told.transport.producerState == "producing"
 
 
-def test_many_bytes_stop_where_the_client_stops() -> None:
+def test_bytes_pause_with_the_client() -> None:
     told = Told(f"bytes-{2**30}.test")
     received = 0
 

@@ -54,7 +54,7 @@ def ask(host: str, port: int, request: bytes) -> bytes:
 # In a process.
 
 
-def test_a_client_that_blocks() -> None:
+def test_process_serves_a_blocking_client() -> None:
     with ScriptedProcess() as server:
         assert server.requests == []
         for code in (1, 5, 0xF7):
@@ -82,7 +82,7 @@ def test_a_client_that_blocks() -> None:
     server.stop()
 
 
-def test_methods_and_users_of_a_process() -> None:
+def test_process_has_methods_and_users() -> None:
     with ScriptedProcess(methods=[2], users={"alice": "a:b"}) as server:
         with connected(server.host, server.port) as client:
             client.sendall(b"\5\1\0")
@@ -104,7 +104,7 @@ def test_methods_and_users_of_a_process() -> None:
         assert take(client, 10) == b"\5\xff"
 
 
-def test_a_process_that_cannot_listen_says_why(capfd: pytest.CaptureFixture[str]) -> None:
+def test_process_that_cannot_listen_raises(capfd: pytest.CaptureFixture[str]) -> None:
     server = ScriptedProcess("tcp:nowhere")
     with pytest.raises(RuntimeError, match="ended; its standard error says why"):
         server.start()
@@ -113,7 +113,7 @@ def test_a_process_that_cannot_listen_says_why(capfd: pytest.CaptureFixture[str]
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_process_ends_with_whoever_started_it() -> None:
+async def test_process_ends_with_its_parent() -> None:
     starter = start_python(
         "-c",
         "from torsocks_tx.testing.scripted import ScriptedProcess\n"
@@ -131,7 +131,7 @@ async def test_the_process_ends_with_whoever_started_it() -> None:
 @pytest.mark.parametrize(
     "credentials", [None, Credentials(b"\0\xff", b""), Credentials(b"a", b"b")]
 )
-def test_requests_survive_json(credentials: Credentials | None) -> None:
+def test_request_is_the_same_after_json(credentials: Credentials | None) -> None:
     request = ScriptedRequest(
         Version.SOCKS4, Command.RESOLVE, Address.of("x.test", 1), credentials, b"\4\xff", "mistake"
     )
@@ -149,7 +149,7 @@ async def person(*options: str) -> tuple[Program, tuple[str, int]]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest_twisted.ensureDeferred
-async def test_what_a_person_sees(number: int) -> None:
+async def test_program_prints_grammar_and_requests(number: int) -> None:
     program, where = await person("--user", "alice:secret", "--methods", "02")
     for line in GRAMMAR.splitlines():
         assert await program.line(line) == line
@@ -168,7 +168,7 @@ async def test_what_a_person_sees(number: int) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_addresses_are_written_so_that_they_can_be_read(tmp_path: Path) -> None:
+async def test_program_prints_unix_paths_and_ipv6_addresses(tmp_path: Path) -> None:
     path = tmp_path / "socks"
     program = start_python("-m", MODULE, "--listen", f"unix:{path}")
     assert str(path) in await program.line("SOCKS4, SOCKS4a and SOCKS5")
@@ -183,7 +183,7 @@ async def test_addresses_are_written_so_that_they_can_be_read(tmp_path: Path) ->
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_a_program_sees() -> None:
+async def test_program_with_json_prints_requests_and_marks() -> None:
     program = start_python("-m", MODULE, "--json", "--listen", "tcp:0:interface=127.0.0.1")
     where = json.loads(await program.line())
     assert ask(where["host"], where["port"], named("reply-02.test", 80)) == refused(2)
@@ -210,7 +210,7 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_help() -> None:
+def test_help_has_the_grammar_and_every_option() -> None:
     done = run("--help")
     assert done.returncode == 0
     assert GRAMMAR in done.stdout
@@ -227,7 +227,7 @@ def test_help() -> None:
         (["--user", "alice"], "argument --user: alice has no colon "),
     ],
 )
-def test_a_wrong_option_is_told(options: list[str], complaint: str) -> None:
+def test_invalid_option_is_an_error(options: list[str], complaint: str) -> None:
     done = run(*options)
     assert done.returncode != 0
     assert complaint in done.stderr

@@ -41,7 +41,7 @@ class FakeControl:
             callback(text)
 
 
-def test_an_event() -> None:
+def test_stream_event_is_parsed() -> None:
     event = StreamEvent.parse(NEW)
     assert (event.stream_id, event.status, event.circuit_id) == (21, "NEW", 0)
     assert event.target == "web.test:80"
@@ -51,7 +51,7 @@ def test_an_event() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_live_streams_and_their_paths() -> None:
+async def test_live_streams_have_their_paths() -> None:
     control = FakeControl(
         stream_status=f"5 SUCCEEDED 7 web.test:80\n6 NEW 0 {'a' * 56}.onion:80",
         circuit_status=(
@@ -67,12 +67,12 @@ async def test_live_streams_and_their_paths() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_no_streams() -> None:
+async def test_client_without_streams_lists_none() -> None:
     assert await live_streams(FakeControl(stream_status="", circuit_status="")) == []
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_watch_records_until_it_is_closed() -> None:
+async def test_watch_records_until_it_is_closed() -> None:
     control = FakeControl()
     watch = await StreamWatch(Clock(), control).open()
     control.send(NEW)
@@ -88,7 +88,7 @@ async def test_a_watch_records_until_it_is_closed() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_waiting_for_streams() -> None:
+async def test_watch_waits_for_streams_until_its_deadline() -> None:
     control, clock = FakeControl(), Clock()
     watch = await StreamWatch(clock, control).open()
     waiting = Deferred.fromCoroutine(watch.wait_for("SUCCEEDED", "web.test:80", count=2))

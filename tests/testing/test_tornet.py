@@ -58,7 +58,7 @@ async def resolve(network: PrivateNetwork, *arguments: str) -> tuple[int, str]:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_the_web_server_by_name_and_by_address(
+async def test_web_server_is_reached_by_name_and_by_address(
     private_network: PrivateNetwork, host: str, family: str
 ) -> None:
     before = len(private_network.web.peers)
@@ -69,7 +69,7 @@ async def test_the_web_server_by_name_and_by_address(
 
 
 @pytest_twisted.ensureDeferred
-async def test_every_socks_port_of_a_client(private_network: PrivateNetwork) -> None:
+async def test_every_socks_port_of_a_client_works(private_network: PrivateNetwork) -> None:
     client = private_network.client
     url = f"http://web.test:{private_network.web.port}/bytes/3"
     for proxy in (
@@ -85,7 +85,7 @@ async def test_every_socks_port_of_a_client(private_network: PrivateNetwork) -> 
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_client_is_up_when_it_has_reached_each_exit(
+async def test_client_is_ready_when_it_has_reached_each_exit(
     private_network: PrivateNetwork, other: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, checks = private_network.clients[-1], private_network._check.peers
@@ -128,7 +128,7 @@ async def test_names_are_looked_up_by_the_exits(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_name_that_does_not_exist(private_network: PrivateNetwork) -> None:
+async def test_unknown_name_is_not_found(private_network: PrivateNetwork) -> None:
     status, _ = await resolve(private_network, "no.test")
     assert status == 1
     assert Asked("no.test", "A") in private_network.names.asked
@@ -156,7 +156,9 @@ async def test_the_exits_reach_nothing_but_loopback(private_network: PrivateNetw
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_onion_service(private_network: PrivateNetwork) -> None:
+async def test_onion_service_is_reached_until_it_is_removed(
+    private_network: PrivateNetwork,
+) -> None:
     service = await private_network.add_onion_service(private_network.web.port, 8080)
     assert len(service.address) == 62
     status, page = await curl(private_network, f"http://{service.address}:8080/")
@@ -168,7 +170,9 @@ async def test_an_onion_service(private_network: PrivateNetwork) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_onion_service_for_some_clients(private_network: PrivateNetwork) -> None:
+async def test_onion_service_with_client_authorization_needs_the_key(
+    private_network: PrivateNetwork,
+) -> None:
     key = ClientKey.generate()
     service = await private_network.add_onion_service(private_network.web.port, client_auth_key=key)
     url = f"http://{service.address}/bytes/3"
@@ -179,7 +183,7 @@ async def test_an_onion_service_for_some_clients(private_network: PrivateNetwork
 
 
 @pytest_twisted.ensureDeferred
-async def test_streams_and_their_circuits(private_network: PrivateNetwork) -> None:
+async def test_streams_are_listed_with_their_circuits(private_network: PrivateNetwork) -> None:
     client = private_network.client
     watch = await client.watch_streams()
     target = f"web.test:{private_network.web.port}"
@@ -274,7 +278,7 @@ async def test_a_client_that_cannot_start_says_why(private_network: PrivateNetwo
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_start_that_is_given_up_leaves_nothing(tmp_path: Path) -> None:
+async def test_cancelled_start_leaves_no_process_and_no_file(tmp_path: Path) -> None:
     network = PrivateNetwork(reactor, tmp_path / "net")
     up: Deferred[None] = Deferred()
     seen: list[str] = []
@@ -308,7 +312,7 @@ async def test_a_directory_that_exists_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_path_that_is_too_long_for_sockets(tmp_path: Path) -> None:
+async def test_path_too_long_for_sockets_is_refused(tmp_path: Path) -> None:
     long = tmp_path / ("x" * 80)
     with pytest.raises(NetworkError, match="too long for a socket"):
         await PrivateNetwork(reactor, long).start()
@@ -316,7 +320,7 @@ async def test_a_path_that_is_too_long_for_sockets(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_without_tor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_missing_tor_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("torsocks_tx.backends.tor.daemon._search_path", lambda: str(tmp_path))
     network = PrivateNetwork(reactor, tmp_path / "net")
     with pytest.raises(TorNotFound, match="tor is not installed"):

@@ -60,7 +60,7 @@ def stub(start: str, *options: str) -> Program:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest_twisted.ensureDeferred
-async def test_a_signal_ends_a_network_that_is_up(number: signal.Signals) -> None:
+async def test_signal_ends_a_running_network(number: signal.Signals) -> None:
     program = stub(AT_ONCE)
     assert json.loads(await program.line()) == {"up": True, "onion": None}
     os.kill(program.pid, number)
@@ -72,7 +72,7 @@ async def test_a_signal_ends_a_network_that_is_up(number: signal.Signals) -> Non
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest_twisted.ensureDeferred
-async def test_a_signal_ends_a_network_that_is_on_its_way(number: signal.Signals) -> None:
+async def test_signal_ends_a_starting_network(number: signal.Signals) -> None:
     program = stub(NEVER)
     await program.complaint("tornet: starting\n")
     os.kill(program.pid, number)
@@ -82,14 +82,14 @@ async def test_a_signal_ends_a_network_that_is_on_its_way(number: signal.Signals
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_stops_by_itself() -> None:
+async def test_network_stops_after_run_for() -> None:
     program = stub(AT_ONCE, "--run-for", "0.01")
     assert await program.line("stopped") == "stopped"
     assert await program.end() == 0
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_stops_when_its_input_ends() -> None:
+async def test_network_stops_when_standard_input_ends() -> None:
     program = stub(AT_ONCE, "--stop-with-stdin")
     await program.line("{")
     program.transport.write(b"not the end\n")
@@ -100,7 +100,7 @@ async def test_it_stops_when_its_input_ends() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_does_not_come_up_is_one_line() -> None:
+async def test_network_that_does_not_start_is_one_line_of_error() -> None:
     program = stub(FAILS)
     assert await program.end() == 1
     assert program.errors == b"tornet: starting\ntornet: it does not come up\n"
@@ -126,7 +126,7 @@ def test_without_tor_one_line_says_what_to_install(
         (["--nonsense"], "unrecognized arguments: --nonsense"),
     ],
 )
-def test_usage_errors(
+def test_invalid_option_is_a_usage_error(
     arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
@@ -144,7 +144,7 @@ def test_help_names_every_server_and_name(capsys: pytest.CaptureFixture[str]) ->
     assert max(map(len, text.splitlines())) <= 90
 
 
-def test_facts_for_a_person() -> None:
+def test_facts_are_described_for_a_person() -> None:
     client = {
         "name": "client0",
         "control": "unix:/x/control",
@@ -181,7 +181,7 @@ async def nothing_is_left(pids: list[int], directory: Path) -> None:
 @pytest.mark.clients("curl")
 @pytest.mark.slow
 @pytest_twisted.ensureDeferred
-async def test_a_killed_network_leaves_nothing(tmp_path: Path) -> None:
+async def test_killed_network_leaves_no_process_and_no_file(tmp_path: Path) -> None:
     """The whole of it: up within the time promised, used from another process, then SIGKILL."""
     directory = tmp_path / "net"
     program = start_python(
@@ -206,7 +206,7 @@ async def test_a_killed_network_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 @pytest.mark.parametrize("moment", ["keys of the authorities made", "authorities and exits up"])
 @pytest_twisted.ensureDeferred
-async def test_a_network_that_is_ended_on_its_way_leaves_nothing(
+async def test_starting_network_that_is_ended_leaves_nothing(
     tmp_path: Path, moment: str, number: signal.Signals
 ) -> None:
     directory = tmp_path / "net"

@@ -35,7 +35,7 @@ def test_an_interval_begins_when_the_authorities_start(now: float, offset: int) 
     assert f"TestingV3AuthVotingStartOffset {offset}" in torrc.authority(1, offset)
 
 
-def test_a_client_maps_addresses_and_takes_more_lines() -> None:
+def test_client_has_mapped_addresses_and_extra_lines() -> None:
     lines = torrc.client(["127.0.0.1:1", "unix:/x"], {"203.0.113.9": "127.0.0.1"}, ["Extra 1"])
     assert lines[:3] == (
         "SocksPort 127.0.0.1:1",
@@ -45,5 +45,5 @@ def test_a_client_maps_addresses_and_takes_more_lines() -> None:
     assert lines[-1] == "Extra 1"
 
 
-def test_a_busy_machine_breaks_no_circuits() -> None:
+def test_circuit_build_timeout_is_fixed() -> None:
     assert "LearnCircuitBuildTimeout 0" in torrc.common(NETWORK, "exit0", "/x/control")
