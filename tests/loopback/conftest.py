@@ -1,8 +1,8 @@
 """What the tests over real sockets share: the ground, tcp and unix, and the ways of the bytes.
 
-Each test runs on every way: as it comes (copied, and spliced once it is bulk), spliced from the
-first bytes on, through the protocols of both ends, as where neither is possible, and the short way
-of ``torsocks_tx.fastpath``, with what is handed over copied or spliced.
+Each test runs on every way: as it comes (by the protocols, and spliced once it is bulk), spliced
+from the first byte on, spliced and read by the clock, and by the protocols alone, as where splicing
+is not possible.
 """
 
 from __future__ import annotations
@@ -16,31 +16,27 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 
-from tests.support.ground import Ground, WatchedProtocol, WatchedVisitor
-from torsocks_tx.fastpath import door
+from tests.support.ground import Ground
 from torsocks_tx.policy.listener import ListenerPolicy
-from torsocks_tx.relay import flow
-from torsocks_tx.relay.pipes import pool
+from torsocks_tx.relay import relay, splice
 from torsocks_tx.server import factory as server
-from torsocks_tx.server.protocol import SOCKSProtocol
 
-WAYS = ("", "-spliced", "-by-protocols", "-short", "-short-spliced")
+WAYS = ("", "-spliced", "-by-clock", "-by-protocols")
 GROUNDS = [f"{kind}{way}" for way in WAYS for kind in ("tcp", "unix")]
 WITHOUT_EXTENDED = "tcp-without 97"
 
 
 def choose_way(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """See that bytes go this way: "spliced", "by-protocols", "short", or "" as they do anyway."""
+    """Let bytes go this way: "spliced", "by-clock", "by-protocols", or "" as they do anyway."""
     if way == "by-protocols":
-        monkeypatch.setattr(flow, "is_socket", lambda _: False)
-    elif way in ("spliced", "short-spliced"):
-        monkeypatch.setattr(flow, "BULK_READ", 1)
-        monkeypatch.setattr(flow, "BULK_RUN", 1)
-        monkeypatch.setattr(flow, "SMALL_RUN", -1)
-    if way.startswith("short"):
-        monkeypatch.setattr(door, "Visitor", WatchedVisitor)
-        monkeypatch.setattr(door, "KEPT", ("buildProtocol",))
-        monkeypatch.setattr(door, "PROTOCOLS", {WatchedProtocol, SOCKSProtocol})
+        monkeypatch.setattr(relay, "_is_flushed", lambda _: False)
+    elif way:
+        monkeypatch.setattr(relay, "BULK", 1)
+        monkeypatch.setattr(splice, "LARGE", 1)
+    if way == "by-clock":
+        monkeypatch.setattr(splice, "STEADY", 1)
+        monkeypatch.setattr(splice, "FASTEST", float("inf"))
+        monkeypatch.setattr(splice, "MISSES", float("inf"))
 
 
 @pytest_twisted.async_yield_fixture(params=[*GROUNDS, WITHOUT_EXTENDED])
@@ -58,11 +54,10 @@ async def ground(
     kind, _, way = request.param.partition("-")
     choose_way(way, monkeypatch)
     directory = Path(tempfile.mkdtemp(prefix="socks-"))
-    ground = Ground(kind, directory, fast=way.startswith("short"))
+    ground = Ground(kind, directory)
     yield ground
     await ground.close()
-    assert pool.lent == 0
-    assert pool.flows == 0
+    assert splice.pool.lent == 0
     shutil.rmtree(directory)
 
 

@@ -14,8 +14,7 @@ from tests.support.fakes import plain
 from tests.support.ground import Ground
 from tests.support.peers import GRANTED, Peer, named, turn
 from tests.support.rows import rows
-from torsocks_tx.relay import pipes
-from torsocks_tx.relay.pipes import MOST
+from torsocks_tx.relay.pipes import MOST_PIPES, pool
 
 STREAMS = 24
 BLOCK = os.urandom(1 << 20)
@@ -50,13 +49,13 @@ async def live(one: Peer, other: Peer, dice: random.Random) -> None:
 
 
 @rows("S-03", "R-29")
-@pytest.mark.parametrize("most", [0, 2, MOST])
+@pytest.mark.parametrize("most", [0, 2, MOST_PIPES])
 @pytest_twisted.ensureDeferred
 async def test_streams_that_end_anyhow(
     ground: Ground, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipes.pool, "_most", most)
-    pipes.pool.clear()
+    monkeypatch.setattr(pool, "_most", most)
+    pool.clear()
     dice = random.Random(most)
     server, origin = await plain(ground)
     endpoint = await ground.listen(server)

@@ -26,7 +26,6 @@ RINGS: tuple[tuple[str, ...], ...] = (
     ("backends", "backends.*"),
     ("server", "server.*"),
     ("pt", "pt.channel", "pt.managed", "pt.transport"),
-    ("fastpath", "fastpath.*"),
     ("testing", "testing.*"),
     ("twistd", "twistd.*"),
     ("", "__main__"),

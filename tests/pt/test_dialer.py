@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,6 @@ from torsocks_tx.errors import (
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.pt.spec import ProxyKind, UpstreamProxy
 from torsocks_tx.pt.transport import Dialer
-from torsocks_tx.relay.connector import target_of
 from torsocks_tx.server.factory import SOCKSFactory
 from torsocks_tx.socks.constants import Version
 from torsocks_tx.socks.messages import Address, Credentials, Request
@@ -247,13 +245,3 @@ async def test_nothing_goes_around_a_proxy_that_is_gone(ground: Ground) -> None:
             await through(ground, kind, gone, at(str(host), int(port)))
     assert origin.peers == []
     assert endpoint is not gone
-
-
-def test_direct_endpoint_is_connected_by_our_connector() -> None:
-    """Only a source address, or something in between, needs an endpoint of Twisted's."""
-    place = Address.of("127.0.0.1", 80)
-    assert target_of(Dialer(reactor).endpoint(place)) == (socket.AF_INET, ("127.0.0.1", 80))
-    elsewhere = Address.of("192.0.2.1", 80)
-    assert target_of(Dialer(reactor, bind_v4="203.0.113.4").endpoint(elsewhere)) is None
-    proxy = UpstreamProxy(ProxyKind.HTTP, place, None)
-    assert target_of(Dialer(reactor, proxy=proxy).endpoint(elsewhere)) is None

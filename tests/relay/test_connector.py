@@ -13,18 +13,14 @@ import pytest
 import pytest_twisted
 from twisted.internet import error, reactor
 from twisted.internet.address import IPv4Address, UNIXAddress
-from twisted.internet.endpoints import (
-    HostnameEndpoint,
-    TCP4ClientEndpoint,
-    TCP6ClientEndpoint,
-    UNIXClientEndpoint,
-)
+from twisted.internet.interfaces import IReadWriteDescriptor
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
+from zope.interface.verify import verifyObject
 
 from tests.support.ground import Ground
 from tests.support.peers import Peer, PeerFactory, turn
-from torsocks_tx.relay.connector import Attempt, Dialled, Target, target_of
+from torsocks_tx.relay.connector import Attempt, Target
 
 
 @pytest_twisted.async_yield_fixture(params=["tcp", "unix"])
@@ -59,9 +55,7 @@ class Dialling:
 
 async def origin(ground: Ground) -> tuple[Target, PeerFactory]:
     factory = PeerFactory()
-    target = target_of(await ground.listen(factory))
-    assert target is not None
-    return target, factory
+    return ground.by_socket(await ground.listen(factory)).target, factory
 
 
 async def nobody(ground: Ground) -> Target:
@@ -71,12 +65,11 @@ async def nobody(ground: Ground) -> Target:
     return target
 
 
-@pytest.mark.parametrize("at_once", [True, False])
 @pytest_twisted.ensureDeferred
-async def test_a_connection_carries_bytes(ground: Ground, at_once: bool) -> None:
+async def test_a_connection_carries_bytes(ground: Ground) -> None:
     target, factory = await origin(ground)
-    dialling = Dialling(target, at_once=at_once)
-    assert dialling.is_connected == at_once
+    dialling = Dialling(target)
+    assert not dialling.is_connected
     assert await dialling.outcome() is None
     far = await factory.peer()
     far.send(b"hello")
@@ -99,10 +92,19 @@ async def test_a_refusal_is_told_as_one(ground: Ground) -> None:
     assert outcome.osError in (errno.ECONNREFUSED, errno.ENOENT)
 
 
+@pytest.mark.parametrize("ground", ["unix"], indirect=True)
 @pytest_twisted.ensureDeferred
-async def test_a_refusal_may_come_at_once(ground: Ground) -> None:
-    dialling = Dialling(await nobody(ground), at_once=True)
-    assert isinstance(dialling.failures[0].value, error.ConnectError)
+async def test_a_unix_listener_that_is_busy_is_tried_again(ground: Ground) -> None:
+    target, _ = await origin(ground)
+    tries = []
+
+    def busy_twice(sock: socket.socket, address: Any) -> int:
+        tries.append(address)
+        return errno.EAGAIN if len(tries) < 3 else sock.connect_ex(address)
+
+    dialling = Dialling(target, connect=busy_twice)
+    assert await dialling.outcome() is None
+    dialling.peer.close()
 
 
 @pytest_twisted.ensureDeferred
@@ -118,36 +120,55 @@ async def test_targets_are_tried_in_turn(ground: Ground) -> None:
 @pytest_twisted.ensureDeferred
 async def test_given_up_it_leaves_nothing(ground: Ground) -> None:
     target, _ = await origin(ground)
-    dialling = Dialling(target, target, at_once=False)
+    dialling = Dialling(target, target)
     dialling.attempt.cancel()
     await turn()
     assert not dialling.is_connected
     assert dialling.failures == []
 
 
+class Waiting:
+    """An attempt in a reactor in memory, at targets that do not answer."""
+
+    def __init__(self, *ports: int) -> None:
+        self.clock = MemoryReactorClock()
+        self.failures: list[Failure] = []
+        self.attempt = Attempt(self.clock, Peer(), self.failures.append, connect=in_progress)
+        self.attempt.begin([Target(socket.AF_INET, ("127.0.0.1", port)) for port in ports])
+
+
+def test_an_attempt_is_what_a_reactor_watches_and_ignores_events_of_others() -> None:
+    waiting = Waiting(9)
+    attempt = waiting.attempt
+    assert verifyObject(IReadWriteDescriptor, attempt)
+    assert attempt.logPrefix() == "Attempt"
+    attempt.doRead()
+    attempt.doWrite()
+    assert attempt in waiting.clock.getWriters()
+    attempt.cancel()
+    for event in (attempt.doRead, attempt.doWrite, attempt.cancel):
+        event()
+    attempt.connectionLost(Failure(error.ConnectionLost()))
+    assert attempt.fileno() == -1
+    assert waiting.clock.getWriters() == []
+    assert waiting.failures == []
+
+
 def test_a_failure_that_comes_with_the_connections_loss() -> None:
     """epoll tells of a refusal by an error event, which Twisted takes for a loss."""
-    failures: list[Failure] = []
-    attempt = Attempt(MemoryReactorClock(), Peer(), failures.append, connect=in_progress)
-    attempt.begin([Target(socket.AF_INET, ("127.0.0.1", 9))])
-    assert attempt._dialled is not None
-    attempt._dialled.connectionLost(Failure(error.ConnectionLost()))
-    assert failures[0].check(error.ConnectionRefusedError)
+    waiting = Waiting(9)
+    waiting.attempt.connectionLost(Failure(error.ConnectionLost()))
+    assert waiting.failures[0].check(error.ConnectionRefusedError)
 
 
 def test_a_silent_target_is_left_for_the_next() -> None:
-    clock = MemoryReactorClock()
-    failures: list[Failure] = []
-    attempt = Attempt(clock, Peer(), failures.append, connect=in_progress)
-    first, second = (Target(socket.AF_INET, ("127.0.0.1", port)) for port in (9, 10))
-    attempt.begin([first, second])
-    clock.advance(10)
-    assert attempt._dialled is not None
-    assert attempt._dialled._target == second
-    assert clock.getDelayedCalls() == []
-    attempt.cancel()
-    assert clock.getWriters() == []
-    assert failures == []
+    waiting = Waiting(9, 10)
+    waiting.clock.advance(10)
+    assert waiting.attempt._target.address == ("127.0.0.1", 10)
+    assert waiting.clock.getDelayedCalls() == []
+    waiting.attempt.cancel()
+    assert waiting.clock.getWriters() == []
+    assert waiting.failures == []
 
 
 def in_progress(_socket: socket.socket, _address: Any) -> int:
@@ -158,36 +179,14 @@ def test_without_descriptors_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     def none_left(*_: object) -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr(Dialled, "__init__", none_left)
-    failures: list[Failure] = []
-    attempt = Attempt(MemoryReactorClock(), Peer(), failures.append)
-    attempt.begin([Target(socket.AF_INET, ("127.0.0.1", 9))])
-    assert failures[0].check(OSError)
+    monkeypatch.setattr(socket, "socket", none_left)
+    waiting = Waiting(9)
+    waiting.clock.advance(0)
+    assert waiting.failures[0].check(OSError)
 
 
 class TestTargets:
     def test_of_addresses(self) -> None:
         assert Target.of("192.0.2.1", 80) == (socket.AF_INET, ("192.0.2.1", 80))
         assert Target.of("::1", 80) == (socket.AF_INET6, ("::1", 80, 0, 0))
-
-    def test_of_endpoints(self) -> None:
-        tcp = TCP4ClientEndpoint(reactor, "127.0.0.1", 9050)
-        assert target_of(tcp) == (socket.AF_INET, ("127.0.0.1", 9050))
-        unix = UNIXClientEndpoint(reactor, "/run/tor/socks")
-        assert target_of(unix) == (socket.AF_UNIX, "/run/tor/socks")
-
-    @pytest.mark.parametrize(
-        "endpoint",
-        [
-            TCP4ClientEndpoint(reactor, "localhost", 9050),
-            TCP4ClientEndpoint(reactor, "127.0.0.1", 9050, bindAddress=("127.0.0.2", 0)),
-            TCP4ClientEndpoint(reactor, "127.0.0.1", 9050, timeout=5),
-            TCP6ClientEndpoint(reactor, "::1", 9050),
-            UNIXClientEndpoint(reactor, "/run/tor/socks", checkPID=True),
-            TCP4ClientEndpoint(MemoryReactorClock(), "127.0.0.1", 9050),
-            HostnameEndpoint(reactor, "localhost", 9050),
-            object(),
-        ],
-    )
-    def test_others_are_left_to_twisted(self, endpoint: object) -> None:
-        assert target_of(endpoint) is None
+        assert Target.unix("/run/tor/socks") == (socket.AF_UNIX, "/run/tor/socks")

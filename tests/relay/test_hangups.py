@@ -5,94 +5,129 @@ from __future__ import annotations
 import errno
 import os
 import select
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IReadWriteDescriptor
+from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from tests.relay.test_sockets import End
-from tests.support.transports import FakeTransport
-from torsocks_tx.relay.hangups import Hangup
+from torsocks_tx.relay.hangups import HangupWatcher, watcher_of
+
+LOST = Failure(ConnectionDone())
 
 
-class Listening:
-    """A hang-up watch on one end of a socket pair."""
+class Watched:
+    """Some ends of socket pairs that one watcher watches; ``heard`` are the numbers of those."""
 
-    def __init__(self) -> None:
-        self.end = End()
-        self.told = 0
-        hangup = Hangup.watch(self.end.transport, self.tell)
-        assert hangup is not None
-        self.hangup: Any = hangup
+    def __init__(self, count: int) -> None:
+        self.reactor = MemoryReactorClock()
+        self.reactor.running = True
+        self.watcher = HangupWatcher(self.reactor)
+        self.ends = [End() for _ in range(count)]
+        self.heard: list[int] = []
+        self.then: Callable[[], object] = lambda: None
+        for number, end in enumerate(self.ends):
+            self.watcher.watch(end.transport.fileno(), lambda number=number: self.hear(number))
 
-    def tell(self) -> None:
-        self.told += 1
+    def hear(self, number: int) -> None:
+        self.heard.append(number)
+        self.then()
 
     @property
     def is_ready(self) -> bool:
-        return bool(select.select([self.hangup], [], [], 0)[0])
+        return self.watcher.fileno() != -1 and bool(select.select([self.watcher], [], [], 0)[0])
 
 
-def test_it_is_what_a_reactor_reads() -> None:
-    listening = Listening()
-    assert verifyObject(IReadWriteDescriptor, listening.hangup)
-    assert listening.hangup in listening.end.reactor.getReaders()
-    assert listening.hangup.logPrefix() == "Hangup"
-    listening.hangup.stop()
-    listening.end.close()
+@pytest.fixture
+def watched() -> Iterator[Watched]:
+    watched = Watched(2)
+    yield watched
+    for end in watched.ends:
+        watched.watcher.forget(end.transport.fileno())
+        end.close()
+    assert watched.watcher.fileno() == -1
+    assert watched.reactor.getReaders() == []
 
 
-def test_an_end_is_told_once() -> None:
-    listening = Listening()
-    assert not listening.is_ready
-    listening.end.far.close()
-    assert listening.is_ready
-    listening.hangup.doRead()
-    assert listening.told == 1
-    assert listening.hangup not in listening.end.reactor.getReaders()
-    listening.end.close()
+def test_a_watcher_is_what_a_reactor_reads(watched: Watched) -> None:
+    assert verifyObject(IReadWriteDescriptor, watched.watcher)
+    assert watched.watcher in watched.reactor.getReaders()
+    assert watched.watcher.logPrefix() == "HangupWatcher"
 
 
-def test_bytes_are_not() -> None:
-    listening = Listening()
-    listening.end.far.send(b"more")
-    assert not listening.is_ready
-    listening.hangup.stop()
-    listening.end.close()
+def test_a_reactor_has_one_while_anything_is_watched(watched: Watched) -> None:
+    assert watcher_of(watched.reactor) is watcher_of(watched.reactor)
 
 
-def test_events_of_another_descriptor_change_nothing() -> None:
-    listening = Listening()
-    hangup = listening.hangup
-    assert hangup.doRead() is None
-    assert hangup.doWrite() is None
-    assert listening.told == 0
-    assert hangup in listening.end.reactor.getReaders()
-    hangup.stop()
-    for event in (hangup.stop, hangup.doRead, hangup.doWrite):
-        assert event() is None
-    hangup.connectionLost(Failure(ConnectionDone()))
-    assert hangup.fileno() == -1
-    assert listening.told == 0
-    assert hangup not in listening.end.reactor.getReaders()
-    listening.end.close()
+def test_an_end_is_told_once_and_only_to_whom_it_concerns(watched: Watched) -> None:
+    assert not watched.is_ready
+    watched.ends[1].far.close()
+    assert watched.is_ready
+    watched.watcher.doRead()
+    watched.watcher.doRead()
+    assert watched.heard == [1]
 
 
-def test_with_the_reactor_it_ends() -> None:
-    listening = Listening()
-    listening.hangup.connectionLost(Failure(ConnectionDone()))
-    assert listening.told == 0
-    listening.end.close()
+def test_more_bytes_are_not_told(watched: Watched) -> None:
+    watched.ends[0].far.send(b"more")
+    assert not watched.is_ready
+    watched.watcher.doRead()
+    assert watched.heard == []
 
 
-def test_what_is_no_plain_socket_cannot_be_watched() -> None:
-    assert Hangup.watch(FakeTransport(), lambda: None) is None
+def test_events_of_other_descriptors_change_nothing(watched: Watched) -> None:
+    watched.watcher.doRead()
+    watched.watcher.doWrite()
+    watched.reactor.removeReader(watched.watcher)
+    watched.watcher.connectionLost(LOST)
+    assert watched.watcher in watched.reactor.getReaders()
+    watched.ends[0].far.close()
+    watched.watcher.doRead()
+    assert watched.heard == [0]
 
 
-def test_nor_can_one_descriptor_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_is_forgotten_while_others_are_told_is_not_told(watched: Watched) -> None:
+    for end in watched.ends:
+        end.far.close()
+    watched.then = lambda: [watched.watcher.forget(end.transport.fileno()) for end in watched.ends]
+    watched.watcher.doRead()
+    assert len(watched.heard) == 1
+
+
+def test_a_number_that_is_used_again_while_others_are_told_is_anothers(watched: Watched) -> None:
+    for end in watched.ends:
+        end.far.close()
+    again: list[str] = []
+
+    def use_again() -> None:
+        for end in watched.ends:
+            watched.watcher.forget(end.transport.fileno())
+            watched.watcher.watch(end.transport.fileno(), lambda: again.append("told"))
+
+    watched.then = use_again
+    watched.watcher.doRead()
+    assert len(watched.heard) == 1
+    assert again == []
+
+
+def test_with_the_reactor_it_ends(watched: Watched) -> None:
+    watched.reactor.running = False
+    watched.watcher.connectionLost(LOST)
+    assert watched.watcher.fileno() == -1
+    for event in (watched.watcher.doRead, watched.watcher.doWrite):
+        event()
+    assert watched.heard == []
+
+
+@pytest.mark.parametrize("lack", ["room", "descriptors", "epoll"])
+def test_where_it_is_not_possible_nothing_is_watched(
+    lack: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Full:
         """The epoll of a user who may watch no more."""
 
@@ -101,21 +136,23 @@ def test_nor_can_one_descriptor_too_many(monkeypatch: pytest.MonkeyPatch) -> Non
         def register(self, *_: int) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+        def fileno(self) -> int:
+            return 0
+
         def close(self) -> None:
             self.closed = True
 
-    end, full = End(), Full()
-    monkeypatch.setattr(select, "epoll", lambda: full)
-    assert Hangup.watch(end.transport, lambda: None) is None
-    assert full.closed
-    end.close()
-
-
-def test_nor_can_anything_without_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
-    def none_left() -> None:
+    def none_left() -> Any:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr(select, "epoll", none_left)
-    end = End()
-    assert Hangup.watch(end.transport, lambda: None) is None
-    end.close()
+    full = Full()
+    if lack == "epoll":
+        monkeypatch.delattr(select, "epoll")
+    else:
+        made = none_left if lack == "descriptors" else lambda: full
+        monkeypatch.setattr(select, "epoll", made)
+    watched = Watched(1)
+    assert watched.watcher.fileno() == -1
+    assert watched.reactor.getReaders() == []
+    assert full.closed == (lack == "room")
+    watched.ends[0].close()

@@ -8,31 +8,38 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from twisted.internet import tcp
+from twisted.internet.address import UNIXAddress
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from tests.support.transports import FakeTransport, WholeTransport
+from tests.support.rows import rows
+from tests.support.transports import BareTransport, FakeTransport, WholeTransport
+from torsocks_tx.limits import Limits
 from torsocks_tx.relay.sockets import (
-    closes_at_once,
-    is_quiet,
+    LingeringClose,
+    abort,
+    can_half_close,
     is_sending,
     is_socket,
-    lose,
-    not_all_spliced,
-    not_sent,
+    note_partly_spliced,
+    note_unsent,
+    prepare,
     send,
     shut,
     was_reset,
 )
-from torsocks_tx.relay.transports import Throttle
+from torsocks_tx.relay.timeouts import Deadline
 
 
 @implementer(IHalfCloseableProtocol)
@@ -110,12 +117,9 @@ def other() -> Iterator[End]:
 
 def test_what_is_a_socket(end: End) -> None:
     assert is_socket(end.transport)
-    assert is_quiet(end.transport)
     assert not is_socket(FakeTransport())
-    assert not is_quiet(FakeTransport())
     end.transport.TLS = True
     assert not is_socket(end.transport)
-    assert not is_quiet(end.transport)
 
 
 class TestSend:
@@ -125,11 +129,14 @@ class TestSend:
         assert end.reactor.getWriters() == []
 
     def test_behind_what_is_queued_it_waits(self, end: End) -> None:
-        end.transport.write(b"first ")
-        send(end.transport, b"second")
-        assert end.take() == b""
+        filled = end.fill()
+        for data in (b"first ", b"second"):
+            send(end.transport, data)
+            assert end.transport.dataBuffer
+        received = end.take()
         end.transport.doWrite()
-        assert end.take() == b"first second"
+        assert (received + end.take())[filled:] == b"first second"
+        assert not end.transport.dataBuffer
 
     def test_what_the_kernel_does_not_take_is_queued(self, end: End) -> None:
         filled = end.fill()
@@ -167,67 +174,19 @@ class TestShut:
         assert end.ear.heard == ["shut", "lost"]
 
     def test_what_is_queued_goes_first(self, end: End) -> None:
-        end.transport.write(b"hello")
+        end.fill()
+        send(end.transport, b"hello")
         shut(end.transport)
         assert end.ear.heard == []
+        received = end.take()
         end.transport.doWrite()
-        assert end.take() == b"hello"
+        assert (received + end.take()).endswith(b"hello")
         assert end.ear.heard == ["shut"]
-
-    def test_a_producer_is_waited_for(self, end: End) -> None:
-        end.transport.registerProducer(Throttle(FakeTransport()), True)
-        shut(end.transport)
-        assert end.ear.heard == []
 
     def test_others_do_it_their_way(self) -> None:
         transport = FakeTransport()
         shut(transport)
         assert transport.asked == ["loseWriteConnection"]
-
-
-class TestLose:
-    def test_behind_a_fin_the_kernel_is_told_nothing_more(self, end: End) -> None:
-        shut(end.transport)
-        assert closes_at_once(end.transport)
-        lose(end.transport)
-        assert end.ear.heard == ["shut", "lost"]
-        assert not end.transport._shouldShutdown
-        assert not closes_at_once(end.transport)
-
-    def test_at_once(self, end: End) -> None:
-        lose(end.transport)
-        assert end.ear.heard == ["lost"]
-        assert end.far.recv(1) == b""
-        assert end.reactor.getReaders() == []
-
-    def test_what_is_queued_goes_first(self, end: End) -> None:
-        end.transport.write(b"hello")
-        lose(end.transport)
-        assert end.ear.heard == []
-        assert end.transport.doWrite() is not None
-        assert end.take() == b"hello"
-
-    def test_a_producer_is_waited_for(self, end: End) -> None:
-        end.transport.registerProducer(Throttle(FakeTransport()), True)
-        lose(end.transport)
-        assert end.ear.heard == []
-
-    def test_twice_is_harmless(self, end: End) -> None:
-        lose(end.transport)
-        lose(end.transport)
-        assert end.ear.heard == ["lost"]
-
-    def test_while_aborted_it_does_nothing(self, end: End) -> None:
-        end.transport.abortConnection()
-        lose(end.transport)
-        assert end.ear.heard == []
-        end.reactor.advance(0)
-        assert end.ear.heard == ["reset"]
-
-    def test_others_do_it_their_way(self) -> None:
-        transport = WholeTransport()
-        lose(transport)
-        assert transport.asked == ["loseConnection"]
 
 
 def tcp_end() -> End:
@@ -243,7 +202,8 @@ def test_a_system_that_lacks_what_linux_has_can_import_it() -> None:
     without = (
         "import socket, sys; sys.modules['fcntl'] = sys.modules['termios'] = None;"
         " del socket.TCP_INFO; from torsocks_tx.relay.sockets import is_sending;"
-        " print(is_sending(socket.socketpair()[0]))"
+        " from types import SimpleNamespace as S;"
+        " print(is_sending(S(getHandle=lambda: socket.socketpair()[0])))"
     )
     command = [sys.executable, "-c", without]
     assert subprocess.run(command, capture_output=True, check=True, text=True).stdout == "False\n"
@@ -270,7 +230,7 @@ class TestReset:
 
     @pytest.mark.parametrize("number", [errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH])
     def test_so_is_one_that_the_kernel_gives_up(self, end: End, number: int) -> None:
-        not_sent(end.transport, number)
+        note_unsent(end.transport, number)
         assert was_reset(end.transport)
 
     def test_one_behind_an_orderly_end_is_another_matter(self, end: End) -> None:
@@ -281,14 +241,14 @@ class TestReset:
 
     @pytest.mark.parametrize("number", [errno.EAGAIN, errno.EPIPE, None])
     def test_other_reasons_are_none(self, end: End, number: int | None) -> None:
-        not_sent(end.transport, number)
+        note_unsent(end.transport, number)
         assert not was_reset(end.transport)
 
     def test_a_splice_that_took_some_keeps_it_back(self, end: End) -> None:
-        not_all_spliced(end.transport)
+        note_partly_spliced(end.transport)
         assert not was_reset(end.transport)
         self.reset(end)
-        not_all_spliced(end.transport)
+        note_partly_spliced(end.transport)
         assert was_reset(end.transport)
 
     def test_what_the_peer_has_not_taken_is_on_its_way(self, end: End) -> None:
@@ -308,16 +268,116 @@ class TestReset:
         ours = end.transport.socket
         copy = ours.dup()
         copy.close()
-        assert not is_sending(copy)
+        assert not is_sending(SimpleNamespace(getHandle=lambda: copy))
 
     def test_nobody_who_has_only_ended_was_reset(self, end: End) -> None:
         end.far.shutdown(socket.SHUT_WR)
-        not_all_spliced(end.transport)
+        note_partly_spliced(end.transport)
         assert not was_reset(end.transport)
 
     def test_a_unix_socket_has_no_such_state(self) -> None:
         end = End()
         end.far.close()
-        not_all_spliced(end.transport)
+        note_partly_spliced(end.transport)
         assert not was_reset(end.transport)
         end.close()
+
+
+class OverUnix(FakeTransport):
+    def getHost(self) -> Any:
+        return UNIXAddress("/socket")
+
+
+class TestPrepare:
+    def test_tcp_gets_no_delay_and_keepalive(self) -> None:
+        transport = FakeTransport()
+        prepare(transport)
+        assert transport.asked == ["noDelay", "keepAlive"]
+
+    def test_unix_gets_neither(self) -> None:
+        transport = OverUnix()
+        prepare(transport)
+        assert transport.asked == []
+
+    def test_nor_does_what_is_no_tcp(self) -> None:
+        prepare(object())
+
+
+class TestCanHalfClose:
+    def test_by_the_method_of_the_class(self) -> None:
+        assert can_half_close(FakeTransport())
+        assert not can_half_close(WholeTransport())
+
+    def test_a_wrapper_does_not_speak_for_what_it_wraps(self) -> None:
+        wrapper = ProtocolWrapper(WrappingFactory(None), Protocol())
+        FakeTransport().connect(wrapper)
+        # It passes the method on, all the same.
+        assert wrapper.loseWriteConnection
+        assert not can_half_close(wrapper)
+
+    def test_nor_can_a_connection_that_started_tls(self) -> None:
+        transport = FakeTransport()
+        transport.TLS = True  # type: ignore[attr-defined]
+        assert not can_half_close(transport)
+
+
+@rows("R-21", "S-40")
+class TestLingeringClose:
+    def begin(self, transport: WholeTransport) -> LingeringClose:
+        self.clock = Clock()
+        self.transport = transport
+        closing = LingeringClose(transport, Deadline(self.clock), Limits())
+        closing.begin()
+        return closing
+
+    def test_a_paused_peer_is_read_again(self) -> None:
+        transport = FakeTransport()
+        transport.pauseProducing()
+        self.begin(transport)
+        assert transport.asked == ["loseWriteConnection"]
+        assert transport.reading
+
+    def test_the_peer_has_two_seconds_after_the_last_byte(self) -> None:
+        closing = self.begin(FakeTransport())
+        self.clock.advance(299)
+        closing.flushed()
+        self.clock.advance(1.9)
+        assert "loseConnection" not in self.transport.asked
+        self.clock.advance(0.1)
+        assert self.transport.asked[-1] == "loseConnection"
+
+    def test_a_peer_that_reads_nothing_is_given_up(self) -> None:
+        self.begin(FakeTransport())
+        self.clock.advance(300)
+        assert self.transport.asked[-1] == "abortConnection"
+
+    def test_a_megabyte_is_dropped_and_no_more(self) -> None:
+        closing = self.begin(FakeTransport())
+        for _ in range(16):
+            closing.received(bytes(65536))
+        assert "loseConnection" not in self.transport.asked
+        closing.received(b"x")
+        assert self.transport.asked[-1] == "loseConnection"
+
+    def test_the_peers_fin_is_the_end(self) -> None:
+        closing = self.begin(FakeTransport())
+        closing.closed()
+        assert self.transport.asked[-1] == "loseConnection"
+
+    @pytest.mark.parametrize("seconds", [0, 299])
+    def test_what_cannot_half_close_flushes_and_closes(self, seconds: float) -> None:
+        self.begin(WholeTransport())
+        self.clock.advance(seconds)
+        assert self.transport.asked == ["loseConnection"]
+
+    def test_but_not_for_ever(self) -> None:
+        self.begin(WholeTransport())
+        self.clock.advance(300)
+        assert self.transport.asked[-1] == "abortConnection"
+
+
+def test_aborting_what_cannot_be_aborted_closes() -> None:
+    transport = FakeTransport()
+    abort(BareTransport(transport))
+    abort(transport)
+    assert transport.asked == ["loseConnection", "abortConnection"]

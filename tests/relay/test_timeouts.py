@@ -1,11 +1,68 @@
-"""How long a stream may linger and idle."""
+"""Deadlines, and how long a stream may linger and idle."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.task import Clock
+
 from tests.support.relaying import RelayStage
 from tests.support.rows import rows
+from torsocks_tx.relay.timeouts import Deadline
+
+
+class TestDeadline:
+    def setup_method(self) -> None:
+        self.clock = Clock()
+        self.deadline = Deadline(self.clock)
+        self.expired: list[str] = []
+
+    def start(self, seconds: float | None, name: str = "it") -> None:
+        self.deadline.start(seconds, lambda: self.expired.append(name))
+
+    def test_expires_once(self) -> None:
+        self.start(5)
+        self.clock.advance(4.9)
+        assert self.expired == []
+        self.clock.advance(0.1)
+        self.clock.advance(100)
+        assert self.expired == ["it"]
+
+    def test_a_new_start_replaces_the_old(self) -> None:
+        self.start(5, "old")
+        self.start(10, "new")
+        self.clock.advance(50)
+        assert self.expired == ["new"]
+
+    def test_stopped_it_leaves_no_timer(self) -> None:
+        self.start(5)
+        self.deadline.stop()
+        self.deadline.stop()
+        assert self.clock.getDelayedCalls() == []
+
+    def test_at_rest_it_expires_no_more_and_keeps_its_timer(self) -> None:
+        self.start(5)
+        self.deadline.rest()
+        assert not self.deadline.is_waiting
+        self.start(8)
+        assert len(self.clock.getDelayedCalls()) == 1
+        self.clock.advance(5)
+        assert self.expired == []
+        self.deadline.rest()
+        self.clock.advance(3)
+        assert self.expired == []
+        assert self.clock.getDelayedCalls() == []
+
+    def test_none_is_never(self) -> None:
+        self.start(5)
+        self.start(None)
+        assert self.clock.getDelayedCalls() == []
+
+    def test_may_be_started_again_as_it_expires(self) -> None:
+        self.deadline.start(5, lambda: self.start(5))
+        self.clock.advance(5)
+        self.clock.advance(5)
+        assert self.expired == ["it"]
 
 
 class TestLinger:

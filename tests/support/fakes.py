@@ -16,7 +16,6 @@ from tests.support.peers import Peer, PeerFactory
 from torsocks_tx.backends.endpoint import EndpointBackend
 from torsocks_tx.backends.tor.backend import TorBackend
 from torsocks_tx.backends.tor.providers import FixedTorProvider
-from torsocks_tx.relay.connector import target_of
 
 
 class Asked(NamedTuple):
@@ -164,7 +163,8 @@ async def tor_like(
     ``pipelined``: everything in one write, as C Tor takes it, with early data behind it.
     """
     upstream = Upstream(script)
-    provider = FixedTorProvider(await ground.listen(upstream), pipelined=pipelined)
+    endpoint = ground.by_socket(await ground.listen(upstream))
+    provider = FixedTorProvider(endpoint, pipelined=pipelined)
     await provider.start()
     backend = TorBackend(options.get("clock", reactor), provider)
     return WatchedServer(backend, **options), upstream
@@ -175,8 +175,6 @@ async def plain(
 ) -> tuple[WatchedServer, PeerFactory]:
     """Return a server that connects every stream to an origin, without SOCKS, and the origin."""
     origin = PeerFactory(kind)
-    endpoint = await ground.listen(origin)
+    endpoint = ground.by_socket(await ground.listen(origin))
     backend: Any = EndpointBackend(reactor, lambda *_: endpoint)
-    # As of a backend that knows at once where a request leads.
-    backend.target = lambda _: target_of(endpoint)
     return WatchedServer(backend, **options), origin

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,7 @@ from twisted.internet.protocol import Factory, connectionDone
 from twisted.python.failure import Failure
 
 from tests.support.peers import DEADLINE, Peer, PeerFactory, Watcher, turn
-from torsocks_tx.fastpath.door import attach, opens
-from torsocks_tx.fastpath.visitor import Visitor
+from torsocks_tx.relay.connector import SocketEndpoint, Target
 from torsocks_tx.relay.relay import Relay
 from torsocks_tx.server.factory import SOCKSFactory
 from torsocks_tx.server.protocol import SOCKSProtocol
@@ -61,47 +60,11 @@ class WatchedRelay(Relay):
 
     __slots__ = ()
 
-    def _moved_out(self, count: int) -> None:
-        super()._moved_out(count)
+    def spliced(self, by_client: bool, count: int) -> None:
+        super().spliced(by_client, count)
         server: Any = self._owner._client.factory  # type: ignore[attr-defined]
-        server.heard += count
+        server.heard += count if by_client else 0
         server.notice()
-
-
-class WatchedVisitor(Visitor):
-    """A client on the short way."""
-
-    __slots__ = ()
-
-    def begin(self) -> None:
-        super().begin()
-        self._heard(0)
-
-    def _hear(self, said: bytes) -> None:
-        super()._hear(said)
-        self._heard(len(said))
-
-    def pass_on(self, is_near: bool, events: int) -> None:
-        before = self.sent
-        super().pass_on(is_near, events)
-        self._heard(self.sent - before)
-
-    def leave(self) -> None:
-        super().leave()
-        self._heard(0)
-
-    def _ended(self, source: Any, sink: Any) -> None:
-        super()._ended(source, sink)
-        server: Any = self.hall.factory
-        if isinstance(server, WatchedServer):
-            server.ended += source is self.near
-        self._heard(0)
-
-    def _heard(self, count: int) -> None:
-        server: Any = self.hall.factory
-        if isinstance(server, WatchedServer):
-            server.heard += count
-            server.notice()
 
 
 class WatchedServer(SOCKSFactory, Watcher):
@@ -123,9 +86,6 @@ class WatchedServer(SOCKSFactory, Watcher):
     @property
     def client(self) -> WatchedProtocol:
         """The server's end of the only client."""
-        for visitor in list(self.connections):
-            if isinstance(visitor, Visitor):
-                visitor.hand_over()
         [client] = self.connections
         assert isinstance(client, WatchedProtocol)
         return client
@@ -145,14 +105,10 @@ def open_files(kind: str) -> set[str]:
 
 
 class Ground:
-    """Where a test's sockets live; ``kind`` is "tcp" or "unix".
+    """Where a test's sockets live; ``kind`` is "tcp" or "unix"."""
 
-    ``fast``: clients take the short way, as they do where ``twistd torsocks`` listens.
-    """
-
-    def __init__(self, kind: str, directory: Path, *, fast: bool = False) -> None:
+    def __init__(self, kind: str, directory: Path) -> None:
         self.kind = kind
-        self.fast = fast
         self._directory = directory
         self._ports: list[Any] = []
         self._paths = 0
@@ -171,18 +127,16 @@ class Ground:
         if self.kind == "unix":
             self._paths += 1
             path = str(self._directory / str(self._paths))
-            self._add(await UNIXServerEndpoint(reactor, path).listen(factory))
+            self._ports.append(await UNIXServerEndpoint(reactor, path).listen(factory))
             return UNIXClientEndpoint(reactor, path)
         port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
-        self._add(port)
+        self._ports.append(port)
         return TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
 
-    def _add(self, port: Any) -> None:
-        self._ports.append(port)
-        if self.fast and isinstance(port.factory, SOCKSFactory):
-            watched = isinstance(port.factory, WatchedServer) and hasattr(select, "epoll")
-            assert opens(port) or not watched
-            attach(port)
+    def by_socket(self, endpoint: IStreamClientEndpoint) -> SocketEndpoint:
+        """Return the endpoint as that of tor's SocksPort is: an ``Attempt`` connects to it."""
+        family = socket.AF_UNIX if self.kind == "unix" else socket.AF_INET
+        return SocketEndpoint(reactor, Target(family, self.address(endpoint)), endpoint)
 
     def address(self, endpoint: Any) -> str | tuple[str, int]:
         """Return where an endpoint leads to, for a socket."""

@@ -205,9 +205,9 @@ class Pump:
         self._peer.transport.unregisterProducer()
 
     async def stalled(self) -> None:
-        """Wait until it takes no more, for many turns of the reactor, or the limit is reached."""
-        quiet = 0
-        while quiet < 50 and self.sent < self.limit:
-            before = self.sent
+        """Wait until it takes no more, for many reads by the clock, or the limit is reached."""
+        before, since = -1, reactor.seconds()
+        while self.sent < self.limit and reactor.seconds() - since < 0.1:
+            if self.sent > before:
+                before, since = self.sent, reactor.seconds()
             await turn()
-            quiet = 0 if self.sent > before else quiet + 1

@@ -13,7 +13,7 @@ from torsocks_tx.errors import Refused
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.relay.relay import Relay
-from torsocks_tx.relay.transports import Deadline
+from torsocks_tx.relay.timeouts import Deadline
 from torsocks_tx.socks.constants import AddressType, Command, Version
 from torsocks_tx.socks.messages import Address, Credentials, Request
 

@@ -28,7 +28,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torsocks_tx.errors import Busy, HostUnreachable, ProtocolError
-from torsocks_tx.relay.transports import OneProtocol, abort
+from torsocks_tx.relay.connector import OneProtocol
+from torsocks_tx.relay.sockets import abort
 from torsocks_tx.socks.constants import AddressType
 from torsocks_tx.socks.messages import Address
 from torsocks_tx.socks.wire import check_destination

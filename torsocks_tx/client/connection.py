@@ -31,8 +31,8 @@ from torsocks_tx.errors import Refused, TimedOut
 from torsocks_tx.http.connect import HTTPClientHandshake
 from torsocks_tx.interfaces import IOutbound, IReceiver
 from torsocks_tx.relay.connector import Attempt, Target, connect_to
-from torsocks_tx.relay.sockets import closes_at_once, lose, send, shut, was_reset
-from torsocks_tx.relay.transports import Deadline, abort, can_half_close, prepare
+from torsocks_tx.relay.sockets import abort, can_half_close, prepare, send, shut, was_reset
+from torsocks_tx.relay.timeouts import Deadline
 from torsocks_tx.socks.client import (
     UNCONFIRMED_TIMEOUT,
     ClientHandshake,
@@ -151,9 +151,9 @@ class Stream(Protocol):
             self._pending = connect_to(endpoint, self, self._connect_failed)
 
     def dial(self, reactor: Any, targets: Sequence[Target], **how: Any) -> None:
-        """Connect to the first of these, maybe at once; ``how``: arguments of ``Attempt``."""
+        """Connect to the first of these that answers; ``how``: arguments of ``Attempt``."""
         if self._state is State.CONNECTING:
-            attempt = Attempt(reactor, self, self._connect_failed, at_once=True, **how)
+            attempt = Attempt(reactor, self, self._connect_failed, **how)
             self._pending = attempt
             attempt.begin(targets)
 
@@ -202,9 +202,8 @@ class Stream(Protocol):
         if self._state is State.OPEN:
             self._state = State.CLOSING
             self.transport.unregisterProducer()
-            if not closes_at_once(self.transport):
-                self._deadline.start(CLOSE_TIMEOUT, partial(abort, self.transport))
-            lose(self.transport)
+            self._deadline.start(CLOSE_TIMEOUT, partial(abort, self.transport))
+            self.transport.loseConnection()
         elif self._state is not State.CLOSING:
             self.abort()
 

@@ -30,7 +30,8 @@ from torsocks_tx.client.failures import SOCKSError
 from torsocks_tx.errors import ProtocolError, ProxyBroken, Refused
 from torsocks_tx.http.connect import HTTPClientHandshake
 from torsocks_tx.interfaces import IReceiver
-from torsocks_tx.relay.transports import OneProtocol, abort
+from torsocks_tx.relay.connector import OneProtocol
+from torsocks_tx.relay.sockets import abort
 from torsocks_tx.socks.client import ClientHandshake, Failed
 from torsocks_tx.socks.client_options import ClientOptions
 from torsocks_tx.socks.constants import AddressType, Command, Role

@@ -32,7 +32,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torsocks_tx.errors import ConnectionRefused, GeneralFailure, Refused, Temporary
-from torsocks_tx.relay.transports import OneProtocol, abort, can_half_close, prepare
+from torsocks_tx.relay.connector import OneProtocol
+from torsocks_tx.relay.sockets import abort, can_half_close, prepare
 
 
 class Codec:

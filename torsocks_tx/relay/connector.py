@@ -1,7 +1,7 @@
-"""Connections that leave from here without Twisted's connectors, factories and Deferreds.
+"""Connections that leave from here: to the addresses of a destination in turn, or to an endpoint.
 
-Those cost more than all the rest of a stream's beginning. An ``Attempt`` tries the addresses of a
-destination in turn; where the kernel has the answer at once, as on loopback, so does the caller.
+An ``Attempt`` connects a socket itself: Twisted's connectors, factories and Deferreds would cost
+more than all the rest of a stream's beginning.
 """
 
 from __future__ import annotations
@@ -15,22 +15,27 @@ from typing import Any, NamedTuple
 from twisted.internet import error, tcp
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, UNIXClientEndpoint
-from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
-from twisted.internet.posixbase import PosixReactorBase
-from twisted.internet.protocol import Protocol
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IProtocolFactory,
+    IReadWriteDescriptor,
+    IStreamClientEndpoint,
+)
+from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
-
-from torsocks_tx.relay.transports import OneProtocol
+from zope.interface import implementer
 
 ATTEMPT_TIMEOUT = 10.0
 """Seconds for one address of several; the last may take as long as its caller lets it."""
 
-ENDPOINT_TIMEOUT = 30
-"""Seconds that Twisted's endpoints give themselves: one with another number is asked itself."""
+RETRY = 0.01
+"""Seconds until a unix socket is tried again whose listener has too many that wait."""
 
 CONNECTED = (0, errno.EISCONN)
 UNDER_WAY = (errno.EINPROGRESS, errno.EALREADY)
+
+Connect = Callable[[socket.socket, Any], int]
+"""The system call: as ``socket.connect_ex``."""
 
 
 class Target(NamedTuple):
@@ -48,127 +53,48 @@ class Target(NamedTuple):
         found = socket.getaddrinfo(host, port, socket.AF_INET6, socket.SOCK_STREAM, 0, flags)
         return cls(socket.AF_INET6, found[0][4])
 
+    @classmethod
+    def unix(cls, path: str) -> Target:
+        """The target for a unix socket."""
+        return cls(socket.AF_UNIX, path)
 
-def target_of(endpoint: Any) -> Target | None:
-    """Where an endpoint of Twisted's leads to, if that can be dialled: a literal, by sockets."""
-    if not isinstance(getattr(endpoint, "_reactor", None), PosixReactorBase):
-        return None
-    kind = type(endpoint)
-    if getattr(endpoint, "_timeout", None) != ENDPOINT_TIMEOUT:
-        return None
-    if kind is UNIXClientEndpoint and not endpoint._checkPID:
-        return Target(socket.AF_UNIX, endpoint._path)
-    if kind not in (TCP4ClientEndpoint, TCP6ClientEndpoint) or endpoint._bindAddress is not None:
-        return None
-    try:
-        socket.inet_pton(socket.AF_INET, endpoint._host)
-    except (OSError, TypeError):
-        return None
-    return Target(socket.AF_INET, (endpoint._host, endpoint._port))
+    def describe(self, address: Any) -> Any:
+        """An address of this family as Twisted writes it."""
+        if self.family == socket.AF_UNIX:
+            return UNIXAddress(address or None)
+        kind = IPv6Address if self.family == socket.AF_INET6 else IPv4Address
+        return kind("TCP", *address)
 
 
-Connect = Callable[[socket.socket, Any], int]
-"""The system call: as ``socket.connect_ex``."""
+class OutgoingConnection(tcp.Connection):
+    """The transport of a connection that an ``Attempt`` has made."""
 
-
-def connect_at_once(connect: Connect, sock: socket.socket, address: Any) -> int:
-    """What ``connect`` says; where both ends are on this machine, a second call finds it done."""
-    status = connect(sock, address)
-    return connect(sock, address) if status == errno.EINPROGRESS else status
-
-
-class Dialled(tcp.Connection):
-    """An outgoing connection; ``attempt`` hears instead of the protocol if there is none.
-
-    ``sock`` is a socket that was told to connect already.
-    """
-
-    def __init__(
-        self,
-        reactor: Any,
-        target: Target,
-        protocol: Protocol,
-        attempt: Attempt,
-        sock: socket.socket | None = None,
-    ) -> None:
-        sock = sock or socket.socket(target.family, socket.SOCK_STREAM)
+    def __init__(self, sock: socket.socket, target: Target, protocol: Protocol, reactor: Any):
         super().__init__(sock, protocol, reactor)
         self._target = target
-        self._attempt: Attempt | None = attempt
-
-    def begin(self, connect: Connect, *, at_once: bool) -> None:
-        """Connect; ``at_once``: the outcome may come before this returns."""
-        sock, address = self.socket, self._target.address
-        status = connect_at_once(connect, sock, address) if at_once else connect(sock, address)
-        if at_once and status in CONNECTED:
-            self._connected()
-        elif status in CONNECTED or status in UNDER_WAY:
-            self.doWrite = self._outcome  # type: ignore[method-assign]
-            self.startWriting()
-        else:
-            self._fail(status)
-
-    def _outcome(self) -> None:
-        del self.doWrite
-        self.stopWriting()
-        status = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if status:
-            self._fail(status)
-        else:
-            self._connected()
-
-    def _connected(self) -> None:
-        attempt, self._attempt = self._attempt, None
-        assert attempt is not None
-        attempt.succeeded()
         self.connected = 1
-        self.logstr = type(self.protocol).__name__
+        self.logstr = type(protocol).__name__
         self.startReading()
-        self.protocol.makeConnection(self)
-
-    def _fail(self, status: int) -> None:
-        attempt = self._attempt
-        self.give_up()
-        if attempt is not None:
-            attempt.failed(Failure(error.getConnectError((status, os.strerror(status)))))
-
-    def give_up(self) -> None:
-        """Close a socket that is not connected; nobody is told."""
-        self._attempt = None
-        self.__dict__.pop("doWrite", None)
-        self.stopWriting()
-        self.socket.close()
-        self.disconnected = 1
-
-    def connectionLost(self, reason: Failure) -> None:
-        """The connection is gone, or was never made: the reactor does not tell these apart."""
-        if self._attempt is None:
-            super().connectionLost(reason)
-        else:
-            status = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            self._fail(status or errno.ECONNREFUSED)
 
     def getHost(self) -> Any:
         """Our end."""
-        return _address(self._target.family, self.socket.getsockname())
+        return self._target.describe(self.getHandle().getsockname())
 
     def getPeer(self) -> Any:
-        """The far end."""
-        return _address(self._target.family, self._target.address)
+        """The remote end."""
+        return self._target.describe(self._target.address)
 
 
-def _address(family: int, address: Any) -> Any:
-    if family == socket.AF_UNIX:
-        return UNIXAddress(address or None)
-    kind = IPv6Address if family == socket.AF_INET6 else IPv4Address
-    return kind("TCP", *address)
-
-
+@implementer(IReadWriteDescriptor)
 class Attempt:
-    """Dials targets in turn, the first by ``sock`` if given; ``refused`` hears the last failure."""
+    """Tries to connect a protocol to one target after the other.
 
-    __slots__ = ("_at_once", "_connect", "_dialled", "_left", "_protocol", "_reactor", "_refused",
-                 "_sock", "_timer")  # fmt: skip
+    ``refused`` hears the last failure; ``connect`` is the system call. It is what the reactor
+    watches while a target does not answer.
+    """
+
+    __slots__ = ("_connect", "_left", "_protocol", "_reactor", "_refused", "_sock", "_target",
+                 "_timer")  # fmt: skip
 
     def __init__(
         self,
@@ -177,73 +103,146 @@ class Attempt:
         refused: Callable[[Failure], None],
         *,
         connect: Connect = socket.socket.connect_ex,
-        at_once: bool = False,
-        sock: socket.socket | None = None,
     ) -> None:
         self._reactor = reactor
         self._protocol = protocol
         self._refused = refused
         self._connect = connect
-        self._at_once = at_once
-        self._sock = sock
         self._left: Sequence[Target] = ()
-        self._dialled: Dialled | None = None
+        self._target: Target
+        self._sock: socket.socket | None = None
         self._timer: IDelayedCall | None = None
 
     def begin(self, targets: Sequence[Target]) -> None:
-        """Try the first, and the others if that fails."""
-        self._left = targets[1:]
-        sock, self._sock = self._sock, None
+        """Try the first, and the others if that fails. Nothing comes of it before this returns."""
+        self._target, self._left = targets[0], targets[1:]
+        kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         try:
-            self._dialled = Dialled(self._reactor, targets[0], self._protocol, self, sock)
+            self._sock = socket.socket(self._target.family, kind)
         except OSError as reason:
             # No descriptors, or a family that this machine does not have.
-            self.failed(Failure(reason))
-            return
-        if self._left:
-            self._timer = self._reactor.callLater(ATTEMPT_TIMEOUT, self._timed_out)
-        self._dialled.begin(self._connect, at_once=self._at_once)
+            self._timer = self._reactor.callLater(0, self._failed, Failure(reason))
+        else:
+            self._try()
 
-    def succeeded(self) -> None:
-        """The protocol gets its connection now."""
-        self._stop_timer()
-        self._dialled = None
+    def _try(self) -> None:
+        assert self._sock is not None
+        self._timer = None
+        status = self._connect(self._sock, self._target.address)
+        if status in CONNECTED or status in UNDER_WAY:
+            self._reactor.addWriter(self)
+            if self._left:
+                self._timer = self._reactor.callLater(ATTEMPT_TIMEOUT, self._timed_out)
+        elif status == errno.EAGAIN:
+            # A unix socket whose listener has not come round to accepting yet.
+            self._timer = self._reactor.callLater(RETRY, self._try)
+        else:
+            self._timer = self._reactor.callLater(0, self._ended, status)
 
-    def failed(self, reason: Failure) -> None:
-        """The target has failed."""
+    def cancel(self) -> None:
+        """Give up; nobody is told."""
         self._stop_timer()
-        self._dialled = None
+        if self._sock is not None:
+            self._reactor.removeWriter(self)
+            self._sock.close()
+            self._sock = None
+
+    # What the reactor calls: any of it may be meant for a descriptor that had this number before.
+
+    def fileno(self) -> int:
+        """The socket's descriptor, -1 when there is none that is being connected."""
+        return -1 if self._sock is None else self._sock.fileno()
+
+    def logPrefix(self) -> str:
+        """What heads log lines."""
+        return type(self).__name__
+
+    def doRead(self) -> None:
+        """Do nothing: the event was that of another descriptor."""
+
+    def doWrite(self) -> None:
+        """See what has come of it."""
+        if self._sock is not None:
+            status = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            # Without an error it is connected, or the event was that of another descriptor.
+            status = status or self._connect(self._sock, self._target.address)
+            if status not in UNDER_WAY:
+                self._reactor.removeWriter(self)
+                self._ended(status)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor has stopped, or met the refusal before it asked."""
+        if self._sock is not None:
+            status = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            self._ended(status or errno.ECONNREFUSED)
+
+    # The outcome of one target.
+
+    def _ended(self, status: int) -> None:
+        sock, self._sock = self._sock, None
+        assert sock is not None
+        self._stop_timer()
+        if status in CONNECTED:
+            protocol = self._protocol
+            protocol.makeConnection(OutgoingConnection(sock, self._target, protocol, self._reactor))
+        else:
+            sock.close()
+            self._failed(Failure(error.getConnectError((status, os.strerror(status)))))
+
+    def _failed(self, reason: Failure) -> None:
+        self._timer = None
         if self._left:
             self.begin(self._left)
         else:
             self._refused(reason)
 
-    def cancel(self) -> None:
-        """Give up; nobody is told."""
-        self._stop_timer()
-        if self._dialled is not None:
-            self._dialled.give_up()
-            self._dialled = None
-
     def _timed_out(self) -> None:
         self._timer = None
-        if self._dialled is not None:
-            self._dialled.give_up()
-        self.failed(Failure(error.TimeoutError()))
+        self.cancel()
+        self._failed(Failure(error.TimeoutError()))
 
     def _stop_timer(self) -> None:
         timer, self._timer = self._timer, None
-        if timer is not None:
+        if timer is not None and timer.active():
             timer.cancel()
+
+
+class OneProtocol(Factory):
+    """Gives the one connection that it is used for to a protocol that exists already."""
+
+    noisy = False
+
+    def __init__(self, protocol: Protocol) -> None:
+        self._protocol = protocol
+
+    def buildProtocol(self, addr: Any) -> Protocol:
+        """Give the protocol."""
+        return self._protocol
+
+
+@implementer(IStreamClientEndpoint)
+class SocketEndpoint:
+    """An endpoint of Twisted's of which the target is known: an ``Attempt`` is quicker than that.
+
+    Whoever connects sets the deadline.
+    """
+
+    def __init__(self, reactor: Any, target: Target, endpoint: IStreamClientEndpoint) -> None:
+        self.reactor = reactor
+        self.target = target
+        self._endpoint = endpoint
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
+        """Connect as the endpoint does."""
+        return self._endpoint.connect(protocolFactory)
 
 
 def connect_to(
     endpoint: IStreamClientEndpoint, protocol: Protocol, refused: Callable[[Failure], None]
 ) -> Attempt | Deferred[Any]:
-    """Connect a protocol to an endpoint, by a short way if there is one; what to cancel."""
-    target = target_of(endpoint)
-    if target is not None:
-        attempt = Attempt(endpoint._reactor, protocol, refused)  # type: ignore[attr-defined]
-        attempt.begin([target])
+    """Connect a protocol to an endpoint; what to cancel."""
+    if isinstance(endpoint, SocketEndpoint):
+        attempt = Attempt(endpoint.reactor, protocol, refused)
+        attempt.begin([endpoint.target])
         return attempt
     return endpoint.connect(OneProtocol(protocol)).addErrback(refused)

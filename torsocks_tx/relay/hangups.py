@@ -1,81 +1,98 @@
-"""Hears that a peer hangs up whose transport is paused, and so deaf.
+"""The EPOLLRDHUP watcher: hears that the peer of a paused socket hangs up.
 
-An epoll of its own watches for that alone, edge-triggered: more bytes do not wake it. Where there
-is no epoll, or no descriptor for one, nothing is heard, and a deadline must do.
+A paused transport hears nothing. One epoll of our own, edge-triggered, watches all paused sockets
+of a reactor for that alone: more bytes do not wake it. Where there is no epoll, a deadline must do.
 """
 
 from __future__ import annotations
 
+import contextlib
 import select
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.interfaces import IReactorFDSet, IReadWriteDescriptor
+from twisted.internet.interfaces import IReadWriteDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from torsocks_tx.relay.sockets import is_socket
+MOST = 64
+"""Peers that are heard of in one turn of the reactor."""
 
 
 @implementer(IReadWriteDescriptor)
-class Hangup:
-    """Calls ``told`` once if the peer of a paused plain socket closes or resets; or ``stop`` it.
+class HangupWatcher:
+    """Watches the paused sockets of one reactor, by their descriptors.
 
     A FIN that is queued behind bytes for which there is no room cannot be heard; a reset can.
-    Descriptor numbers are used again within one turn of the reactor, so any event may be that of
-    another descriptor: each is checked, or ignored.
     """
 
-    __slots__ = ("_epoll", "_fd", "_reactor", "_told")
-
-    def __init__(self, epoll: Any, reactor: IReactorFDSet, told: Callable[[], None]) -> None:
-        self._epoll = epoll
-        self._fd = int(epoll.fileno())
+    def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        self._told = told
-        reactor.addReader(self)
+        self._watched: dict[int, Callable[[], None]] = {}
+        self._epoll: Any = None
 
-    @classmethod
-    def watch(cls, transport: Any, told: Callable[[], None]) -> Hangup | None:
-        """Begin, if that is possible here."""
-        if not (hasattr(select, "epoll") and is_socket(transport)):
-            return None
-        try:
-            epoll = select.epoll()
-        except OSError:
-            return None
-        try:
-            epoll.register(transport.fileno(), select.EPOLLRDHUP | select.EPOLLET)
-        except OSError:
-            # This user watches too much already.
-            epoll.close()
-            return None
-        return cls(epoll, transport.reactor, told)
+    def watch(self, descriptor: int, hung_up: Callable[[], None]) -> None:
+        """Call ``hung_up`` once when the peer closes or resets, if that can be heard here."""
+        # No descriptors, or this user watches too much already.
+        with contextlib.suppress(OSError):
+            if self._epoll is None and hasattr(select, "epoll"):
+                self._epoll = select.epoll()
+                self._reactor.addReader(self)
+            if self._epoll is not None:
+                self._epoll.register(descriptor, select.EPOLLRDHUP | select.EPOLLET)
+                self._watched[descriptor] = hung_up
+        self._close_if_idle()
 
-    def stop(self) -> None:
-        """Hear no more; harmless a second time. To be called before the transport closes."""
-        if self._fd != -1:
+    def forget(self, descriptor: int) -> None:
+        """Watch a descriptor no more; harmless for one that is not watched, or closed."""
+        if self._watched.pop(descriptor, None) is not None:
+            with contextlib.suppress(OSError):
+                self._epoll.unregister(descriptor)
+        self._close_if_idle()
+
+    def _close_if_idle(self) -> None:
+        if self._epoll is not None and not self._watched:
             self._reactor.removeReader(self)
-            self._fd = -1
-            self._epoll.close()
-
-    def fileno(self) -> int:
-        """The descriptor of the epoll, -1 once it is closed."""
-        return self._fd
+            epoll, self._epoll = self._epoll, None
+            epoll.close()
+            _watchers.pop(self._reactor, None)
 
     def doRead(self) -> None:
-        """Tell, if the peer has hung up."""
-        if self._fd != -1 and self._epoll.poll(0):
-            self.stop()
-            self._told()
+        """Tell of those who have hung up."""
+        events = self._epoll.poll(0, MOST) if self._epoll is not None else []
+        told = [(descriptor, self._watched.get(descriptor)) for descriptor, _ in events]
+        for descriptor, hung_up in told:
+            # Whoever was told before may have closed this one, whose number another has now.
+            if hung_up is not None and self._watched.get(descriptor) is hung_up:
+                self.forget(descriptor)
+                hung_up()
 
     def doWrite(self) -> None:
         """Do nothing: the event was that of another descriptor."""
 
+    def fileno(self) -> int:
+        """The descriptor of the epoll, -1 if nothing is watched."""
+        return -1 if self._epoll is None else int(self._epoll.fileno())
+
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor watches this no more: nothing is heard from now on."""
-        self.stop()
+        """The reactor watches this no more: it has stopped, or took another's event for ours."""
+        if self._epoll is not None and self._reactor.running:
+            self._reactor.addReader(self)
+        else:
+            self._watched.clear()
+            self._close_if_idle()
 
     def logPrefix(self) -> str:
         """What heads log lines."""
         return type(self).__name__
+
+
+_watchers: dict[Any, HangupWatcher] = {}
+
+
+def watcher_of(reactor: Any) -> HangupWatcher:
+    """The one watcher of a reactor."""
+    watcher = _watchers.get(reactor)
+    if watcher is None:
+        watcher = _watchers[reactor] = HangupWatcher(reactor)
+    return watcher

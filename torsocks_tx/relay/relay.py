@@ -1,50 +1,52 @@
-"""Two sides become one stream: a client's transport and an ``IOutbound``.
+"""The relay: two sides become one stream, a client's transport and an ``IOutbound``.
 
-The relay stands before the reply does: early data goes to the outbound at once, up to a bound, and
-only the way to the client waits. Half-close goes both ways; backpressure is Twisted's, each side
-the producer of the other. What ends the client's connection (a reply, a farewell, a reset) is the
-owner's: ``RelayOwner``.
+It begins before the reply: early data goes to the outbound at once, up to a bound, and only the way
+to the client waits. Bytes go from protocol to protocol, and each side is the other's producer. A
+stream that turns out to be bulk, between two plain sockets, is spliced (``splice``) until one side
+ends. Half-close goes both ways. What ends the client's connection is the owner's: ``RelayOwner``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, Protocol
 
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IPushProducer, IReactorTime
 from zope.interface import implementer
 
 from torsocks_tx.errors import Refused, TimedOut
 from torsocks_tx.interfaces import IOutbound, IReceiver
 from torsocks_tx.limits import Limits
-from torsocks_tx.relay.flow import Flow, join
-from torsocks_tx.relay.hangups import Hangup
-from torsocks_tx.relay.sockets import send
-from torsocks_tx.relay.timeouts import Patience
-from torsocks_tx.relay.transports import Deadline, Throttle, can_half_close
+from torsocks_tx.relay.hangups import watcher_of
+from torsocks_tx.relay.sockets import can_half_close, is_sending, is_socket, send
+from torsocks_tx.relay.splice import Splice
+from torsocks_tx.relay.timeouts import Deadline, StreamTimeouts
+
+BULK, BULK_PAUSE = 256 * 1024, 0.05
+"""A stream is bulk once so many bytes went through without such a pause, in seconds."""
 
 
 class RelayOwner(Protocol):
     """What a relay tells the protocol that owns it."""
 
     def relay_opened(self) -> None:
-        """The far end is reached: send the success reply now. Data follows."""
+        """The remote is reached: send the success reply now. Data follows."""
 
     def relay_refused(self, reason: Refused) -> None:
         """It is not reached. The relay is over."""
 
     def relay_over(self, clean: bool) -> None:
-        """The far end is gone: flush and close, or reset if not ``clean``. The relay is over."""
+        """The remote is gone: flush and close, or reset if not ``clean``. The relay is over."""
 
     def relay_remote_eof(self) -> None:
-        """The far end will send no more: shut the sending side towards the client down."""
+        """The remote will send no more: shut the sending side towards the client down."""
 
 
 class State(Enum):
     """How far a stream is. The two DONE states are half-closed."""
 
     OPENING = auto()
-    OPENED_AT_ONCE = auto()
     OPEN = auto()
     CLIENT_DONE = auto()
     REMOTE_DONE = auto()
@@ -54,15 +56,43 @@ class State(Enum):
 _FLOWING_OUT = frozenset({State.OPEN, State.CLIENT_DONE})
 
 
-@implementer(IReceiver)
-class Relay:
-    """One stream; ``sent`` and ``received`` count the payload, towards and from the far end.
+@implementer(IPushProducer)
+class Throttle:
+    """Lets one side of a relay be paused by the other, and by nothing else.
 
-    ``patience`` watches over its silence.
+    Twisted calls ``stopProducing`` on the producer of a transport that is lost. For a transport
+    that would mean closing: the relay decides that, so here it does nothing.
     """
 
-    __slots__ = ("_clock", "_deadline", "_far", "_flows", "_hangup", "_limits", "_outbound",
-                 "_owner", "_state", "_transport", "patience", "received", "sent")  # fmt: skip
+    __slots__ = ("_producer", "_resumed", "paused")
+
+    def __init__(self, producer: Any, resumed: Callable[[], None]) -> None:
+        self._producer = producer
+        self._resumed = resumed
+        self.paused = False
+
+    def pauseProducing(self) -> None:
+        """Read no more from this side."""
+        self.paused = True
+        self._producer.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """Read on: everything that was written to the other side is out."""
+        self.paused = False
+        self._producer.resumeProducing()
+        self._resumed()
+
+    def stopProducing(self) -> None:
+        """Do nothing."""
+
+
+@implementer(IReceiver)
+class Relay:
+    """One stream; ``sent`` and ``received`` count the payload, to and from the remote."""
+
+    __slots__ = ("_clock", "_deadline", "_limits", "_outbound", "_owner", "_run", "_splice",
+                 "_state", "_throttles", "_timeouts", "_transport", "_watched", "received",
+                 "sent")  # fmt: skip
 
     def __init__(
         self,
@@ -77,12 +107,13 @@ class Relay:
         self._clock = clock
         self._deadline = deadline
         self._limits = limits
+        self._timeouts = StreamTimeouts(clock, deadline, limits, self)
         self._outbound: IOutbound | None = None
         self._state = State.OPENING
-        self.patience = Patience(clock, deadline, limits, self._give_up)
-        self._far: Throttle | None = None
-        self._flows: tuple[Flow, ...] = ()
-        self._hangup: Hangup | None = None
+        self._throttles: tuple[Throttle, ...] = ()
+        self._splice: Splice | None = None
+        self._run = 0
+        self._watched: int | None = None
         self.sent = 0
         self.received = 0
 
@@ -93,26 +124,20 @@ class Relay:
 
     @property
     def is_open(self) -> bool:
-        """Whether the client was told that the far end is reached."""
+        """Whether the client was told that the remote is reached."""
         return self._state is not State.OPENING and self._outbound is not None
 
     @property
     def outbound(self) -> IOutbound | None:
-        """The far side, None when there is nothing left to do with it."""
+        """The remote side, None when there is nothing left to do with it."""
         return self._outbound
 
     # The client's side.
 
     def begin(self, outbound: IOutbound, early: bytes, timeout: float) -> None:
         """Take the outbound that was opened with this relay as its receiver."""
-        if self._state not in (State.OPENING, State.OPENED_AT_ONCE):
-            return
         self._outbound = outbound
-        if self._state is State.OPENED_AT_ONCE:
-            self._state = State.OPENING
-            self.opened()
-        else:
-            self._deadline.start(timeout, self._open_timed_out)
+        self._deadline.start(timeout, self._open_timed_out)
         if early:
             self.client_data(early)
 
@@ -121,17 +146,16 @@ class Relay:
         if self._outbound is None:
             return
         self.sent += len(data)
-        self.patience.last_activity = self._clock.seconds()
         self._outbound.write(data)
-        if self._state is State.OPENING and self.sent >= self._limits.early_data:
+        if self._state is not State.OPENING:
+            self._weigh(len(data))
+        elif self.sent >= self._limits.early_data and self._watched is None:
             self._transport.pauseProducing()
             # Paused it would not notice that the client has gone; nor does it ask for more.
-            if self._hangup is None:
-                self._hangup = Hangup.watch(self._transport, self._client_hung_up)
-
-    def _client_hung_up(self) -> None:
-        self._hangup = None
-        self._transport.abortConnection()
+            if is_socket(self._transport):
+                self._watched = self._transport.fileno()
+                watcher = watcher_of(self._transport.reactor)
+                watcher.watch(self._watched, self._transport.abortConnection)
 
     def client_eof(self) -> None:
         """The client will send no more. While opening that means that it is gone."""
@@ -140,9 +164,9 @@ class Relay:
         elif self._state is State.OPEN and self._outbound is not None:
             self._state = State.CLIENT_DONE
             self._outbound.lose_write()
-            self.patience.client_done()
+            self._timeouts.client_done()
         elif self._state is State.REMOTE_DONE:
-            self._give_up(complete=True)
+            self.give_up(complete=True)
 
     def client_lost(self, clean: bool) -> None:
         """The client's connection is gone. What it had sent in a clean end still goes out."""
@@ -153,84 +177,128 @@ class Relay:
         else:
             self._finish()
 
-    # The far side: IReceiver.
+    # The remote side: IReceiver.
 
     def opened(self) -> None:
-        """The far end is reached, maybe before there is an outbound to write to."""
-        if self._state is not State.OPENING:
-            return
-        if self._outbound is None:
-            self._state = State.OPENED_AT_ONCE
+        """The remote is reached."""
+        if self._state is not State.OPENING or self._outbound is None:
             return
         self._state = State.OPEN
         self._owner.relay_opened()
-        near, self._far = Throttle(self._transport), Throttle(self._outbound)
-        self._outbound.register_producer(near)
-        self._transport.registerProducer(self._far, True)
+        client = Throttle(self._transport, self._splice_if_bulk)
+        remote = Throttle(self._outbound, self._splice_if_bulk)
+        self._throttles = client, remote
+        self._outbound.register_producer(client)
+        self._transport.registerProducer(remote, True)
         if self.sent >= self._limits.early_data:
-            self._stop_listening()
+            self._stop_watching()
             self._transport.resumeProducing()
-        self.patience.opened(near, self._far)
-        ways = (near, self._moved_out), (self._far, self._moved_in)
-        self._flows = join(self._transport, self._outbound.transport, *ways)
-
-    def _moved_out(self, count: int) -> None:
-        self.sent += count
-        self.patience.last_activity = self._clock.seconds()
-
-    def _moved_in(self, count: int) -> None:
-        self.received += count
-        self.patience.last_activity = self._clock.seconds()
+        self._timeouts.opened()
 
     def refused(self, reason: Refused) -> None:
-        """The far end is not reached."""
+        """The remote is not reached."""
         if self._state is State.OPENING:
             self._release()
             self._owner.relay_refused(reason)
 
     def data(self, data: bytes) -> None:
-        """Bytes from the far end."""
+        """Bytes from the remote."""
         if self._state in _FLOWING_OUT:
-            self._moved_in(len(data))
+            self.received += len(data)
             send(self._transport, data)
+            self._weigh(len(data))
 
     def eof(self) -> None:
-        """The far end will send no more, but still listens."""
+        """The remote will send no more, but still listens."""
         if self._state is State.OPEN and can_half_close(self._transport):
             self._state = State.REMOTE_DONE
-            self._unregister()
+            # Until it is free from its producer, the transport would not shut down.
+            self._transport.unregisterProducer()
             self._owner.relay_remote_eof()
-            self.patience.remote_done()
+            self._timeouts.remote_done()
         elif self._state in _FLOWING_OUT:
-            self._give_up(complete=True)
+            self.give_up(complete=True)
 
     def lost(self, clean: bool) -> None:
-        """The far end is gone."""
+        """The remote is gone."""
         if self._state is not State.OVER:
             self._release()
             self._owner.relay_over(clean)
 
+    # Bulk.
+
+    def _weigh(self, count: int) -> None:
+        """Note that so many bytes went through."""
+        now = self._clock.seconds()
+        if now - self._timeouts.last_activity > BULK_PAUSE:
+            self._run = 0
+        self._timeouts.last_activity = now
+        self._run += count
+        if self._run >= BULK:
+            self._splice_if_bulk()
+
+    def _splice_if_bulk(self) -> None:
+        """Splice a bulk stream, if both are plain sockets to which nothing waits to be sent."""
+        if self._run < BULK or self._splice is not None or self._outbound is None:
+            return
+        client, remote = self._transport, self._outbound.transport
+        paused = any(throttle.paused for throttle in self._throttles)
+        if not paused and _is_flushed(client) and _is_flushed(remote):
+            has_ended = self._state is State.CLIENT_DONE, self._state is State.REMOTE_DONE
+            self._splice = Splice(self, client, remote, has_ended)
+            self._splice.start()
+
+    def spliced(self, by_client: bool, count: int) -> None:
+        """Count bytes that went past the protocols."""
+        if by_client:
+            self.sent += count
+        else:
+            self.received += count
+        self._timeouts.last_activity = self._clock.seconds()
+
+    def unspliced(self) -> None:
+        """From now on bytes go by the protocols again."""
+        self._splice, self._run = None, 0
+
+    def unsplice(self) -> None:
+        """Give the sockets back to their transports, which somebody wants to close."""
+        if self._splice is not None:
+            self._splice.stop()
+
+    # Its end.
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether one side is not read, since the other takes no more."""
+        if self._splice is not None:
+            return self._splice.is_blocked
+        return any(throttle.paused for throttle in self._throttles)
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether the remote has not taken everything yet that was sent to it."""
+        return self._outbound is not None and is_sending(self._outbound.transport)
+
+    def give_up(self, complete: bool) -> None:
+        """End the stream on both sides; as if it was cut short, if not ``complete``."""
+        self._finish()
+        self._owner.relay_over(complete)
+
     def _release(self) -> IOutbound | None:
-        self._state = State.OVER
-        self._stop_listening()
-        self.patience.end()
-        for flow in self._flows:
-            flow.detach()
-        self._flows = ()
-        self._unregister()
+        was_over, self._state = self._state is State.OVER, State.OVER
+        self.unsplice()
+        self._stop_watching()
+        self._timeouts.end()
+        if self._throttles and not was_over:
+            self._transport.unregisterProducer()
+        self._throttles = ()
         outbound, self._outbound = self._outbound, None
         return outbound
 
-    def _stop_listening(self) -> None:
-        if self._hangup is not None:
-            self._hangup.stop()
-            self._hangup = None
-
-    def _unregister(self) -> None:
-        """Free the client's transport from its producer: until then it would not shut down."""
-        if self._far is not None:
-            self._far = None
-            self._transport.unregisterProducer()
+    def _stop_watching(self) -> None:
+        watched, self._watched = self._watched, None
+        if watched is not None:
+            watcher_of(self._transport.reactor).forget(watched)
 
     def _finish(self) -> None:
         outbound = self._release()
@@ -244,6 +312,7 @@ class Relay:
             outbound.abort()
         self._owner.relay_refused(TimedOut("no outcome within the connect deadline"))
 
-    def _give_up(self, complete: bool) -> None:
-        self._finish()
-        self._owner.relay_over(complete)
+
+def _is_flushed(transport: Any) -> bool:
+    """Whether a transport is a plain socket, and all that was written to it is out."""
+    return is_socket(transport) and transport.connected and not transport.dataBuffer

@@ -1,106 +1,123 @@
-"""What is done at once to a plain socket of Twisted's, where its transport would wait for a turn.
+"""What is done to the transports of a stream: options, writes that leave at once, half-close, ends.
 
-A write, a half-close or a close of a transport costs a turn of the reactor and two system calls
-more than needed where nothing is queued. Every function here does what the transport's own method
-does, in its order, and calls that method wherever the short way is not safe.
+Everything that is written to such a transport goes through ``send``, which leaves nothing where
+``dataBuffer`` does not show it. So an empty ``dataBuffer`` means that all is in the kernel's hands.
 """
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import struct
 from errno import ECONNRESET, EHOSTUNREACH, ENETUNREACH, ETIMEDOUT
+from functools import partial
 from typing import Any
 from weakref import WeakSet
 
-from twisted.internet import main, tcp
-from twisted.python.failure import Failure
+from twisted.internet import tcp
+from twisted.internet.address import UNIXAddress
+from twisted.internet.interfaces import ITCPTransport
 
-_NEEDED = (
-    *("connected", "disconnecting", "producer", "producerPaused", "TLS"),
-    *("dataBuffer", "_tempDataLen", "_writeDisconnecting", "_writeDisconnected"),
-    *("_closeWriteConnection", "_shouldShutdown"),
-)
-_known = all(hasattr(tcp.Connection, name) for name in _NEEDED if name != "_tempDataLen")
-_done = Failure(main.CONNECTION_DONE)
-_TCP_CLOSE = 7
+from torsocks_tx.limits import Limits
+from torsocks_tx.relay.timeouts import Deadline
+
 _FATAL = (ECONNRESET, ETIMEDOUT, EHOSTUNREACH, ENETUNREACH)
+_TCP_CLOSE = 7
 _reset: WeakSet[Any] = WeakSet()
 
 
 def is_socket(transport: Any) -> bool:
-    """Whether a transport is a plain socket of Twisted's, TCP or unix, of a make known here."""
-    return _known and isinstance(transport, tcp.Connection) and not transport.TLS
+    """Whether a transport is a plain socket of Twisted's, TCP or unix, without TLS."""
+    return isinstance(transport, tcp.Connection) and not transport.TLS
 
 
-def is_quiet(transport: Any) -> bool:
-    """Whether everything written to a plain socket is in the kernel's hands, and it is open."""
-    return bool(
-        _known
-        and isinstance(transport, tcp.Connection)
-        and transport.connected
-        and not transport.TLS
-        and not transport._tempDataLen
-        and not transport.dataBuffer
-        and not transport.disconnecting
-        and not transport._writeDisconnecting
-        # Somebody else's while bytes for it are held in a pipe, or while it is aborted.
-        and "doWrite" not in transport.__dict__
-    )
+def prepare(transport: Any) -> None:
+    """Switch Nagle off and keepalive on, where the transport is TCP."""
+    if is_socket(transport):
+        setsockopt = transport.getHandle().setsockopt
+        try:
+            setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        except OSError:
+            # A unix socket has no Nagle; a client that has gone already has nothing.
+            return
+    # Twisted 22.4 has these methods on unix transports too, where they raise.
+    elif ITCPTransport.providedBy(transport) and not isinstance(transport.getHost(), UNIXAddress):
+        transport.setTcpNoDelay(True)
+        transport.setTcpKeepAlive(True)
 
 
-def is_clear(transport: Any, producer: Any) -> bool:
-    """Whether bytes may go past the protocol of a plain socket: nothing is queued before them.
+def send(transport: Any, data: bytes) -> None:
+    """Write; what the kernel takes has left before this returns.
 
-    A transport that closes has no producer any more.
+    Twisted's own ``write`` waits for a turn of the reactor, which costs more than the rest.
     """
-    return bool(
-        transport.connected
-        and not transport.dataBuffer
-        and not transport._tempDataLen
-        and not transport.disconnecting
-        and not transport._writeDisconnecting
-        # As in ``is_quiet``.
-        and "doWrite" not in transport.__dict__
-        and transport.producer is producer
-    )
+    if not (is_socket(transport) and transport.connected):
+        transport.write(data)
+        return
+    if not transport.dataBuffer and not transport.disconnecting:
+        try:
+            sent = transport.getHandle().send(data)
+        except OSError as error:
+            note_unsent(transport, error.errno)
+            sent = 0
+        if sent == len(data):
+            return
+        data = data[sent:]
+    transport.write(data)
+    # Moves the rest to ``dataBuffer``. That the connection is lost, the reactor finds out itself.
+    transport.doWrite()
 
 
-def is_sending(sock: Any) -> bool:
-    """Whether the kernel still has bytes for the peer of a socket, who has not taken them yet."""
-    try:
-        # Not every system has them.
-        import fcntl
-        import termios
-
-        (count,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))
-    except (ImportError, OSError, ValueError):
-        # Or it is closed.
-        return False
-    # A FIN on its way counts as one.
-    return bool(count > 1)
+def shut(transport: Any) -> None:
+    """Shut the sending side down; the FIN leaves before this returns, if nothing is queued."""
+    transport.loseWriteConnection()
+    if is_socket(transport) and transport.connected:
+        transport.doWrite()
 
 
-def not_sent(transport: Any, errno: int | None) -> None:
-    """Note why the peer took nothing. Full, or gone: the transport's own attempt tells.
+def abort(transport: Any) -> None:
+    """Close at once, and drop what is not sent yet, where the transport can; else close.
 
-    But of a reset, or a timeout of its own, the kernel tells once, and what is read behind that is
-    like an orderly end. Of a reset that follows an orderly end it says EPIPE.
+    An ``ITransport`` need not have ``abortConnection``: the pipes to a process have none.
+    """
+    if hasattr(transport, "abortConnection"):
+        transport.abortConnection()
+    else:
+        transport.loseConnection()
+
+
+def can_half_close(transport: Any) -> bool:
+    """Whether the sending side can be shut down alone.
+
+    Wrappers such as TLS pass unknown attributes on to the transport below them, where shutting down
+    would cut the wrapper's own protocol short: only a method of the transport's own class counts.
+    """
+    own = hasattr(type(transport), "loseWriteConnection")
+    return own and not getattr(transport, "TLS", False)
+
+
+def note_unsent(transport: Any, errno: int | None) -> None:
+    """Note why the peer took nothing: of a reset, or a timeout, the kernel tells only once.
+
+    What is read behind it looks like an orderly end. Of a reset that follows an orderly end the
+    kernel says EPIPE.
     """
     if errno in _FATAL:
         _reset.add(transport)
 
 
-def not_all_spliced(transport: Any) -> None:
-    """Note why the peer took less than it was given: a splice that took some keeps its error back.
+def note_partly_spliced(transport: Any) -> None:
+    """Note whether the peer is gone that took a part of a splice: the kernel keeps the error back.
 
     The connection is over, so its peer has not merely ended it.
     """
-    # A unix socket has no such state, and one that is closed none at all.
-    with contextlib.suppress(OSError):
-        if transport.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE:
-            _reset.add(transport)
+    try:
+        state = transport.getHandle().getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+    except (AttributeError, OSError):
+        # A unix socket has no such state, nor has any socket on some systems.
+        return
+    if state == _TCP_CLOSE:
+        _reset.add(transport)
 
 
 def was_reset(transport: Any) -> bool:
@@ -108,42 +125,60 @@ def was_reset(transport: Any) -> bool:
     return transport in _reset
 
 
-def send(transport: Any, data: bytes) -> None:
-    """``write``: what the kernel takes goes out before this returns."""
-    if is_quiet(transport):
-        try:
-            sent = transport.socket.send(data)
-        except OSError as error:
-            not_sent(transport, error.errno)
-            sent = 0
-        if sent == len(data):
-            return
-        data = data[sent:]
-    transport.write(data)
+def is_sending(transport: Any) -> bool:
+    """Whether the kernel still has bytes for the peer of a socket, who has not taken them yet."""
+    try:
+        # Not every system has them.
+        import fcntl
+        import termios
+
+        handle = transport.getHandle()
+        (count,) = struct.unpack("i", fcntl.ioctl(handle.fileno(), termios.TIOCOUTQ, bytes(4)))
+    except (AttributeError, ImportError, OSError, ValueError):
+        # Or it is closed, or no socket.
+        return False
+    # A FIN on its way counts as one.
+    return bool(count > 1)
 
 
-def shut(transport: Any) -> None:
-    """``loseWriteConnection``: the FIN goes out before this returns, if nothing is queued."""
-    if is_quiet(transport) and transport.producer is None:
-        transport._writeDisconnecting = transport._writeDisconnected = True
-        transport._closeWriteConnection()
-    else:
-        transport.loseWriteConnection()
+class LingeringClose:
+    """Ends a connection so that the peer can read everything that was written to it.
 
+    Write, shut down our sending side, take and drop what still comes for a bounded time, close. A
+    plain close with unread bytes becomes a reset, which destroys what the peer has not read yet.
+    """
 
-def closes_at_once(transport: Any) -> bool:
-    """Whether a plain socket has nothing to send before it closes: quiet, or its FIN is out."""
-    if is_quiet(transport):
-        return transport.producer is None
-    done = is_socket(transport) and transport.connected and not transport.disconnecting
-    return bool(done and transport._writeDisconnected)
+    __slots__ = ("_deadline", "_dropped", "_limits", "_transport")
 
+    def __init__(self, transport: Any, deadline: Deadline, limits: Limits) -> None:
+        self._transport = transport
+        self._deadline = deadline
+        self._limits = limits
+        self._dropped = 0
 
-def lose(transport: Any) -> None:
-    """``loseConnection``: the end is told of before this returns, if nothing is queued."""
-    if closes_at_once(transport):
-        # The descriptor is nobody else's: closing it is enough, and one system call less.
-        transport._shouldShutdown = False
-        transport.connectionLost(_done)
-    else:
-        transport.loseConnection()
+    def begin(self, *, has_ended: bool = False) -> None:
+        """Flush and shut down. A peer that does not read is given up after ``linger_limit``.
+
+        ``has_ended``: the peer will send no more. No producer may be registered any more: Twisted
+        would wait for it.
+        """
+        self._deadline.start(self._limits.linger_limit, partial(abort, self._transport))
+        if not has_ended and can_half_close(self._transport):
+            shut(self._transport)
+            self._transport.resumeProducing()
+        else:
+            self._transport.loseConnection()
+
+    def flushed(self) -> None:
+        """Our sending side is shut down: the peer has ``drain_timeout`` to close its own."""
+        self._deadline.start(self._limits.drain_timeout, self._transport.loseConnection)
+
+    def received(self, data: bytes) -> None:
+        """Drop bytes; after ``drain_bytes`` of them, close."""
+        self._dropped += len(data)
+        if self._dropped > self._limits.drain_bytes:
+            self.closed()
+
+    def closed(self) -> None:
+        """The peer will send no more: close as soon as everything is flushed."""
+        self._transport.loseConnection()

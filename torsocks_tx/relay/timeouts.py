@@ -1,45 +1,105 @@
-"""How long an open stream may be silent, and how it is ended when it was silent for too long."""
+"""How long things may take: one deadline for each connection, and the silence of open streams."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from torsocks_tx.limits import Limits
-from torsocks_tx.relay.transports import Deadline, Throttle
+
+_ROUNDING = 1e-6
 
 
-class Patience:
-    """Watches one stream; ``last_activity`` is the time of its last bytes, kept by the relay.
+class Deadline:
+    """The one timer of a connection: starting it again replaces what it waited for.
 
-    ``lingered``: for how many seconds the client was done before this began to watch.
-    ``give_up`` is called with whether the stream looks complete: it does not where bytes are held
-    back because one side takes no more, nor where they still come.
+    Neither that nor ``rest`` touches the reactor's timer, unless it is too late for the new
+    deadline: when it fires, it waits for what is left, if anything is.
     """
 
-    __slots__ = ("_clock", "_deadline", "_give_up", "_limits", "_linger_end", "_throttles",
-                 "last_activity", "lingered")  # fmt: skip
+    __slots__ = ("_call", "_clock", "_due", "_expired")
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._call: IDelayedCall | None = None
+        self._due = 0.0
+        self._expired: Callable[[], None] | None = None
+
+    def start(self, seconds: float | None, expired: Callable[[], None]) -> None:
+        """Call ``expired`` after so many seconds; None means never."""
+        if seconds is None:
+            self.stop()
+            return
+        self._expired = expired
+        self._due = self._clock.seconds() + seconds
+        if self._call is not None:
+            if self._call.getTime() <= self._due:
+                return
+            self._call.cancel()
+        self._call = self._clock.callLater(seconds, self._expire)
+
+    def rest(self) -> None:
+        """Wait for nothing for now. For connections, whose end is a ``stop``."""
+        self._expired = None
+
+    def stop(self) -> None:
+        """Wait for nothing."""
+        self._expired = None
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether something will be called."""
+        return self._expired is not None
+
+    def _expire(self) -> None:
+        self._call = None
+        if self._expired is None:
+            return
+        left = self._due - self._clock.seconds()
+        if left > _ROUNDING:
+            self._call = self._clock.callLater(left, self._expire)
+        else:
+            expired, self._expired = self._expired, None
+            expired()
+
+
+class WatchedStream(Protocol):
+    """What the timeouts ask of an open stream."""
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether one side is not read, since the other takes no more."""
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether the remote has not taken everything yet that was sent to it."""
+
+    def give_up(self, complete: bool) -> None:
+        """End the stream, which was silent for too long; not ``complete`` if bytes still come."""
+
+
+class StreamTimeouts:
+    """Watches the silence of one stream; ``last_activity`` is the time of its last bytes."""
+
+    __slots__ = ("_clock", "_deadline", "_limits", "_linger_end", "_stream", "last_activity")
 
     def __init__(
-        self,
-        clock: IReactorTime,
-        deadline: Deadline,
-        limits: Limits,
-        give_up: Callable[[bool], None],
+        self, clock: IReactorTime, deadline: Deadline, limits: Limits, stream: WatchedStream
     ) -> None:
         self._clock = clock
         self._deadline = deadline
         self._limits = limits
-        self._give_up = give_up
-        self._throttles: tuple[Throttle, ...] = ()
+        self._stream: WatchedStream | None = stream
         self._linger_end = 0.0
         self.last_activity = 0.0
-        self.lingered = 0.0
 
-    def opened(self, *throttles: Throttle) -> None:
+    def opened(self) -> None:
         """Both sides are open: only ``idle_timeout`` counts."""
-        self._throttles = throttles
         self.last_activity = self._clock.seconds()
         if self._limits.idle_timeout is None:
             self._deadline.rest()
@@ -47,21 +107,20 @@ class Patience:
             self._deadline.start(self._limits.idle_timeout, self._idle_expired)
 
     def client_done(self) -> None:
-        """The client has closed its side: the far end may be silent for ``linger_timeout``."""
+        """The client has closed its side: the remote may be silent for ``linger_timeout``."""
         self.last_activity = self._clock.seconds()
-        self._linger_end = self.last_activity + self._limits.linger_limit - self.lingered
+        self._linger_end = self.last_activity + self._limits.linger_limit
         self._deadline.start(self._limits.linger_timeout, self._linger_expired)
 
     def remote_done(self) -> None:
-        """The far end has closed its side: the client may be silent for ``linger_limit``."""
+        """The remote has closed its side: the client may be silent for ``linger_limit``."""
         self.last_activity = self._clock.seconds()
         self._upload_expired()
 
     def end(self) -> None:
         """Wait for nothing more: the stream is over, and no longer known here."""
         self._deadline.rest()
-        self._give_up = _nothing
-        self._throttles = ()
+        self._stream = None
 
     def _idle_expired(self) -> None:
         self._expire(self._remaining(self._limits.idle_timeout or 0.0), self._idle_expired)
@@ -72,10 +131,10 @@ class Patience:
         self._expire(self._remaining(period), self._upload_expired)
 
     def _linger_expired(self) -> None:
-        period = self._limits.linger_timeout
-        # A side that is not read from because the other takes no more is not silent, nor is a far
-        # end that has not taken everything yet.
-        is_busy = self._is_blocked or self._throttles[-1].is_sending
+        period, stream = self._limits.linger_timeout, self._stream
+        # A side that is not read from because the other takes no more is not silent, nor is a
+        # remote that has not taken everything yet.
+        is_busy = stream is not None and (stream.is_blocked or stream.is_sending)
         silence = period if is_busy else self._remaining(period)
         left = min(silence, self._linger_end - self._clock.seconds())
         self._expire(left, self._linger_expired, is_silent=silence <= 0)
@@ -83,16 +142,8 @@ class Patience:
     def _expire(self, left: float, again: Callable[[], None], *, is_silent: bool = True) -> None:
         if left > 0:
             self._deadline.start(left, again)
-        else:
-            self._give_up(is_silent and not self._is_blocked)
-
-    @property
-    def _is_blocked(self) -> bool:
-        return any(throttle.paused for throttle in self._throttles)
+        elif self._stream is not None:
+            self._stream.give_up(is_silent and not self._stream.is_blocked)
 
     def _remaining(self, period: float) -> float:
         return self.last_activity + period - self._clock.seconds()
-
-
-def _nothing(_: bool) -> None:
-    """Nobody is left to be told."""

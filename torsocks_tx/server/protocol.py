@@ -23,9 +23,15 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torsocks_tx.errors import Fault, Refused, without_text
-from torsocks_tx.interfaces import IOutbound, IReceiver
-from torsocks_tx.relay.sockets import is_quiet, send, was_reset
-from torsocks_tx.relay.transports import Deadline, Farewell, abort, prepare
+from torsocks_tx.relay.sockets import (
+    LingeringClose,
+    abort,
+    is_socket,
+    prepare,
+    send,
+    was_reset,
+)
+from torsocks_tx.relay.timeouts import Deadline
 from torsocks_tx.server.owner import Owner
 from torsocks_tx.server.request import Errand
 from torsocks_tx.socks.constants import Version
@@ -42,12 +48,12 @@ from torsocks_tx.socks.server import (
 
 
 class State(Enum):
-    """How far a client's connection is. HEARD_OUT: busy, and the client will send no more."""
+    """How far a client's connection is. CLIENT_EOF: busy, and the client will send no more."""
 
     HANDSHAKE = auto()
     AUTHENTICATING = auto()
     BUSY = auto()
-    HEARD_OUT = auto()
+    CLIENT_EOF = auto()
     CLOSING = auto()
     CLOSED = auto()
 
@@ -70,46 +76,18 @@ class SOCKSProtocol(Protocol):
 
     def connectionMade(self) -> None:
         """Start the handshake and its deadline."""
-        self._handshake = ServerHandshake(self.factory.handshake_options(self.versions))
-        self._begin(self.factory.limits.handshake_timeout)
-        if is_quiet(self.transport) and self.transport.protocol is self:
-            # The first message is often there already. An end would be told again.
-            self.transport.doRead()
-
-    def _begin(self, seconds: float) -> None:
+        factory = self.factory
+        self._handshake = ServerHandshake(factory.handshake_options(self.versions))
         # Twisted's own name for a transport holds the client's address, and it heads log lines.
         self.transport.logstr = type(self).__name__
         prepare(self.transport)
-        self.deadline = Deadline(self.factory.clock)
-        self._farewell = Farewell(self.transport, self.deadline, self.factory.limits)
-        self.deadline.start(seconds, self._handshake_timed_out)
-        self.factory.connected(self)
-
-    def go_on(
-        self, transport: Any, handshake: ServerHandshake, seconds: float, steps: Sequence[Step]
-    ) -> None:
-        """Take a handshake that was begun elsewhere, with these steps of it to be carried out."""
-        self.transport, self.connected = transport, 1
-        self._handshake = handshake
-        self._begin(seconds)
-        self._carry_out(steps)
-
-    def go_on_with(
-        self,
-        transport: Any,
-        request: Request,
-        reach: Callable[[IReceiver], IOutbound],
-        seconds: float,
-        moved: tuple[int, int],
-        lingered: float | None,
-    ) -> None:
-        """Take a stream that was begun elsewhere: as ``Errand.go_on``."""
-        self.transport, self.connected = transport, 1
-        self._begin(seconds)
-        self._errand = self.factory.errand(self, request)
-        self.state = State.BUSY
-        self.factory.serves(self)
-        self._errand.go_on(reach, seconds, moved, lingered)
+        self.deadline = Deadline(factory.clock)
+        self._closing = LingeringClose(self.transport, self.deadline, factory.limits)
+        self.deadline.start(factory.limits.handshake_timeout, self._handshake_timed_out)
+        factory.connected(self)
+        if is_socket(self.transport) and self.transport.protocol is self:
+            # The first message is often there already. An end would be told again.
+            self.transport.doRead()
 
     def dataReceived(self, data: bytes) -> None:
         """Take bytes from the client."""
@@ -122,7 +100,7 @@ class SOCKSProtocol(Protocol):
                 )
                 self.reset()
         elif self.state is State.CLOSING:
-            self._farewell.received(data)
+            self._closing.received(data)
         elif not self.is_served:
             self._converse(self._handshake.receive, data)
 
@@ -131,11 +109,11 @@ class SOCKSProtocol(Protocol):
         if was_reset(self.transport):
             abort(self.transport)
         elif self.state is State.BUSY:
-            self.state = State.HEARD_OUT
+            self.state = State.CLIENT_EOF
             self.factory.lingers(self)
             self._errand.client_eof()
         elif self.state is State.CLOSING:
-            self._farewell.closed()
+            self._closing.closed()
         else:
             self.note("the client closed before its request")
             self.transport.loseConnection()
@@ -147,7 +125,7 @@ class SOCKSProtocol(Protocol):
     def writeConnectionLost(self) -> None:
         """Everything that was written is out, and our sending side is shut down."""
         if self.state is State.CLOSING:
-            self._farewell.flushed()
+            self._closing.flushed()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The client's connection is gone: nothing of it stays behind."""
@@ -246,14 +224,16 @@ class SOCKSProtocol(Protocol):
     def finish(self, data: bytes) -> None:
         """Write these bytes, flush, close."""
         if self.state not in (State.CLOSING, State.CLOSED):
-            heard_out = self.state is State.HEARD_OUT
+            has_ended = self.state is State.CLIENT_EOF
             self.state = State.CLOSING
             if data:
                 send(self.transport, data)
-            self._farewell.begin(heard_out=heard_out)
+            self._closing.begin(has_ended=has_ended)
 
     def reset(self) -> None:
         """Close with a reset."""
+        if self.state in (State.BUSY, State.CLIENT_EOF):
+            self._errand.unsplice()
         abort(self.transport)
 
     def note(self, reason: str) -> None:

@@ -12,12 +12,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from torsocks_tx.errors import Fault, HostUnreachable, Refused, TimedOut, without_text
-from torsocks_tx.interfaces import IBackend, IOutbound, IReceiver
+from torsocks_tx.interfaces import IBackend
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.relay.relay import Relay
 from torsocks_tx.relay.sockets import send, shut
-from torsocks_tx.relay.transports import Deadline
+from torsocks_tx.relay.timeouts import Deadline
 from torsocks_tx.socks import replies
 from torsocks_tx.socks.constants import Command
 from torsocks_tx.socks.extended import REPLY_CODES
@@ -48,7 +48,7 @@ def _without_used_pairs(request: Request, pairs: KeyValues) -> Request:
 class Errand:
     """Carries one request out and answers it; afterwards it is the client's end of the relay."""
 
-    __slots__ = ("_audience", "_client", "_limits", "_look_up", "_relay", "_request", "_told")
+    __slots__ = ("_audience", "_client", "_limits", "_look_up", "_relay", "_request")
     _log = Logger()
 
     def __init__(
@@ -66,26 +66,6 @@ class Errand:
         self._audience = audience
         self._relay = Relay(self, client.transport, clock, client.deadline, limits)
         self._look_up: Deferred[Address] | None = None
-        self._told = False
-
-    def go_on(
-        self,
-        reach: Callable[[IReceiver], IOutbound],
-        left: float,
-        moved: tuple[int, int],
-        lingered: float | None,
-    ) -> None:
-        """Take a stream that was begun elsewhere, with so many seconds left to open.
-
-        ``reach`` makes its far side; ``moved`` bytes went out and in; ``lingered``: for how many
-        seconds the client has been done, None if it was not told yet that the stream is open.
-        """
-        self._told = lingered is not None
-        self._relay.patience.lingered = lingered or 0.0
-        self._relay.begin(reach(self._relay), b"", left)
-        sent, received = moved
-        self._relay.sent += sent
-        self._relay.received += received
 
     def begin(self, backend: IBackend, isolation: Isolation, rest: bytes) -> None:
         """Set out; ``rest`` is early data, which a look-up has no use for."""
@@ -130,6 +110,10 @@ class Errand:
         """How many bytes have come from the far end."""
         return self._relay.received
 
+    def unsplice(self) -> None:
+        """Leave the client's socket to its transport, which is to be closed."""
+        self._relay.unsplice()
+
     def dismiss(self) -> None:
         """Nobody needs this any more: leave no cycle of references behind."""
         del self._relay
@@ -138,8 +122,7 @@ class Errand:
 
     def relay_opened(self) -> None:
         """The far end is reached: tell the client."""
-        if not self._told:
-            self.send_reply(replies.success(self._request), final=False)
+        self.send_reply(replies.success(self._request), final=False)
 
     def relay_refused(self, reason: Refused) -> None:
         """The answer is no: tell the client why, as far as it may know."""

@@ -19,7 +19,6 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from torsocks_tx.fastpath import attach
 from torsocks_tx.server.factory import SOCKSFactory
 from torsocks_tx.twistd.binding import StartError
 from torsocks_tx.twistd.listen import Listener
@@ -223,8 +222,6 @@ class TorsocksService(Service):
     def privilegedStartService(self) -> None:
         """Bind the listeners, while that is still allowed; ``StartError`` if one cannot be."""
         self._ports.open()
-        for port in self._ports.opened:
-            attach(port)
 
     def startService(self) -> None:
         """Start the backend. Clients that come earlier wait for it."""

@@ -36,6 +36,7 @@ from torsocks_tx.backends.tor.provider import (
 )
 from torsocks_tx.backends.tor.waiting import RetryDelay, SupervisedTask, retry_delay
 from torsocks_tx.backends.tor.watchdog_process import CANNOT_EXECUTE
+from torsocks_tx.relay.connector import SocketEndpoint, Target
 
 START_TIMEOUT = 60.0
 """Seconds until the control socket must answer: tor opens it within one, a busy machine in ten."""
@@ -212,8 +213,9 @@ class LaunchedTorProvider(TorProvider):
                     raise
             await deferLater(self._reactor, _POLL)
 
-    def _endpoint(self, socket: Path) -> UNIXClientEndpoint:
-        return UNIXClientEndpoint(self._reactor, str(socket))
+    def _endpoint(self, socket: Path) -> SocketEndpoint:
+        path, reactor = str(socket), self._reactor
+        return SocketEndpoint(reactor, Target.unix(path), UNIXClientEndpoint(reactor, path))
 
     def _own_port(self, flags: Iterable[str]) -> SocksPort:
         wanted = parse_flags(flags, strict=True)

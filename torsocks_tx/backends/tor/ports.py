@@ -23,6 +23,7 @@ from torsocks_tx.backends.tor.events import EventError, parse_strings, path_of, 
 from torsocks_tx.backends.tor.provider import NoSuchPort, SocksPort
 from torsocks_tx.backends.tor.waiting import limit
 from torsocks_tx.policy.listener import ONION_ONLY, parse_word
+from torsocks_tx.relay.connector import SocketEndpoint, Target
 
 Place = str | tuple[str, int]
 """Where a SocksPort listens: the path of a unix socket, or host and port."""
@@ -316,10 +317,12 @@ def endpoint_at(
 ) -> IStreamClientEndpoint:
     """Return the endpoint that connects to a SocksPort."""
     if isinstance(place, str):
-        return UNIXClientEndpoint(reactor, place, timeout=timeout)
+        endpoint: IStreamClientEndpoint = UNIXClientEndpoint(reactor, place, timeout=timeout)
+        return SocketEndpoint(reactor, Target.unix(place), endpoint)
     host, port = place
     kind = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
-    return kind(reactor, host, port, timeout=timeout)
+    endpoint = kind(reactor, host, port, timeout=timeout)
+    return SocketEndpoint(reactor, Target.of(host, port), endpoint)
 
 
 async def _takes_connections(reactor: Any, place: Place) -> bool:

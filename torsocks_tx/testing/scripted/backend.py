@@ -16,7 +16,7 @@ from zope.interface import implementer
 
 from torsocks_tx.interfaces import IBackend, IOutbound, IReceiver
 from torsocks_tx.policy.isolation import Isolation
-from torsocks_tx.relay.transports import Deadline
+from torsocks_tx.relay.timeouts import Deadline
 from torsocks_tx.socks.constants import AddressType, Command, Version
 from torsocks_tx.socks.messages import Address, Request
 from torsocks_tx.socks.replies import refusal

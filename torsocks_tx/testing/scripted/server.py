@@ -16,7 +16,7 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IAddress, IReactorTime, IStreamServerEndpoint
 
 from torsocks_tx.limits import Limits
-from torsocks_tx.relay.transports import Deadline
+from torsocks_tx.relay.timeouts import Deadline
 from torsocks_tx.server.factory import SOCKSFactory
 from torsocks_tx.server.protocol import SOCKSProtocol, State
 from torsocks_tx.server.request import Client, Errand

@@ -26,7 +26,7 @@ from torsocks_tx.backends.tor.onion.tracker import AttemptTracker
 from torsocks_tx.backends.tor.waiting import Waiters, limit
 from torsocks_tx.errors import DescriptorNotFound, HostUnreachable, InvalidOnionAddress, Refused
 from torsocks_tx.limits import RENDEZVOUS_TIMEOUT
-from torsocks_tx.relay.transports import Deadline
+from torsocks_tx.relay.timeouts import Deadline
 from torsocks_tx.socks.constants import Reply5
 
 FOLLOW_TIMEOUT = 2.0

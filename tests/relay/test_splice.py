@@ -1,0 +1,545 @@
+"""A spliced stream: every branch of its two sides, on socket pairs, the reactor in memory."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IReadWriteDescriptor
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import LogEvent
+from twisted.python.failure import Failure
+from zope.interface.verify import verifyObject
+
+from tests.relay.test_sockets import End, tcp_end
+from tests.support.ground import open_files
+from tests.support.rows import rows
+from torsocks_tx.relay import pipes
+from torsocks_tx.relay import splice as module
+from torsocks_tx.relay.pipes import IDLE_PIPES, LEAST_PIPE, Pipe, PipePool, share_pool
+from torsocks_tx.relay.sockets import was_reset
+from torsocks_tx.relay.splice import FULL, MISSES, READ, STEADY, TICK, Reading, Side, Splice
+
+LOST = Failure(ConnectionLost())
+
+
+class Stream:
+    """A spliced stream from ``client`` to ``remote``; the test lets the reactor's events happen."""
+
+    def __init__(self, client: End | None = None, has_ended: tuple[bool, bool] = (False,) * 2):
+        self.client, self.remote = client or End(), End()
+        self.reactor = self.client.reactor
+        for end in (self.client, self.remote):
+            end.transport.reactor = self.reactor
+        self.remote.reactor = self.reactor
+        self.moved = {True: 0, False: 0}
+        self.is_spliced = True
+        self.counted: Callable[[], object] = lambda: None
+        ends = self.client.transport, self.remote.transport
+        for transport in ends:
+            self.reactor.addReader(transport)
+        self.splice = Splice(self, *ends, has_ended)
+        self.splice.start()
+        self.side, self.other = self.splice._sides
+
+    def spliced(self, by_client: bool, count: int) -> None:
+        self.moved[by_client] += count
+        self.counted()
+
+    def unspliced(self) -> None:
+        self.is_spliced = False
+
+    def come(self, data: bytes) -> None:
+        """Let bytes come from the client, and be read."""
+        self.client.far.setblocking(True)
+        self.client.far.sendall(data)
+        self.client.far.setblocking(False)
+        self.read()
+
+    def read(self) -> None:
+        """Read the client's side, by event or by clock."""
+        if self.side.reading is Reading.BY_CLOCK:
+            self.reactor.advance(TICK)
+        else:
+            self.side.doRead()
+
+    def run(self) -> bytes:
+        """Let the remote take everything; what came out."""
+        received = self.remote.take()
+        while self.other in self.reactor.getWriters():
+            self.other.doWrite()
+            received += self.remote.take()
+        return received
+
+    def close(self) -> None:
+        self.splice.stop()
+        self.client.close()
+        self.remote.close()
+
+
+class WatchedPool(PipePool):
+    """A pool that remembers its pipes."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(most)
+        self.seen: set[str] = set()
+
+    def borrow(self) -> Pipe | None:
+        pipe = super().borrow()
+        if pipe is not None:
+            self.seen.add(os.readlink(f"/proc/self/fd/{pipe.reader}"))
+        return pipe
+
+
+@pytest.fixture
+def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[PipePool]:
+    """A pool of pipes for the test alone, all of which come back."""
+    pool = WatchedPool(2)
+    monkeypatch.setattr(module, "pool", pool)
+    yield pool
+    assert pool.lent == 0
+    pool.clear()
+    assert not pool.seen & open_files("pipe")
+
+
+@pytest.fixture
+def stream(pool: PipePool) -> Iterator[Stream]:
+    stream = Stream()
+    yield stream
+    stream.close()
+    assert stream.reactor.getDelayedCalls() == []
+
+
+@pytest.fixture(params=["copied", "by pipe", "by clock"])
+def each(request: pytest.FixtureRequest, stream: Stream) -> Stream:
+    """A stream whose bytes are moved in each of the ways."""
+    set_way(stream, request.param)
+    return stream
+
+
+def set_way(stream: Stream, way: str) -> None:
+    stream.side._uses_pipe = way == "by pipe"
+    if way == "by clock":
+        stream.reactor.removeReader(stream.side)
+        stream.side.reading = Reading.BY_CLOCK
+        stream.splice.clock.add(stream.side)
+
+
+@rows("S-03")
+class TestMoving:
+    def test_bytes_go_on_at_once_and_are_counted(self, each: Stream) -> None:
+        each.come(b"hello")
+        assert each.remote.take() == b"hello"
+        assert each.moved == {True: 5, False: 0}
+        assert each.client.ear.heard == []
+        assert not each.splice.is_blocked
+
+    def test_nothing_to_read_is_no_end(self, each: Stream) -> None:
+        each.read()
+        assert each.moved[True] == 0
+        assert each.is_spliced
+
+    def test_a_full_sink_blocks_the_source_and_loses_nothing(self, each: Stream) -> None:
+        filled = each.remote.fill()
+        each.come(b"x" * 100_000)
+        assert each.splice.is_blocked
+        assert each.side not in each.reactor.getReaders()
+        assert each.other in each.reactor.getWriters()
+        assert len(each.run()) == filled + 100_000
+        assert not each.splice.is_blocked
+        assert each.side in each.reactor.getReaders()
+        assert each.moved[True] == 100_000
+        each.come(b"more")
+        assert each.remote.take() == b"more"
+
+    def test_a_sink_that_takes_a_part(self, each: Stream) -> None:
+        filled = each.remote.fill()
+        each.remote.far.recv(100_000)
+        block = os.urandom(150_000)
+        each.come(block)
+        received = each.run()
+        assert len(received) == filled - 100_000 + each.moved[True]
+        assert received.endswith(block[: each.moved[True]])
+
+    def test_a_sink_that_still_takes_nothing_is_waited_for(self, each: Stream) -> None:
+        filled = each.remote.fill()
+        each.come(b"held")
+        each.other.doWrite()
+        assert each.splice.is_blocked
+        assert each.run()[filled:] == b"held"
+
+    def test_one_read_is_bounded(self, each: Stream) -> None:
+        each.come(bytes(100_000))
+        assert each.moved[True] <= READ
+
+
+@rows("S-03")
+class TestEnds:
+    def test_an_end_gives_both_sockets_back(self, each: Stream) -> None:
+        each.client.far.close()
+        each.read()
+        assert not each.is_spliced
+        readers = set(each.reactor.getReaders())
+        assert readers == {each.client.transport, each.remote.transport}
+        assert each.client.transport.doRead() is not None
+
+    def test_a_side_that_had_ended_before_is_never_read(self, pool: PipePool) -> None:
+        stream = Stream(has_ended=(True, False))
+        assert stream.reactor.getReaders() == [stream.other]
+        stream.come(b"nothing that anybody could say")
+        assert stream.moved[True] == 0
+        stream.splice.stop()
+        assert stream.reactor.getReaders() == [stream.remote.transport]
+        stream.close()
+
+    def test_what_waits_goes_out_by_the_transport(self, each: Stream) -> None:
+        filled = each.remote.fill()
+        each.come(b"held")
+        assert each.splice.stop()
+        assert not each.splice.stop()
+        received = each.remote.take()
+        each.remote.transport.doWrite()
+        assert (received + each.remote.take())[filled:] == b"held"
+
+    def test_a_loss_that_the_reactor_finds_is_the_transports(self, each: Stream) -> None:
+        each.side.connectionLost(LOST)
+        assert each.client.ear.heard == ["reset"]
+        assert not each.is_spliced
+        each.side.connectionLost(LOST)
+        assert each.client.ear.heard == ["reset"]
+
+    def test_a_read_that_fails_is_a_reset(self, each: Stream) -> None:
+        each.client.far.close()
+        each.side.sock.close()
+        each.side.fd = each.side.sock.fileno()
+        each.read()
+        each.reactor.advance(0)
+        assert not each.is_spliced
+        assert each.client.ear.heard == ["reset"]
+
+    def test_a_sink_that_is_gone_is_heard_to_its_end(self, each: Stream) -> None:
+        each.remote.far.send(b"last words")
+        each.remote.far.close()
+        each.come(b"too late")
+        assert each.side.reading is Reading.OVER
+        each.other.doRead()
+        assert each.client.take() == b"last words"
+        each.other.doRead()
+        assert not each.is_spliced
+        # What it did not take shows its transport the error.
+        assert each.remote.transport.doWrite() is not None
+
+    def test_a_sink_that_is_gone_and_has_ended_before_is_the_end(self, pool: PipePool) -> None:
+        stream = Stream(has_ended=(False, True))
+        stream.remote.far.close()
+        stream.come(b"too late")
+        stream.reactor.advance(0)
+        assert not stream.is_spliced
+        assert stream.remote.ear.heard == ["reset"]
+        stream.close()
+
+    def test_a_sink_that_was_reset_is_noted(self, pool: PipePool) -> None:
+        stream = Stream(tcp_end())
+        stream.client.far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0" * 2)
+        stream.client.far.setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, (1).to_bytes(4, "little") + bytes(4)
+        )
+        stream.client.far.close()
+        stream.remote.far.send(b"too late")
+        stream.other.doRead()
+        assert was_reset(stream.client.transport)
+        stream.close()
+
+    @pytest.mark.parametrize("happen", ["stop", "fail"])
+    def test_it_may_end_while_bytes_are_counted(self, each: Stream, happen: str) -> None:
+        def end() -> None:
+            each.counted = lambda: None
+            if happen == "stop":
+                each.splice.stop()
+            else:
+                each.splice.fail(each.client.transport)
+
+        each.counted = end
+        each.come(b"the last")
+        assert each.remote.take() == b"the last"
+        assert not each.is_spliced
+        each.reactor.advance(0)
+
+
+class TestStaleEvents:
+    """Descriptor numbers are used again at once: an event may be meant for another."""
+
+    def test_a_side_is_what_a_reactor_watches(self, each: Stream) -> None:
+        for side in (each.side, each.other):
+            assert verifyObject(IReadWriteDescriptor, side)
+            assert side.logPrefix() == "Side"
+
+    def test_of_a_stream_that_flows(self, each: Stream) -> None:
+        for side in (each.side, each.other):
+            side.doRead()
+            side.doWrite()
+        each.come(b"hello")
+        assert each.remote.take() == b"hello"
+
+    def test_of_one_that_is_blocked(self, each: Stream) -> None:
+        each.remote.fill()
+        each.come(b"held")
+        before = each.moved[True]
+        each.client.far.send(b"more")
+        each.side.doRead()
+        each.side.doWrite()
+        each.other.doWrite()
+        assert each.moved[True] == before
+        assert each.splice.is_blocked
+
+    def test_of_one_that_is_over(self, each: Stream) -> None:
+        each.splice.stop()
+        for side in (each.side, each.other):
+            side.doRead()
+            side.doWrite()
+            side.connectionLost(Failure(ConnectionDone()))
+            assert side.fileno() == -1
+        assert each.client.ear.heard == each.remote.ear.heard == []
+
+
+class TestPipes:
+    """When bytes go through a pipe, and which."""
+
+    def test_after_a_large_read(self, stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "LARGE", 10)
+        stream.come(b"small")
+        assert not stream.side._uses_pipe
+        stream.come(b"large enough")
+        assert stream.side._uses_pipe
+        stream.come(b"small")
+        assert not stream.side._uses_pipe
+        assert stream.run() == b"smalllarge enoughsmall"
+
+    def test_without_pipes_they_are_copied(self, stream: Stream, pool: PipePool) -> None:
+        lent = [pool.borrow(), pool.borrow()]
+        set_way(stream, "by pipe")
+        stream.come(b"copied")
+        assert stream.remote.take() == b"copied"
+        for pipe in filter(None, lent):
+            pool.give_back(pipe)
+
+    @pytest.mark.parametrize("reason", [errno.EINVAL, errno.ENOSYS])
+    def test_where_the_system_cannot_they_are_copied_from_then_on(
+        self, stream: Stream, pool: PipePool, reason: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def cannot(*_: int) -> int:
+            raise OSError(reason, os.strerror(reason))
+
+        monkeypatch.setattr(module, "splice", cannot)
+        set_way(stream, "by pipe")
+        stream.come(b"copied")
+        assert stream.remote.take() == b"copied"
+        pool.clear()
+        assert pool.borrow() is None
+
+    def test_a_pipe_with_bytes_in_it_is_not_for_the_next_stream(
+        self, stream: Stream, pool: PipePool
+    ) -> None:
+        set_way(stream, "by pipe")
+        stream.remote.fill()
+        stream.come(b"held")
+        assert (pool.lent, stream.side._left) == (1, 4)
+        stream.splice.stop()
+        pipe = pool.borrow()
+        assert pipe is not None
+        with pytest.raises(BlockingIOError):
+            os.read(pipe.reader, 1)
+        pool.give_back(pipe)
+
+    def test_a_sink_that_takes_a_part_may_be_gone(
+        self, stream: Stream, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It may have been reset meanwhile, and a splice that took some does not say so."""
+        asked: list[object] = []
+        monkeypatch.setattr(module, "note_partly_spliced", asked.append)
+        set_way(stream, "by pipe")
+        stream.come(b"all")
+        assert asked == []
+        set_way(stream, "by pipe")
+        real, given = module.splice, stream.side.fd
+        monkeypatch.setattr(module, "splice", lambda s, t, n: real(s, t, n if s == given else 1))
+        stream.come(b"four")
+        assert asked == [stream.remote.transport]
+        assert stream.run() == b"allfour"
+        assert asked == [stream.remote.transport] * 3
+
+    def test_one_is_wide_and_never_waits(self, pool: PipePool) -> None:
+        pipe = pool.borrow()
+        assert pipe is not None
+        assert pipe.size >= LEAST_PIPE
+        for descriptor in (pipe.reader, pipe.writer):
+            assert not os.get_blocking(descriptor)
+            assert not os.get_inheritable(descriptor)
+        pool.give_back(pipe)
+
+    def test_few_are_lent_and_fewer_are_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        pool = PipePool(IDLE_PIPES + 1)
+        lent = [pool.borrow() for _ in range(IDLE_PIPES + 1)]
+        assert pool.borrow() is None
+        for pipe in lent:
+            assert pipe is not None
+            pool.give_back(pipe)
+        assert pool._pipes == lent[:-1]
+        monkeypatch.setattr(pipes, "pool", pool)
+        share_pool(32)
+        assert pool.borrow() is lent[-2]
+        pool.clear()
+        assert pool.borrow() is None
+        assert lent[-2] is not None
+        pool.give_back(lent[-2])
+        pool.clear()
+
+    def test_there_is_none_without_descriptors_or_room(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            assert Pipe.make() is None
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        import fcntl
+
+        def no_room(*_: int) -> int:
+            raise PermissionError
+
+        before = open_files("pipe")
+        monkeypatch.setattr(fcntl, "fcntl", no_room)
+        assert Pipe.make() is None
+        assert open_files("pipe") == before
+
+
+class TestUrgentData:
+    """Urgent data in the middle of a stream: a splice stops there, and finds nothing any more."""
+
+    @pytest.mark.parametrize(
+        ("urgent", "rest"), [(b"!", os.urandom(16384)), (b"before!", b"behind"), (b"!", b"bye")]
+    )
+    def test_what_is_on_both_sides_of_it_is_passed_on(
+        self, pool: PipePool, urgent: bytes, rest: bytes
+    ) -> None:
+        stream = Stream(tcp_end())
+        far, ours = stream.client.far, stream.client.transport.getHandle()
+        far.setblocking(True)
+        # The kernel takes only the last byte of what is urgent out of the row.
+        far.send(urgent, socket.MSG_OOB)
+        far.sendall(rest)
+        far.close()
+        ours.setblocking(True)
+        ours.recv(1, socket.MSG_PEEK)
+        ours.setblocking(False)
+        received = b""
+        for _ in range(5):
+            set_way(stream, "by pipe")
+            stream.read()
+            received += stream.run()
+        assert received == urgent[:-1] + rest
+        assert not stream.is_spliced
+        stream.close()
+
+
+class TestClock:
+    """When a side is read by the clock."""
+
+    def flow(self, stream: Stream, count: int, size: int, seconds: float) -> None:
+        """Let so many pieces come by event, with so much time between them."""
+        for _ in range(count):
+            stream.reactor.advance(seconds)
+            stream.client.far.sendall(bytes(size))
+            stream.side.doRead()
+            stream.run()
+
+    def is_by_clock(self, stream: Stream) -> bool:
+        return stream.side.reading is Reading.BY_CLOCK
+
+    def test_one_that_flows_steadily_is(self, stream: Stream) -> None:
+        pieces = STEADY // 20_000
+        self.flow(stream, pieces, 20_000, 0.003)
+        assert not self.is_by_clock(stream)
+        self.flow(stream, 1, 20_000, 0.003)
+        assert self.is_by_clock(stream)
+        assert stream.reactor.getReaders() == [stream.other]
+        stream.come(bytes(70_000))
+        assert self.is_by_clock(stream)
+        assert len(stream.run()) == 70_000
+
+    @pytest.mark.parametrize(
+        ("size", "seconds"), [(20_000, 0.04), (100_000, 0.001), (1_000, 0.00001)]
+    )
+    def test_one_with_pauses_or_a_fast_one_is_not(
+        self, stream: Stream, size: int, seconds: float
+    ) -> None:
+        self.flow(stream, 3 * STEADY // size, size, seconds)
+        assert not self.is_by_clock(stream)
+
+    def test_it_is_left_after_some_reads_that_find_nothing(self, stream: Stream) -> None:
+        set_way(stream, "by clock")
+        for _ in range(MISSES - 1):
+            stream.reactor.advance(TICK)
+        stream.come(b"some")
+        for _ in range(MISSES):
+            assert self.is_by_clock(stream)
+            stream.reactor.advance(TICK)
+        assert stream.side in stream.reactor.getReaders()
+        assert stream.reactor.getDelayedCalls() == []
+
+    def test_it_is_left_when_a_read_finds_much(self, stream: Stream) -> None:
+        set_way(stream, "by clock")
+        stream.come(bytes(FULL))
+        assert not self.is_by_clock(stream)
+        stream.run()
+
+    def test_one_tick_reads_all_even_if_one_has_a_fault(
+        self, stream: Stream, monkeypatch: pytest.MonkeyPatch, logged_failures: list[LogEvent]
+    ) -> None:
+        second = Stream()
+        for each in (stream, second):
+            set_way(each, "by clock")
+        second.splice.clock = stream.splice.clock
+        stream.splice.clock.add(second.side)
+        real = Side.tick
+
+        def tick(side: Side) -> None:
+            if side is stream.side:
+                raise RuntimeError
+            real(side)
+
+        monkeypatch.setattr(Side, "tick", tick)
+        second.client.far.send(b"hello")
+        stream.reactor.advance(TICK)
+        assert second.remote.take() == b"hello"
+        assert not stream.is_spliced
+        [event] = logged_failures
+        assert event["log_format"] == "a fault of this server; the stream is reset"
+        logged_failures.clear()
+        second.close()
+        second.reactor.advance(1)
+
+
+def test_a_system_without_splice_can_import_it_and_copies() -> None:
+    class Elsewhere:
+        platform = "elsewhere"
+
+    real: Any = pipes.sys
+    pipes.sys = Elsewhere()  # type: ignore[assignment]
+    try:
+        assert Pipe.make() is None
+    finally:
+        pipes.sys = real
+
+
+def test_memory_reactors_have_clocks_of_their_own() -> None:
+    one, other = MemoryReactorClock(), MemoryReactorClock()
+    assert module._clock_of(one) is module._clock_of(one)
+    assert module._clock_of(one) is not module._clock_of(other)

@@ -1,0 +1,384 @@
+"""Bulk streams: bytes go from socket to socket, past the transports of both sides.
+
+While a stream is spliced, the two transports rest (``pauseProducing``), and a ``Side`` of ours
+stands in the reactor for each socket. It reads into one buffer that all share, or moves large
+amounts through a pipe (``splice(2)``). What the other side does not take waits here, and this side
+is not read meanwhile. At an end, or an error, both sockets go back to their transports.
+
+A stream that flows steadily but not fast, as through tor, is read by a clock: every 10 ms one read
+finds what would have been four events.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from enum import Enum, auto
+from typing import Any
+from typing import Protocol as Interface
+
+from twisted.internet.interfaces import IDelayedCall, IReadWriteDescriptor
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from torsocks_tx.relay.pipes import Pipe, pool, splice
+from torsocks_tx.relay.sockets import abort, note_partly_spliced, note_unsent, send
+
+READ = 256 * 1024
+"""Bytes that are copied at one time."""
+
+LARGE = 64 * 1024
+"""After a read of so many bytes, the next goes through a pipe."""
+
+TURN = 1024 * 1024
+"""Bytes that go through a pipe in one turn of the reactor: then it is another stream's."""
+
+TICK = 0.01
+"""Seconds between two reads by the clock."""
+
+MISSES = 3
+"""After so many reads in a row that find nothing, a side is not read by the clock any more."""
+
+STEADY, PAUSE, FASTEST = 256 * 1024, MISSES * TICK, 12.8e6
+"""A side is read by the clock once so many bytes came without such a pause (in seconds), and not
+faster than this (in bytes a second)."""
+
+FULL = int(FASTEST * TICK)
+"""It is not any more when one read finds so many bytes: the stream is faster now."""
+
+_CANNOT_SPLICE = (errno.EINVAL, errno.ENOSYS)
+
+# Every side reads into the same bytes, and has no use for them once it returns.
+_block = memoryview(bytearray(READ))
+_log = Logger()
+
+
+class SplicedStream(Interface):
+    """What a splice tells the stream that it is for."""
+
+    def spliced(self, by_client: bool, count: int) -> None:
+        """So many bytes have left one side for the other."""
+
+    def unspliced(self) -> None:
+        """The transports have their sockets again."""
+
+
+class Reading(Enum):
+    """How a side is read. BLOCKED: not until the other side has taken what waits for it."""
+
+    BY_EVENT = auto()
+    BY_CLOCK = auto()
+    BLOCKED = auto()
+    OVER = auto()
+
+
+@implementer(IReadWriteDescriptor)
+class Side:
+    """One socket of a spliced stream, in the reactor in place of its transport.
+
+    ``has_ended``: its peer has sent its last byte before, so that it is never read again.
+    """
+
+    __slots__ = ("_began", "_last", "_left", "_misses", "_pending", "_pipe", "_run", "_splice",
+                 "_uses_pipe", "fd", "has_ended", "is_client", "peer", "reading", "sock",
+                 "transport")  # fmt: skip
+
+    def __init__(self, splice: Splice, transport: Any, *, is_client: bool, has_ended: bool) -> None:
+        self.transport = transport
+        self.sock = transport.getHandle()
+        self.fd: int = self.sock.fileno()
+        self.is_client = is_client
+        self.has_ended = has_ended
+        self.peer: Side
+        self.reading = Reading.OVER
+        self._splice = splice
+        # What the peer has not taken: bytes, or so many bytes in a pipe.
+        self._pending = b""
+        self._pipe: Pipe | None = None
+        self._left = 0
+        self._uses_pipe = False
+        self._run, self._began, self._last = 0, 0.0, 0.0
+        self._misses = 0
+
+    # What the reactor calls: any of it may be meant for a descriptor that had this number before.
+
+    def fileno(self) -> int:
+        """The socket's descriptor, -1 once it is its transport's again."""
+        return self.fd
+
+    def logPrefix(self) -> str:
+        """What heads log lines."""
+        return type(self).__name__
+
+    def doRead(self) -> None:
+        """Move what has come, up to a bound: if there is more, the reactor asks again."""
+        if self.reading is Reading.BY_EVENT:
+            count = self._move_by_pipe() if self._uses_pipe else self._move_by_copy()
+            if self.reading is Reading.BY_EVENT:
+                self._weigh(count)
+
+    def doWrite(self) -> None:
+        """The socket takes more: what waits for it goes out."""
+        if self.fd != -1 and (self.peer._pending or self.peer._left):
+            self.peer._pass_on_rest()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The connection is lost, or the reactor has stopped: as if the transport had heard it."""
+        if self._splice.stop():
+            self.transport.connectionLost(reason)
+
+    def tick(self) -> None:
+        """Read by the clock."""
+        count = self._move_by_copy()
+        if self.reading is not Reading.BY_CLOCK:
+            return
+        self._misses = 0 if count else self._misses + 1
+        if count >= FULL or self._misses == MISSES:
+            self.read_by_event()
+
+    # How it is read.
+
+    def read_by_event(self) -> None:
+        """Be read whenever something has come."""
+        self._splice.clock.discard(self)
+        self._run, self.reading = 0, Reading.BY_EVENT
+        self._splice.reactor.addReader(self)
+
+    def _weigh(self, count: int) -> None:
+        """Choose how the next bytes are moved, after so many have come."""
+        self._uses_pipe = count >= LARGE
+        now = self._splice.reactor.seconds()
+        if now - self._last > PAUSE:
+            self._run, self._began = 0, now
+        self._run += count
+        self._last = now
+        if self._run >= STEADY:
+            if now - self._began >= self._run / FASTEST:
+                self._misses, self.reading = 0, Reading.BY_CLOCK
+                self._splice.reactor.removeReader(self)
+                self._splice.clock.add(self)
+            self._run = 0
+
+    def _block(self) -> None:
+        """Read no more until the peer has taken what waits."""
+        if self.reading is Reading.BY_CLOCK:
+            self._splice.clock.discard(self)
+        else:
+            self._splice.reactor.removeReader(self)
+        self.reading = Reading.BLOCKED
+        self._splice.reactor.addWriter(self.peer)
+
+    # How bytes are moved: so many, 0 if there are none now or this is the end.
+
+    def _move_by_copy(self) -> int:
+        try:
+            count = int(self.sock.recv_into(_block))
+        except BlockingIOError:
+            return 0
+        except OSError:
+            # The kernel tells once: read again, it would say that this is an orderly end.
+            self._splice.fail(self.transport)
+            return 0
+        if not count:
+            # The transport finds the same, and tells of it.
+            self._splice.stop()
+            return 0
+        try:
+            sent = self.peer.sock.send(_block[:count])
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._pending = bytes(_block[:count])
+            self._peer_is_gone(error.errno)
+            return count
+        if sent < count:
+            self._pending = bytes(_block[sent:count])
+            self._block()
+        self._splice.stream.spliced(self.is_client, count)
+        return count
+
+    def _move_by_pipe(self) -> int:
+        pipe = pool.borrow()
+        if pipe is None:
+            return self._move_by_copy()
+        count, reason = 0, None
+        try:
+            count = splice(self.fd, pipe.writer, TURN)
+        except BlockingIOError:
+            pass  # it is not the pipe: that was empty
+        except OSError as error:
+            reason = error.errno
+        if not count:
+            pool.give_back(pipe)
+            if reason in _CANNOT_SPLICE:
+                pool.limit(0)
+            elif reason is not None:
+                self._splice.fail(self.transport)
+                return 0
+            # A splice never gets past urgent data: it finds nothing, or an end, whatever follows.
+            return self._move_by_copy()
+        self._pipe, self._left = pipe, count
+        self._pass_on_rest()
+        self._splice.stream.spliced(self.is_client, count)
+        return count
+
+    def _pass_on_rest(self) -> None:
+        """Let the peer take what waits for it."""
+        try:
+            if self._pipe is not None:
+                # Exactly what is there: asked for more, the kernel waits with the last segment.
+                self._left -= splice(self._pipe.reader, self.peer.fd, self._left)
+                if self._left:
+                    note_partly_spliced(self.peer.transport)
+            else:
+                self._pending = self._pending[self.peer.sock.send(self._pending) :]
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self._peer_is_gone(error.errno)
+            return
+        if self._pending or self._left:
+            if self.reading is not Reading.BLOCKED:
+                self._block()
+            return
+        self._forget_rest()
+        if self.reading is Reading.BLOCKED:
+            self._splice.reactor.removeWriter(self.peer)
+            self.read_by_event()
+
+    def _peer_is_gone(self, reason: int | None) -> None:
+        """The peer takes no more. What it had said before is still heard, and then its end.
+
+        What waits for it shows its transport the same error later.
+        """
+        note_unsent(self.peer.transport, reason)
+        reactor = self._splice.reactor
+        self._splice.clock.discard(self)
+        reactor.removeReader(self)
+        reactor.removeWriter(self.peer)
+        self.reading = Reading.OVER
+        if self.peer.reading is Reading.OVER:
+            self._splice.fail(self.peer.transport)
+
+    def _forget_rest(self) -> None:
+        self._pending = b""
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None:
+            pool.give_back(pipe, is_empty=not self._left)
+        self._left = 0
+
+    def leave(self) -> bytes:
+        """Give the socket back to its transport; returns what the peer has not taken."""
+        reactor = self._splice.reactor
+        self._splice.clock.discard(self)
+        reactor.removeReader(self)
+        reactor.removeWriter(self)
+        self.fd, self.reading = -1, Reading.OVER
+        rest = self._pending
+        if self._pipe is not None and self._left:
+            rest = os.read(self._pipe.reader, self._left)
+            self._left -= len(rest)
+        self._forget_rest()
+        return rest
+
+
+class Splice:
+    """Both sides of one stream, from ``start`` to ``stop``.
+
+    Both transports are plain sockets to which nothing waits to be sent. ``has_ended``: whether the
+    client's, and the remote's, peer has sent its last byte.
+    """
+
+    __slots__ = ("_sides", "clock", "reactor", "stream")
+
+    def __init__(
+        self, stream: SplicedStream, client: Any, remote: Any, has_ended: tuple[bool, bool]
+    ) -> None:
+        self.stream = stream
+        self.reactor = client.reactor
+        self.clock = _clock_of(self.reactor)
+        ours = Side(self, client, is_client=True, has_ended=has_ended[0])
+        theirs = Side(self, remote, is_client=False, has_ended=has_ended[1])
+        ours.peer, theirs.peer = theirs, ours
+        self._sides: tuple[Side, ...] = (ours, theirs)
+
+    def start(self) -> None:
+        """Take the sockets from their transports."""
+        for side in self._sides:
+            side.transport.pauseProducing()
+        for side in self._sides:
+            if not side.has_ended:
+                side.read_by_event()
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether a side is not read, since the other takes no more."""
+        return any(side.reading is Reading.BLOCKED for side in self._sides)
+
+    def stop(self) -> bool:
+        """Give the sockets back; False if that was done before."""
+        sides, self._sides = self._sides, ()
+        if not sides:
+            return False
+        rests = [(side.peer.transport, side.leave()) for side in sides]
+        for side in sides:
+            # No cycle is to outlive the stream.
+            del side.peer
+            if not side.has_ended:
+                side.transport.resumeProducing()
+        self.stream.unspliced()
+        for transport, rest in rests:
+            if rest:
+                send(transport, rest)
+        return True
+
+    def fail(self, transport: Any) -> None:
+        """Give the sockets back, and end one connection as its peer did: with a reset."""
+        if self.stop():
+            abort(transport)
+
+
+class Clock:
+    """Reads the sides that flow steadily, all at one time, while there are any."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._sides: dict[Side, None] = {}
+        self._call: IDelayedCall | None = None
+
+    def add(self, side: Side) -> None:
+        """Read this one from now on."""
+        self._sides[side] = None
+        if self._call is None:
+            self._call = self._reactor.callLater(TICK, self._tick)
+
+    def discard(self, side: Side) -> None:
+        """Read it no more; harmless for one that is not read here."""
+        self._sides.pop(side, None)
+        if not self._sides:
+            call, self._call = self._call, None
+            if call is not None:
+                call.cancel()
+
+    def _tick(self) -> None:
+        self._call = None
+        for side in list(self._sides):
+            if side in self._sides:
+                try:
+                    side.tick()
+                except Exception:
+                    _log.failure("a fault of this server; the stream is reset")
+                    side.connectionLost(Failure())
+        if self._sides:
+            self._call = self._reactor.callLater(TICK, self._tick)
+
+
+_clocks: dict[Any, Clock] = {}
+
+
+def _clock_of(reactor: Any) -> Clock:
+    clock = _clocks.get(reactor)
+    if clock is None:
+        clock = _clocks[reactor] = Clock(reactor)
+    return clock
