@@ -1,4 +1,4 @@
-"""Attempts from their beginning to their end, over a control connection in history."""
+"""Attempts to reach an onion service, from their start to their end, over a fake connection."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from tests.backends.tor.onion.staged import (
 from tests.socks.test_onion_address import NOT_KEYS
 from tests.support.clocks import TurnClock
 from tests.support.rows import rows
+from tests.support.tables import table
 from torsocks_tx.backends.tor.control import ControlError
 from torsocks_tx.backends.tor.onion.history import INTRODUCTION_DOUBT, UNDECRYPTABLE_MEMORY
 from torsocks_tx.backends.tor.onion.observer import Following, OnionAttempt, OnionObserver
@@ -48,24 +49,24 @@ from torsocks_tx.errors import (
 )
 from torsocks_tx.limits import RENDEZVOUS_TIMEOUT
 
+FENCE = "GETINFO version"
 OLDER = "GETINFO circuit-status"
+ALL_404 = [requested(), failed("NOT_FOUND")] * 6
+FETCHED = [requested(), received()]
 
 
 class Play:
-    """A observer that sees, and attempts on one address."""
+    """An observer that follows tor's events, and attempts on one address."""
 
     def __init__(self, address: str = ADDRESS, **options: Any) -> None:
         self.address = address
         self.clock = TurnClock()
         self.control = staged()
         self.observer = OnionObserver(self.clock, **options)
-        self.follow(self.control)
+        self.observer.follow(self.control)
         self.given_up: list[Refused] = []
         self.outcomes: list[object] = []
         self.attempt = self.begin()
-
-    def follow(self, control: Any) -> None:
-        self.observer.follow(control)
 
     def begin(self, token: str = "token") -> OnionAttempt:
         attempt = self.observer.attempt(self.address, token)
@@ -78,34 +79,67 @@ class Play:
         self.clock.advance(0)
         return explaining
 
-    def outcome(self, reason: Refused) -> Any:
-        self.refuse(reason)
-        (outcome,) = self.outcomes
-        return outcome
+    def outcome(self, reason: Refused, attempt: OnionAttempt | None = None) -> Any:
+        self.refuse(reason, attempt)
+        return self.outcomes[-1]
 
-    @property
-    def commands(self) -> list[str]:
-        return self.control.commands
-
-
-ALL_404 = [requested(), failed("NOT_FOUND")] * 6
+    def hold_fence(self) -> Deferred[str]:
+        """Let tor's answer to the fence wait for the test."""
+        fence = self.control.answers[FENCE] = Deferred()
+        return fence
 
 
-@rows("S-43")
-def test_not_found() -> None:
+OUTCOMES = table(
+    [
+        ("no directory has it", ALL_404, HostUnreachable(), {}, DescriptorNotFound),
+        ("unreadable", [requested(), failed("BAD_DESC")], HostUnreachable(), {}, DescriptorInvalid),
+        ("tor has no key", FETCHED, GeneralFailure(), {}, MissingClientAuth),
+        ("tor has a wrong key", FETCHED, GeneralFailure(), {VIEW: KEY}, WrongClientAuth),
+        ("keys are not told", FETCHED, GeneralFailure(), {VIEW: ControlError(510, "no")}, None),
+        ("no fence", ALL_404, HostUnreachable(), {FENCE: ControlError(551, "no")}, None),
+        ("the upload of a service of the same tor failed", [*FETCHED, failed("UNEXPECTED")],
+         GeneralFailure(), {}, MissingClientAuth),
+        ("its own server refuses over a new circuit",
+         [*FETCHED, built(), acknowledged(), joined()], GeneralFailure(), {}, None),
+        ("its own server refuses over an older circuit", FETCHED, GeneralFailure(),
+         {OLDER: f"9 BUILT $A~r PURPOSE=GENERAL\n{joined().partition(' ')[2]}"}, None),
+        ("somebody else's circuit is open", FETCHED, GeneralFailure(),
+         {OLDER: joined("somebody else's").partition(" ")[2]}, MissingClientAuth),
+        ("tor's F0 and events that prove it", ALL_404, DescriptorNotFound(), {},
+         DescriptorNotFound),
+        ("tor's F0, which it also gives to streams that fail otherwise",
+         [*FETCHED, acknowledged(), joined()], DescriptorNotFound(), {}, HostUnreachable),
+        ("tor's F7", FETCHED, IntroductionTimedOut(), {}, None),
+        ("the port is closed", ALL_404, ConnectionRefused(), {}, None),
+        ("not allowed", ALL_404, NotAllowed(), {}, None),
+        ("tor gives up the rendezvous", [acknowledged()], TimedOut(), {}, RendezvousFailed),
+    ]
+)  # fmt: skip
+
+
+@rows("S-41", "S-43", "S-44", "S-46", "S-47", "S-48")
+@pytest.mark.parametrize(("events", "plain", "answers", "expected"), OUTCOMES)
+def test_the_reason_follows_from_events_and_tors_answers(
+    events: list[str], plain: Refused, answers: dict[str, Any], expected: type[Refused] | None
+) -> None:
+    """Where nothing is ``expected``, tor's own answer stands."""
     play = Play()
-    play.control.send(*ALL_404)
-    outcome = play.outcome(HostUnreachable())
-    assert isinstance(outcome, DescriptorNotFound)
-    assert str(outcome) == "6 directories answered: 6 NOT_FOUND"
-    assert play.commands == ["GETINFO version"]
+    play.control.answers.update(answers)
+    play.control.send(*events)
+    outcome = play.outcome(plain)
+    if expected is None:
+        assert outcome is plain
+    else:
+        assert type(outcome) is expected
+    if isinstance(plain, ConnectionRefused | NotAllowed):
+        assert play.control.commands == []
 
 
-def test_embedders_hear_of_diagnoses() -> None:
+def test_embedders_get_each_diagnosis_in_words() -> None:
     heard: list[object] = []
     play = Play(on_diagnosis=lambda address, diagnosis: heard.append((address, diagnosis.words)))
     play.control.send(*ALL_404)
-    play.outcome(HostUnreachable())
+    assert str(play.outcome(HostUnreachable())) == "6 directories answered: 6 NOT_FOUND"
     second = play.begin()
     play.control.send(acknowledged())
     play.clock.advance(RENDEZVOUS_TIMEOUT)
@@ -116,42 +150,38 @@ def test_embedders_hear_of_diagnoses() -> None:
     ]
 
 
-@rows("S-44")
-def test_invalid() -> None:
+@rows("S-43", "S-47")
+@pytest.mark.parametrize(
+    ("early", "late", "plain", "expected", "commands"),
+    [
+        ([], ALL_404, HostUnreachable(), DescriptorNotFound, [FENCE]),
+        ([requested()], [received()], GeneralFailure(), MissingClientAuth, [FENCE, OLDER, VIEW]),
+    ],
+)
+def test_events_behind_the_refusal_are_read_before_the_fence(
+    early: list[str],
+    late: list[str],
+    plain: Refused,
+    expected: type[Refused],
+    commands: list[str],
+) -> None:
     play = Play()
-    play.control.send(requested(), failed("BAD_DESC"))
-    assert isinstance(play.outcome(HostUnreachable()), DescriptorInvalid)
-
-
-@rows("S-43")
-def test_events_that_come_after_the_answer() -> None:
-    """They are read before the fence: tor's answer to a command comes behind them."""
-    play = Play()
-    fence = play.control.answers["GETINFO version"] = Deferred()
-    play.refuse(HostUnreachable())
+    play.control.send(*early)
+    fence = play.hold_fence()
+    play.refuse(plain)
     assert play.outcomes == []
-    play.control.send(*ALL_404)
+    play.control.send(*late)
     fence.callback("0.4.9.11")
     play.clock.advance(0)
-    assert isinstance(play.outcomes[0], DescriptorNotFound)
+    assert type(play.outcomes[0]) is expected
+    assert play.control.commands == commands
 
 
-def test_a_fence_that_never_comes() -> None:
-    play = Play()
-    play.control.answers["GETINFO version"] = Deferred()
-    play.control.send(*ALL_404)
-    plain = HostUnreachable()
-    play.refuse(plain)
-    play.clock.advance(ANSWER_TIMEOUT)
-    play.clock.advance(0)
-    assert play.outcomes == [plain]
-
-
-@pytest.mark.parametrize("slow", [OLDER, VIEW])
+@pytest.mark.parametrize("slow", [FENCE, OLDER, VIEW])
 def test_a_tor_that_hangs_costs_one_second_in_all(slow: str) -> None:
     play = Play()
     play.control.answers[slow] = Deferred()
-    play.control.send(requested(), received())
+    play.control.send(*FETCHED)
     plain = GeneralFailure()
     play.refuse(plain)
     play.clock.advance(ANSWER_TIMEOUT)
@@ -159,26 +189,7 @@ def test_a_tor_that_hangs_costs_one_second_in_all(slow: str) -> None:
     assert play.outcomes == [plain]
 
 
-@rows("S-43")
-@pytest.mark.parametrize(
-    "proof", [ALL_404[:2], [requested(), received(), acknowledged(), joined()]]
-)
-def test_tors_own_f0_is_believed_only_if_the_events_say_so(proof: list[str]) -> None:
-    """Behind a SocksPort with ExtendedErrors: it sticks to streams that end for other reasons."""
-    play = Play()
-    play.control.send(*proof)
-    outcome = play.outcome(DescriptorNotFound())
-    assert type(outcome) is (DescriptorNotFound if len(proof) == 2 else HostUnreachable)
-
-
-def test_tors_other_codes_stand_where_nothing_was_seen() -> None:
-    play = Play()
-    play.control.send(requested(), received())
-    theirs = IntroductionTimedOut()
-    assert play.outcome(theirs) is theirs
-
-
-def test_an_on_diagnosis_that_fails_costs_the_client_nothing(logged_failures: list[str]) -> None:
+def test_a_failing_on_diagnosis_changes_nothing_for_the_client(logged_failures: list[str]) -> None:
     def fail(address: str, diagnosis: object) -> None:
         raise ZeroDivisionError
 
@@ -193,9 +204,9 @@ def test_an_on_diagnosis_that_fails_costs_the_client_nothing(logged_failures: li
     logged_failures.clear()
 
 
-def test_a_fault_of_ours_costs_the_reason_alone(logged_failures: list[str]) -> None:
+def test_a_fault_of_ours_is_logged_and_tors_own_answer_stands(logged_failures: list[str]) -> None:
     play = Play()
-    play.control.answers["GETINFO version"] = ZeroDivisionError()
+    play.control.answers[FENCE] = ZeroDivisionError()
     plain = HostUnreachable()
     assert play.outcome(plain) is plain
     assert len(logged_failures) == 1
@@ -203,151 +214,84 @@ def test_a_fault_of_ours_costs_the_reason_alone(logged_failures: list[str]) -> N
 
 
 @rows("S-44")
-def test_a_stream_that_joins_a_fetch_under_way() -> None:
+def test_a_stream_that_joins_a_fetch_under_way_shares_its_outcome() -> None:
     play = Play()
     play.control.send(requested(), failed("BAD_DESC"), requested())
     second = play.begin("other")
     play.control.send(failed("NOT_FOUND"))
-    play.refuse(HostUnreachable(), second)
-    assert isinstance(play.outcomes[0], DescriptorInvalid)
-
-
-def test_a_failed_upload_of_a_service_of_the_same_tor_is_no_answer() -> None:
-    play = Play()
-    play.control.send(requested(), received(), failed("UNEXPECTED"))
-    assert isinstance(play.outcome(GeneralFailure()), MissingClientAuth)
-
-
-def test_tor_says_no_to_the_fence() -> None:
-    play = Play()
-    play.control.answers["GETINFO version"] = ControlError(551, "no")
-    play.control.send(*ALL_404)
-    plain = HostUnreachable()
-    assert play.outcome(plain) is plain
-
-
-@rows("S-41")
-@pytest.mark.parametrize("plain", [ConnectionRefused(), NotAllowed()])
-def test_answers_that_say_it_themselves(plain: Refused) -> None:
-    play = Play()
-    play.control.send(*ALL_404)
-    assert play.outcome(plain) is plain
-    assert play.commands == []
+    assert isinstance(play.outcome(HostUnreachable(), second), DescriptorInvalid)
 
 
 @rows("S-47")
-def test_missing_key() -> None:
-    play = Play()
-    play.control.send(requested())
-    fence = play.control.answers["GETINFO version"] = Deferred()
-    play.refuse(GeneralFailure())
-    play.control.send(received())
-    fence.callback("")
-    assert isinstance(play.outcomes[0], MissingClientAuth)
-    assert play.commands == ["GETINFO version", OLDER, VIEW]
-
-
-@rows("S-48")
-def test_wrong_key() -> None:
-    play = Play()
-    play.control.answers[VIEW] = KEY
-    play.control.send(requested(), received())
-    assert isinstance(play.outcome(GeneralFailure()), WrongClientAuth)
-
-
-def test_a_tor_that_does_not_tell_its_keys() -> None:
-    play = Play()
-    play.control.answers[VIEW] = ControlError(510, "Unrecognized command")
-    play.control.send(requested(), received())
-    plain = GeneralFailure()
-    assert play.outcome(plain) is plain
-
-
-@rows("S-41")
-def test_its_own_server_refuses_over_a_new_circuit() -> None:
-    play = Play()
-    play.control.send(requested(), received(), built(), acknowledged(), joined())
-    plain = GeneralFailure()
-    assert play.outcome(plain) is plain
-
-
-@rows("S-41")
-@pytest.mark.parametrize("token", ["token", "somebody else's"])
-def test_its_own_server_refuses_over_an_older_circuit(token: str) -> None:
-    """Meanwhile another stream had the descriptor fetched; only our own circuit matters."""
-    play = Play()
-    play.control.answers[OLDER] = "\n".join(
-        ["9 BUILT $A~r PURPOSE=GENERAL", joined(token).partition(" ")[2]]
-    )
-    play.control.send(requested(), received())
-    plain = GeneralFailure()
-    outcome = play.outcome(plain)
-    assert (outcome is plain) == (token == "token")
-
-
-@rows("S-47")
-def test_when_tor_has_asked_every_directory_for_what_it_cannot_decrypt() -> None:
+def test_tor_that_asked_every_directory_for_what_it_cannot_decrypt_keeps_the_reason() -> None:
     """The seventh attempt gets 04 and no event; the reason is still the same."""
     play = Play()
-    play.control.send(requested(), received())
+    play.control.send(*FETCHED)
     assert isinstance(play.outcome(GeneralFailure()), MissingClientAuth)
-    again = play.begin()
-    play.refuse(HostUnreachable(), again)
-    assert isinstance(play.outcomes[1], MissingClientAuth)
+    assert isinstance(play.outcome(HostUnreachable(), play.begin()), MissingClientAuth)
     play.clock.advance(UNDECRYPTABLE_MEMORY + 1)
-    play.refuse(HostUnreachable(), play.begin())
-    assert isinstance(play.outcomes[2], HostUnreachable)
+    assert isinstance(play.outcome(HostUnreachable(), play.begin()), HostUnreachable)
 
 
-def test_a_service_that_was_reached_is_not_locked_any_more() -> None:
+def test_a_service_that_was_reached_is_not_undecryptable_any_more() -> None:
     play = Play()
-    play.control.send(requested(), received())
-    play.outcome(GeneralFailure())
+    play.control.send(*FETCHED)
+    play.refuse(GeneralFailure())
     play.begin().opened()
     plain = HostUnreachable()
-    play.refuse(plain, play.begin())
-    assert play.outcomes[1] is plain
+    assert play.outcome(plain, play.begin()) is plain
 
 
 @rows("S-45")
-def test_an_introduction_that_another_stream_made() -> None:
+def test_an_introduction_that_another_stream_made_counts() -> None:
     play = Play()
     other = play.begin("other")
-    play.control.send(requested(), received(), built("other"), nacked("other"))
+    play.control.send(*FETCHED, built("other"), nacked("other"))
     other.over()
     play.clock.advance(60)
-    play.control.send(requested(), received())
+    play.control.send(*FETCHED)
     assert isinstance(play.outcome(HostUnreachable()), IntroductionFailed)
 
 
 @rows("S-50")
-def test_introduction_points_that_were_all_silent_a_moment_ago() -> None:
+def test_introduction_points_that_were_all_silent_a_moment_ago_are_f7_again() -> None:
     play = Play()
-    play.control.send(requested(), received(), built(), silent(), requested(), received())
+    play.control.send(*FETCHED, built(), silent(), *FETCHED)
     assert isinstance(play.outcome(HostUnreachable()), IntroductionTimedOut)
     again = play.begin()
-    play.control.send(requested(), received())
-    play.refuse(HostUnreachable(), again)
-    assert isinstance(play.outcomes[1], IntroductionTimedOut)
+    play.control.send(*FETCHED)
+    assert isinstance(play.outcome(HostUnreachable(), again), IntroductionTimedOut)
 
 
 def test_what_tor_may_have_seen_before_us_is_not_guessed() -> None:
     play = Play()
-    play.control.send(requested(), received())
+    play.control.send(*FETCHED)
     plain = HostUnreachable()
     assert play.outcome(plain) is plain
     play.clock.advance(INTRODUCTION_DOUBT)
     later = play.begin()
-    play.control.send(requested(), received())
-    play.refuse(HostUnreachable(), later)
-    assert isinstance(play.outcomes[1], IntroductionFailed)
+    play.control.send(*FETCHED)
+    assert isinstance(play.outcome(HostUnreachable(), later), IntroductionFailed)
+
+
+POW = acknowledged(more=" HS_POW=v1,300")
+NO_DEADLINES = table(
+    [
+        ("introductions are refused", [*FETCHED, built(), nacked()]),
+        ("the service comes", [acknowledged(), joined()]),
+        ("the service comes before the acknowledgement", [joined(), acknowledged()]),
+        ("the circuit is another stream's", [acknowledged("somebody else's")]),
+        ("the service wants proof of work", [POW]),
+        ("the service wants proof of work in the end", [acknowledged(), POW]),
+    ]
+)
 
 
 @rows("S-46")
 class TestRendezvous:
-    def test_given_up_after_its_time(self) -> None:
+    def test_is_given_up_after_its_time(self) -> None:
         play = Play()
-        play.control.send(requested(), received(), built(), acknowledged())
+        play.control.send(left(), *FETCHED, built(), acknowledged())
         play.clock.advance(RENDEZVOUS_TIMEOUT - 0.1)
         play.control.send(acknowledged())  # the first one counts
         assert play.given_up == []
@@ -357,38 +301,20 @@ class TestRendezvous:
         assert str(reason) == "introductions: 2 ACKNOWLEDGED; nobody came"
         assert play.clock.getDelayedCalls() == []
 
-    def test_the_time_is_an_option(self) -> None:
+    def test_time_is_an_option(self) -> None:
         play = Play(rendezvous_timeout=3.0)
         play.control.send(acknowledged())
         play.clock.advance(3)
         assert play.given_up
 
-    def test_not_before_an_acknowledgement(self) -> None:
+    @pytest.mark.parametrize("events", NO_DEADLINES)
+    def test_is_not_given_up(self, events: list[str]) -> None:
         play = Play()
-        play.control.send(requested(), received(), built(), nacked())
+        play.control.send(*events)
         assert play.clock.getDelayedCalls() == []
-
-    @pytest.mark.parametrize("order", [(acknowledged(), joined()), (joined(), acknowledged())])
-    def test_not_if_the_service_comes(self, order: tuple[str, ...]) -> None:
-        play = Play()
-        play.control.send(*order)
-        assert play.clock.getDelayedCalls() == []
-
-    def test_not_for_the_circuits_of_others(self) -> None:
-        play = Play()
-        play.control.send(acknowledged("somebody else's"))
-        assert play.clock.getDelayedCalls() == []
-
-    def test_not_for_services_that_want_proof_of_work(self) -> None:
-        play = Play()
-        play.control.send(acknowledged(more=" HS_POW=v1,300"))
-        assert play.clock.getDelayedCalls() == []
-        late = Play()
-        late.control.send(acknowledged(), acknowledged(more=" HS_POW=v1,300"))
-        assert late.clock.getDelayedCalls() == []
 
     @pytest.mark.parametrize("end", ["opened", "over", "refused"])
-    def test_not_after_the_end(self, end: str) -> None:
+    def test_is_not_given_up_after_the_end(self, end: str) -> None:
         play = Play()
         play.control.send(acknowledged())
         if end == "refused":
@@ -401,59 +327,51 @@ class TestRendezvous:
         assert play.clock.getDelayedCalls() == []
 
     @pytest.mark.parametrize("late", [joined(), "", None], ids=["it came", "nothing", "silence"])
-    def test_tor_is_asked_before_because_we_may_have_stood_still(self, late: str | None) -> None:
+    def test_is_not_given_up_before_late_events_are_read(self, late: str | None) -> None:
         play = Play()
         play.control.send(acknowledged())
-        fence = play.control.answers["GETINFO version"] = Deferred()
+        fence = play.hold_fence()
         play.clock.advance(RENDEZVOUS_TIMEOUT)
         assert play.given_up == []
         if late is None:
             play.clock.advance(ANSWER_TIMEOUT)
-            del play.control.answers["GETINFO version"]
+            del play.control.answers[FENCE]
             play.clock.advance(RENDEZVOUS_TIMEOUT)  # once more from the beginning
         else:
             play.control.send(*filter(None, [late]))
             fence.callback("0.4.9.11")
         assert len(play.given_up) == (0 if late else 1)
 
-    def test_not_if_events_may_have_been_lost(self) -> None:
+    def test_is_not_given_up_if_events_may_have_been_lost(self) -> None:
         play = Play()
         play.control.send(acknowledged())
         play.control.lose()
         play.clock.advance(RENDEZVOUS_TIMEOUT)
         assert play.given_up == []
 
-    def test_the_next_stream_of_a_client_that_tries_again(self) -> None:
+    @pytest.mark.parametrize(
+        ("events", "given_up"),
+        [
+            ([acknowledged()], 1),
+            ([acknowledged(), joined()], 0),
+            ([acknowledged(), abandoned()], 0),
+            ([POW], 0),
+        ],
+        ids=["waiting", "joined", "abandoned", "proof-of-work"],
+    )
+    def test_circuit_that_waits_is_used_by_the_next_stream(
+        self, events: list[str], given_up: int
+    ) -> None:
         """Tor uses the rendezvous circuit that waits, and introduces nobody for it."""
         play = Play()
-        play.control.send(acknowledged())
+        play.control.send(*events)
         play.attempt.over()
         play.clock.advance(10)
         play.begin()
         play.clock.advance(RENDEZVOUS_TIMEOUT)
-        assert len(play.given_up) == 1
+        assert len(play.given_up) == given_up
 
-    @pytest.mark.parametrize("end", [joined(), abandoned()])
-    def test_but_not_if_that_circuit_has_ended(self, end: str) -> None:
-        play = Play()
-        play.control.send(acknowledged(), end)
-        play.attempt.over()
-        play.begin()
-        assert play.clock.getDelayedCalls() == []
-
-    def test_an_older_circuit_that_ends_changes_nothing(self) -> None:
-        play = Play()
-        play.control.send(left(), acknowledged())
-        play.clock.advance(RENDEZVOUS_TIMEOUT)
-        assert len(play.given_up) == 1
-
-    def test_a_second_stream_that_pays_with_work_is_not_cut_either(self) -> None:
-        play = Play()
-        play.control.send(acknowledged(more=" HS_POW=v1,300"))
-        play.begin()
-        assert play.clock.getDelayedCalls() == []
-
-    def test_a_second_stream_waits_its_own_time(self) -> None:
+    def test_deadline_is_each_streams_own(self) -> None:
         play = Play()
         play.control.send(acknowledged())
         play.clock.advance(30)
@@ -463,59 +381,57 @@ class TestRendezvous:
         play.clock.advance(30)
         assert len(play.given_up) == 2
 
-    def test_when_tor_gives_up_first(self) -> None:
-        play = Play()
-        play.control.send(acknowledged())
-        assert isinstance(play.outcome(TimedOut()), RendezvousFailed)
 
+class TestLostConnection:
+    """Attempts over a control connection that is lost keep tor's own answers."""
 
-class TestLoss:
-    """What a lost control connection does to attempts: they keep tor's own answers."""
-
-    def test_during_the_attempt(self) -> None:
+    @pytest.mark.parametrize("during_the_fence", [False, True])
+    def test_explains_nothing(self, during_the_fence: bool) -> None:
         play = Play()
         play.control.send(*ALL_404)
-        play.control.lose()
+        fence = play.hold_fence()
         plain = HostUnreachable()
-        assert play.outcome(plain) is plain
-
-    def test_during_the_fence(self) -> None:
-        play = Play()
-        play.control.send(*ALL_404)
-        fence = play.control.answers["GETINFO version"] = Deferred()
-        plain = HostUnreachable()
-        play.refuse(plain)
+        if during_the_fence:
+            play.refuse(plain)
         play.control.lose()
-        fence.errback(ControlError(0, "lost"))
-        play.clock.advance(0)
+        if during_the_fence:
+            fence.errback(ControlError(0, "lost"))
+            play.clock.advance(0)
+        else:
+            play.refuse(plain)
         assert play.outcomes == [plain]
 
-    def test_a_new_connection_does_not_mend_what_was_missed(self) -> None:
+    def test_is_not_made_good_by_a_new_one(self) -> None:
         play = Play()
         play.control.send(*ALL_404)
         play.control.lose()
-        control = staged()
-        play.follow(control)
+        play.control = staged()
+        play.observer.follow(play.control)
         plain = HostUnreachable()
         assert play.outcome(plain) is plain
-        play.control = control
         second = play.begin()
-        control.send(*ALL_404)
-        play.refuse(HostUnreachable(), second)
-        assert isinstance(play.outcomes[1], DescriptorNotFound)
+        play.control.send(*ALL_404)
+        assert isinstance(play.outcome(HostUnreachable(), second), DescriptorNotFound)
 
-    def test_without_a_control_connection(self) -> None:
+    def test_may_never_come_back(self) -> None:
         play = Play()
-        play.follow(None)
+        play.observer.follow(None)
         assert play.observer.following is Following.NO
         plain = HostUnreachable()
-        play.refuse(plain, play.begin())
-        assert play.outcomes == [plain]
+        assert play.outcome(plain, play.begin()) is plain
 
 
-def test_giving_up_an_explanation_leaves_nothing() -> None:
+def test_newnym_makes_tor_forget_refused_introductions() -> None:
     play = Play()
-    play.control.answers["GETINFO version"] = Deferred()
+    play.control.send(nacked(), "SIGNAL NEWNYM", "SIGNAL CLEARDNSCACHE", 'SIGNAL "', "SIGNAL ")
+    later = play.begin()
+    play.control.send(*FETCHED)
+    assert str(play.outcome(HostUnreachable(), later)) == "no introduction point in the descriptor"
+
+
+def test_cancelling_an_explanation_leaves_nothing() -> None:
+    play = Play()
+    play.hold_fence()
     explaining = play.refuse(HostUnreachable())
     explaining.cancel()
     (failure,) = play.outcomes
@@ -525,35 +441,27 @@ def test_giving_up_an_explanation_leaves_nothing() -> None:
     play.control.send(*ALL_404)
 
 
-def test_newnym_forgets_what_was_remembered() -> None:
-    play = Play()
-    play.control.send(nacked(), requested(), received(), "SIGNAL NEWNYM")
-    play.attempt.over()
-    play.attempt = play.begin()
-    play.control.send("SIGNAL CLEARDNSCACHE", 'SIGNAL "', "SIGNAL ")
-    plain = HostUnreachable()
-    assert play.outcome(plain) is plain
-
-
 @rows("S-49")
 @pytest.mark.parametrize("followed", [True, False])
 @pytest.mark.parametrize("host", NOT_KEYS)
 @pytest.mark.parametrize("reason", [GeneralFailure(), HostUnreachable(), DescriptorNotFound()])
-def test_no_service_can_have_this_address(host: str, followed: bool, reason: Refused) -> None:
+def test_an_address_that_no_service_can_have_is_f6(
+    host: str, followed: bool, reason: Refused
+) -> None:
     play = Play(host.removesuffix(".onion"))
     if not followed:
-        play.follow(None)
+        play.observer.follow(None)
         play.attempt = play.begin()
     assert isinstance(play.outcome(reason), InvalidOnionAddress)
 
 
-def test_refusals_that_are_no_matter_of_the_address() -> None:
+def test_a_refusal_that_does_not_depend_on_the_address_stands() -> None:
     play = Play(NOT_KEYS[0].values[0].removesuffix(".onion"))  # type: ignore[union-attr]
     reason = NotAllowed()
     assert play.outcome(reason) is reason
 
 
-def test_one_key_is_looked_at_in_each_turn_of_the_reactor() -> None:
+def test_one_key_is_checked_in_each_turn_of_the_reactor() -> None:
     play = Play()
     attempts = [play.begin() for _ in range(20)]
     for attempt in attempts:
@@ -565,4 +473,4 @@ def test_one_key_is_looked_at_in_each_turn_of_the_reactor() -> None:
     play.clock.turn()
     assert play.clock.getDelayedCalls() == []
     play.begin().refused(GeneralFailure()).addErrback(play.outcomes.append).cancel()
-    assert not play.observer.keys._waiting, "nobody wants to know any more"
+    assert not play.observer.keys._waiting, "a cancelled check is not waited for"
