@@ -45,6 +45,14 @@ BAD = [
 ]
 
 
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Give the path of a good key file."""
+    path = tmp_path / "a.auth_private"
+    path.write_text(LINE)
+    return path
+
+
 def test_no_log_line_has_a_whole_address() -> None:
     for name in (f"{DUCK}.auth_private", f"x-{DUCK.upper()}-y.auth_private"):
         with pytest.raises(BadKeyFile) as caught:
@@ -53,23 +61,8 @@ def test_no_log_line_has_a_whole_address() -> None:
         assert "duckduck..." in str(caught.value).lower()
 
 
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "a.auth_private")
-    _, complaints = load_directory(tmp_path)
-    assert len(complaints) == 1
-    assert "a.auth_private: not a file" in complaints[0]
-
-
-def test_names_that_could_break_a_line(tmp_path: Path) -> None:
-    (tmp_path / "a\n[error] b\udc80.auth_private").write_text("nothing")
-    _, complaints = load_directory(tmp_path)
-    (complaint,) = complaints
-    assert "\n" not in complaint
-    assert "a\\n[error] b" in complaint
-
-
 @pytest.mark.parametrize("text", GOOD)
-def test_good_files(text: str) -> None:
+def test_a_good_file_is_read(text: str) -> None:
     key = parse_key(text, PATH)
     assert key.address == DUCK
     assert key.add_command == (
@@ -81,7 +74,7 @@ def test_good_files(text: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "text", "complaint"), BAD, ids=[case[0] for case in BAD])
-def test_bad_files(name: str, text: str, complaint: str) -> None:
+def test_a_bad_file_is_an_error_without_its_text(name: str, text: str, complaint: str) -> None:
     with pytest.raises(BadKeyFile) as caught:
         parse_key(text, PATH)
     assert str(caught.value).startswith(f"{PATH}: {complaint}")
@@ -89,105 +82,103 @@ def test_bad_files(name: str, text: str, complaint: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_directory(tmp_path: Path) -> None:
-    (tmp_path / "a.auth_private").write_text(LINE)
+def test_a_directory_is_read_but_for_files_that_are_no_keys(tmp_path: Path, path: Path) -> None:
     (tmp_path / "b.auth_private").write_text(LINE)
     (tmp_path / "c.auth_private").write_text("nothing")
     (tmp_path / "d.auth_private").mkdir()
     (tmp_path / "e.auth_private").write_bytes(b"\xff" * (MAX_FILE_BYTES + 1))
     (tmp_path / "f.auth").write_text("another kind of file")
+    os.mkfifo(tmp_path / "g.auth_private")
+    (tmp_path / "h\n[error] \udc80.auth_private").write_text("nothing")
     keys, complaints = load_directory(tmp_path)
     assert list(keys) == [DUCK]
     assert keys[DUCK].path.name == "a.auth_private"
     said = [(Path(each.partition(":")[0]).name, each.partition(": ")[2]) for each in complaints]
-    assert [name for name, _ in said] == [f"{letter}.auth_private" for letter in "bcde"]
+    assert [name for name, _ in said[:-1]] == [f"{letter}.auth_private" for letter in "bcdeg"]
     assert said[0][1] == "a.auth_private is for the same address; remove one of them"
     assert said[2][1].startswith("not a file")
     assert said[3][1].startswith("longer than 4096 bytes")
+    assert said[4][1].startswith("not a file")
+    assert "h\\n[error] " in complaints[-1]
+    assert "\n" not in complaints[-1]
 
 
-def run(working: Deferred[None]) -> list[object]:
-    outcome: list[object] = []
-    working.addBoth(outcome.append)
-    return outcome
+class Play:
+    """The keys of a directory and a control connection."""
+
+    def __init__(self, path: Path) -> None:
+        self.ring = Keyring(path.parent)
+        self.control = staged()
+
+    def install(self) -> list[Any]:
+        """Give tor the keys; return a list that gets the outcome."""
+        outcome: list[object] = []
+        Deferred.fromCoroutine(self.ring.install(self.control)).addBoth(outcome.append)
+        return outcome
+
+    @property
+    def commands(self) -> list[str]:
+        return [command.split("_")[-1].split()[0] for command in self.control.commands]
 
 
-def install(ring: Keyring, control: Any) -> list[object]:
-    return run(Deferred.fromCoroutine(ring.install(control)))
+ADD = parse_key(LINE, PATH).add_command
 
 
-def test_a_bad_file_is_one_line_and_the_others_count(tmp_path: Path, log_lines: list[str]) -> None:
-    (tmp_path / "a.auth_private").write_text(LINE)
-    (tmp_path / "b.auth_private").write_text("nothing")
-    ring = Keyring(tmp_path)
-    assert len(ring) == 1
-    assert len(log_lines) == 1
-    assert "b.auth_private" in log_lines[0]
+def test_a_bad_file_is_one_line_and_the_others_count(path: Path, log_lines: list[str]) -> None:
+    path.with_name("b.auth_private").write_text("nothing")
+    assert len(Keyring(path.parent)) == 1
+    (line,) = log_lines
+    assert "b.auth_private" in line
 
 
 def test_what_tor_refuses_is_one_line_and_names_no_address(
-    tmp_path: Path, log_lines: list[str]
+    path: Path, log_lines: list[str]
 ) -> None:
-    (tmp_path / "a.auth_private").write_text(LINE)
-    ring, control = Keyring(tmp_path), staged()
-    control.answers[parse_key(LINE, PATH).add_command] = ControlError(512, f"bad {DUCK}")
-    assert install(ring, control) == [None]
+    play = Play(path)
+    play.control.answers[ADD] = ControlError(512, f"bad {DUCK}")
+    assert play.install() == [None]
     (line,) = log_lines
     assert line.endswith("a.auth_private: tor does not take this key (512 bad ...)")
 
 
-def test_a_loss_is_for_the_caller(tmp_path: Path) -> None:
-    (tmp_path / "a.auth_private").write_text(LINE)
-    ring, control = Keyring(tmp_path), staged()
-    control.lose()
-    (failure,) = install(ring, control)
-    assert failure.check(ControlLost)  # type: ignore[attr-defined]
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_tor_that_does_not_answer_fails_the_installing(path: Path, lost: bool) -> None:
+    play = Play(path)
+    play.control.answers[ADD] = ControlError(0, "no answer in time")
+    if lost:
+        play.control.lose()
+    (failure,) = play.install()
+    assert failure.check(ControlLost if lost else ControlError)
 
 
-def test_a_file_that_comes_back_is_not_withdrawn(tmp_path: Path) -> None:
-    path = tmp_path / "a.auth_private"
-    path.write_text(LINE)
-    ring, control = Keyring(tmp_path), staged()
+def test_a_file_that_comes_back_is_not_withdrawn(path: Path) -> None:
+    play = Play(path)
     path.unlink()
-    ring.reload()
+    play.ring.reload()
     path.write_text(LINE)
-    ring.reload()
-    install(ring, control)
-    assert [command.split()[0] for command in control.commands] == ["ONION_CLIENT_AUTH_ADD"]
+    play.ring.reload()
+    play.install()
+    assert play.commands == ["ADD"]
 
 
-def test_no_directory(tmp_path: Path) -> None:
+def test_no_directory_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Keyring(tmp_path / "none")
 
 
-def test_a_key_that_is_withdrawn_meanwhile_does_not_come_back(tmp_path: Path) -> None:
-    path = tmp_path / "a.auth_private"
-    path.write_text(LINE)
-    ring, control = Keyring(tmp_path), staged()
-    add = parse_key(LINE, PATH).add_command
-    control.answers[add] = answer = Deferred()
-    first = install(ring, control)
+def test_a_key_that_is_withdrawn_meanwhile_does_not_come_back(path: Path) -> None:
+    play = Play(path)
+    play.control.answers[ADD] = answer = Deferred()
+    first = play.install()
     path.unlink()
-    ring.reload()
-    second = install(ring, control)
+    play.ring.reload()
+    second = play.install()
     answer.callback("")
     assert first == second == [None]
-    assert [command.split()[0] for command in control.commands] == [
-        "ONION_CLIENT_AUTH_ADD",
-        "ONION_CLIENT_AUTH_REMOVE",
-    ]
+    assert play.commands == ["ADD", "REMOVE"]
 
 
-def test_a_silent_tor_is_not_told_the_next_key(tmp_path: Path) -> None:
-    (tmp_path / "a.auth_private").write_text(LINE)
-    ring, control = Keyring(tmp_path), staged()
-    control.answers[parse_key(LINE, PATH).add_command] = ControlError(0, "no answer in time")
-    (failure,) = install(ring, control)
-    assert failure.check(ControlError)  # type: ignore[attr-defined]
-
-
-def test_many_bad_files_are_not_as_many_lines(tmp_path: Path, log_lines: list[str]) -> None:
+def test_the_lines_about_bad_files_are_bounded(tmp_path: Path, log_lines: list[str]) -> None:
     for number in range(MOST_COMPLAINTS + 5):
         (tmp_path / f"{number}.auth_private").write_text("nothing")
     Keyring(tmp_path)
@@ -196,27 +187,25 @@ def test_many_bad_files_are_not_as_many_lines(tmp_path: Path, log_lines: list[st
 
 
 @pytest.mark.parametrize("mode", [0o722, 0o720, 0o702])
-def test_a_directory_that_others_may_write_is_refused(tmp_path: Path, mode: int) -> None:
-    (tmp_path / "duck.auth_private").write_text(LINE)
-    tmp_path.chmod(mode)
+def test_a_directory_that_others_may_write_is_refused(path: Path, mode: int) -> None:
+    path.parent.chmod(mode)
     with pytest.raises(OSError, match="others may write to it: chmod go-w"):
-        Keyring(tmp_path)
-    tmp_path.chmod(0o755)
-    keyring = Keyring(tmp_path)
-    tmp_path.chmod(mode)
+        Keyring(path.parent)
+    path.parent.chmod(0o755)
+    keyring = Keyring(path.parent)
+    path.parent.chmod(mode)
     with pytest.raises(OSError, match="others may write to it"):
         keyring.reload()
     assert len(keyring) == 1
 
 
 def test_files_and_directories_of_others_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "duck.auth_private").write_text(LINE)
-    (tmp_path / "duck.auth_private").chmod(0o620)
-    keys, (complaint,) = load_directory(tmp_path)
-    assert "duck.auth_private: others may write to it" in complaint
+    path.chmod(0o620)
+    keys, (complaint,) = load_directory(path.parent)
+    assert "a.auth_private: others may write to it" in complaint
     assert not keys
     monkeypatch.setattr(files, "trusted_users", lambda: {0x7FFFFFFE})
-    with pytest.raises(OSError, match=f"it belongs to {tmp_path.owner()}"):
-        load_directory(tmp_path)
+    with pytest.raises(OSError, match=f"it belongs to {path.owner()}"):
+        load_directory(path.parent)

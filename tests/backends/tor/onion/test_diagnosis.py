@@ -1,4 +1,4 @@
-"""What follows from what was seen: the rules one by one."""
+"""The rules of diagnosis, one by one: events and tor's plain code in, a finding out."""
 
 from __future__ import annotations
 
@@ -14,12 +14,7 @@ from torsocks_tx.backends.tor.onion.diagnosis import (
     diagnose,
     no_rendezvous,
 )
-from torsocks_tx.backends.tor.onion.events import (
-    Fetch,
-    HSCircuitEvent,
-    HSDescEvent,
-    Step,
-)
+from torsocks_tx.backends.tor.onion.events import Fetch, HSCircuitEvent, HSDescEvent, Step
 from torsocks_tx.backends.tor.onion.history import (
     INTRODUCTION_DOUBT,
     INTRODUCTION_MEMORY,
@@ -27,7 +22,6 @@ from torsocks_tx.backends.tor.onion.history import (
     AttemptLog,
     ServiceHistory,
 )
-from torsocks_tx.errors import OnionRefused
 from torsocks_tx.socks.constants import OnionReply
 
 ADDRESS = "a" * 56
@@ -35,32 +29,9 @@ History = ServiceHistory
 FORGOTTEN = UNDECRYPTABLE_MEMORY + 1
 NOW = 10_000.0
 
-ASKED, GOT, LACKED, BAD, ODD = (
-    Fetch.REQUESTED,
-    Fetch.RECEIVED,
-    Fetch.NOT_FOUND,
-    Fetch.BAD_DESC,
-    Fetch.OTHER_FAILURE,
-)
-SEEN, ACK, NACK, SILENT, BROKEN, JOINED, ABANDONED, LEFT = (
-    Step.SEEN,
-    Step.ACKNOWLEDGED,
-    Step.NACKED,
-    Step.TIMED_OUT,
-    Step.BROKEN,
-    Step.JOINED,
-    Step.ABANDONED,
-    Step.LEFT,
-)
-NOTHING, F0, F1, F2, F3, F7, UNDECRYPTABLE = (
-    Finding.NOTHING,
-    Finding.DESCRIPTOR_NOT_FOUND,
-    Finding.DESCRIPTOR_INVALID,
-    Finding.INTRODUCTION_FAILED,
-    Finding.RENDEZVOUS_FAILED,
-    Finding.INTRODUCTION_TIMED_OUT,
-    Finding.UNDECRYPTABLE,
-)
+ASKED, GOT, LACKED, BAD, ODD = Fetch
+SEEN, ACK, NACK, SILENT, BROKEN, JOINED, ABANDONED, LEFT = Step
+NOTHING, F0, F1, F2, F7, F3, UNDECRYPTABLE, _F4, _F5 = Finding
 Seen = tuple[Fetch | Step, ...]
 
 
@@ -173,14 +144,14 @@ def log_of(seen: Seen, others: tuple[Step, ...] = ()) -> AttemptLog:
 
 @rows("S-43", "S-44", "S-45", "S-46", "S-47", "S-48", "S-50")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_what_follows(case: Case) -> None:
+def test_a_finding_follows_from_what_was_seen(case: Case) -> None:
     diagnosis = diagnose(case.code, log_of(case.seen), case.history, NOW)
     assert diagnosis.finding is case.finding
     assert diagnosis.unless_joined is case.unless_joined
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_nothing_follows_if_events_were_lost(case: Case) -> None:
+def test_no_finding_follows_if_events_were_lost(case: Case) -> None:
     log = log_of(case.seen)
     log.complete = False
     assert diagnose(case.code, log, case.history, NOW).finding is NOTHING
@@ -247,21 +218,14 @@ def test_what_tor_remembers_from_before_cannot_be_known() -> None:
 @rows("S-41")
 def test_every_code_but_f6_has_a_finding() -> None:
     """F6 is decided before tor sees the address."""
-    codes = {finding.value.onion_code for finding in Finding if isinstance(finding.value, type)}
+    refusals = [Diagnosis(finding, "some words").refused for finding in Finding]
+    codes = {refused.onion_code for refused in refusals if refused is not None}
     assert codes == set(OnionReply) - {OnionReply.INVALID_ADDRESS}
+    assert {str(refused) for refused in refusals} == {"some words", "None"}
+    assert Diagnosis(UNDECRYPTABLE, "some words").refused is None
 
 
-@pytest.mark.parametrize("finding", Finding)
-def test_a_finding_is_a_refusal_with_words(finding: Finding) -> None:
-    refused = Diagnosis(finding, "some words").refused
-    if finding in (NOTHING, UNDECRYPTABLE):
-        assert refused is None
-    else:
-        assert isinstance(refused, OnionRefused)
-        assert str(refused) == "some words"
-
-
-def test_words() -> None:
+def test_a_diagnosis_says_in_words_what_it_rests_on() -> None:
     diagnosis = diagnose(4, log_of((*ALL_404[:-2], ASKED, ODD)), History(), NOW)
     assert diagnosis.words == "6 directories answered: 5 NOT_FOUND, 1 OTHER_FAILURE"
     assert diagnose(4, log_of((ASKED, BAD)), History(), NOW).words == (

@@ -1,15 +1,13 @@
-"""Who gets which event, what is remembered, and that it never grows."""
+"""Which attempts get an event, what is remembered of a service, and that it is bounded."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import inf
 
-from torsocks_tx.backends.tor.onion.events import (
-    Fetch,
-    HSCircuitEvent,
-    HSDescEvent,
-    Step,
-)
+import pytest
+
+from torsocks_tx.backends.tor.onion.events import Fetch, HSCircuitEvent, HSDescEvent, Step
 from torsocks_tx.backends.tor.onion.history import MOST_ACKNOWLEDGED
 from torsocks_tx.backends.tor.onion.tracker import AttemptTracker
 
@@ -31,11 +29,20 @@ def test_a_fetch_is_seen_by_every_attempt_on_its_address() -> None:
     assert (mine.fetches, other.fetches, elsewhere.fetches) == (1, 1, 0)
 
 
-def test_a_circuit_is_seen_by_its_own_streams() -> None:
+@pytest.mark.parametrize(
+    ("token", "attempts", "seen"),
+    [("m", "mo", [True, False]), (None, "mo", [True, True]), ("m", [None], [True])],
+    ids=["by its own streams", "by all, without a stream", "by all where tor does not isolate"],
+)
+def test_a_circuit_is_seen(
+    token: str | None, attempts: Iterable[str | None], seen: list[bool]
+) -> None:
     book = tracker()
-    mine, other, elsewhere = book.begin(HERE, "m"), book.begin(HERE, "o"), book.begin(THERE, "m")
-    book.note_circuit(nack(token="m"))
-    assert [each.circuits for each in (mine, other, elsewhere)] == [True, False, False]
+    logs = [book.begin(HERE, attempt) for attempt in attempts]
+    elsewhere = book.begin(THERE, "m")
+    book.note_circuit(nack(token=token))
+    assert [log.circuits for log in logs] == seen
+    assert not elsewhere.circuits
 
 
 def test_an_introduction_is_seen_by_every_attempt_on_its_address() -> None:
@@ -43,42 +50,20 @@ def test_an_introduction_is_seen_by_every_attempt_on_its_address() -> None:
     book = tracker()
     book.begin(HERE, "n")
     book.note_circuit(nack(token="n"))
-    mine, other, elsewhere = book.begin(HERE, "m"), book.begin(HERE, "o"), book.begin(THERE, "m")
+    logs = book.begin(HERE, "m"), book.begin(HERE, "o"), book.begin(THERE, "m")
     book.note_circuit(nack(token="m"))
-    seen = [each.introductions.ends[Step.NACKED] for each in (mine, other, elsewhere)]
-    assert seen == [1, 1, 0]
+    assert [log.introductions.ends[Step.NACKED] for log in logs] == [1, 1, 0]
 
 
-def test_a_circuit_without_streams_may_be_anybodys() -> None:
-    book = tracker()
-    mine, other = book.begin(HERE, "m"), book.begin(HERE, "o")
-    book.note_circuit(nack(token=None))
-    assert mine.circuits
-    assert other.circuits
-
-
-def test_where_tor_does_not_isolate_every_circuit_may_be_ours() -> None:
-    book = tracker()
-    mine = book.begin(HERE, None)
-    book.note_circuit(nack(token="anybody's"))
-    assert mine.circuits
-
-
-def test_what_is_no_event_changes_nothing() -> None:
+def test_an_attempt_sees_no_more_once_it_is_over() -> None:
     book = tracker()
     mine = book.begin(HERE, "m")
-    book.note_fetch(None)
+    book.note_fetch(None)  # an event that could not be read
     book.note_circuit(None)
-    assert (mine.fetches, mine.circuits) == (0, False)
-
-
-def test_an_attempt_that_is_over_sees_no_more() -> None:
-    book = tracker()
-    mine = book.begin(HERE, "m")
     book.end(mine)
     book.end(mine)
     book.note_fetch(HSDescEvent(HERE, Fetch.REQUESTED))
-    assert mine.fetches == 0
+    assert (mine.fetches, mine.circuits) == (0, False)
 
 
 def test_a_second_stream_of_one_token_shares_what_was_acknowledged() -> None:
@@ -91,22 +76,18 @@ def test_a_second_stream_of_one_token_shares_what_was_acknowledged() -> None:
     assert not book.begin(HERE, "m").awaits_service
 
 
-def test_introductions_are_remembered_whoever_made_them() -> None:
+@pytest.mark.parametrize("tried_before", [False, True])
+def test_introductions_are_remembered_whoever_made_them(tried_before: bool) -> None:
+    """Tor will not try these introduction points for us either."""
     book = tracker(now=1000.0)
-    book.end(book.begin(HERE, "m"))
+    if tried_before:
+        book.end(book.begin(HERE, "m"))
     book.note_circuit(nack(token="somebody else's"))
     book.note_circuit(HSCircuitEvent(HERE, "m", Step.TIMED_OUT))
+    book.begin(HERE, "m")
     assert book.history(HERE).is_nacked(1100.0)
     assert book.history(HERE).is_timed_out(1100.0)
     assert not book.history(HERE).is_nacked(1121.0)
-
-
-def test_what_other_users_of_tor_find_out_counts() -> None:
-    """Tor will not try these introduction points for us either."""
-    book = tracker()
-    book.note_circuit(nack(THERE))
-    book.begin(THERE, "m")
-    assert book.history(THERE).is_nacked(1000.0)
 
 
 def test_circuits_that_say_nothing_are_not_remembered() -> None:
@@ -131,7 +112,7 @@ def test_how_long_events_were_followed() -> None:
     assert book.followed == 0
 
 
-def test_what_is_pushed_out_of_memory_is_not_taken_for_nothing() -> None:
+def test_what_is_pushed_out_of_memory_makes_what_was_followed_short() -> None:
     """Else whoever visits a thousand addresses could have F2 said where F7 is true."""
     now = [1000.0]
     book = AttemptTracker(lambda: now[0], 2)
@@ -157,24 +138,19 @@ def test_tokens_that_wait_for_a_rendezvous_are_bounded() -> None:
     assert book.begin(HERE, None).awaits_service
 
 
-def test_newnym_forgets() -> None:
+@pytest.mark.parametrize("lost", [False, True], ids=["newnym", "lost events"])
+def test_newnym_and_a_loss_forget_what_is_remembered(lost: bool) -> None:
     book = tracker()
     mine = book.begin(HERE, "m")
     book.note_circuit(nack())
     book.history(HERE).undecryptable_at = 1000.0
-    book.forget()
+    if lost:
+        book.lose()
+    else:
+        book.forget()
+    assert mine.complete is not lost
     assert not book.history(HERE).is_nacked(1000.0)
     assert not book.history(HERE).is_undecryptable(1000.0)
-    assert mine.complete
-
-
-def test_a_loss_makes_attempts_incomplete() -> None:
-    book = tracker()
-    mine = book.begin(HERE, "m")
-    book.note_circuit(nack())
-    book.lose()
-    assert not mine.complete
-    assert not book.history(HERE).is_nacked(1000.0)
     assert book.begin(HERE, "m").complete
 
 
