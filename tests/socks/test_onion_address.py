@@ -48,7 +48,7 @@ NOT_KEYS = table(
 
 @rows("S-49")
 @pytest.mark.parametrize("host", VALID)
-def test_valid(host: str) -> None:
+def test_valid_addresses(host: str) -> None:
     check_onion(host)
     assert has_public_key(host)
 
@@ -62,7 +62,7 @@ def test_an_address_whose_key_no_service_can_have(host: str) -> None:
 
 @rows("S-49")
 @pytest.mark.parametrize("host", INVALID)
-def test_invalid(host: str) -> None:
+def test_invalid_addresses(host: str) -> None:
     with pytest.raises(InvalidOnionAddress) as caught:
         check_onion(host)
     assert host[:3] not in str(caught.value).replace(".onion", "")

@@ -1,4 +1,4 @@
-"""The examples in docs/proposal-229.md, spoken to a server."""
+"""A server speaks the examples in docs/proposal-229.md byte by byte."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_there_are_examples() -> None:
 
 @rows("P-06", "P-08", "P-11", "P-14", "P-18", "P-20")
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_examples(example: str) -> None:
+def test_the_server_speaks_the_examples(example: str) -> None:
     stage = Stage()
     said, expected = b"", b""
     closes = False

@@ -14,11 +14,8 @@ MESSAGES = table(
     [
         ("V4", Credentials(b"me", b"you"), "01 02 6D65 03 796F75"),
         ("both empty", Credentials(b"", b""), "01 00 00"),
-        ("no password", Credentials(b"a", b""), "01 01 61 00"),
-        ("no user name", Credentials(b"", b"a"), "01 00 01 61"),
         ("bytes of all kinds", Credentials(b"\0\xff", b"\n\0"), "01 02 00FF 02 0A00"),
         ("V6", Credentials(b"<torS0X>0", b"123"), "01 09 3C746F725330583E30 03 313233"),
-        ("V6, type 9", Credentials(b"<torS0X>9", b""), "01 09 3C746F725330583E39 00"),
         (
             "the longest",
             Credentials(b"u" * 255, b"p" * 255),
@@ -45,17 +42,17 @@ def test_another_version_is_refused(version: int) -> None:
 @pytest.mark.parametrize(
     ("status", "text"), table([("success", 0, "01 00"), ("failure", 1, "01 01"), ("x", 9, "01 09")])
 )
-def test_answers_both_ways(status: int, text: str) -> None:
+def test_statuses_both_ways(status: int, text: str) -> None:
     assert_parsed(userpass.parse_status, octets(text), status)
     assert userpass.build_status(status) == octets(text)
 
 
 @pytest.mark.parametrize(("text", "status"), [("05 00", 0), ("00 00", 0), ("05 01", 1)])
-def test_the_status_counts_whatever_the_version_of_the_answer(text: str, status: int) -> None:
+def test_the_version_of_a_status_is_not_checked(text: str, status: int) -> None:
     assert_parsed(userpass.parse_status, octets(text), status)
 
 
-def test_bounds() -> None:
+def test_a_field_has_at_most_255_bytes() -> None:
     longest = userpass.build_credentials(Credentials(b"u" * 255, b"p" * 255))
     assert len(longest) == 513
     for fields in [(b"u" * 256, b""), (b"", b"p" * 256)]:
@@ -67,10 +64,7 @@ UNDERSTOOD = table(
     [
         ("legacy", b"hello", b"world"),
         ("type 0", b"<torS0X>0", b"123"),
-        ("type 0, empty parameter", b"<torS0X>0", b""),
-        ("seven bytes of the prefix", b"<torS0X", b""),
         ("small x", b"<torS0x>0abc", b""),
-        ("small letters", b"<tors0x>9", b""),
         ("blank in front", b" <torS0X>9", b""),
         ("in the password", b"", b"<torS0X>9"),
     ]
@@ -79,25 +73,22 @@ NOT_UNDERSTOOD = table(
     [
         ("no type", b"<torS0X>"),
         ("type 0 and more", b"<torS0X>0abc"),
-        ("type 0 and a NUL", b"<torS0X>0\0"),
         ("type 1", b"<torS0X>1abc"),
-        ("type 1, no object", b"<torS0X>1"),
         ("type 9", b"<torS0X>9"),
-        ("type of a NUL byte", b"<torS0X>\0"),
     ]
 )
 
 
 @rows("S-17")
 @pytest.mark.parametrize(("username", "password"), UNDERSTOOD)
-def test_formats_that_are_understood(username: bytes, password: bytes) -> None:
+def test_user_names_of_a_known_format(username: bytes, password: bytes) -> None:
     userpass.check_format(Credentials(username, password))
 
 
 @rows("S-17")
 @pytest.mark.parametrize("password", [b"", b"123"])
 @pytest.mark.parametrize("username", NOT_UNDERSTOOD)
-def test_formats_that_are_not_understood(username: bytes, password: bytes) -> None:
+def test_user_names_of_an_unknown_format(username: bytes, password: bytes) -> None:
     with pytest.raises(ProtocolError) as caught:
         userpass.check_format(Credentials(username, password))
     assert caught.value.answer == octets("01 01")
@@ -108,20 +99,17 @@ Pairs = tuple[tuple[str, bytes], ...]
 BOTH_WAYS = table(
     [
         ("none", (), b""),
-        ("one", (("key", b"value"),), b"key=value"),
         (
             "pt-spec's own example",
             (("shared-secret", b"rahasia"), ("secrets-file", b"/tmp/blob")),
             b"shared-secret=rahasia;secrets-file=/tmp/blob",
         ),
         ("empty value", (("a", b""),), b"a="),
-        ("empty value, and more", (("a", b""), ("b", b"1")), b"a=;b=1"),
         ("a key twice", (("a", b"1"), ("b", b"2"), ("a", b"0")), b"a=1;b=2;a=0"),
         ("escapes in a value", (("k", rb"\;="),), rb"k=\\\;\="),
         ("escapes in a key", ((r"\;=", b"v"),), rb"\\\;\==v"),
         ("an escaped backslash at the end", (("k", b"\\"),), rb"k=\\"),
         ("an escaped semicolon at the end", (("k", b";"),), rb"k=\;"),
-        ("only backslashes", (("k", b"\\" * 3),), b"k=" + b"\\" * 6),
         ("other bytes", (("\xff\n", b"\x01 \x80"),), b"\xff\n=\x01 \x80"),
     ]
 )
@@ -137,41 +125,36 @@ REFUSED = table(
         ("a lone backslash at the end", b"k=v\\"),
         ("a backslash before a letter", rb"k=\n"),
         ("a backslash before a letter in a key", rb"\k=v"),
-        ("three backslashes", b"k=\\\\\\"),
         ("no =", b"key"),
-        ("no = in the second item", b"k=v;key"),
         ("= only escaped", rb"k\=v"),
         ("no key", b"=v"),
-        ("no key in the second item", b"k=v;=v"),
         ("; at the end", b"k=v;"),
         ("; at the start", b";k=v"),
         ("an empty item", b"k=v;;l=w"),
         ("only ;", b";"),
-        ("only =", b"="),
-        ("only a backslash", b"\\"),
     ]
 )
 
 
 @pytest.mark.parametrize(("pairs", "text"), BOTH_WAYS)
-def test_text_both_ways(pairs: Pairs, text: bytes) -> None:
+def test_arguments_both_ways(pairs: Pairs, text: bytes) -> None:
     assert userpass.parse_text(text) == KeyValues(pairs)
     assert userpass.build_text(KeyValues(pairs)) == text
 
 
 @pytest.mark.parametrize(("pairs", "text"), AS_TOR_WRITES)
-def test_what_tor_leaves_unescaped(pairs: Pairs, text: bytes) -> None:
+def test_arguments_with_what_tor_leaves_unescaped(pairs: Pairs, text: bytes) -> None:
     assert userpass.parse_text(text) == KeyValues(pairs)
 
 
 @pytest.mark.parametrize("text", REFUSED)
-def test_what_is_no_list_of_arguments(text: bytes) -> None:
+def test_text_that_is_not_a_list_of_arguments(text: bytes) -> None:
     with pytest.raises(ProtocolError) as caught:
         userpass.parse_text(text)
     assert caught.value.answer == octets("01 01")
 
 
-def test_a_key_must_not_be_empty() -> None:
+def test_an_empty_key_of_arguments_is_refused() -> None:
     with pytest.raises(ValueError, match="key"):
         userpass.build_text(KeyValues((("", b"v"),)))
 
@@ -186,19 +169,19 @@ def test_arguments_are_cut_behind_255_bytes(length: int, first: int, password: b
 
 
 @pytest.mark.parametrize("text", [b"k=" + b"v" * 509, b"k=\0"], ids=["511 bytes", "a NUL"])
-def test_what_the_two_fields_cannot_hold(text: bytes) -> None:
+def test_arguments_that_do_not_fit_the_two_fields(text: bytes) -> None:
     with pytest.raises(ValueError, match="510"):
         userpass.split_text(text)
 
 
 @pytest.mark.parametrize("cut", range(1, 20))
-def test_the_cut_may_be_anywhere(cut: int) -> None:
+def test_arguments_may_be_cut_anywhere(cut: int) -> None:
     text = rb"k=\\\;\=;k\==v;a=\\\\"
     pairs = (("k", rb"\;="), ("k=", b"v"), ("a", rb"\\"))
     assert userpass.parse_arguments(Credentials(text[:cut], text[cut:])) == KeyValues(pairs)
 
 
-def test_what_parents_leave_empty() -> None:
+def test_arguments_with_an_empty_field() -> None:
     """A SOCKS4 user id has no second field, and some clients send empty ones."""
     for credentials in (Credentials(b""), Credentials(b"", NUL)):
         assert userpass.parse_arguments(credentials) == KeyValues()
