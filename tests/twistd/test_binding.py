@@ -23,7 +23,7 @@ from tests.support.processes import start_python
 from torsocks_tx.backends.memory import MemoryBackend
 from torsocks_tx.server.factory import SOCKSFactory
 from torsocks_tx.twistd.binding import StartError, adopt, bind
-from torsocks_tx.twistd.listen import parse_listener
+from torsocks_tx.twistd.listen import check_reach, parse_listener
 
 V2 = b"\r\n\r\n\0\r\nQUIT\n"
 REQUEST = b"\5\1\0" + named("example.com", 80)
@@ -43,7 +43,7 @@ import sys
 from twisted.internet import reactor
 from twisted.internet.protocol import Factory
 from torsocks_tx.twistd.binding import StartError, bind
-from torsocks_tx.twistd.listen import parse_listener
+from torsocks_tx.twistd.listen import check_reach, parse_listener
 try:
     bind(reactor, parse_listener(f"unix:{sys.argv[1]}"), Factory(), authenticated=False)
     print("bound", flush=True)
@@ -101,7 +101,7 @@ async def test_a_client_address_that_is_none_is_refused_without_a_traceback(
     header = b"PROXY TCP4 canary 127.0.0.1 1 80\r\n"
     assert await hear(header + REQUEST) == b"\5\0" + refused(2)
     ours = "".join(log)
-    assert "the client's address, from a PROXY header, is none" in ours
+    assert "the client's address, from a PROXY header, is not valid" in ours
     assert "Traceback" not in ours
     assert "canary" not in ours
 
@@ -132,6 +132,31 @@ async def test_burst_of_clients_is_accepted_in_portions(form: str, tmp_path: Pat
         for most in (32, 64, 70, 70):
             port.doRead()
             assert len(accepted) == most
+    await port.stopListening()
+
+
+PRIVATE = {
+    "tcp:0:interface=127.0.0.1": "127.0.0.1",
+    "tcp:port=0:interface=localhost": "127.0.0.1",
+    "tcp:0:interface=0.0.0.0:interface=127.0.0.1": "127.0.0.1",
+    r"tcp6:0:interface=\:\:1": "::1",
+    "tcp6:0:interface=127.0.0.1": "127.0.0.1",
+    "tcp:0:127.0.0.1 AllowPublic": "127.0.0.1",
+    "tcp:127.0.0.1:port=0 AllowPublic": None,
+}
+
+
+@pytest.mark.parametrize(("text", "host"), PRIVATE.items())
+@pytest_twisted.ensureDeferred
+async def test_listener_is_bound_to_its_interface_alone(text: str, host: str | None) -> None:
+    listener = parse_listener(text)
+    check_reach(listener, authenticated=False)
+    if host is None:
+        with pytest.raises(StartError):
+            bind(reactor, listener, Factory(), authenticated=False)
+        return
+    port = bind(reactor, listener, Factory(), authenticated=False)
+    assert port.getHost().host == host
     await port.stopListening()
 
 

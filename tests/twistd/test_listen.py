@@ -65,6 +65,14 @@ PUBLIC = [
     "tcp:1080:interface=192.0.2.1",
     "tcp6:1080",
     r"tcp6:1080:interface=\:\:",
+    r"tcp6:1080:interface=\:\:0.0.0.0",
+    "tcp:1080:50",
+    "tcp:1080:127.0.0.1",
+    "tcp:port=1080",
+    "tcp:1080:interface=127.0.0.1:interface=0.0.0.0",
+    *(f"tcp:1080:interface={host}" for host in ("0", "*", "0x0", "127.1", "2130706433")),
+    *(f"tcp:1080:interface={host}" for host in ("127.0.0.1.", "localhost.", "127.0.0.1%lo")),
+    r"tcp:1080:interface=\:\:ffff\:0.0.0.0",
 ]
 UNKNOWN = ["haproxy:tcp:1080:interface=127.0.0.1", "ssl:1080:interface=127.0.0.1", "onion:80"]
 

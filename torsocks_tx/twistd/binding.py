@@ -120,7 +120,10 @@ def server_endpoint(reactor: Any, description: str) -> Any:
         return _Endpoint(partial(_listen_at_path, reactor, path, mode, backlog))
     if isinstance(endpoint, (TCP4ServerEndpoint, TCP6ServerEndpoint)):
         anywhere = "::" if isinstance(endpoint, TCP6ServerEndpoint) else ""
-        place = named.get("interface") or anywhere, int(named.get("port") or positional[1])
+        # Named, or by position: Twisted has seen that each is there once.
+        port = named.get("port") or positional[1]
+        host = named.get("interface") or (positional[2] if len(positional) > 2 else anywhere)
+        place = host, int(port)
         return _Endpoint(partial(_listen_at_address, reactor, place, backlog))
     if isinstance(endpoint, AdoptedStreamServerEndpoint):
         return _Endpoint(partial(adopt, reactor, endpoint.fileno))
