@@ -12,7 +12,7 @@
 ``network``; ``torrc`` has the configuration of each daemon.
 """
 
-from torsocks_tx.testing.tornet.client import Client, LiveStream, StreamEvent, StreamWatch
+from torsocks_tx.testing.tornet.client import Client, StreamEvent, StreamWatch
 from torsocks_tx.testing.tornet.network import PrivateNetwork
 from torsocks_tx.testing.tornet.node import NetworkError, Node
 from torsocks_tx.testing.tornet.onion import ClientKey, OnionService
@@ -24,7 +24,6 @@ __all__ = [
     "Asked",
     "Client",
     "ClientKey",
-    "LiveStream",
     "NameServer",
     "NetworkError",
     "Node",

@@ -13,7 +13,7 @@ from torsocks_tx.backends.tor.daemon import find_tor, write_torrc
 from torsocks_tx.backends.tor.events import quote_path
 from torsocks_tx.backends.tor.process import Ending, LineProtocol, Watchdog, spawn_guarded
 from torsocks_tx.testing.tornet import torrc
-from torsocks_tx.testing.tornet.client import Client, ClientPorts
+from torsocks_tx.testing.tornet.client import Client, socks_socket
 from torsocks_tx.testing.tornet.node import NetworkError, Node, all_of, control_socket
 from torsocks_tx.testing.tornet.servers import (
     DOCUMENTATION_ADDRESS,
@@ -36,70 +36,19 @@ _MAPPED6 = {
 }
 
 
-class Tools:
-    """tor and tor-gencert, run under guard.
+class Builder:
+    """Makes nodes that trust the same authorities, in one directory.
 
     Raises:
-        TorNotFound: one of them is not installed.
+        TorNotFound: tor or tor-gencert is not installed.
     """
-
-    def __init__(self, reactor: Any, watchdog: Watchdog) -> None:
-        self.tor = find_tor()
-        self._gencert = find_tor(name="tor-gencert")
-        self._reactor = reactor
-        self._watchdog = watchdog
-
-    async def make_v3_identity(self, directory: Path, dir_port: int) -> str:
-        """Make an authority's identity and signing keys; return the identity's fingerprint."""
-        keys = directory / "keys"
-        keys.mkdir(mode=0o700)
-        certificate = keys / "authority_certificate"
-        files = ["-i", str(keys / "authority_identity_key"), "-c", str(certificate)]
-        files += ["-s", str(keys / "authority_signing_key")]
-        where = f"127.0.0.1:{dir_port}"
-        # Standard input is empty, and so is the passphrase.
-        options = ["--create-identity-key", "--passphrase-fd", "0", "-m", _MONTHS_VALID, "-a"]
-        await self._run([self._gencert, *options, where, *files])
-        return _field(certificate.read_text("ascii").splitlines(), "fingerprint ")
-
-    async def relay_fingerprint(self, directory: Path, torrc_lines: Sequence[str]) -> str:
-        """Make a relay's identity key in ``directory``; return its fingerprint."""
-        torrc = directory / "torrc.fingerprint"
-        write_torrc(torrc, (*torrc_lines, f"DataDirectory {quote_path(directory)}"))
-        command = [self.tor, "--list-fingerprint", "--quiet", "-f", str(torrc)]
-        printed = await self._run([*command, "--defaults-torrc", "/dev/null"])
-        nickname = _field(torrc_lines, "Nickname ")
-        return _field(printed, f"{nickname} ").replace(" ", "")
-
-    async def _run(self, command: Sequence[str]) -> list[str]:
-        lines: list[str] = []
-        ended: Deferred[Ending] = Deferred()
-        protocol = LineProtocol(self._reactor, lines.append, ended.callback)
-        pid = spawn_guarded(self._reactor, self._watchdog, protocol, command)
-        # Given up, it stays guarded: whoever gives up stops the watchdog.
-        end = await ended.addTimeout(TOOL_DEADLINE, self._reactor)
-        self._watchdog.release_process(pid)
-        if end != 0:
-            raise NetworkError(f"{command[0]} ended with {end}: {' / '.join(lines)}")
-        return lines
-
-
-def _field(lines: Sequence[str], start: str) -> str:
-    """Return the rest of the line that begins so."""
-    for line in lines:
-        if line.startswith(start):
-            return line.removeprefix(start)
-    raise NetworkError(f"no line {start!r} in {len(lines)} lines of output")
-
-
-class Builder:
-    """Makes nodes that trust the same authorities, in one directory."""
 
     def __init__(self, reactor: Any, watchdog: Watchdog, directory: Path) -> None:
         self._reactor = reactor
         self._watchdog = watchdog
         self._directory = directory
-        self._tools = Tools(reactor, watchdog)
+        self._tor = find_tor()
+        self._gencert = find_tor(name="tor-gencert")
         self._ports = PortReservations()
         self._ipv6 = has_ipv6_loopback()
         self._voting_offset = 0
@@ -137,18 +86,22 @@ class Builder:
     def client(self, index: int, extra: Iterable[str] = ()) -> Client:
         """Make a client."""
         name = f"client{index}"
-        directory = self._make_directory(name)
-        ports = ClientPorts(directory, self._ports.take(), self._ports.take())
+        tcp, extended = self._ports.take(), self._ports.take()
+        socks_ports = (
+            f"unix:{quote_path(socks_socket(self._make_directory(name)))}",
+            f"{LOOPBACK}:{tcp}",
+            f"{LOOPBACK}:{extended} ExtendedErrors",
+        )
         mapped = {**_MAPPED, **(_MAPPED6 if self._ipv6 else {})}
         extra = tuple(extra)
-        node = self._node(name, torrc.client(ports.torrc_values(), mapped, extra))
-        return Client(self._reactor, node, ports, has_own_lines=bool(extra))
+        node = self._node(name, torrc.client(socks_ports, mapped, extra))
+        return Client(self._reactor, node, tcp, extended, has_own_lines=bool(extra))
 
     async def _with_keys(self, blank: torrc.Authority) -> torrc.Authority:
         directory = self._make_directory(blank.name)
-        identity = await self._tools.make_v3_identity(directory, blank.dir_port)
+        identity = await self._make_v3_identity(directory, blank.dir_port)
         lines = self._lines(blank.name, directory, self._authority_lines(blank))
-        fingerprint = await self._tools.relay_fingerprint(directory, lines)
+        fingerprint = await self._relay_fingerprint(directory, lines)
         return replace(blank, v3_identity=identity, fingerprint=fingerprint)
 
     def _authority_lines(self, authority: torrc.Authority) -> torrc.Lines:
@@ -158,7 +111,7 @@ class Builder:
     def _node(self, name: str, lines: torrc.Lines) -> Node:
         directory = self._make_directory(name)
         torrc_lines = self._lines(name, directory, lines)
-        return Node(self._reactor, self._watchdog, directory, torrc_lines, self._tools.tor)
+        return Node(self._reactor, self._watchdog, directory, torrc_lines, self._tor)
 
     def _lines(self, name: str, directory: Path, lines: torrc.Lines) -> torrc.Lines:
         return (*torrc.common(self._network, name, control_socket(directory)), *lines)
@@ -167,3 +120,45 @@ class Builder:
         directory = self._directory / name
         directory.mkdir(mode=0o700, exist_ok=True)
         return directory
+
+    async def _make_v3_identity(self, directory: Path, dir_port: int) -> str:
+        """Make an authority's identity and signing keys; return the identity's fingerprint."""
+        keys = directory / "keys"
+        keys.mkdir(mode=0o700)
+        certificate = keys / "authority_certificate"
+        files = ["-i", str(keys / "authority_identity_key"), "-c", str(certificate)]
+        files += ["-s", str(keys / "authority_signing_key")]
+        where = f"127.0.0.1:{dir_port}"
+        # Standard input is empty, and so is the passphrase.
+        options = ["--create-identity-key", "--passphrase-fd", "0", "-m", _MONTHS_VALID, "-a"]
+        await self._run([self._gencert, *options, where, *files])
+        return _field(certificate.read_text("ascii").splitlines(), "fingerprint ")
+
+    async def _relay_fingerprint(self, directory: Path, torrc_lines: Sequence[str]) -> str:
+        """Make a relay's identity key in ``directory``; return its fingerprint."""
+        torrc = directory / "torrc.fingerprint"
+        write_torrc(torrc, (*torrc_lines, f"DataDirectory {quote_path(directory)}"))
+        command = [self._tor, "--list-fingerprint", "--quiet", "-f", str(torrc)]
+        printed = await self._run([*command, "--defaults-torrc", "/dev/null"])
+        nickname = _field(torrc_lines, "Nickname ")
+        return _field(printed, f"{nickname} ").replace(" ", "")
+
+    async def _run(self, command: Sequence[str]) -> list[str]:
+        lines: list[str] = []
+        ended: Deferred[Ending] = Deferred()
+        protocol = LineProtocol(self._reactor, lines.append, ended.callback)
+        pid = spawn_guarded(self._reactor, self._watchdog, protocol, command)
+        # Given up, it stays guarded: whoever gives up stops the watchdog.
+        end = await ended.addTimeout(TOOL_DEADLINE, self._reactor)
+        self._watchdog.release_process(pid)
+        if end != 0:
+            raise NetworkError(f"{command[0]} ended with {end}: {' / '.join(lines)}")
+        return lines
+
+
+def _field(lines: Sequence[str], start: str) -> str:
+    """Return the rest of the line that begins so."""
+    for line in lines:
+        if line.startswith(start):
+            return line.removeprefix(start)
+    raise NetworkError(f"no line {start!r} in {len(lines)} lines of output")

@@ -15,7 +15,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 
 from torsocks_tx.backends.tor.control import Control
-from torsocks_tx.backends.tor.events import Event, parse_event, quote_path
+from torsocks_tx.backends.tor.events import parse_event
 from torsocks_tx.backends.tor.waiting import Waiters
 from torsocks_tx.client.endpoint import SOCKSClientEndpoint
 from torsocks_tx.socks.client_options import ClientOptions
@@ -45,9 +45,9 @@ class StreamEvent:
         target: ``host:port`` as tor has it at this moment: once it knows the address of a name,
             the address.
         requested: ``host:port`` as it was when the stream was new.
-        socks_username: what the client gave, if it gave one; in events only.
-        socks_password: likewise.
-        event: all the fields.
+        socks_username, socks_password: the client's, if it gave some; in events only.
+        path: the names of the circuit's relays, first hop first; in ``stream_circuits`` only.
+        purpose: of the circuit, such as GENERAL or HS_CLIENT_REND; in ``stream_circuits`` only.
     """
 
     stream_id: int
@@ -55,36 +55,19 @@ class StreamEvent:
     circuit_id: int
     target: str
     requested: str
-    socks_username: str | None
-    socks_password: str | None
-    event: Event
+    socks_username: str | None = None
+    socks_password: str | None = None
+    path: tuple[str, ...] = ()
+    purpose: str = ""
 
     @classmethod
     def parse(cls, text: str) -> StreamEvent:
         """Read the text of an event, without its name."""
         event = parse_event(text)
-        stream_id, status, circuit_id, target = event.positional[:4]
+        number, status, circuit, target = event.positional[:4]
         username = event.keywords.get("SOCKS_USERNAME")
         password = event.keywords.get("SOCKS_PASSWORD")
-        number, circuit = int(stream_id), int(circuit_id)
-        return cls(number, status, circuit, target, target, username, password, event)
-
-
-@dataclass(frozen=True, slots=True)
-class LiveStream:
-    """A stream that exists now, and its circuit.
-
-    Attributes:
-        path: the names of the circuit's relays, first hop first; empty without a circuit.
-        purpose: of the circuit, such as GENERAL or HS_CLIENT_REND.
-    """
-
-    stream_id: int
-    status: str
-    circuit_id: int
-    target: str
-    path: tuple[str, ...]
-    purpose: str
+        return cls(int(number), status, int(circuit), target, target, username, password)
 
 
 class StreamWatch:
@@ -134,27 +117,19 @@ class StreamWatch:
         self._news.fire(None)
 
 
-async def live_streams(control: Control) -> list[LiveStream]:
-    """Return the streams that exist now."""
+async def live_streams(control: Control) -> list[StreamEvent]:
+    """Return the streams that exist now, with their circuits."""
     streams = (await control.get_info("stream-status")).splitlines()
-    circuits = {}
+    circuits: dict[int, dict[str, Any]] = {}
     for line in (await control.get_info("circuit-status")).splitlines():
-        circuit = parse_event(line)
-        circuits[int(circuit.positional[0])] = circuit
-    return [_live_stream(StreamEvent.parse(line), circuits) for line in streams if line]
-
-
-def _live_stream(stream: StreamEvent, circuits: dict[int, Event]) -> LiveStream:
-    circuit = circuits.get(stream.circuit_id)
-    path: tuple[str, ...] = ()
-    purpose = ""
-    if circuit is not None:
-        hops = circuit.positional[2] if len(circuit.positional) > 2 else ""
-        path = tuple(_HOP.findall(hops))
-        purpose = circuit.keywords.get("PURPOSE", "")
-    return LiveStream(
-        stream.stream_id, stream.status, stream.circuit_id, stream.target, path, purpose
-    )
+        event = parse_event(line)
+        hops = event.positional[2] if len(event.positional) > 2 else ""
+        circuits[int(event.positional[0])] = {
+            "path": tuple(_HOP.findall(hops)),
+            "purpose": event.keywords.get("PURPOSE", ""),
+        }
+    found = [StreamEvent.parse(line) for line in streams if line]
+    return [replace(stream, **circuits.get(stream.circuit_id, {})) for stream in found]
 
 
 class Client:
@@ -169,13 +144,13 @@ class Client:
     """
 
     def __init__(
-        self, reactor: Any, node: Node, socks: ClientPorts, *, has_own_lines: bool = False
+        self, reactor: Any, node: Node, tcp: int, extended: int, *, has_own_lines: bool = False
     ) -> None:
         self.node = node
         self.has_own_lines = has_own_lines
-        self.socks_unix = socks.unix
-        self.socks_tcp = (LOOPBACK, socks.tcp)
-        self.socks_extended = (LOOPBACK, socks.extended)
+        self.socks_unix = str(socks_socket(node.directory))
+        self.socks_tcp = (LOOPBACK, tcp)
+        self.socks_extended = (LOOPBACK, extended)
         self._reactor = reactor
 
     @property
@@ -234,7 +209,7 @@ class Client:
                 protocol.transport.abortConnection()
                 return
 
-    async def stream_circuits(self) -> list[LiveStream]:
+    async def stream_circuits(self) -> list[StreamEvent]:
         """Return the streams that exist now, with their circuits."""
         return await live_streams(await self.node.control())
 
@@ -249,18 +224,6 @@ class Client:
         await control.command(f"ONION_CLIENT_AUTH_ADD {address} x25519:{key.private_base64}")
 
 
-class ClientPorts:
-    """Where one client listens for SOCKS."""
-
-    def __init__(self, directory: Path, tcp: int, extended: int) -> None:
-        self.unix = str(checked_socket(directory / "socks"))
-        self.tcp = tcp
-        self.extended = extended
-
-    def torrc_values(self) -> tuple[str, ...]:
-        """Return the values of the SocksPort lines."""
-        return (
-            f"unix:{quote_path(self.unix)}",
-            f"{LOOPBACK}:{self.tcp}",
-            f"{LOOPBACK}:{self.extended} ExtendedErrors",
-        )
+def socks_socket(directory: Path) -> Path:
+    """Return the path of the SocksPort on a unix socket of the client in this directory."""
+    return checked_socket(directory / "socks")

@@ -85,11 +85,6 @@ class Node:
         """Whether it runs."""
         return self._daemon.state
 
-    @property
-    def last_lines(self) -> tuple[str, ...]:
-        """What it printed last."""
-        return tuple(self._daemon.last_lines)
-
     async def start(self, progress: Progress | None = None) -> None:
         """Start it and wait until it is ready, or never will be.
 
@@ -190,7 +185,7 @@ class Node:
         raise NetworkError(f"{self.name} was not ready within {seconds:g} s: {self._last_words()}")
 
     def _last_words(self) -> str:
-        return " / ".join(self.last_lines[-_LAST_LINES:])
+        return " / ".join(list(self._daemon.last_lines)[-_LAST_LINES:])
 
 
 async def _wait_for_relays(control: Control, count: int) -> dict[str, str]:

@@ -161,11 +161,7 @@ class Origin(Factory):
 
 def web_origin() -> Origin:
     """Return an HTTP server: ``/``, ``/bytes/N`` and ``POST /echo``."""
-    root = _Root()
-    root.putChild(b"", _Front())
-    root.putChild(b"bytes", _Bytes())
-    root.putChild(b"echo", _Echo())
-    return Origin(_QuietSite(root))
+    return Origin(_QuietSite(_Pages()))
 
 
 def echo_origin() -> Origin:
@@ -218,58 +214,46 @@ class _QuietSite(Site):
         """Write nothing."""
 
 
-class _Root(Resource):
-    """The parent of all pages; any other path is not found."""
-
-    def getChild(self, path: bytes, request: Request) -> Resource:
-        return _Missing()
-
-
-class _Front(Resource):
-    """``/``: a page that says whether it was reached over IPv4 or IPv6."""
+class _Pages(Resource):
+    """``/``, ``/bytes/N`` and ``POST /echo``; any other path is not found."""
 
     isLeaf = True
 
-    def render_GET(self, request: Request) -> bytes:
-        family = "IPv6" if ":" in request.getHost().host else "IPv4"
-        request.setHeader(b"content-type", b"text/html; charset=utf-8")
-        page = f"<!DOCTYPE html>\n<title>origin</title>\n<p>This is the {family} origin.\n"
-        return page.encode("ascii")
+    def render_GET(self, request: Request) -> bytes | int:
+        if request.path == b"/":
+            family = "IPv6" if ":" in request.getHost().host else "IPv4"
+            request.setHeader(b"content-type", b"text/html; charset=utf-8")
+            page = f"<!DOCTYPE html>\n<title>origin</title>\n<p>This is the {family} origin.\n"
+            return page.encode("ascii")
+        start, _, count = request.path.rpartition(b"/")
+        if start != b"/bytes" or not count.isdigit() or int(count) > MAX_BYTES:
+            return _not_found(request)
+        request.setHeader(b"content-type", b"application/octet-stream")
+        request.setHeader(b"content-length", str(int(count)).encode("ascii"))
+        request.registerProducer(_Body(request, int(count)), False)
+        return NOT_DONE_YET
+
+    def render_POST(self, request: Request) -> bytes:
+        if request.path != b"/echo":
+            return _not_found(request)
+        request.setHeader(b"content-type", b"application/octet-stream")
+        assert request.content is not None
+        body: bytes = request.content.read()
+        return body
 
 
-class _Bytes(Resource):
-    """``/bytes/N``: N times the letter x."""
-
-    def getChild(self, path: bytes, request: Request) -> Resource:
-        return _Body(int(path)) if path.isdigit() and int(path) <= MAX_BYTES else _Missing()
-
-
-class _Missing(Resource):
-    """The answer 404."""
-
-    isLeaf = True
-
-    def render(self, request: Request) -> bytes:
-        request.setResponseCode(404)
-        return b"there is no such page here\n"
+def _not_found(request: Request) -> bytes:
+    request.setResponseCode(404)
+    return b"there is no such page here\n"
 
 
 @implementer(IPullProducer)
-class _Body(Resource):
-    """A body of some length, written as fast as the client takes it."""
+class _Body:
+    """A body of ``length`` bytes, written as fast as the client takes it."""
 
-    isLeaf = True
-
-    def __init__(self, length: int) -> None:
-        super().__init__()
-        self._left = length
-
-    def render_GET(self, request: Request) -> int:
-        request.setHeader(b"content-type", b"application/octet-stream")
-        request.setHeader(b"content-length", str(self._left).encode("ascii"))
+    def __init__(self, request: Request, length: int) -> None:
         self._request = request
-        request.registerProducer(self, False)
-        return NOT_DONE_YET
+        self._left = length
 
     def resumeProducing(self) -> None:
         chunk = _CHUNK[: self._left]
@@ -281,18 +265,6 @@ class _Body(Resource):
 
     def stopProducing(self) -> None:
         self._left = 0
-
-
-class _Echo(Resource):
-    """``POST /echo``: the body that was sent."""
-
-    isLeaf = True
-
-    def render_POST(self, request: Request) -> bytes:
-        request.setHeader(b"content-type", b"application/octet-stream")
-        assert request.content is not None
-        body: bytes = request.content.read()
-        return body
 
 
 class Asked(NamedTuple):
