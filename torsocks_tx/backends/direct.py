@@ -1,8 +1,9 @@
 """A backend without Tor: names are looked up here, and connections leave from this machine.
 
-Never a fall-back for tor. Unless ``allow_internal`` says otherwise, an address is judged after its
-look-up, and the very address that was judged is connected to: loopback, link-local, private, shared
-(CGNAT), every other address that is not of the public Internet, and this machine's own are refused.
+It never replaces tor where tor fails. Unless ``allow_internal`` is set, an address is checked after
+its look-up, and the address that was checked is the one connected to. Loopback, link-local, private
+and shared (CGNAT) addresses, any other outside the public Internet, and this machine's own are
+refused.
 """
 
 from __future__ import annotations
@@ -58,10 +59,10 @@ _ISATAP = (0x00005EFE, 0x02005EFE)
 
 
 def is_internal(host: str) -> bool:
-    """Whether this IP address is not one of the public Internet.
+    """Whether this IP address is outside the public Internet.
 
-    IPv4 addresses inside IPv6 ones (mapped, 6to4, Teredo, NAT64, ISATAP) are judged as what they
-    stand for.
+    An IPv6 address with an IPv4 one inside (mapped, 6to4, Teredo, NAT64, ISATAP) is internal if the
+    inner one is.
     """
     ip = ipaddress.ip_address(host.partition("%")[0])
     if isinstance(ip, ipaddress.IPv4Address):
@@ -79,15 +80,15 @@ def is_internal(host: str) -> bool:
 
 
 def is_own(host: str) -> bool:
-    """Whether this IP address is one of this machine, so that both ends of a connection are here.
+    """Whether this IP address belongs to this machine.
 
-    Only such an address can be bound to, unless the system allows any (``ip_nonlocal_bind``): then
-    it is one if it would also be the source of what is sent to it. Nothing is sent.
+    Only such an address can be bound to, unless the system allows any (``ip_nonlocal_bind``); then
+    it is one if packets to it would leave from it. Nothing is sent.
     """
     if not _can_bind(host):
         return False
-    nobodys = "2001:db8::1" if ":" in host else "192.0.2.1"
-    return not _can_bind(nobodys) or _reaches_itself(host)
+    foreign = "2001:db8::1" if ":" in host else "192.0.2.1"
+    return not _can_bind(foreign) or _reaches_itself(host)
 
 
 def _can_bind(host: str) -> bool:
@@ -96,7 +97,7 @@ def _can_bind(host: str) -> bool:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.bind(address)
     except OSError as error:
-        # Without a descriptor nothing is known, and one may be free when it is connected to.
+        # Without a free descriptor the answer is unknown: refuse to be safe.
         return error.errno in (errno.EMFILE, errno.ENFILE)
     return True
 
@@ -116,7 +117,7 @@ def _is_near(host: str) -> bool:
 
 
 def _chosen(hosts: Iterable[str], flags: frozenset[str]) -> list[str]:
-    """The addresses that these flags allow: IPv4 first, unless IPv6 is preferred."""
+    """Return the addresses that these flags allow: IPv4 first, unless IPv6 is preferred."""
     allowed = [
         host
         for host in dict.fromkeys(hosts)
@@ -127,7 +128,7 @@ def _chosen(hosts: Iterable[str], flags: frozenset[str]) -> list[str]:
 
 @implementer(IBackend)
 class DirectBackend:
-    """Connects from this machine; ``allow_internal`` admits internal addresses.
+    """Connects from this machine; ``allow_internal`` also allows internal addresses.
 
     ``resolver`` looks names up: as this machine does, unless another is given. ``connect`` is the
     system call, for tests.
@@ -163,7 +164,7 @@ class DirectBackend:
         return stream
 
     def target(self, request: Request) -> Target | None:
-        """Where to connect for this request, if that is known without a look-up, else None.
+        """Return where to connect for this request, if it needs no look-up, else None.
 
         Raises ``Refused`` for an address that is not allowed.
         """
@@ -193,7 +194,7 @@ class DirectBackend:
         return failure
 
     def resolve(self, request: Request, isolation: Isolation) -> Deferred[Address]:
-        """Look up an address of a name, IPv4 before IPv6."""
+        """Look up an address of a name; an IPv4 address if there is one."""
         return Deferred.fromCoroutine(self._resolve(request.address, isolation.port_flags))
 
     async def _resolve(self, address: Address, flags: frozenset[str]) -> Address:
@@ -208,13 +209,13 @@ class DirectBackend:
         return Address(AddressType.HOSTNAME, await self._resolver.name_of(host))
 
     async def _look_up(self, address: Address, flags: frozenset[str]) -> list[str]:
-        """The IP addresses of a destination, none of them forbidden. Raises ``Refused``.
+        """Return the allowed IP addresses of a destination. Raises ``Refused``.
 
-        A name that leads to internal addresses only is not found: nobody learns that it exists.
+        A name with internal addresses only is not found, so that its existence stays hidden.
         ``flags`` are those of a SocksPort of tor that concern names: ``NoIPv4Traffic``,
         ``NoIPv6Traffic``, ``PreferIPv6``.
         """
-        # The receiver hears nothing from inside ``open``, and some answers are there at once.
+        # The receiver must not be called from inside ``open``, and some answers are immediate.
         await deferLater(self.reactor, 0.0, lambda: None)
         if address.is_onion:
             raise HostUnreachable("onion services need Tor")

@@ -20,7 +20,7 @@ from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.socks.messages import Address, Request
 
 EndpointChooser = Callable[[Request, Isolation], IStreamClientEndpoint]
-"""Gives the endpoint that leads to ``request.address``; raises ``Refused`` to say no."""
+"""Returns the endpoint for ``request.address``; raises ``Refused`` to refuse the request."""
 
 
 @implementer(IBackend)
@@ -28,8 +28,8 @@ class EndpointBackend:
     """Connects to the endpoint that ``choose`` gives; refuses look-ups, which endpoints cannot do.
 
     What ``choose`` or ``connect`` itself raises, other than ``Refused``, is a fault: it is logged
-    with its traceback. ``meaning`` says what a failed attempt is to the client. Where the endpoint
-    is a ``SOCKSClientEndpoint``, it is asked about what that server said only: a SOCKS server that
+    with its traceback. ``meaning`` gives the refusal for a failed attempt. Where the endpoint is a
+    ``SOCKSClientEndpoint``, it is asked about replies of that server only: a SOCKS server that
     cannot be reached is a general failure, since nothing is known of the destination.
     """
 
@@ -74,7 +74,7 @@ class EndpointBackend:
         return failure
 
     def resolve(self, request: Request, isolation: Isolation) -> Deferred[Address]:
-        """Refuse."""
+        """Refuse the look-up."""
         return fail(CommandNotSupported("this backend looks nothing up"))
 
     resolve_ptr = resolve

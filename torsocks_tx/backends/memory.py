@@ -1,4 +1,4 @@
-"""A backend without a network: every stream is in the hands of a script, or of a test.
+"""A backend without a network: a test, or its script, acts as the remote of every stream.
 
 Public: programs that embed a server, and authors of SOCKS clients, test with it. Without a script
 each opened ``MemoryOutbound`` waits in ``MemoryBackend.outbounds`` for calls on its ``receiver``.
@@ -19,7 +19,7 @@ from torsocks_tx.socks.messages import Address, Request
 
 @implementer(IOutbound)
 class MemoryOutbound:
-    """One stream: what was asked, what was written, and what was done to it.
+    """One stream: its request, the bytes written to it, and the calls made on it.
 
     ``events`` lists in order "pause", "resume", "lose_write", "close" and "abort".
     """
@@ -42,7 +42,7 @@ class MemoryOutbound:
             self.on_write(data)
 
     def register_producer(self, producer: IPushProducer) -> None:
-        """Keep the producer, for scripts that push back."""
+        """Keep the producer, for scripts that pause it."""
         self.producer = producer
 
     def unregister_producer(self) -> None:
@@ -50,24 +50,24 @@ class MemoryOutbound:
         self.producer = None
 
     def lose_write(self) -> None:
-        """Record it."""
+        """Record the call."""
         self.events.append("lose_write")
 
     def close(self) -> None:
-        """Record it, and end the stream as a real one does."""
+        """Record the call, and end the stream as a real one does."""
         self.events.append("close")
         self.receiver.lost(True)
 
     def abort(self) -> None:
-        """Record it."""
+        """Record the call."""
         self.events.append("abort")
 
     def pauseProducing(self) -> None:
-        """Record it."""
+        """Record the call."""
         self.events.append("pause")
 
     def resumeProducing(self) -> None:
-        """Record it."""
+        """Record the call."""
         self.events.append("resume")
 
     def stopProducing(self) -> None:
@@ -80,7 +80,7 @@ LookUp = Callable[[Request], Deferred[Address]]
 
 @implementer(IBackend)
 class MemoryBackend:
-    """Hands every stream to ``script``, and every look-up to ``look_up``.
+    """Passes every stream to ``script``, and every look-up to ``look_up``.
 
     ``script`` is called once for each stream, before ``open`` returns: it must call the receiver
     later (from a reactor's ``callLater(0, ...)``, say) or keep the outbound. ``outbounds`` and

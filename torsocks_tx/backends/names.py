@@ -1,7 +1,7 @@
-"""Look-ups of names as this machine makes them: ``/etc/hosts`` first, then its name servers.
+"""Name look-ups as this machine makes them: ``/etc/hosts`` first, then its name servers.
 
-Nothing runs in threads, so a silent name server delays only those who wait for it, and a look-up
-ends, with its socket and its timer, as soon as nobody waits for it any more. ``search`` and
+Nothing runs in threads, so a silent name server delays only its own look-ups, and a look-up that is
+cancelled by all its waiters ends at once, with its socket and its timer. ``search`` and
 ``options`` of ``resolv.conf`` are not applied: names are looked up as they are.
 """
 
@@ -78,7 +78,7 @@ def parse_resolv_conf(text: str) -> list[Server]:
 
 
 class _ParsedFile(Generic[T]):
-    """What a file says; it is read again when it has changed, and may be missing."""
+    """The parsed content of a file, which is read again when it has changed, and may be missing."""
 
     def __init__(self, path: str, parse: Callable[[str], T]) -> None:
         self._path = path
@@ -87,7 +87,7 @@ class _ParsedFile(Generic[T]):
         self._value = parse("")
 
     def read(self) -> T:
-        """The parsed text."""
+        """Return the parsed content."""
         # A file that cannot be read just now (no descriptor is free, say) counts as unchanged.
         with suppress(OSError):
             try:
@@ -103,7 +103,7 @@ class _ParsedFile(Generic[T]):
 
 
 class _Answers:
-    """The questions to one name server about one name, and what it has answered.
+    """The queries to one name server about one name, and its answers.
 
     ``done`` fires when each question is answered, or ``fail`` was called.
     """
@@ -121,7 +121,7 @@ class _Answers:
             self._open[number] = dns.Query(name.encode("ascii"), kind, dns.IN)
 
     def messages(self) -> list[bytes]:
-        """The questions, as they are sent."""
+        """Return the queries as datagrams."""
         messages = []
         for number, query in self._open.items():
             message = dns.Message(number, recDes=1)
@@ -130,7 +130,7 @@ class _Answers:
         return messages
 
     def received(self, data: bytes) -> None:
-        """Take an answer; anything else is ignored."""
+        """Take an answer; ignore anything else."""
         message = dns.Message()
         try:
             message.fromStr(data)
@@ -149,7 +149,7 @@ class _Answers:
             self._finish()
 
     def fail(self) -> None:
-        """There will be no more answers."""
+        """Finish without more answers."""
         self.complete = False
         self._finish()
 
@@ -160,7 +160,7 @@ class _Answers:
 
 @implementer(IReadWriteDescriptor)
 class _DNSSocket:
-    """Asks by UDP, from a port that is used for nothing else.
+    """Queries by UDP, each look-up from its own port.
 
     ``reactor.listenUDP`` would write two lines to the log for each look-up.
     """
@@ -172,7 +172,7 @@ class _DNSSocket:
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
         try:
             self._socket.setblocking(False)
-            # The kernel then drops what others send, and tells of a port that is closed.
+            # The kernel then drops datagrams of others, and reports a closed port.
             self._socket.connect(server)
             for message in answers.messages():
                 self._socket.send(message)
@@ -201,10 +201,10 @@ class _DNSSocket:
             self._answers.received(data)
 
     def doWrite(self) -> None:
-        """Do nothing: an event of a former user of the descriptor's number."""
+        """Ignore an event of the former user of the descriptor's number."""
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor met an error, and reads no more: it may be a former user's, too."""
+        """Take an error of the descriptor, or ignore one of the former user of its number."""
         if self._socket.fileno() < 0:
             return
         if self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
@@ -213,19 +213,19 @@ class _DNSSocket:
             self._reactor.addReader(self)
 
     def close(self) -> None:
-        """Ask no more."""
+        """Stop, and close the socket."""
         self._reactor.removeReader(self)
         self._socket.close()
 
 
 class _DNSStream(Int16StringReceiver):
-    """Asks by TCP, where an answer is too long for UDP."""
+    """Queries by TCP, where an answer is too long for UDP."""
 
     def __init__(self, answers: _Answers) -> None:
         self._answers = answers
 
     def connectionMade(self) -> None:
-        """Ask."""
+        """Send the queries."""
         for message in self._answers.messages():
             self.sendString(message)
 
@@ -234,7 +234,7 @@ class _DNSStream(Int16StringReceiver):
         self._answers.received(string)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The server has closed."""
+        """Finish: the server has closed the connection."""
         self._answers.fail()
 
 
@@ -242,15 +242,15 @@ Waiters = set["Deferred[tuple[Any, ...]]"]
 
 
 def _pointer(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
-    """The name whose PTR record names an address."""
+    """Return the name that has the PTR record of an address."""
     if address.version == 4:
         return address.reverse_pointer
-    # Python 3.13 has another text for IPv4 addresses inside IPv6, and turns round that one.
+    # Python 3.13 gives a wrong one for IPv6 addresses with an IPv4 address inside.
     return ".".join(reversed(address.packed.hex())) + ".ip6.arpa"
 
 
 class NameResolver:
-    """Looks names and addresses up; who gives up cancels the Deferred.
+    """Looks up names and addresses; cancel the Deferred to give up.
 
     ``servers``: name servers, as pairs of IP address and port, in place of those of
     ``resolv_conf``. Files are read again when they have changed.
@@ -268,7 +268,7 @@ class NameResolver:
         self._servers = servers
         self._hosts = _ParsedFile(hosts, parse_hosts)
         self._resolv_conf = _ParsedFile(resolv_conf, parse_resolv_conf)
-        # Whoever asks the same meanwhile waits for the same: oldest first.
+        # The running look-ups, oldest first; the same question is asked once for all its waiters.
         self._look_ups: dict[object, tuple[Deferred[tuple[Any, ...]], Waiters]] = {}
 
     def addresses(self, name: str) -> Deferred[list[str]]:
@@ -290,7 +290,7 @@ class NameResolver:
         return self._share(_pointer(address), dns.PTR).addCallback(_name)
 
     def _share(self, *question: Any) -> Deferred[tuple[Any, ...]]:
-        """Wait for the answer to a question, with all others who wait for it."""
+        """Wait for the answer to a question; share the look-up with its other waiters."""
         waiter: Deferred[tuple[Any, ...]] = Deferred(partial(self._leave, question))
         if question in self._look_ups:
             self._look_ups[question][1].add(waiter)
@@ -304,14 +304,14 @@ class NameResolver:
         return waiter
 
     def _leave(self, question: object, waiter: Deferred[tuple[Any, ...]]) -> None:
-        """One who waited gives up: without others the look-up ends."""
+        """Remove a waiter; end the look-up if it was the last."""
         _, waiters = self._look_ups.get(question, (None, set()))
         waiters.discard(waiter)
         if question in self._look_ups and not waiters:
             self._end(question, None)
 
     def _end(self, question: object, result: Any) -> None:
-        """Give the result to all who wait; what is still under way is given up."""
+        """Give the result to all waiters, and cancel what still runs."""
         if question not in self._look_ups:
             return
         work, waiters = self._look_ups.pop(question)
@@ -367,7 +367,7 @@ def _addresses(records: tuple[Any, ...]) -> list[str]:
 
 
 def _name(records: tuple[Any, ...]) -> str:
-    """The first name, if it is one: whoever owns an address may say anything."""
+    """Return the first valid host name: the owner of an address may publish anything."""
     for record in records:
         name = Address(AddressType.HOSTNAME, record.name.name.decode("latin-1"), 0)
         with suppress(ProtocolError):

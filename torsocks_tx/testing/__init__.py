@@ -1,5 +1,5 @@
-"""What other projects import in their tests: a private Tor network, and scripted SOCKS servers.
+"""For the tests of other projects: scripted SOCKS servers, and a private Tor network.
 
-Nothing here may be needed to serve, except for ``--tor private``. Begin reading in ``scripted`` or
+A server never needs this package, but for ``--tor private``. Begin reading in ``scripted`` or in
 ``tornet``.
 """

@@ -1,4 +1,4 @@
-"""A scripted SOCKS server, for authors of SOCKS clients: each reply there is, on demand.
+"""A scripted SOCKS server for tests of SOCKS clients: it gives any reply, on demand.
 
 ::
 
@@ -7,8 +7,8 @@
     server.requests[0].address.host     # "reply-05.test"
     await server.stop()
 
-``ScriptedProcess`` is the same for tests without a reactor, and ``python -m
-torsocks_tx.testing.scripted`` for all others; it prints the grammar of the names.
+``ScriptedProcess`` does the same for tests without a reactor, and the program ``python -m
+torsocks_tx.testing.scripted`` for tests in any language; it prints the grammar of the names.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def _user(text: str) -> tuple[bytes, bytes]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """What the command line may hold."""
+    """Return the parser of the command line."""
     made = argparse.ArgumentParser(
         prog="python -m torsocks_tx.testing.scripted",
         description="A scripted SOCKS4, SOCKS4a and SOCKS5 server, to test SOCKS clients against.",
@@ -82,7 +82,7 @@ def _place(address: Any) -> str:
 
 
 class _Person:
-    """Prints for a person, until interrupted."""
+    """Prints for a person; ends by a signal only."""
 
     def __init__(self) -> None:
         self.ended: Deferred[None] = Deferred()
@@ -100,7 +100,7 @@ class _Person:
 
 
 class _Program(LineOnlyReceiver):
-    """Writes for a program, until standard input ends."""
+    """Writes JSON for a program; ends when standard input does."""
 
     delimiter = b"\n"
 

@@ -1,7 +1,7 @@
-"""A backend that does what the destination says; the grammar is in ``names``.
+"""The scripted backend: each stream does what the name of its destination says (see ``names``).
 
-It serves any factory. What a reply looks like on the wire is not a backend's business: behind
-``ScriptedServer`` it is exactly as scripted, behind another factory the nearest that one sends.
+It serves any factory. A backend does not choose the bytes of a reply: behind ``ScriptedServer``
+they are exactly as scripted, behind another factory the nearest that it sends.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from torsocks_tx.socks.replies import refusal
 from torsocks_tx.testing.scripted.names import Act, Script, pointer_of, script_of
 
 BANNER = b"220 this server speaks first\r\n"
-"""What the action banner says."""
+"""What the action banner sends."""
 
 CHUNK = 65536
 
 RESET_PAUSE = 0.05
-"""Seconds before a reset that is to come after bytes: it destroys what has not left yet."""
+"""Seconds to wait before a reset: it discards bytes that have not been sent yet."""
 
 _ECHOING = frozenset({Act.ECHO, Act.REPLY, Act.BANNER, Act.DROP})
 
 
 class State(Enum):
-    """How far a stream is."""
+    """The state of a stream."""
 
     OPENING = auto()
     OPEN = auto()
@@ -43,7 +43,7 @@ class State(Enum):
 
 @implementer(IOutbound)
 class ScriptedStream:
-    """A stream whose far end is its script."""
+    """A stream that follows a script in place of a remote."""
 
     transport = None
 
@@ -77,7 +77,7 @@ class ScriptedStream:
         self._flow()
 
     def _flow(self) -> None:
-        """Let bytes go to the client until it pauses us, and end when there is an end."""
+        """Send to the client until it pauses the stream; end the stream where the script does."""
         while self._is_flowing() and (chunk := self._next_chunk()):
             self._receiver.data(chunk)
         if not self._is_flowing():
@@ -106,14 +106,14 @@ class ScriptedStream:
     # IOutbound.
 
     def write(self, data: bytes) -> None:
-        """Take bytes from the client; what becomes of them is the script's."""
+        """Take bytes from the client; echo them if the script does."""
         if self._script.act in _ECHOING:
             self._taken += len(data)
             self._pending += data
             self._flow()
 
     def register_producer(self, producer: IPushProducer) -> None:
-        """Pause this one while an echo is not read."""
+        """Pause this producer while an echo is not read."""
         self._producer = producer
 
     def unregister_producer(self) -> None:
@@ -121,9 +121,9 @@ class ScriptedStream:
         self._producer = None
 
     def lose_write(self) -> None:
-        """The client has sent everything: send the rest, then close."""
+        """Take the client's FIN: send the rest, then close."""
         self._ends = True
-        # Not from inside this call: whoever makes it does not expect the end yet.
+        # In the next turn: the caller does not expect the end from inside this call.
         if self._state is State.OPEN:
             self._timer.start(0, self._flow)
 
@@ -136,18 +136,18 @@ class ScriptedStream:
             self.abort()
 
     def abort(self) -> None:
-        """End the stream without a word."""
+        """End the stream without telling the receiver."""
         self._state = State.OVER
         self._timer.stop()
 
     def pauseProducing(self) -> None:
-        """Send nothing; with an echo, take nothing either."""
+        """Send nothing; with an echo, read nothing either."""
         self._paused = True
         if self._producer is not None and self._script.act in _ECHOING:
             self._producer.pauseProducing()
 
     def resumeProducing(self) -> None:
-        """Go on."""
+        """Send and read again."""
         self._paused = False
         self._flow()
         if self._producer is not None and not self._paused:
@@ -159,7 +159,7 @@ class ScriptedStream:
 
 @implementer(IBackend)
 class ScriptedBackend:
-    """Opens what succeeds by its name, refuses what fails by it, and answers look-ups."""
+    """Opens, refuses and looks up as the name of each destination says."""
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock

@@ -1,8 +1,8 @@
 """What a scripted server does, as written in the destination: ``delay-200ms.reply-06.test``.
 
 Labels under ``.test`` or ``.onion``, in any order: at most one action, and any number of different
-modifiers. ``GRAMMAR`` tells them to a person. IP addresses mean something too, for requests that
-cannot have a name.
+modifiers. ``GRAMMAR`` is the reference for users. IP addresses have a meaning too, for requests
+that cannot hold a name.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ Any other name: reply code 04 (SOCKS4: 5b).
 
 
 class Act(Enum):
-    """What comes of a request."""
+    """What the server does with a request."""
 
     ECHO = auto()
     BANNER = auto()
@@ -77,11 +77,11 @@ _WITHOUT_REPLY = frozenset({Act.SILENT, Act.CLOSE, Act.RESET})
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """What is done with one request.
+    """What the server does with one request, in detail.
 
     ``size``: the N of bytes-N and drop-N. ``pause``: seconds between the bytes of the reply, None
-    for all at once. ``cut``: so many bytes of the reply, then a close. ``answer``: what a look-up
-    finds. ``mistake``: why the name means nothing, for a person; empty if it does.
+    for all at once. ``cut``: how many bytes of the reply are sent before a close, None for all.
+    ``answer``: what a look-up finds. ``mistake``: why the name is invalid; empty if it is valid.
     """
 
     act: Act = Act.ECHO
@@ -96,7 +96,7 @@ class Script:
     mistake: str = ""
 
     def code_for(self, version: Version) -> int:
-        """The reply code that a client of this version gets."""
+        """Return the reply code for a client of this SOCKS version."""
         if version is Version.SOCKS5 or self.code in CODES4:
             return self.code
         return Reply4.GRANTED if self.code == Reply5.SUCCEEDED else Reply4.REJECTED
@@ -112,11 +112,11 @@ class Script:
 
 
 class ScriptError(ValueError):
-    """A name that means nothing; the text says why."""
+    """An invalid name; the text says why."""
 
 
 def script_of(request: Request) -> Script:
-    """The script of any request; one that means nothing gives the code 04 and says so."""
+    """Return the script of a request; for an invalid name, reply code 04 with the mistake."""
     address = request.address.literal()
     if address.type is not AddressType.HOSTNAME:
         return _of_ip(address)
@@ -147,7 +147,7 @@ def parse_script(host: str) -> Script:
 
 
 def pointer_of(address: Address) -> str:
-    """The name that RESOLVE_PTR finds for an address, and whose address RESOLVE finds."""
+    """Return the name that RESOLVE_PTR answers for an address; RESOLVE answers the address."""
     if address.type is AddressType.IPV4:
         return f"a-{address.host.replace('.', '-')}.test"
     # Its end may be written as an IPv4 address.

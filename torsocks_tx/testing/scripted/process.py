@@ -1,4 +1,4 @@
-"""A scripted server in a process of its own: for tests that block, or that have no reactor.
+"""A scripted server in its own process, for tests that block or have no reactor.
 
 ::
 
@@ -23,11 +23,11 @@ from torsocks_tx.backends.tor.process import python_command
 from torsocks_tx.testing.scripted.server import ANY_PORT, METHODS, ScriptedRequest, from_json
 
 DEADLINE = 30.0
-"""Seconds for any answer of the process."""
+"""Seconds to wait for any answer of the process."""
 
 
 class ScriptedProcess:
-    """A server that runs from entering this context to leaving it, or to the end of this process.
+    """A server that runs while this context is entered, at most until this process ends.
 
     Args:
         listen: where, as an endpoint string of Twisted.
@@ -35,8 +35,8 @@ class ScriptedProcess:
         users: the passwords by user name, as text; see ``ScriptedServer``.
 
     Attributes:
-        host: the address that it listens at.
-        port: the port.
+        host: the IP address where it listens.
+        port: the TCP port.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class ScriptedProcess:
         self.stop()
 
     def start(self) -> None:
-        """Start it, and wait until it listens."""
+        """Start the process, and wait until it listens."""
         command = [*python_command("torsocks_tx.testing.scripted"), *self._arguments]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe)
@@ -81,7 +81,7 @@ class ScriptedProcess:
         self.host, self.port = where["host"], where["port"]
 
     def stop(self) -> None:
-        """End it; harmless when done before."""
+        """End the process; harmless when called again."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -96,7 +96,7 @@ class ScriptedProcess:
 
     @property
     def requests(self) -> list[ScriptedRequest]:
-        """The requests so far, oldest first: all that were answered, and maybe more."""
+        """The requests so far, oldest first; every answered one is among them."""
         assert self._process is not None, "start the server first"
         assert self._process.stdin is not None
         self._marks += 1
@@ -107,11 +107,11 @@ class ScriptedProcess:
         return self._requests
 
     def forget(self) -> None:
-        """Drop the requests so far."""
+        """Clear the list of requests."""
         self.requests.clear()
 
     def _next(self) -> dict[str, Any]:
-        """The next line of the process."""
+        """Return the next line of the process."""
         assert self._process is not None
         assert self._process.stdout is not None
         descriptor = self._process.stdout.fileno()

@@ -1,4 +1,4 @@
-"""A private Tor network on loopback, for tests and trials: real tor daemons, nothing leaves.
+"""A private Tor network on loopback, for tests: real tor daemons, no traffic leaves the machine.
 
 ::
 
@@ -6,7 +6,7 @@
     await net.start(progress=print)      # about 18 s; needs tor and tor-gencert
     print(net.client.socks_tcp)          # curl -x socks5h://HOST:PORT http://web.test:{net.web.port}
     service = await net.add_onion_service(net.web.port)
-    await net.stop()                     # all gone; so it is if this process is killed before
+    await net.stop()                     # also if this process is killed, all of it ends
 
 ``python -m torsocks_tx.testing.tornet`` does the same from a command line. Begin reading in
 ``network``; ``torrc`` has the configuration of each daemon.

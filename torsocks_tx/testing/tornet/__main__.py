@@ -56,14 +56,16 @@ _TCP_PORTS = ("socks_tcp", "socks_extended")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
+    """Run the command; return the exit status."""
     options = _parser().parse_args(arguments)
     try:
         for program in ("tor", "tor-gencert"):
             find_tor(name=program)
     except TorNotFound as error:
         return _complain(error)
-    from twisted.internet import reactor  # installs one: not before the command line is sound
+    from twisted.internet import (
+        reactor,
+    )  # after the command line is checked: the import installs a reactor
 
     command = _Command(reactor, options)
     reactor.callWhenRunning(command.start)
@@ -117,7 +119,7 @@ def _complain(error: Exception) -> int:
 
 
 class _Command:
-    """One run: from the start of the reactor to its end."""
+    """One run of the command, from the start of the reactor to its end."""
 
     def __init__(self, reactor: Any, options: argparse.Namespace) -> None:
         self.status = 1
@@ -128,7 +130,7 @@ class _Command:
         self._shutting_down: Deferred[None] | None = None
 
     def start(self) -> None:
-        """Begin; from here on every way to stop goes through :meth:`_shut_down`."""
+        """Start the network; it is stopped by :meth:`_shut_down`."""
         signal.signal(signal.SIGHUP, self._hang_up)
         self._reactor.addSystemEventTrigger("before", "shutdown", self._shut_down)
         self._running = Deferred.fromCoroutine(self._run())
@@ -140,7 +142,7 @@ class _Command:
             onion = None
             if self._options.onion:
                 onion = await self._network.add_onion_service(self._network.web.port)
-                # Whoever reads the facts asks at once: see that each client gets there.
+                # A reader of the facts may connect at once.
                 await all_of(
                     client.reach_exits({}, onion.address, 80) for client in self._network.clients
                 )
@@ -164,7 +166,7 @@ class _Command:
         await over.wait()
 
     def _shut_down(self) -> Deferred[None] | None:
-        # What is left to do has its own deadlines; a second Ctrl-C must not cut it short.
+        # Stopping has its own deadlines; a second Ctrl-C must not interrupt it.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         assert self._running is not None
@@ -213,7 +215,7 @@ def _show_progress(text: str) -> None:
 
 
 def describe(facts: Mapping[str, Any]) -> str:
-    """Return the facts of :meth:`PrivateNetwork.facts`, and ``onion``, for a person."""
+    """Return the text for a person of :meth:`PrivateNetwork.facts` and ``onion``."""
     origins = facts["origins"]
     lines = ["The private Tor network is up; Ctrl-C ends it.", ""]
     for client in facts["clients"]:

@@ -29,7 +29,7 @@ TOOL_DEADLINE = 60.0
 
 _MONTHS_VALID = "12"
 _MAPPED = {DOCUMENTATION_ADDRESS: LOOPBACK}
-# In brackets: what a client sends as an address; without: what it sends as a name.
+# A client sends an address with brackets, and a name without.
 _MAPPED6 = {
     f"[{DOCUMENTATION_ADDRESS6}]": f"[{LOOPBACK6}]",
     DOCUMENTATION_ADDRESS6: f"[{LOOPBACK6}]",
@@ -148,7 +148,7 @@ class Builder:
         ended: Deferred[Ending] = Deferred()
         protocol = LineProtocol(self._reactor, lines.append, ended.callback)
         pid = spawn_guarded(self._reactor, self._watchdog, protocol, command)
-        # Given up, it stays guarded: whoever gives up stops the watchdog.
+        # After a timeout the process stays guarded: the caller stops the watchdog.
         end = await ended.addTimeout(TOOL_DEADLINE, self._reactor)
         self._watchdog.release_process(pid)
         if end != 0:
@@ -157,7 +157,7 @@ class Builder:
 
 
 def _field(lines: Sequence[str], start: str) -> str:
-    """Return the rest of the line that begins so."""
+    """Return the rest of the first line that begins with ``start``."""
     for line in lines:
         if line.startswith(start):
             return line.removeprefix(start)

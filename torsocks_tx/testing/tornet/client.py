@@ -1,4 +1,4 @@
-"""A client of the private network: its SocksPorts, and its streams with their circuits."""
+"""The clients of the private network: their SocksPorts, streams and circuits."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ class Client:
         socks_unix: the path of a SocksPort on a unix socket, without flags.
         socks_tcp: (host, port) of a SocksPort without flags.
         socks_extended: (host, port) of a SocksPort with ExtendedErrors.
-        has_own_lines: whether its configuration has more lines than usual.
+        has_own_lines: whether its configuration has lines of the caller.
     """
 
     def __init__(
@@ -196,7 +196,7 @@ class Client:
             await control.command(f"MAPADDRESS {' '.join(f'{alias}={alias}' for alias in aliases)}")
 
     async def _open(self, host: str, port: int) -> None:
-        # The credentials keep these circuits apart from those of everybody else.
+        # With these credentials the circuits are not shared with other streams.
         options = ClientOptions(credentials=Credentials(b"exit-check", host.encode("ascii")))
         proxy = UNIXClientEndpoint(self._reactor, self.socks_unix)
         endpoint = SOCKSClientEndpoint(self._reactor, proxy, host, port, options)
@@ -218,7 +218,7 @@ class Client:
         return await StreamWatch(self._reactor, await self.node.control()).open()
 
     async def authorize(self, service: OnionService, key: ClientKey) -> None:
-        """Give this client the key with which a service lets it in; a NEWNYM takes it away."""
+        """Give this client the key that a service asks for; a NEWNYM removes it."""
         address = service.address.removesuffix(".onion")
         control = await self.node.control()
         await control.command(f"ONION_CLIENT_AUTH_ADD {address} x25519:{key.private_base64}")

@@ -33,14 +33,14 @@ _EXIT = "exit"
 class PrivateNetwork:
     """Authorities, exits, clients, a name server, and servers to connect to.
 
-    :data:`~torsocks_tx.testing.tornet.servers.DEFAULT_NAMES` tells what clients can ask for.
+    :data:`~torsocks_tx.testing.tornet.servers.DEFAULT_NAMES` lists the names that clients can use.
 
     Args:
         reactor: the running reactor.
         directory: where all files go: a path that does not exist yet, removed at the end. By
             default a new one among the temporary files. Keep it short: it holds unix sockets.
         clients: how many client daemons to start with.
-        names, pointers: what the name server knows: addresses by name, names by address.
+        names, pointers: the table of the name server: addresses by name, names by address.
 
     Attributes:
         daemons: every tor by its name: ``auth0``..., ``exit0``..., ``client0``..., ``service0``.
@@ -158,7 +158,7 @@ class PrivateNetwork:
         )
 
     def facts(self) -> dict[str, Any]:
-        """Return all that a program in another process needs, ready for JSON."""
+        """Return ports, names and process ids, ready for JSON."""
         return {
             "directory": str(self.directory),
             "pids": {name: node.pid for name, node in self.daemons.items()},
@@ -202,7 +202,7 @@ class PrivateNetwork:
             if name.startswith(_EXIT) and node.state is DaemonState.RUNNING
         }
         if client.has_own_lines:
-            exits = {}  # such as a bridge, which cannot be the exit too
+            exits = {}  # such as a bridge, which cannot be the exit as well
         await client.reach_exits(exits, servers.CHECK_NAME, self._check.port)
 
     def _new_client(self, torrc_lines: Iterable[str] = ()) -> Client:
@@ -214,7 +214,7 @@ class PrivateNetwork:
 
 
 def _show_nothing(_: str) -> None:
-    """Take progress that nobody asked for."""
+    """Ignore progress."""
 
 
 def _make_directory(path: Path) -> None:
@@ -233,7 +233,7 @@ def _fresh_path() -> Path:
 
 @implementer(IStreamClientEndpoint)
 class _ControlOfClient:
-    """The control port of the network's first client, which exists once the network does."""
+    """The endpoint of the control port of the first client; that exists once the network does."""
 
     def __init__(self, reactor: Any, network: PrivateNetwork) -> None:
         self._reactor = reactor
@@ -246,7 +246,7 @@ class _ControlOfClient:
 
 
 class PrivateTorProvider(RunningTorProvider):
-    """Starts a private Tor network, says what there is to visit in it, and ends it.
+    """Starts a private Tor network, logs the addresses of its servers, and ends it.
 
     Args:
         reactor: the running reactor.
@@ -261,7 +261,7 @@ class PrivateTorProvider(RunningTorProvider):
         self._beginning: Deferred[None] | None = None
 
     def start(self) -> Deferred[None]:
-        """Start the network, which takes about 15 s; clients wait meanwhile."""
+        """Start the network, which takes about 15 s; clients of the server wait until then."""
         self._beginning = Deferred.fromCoroutine(self._begin())
         return self._beginning
 
@@ -281,7 +281,7 @@ class PrivateTorProvider(RunningTorProvider):
 
     @property
     def control_address(self) -> str:
-        """Where the network's client is controlled, once started."""
+        """The endpoint string of the control port, once started."""
         return self.network.client.control_endpoint
 
     def stop(self) -> Deferred[None]:

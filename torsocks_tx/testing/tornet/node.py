@@ -40,13 +40,13 @@ class NetworkError(Exception):
 
 
 class Node:
-    """A daemon of the network, whatever its role.
+    """One tor daemon of the network, of any role.
 
     Attributes:
         name: such as ``auth0``, ``exit3``, ``client0`` or ``service0``.
         directory: its data directory, mode 0700.
         control_endpoint: a Twisted endpoint string of its control port (cookie authentication).
-        bootstrapped: how many per cent of its start are done; -1 before it has opened its ports.
+        bootstrapped: per cent of its bootstrap; -1 before it has opened its ports.
     """
 
     def __init__(
@@ -76,17 +76,17 @@ class Node:
 
     @property
     def pid(self) -> int:
-        """Its process id; the last one, if it has ended."""
+        """The process id; the last one, if it has ended."""
         assert self._daemon.pid is not None, "it was never started"
         return self._daemon.pid
 
     @property
     def state(self) -> DaemonState:
-        """Whether it runs."""
+        """The state of the process."""
         return self._daemon.state
 
     async def start(self, progress: Progress | None = None) -> None:
-        """Start it and wait until it is ready, or never will be.
+        """Start the daemon and wait until it is ready.
 
         Raises:
             NetworkError: it ended instead, or took too long.
@@ -115,22 +115,22 @@ class Node:
         return await waiting.addTimeout(RELAYS_DEADLINE, self._reactor)
 
     async def stop(self) -> None:
-        """End it at once."""
+        """Kill the process and wait until it has ended."""
         self._drop_control()
         self._daemon.kill()
         if self._daemon.state is not DaemonState.NEW:
             await self._daemon.when_exited()
 
     def suspend(self) -> None:
-        """Stop it where it stands: its connections stay open and silent."""
+        """Suspend the process (SIGSTOP): its connections stay open and silent."""
         self._daemon.suspend()
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Continue the process (SIGCONT)."""
         self._daemon.resume()
 
     def kill(self) -> None:
-        """Kill it; ``PrivateNetwork.restart`` brings it back."""
+        """Kill the process (SIGKILL); ``PrivateNetwork.restart`` starts it again."""
         self._daemon.kill()
 
     def when_exited(self) -> Deferred[int | str]:
@@ -143,7 +143,7 @@ class Node:
             return self._control
         endpoint = clientFromString(self._reactor, self.control_endpoint)
         control = await connect(self._reactor, endpoint, name=f"{self.name}'s control port")
-        if self._control is not None:  # somebody else asked at the same time
+        if self._control is not None:  # another call was faster
             control.close()
             return self._control
         self._control = control
@@ -209,7 +209,7 @@ def _fingerprints(statuses: str) -> dict[str, str]:
 
 
 async def all_of(work: Iterable[Coroutine[Deferred[Any], Any, Any]]) -> list[Any]:
-    """Do it all at once and return the results; the first failure ends the rest."""
+    """Run coroutines at the same time; return their results. The first failure cancels the rest."""
     tasks = [Deferred.fromCoroutine(task) for task in work]
     try:
         results: list[Any] = await gatherResults(tasks, consumeErrors=True)
@@ -226,7 +226,7 @@ def control_socket(directory: Path) -> Path:
 
 
 def checked_socket(path: Path) -> Path:
-    """Return the path, if a unix socket can have it; they are limited to about 100 bytes."""
+    """Return the path; raise ``NetworkError`` if it is too long for a unix socket."""
     if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
         raise NetworkError(f"the path {path} is too long for a socket: give a shorter directory")
     return path

@@ -1,7 +1,7 @@
-"""Onion services on demand, and the keys of clients that are let in (rend-spec-v3, control-spec).
+"""Onion services, and keys for client authorization (rend-spec-v3, control-spec).
 
-X25519 (RFC 7748) is written out here because making a key pair now and then is all that is needed
-of it. It is not constant-time: these keys are for tests.
+X25519 (RFC 7748) is implemented here, since only key pairs are made. It is not constant-time: these
+keys are for tests.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from torsocks_tx.backends.tor.events import parse_event
 from torsocks_tx.backends.tor.waiting import Waiters
 
 UPLOAD_DEADLINE = 45.0
-"""Seconds until the descriptor is at the directories; they need about two."""
+"""Seconds for the upload of the descriptors; it needs about two."""
 
 UPLOAD_ATTEMPTS = 3
-"""Services that are tried: tor does not say of an upload that it was lost with its circuit."""
+"""How many services are tried: tor reports no upload that is lost with its circuit."""
 
 _PRIME = 2**255 - 19
 _A24 = 121665
@@ -31,13 +31,13 @@ _BASE_POINT = 9
 
 @dataclass(frozen=True, slots=True)
 class ClientKey:
-    """The X25519 key of a client that an onion service lets in; ``private`` is 32 bytes."""
+    """The X25519 key of a client that an onion service admits; ``private`` is 32 bytes."""
 
     private: bytes = field(repr=False)
 
     @classmethod
     def generate(cls) -> ClientKey:
-        """Make a new one."""
+        """Return a new random key."""
         return cls(os.urandom(32))
 
     @property
@@ -88,7 +88,7 @@ class OnionService:
     _control: Control = field(repr=False)
 
     async def remove(self) -> None:
-        """Take it down; its descriptor stays at the directories until it expires."""
+        """Remove the service; its descriptors stay at the directories until they expire."""
         await self._control.command(f"DEL_ONION {self.address.removesuffix('.onion')}")
 
 
@@ -99,7 +99,7 @@ async def add_onion_service(
     virtual_port: int = 80,
     client_auth_key: ClientKey | None = None,
 ) -> OnionService:
-    """Create a service and wait until every directory that was to have its descriptor has it."""
+    """Create a service, and wait until its descriptors are at every directory."""
     flags, key = "DiscardPK", ""
     if client_auth_key is not None:
         flags, key = "DiscardPK,V3Auth", f" ClientAuthV3={client_auth_key.public_base32}"
@@ -116,7 +116,7 @@ async def add_onion_service(
 
 
 async def _published(reactor: Any, control: Control, command: str, uploads: Uploads) -> str:
-    """Return the name of a service whose descriptors are where they are to be."""
+    """Create services until the descriptors of one are uploaded; return its name."""
     for remaining in reversed(range(UPLOAD_ATTEMPTS)):
         service = (await control.command(command)).partition("ServiceID=")[2].split()[0]
         uploading = Deferred.fromCoroutine(uploads.finished(service))
@@ -132,10 +132,10 @@ async def _published(reactor: Any, control: Control, command: str, uploads: Uplo
 
 
 class Uploads:
-    """Which descriptors are on their way to which directories.
+    """Counts the uploads of descriptors, from HS_DESC events.
 
-    A service makes two descriptors, for this time period and for a neighbour, and which one a
-    client asks for is the client's to know: both must be there. UPLOADED does not say which.
+    A service makes two descriptors, for this time period and for a neighbouring one. A client asks
+    for either of them, so both must be uploaded. UPLOADED does not say which one it is about.
     """
 
     def __init__(self) -> None:
@@ -157,7 +157,7 @@ class Uploads:
         self._changed.fire(None)
 
     async def finished(self, service: str) -> None:
-        """Return when every descriptor of this service was sent and none is on its way."""
+        """Return when every descriptor of this service was uploaded, or its upload failed."""
         while not self._begun[service] >= self._created[service] or self._is_pending(service):
             await self._changed.wait()
 

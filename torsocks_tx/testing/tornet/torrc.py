@@ -1,7 +1,7 @@
-"""The configuration of every daemon of the private Tor network, as text. Pure.
+"""The configuration of every daemon of the private Tor network, as lines of torrc. No I/O.
 
-See tor(1) for the options. What is special: the network agrees on a consensus within seconds, and
-every socket of every daemon is bound to loopback, so that the kernel refuses all else.
+See tor(1) for the options. The network agrees on a consensus within seconds, and every socket of
+every daemon is bound to loopback, so that the kernel refuses all other traffic.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PLACEHOLDER_IDENTITY = "1" * 40
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """A directory authority as the other daemons know it."""
+    """The identity and ports of a directory authority."""
 
     name: str
     or_port: int
@@ -49,7 +49,7 @@ class Authority:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """What all daemons of one network have in common."""
+    """The settings that all daemons of one network share."""
 
     authorities: Sequence[Authority]
     resolver_file: Path
@@ -61,7 +61,7 @@ class Network:
 
 
 def common(network: Network, name: str, control_socket: Path) -> Lines:
-    """Return what every daemon needs."""
+    """Return the lines of every daemon."""
     return (
         "TestingTorNetwork 1",
         *(authority.line for authority in network.authorities),
@@ -83,7 +83,7 @@ def common(network: Network, name: str, control_socket: Path) -> Lines:
         "NumCPUs 1",
         "GeoIPFile /dev/null",
         "GeoIPv6File /dev/null",
-        # On loopback tor learns that circuits take milliseconds, and a busy moment breaks them all.
+        # On loopback tor learns that circuits take milliseconds, and then gives up slower ones.
         "LearnCircuitBuildTimeout 0",
         "CircuitBuildTimeout 10",
         # Vanguards need more stable relays than a network a minute old has.
@@ -93,7 +93,7 @@ def common(network: Network, name: str, control_socket: Path) -> Lines:
 
 
 def relay(network: Network, or_port: int) -> Lines:
-    """Return what a daemon that relays needs besides; it never leaves this machine."""
+    """Return the further lines of a relay; it connects to this machine only."""
     return (
         f"ORPort 127.0.0.1:{or_port}",
         "SocksPort 0",
@@ -115,7 +115,7 @@ def voting_offset(now: float) -> int:
 
 
 def authority(dir_port: int, voting_offset: int) -> Lines:
-    """Return what a relay that is also an authority needs besides."""
+    """Return the further lines of a relay that is also an authority."""
     return (
         f"TestingV3AuthVotingStartOffset {voting_offset}",
         f"DirPort 127.0.0.1:{dir_port}",
@@ -131,7 +131,7 @@ def authority(dir_port: int, voting_offset: int) -> Lines:
 
 
 def exit_relay() -> Lines:
-    """Return what a relay that connects to anything on this machine needs besides."""
+    """Return the further lines of a relay that is an exit to this machine."""
     return (
         # Asking before there is a consensus only makes it wait longer and longer.
         f"TestingServerConsensusDownloadInitialDelay {_FIRST_INTERVAL}",
@@ -146,7 +146,7 @@ def exit_relay() -> Lines:
 def client(
     socks_ports: Iterable[str], mapped_addresses: Mapping[str, str], extra: Iterable[str] = ()
 ) -> Lines:
-    """Return what a client needs besides: its SocksPorts, and addresses that stand for others."""
+    """Return the further lines of a client: its SocksPorts and mapped addresses."""
     return (
         *(f"SocksPort {port}" for port in socks_ports),
         *(f"MapAddress {address} {target}" for address, target in mapped_addresses.items()),
@@ -157,5 +157,5 @@ def client(
 
 
 def onion_host() -> Lines:
-    """Return what the daemon that hosts the onion services needs besides."""
+    """Return the further lines of the daemon that hosts the onion services."""
     return ("SocksPort 0",)
