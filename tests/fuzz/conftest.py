@@ -1,4 +1,4 @@
-"""What the fuzzers leave behind in hypothesis' caches slows no later test down."""
+"""Keep the caches of hypothesis from slowing down later tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the fuzzers feed: bytes that are anything, bytes that are nearly right, and right ones."""
+"""What the fuzz tests send: any bytes, nearly correct messages, and correct ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torsocks_tx.socks import extended, socks4, socks5, userpass
 from torsocks_tx.socks.constants import AddressType, Command, Version
 from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Request, ip_text
 
-# Nobody measures the time of an example: the machine that runs this may be busy.
+# No deadline for one example: the machine may be busy.
 fuzz = settings(max_examples=200, deadline=None)
 thorough = settings(max_examples=600, deadline=None)
 

@@ -1,4 +1,4 @@
-"""The handshake, for all that a server may say in all portions."""
+"""The client's handshake, for any answers in any portions."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def outcome(request: Request, pipelined: bool, chunks: Chunks, eof: bool) -> lis
 @rows("R-32", "R-34")
 @given(request=requests, pipelined=st.booleans(), server=chopped(server_bytes), eof=st.booleans())
 @thorough
-def test_the_same_steps_however_the_bytes_come(
+def test_steps_do_not_depend_on_the_portions(
     request: Request, pipelined: bool, server: tuple[bytes, Chunks], eof: bool
 ) -> None:
     data, chunks = server
@@ -92,7 +92,7 @@ def test_the_same_steps_however_the_bytes_come(
     sizes=st.lists(st.integers(1, 40), min_size=1),
 )
 @fuzz
-def test_both_ends_agree(
+def test_requests_and_replies_arrive_unchanged(
     request: Request, pipelined: bool, like_tor: bool, sizes: list[int]
 ) -> None:
     def cut(data: bytes) -> Any:
@@ -140,7 +140,7 @@ _answers = st.one_of(
     ),
 )
 @thorough
-def test_whatever_a_server_says_to_an_offer_is_an_outcome(
+def test_any_answer_to_an_offer_has_an_outcome(
     options: ClientOptions, server: tuple[bytes, Chunks]
 ) -> None:
     data, chunks = server

@@ -1,4 +1,4 @@
-"""The handshake, for all bytes in all portions."""
+"""The server's handshake, for any bytes in any portions."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ options = st.builds(
 
 USED = {"USERNAME", "PASSWD", "ISOLATION", "REQUIRE", "REPLY_CODES"}
 SENT = {octets("05 00"), octets("05 02"), octets("05 97"), octets("01 00")}
-LAST_WORDS = {
+REJECTIONS = {
     b"",
     http.PAGE,
     octets("05 FF"),
@@ -57,7 +57,7 @@ LAST_WORDS = {
     socks5.failure(0x07),
     socks5.failure(0x08),
 }
-# A client hears the names of its own keys: those that count, or those that it must not count on.
+# Of what a client sent, answers repeat only names of keys: those accepted or unsupported.
 ANSWERED = octets("01 00 0002 0008") + b"ACCEPTED"
 UNSUPPORTED = octets("01 02 0001 000B") + b"UNSUPPORTED"
 
@@ -65,7 +65,7 @@ UNSUPPORTED = octets("01 02 0001 000B") + b"UNSUPPORTED"
 @rows("R-03", "R-27", "R-30", "R-31", "S-21", "S-36", "P-09", "P-11", "P-21")
 @given(client=chopped(client_bytes), wanted=options)
 @thorough
-def test_the_same_steps_however_the_bytes_come(
+def test_steps_do_not_depend_on_the_portions(
     client: tuple[bytes, Chunks], wanted: HandshakeOptions
 ) -> None:
     """``converse`` also checks that little is held, and that a last step is the last."""
@@ -81,8 +81,7 @@ def assert_orderly(steps: list[Step], data: bytes) -> None:
             case Send(sent):
                 assert sent in SENT or sent.startswith(ANSWERED)
             case Rejected(sent, reason):
-                # These are all the words there are: little of the client's can be among them.
-                assert sent in LAST_WORDS or sent.startswith(UNSUPPORTED)
+                assert sent in REJECTIONS or sent.startswith(UNSUPPORTED)
                 assert reason
                 assert place == len(steps) - 1
             case Requested(_, rest):
@@ -126,7 +125,7 @@ def test_every_socks5_conversation_gives_its_request(
 @rows("S-18")
 @given(request=requests_5(), early=st.binary(max_size=600), data=st.data())
 @fuzz
-def test_credentials_count_though_no_authentication_was_selected(
+def test_credentials_sent_after_method_00_are_taken(
     request: Request, early: bytes, data: st.DataObject
 ) -> None:
     client = conversation_of(request, b"\0") + early
@@ -146,7 +145,7 @@ def test_credentials_count_though_no_authentication_was_selected(
     data=st.data(),
 )
 @fuzz
-def test_every_conversation_by_pairs_gives_its_request_or_a_refusal(
+def test_every_extended_authentication_gives_its_request_or_a_refusal(
     request: Request, said: KeyValues, others: bytes, early: bytes, data: st.DataObject
 ) -> None:
     greeting = socks5.build_greeting(others + b"\x97")
@@ -184,7 +183,7 @@ orders = st.lists(
 @rows("R-07")
 @given(said=chopped(orders), prefer=st.booleans(), extended=st.booleans())
 @thorough
-def test_no_order_of_messages_leads_around_the_password(
+def test_no_order_of_messages_avoids_the_login(
     said: tuple[bytes, Chunks], prefer: bool, extended: bool
 ) -> None:
     rules = ExtendedRules(standard_keys(isolates=True, authenticates=True)) if extended else None

@@ -1,4 +1,4 @@
-"""Isolation keys against a model, and the masks against the keys."""
+"""Isolation keys against a model of the specification, and the credentials made of them."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ parts = st.lists(st.binary(max_size=6), max_size=5).map(tuple)
 @rows("S-17")
 @given(one=parts, other=parts, secret=st.binary(min_size=32, max_size=32))
 @fuzz
-def test_masks_are_equal_where_keys_are(
+def test_credentials_for_tor_are_equal_where_keys_are(
     one: tuple[bytes, ...], other: tuple[bytes, ...], secret: bytes
 ) -> None:
     isolator = Isolator(secret)
@@ -105,7 +105,9 @@ def test_masks_are_equal_where_keys_are(
 @rows("S-17")
 @given(key=parts, secret=st.binary(min_size=32, max_size=32), other=st.binary(max_size=32))
 @fuzz
-def test_masks_depend_on_the_secret(key: tuple[bytes, ...], secret: bytes, other: bytes) -> None:
+def test_credentials_for_tor_depend_on_the_secret(
+    key: tuple[bytes, ...], secret: bytes, other: bytes
+) -> None:
     # HMAC fills a short key up with zeros.
     assume(other.rstrip(b"\0") != secret.rstrip(b"\0"))
     assert Isolator(secret).credentials(key) != Isolator(other).credentials(key)

@@ -32,7 +32,7 @@ def outcome(error: Unusable) -> bytes:
 
 @given(environ=st.dictionaries(st.sampled_from(NAMES), values))
 @fuzz
-def test_any_environment(environ: dict[str, str]) -> None:
+def test_any_environment_is_used_or_refused_in_one_line(environ: dict[str, str]) -> None:
     try:
         read = spec.read_environment(environ)
     except Unusable as error:
@@ -44,7 +44,7 @@ def test_any_environment(environ: dict[str, str]) -> None:
 
 @given(versions=values)
 @fuzz
-def test_any_versions(versions: str) -> None:
+def test_any_versions_are_used_or_refused_in_one_line(versions: str) -> None:
     try:
         spec.check_version({"TOR_PT_MANAGED_TRANSPORT_VER": versions})
     except Unusable as error:
@@ -56,7 +56,7 @@ def test_any_versions(versions: str) -> None:
 
 @given(uri=uris | texts)
 @fuzz
-def test_any_proxy(uri: str) -> None:
+def test_any_proxy_is_used_or_refused_in_one_line(uri: str) -> None:
     try:
         proxy = spec.parse_proxy(uri)
     except Unusable as error:

@@ -1,10 +1,11 @@
-"""Every parser, for all bytes: a value, more bytes please, or a protocol error, and for good."""
+"""Every parser, for any bytes: a value, ``Incomplete`` or ``ProtocolError``."""
 
 from __future__ import annotations
 
 import contextlib
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,7 +23,7 @@ from tests.support.rows import rows
 from torsocks_tx.errors import Incomplete, ProtocolError
 from torsocks_tx.socks import socks4, socks5, userpass
 from torsocks_tx.socks.constants import AddressType
-from torsocks_tx.socks.messages import Address, Credentials, Reply
+from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Reply
 from torsocks_tx.socks.wire import Reader, build_address, check_destination, parse_address
 
 PARSERS: list[Any] = [
@@ -54,7 +55,7 @@ def judged(parse: Any, data: bytes) -> tuple[str, Any, int]:
 @rows("R-03", "R-12", "R-27")
 @given(data=client_bytes, cut=st.integers(0, 700))
 @thorough
-def test_a_judgement_is_final(data: bytes, cut: int) -> None:
+def test_more_bytes_change_no_outcome_of_a_parser(data: bytes, cut: int) -> None:
     for parse in PARSERS:
         assert_final(parse, data, cut)
 
@@ -81,7 +82,7 @@ def test_addresses_survive(address: Address, behind: bytes) -> None:
 @rows("R-23", "R-04")
 @given(address=any_address)
 @fuzz
-def test_destinations_are_of_an_alphabet(address: Address) -> None:
+def test_destinations_have_the_alphabet_of_names(address: Address) -> None:
     with contextlib.suppress(ProtocolError):
         checked = check_destination(address)
         assert_clean(address, checked)
@@ -141,3 +142,67 @@ def test_credentials_survive(known: Credentials, behind: bytes) -> None:
 def test_greetings_survive(methods: bytes, behind: bytes) -> None:
     built = socks5.build_greeting(methods)
     assert judged(socks5.parse_greeting, built + behind) == ("value", methods, len(built))
+
+
+awkward = st.text("\\;=ab", max_size=40).map(str.encode) | st.binary(max_size=40)
+keys = st.text("\\;=ab", min_size=1) | st.text(st.characters(max_codepoint=255), min_size=1)
+arguments = st.lists(st.tuples(keys, awkward), max_size=8).map(KeyValues.of)
+plain_keys = keys.map(lambda key: key.replace("=", "+"))
+plain = st.lists(st.tuples(plain_keys, awkward), max_size=8).map(KeyValues.of)
+texts = st.text("\\;=ab", max_size=600).map(str.encode) | st.binary(max_size=600)
+
+
+def as_tor_writes(key: str, value: bytes) -> bytes:
+    """One item with only the backslash and the semicolon escaped."""
+    parts = key.encode("latin-1"), value
+    return b"=".join(part.replace(b"\\", rb"\\").replace(b";", rb"\;") for part in parts)
+
+
+def answer_or_arguments(credentials: Credentials) -> KeyValues | bytes:
+    try:
+        return userpass.parse_arguments(credentials)
+    except ProtocolError as error:
+        return error.answer
+
+
+@given(sent=arguments)
+@thorough
+def test_arguments_survive_escaping(sent: KeyValues) -> None:
+    assert userpass.parse_text(userpass.build_text(sent)) == sent
+
+
+@given(sent=plain)
+@thorough
+def test_arguments_survive_tors_notation(sent: KeyValues) -> None:
+    text = b";".join(as_tor_writes(*pair) for pair in sent)
+    assert userpass.parse_text(text) == sent
+
+
+@given(text=texts)
+@thorough
+def test_any_text_is_parsed_or_refused(text: bytes) -> None:
+    heard = answer_or_arguments(Credentials(text))
+    if isinstance(heard, KeyValues):
+        assert userpass.parse_text(userpass.build_text(heard)) == heard
+    else:
+        assert heard == b"\1\1"
+
+
+@given(text=texts)
+@thorough
+def test_the_two_fields_hold_any_text_up_to_510_bytes(text: bytes) -> None:
+    if len(text) > 510 or b"\0" in text:
+        with pytest.raises(ValueError):
+            userpass.split_text(text)
+        return
+    credentials = userpass.split_text(text)
+    assert len(credentials.username) <= 255
+    assert 1 <= len(credentials.password) <= 255
+    assert credentials.username + credentials.password.strip(b"\0") == text
+
+
+@given(username=st.binary(max_size=255), password=st.binary(max_size=255))
+@thorough
+def test_any_credentials_are_parsed_or_refused(username: bytes, password: bytes) -> None:
+    heard = answer_or_arguments(Credentials(username, password))
+    assert isinstance(heard, KeyValues) or heard == b"\1\1"

@@ -5,15 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.support.tables import assert_parsed, at, cuts, table
-from torsocks_tx.errors import (
-    GeneralFailure,
-    HostUnreachable,
-    Incomplete,
-    NotAllowed,
-    ProtocolError,
-    Refused,
-    TimedOut,
-)
+from torsocks_tx import errors
+from torsocks_tx.errors import GeneralFailure, Incomplete, ProtocolError, Refused
 from torsocks_tx.http import connect as http_connect
 from torsocks_tx.http.connect import HTTPClientHandshake
 from torsocks_tx.socks.client import Failed, Opened, Step
@@ -48,7 +41,7 @@ def test_each_request_has_its_bytes(
 @pytest.mark.parametrize(
     "host", ["", "a b", "a\r\nX: y", "a\n", "a\0", "a\x7f", "b\u00fccher.example", "\u4e2d.example"]
 )
-def test_hosts_that_would_be_more_than_one(host: str) -> None:
+def test_hosts_with_blanks_or_line_ends_are_refused(host: str) -> None:
     with pytest.raises(ValueError, match="printable ASCII"):
         http_connect.build_connect(at(host, 443))
 
@@ -73,12 +66,12 @@ def test_each_answer_has_its_code(head: bytes, code: int) -> None:
     "data",
     [b"\5\0", b"HTTP/2 200\r\n\r\n", b"HTTP/1.1 abc\r\n\r\n", b"HTTP/1.1 200x\r\n\r\n", b"hello"],
 )
-def test_what_is_no_answer(data: bytes) -> None:
+def test_bytes_that_are_not_an_answer(data: bytes) -> None:
     with pytest.raises(ProtocolError):
         http_connect.parse_answer(Reader(data))
 
 
-def test_an_answer_must_end() -> None:
+def test_an_answer_without_an_end_is_refused() -> None:
     head = b"HTTP/1.1 200 OK\r\n" + b"X" * http_connect.MAX_HEAD
     with pytest.raises(Incomplete):
         http_connect.parse_answer(Reader(head[: http_connect.MAX_HEAD - 1]))
@@ -102,25 +95,22 @@ def test_the_handshake_begins_with_the_request() -> None:
 
 
 @pytest.mark.parametrize("interim", [b"", b"HTTP/1.1 100 Continue\r\n\r\n"])
-def test_success_however_it_comes(interim: bytes) -> None:
+def test_success_in_portions_of_any_size(interim: bytes) -> None:
     for chunks in cuts(interim + SUCCESS):
         assert hear(chunks) == [Opened(Reply(Reply5.SUCCEEDED), b"")]
 
 
-def test_what_comes_behind_is_not_lost() -> None:
+def test_bytes_after_the_answer_are_kept() -> None:
     assert hear((SUCCESS + b"\r\nhello",)) == [Opened(Reply(Reply5.SUCCEEDED), b"\r\nhello")]
 
 
 REFUSALS = table(
     [
-        ("401", 401, GeneralFailure),
-        ("403", 403, NotAllowed),
-        ("405", 405, NotAllowed),
+        ("403", 403, errors.NotAllowed),
         ("407", 407, GeneralFailure),
         ("500", 500, GeneralFailure),
-        ("502", 502, HostUnreachable),
-        ("503", 503, HostUnreachable),
-        ("504", 504, TimedOut),
+        ("502", 502, errors.HostUnreachable),
+        ("504", 504, errors.TimedOut),
         ("302", 302, GeneralFailure),
     ]
 )
@@ -133,13 +123,13 @@ def test_every_refusal_of_a_proxy_has_its_meaning(code: int, kind: type[Refused]
     assert type(step.reason) is kind
 
 
-def test_nonsense_is_a_failure() -> None:
+def test_an_answer_of_another_protocol_is_a_failure() -> None:
     [step] = hear((b"\5\0",))
     assert isinstance(step, Failed)
     assert type(step.reason) is GeneralFailure
 
 
-def test_an_end_before_the_answer_is_a_failure() -> None:
+def test_a_close_before_the_answer_is_a_failure() -> None:
     handshake = HTTPClientHandshake(PLACE)
     [step] = handshake.eof()
     assert isinstance(step, Failed)

@@ -1,4 +1,4 @@
-"""HTTP by mistake: which first bytes, and the page."""
+"""The page for HTTP requests that came to a SOCKS port."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HEAD, _, BODY = http.PAGE.partition(b"\r\n\r\n")
 
 
 @rows("S-34")
-def test_first_bytes() -> None:
+def test_first_bytes_of_http_requests() -> None:
     assert bytes(sorted(http.LETTERS)) == b"CGHP"
 
 
@@ -28,7 +28,7 @@ def test_the_head_of_the_page() -> None:
 
 
 @rows("S-35", "S-36")
-def test_wallets_find_their_words() -> None:
+def test_the_page_has_the_words_that_wallets_look_for() -> None:
     assert b"Tor is not an HTTP Proxy" in http.PAGE[:1024]
     assert http.PAGE.startswith(b"HTTP/1.0 501 ")
     assert b"\0" not in http.PAGE

@@ -63,25 +63,15 @@ DISTINCT = table(
         ("SOCKS5, abc", user(V5, b"abc")),
         ("SOCKS5, a NUL and c", user(V5, b"a\0", b"c")),
         ("SOCKS5, a and NUL c", user(V5, b"a", b"\0c")),
-        ("SOCKS5, X", user(V5, b"X")),
         ("extended, no parameter", user(V5, b"<torS0X>0")),
         ("extended, x", user(V5, b"<torS0X>0", b"x")),
-        ("extended, c", user(V5, b"<torS0X>0", b"c")),
         ("nearly extended, x", user(V5, b"<torS0x>0", b"x")),
         ("SOCKS4 without a user id", user(V4, b"")),
         ("SOCKS4, x", user(V4, b"x")),
-        ("SOCKS4, the word no-auth", user(V4, b"no-auth")),
-        ("SOCKS4, abc", user(V4, b"abc")),
         ("SOCKS4, extended by its looks", user(V4, b"<torS0X>0")),
-        ("SOCKS5, the user socks4", user(V5, b"socks4", b"x")),
-        ("SOCKS5, the user userpass", user(V5, b"userpass", b"x")),
-        ("SOCKS5, the user extended", user(V5, b"extended", b"x")),
         ("pairs, none", by_pairs()),
         ("pairs, both empty", by_pairs(USERNAME=b"", PASSWD=b"")),
-        ("pairs, an empty name", by_pairs(USERNAME=b"")),
         ("pairs, x and x", by_pairs(USERNAME=b"x", PASSWD=b"x")),
-        ("pairs, ab and c", by_pairs(USERNAME=b"ab", PASSWD=b"c")),
-        ("pairs, a and bc", by_pairs(USERNAME=b"a", PASSWD=b"bc")),
         ("pairs, the format of names", by_pairs(USERNAME=b"<torS0X>0", PASSWD=b"x")),
         ("pairs, an empty isolation", by_pairs(ISOLATION=b"")),
         ("pairs, isolation x", by_pairs(ISOLATION=b"x")),
@@ -95,7 +85,7 @@ PROFILES = [parameter.values[0] for parameter in DISTINCT]
 
 
 @rows("S-13", "S-17", "S-18", "S-19", "S-23")
-def test_no_two_ways_to_authenticate_share() -> None:
+def test_different_authentication_never_shares() -> None:
     keys = [key(request) for request in PROFILES]
     for (i, one), (j, other) in itertools.combinations(enumerate(keys), 2):
         assert one != other, (DISTINCT[i].id, DISTINCT[j].id)
@@ -103,26 +93,15 @@ def test_no_two_ways_to_authenticate_share() -> None:
 
 @rows("S-13", "S-17", "S-23")
 @pytest.mark.parametrize("request_", DISTINCT)
-def test_the_same_shares_with_itself_wherever_it_goes(request_: Request) -> None:
+def test_equal_authentication_shares_for_any_destination(request_: Request) -> None:
     other = replace(request_, command=Command.RESOLVE, address=at("192.0.2.9", 443))
     assert key(request_) == key(other)
 
 
 @rows("S-23", "S-13")
-def test_without_isolate_socks_auth_all_share() -> None:
+def test_without_isolate_socks_auth_authentication_does_not_count() -> None:
     flags = IsolationFlags(socks_auth=False)
     assert len({key(request, flags) for request in PROFILES}) == 1
-
-
-def test_a_socks4_request_without_credentials_has_an_empty_user_id() -> None:
-    assert key(asked(V4)) == key(user(V4, b""))
-
-
-@rows("S-17")
-def test_every_profile_but_the_extended_looking_user_id_is_one_that_a_client_can_send() -> None:
-    for request in PROFILES:
-        if request.credentials is not None and request.version is V5:
-            check_format(request.credentials)
 
 
 # Each flag: two streams that differ in one thing only.
@@ -133,7 +112,6 @@ PAIRS: list[tuple[str, str, Request, Request, dict[str, str]]] = [
     ("protocol", "client_protocol", asked(V4), asked(V5), {}),
     ("port", "dest_port", asked(), asked(address=at("example.com", 443)), {}),
     ("name", "dest_addr", asked(), asked(address=at("example.org", 80)), {}),
-    ("subdomain", "dest_addr", asked(), asked(address=at("www.example.com", 80)), {}),
     ("trailing dot", "dest_addr", asked(), asked(address=at("example.com.", 80)), {}),
     (
         "IPv4 address",
@@ -142,20 +120,13 @@ PAIRS: list[tuple[str, str, Request, Request, dict[str, str]]] = [
         asked(address=at("192.0.2.2", 80)),
         {},
     ),
-    (
-        "IPv6 address",
-        "dest_addr",
-        asked(address=at("2001:db8::1", 80)),
-        asked(address=at("2001:db8::2", 80)),
-        {},
-    ),
     ("credentials", "socks_auth", asked(), user(V5, b"x"), {}),
 ]
 
 
 @rows("S-23", "S-13", "S-17")
 @pytest.mark.parametrize(("flag", "one", "other", "more"), table(PAIRS))
-def test_each_flag_isolates_its_own_thing_and_nothing_else(
+def test_each_flag_isolates_by_one_property_only(
     flag: str, one: Request, other: Request, more: dict[str, str]
 ) -> None:
     names = {field.name for field in fields(IsolationFlags)} - {"session_group"}
@@ -182,44 +153,25 @@ SAME = table(
             asked(address=at("2001:db8::1", 80)),
             asked(address=Address(NAME, "[2001:DB8:0::1]", 80)),
         ),
-        (
-            "what is asked about it",
-            asked(address=at("example.com", 80)),
-            asked(address=at("example.com", 80), command=Command.RESOLVE),
-        ),
     ]
 )
 
 
 @pytest.mark.parametrize(("one", "other"), SAME)
-def test_one_destination(one: Request, other: Request) -> None:
+def test_equal_destinations_share(one: Request, other: Request) -> None:
     flags = IsolationFlags(dest_addr=True, dest_port=True)
     assert key(one, flags) == key(other, flags)
-
-
-def test_the_defaults_are_those_of_tor() -> None:
-    assert IsolationFlags() == IsolationFlags(
-        client_addr=True,
-        socks_auth=True,
-        client_protocol=False,
-        dest_port=False,
-        dest_addr=False,
-        session_group=None,
-    )
 
 
 CLIENTS = table(
     [
         ("the same", "192.0.2.1", "192.0.2.1", True),
         ("IPv4 in IPv6", "192.0.2.1", "::ffff:192.0.2.1", True),
-        ("IPv4 in IPv6, written otherwise", "192.0.2.1", "::ffff:c000:201", True),
         ("one scope", "fe80::1%eth0", "fe80:0::1%eth0", True),
         ("two scopes", "fe80::1%eth0", "fe80::1%eth1", False),
         ("a scope and none", "fe80::1%eth0", "fe80::1", False),
         ("two spellings", "2001:db8::1", "2001:0DB8:0::1", True),
         ("two IPv4", "192.0.2.1", "192.0.2.2", False),
-        ("two IPv6", "2001:db8::1", "2001:db8::2", False),
-        ("both loopbacks", "127.0.0.1", "::1", False),
         ("IPv4-compatible is not IPv4 in IPv6", "192.0.2.1", "::192.0.2.1", False),
         ("a unix socket and an address", None, "127.0.0.1", False),
         ("unix sockets", None, None, True),
@@ -229,11 +181,11 @@ CLIENTS = table(
 
 @rows("R-33")
 @pytest.mark.parametrize(("one", "other", "same"), CLIENTS)
-def test_client_addresses(one: str | None, other: str | None, same: bool) -> None:
+def test_which_client_addresses_are_equal(one: str | None, other: str | None, same: bool) -> None:
     assert (key(asked(), client=one) == key(asked(), client=other)) is same
 
 
-def test_listeners_never_share_but_in_one_session_group() -> None:
+def test_listeners_share_only_in_one_session_group() -> None:
     one, other = (key(asked(), listener=name) for name in ("one", "other"))
     assert one != other
     groups = [
@@ -244,12 +196,12 @@ def test_listeners_never_share_but_in_one_session_group() -> None:
     assert len({one, other, *groups}) == 5
 
 
-def test_a_listener_may_not_pass_for_a_session_group() -> None:
+def test_a_listener_and_a_session_group_of_one_name_do_not_share() -> None:
     flags = IsolationFlags(session_group=1)
     assert key(asked(), listener="1") != key(asked(), flags, listener="1")
 
 
-def test_within_a_group_the_other_flags_still_count() -> None:
+def test_the_other_flags_count_within_a_session_group() -> None:
     flags = IsolationFlags(session_group=1)
     assert key(asked(), flags) != key(user(V5, b"x"), flags)
     assert key(asked(), flags) != key(asked(), flags, client="192.0.2.2")
@@ -265,30 +217,15 @@ def test_authenticated_users_never_share(flags: IsolationFlags) -> None:
     assert len(keys) == 4
 
 
-def test_an_authenticated_user_shares_with_itself() -> None:
-    known = Credentials(b"alice", b"secret")
-    assert key(asked(V5, known, avatar=b"alice")) == key(asked(V5, known, avatar=b"alice"))
-
-
-# What tor sees.
-
-
 @rows("S-17", "S-13")
-def test_credentials_are_equal_where_keys_are() -> None:
+def test_credentials_for_tor_are_equal_where_keys_are() -> None:
     isolator = Isolator(b"s" * 32)
     masks = [isolator.credentials(key(request)) for request in PROFILES]
     assert len(set(masks)) == len(PROFILES)
     assert masks == [isolator.credentials(key(request)) for request in PROFILES]
 
 
-@rows("S-17")
-def test_parts_are_masked_with_their_lengths() -> None:
-    isolator = Isolator(b"s" * 32)
-    parts = [(b"ab", b"c"), (b"a", b"bc"), (b"abc",), (b"abc", b""), (b"", b"abc"), ()]
-    assert len({isolator.credentials(part) for part in parts}) == len(parts)
-
-
-def test_the_form_of_what_tor_gets() -> None:
+def test_credentials_for_tor_have_the_extended_format() -> None:
     mask = Isolator().credentials(key(user(V5, b"alice", b"secret")))
     assert mask.username == b"<torS0X>0"
     assert len(mask.password) == 64
@@ -297,7 +234,7 @@ def test_the_form_of_what_tor_gets() -> None:
 
 
 @rows("S-17")
-def test_nothing_of_the_client_is_in_what_tor_gets() -> None:
+def test_credentials_for_tor_show_nothing_of_the_client() -> None:
     for secret in (b"alice", b"0123456789abcdef" * 4, b"<torS0X>0"):
         request = asked(V5, Credentials(secret, secret), at("hidden.example", 80), avatar=secret)
         flags = IsolationFlags(dest_addr=True)
@@ -306,14 +243,7 @@ def test_nothing_of_the_client_is_in_what_tor_gets() -> None:
             assert word not in mask.password
 
 
-def test_the_secret_decides() -> None:
-    here = key(user(V5, b"alice"))
-    one = Isolator(b"1" * 32).credentials(here)
-    assert one == Isolator(b"1" * 32).credentials(here)
-    assert one != Isolator(b"2" * 32).credentials(here)
-
-
-def test_every_process_has_a_secret_of_its_own() -> None:
+def test_isolators_have_different_secrets_by_default() -> None:
     here = key(asked())
     assert len({Isolator().credentials(here) for _ in range(8)}) == 8
 
@@ -323,26 +253,24 @@ FOR_EXITS = table(
         ("name", at("example.com", 80), True),
         ("the word onion", at("onion", 80), True),
         ("onion service", at("x.onion", 80), False),
-        ("onion service with a trailing dot", at("x.ONION.", 80), False),
         ("IPv4", at("192.0.2.1", 80), False),
-        ("IPv6", at("2001:db8::1", 80), False),
         ("IPv6 as text", Address(NAME, "[2001:db8::1]", 80), False),
     ]
 )
 
 
 @pytest.mark.parametrize(("address", "expected"), FOR_EXITS)
-def test_what_an_exit_looks_up(address: Address, expected: bool) -> None:
+def test_which_requests_are_for_an_exit_relay(address: Address, expected: bool) -> None:
     assert is_for_exit(asked(address=address)) is expected
 
 
-def test_isolation_shows_no_credentials() -> None:
+def test_repr_of_isolation_hides_credentials() -> None:
     mask = Isolator(b"s" * 32).credentials(key(asked()))
     assert mask.password.decode() not in repr(Isolation(mask, frozenset({"NoIPv6Traffic"})))
 
 
 @rows("P-23")
-def test_other_pairs_and_the_offer_change_nothing() -> None:
+def test_pairs_that_do_not_isolate_do_not_count() -> None:
     same = [
         by_pairs(ISOLATION=b"x"),
         by_pairs(ISOLATION=b"x", REQUIRE=b"ISOLATION", REPLY_CODES=b"none"),
@@ -353,7 +281,7 @@ def test_other_pairs_and_the_offer_change_nothing() -> None:
 
 
 @rows("P-05")
-def test_pairs_of_different_users_never_share() -> None:
+def test_authenticated_users_never_share_even_without_isolate_socks_auth() -> None:
     off = IsolationFlags(socks_auth=False)
     alice, bob = (replace(by_pairs(ISOLATION=b"x"), avatar=name) for name in (b"alice", b"bob"))
     assert key(alice, off) != key(bob, off)
@@ -364,7 +292,7 @@ def test_pairs_of_different_users_never_share() -> None:
     )
 
 
-def test_credentials_are_computed_once_and_only_when_they_are_asked_for() -> None:
+def test_credentials_are_computed_once_at_their_first_use() -> None:
     made: list[Credentials] = []
 
     def make() -> Credentials:

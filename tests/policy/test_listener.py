@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import fields
 
 import pytest
@@ -20,7 +22,7 @@ def policy_of(text: str) -> ListenerPolicy:
     return parse_flags(text.split())[0]
 
 
-def test_no_words_give_the_defaults() -> None:
+def test_no_flags_give_the_default_policy() -> None:
     assert parse_flags([]) == (ListenerPolicy(), [])
 
 
@@ -60,7 +62,7 @@ def test_isolation_flags(words: str, field: str, value: object) -> None:
 
 
 @rows("S-42")
-def test_onion_traffic_only() -> None:
+def test_onion_traffic_only_stands_for_three_flags() -> None:
     policy = policy_of("OnionTrafficOnly ExtendedErrors")
     assert (policy.dns_request, policy.ipv4_traffic, policy.ipv6_traffic) == (False, False, False)
     assert policy.onion_traffic
@@ -91,7 +93,7 @@ def test_flags_of_tor_alone_are_taken_with_a_note(word: str) -> None:
         ("OnionTrafficOnly NoOnionTraffic", "nothing to do"),
     ],
 )
-def test_mistakes_are_named_with_their_mend(words: str, complaint: str) -> None:
+def test_mistakes_in_flags_are_reported_with_a_fix(words: str, complaint: str) -> None:
     with pytest.raises(FlagError) as caught:
         parse_flags(words.split())
     assert complaint in str(caught.value)
@@ -123,7 +125,7 @@ BY_FOUR = {"four", "four text"}
 BY_SIX = {"six", "six text", "six brackets"}
 EVERYTHING = set(ADDRESSES)
 
-ALLOWS_ALL = ListenerPolicy()
+ALLOWS_ALL, SAFE = ListenerPolicy(), ListenerPolicy(safe_socks=True)
 ONION_ONLY = ListenerPolicy(dns_request=False, ipv4_traffic=False, ipv6_traffic=False)
 
 # The policy, then what it refuses: to CONNECT with 02, and to look-ups with 04, as C Tor does.
@@ -135,11 +137,7 @@ TRAFFIC = table(
         ("NoIPv4Traffic", ListenerPolicy(ipv4_traffic=False), BY_FOUR),
         ("NoIPv6Traffic", ListenerPolicy(ipv6_traffic=False), BY_SIX),
         ("OnionTrafficOnly", ONION_ONLY, EVERYTHING - {"onion"}),
-        ("ExtendedErrors", ListenerPolicy(extended_errors=True), set()),
-        ("PreferSOCKSNoAuth", ListenerPolicy(prefer_socks_no_auth=True), set()),
         ("PreferIPv6", ListenerPolicy(prefer_ipv6=True), set()),
-        ("TestSocks", ListenerPolicy(test_socks=True), set()),
-        ("AllowPublic", ListenerPolicy(allow_public=True), set()),
         ("isolation", ListenerPolicy(isolation=IsolationFlags(socks_auth=False)), set()),
     ]
 )
@@ -153,57 +151,40 @@ def refusal_of(policy: ListenerPolicy, request: Request) -> type[Refused] | None
     return None
 
 
-def can_be_asked(version: Version, command: Command, address: Address) -> bool:
-    if version is V4 and (address.type is AddressType.IPV6 or command is RESOLVE_PTR):
-        return False
-    return command is not RESOLVE_PTR or address.is_ip
+def possible_requests() -> Iterator[tuple[str, Request]]:
+    """Each request that a version can carry, with the name of its address."""
+    commands = (CONNECT, RESOLVE, RESOLVE_PTR)
+    for version, command, name in itertools.product(Version, commands, ADDRESSES):
+        address = ADDRESSES[name]
+        fits_socks4 = address.type is not AddressType.IPV6 and command is not RESOLVE_PTR
+        if (version is V5 or fits_socks4) and (command is not RESOLVE_PTR or address.is_ip):
+            yield name, Request(version, command, address)
 
 
 @rows("S-14", "S-08")
 @pytest.mark.parametrize(("policy", "refused"), TRAFFIC)
 def test_traffic_flags(policy: ListenerPolicy, refused: set[str]) -> None:
-    for version in Version:
-        for command in (CONNECT, RESOLVE, RESOLVE_PTR):
-            kind = NotAllowed if command is CONNECT else HostUnreachable
-            for name, address in ADDRESSES.items():
-                if can_be_asked(version, command, address):
-                    expected = kind if name in refused else None
-                    found = refusal_of(policy, Request(version, command, address))
-                    assert found is expected, (version, command, name)
+    for name, request in possible_requests():
+        kind = NotAllowed if request.command is CONNECT else HostUnreachable
+        assert refusal_of(policy, request) is (kind if name in refused else None), request
 
 
 @rows("S-09")
-def test_safe_socks_refuses_addresses_that_the_client_looked_up() -> None:
-    policy = ListenerPolicy(safe_socks=True)
-    for version in Version:
-        for command in (CONNECT, RESOLVE, RESOLVE_PTR):
-            for name, address in ADDRESSES.items():
-                if can_be_asked(version, command, address):
-                    leaks = name in {"four", "six"} and command is not RESOLVE_PTR
-                    found = refusal_of(policy, Request(version, command, address))
-                    assert found is (NotAllowed if leaks else None), (version, command, name)
-
-
-@rows("S-09")
-def test_without_safe_socks_addresses_pass() -> None:
-    for policy in (ALLOWS_ALL, ListenerPolicy(test_socks=True)):
-        assert refusal_of(policy, Request(V5, CONNECT, FOUR)) is None
-        assert refusal_of(policy, Request(V4, CONNECT, FOUR)) is None
+def test_safe_socks_refuses_ip_addresses() -> None:
+    for name, request in possible_requests():
+        leaks = name in {"four", "six"} and request.command is not RESOLVE_PTR
+        assert refusal_of(SAFE, request) is (NotAllowed if leaks else None), request
 
 
 @rows("S-14")
-def test_ipv6_connect_off_is_an_address_type_that_is_not_supported() -> None:
+def test_without_ipv6_connect_an_ipv6_address_is_not_supported() -> None:
     policy = ListenerPolicy(ipv6_connect=False)
-    for version in Version:
-        for command in (CONNECT, RESOLVE, RESOLVE_PTR):
-            for name, address in ADDRESSES.items():
-                if can_be_asked(version, command, address):
-                    refused = name in BY_SIX and command is CONNECT and version is V5
-                    found = refusal_of(policy, Request(version, command, address))
-                    assert found is (AddressTypeNotSupported if refused else None)
+    for name, request in possible_requests():
+        refused = name in BY_SIX and request.command is CONNECT and request.version is V5
+        assert refusal_of(policy, request) is (AddressTypeNotSupported if refused else None)
 
 
-def test_an_onion_service_in_any_spelling() -> None:
+def test_traffic_flags_know_onion_services_in_any_spelling() -> None:
     policy = ListenerPolicy(onion_traffic=False)
     for host in (ONION.upper(), "www." + ONION, ONION + ".", "x.OnIoN"):
         assert refusal_of(policy, Request(V5, CONNECT, text(host))) is NotAllowed
@@ -237,11 +218,13 @@ FOR_TOR = table(
 
 
 @pytest.mark.parametrize(("policy", "flags"), FOR_TOR)
-def test_what_only_tor_can_keep(policy: ListenerPolicy, flags: set[str]) -> None:
+def test_flags_that_the_socks_port_of_tor_must_have(
+    policy: ListenerPolicy, flags: set[str]
+) -> None:
     assert policy.port_flags == flags
 
 
-def test_the_defaults() -> None:
+def test_flags_that_are_on_by_default() -> None:
     on = {field.name for field in fields(ListenerPolicy) if getattr(ALLOWS_ALL, field.name) is True}
     traffic = {"onion_traffic", "ipv4_traffic", "ipv6_traffic", "dns_request", "ipv6_connect"}
     assert on == {*traffic, "extended_auth"}

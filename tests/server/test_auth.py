@@ -1,21 +1,22 @@
-"""Real authentication: which passwords are right, and how guesses are slowed down."""
+"""Authentication: checking user names and passwords, and delays for addresses that guess them."""
 
 from __future__ import annotations
 
 import hmac
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import pytest_twisted
 from twisted.cred.checkers import FilePasswordDB, InMemoryUsernamePasswordDatabaseDontUse
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
-from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
+from twisted.logger import LogEvent
 
+from tests.support.peers import named
 from tests.support.rows import rows
+from tests.support.stage import Stage
 from torsocks_tx.server import auth
 from torsocks_tx.server.auth import (
     FORGOTTEN_AFTER,
@@ -35,20 +36,6 @@ RIGHT, WRONG = Credentials(b"alice", b"secret"), Credentials(b"alice", b"guess")
 HERE, THERE = b"\x7f\0\0\x01", b"\xc0\0\2\1"
 
 
-@pytest.fixture
-def lines() -> Iterator[list[str]]:
-    """Give what is logged above debug."""
-    found: list[str] = []
-
-    def observe(event: LogEvent) -> None:
-        if event["log_namespace"].startswith("torsocks_tx") and event["log_level"] > LogLevel.debug:
-            found.append(formatEvent(event))
-
-    globalLogPublisher.addObserver(observe)
-    yield found
-    globalLogPublisher.removeObserver(observe)
-
-
 @rows("R-07")
 @pytest.mark.parametrize("checker", [FilePasswordDB, PasswordFile])
 @pytest.mark.parametrize(
@@ -65,7 +52,7 @@ def lines() -> Iterator[list[str]]:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_a_file_of_passwords(
+async def test_logins_with_a_password_file(
     checker: Any, tmp_path: Path, username: bytes, password: bytes, avatar: bytes | None
 ) -> None:
     passwords = tmp_path / "passwords"
@@ -109,7 +96,7 @@ async def test_a_password_file_is_read_once_and_again_when_it_changes(
     assert await authenticator(RIGHT) is None
     assert await authenticator(RIGHT) is None
     assert lines == [
-        f"cannot read the password file {path}: No such file or directory; nobody can log in"
+        f"error: cannot read the password file {path}: No such file or directory; nobody can log in"
     ]
     path.write_text("alice:secret\n")
     assert [await authenticator(RIGHT) for _ in range(5)] == [b"alice"] * 5
@@ -191,11 +178,11 @@ def test_guesses_of_one_address_are_checked_one_at_a_time(lines: list[str]) -> N
     assert answers == []
     guarded.clock.pump([0.05] * 20 * 100)
     assert 2 + 93 / LONGEST_DELAY < len(guarded.asked) < 5 + 100 / LONGEST_DELAY
-    # One line a minute, with a number and nothing of the client's.
+    # One line a minute, with a number but without an address.
     refused_at_once = 3577 - 1 - MOST_WAITING
-    assert lines[0] == "logins are refused: 1 since the last such line"
+    assert lines[0] == "warn: logins are refused: 1 since the last such line"
     assert len(lines) == 2
-    number = int(lines[1].split()[3])
+    number = int(lines[1].split()[4])
     assert refused_at_once < number < refused_at_once + 60
 
 
@@ -207,7 +194,7 @@ def test_another_address_does_not_wait() -> None:
     assert guarded.log_in(WRONG, None) == [None]
 
 
-def test_right_credentials_that_are_known_do_not_wait_and_open_no_way_for_guesses() -> None:
+def test_known_credentials_do_not_wait_and_guesses_still_do() -> None:
     guarded = Guarded()
     assert guarded.log_in(RIGHT, THERE) == [b"alice"]
     for _ in range(50):
@@ -217,7 +204,7 @@ def test_right_credentials_that_are_known_do_not_wait_and_open_no_way_for_guesse
     assert guarded.log_in(Credentials(b"alices", b"ecret")) == []
 
 
-def test_right_credentials_wait_for_their_turn_only_the_first_time() -> None:
+def test_right_credentials_wait_only_the_first_time() -> None:
     guarded = Guarded()
     guarded.log_in(WRONG)
     first, second = guarded.log_in(RIGHT), guarded.log_in(RIGHT)
@@ -227,7 +214,7 @@ def test_right_credentials_wait_for_their_turn_only_the_first_time() -> None:
     assert guarded.log_in(RIGHT) == [b"alice"]
 
 
-def test_an_address_is_forgotten_after_a_while() -> None:
+def test_the_delay_of_an_address_starts_again_after_a_while() -> None:
     guarded = Guarded()
     for _ in range(8):
         guarded.log_in(WRONG)
@@ -254,10 +241,114 @@ def test_a_client_that_leaves_while_it_waits_is_not_checked() -> None:
     assert guarded.asked == [WRONG, RIGHT]
 
 
-def test_what_is_remembered_is_bounded() -> None:
+def test_remembered_addresses_and_logins_are_bounded() -> None:
     guarded = Guarded()
     for number in range(MOST_ADDRESSES + 10):
         guarded.log_in(WRONG, number.to_bytes(4, "big"))
         guarded.log_in(Credentials(b"%d" % number, b"secret"), THERE)
     assert len(guarded.guard._addresses) == MOST_ADDRESSES
     assert len(guarded.guard._accepted) == MOST_ACCEPTED
+
+
+REJECTED_4 = bytes.fromhex("00 5B 0000 00000000")
+LOGIN = b"\1\2me\3you"
+CONNECT = named("example.com", 80)
+
+
+class TestAuthentication:
+    """A listener with an authenticator."""
+
+    def ask(self, outcome: Any) -> Stage:
+        def check(credentials: object) -> Any:
+            self.checked.append(credentials)
+            return outcome() if callable(outcome) else outcome
+
+        self.checked: list[Any] = []
+        return Stage(authenticator=check)
+
+    @rows("R-11")
+    def test_a_login_that_is_accepted_at_once(self) -> None:
+        stage = self.ask(lambda: succeed(b"alice"))
+        assert stage.say(b"\5\2\0\2" + LOGIN + CONNECT + b"early") == b"\5\2\1\0"
+        [outbound] = stage.backend.outbounds
+        assert outbound.request.avatar == b"alice"
+        assert outbound.written == b"early"
+        assert stage.transport.reading
+        assert (self.checked[0].username, self.checked[0].password) == (b"me", b"you")
+
+    def test_nothing_is_read_while_a_login_is_checked(self) -> None:
+        answer: Deferred[bytes | None] = Deferred()
+        stage = self.ask(answer)
+        assert stage.say(b"\5\1\2" + LOGIN) == b"\5\2"
+        assert not stage.transport.reading
+        # A wrapped transport may deliver bytes all the same: they are kept.
+        assert stage.say(CONNECT) == b""
+        answer.callback(b"alice")
+        assert stage.transport.take() == b"\1\0"
+        assert stage.transport.reading
+        assert len(stage.backend.outbounds) == 1
+
+    @pytest.mark.parametrize("late", [False, True])
+    def test_a_login_that_is_refused(self, late: bool) -> None:
+        answer: Deferred[bytes | None] = Deferred()
+        stage = self.ask(answer if late else lambda: succeed(None))
+        answered = stage.say(b"\5\1\2" + LOGIN + CONNECT)
+        if late:
+            answer.callback(None)
+            answered += stage.transport.take()
+        assert answered == b"\5\2\1\1"
+        assert stage.farewell
+        assert stage.transport.reading
+        assert stage.backend.outbounds == []
+
+    @pytest.mark.parametrize("late", [False, True])
+    def test_an_authenticator_that_fails_refuses_the_login_and_is_logged(
+        self, late: bool, logged_failures: list[LogEvent]
+    ) -> None:
+        def broken() -> NoReturn:
+            raise RuntimeError("out of order")
+
+        stage = self.ask(fail(RuntimeError("out of order")) if late else broken)
+        assert stage.say(b"\5\1\2" + LOGIN + CONNECT) == b"\5\2\1\1"
+        assert stage.farewell
+        assert [event["log_failure"].type for event in logged_failures] == [RuntimeError]
+        logged_failures.clear()
+
+    def test_a_slow_authenticator_is_cancelled_at_the_handshake_deadline(self) -> None:
+        cancelled: list[object] = []
+        answer: Deferred[bytes | None] = Deferred(cancelled.append)
+        stage = self.ask(answer)
+        stage.say(b"\5\1\2" + LOGIN)
+        stage.clock.advance(30)
+        assert stage.farewell
+        assert stage.transport.reading
+        stage.transport.finish()
+        assert len(cancelled) == 1
+        assert stage.transport.take() == b""
+
+    def test_a_login_accepted_after_the_deadline_opens_nothing(self) -> None:
+        answer: Deferred[bytes | None] = Deferred()
+        stage = self.ask(answer)
+        stage.say(b"\5\1\2" + LOGIN + CONNECT)
+        stage.clock.advance(30)
+        answer.callback(b"alice")
+        assert stage.transport.take() == b""
+        assert stage.backend.outbounds == []
+
+    def test_a_client_that_leaves_cancels_its_login(self) -> None:
+        cancelled: list[object] = []
+        stage = self.ask(Deferred(cancelled.append))
+        stage.say(b"\5\1\2" + LOGIN)
+        stage.transport.lose(clean=False)
+        assert len(cancelled) == 1
+        assert stage.clock.getDelayedCalls() == []
+
+    @rows("R-07", "R-11")
+    @pytest.mark.parametrize(
+        ("said", "answer"), [(b"\5\1\0", b"\5\xff"), (b"\4\1\0\x50\xc0\0\2\1\0", REJECTED_4)]
+    )
+    def test_a_client_without_credentials_is_refused(self, said: bytes, answer: bytes) -> None:
+        stage = self.ask(succeed(b"anyone"))
+        assert stage.say(said) == answer
+        assert stage.farewell
+        assert self.checked == []

@@ -1,12 +1,11 @@
-"""Bad input to a listener: each gets its reply or a close, one debug line, and no memory."""
+"""Bad input gets its reply or a close and one debug line, and takes no memory."""
 
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Iterator
 
 import pytest
-from twisted.logger import LogEvent, LogLevel, globalLogPublisher
+from twisted.logger import LogEvent, LogLevel
 
 from tests.support.peers import named, refused
 from tests.support.rows import rows
@@ -46,20 +45,6 @@ BAD = [
 ]
 
 
-@pytest.fixture
-def lines() -> Iterator[list[LogEvent]]:
-    """Give what the package logs, at every level."""
-    events: list[LogEvent] = []
-
-    def observe(event: LogEvent) -> None:
-        if event["log_namespace"].startswith("torsocks_tx"):
-            events.append(event)
-
-    globalLogPublisher.addObserver(observe)
-    yield events
-    globalLogPublisher.removeObserver(observe)
-
-
 @rows(
     "S-10", "S-11", "S-12", "S-20", "S-32", "R-10", "R-20", "R-21", "R-22", "R-23", "R-26", "R-31"
 )
@@ -67,16 +52,16 @@ def lines() -> Iterator[list[LogEvent]]:
     ("said", "answer"), [pytest.param(said, answer, id=name) for name, said, answer in BAD]
 )
 @pytest.mark.parametrize("portion", [1, 65536])
-def test_bad_input_is_answered_closed_and_one_debug_line(
-    lines: list[LogEvent], portion: int, said: bytes, answer: bytes
+def test_bad_input_is_answered_and_closed_with_one_debug_line(
+    events: list[LogEvent], portion: int, said: bytes, answer: bytes
 ) -> None:
     stage = Stage()
     for place in range(0, len(said), portion):
         stage.protocol.dataReceived(said[place : place + portion])
     assert stage.transport.take() == answer
     assert stage.farewell
-    assert [event["log_level"] for event in lines] == [LogLevel.debug]
-    assert lines[0]["reason"].isprintable()
+    assert [event["log_level"] for event in events] == [LogLevel.debug]
+    assert events[0]["reason"].isprintable()
     assert stage.backend.outbounds == []
     # Nothing that still comes changes anything, and a megabyte of it is enough.
     for _ in range(17):
@@ -87,7 +72,7 @@ def test_bad_input_is_answered_closed_and_one_debug_line(
     assert stage.clock.getDelayedCalls() == []
 
 
-def test_255_methods_are_fine() -> None:
+def test_a_greeting_of_255_methods_is_accepted() -> None:
     stage = Stage()
     assert stage.say(b"\5\xff" + bytes(range(255))) == b"\5\x97"
 

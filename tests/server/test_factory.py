@@ -1,8 +1,7 @@
-"""The factories: what connections share, who is let in, and how streams are kept apart."""
+"""The factories: what the connections of a listener share, and how its flags are used."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.task import Clock
-from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
+from twisted.logger import LogEvent, globalLogPublisher
 from zope.interface.verify import verifyObject
 
 from tests.support.names import ONION
@@ -40,20 +39,6 @@ from torsocks_tx.socks.messages import Credentials, KeyValues
 
 CONNECT = named("example.com", 80)
 HERE = IPv4Address("TCP", "127.0.0.1", 40000)
-
-
-@pytest.fixture
-def lines() -> Iterator[list[str]]:
-    """Give what is logged above debug, each line with its level."""
-    found: list[str] = []
-
-    def observe(event: LogEvent) -> None:
-        if event["log_namespace"].startswith("torsocks_tx") and event["log_level"] > LogLevel.debug:
-            found.append(f"{event['log_level'].name}: {formatEvent(event)}")
-
-    globalLogPublisher.addObserver(observe)
-    yield found
-    globalLogPublisher.removeObserver(observe)
 
 
 @rows("S-04", "S-05", "S-06")
@@ -99,7 +84,7 @@ class Clients:
 
 
 class TestMaxConnections:
-    def test_one_more_is_turned_away_and_said_once(self, lines: list[str]) -> None:
+    def test_one_client_too_many_is_closed_with_one_warning(self, lines: list[str]) -> None:
         clients = Clients(limits=Limits(max_connections=2))
         assert [clients.is_served() for _ in range(5)] == [True, True, False, False, False]
         assert lines == ["warn: 2 clients are connected: more are turned away"]
@@ -107,7 +92,7 @@ class TestMaxConnections:
         assert [clients.is_served() for _ in range(2)] == [True, False]
         assert len(lines) == 1
 
-    def test_a_client_without_a_request_makes_room(self, lines: list[str]) -> None:
+    def test_a_client_without_a_request_is_reset_for_another(self, lines: list[str]) -> None:
         clients = Clients(limits=Limits(max_connections=2))
         first, second = clients.come(), clients.come()
         assert first is not None
@@ -119,28 +104,24 @@ class TestMaxConnections:
         assert not clients.is_served()
         assert len(lines) == 1
 
-    def test_one_address_has_a_share(self, lines: list[str]) -> None:
+    def test_clients_of_one_address_are_bounded(self, lines: list[str]) -> None:
         clients = Clients(limits=Limits(max_connections=12, max_per_client=2))
         assert [clients.is_served() for _ in range(4)] == [True, True, False, False]
         assert lines == ["warn: 2 clients of one address are connected: more are turned away"]
         assert clients.is_served(IPv4Address("TCP", "127.0.0.2", 1))
         assert all(clients.is_served(UNIXAddress(None)) for _ in range(5))
 
-    def test_a_proxy_in_front_that_connects_for_everybody_has_none(self) -> None:
+    def test_clients_behind_a_proxy_are_bounded_only_together(self) -> None:
         limits = Limits(max_connections=12, max_per_client=2)
         clients = Clients(limits=limits, tells_clients_apart=False)
         assert sum(clients.is_served() for _ in range(20)) == 12
 
-    def test_none_is_no_bound(self) -> None:
-        clients = Clients()
-        assert all(clients.is_served() for _ in range(500))
-
 
 class TestEmptiness:
-    def test_an_empty_factory_is_empty_at_once(self) -> None:
+    def test_when_empty_fires_at_once_without_connections(self) -> None:
         assert self.waits(Clients()) == [None]
 
-    def test_it_waits_for_the_last(self) -> None:
+    def test_when_empty_waits_for_the_last_connection(self) -> None:
         clients = Clients()
         first, second = clients.come(), clients.come()
         waiting, other = self.waits(clients), self.waits(clients)
@@ -151,7 +132,7 @@ class TestEmptiness:
         second.lose()
         assert (waiting, other) == ([None], [None])
 
-    def test_close_all_resets_all(self) -> None:
+    def test_close_all_resets_every_connection(self) -> None:
         clients = Clients()
         transports = [clients.come(), clients.come()]
         clients.factory.close_all()
@@ -172,7 +153,7 @@ class TestEmptiness:
 
 
 def token(factory: SOCKSFactory, said: bytes, peer: Any = HERE) -> bytes:
-    """Return the password that stands upstream for the isolation of this client's stream."""
+    """Return the password that a stream of this client has upstream."""
     protocol = factory.buildProtocol(peer)
     assert protocol is not None
     transport = FakeTransport()
@@ -200,7 +181,7 @@ class TestIsolation:
         self.factory = SOCKSFactory(MemoryBackend())
 
     @rows("S-13", "S-17", "S-19", "S-23")
-    def test_equal_authentication_is_one_token_and_different_is_another(self) -> None:
+    def test_streams_share_credentials_upstream_only_with_equal_authentication(self) -> None:
         said = [
             GREETING + CONNECT,
             login(b"x", b"y"),
@@ -217,23 +198,13 @@ class TestIsolation:
         assert [token(self.factory, one) for one in said] == tokens
 
     @rows("S-18")
-    def test_credentials_that_were_not_asked_for_count_as_if_they_were(self) -> None:
+    def test_credentials_after_method_00_isolate_like_others(self) -> None:
         factory = SOCKSFactory(MemoryBackend())
         regular = token(factory, login(b"me", b"you"))
         assert token(factory, b"\5\1\0" + b"\1\2me\3you" + CONNECT) == regular
 
-    @rows("S-23")
-    def test_the_flag_switches_it_off(self) -> None:
-        policy = ListenerPolicy(isolation=IsolationFlags(socks_auth=False))
-        factory = SOCKSFactory(MemoryBackend(), policy=policy)
-        assert token(factory, login(b"x", b"y")) == token(factory, login(b"z", b"y"))
-
-    @rows("S-23")
-    def test_the_token_tells_nothing_of_the_client(self) -> None:
-        assert b"canary" not in token(self.factory, login(b"canary", b"canary"))
-
     @rows("R-33")
-    def test_the_clients_address_counts_and_not_its_port(self) -> None:
+    def test_the_address_of_a_client_isolates_and_its_port_does_not(self) -> None:
         peers = [
             HERE,
             IPv4Address("TCP", "127.0.0.1", 50000),
@@ -247,7 +218,7 @@ class TestIsolation:
         assert len(set(tokens[:3])) == 1
         assert len(set(tokens)) == len(peers) - 2
 
-    def test_listeners_are_apart_unless_named_alike_with_one_secret(self) -> None:
+    def test_listeners_share_only_with_one_name_and_one_secret(self) -> None:
         def of(**options: Any) -> bytes:
             return token(SOCKSFactory(MemoryBackend(), **options), GREETING + CONNECT)
 
@@ -257,12 +228,7 @@ class TestIsolation:
         assert of(listener="a", isolator=secret) == of(listener="a", isolator=Isolator(bytes(32)))
         assert of(listener="a", isolator=secret) != of(listener="a")
 
-    def test_a_session_group_joins_listeners(self) -> None:
-        policy = ListenerPolicy(isolation=IsolationFlags(session_group=7))
-        first = token(SOCKSFactory(MemoryBackend(), policy=policy), GREETING + CONNECT)
-        assert token(SOCKSFactory(MemoryBackend(), policy=policy), GREETING + CONNECT) == first
-
-    def test_the_backend_is_told_which_flags_only_its_port_can_keep(self) -> None:
+    def test_the_backend_gets_the_flags_that_its_socks_port_must_have(self) -> None:
         stage = Stage(policy=ListenerPolicy(ipv6_traffic=False))
         stage.ask(CONNECT)
         assert stage.backend.outbounds[0].isolation.port_flags == {"NoIPv6Traffic"}
@@ -270,7 +236,7 @@ class TestIsolation:
 
 class TestPolicy:
     @rows("S-09")
-    def test_a_request_that_the_policy_forbids_reaches_no_backend(self) -> None:
+    def test_a_request_that_a_flag_forbids_does_not_reach_the_backend(self) -> None:
         stage = Stage(policy=ListenerPolicy(safe_socks=True))
         assert stage.ask(b"\5\1\0\1\xc0\0\2\1\0\x50") == refused(2)
         assert stage.farewell
@@ -289,15 +255,15 @@ class TestPolicy:
             (b"\5\xf1\0\1\xc0\0\2\1\0\0", "SOCKS5 request by host name: safe"),
         ],
     )
-    def test_test_socks_says_what_kind_and_not_which(
+    def test_test_socks_logs_the_kind_of_address_and_not_the_address(
         self, lines: list[str], request_: bytes, line: str
     ) -> None:
         stage = Stage(policy=ListenerPolicy(test_socks=True))
         stage.ask(request_)
         assert lines == [f"info: TestSocks: {line}"]
 
-    @rows("S-16", "S-15", "R-11")
-    def test_the_method_that_is_selected(self) -> None:
+    @rows("S-16", "S-15", "R-11", "P-35", "P-40")
+    def test_method_selected_with_each_flag(self) -> None:
         off = IsolationFlags(socks_auth=False)
         for policy, offered, selected in [
             (ListenerPolicy(), b"\0", 0),
@@ -307,6 +273,11 @@ class TestPolicy:
             (ListenerPolicy(prefer_socks_no_auth=True), b"\2\0", 0),
             (ListenerPolicy(isolation=off), b"\2\0", 0),
             (ListenerPolicy(isolation=off), b"\2", 2),
+            (ListenerPolicy(isolation=off), b"\x97\0\2", 0),
+            (ListenerPolicy(prefer_socks_no_auth=True), b"\x97\0\2", 0),
+            (ListenerPolicy(prefer_socks_no_auth=True), b"\x97\2", 0x97),
+            (ListenerPolicy(extended_auth=False), b"\x97\0\2", 2),
+            (ListenerPolicy(extended_auth=False), b"\x97", 0xFF),
         ]:
             stage = Stage(policy=policy)
             answer = stage.say(bytes([5, len(offered)]) + offered)
@@ -329,7 +300,7 @@ def test_the_reactor_is_the_clock_by_default() -> None:
 
 
 def by_pairs(**pairs: bytes) -> bytes:
-    """A greeting that offers every method, and a request of X'97'."""
+    """A greeting that offers every method, and an extended authentication."""
     return b"\5\3\0\2\x97" + extended.build_request(KeyValues.of(pairs))
 
 
@@ -338,49 +309,30 @@ def answered(**pairs: bytes) -> bytes:
 
 
 class TestExtended:
-    """Method X'97' as the flags of a listener, and its application, have it."""
+    """Extended authentication on listeners with different flags and handlers."""
 
     @rows("P-04", "P-06")
-    def test_it_is_there_by_default(self) -> None:
+    def test_extended_authentication_is_on_by_default(self) -> None:
         stage = Stage()
         answer = stage.say(by_pairs(ISOLATION=b"x"))
         assert answer == answered(ACCEPTED=b"ISOLATION", REPLY_CODES=b"prop229")
         stage.say(CONNECT)
         assert stage.backend.outbounds[0].request.pairs == KeyValues.of({"ISOLATION": b"x"})
 
-    @rows("P-40", "P-35")
-    def test_it_can_be_switched_off(self) -> None:
-        stage = Stage(policy=ListenerPolicy(extended_auth=False))
-        assert stage.say(b"\5\3\x97\0\2") == b"\5\2"
-        stage = Stage(policy=ListenerPolicy(extended_auth=False))
-        assert stage.say(b"\5\1\x97") == b"\5\xff"
-
-    @rows("P-35")
-    @pytest.mark.parametrize(
-        "policy",
-        [
-            ListenerPolicy(prefer_socks_no_auth=True),
-            ListenerPolicy(isolation=IsolationFlags(socks_auth=False)),
-        ],
-    )
-    def test_no_authentication_may_be_preferred(self, policy: ListenerPolicy) -> None:
-        assert Stage(policy=policy).say(b"\5\3\x97\0\2") == b"\5\0"
-        assert Stage(policy=policy).say(b"\5\2\x97\2") == b"\5\x97"
-
-    def test_a_transports_port_wants_what_its_parent_has_to_say(self) -> None:
+    def test_a_transports_port_always_prefers_credentials(self) -> None:
         policy = ListenerPolicy(role=Role.PT, prefer_socks_no_auth=True)
         assert Stage(policy=policy).say(b"\5\2\0\2") == b"\5\2"
         stage = Stage(policy=policy, keys={"PT.": take_any})
         answer = stage.say(by_pairs(**{"PT.a": b"1", "ISOLATION": b"x"}))
         assert answer == answered(ACCEPTED=b"PT.a", REPLY_CODES=b"prop229")
 
-    def test_what_does_not_isolate_is_not_said_to_be_accepted(self) -> None:
+    def test_keys_that_do_not_isolate_are_not_accepted(self) -> None:
         stage = Stage(policy=ListenerPolicy(isolation=IsolationFlags(socks_auth=False)))
         answer = stage.say(b"\5\1\x97" + by_pairs(ISOLATION=b"x", USERNAME=b"")[5:])
         assert answer == answered(ACCEPTED=b"", REPLY_CODES=b"prop229")
 
     @rows("P-03")
-    def test_bounds_are_the_listeners(self) -> None:
+    def test_pairs_are_bounded_by_the_limits_of_the_listener(self) -> None:
         stage = Stage(limits=Limits(extended_pairs=1, extended_bytes=20))
         assert stage.say(by_pairs(A=b"", B=b"")) == b"\5\x97\1\2\0\0"
         assert stage.farewell
@@ -388,7 +340,7 @@ class TestExtended:
         assert stage.say(by_pairs(A=b"x" * 16)) == b"\5\x97\1\2\0\0"
 
     @pytest.mark.parametrize("end", ["leaves", "stays too long", "asks"])
-    def test_a_clients_pairs_leave_the_budget_of_all_with_it(self, end: str) -> None:
+    def test_the_budget_is_given_back_when_a_handshake_ends(self, end: str) -> None:
         stage = Stage()
         budget = stage.server._limiter.pairs_budget
         before = budget.left
@@ -404,7 +356,7 @@ class TestExtended:
             stage.say(said[-1:] + CONNECT)
         assert budget.left == before
 
-    def test_a_stream_does_not_keep_what_isolates_it(self) -> None:
+    def test_an_open_stream_does_not_hold_its_pairs(self) -> None:
         stage = Stage()
         stage.say(by_pairs(ISOLATION=b"v" * 5000, REPLY_CODES=b"none") + named(ONION, 80))
         [outbound] = stage.backend.outbounds
@@ -415,25 +367,8 @@ class TestExtended:
         outbound.receiver.refused(DescriptorNotFound("x"))
         assert stage.transport.take() == refused(4)
 
-    @rows("R-30")
-    def test_half_a_frame_has_the_handshakes_deadline(self) -> None:
-        stage = Stage()
-        stage.say(by_pairs(ISOLATION=b"x")[:-1])
-        stage.clock.advance(29.9)
-        assert stage.transport.asked[-1:] != ["loseWriteConnection"]
-        stage.clock.advance(0.2)
-        assert stage.farewell
-        assert stage.transport.take() == b""
-
-    def test_a_client_that_leaves_in_the_middle_hears_nothing(self) -> None:
-        stage = Stage()
-        stage.say(by_pairs(ISOLATION=b"x")[:-1])
-        stage.protocol.readConnectionLost()
-        assert stage.transport.take() == b""
-        assert stage.transport.asked[-1] == "loseConnection"
-
     @rows("P-04")
-    def test_keys_of_an_application(self) -> None:
+    def test_a_handler_of_the_application_accepts_and_refuses(self) -> None:
         def colour(pairs: KeyValues) -> KeyValues:
             if pairs.get("X-paint.colour") != b"red":
                 raise InvalidArguments("not red", KeyValues.of({"X-paint.known": b"red"}))
@@ -450,7 +385,7 @@ class TestExtended:
         assert answer == b"\5\x97" + extended.build_response(2, pairs)
         assert stage.farewell
 
-    def test_a_fault_of_an_applications_key_ends_the_connection(
+    def test_a_handler_that_raises_closes_the_connection(
         self, logged_failures: list[LogEvent]
     ) -> None:
         def broken(pairs: KeyValues) -> KeyValues:
@@ -464,7 +399,7 @@ class TestExtended:
 
     @rows("P-05", "P-21")
     @pytest.mark.parametrize(("password", "status"), [(b"you", 0), (b"me", 1)])
-    def test_passwords_are_checked_when_the_checker_has_time(
+    def test_a_login_by_extended_authentication_waits_for_its_check(
         self, password: bytes, status: int
     ) -> None:
         checks: list[Deferred[bytes | None]] = []
@@ -499,7 +434,9 @@ class TestExtended:
             (ListenerPolicy(extended_errors=True), b"\5\1\x97\1\0\0", 0xF0),
         ],
     )
-    def test_codes(self, policy: ListenerPolicy, greeting: bytes, code: int) -> None:
+    def test_reply_codes_for_each_flag_and_offer(
+        self, policy: ListenerPolicy, greeting: bytes, code: int
+    ) -> None:
         stage = Stage(policy=policy)
         stage.say(greeting)
         stage.say(named(ONION, 80))
@@ -511,7 +448,9 @@ class TestExtended:
         ("reason", "offered", "plain"),
         [(Temporary, 0xF0, 1), (InvalidBridge, 0xF1, 5), (Internal, 0xF2, 1), (Fault, 0xF2, 1)],
     )
-    def test_codes_of_a_transport(self, reason: type[Refused], offered: int, plain: int) -> None:
+    def test_reply_codes_of_a_transport(
+        self, reason: type[Refused], offered: int, plain: int
+    ) -> None:
         for greeting, code in ((b"\5\1\x97\1\0\0", offered), (b"\5\1\0", plain)):
             stage = Stage(policy=ListenerPolicy(role=Role.PT, extended_errors=True))
             stage.say(greeting)

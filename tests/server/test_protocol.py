@@ -1,4 +1,4 @@
-"""One client's connection: the handshake's orders, its deadline, its ends, and its faults."""
+"""One client's connection: its handshake, deadline, close and faults."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_new_connection_is_prepared_and_its_log_prefix_names_nobody() -> None:
         pytest.param(b"\5\2\0\2" + LOGIN + CONNECT, id="5-credentials"),
     ],
 )
-def test_versions(said: bytes) -> None:
+def test_each_version_opens_a_stream(said: bytes) -> None:
     stage = Stage()
     stage.say(said + b"early")
     [outbound] = stage.backend.outbounds
@@ -66,8 +66,10 @@ def test_one_version_alone_refuses_the_other() -> None:
 
 @rows("R-30")
 class TestHandshakeDeadline:
-    @pytest.mark.parametrize("said", [b"", b"\5", GREETING, GREETING + CONNECT[:-1], b"\4\1\0"])
-    def test_a_silent_client(self, said: bytes) -> None:
+    @pytest.mark.parametrize(
+        "said", [b"", b"\5", GREETING, GREETING + CONNECT[:-1], b"\4\1\0", b"\5\1\x97\1\0\1"]
+    )
+    def test_a_client_without_a_request_is_closed_after_30_seconds(self, said: bytes) -> None:
         stage = Stage()
         stage.say(said)
         stage.clock.advance(29.9)
@@ -77,7 +79,7 @@ class TestHandshakeDeadline:
         assert stage.transport.take() == b""
         self.ends(stage)
 
-    def test_is_total_not_for_each_byte(self) -> None:
+    def test_the_handshake_deadline_does_not_start_again_with_each_byte(self) -> None:
         stage = Stage()
         said = GREETING + b"\5\1\0\3\x40" + b"a" * 64
         for number in range(29):
@@ -89,7 +91,7 @@ class TestHandshakeDeadline:
         assert stage.farewell
         self.ends(stage)
 
-    def test_a_client_that_dribbles_on_has_two_seconds_more(self) -> None:
+    def test_a_client_that_still_sends_is_closed_two_seconds_later(self) -> None:
         stage = Stage()
         stage.clock.advance(30)
         stage.transport.flush()
@@ -98,7 +100,7 @@ class TestHandshakeDeadline:
             stage.clock.advance(0.5)
         assert stage.transport.asked[-1] == "loseConnection"
 
-    def test_is_over_with_the_request(self) -> None:
+    def test_the_handshake_deadline_ends_with_the_request(self) -> None:
         stage = Stage()
         stage.ask(CONNECT)
         stage.clock.advance(119)
@@ -117,7 +119,7 @@ class TestHandshakeDeadline:
 
 class TestEnds:
     @rows("R-29")
-    def test_a_fin_in_the_handshake_closes_without_a_word(self) -> None:
+    def test_a_fin_in_the_handshake_closes_without_an_answer(self) -> None:
         stage = Stage()
         stage.say(b"\5")
         stage.protocol.readConnectionLost()
@@ -128,7 +130,7 @@ class TestEnds:
         assert stage.clock.getDelayedCalls() == []
 
     @rows("R-29")
-    def test_a_fin_before_the_reply_cancels(self) -> None:
+    def test_a_fin_before_the_reply_aborts_the_stream(self) -> None:
         stage = Stage()
         stage.ask(CONNECT)
         stage.protocol.readConnectionLost()
@@ -147,7 +149,7 @@ class TestEnds:
         stage.protocol.readConnectionLost()
         assert stage.transport.asked[-1] == "loseConnection"
 
-    def test_the_far_ends_end_flushes_and_closes(self) -> None:
+    def test_a_remote_that_closes_is_flushed_and_closed(self) -> None:
         stage = Stage()
         stage.ask(CONNECT)
         receiver = stage.backend.outbounds[0].receiver
@@ -157,7 +159,7 @@ class TestEnds:
         assert stage.transport.take() == GRANTED + b"last words"
         assert stage.farewell
 
-    def test_its_reset_resets(self) -> None:
+    def test_reset_by_the_remote_is_forwarded_as_reset(self) -> None:
         stage = Stage()
         stage.ask(CONNECT)
         receiver = stage.backend.outbounds[0].receiver
@@ -169,7 +171,7 @@ class TestEnds:
         assert stage.clock.getDelayedCalls() == []
 
     @rows("S-03")
-    def test_its_fin_is_passed_on_once_the_producer_is_gone(self) -> None:
+    def test_fin_of_the_remote_is_forwarded_once_the_producer_is_gone(self) -> None:
         stage = Stage()
         stage.ask(CONNECT)
         receiver = stage.backend.outbounds[0].receiver
@@ -182,7 +184,7 @@ class TestEnds:
         stage.protocol.readConnectionLost()
         assert stage.backend.outbounds[0].events == ["close"]
 
-    def test_a_client_behind_a_wrapper_closes_in_one_go(self) -> None:
+    def test_a_client_of_a_wrapped_transport_closes_both_directions(self) -> None:
         stage = Stage(transport=WholeTransport())
         stage.ask(CONNECT)
         [outbound] = stage.backend.outbounds
@@ -192,7 +194,7 @@ class TestEnds:
         assert outbound.written == b"last words"
         assert outbound.events == ["close"]
 
-    def test_the_far_ends_fin_closes_it_too(self) -> None:
+    def test_fin_of_the_remote_closes_a_wrapped_transport(self) -> None:
         stage = Stage(transport=WholeTransport())
         stage.ask(CONNECT)
         [outbound] = stage.backend.outbounds
@@ -205,7 +207,7 @@ class TestEnds:
 
 
 class TestFaults:
-    """What the backend raises is a fault, logged once; the client hears 01."""
+    """An exception of the backend is logged once, and the client gets 01."""
 
     def fails(self, stage: Stage, logged_failures: list[LogEvent]) -> None:
         assert stage.ask(CONNECT + b"early") == refused(1)
@@ -216,13 +218,13 @@ class TestFaults:
         stage.transport.finish()
         assert stage.clock.getDelayedCalls() == []
 
-    def test_in_open(self, logged_failures: list[LogEvent]) -> None:
+    def test_a_fault_in_open(self, logged_failures: list[LogEvent]) -> None:
         def script(_: MemoryOutbound) -> NoReturn:
             raise RuntimeError("out of order")
 
         self.fails(Stage(MemoryBackend(script)), logged_failures)
 
-    def test_in_the_first_write(self, logged_failures: list[LogEvent]) -> None:
+    def test_a_fault_in_the_first_write(self, logged_failures: list[LogEvent]) -> None:
         def broken(_: bytes) -> NoReturn:
             raise RuntimeError("out of order")
 
@@ -237,7 +239,7 @@ class TestFaults:
         outbound.receiver.data(b"too late")
         assert stage.transport.take() == b""
 
-    def test_in_the_isolation(self, logged_failures: list[LogEvent]) -> None:
+    def test_a_fault_in_admit(self, logged_failures: list[LogEvent]) -> None:
         stage = Stage()
 
         def admit(*_: object) -> NoReturn:
@@ -248,9 +250,9 @@ class TestFaults:
         assert stage.backend.outbounds == []
 
 
-def test_a_client_that_is_gone_is_counted_as_gone_whatever_raises() -> None:
+def test_a_client_that_left_is_not_counted_even_if_the_backend_raises() -> None:
     class Stubborn(MemoryOutbound):
-        """A far end that cannot be given up."""
+        """A stream whose abort raises."""
 
         def abort(self) -> NoReturn:
             raise RuntimeError("closed epoll object")

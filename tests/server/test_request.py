@@ -36,7 +36,7 @@ def resolve_4(host: bytes, ip: str = "0.0.0.1", port: int = 0) -> bytes:
 
 class TestConnect:
     @rows("S-02", "R-25")
-    def test_success_is_ten_bytes_of_zeros(self) -> None:
+    def test_connect_is_granted_with_an_address_of_zeros(self) -> None:
         stage = Stage()
         assert stage.ask(named("example.com", 80)) == b""
         [outbound] = stage.backend.outbounds
@@ -71,14 +71,14 @@ class TestConnect:
             (named("example.com", 80), "example.com"),
         ],
     )
-    def test_what_the_backend_is_asked(self, wire: bytes, host: str) -> None:
+    def test_the_request_that_the_backend_gets(self, wire: bytes, host: str) -> None:
         stage = Stage()
         stage.ask(wire)
         [outbound] = stage.backend.outbounds
         assert (outbound.request.address.host, outbound.request.address.port) == (host, 80)
 
     @pytest.mark.parametrize(("host", "seconds"), [("example.com", 120), (ONION, 600)])
-    def test_the_deadline_is_06(self, host: str, seconds: float) -> None:
+    def test_the_connect_deadline_gives_06(self, host: str, seconds: float) -> None:
         stage = Stage()
         stage.ask(named(host, 80))
         stage.clock.advance(seconds - 1)
@@ -88,7 +88,7 @@ class TestConnect:
         assert stage.farewell
         assert stage.backend.outbounds[0].events == ["abort"]
 
-    def test_in_socks4_the_deadline_is_5b(self) -> None:
+    def test_the_connect_deadline_gives_5b_to_socks4(self) -> None:
         stage = Stage()
         stage.say(b"\4\1\0\x50\xc0\0\2\1\0")
         stage.clock.advance(120)
@@ -140,13 +140,13 @@ class TestLookUp:
         assert stage.farewell
 
     @rows("S-24", "S-27")
-    def test_resolve_in_socks4a(self) -> None:
+    def test_resolve_by_socks4a(self) -> None:
         stage = Stage(answering(succeed(Address.of("192.0.2.1"))))
         assert stage.say(resolve_4(b"example.com")) == bytes.fromhex("00 5A 0000 C0000201")
         assert stage.farewell
 
     @rows("S-27", "R-04")
-    def test_socks4_has_no_room_for_ipv6(self) -> None:
+    def test_an_ipv6_answer_does_not_fit_socks4(self) -> None:
         stage = Stage(answering(succeed(Address.of("2001:db8::1"))))
         assert stage.say(resolve_4(b"example.com")) == REJECTED_4
         assert stage.farewell
@@ -165,7 +165,9 @@ class TestLookUp:
             ),
         ],
     )
-    def test_an_ip_address_is_its_own_answer(self, said: bytes, reply: str) -> None:
+    def test_resolve_of_an_ip_address_is_answered_without_the_backend(
+        self, said: bytes, reply: str
+    ) -> None:
         stage = Stage()
         assert stage.say(said) == bytes.fromhex(reply)
         assert stage.backend.lookups == []
@@ -186,7 +188,7 @@ class TestLookUp:
         assert stage.ask(named(ONION, 0, RESOLVE)) == refused(code)
         assert stage.farewell
 
-    def test_the_deadline_cancels_it(self) -> None:
+    def test_the_deadline_cancels_a_look_up(self) -> None:
         cancelled: list[object] = []
         stage = Stage(answering(Deferred(cancelled.append)))
         stage.ask(named("example.com", 0, RESOLVE))
@@ -196,7 +198,7 @@ class TestLookUp:
         assert stage.farewell
 
     @rows("R-29")
-    def test_a_client_that_goes_cancels_it(self) -> None:
+    def test_a_client_that_leaves_cancels_its_look_up(self) -> None:
         cancelled: list[object] = []
         stage = Stage(answering(Deferred(cancelled.append)))
         stage.ask(named("example.com", 0, RESOLVE))
@@ -209,7 +211,7 @@ class TestLookUp:
         assert stage.clock.getDelayedCalls() == []
         assert stage.server.connections == set()
 
-    def test_early_data_behind_it_goes_nowhere(self) -> None:
+    def test_early_data_after_a_look_up_is_dropped(self) -> None:
         stage = Stage()
         stage.ask(named("example.com", 0, RESOLVE) + b"early")
         stage.say(bytes(1024 * 1024))
@@ -218,11 +220,13 @@ class TestLookUp:
         assert stage.backend.outbounds == []
 
     @pytest.mark.parametrize("name", ["x" * 256, "\u263a.example"])
-    def test_an_answer_that_fits_no_reply_is_none(self, name: str) -> None:
+    def test_an_answer_that_does_not_fit_the_reply_is_a_failure(self, name: str) -> None:
         stage = Stage(answering(succeed(Address.of(name))))
         assert stage.ask(b"\5\xf1\0\1\x08\x08\x08\x08\0\0") == refused(4)
 
-    def test_a_fault_is_logged_and_is_a_failure(self, logged_failures: list[LogEvent]) -> None:
+    def test_a_fault_in_a_look_up_is_logged_and_gives_a_failure(
+        self, logged_failures: list[LogEvent]
+    ) -> None:
         stage = Stage(answering(RuntimeError("out of order")))
         assert stage.ask(named("example.com", 0, RESOLVE)) == refused(1)
         assert stage.farewell
