@@ -16,6 +16,8 @@ from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
 from tests.backends.tor.fake_tor import FakeTor
 from tests.backends.tor.real_tor import RealTor
+from torsocks_tx.backends.tor.authentication import connect
+from torsocks_tx.backends.tor.control import Control
 from torsocks_tx.backends.tor.process import Watchdog
 
 
@@ -41,14 +43,28 @@ async def fake_tor(short_directory: Path) -> AsyncIterator[FakeTor]:
 
 
 @pytest_twisted.async_yield_fixture
-async def real_tor(short_directory: Path) -> AsyncIterator[RealTor]:
+async def control(fake_tor: FakeTor) -> AsyncIterator[Control]:
+    """Give a control connection to the fake tor."""
+    control = await connect(reactor, fake_tor.endpoint)
+    yield control
+    control.close()
+
+
+@pytest_twisted.async_yield_fixture
+async def watchdog() -> AsyncIterator[Watchdog]:
+    """Give a watchdog that is on guard."""
+    watchdog = Watchdog(reactor)
+    await watchdog.start()
+    yield watchdog
+    await watchdog.stop()
+
+
+@pytest_twisted.async_yield_fixture
+async def real_tor(short_directory: Path, watchdog: Watchdog) -> AsyncIterator[RealTor]:
     """Give a real tor that is not yet started."""
-    guard = Watchdog(reactor)
-    await guard.start()
-    tor = RealTor(short_directory, guard)
+    tor = RealTor(short_directory, watchdog)
     yield tor
     await tor.stop()
-    await guard.stop()
 
 
 @pytest.fixture

@@ -14,17 +14,12 @@ from torsocks_tx.backends.tor.authentication import connect
 from torsocks_tx.backends.tor.control import COMMAND_TIMEOUT, Control, ControlError, ControlLost
 
 
-async def connected(tor: FakeTor | RealTor) -> Control:
-    return await connect(reactor, tor.endpoint)
-
-
 def later(control: Control, line: str) -> Deferred[str]:
     return Deferred.fromCoroutine(control.command(line))
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_command_and_its_answer(fake_tor: FakeTor) -> None:
-    control = await connected(fake_tor)
+async def test_a_command_and_its_answer(fake_tor: FakeTor, control: Control) -> None:
     fake_tor.answers["SIGNAL NEWNYM"] = "250 OK"
     fake_tor.answers["TWO"] = "250-one=1\n250-two=2\n250 OK"
     assert await control.command("SIGNAL NEWNYM") == "OK"
@@ -37,25 +32,21 @@ async def test_a_command_and_its_answer(fake_tor: FakeTor) -> None:
 
 @pytest.mark.parametrize("bad", ["GETINFO version\r\nQUIT", "A\n", "A\r", "A\0B"])
 @pytest_twisted.ensureDeferred
-async def test_a_command_is_one_line(fake_tor: FakeTor, bad: str) -> None:
-    control = await connected(fake_tor)
+async def test_a_command_is_one_line(fake_tor: FakeTor, control: Control, bad: str) -> None:
     sent = list(fake_tor.commands)
     with pytest.raises(ValueError, match="one line"):
         await control.command(bad)
     assert await control.command("NEXT") == "OK"
     assert fake_tor.commands == [*sent, "NEXT"]
-    control.close()
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_refusal_has_its_code(fake_tor: FakeTor) -> None:
-    control = await connected(fake_tor)
+async def test_a_refusal_has_its_code(fake_tor: FakeTor, control: Control) -> None:
     fake_tor.answers["FOO"] = '510 Unrecognized command "FOO"'
     with pytest.raises(ControlError) as caught:
         await control.command("FOO")
     assert (caught.value.code, caught.value.text) == (510, 'Unrecognized command "FOO"')
     assert str(caught.value) == '510 Unrecognized command "FOO"'
-    control.close()
 
 
 VALUES = [
@@ -69,63 +60,44 @@ VALUES = [
 
 @pytest.mark.parametrize(("answer", "value"), VALUES)
 @pytest_twisted.ensureDeferred
-async def test_the_raw_value_of_a_key(fake_tor: FakeTor, answer: str, value: str) -> None:
-    control = await connected(fake_tor)
+async def test_get_info_returns_the_raw_value_of_a_key(
+    fake_tor: FakeTor, control: Control, answer: str, value: str
+) -> None:
     fake_tor.answers["GETINFO k"] = answer
     assert await control.get_info("k") == value
-    control.close()
 
 
 @pytest.mark.parametrize("answer", ["250-other=1\n250 OK", "250 OK", "250-k\n250 OK"])
 @pytest_twisted.ensureDeferred
-async def test_an_answer_about_something_else(fake_tor: FakeTor, answer: str) -> None:
-    control = await connected(fake_tor)
+async def test_get_info_refuses_an_answer_about_something_else(
+    fake_tor: FakeTor, control: Control, answer: str
+) -> None:
     fake_tor.answers["GETINFO k"] = answer
     with pytest.raises(ControlError, match="no value of k"):
         await control.get_info("k")
-    control.close()
 
 
 @pytest_twisted.ensureDeferred
-async def test_silence_is_an_error_after_the_deadline(fake_tor: FakeTor) -> None:
+async def test_time_for_which_this_process_was_stopped_does_not_count(control: Control) -> None:
     clock = Clock()
-    control = await connect(clock, fake_tor.endpoint)
-    fake_tor.answers["SLOW"] = None
-    answer = later(control, "SLOW")
-    clock.advance(9.9)
-    assert not answer.called
-    clock.advance(0.2)
-    with pytest.raises(ControlError, match="did not answer in time"):
-        await answer
-    assert clock.getDelayedCalls() == []
-    control.close()
-
-
-@pytest_twisted.ensureDeferred
-async def test_time_for_which_we_stood_still_does_not_count_against_tor(fake_tor: FakeTor) -> None:
-    clock = Clock()
-    connected = await connect(reactor, fake_tor.endpoint)
-    control = Control(connected.protocol, clock, ours=True)
-    asking = Deferred.fromCoroutine(control.command("GETINFO version"))
+    asking = later(Control(control.protocol, clock, ours=True), "GETINFO version")
     clock.advance(3 * COMMAND_TIMEOUT)  # the answer is there, but was not read yet
     assert await asking == "version=0.4.9.11"
-    connected.close()
 
 
 @pytest_twisted.ensureDeferred
-async def test_giving_up_on_an_answer_keeps_the_order(fake_tor: FakeTor) -> None:
-    control = await connected(fake_tor)
+async def test_cancelling_a_command_keeps_the_order_of_answers(
+    fake_tor: FakeTor, control: Control
+) -> None:
     first, second = later(control, "ONE"), later(control, "GETINFO version")
     first.cancel()
     with pytest.raises(CancelledError):
         await first
     assert await second == "version=0.4.9.11"
-    control.close()
 
 
 @pytest_twisted.ensureDeferred
-async def test_nothing_hangs_when_tor_is_gone(fake_tor: FakeTor) -> None:
-    control = await connected(fake_tor)
+async def test_nothing_hangs_when_tor_is_gone(fake_tor: FakeTor, control: Control) -> None:
     fake_tor.answers["SLOW"] = None
     answers = [later(control, "SLOW"), later(control, "QUEUED")]
     heard = control.listen("CIRC", print)
@@ -141,8 +113,7 @@ async def test_nothing_hangs_when_tor_is_gone(fake_tor: FakeTor) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_every_listener_gets_every_event(fake_tor: FakeTor) -> None:
-    control = await connected(fake_tor)
+async def test_every_listener_gets_every_event(fake_tor: FakeTor, control: Control) -> None:
     heard: list[tuple[int, str]] = []
 
     def once(text: str) -> None:
@@ -175,26 +146,25 @@ async def test_every_listener_gets_every_event(fake_tor: FakeTor) -> None:
     fake_tor.event("CIRC 3 CLOSED")
     await control.command("FENCE")
     assert len(heard) == 3
-    control.close()
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_event_that_tor_does_not_know(fake_tor: FakeTor) -> None:
-    control = await connected(fake_tor)
+async def test_an_event_that_tor_does_not_know_is_an_error(
+    fake_tor: FakeTor, control: Control
+) -> None:
     with pytest.raises(ControlError, match="no event NOTHING"):
         await control.listen("NOTHING", print)
     fake_tor.answers["SETEVENTS CIRC"] = "552 Unrecognized event"
     for _ in range(2):
         with pytest.raises(ControlError, match="552"):
             await control.listen("CIRC", print)
-    control.close()
 
 
 @pytest.mark.network
 @pytest_twisted.ensureDeferred
-async def test_on_a_real_tor(real_tor: RealTor) -> None:
+async def test_commands_and_events_of_a_real_tor(real_tor: RealTor) -> None:
     await real_tor.start()
-    control = await connected(real_tor)
+    control = await connect(reactor, real_tor.endpoint)
     assert (await control.get_info("version")).startswith(control.version)
     assert "HS_DESC" in await control.get_info("events/names")
     assert (await control.get_info("config-text")).count("\n") > 1
@@ -212,29 +182,25 @@ async def test_on_a_real_tor(real_tor: RealTor) -> None:
         await control.command("GETINFO version")
 
 
+@pytest.mark.parametrize("ours", [True, False])
 @pytest_twisted.ensureDeferred
-async def test_a_connection_of_ours_that_is_mute_is_dropped(
-    fake_tor: FakeTor, log_lines: list[str]
+async def test_a_mute_connection_is_dropped_if_it_is_ours(
+    fake_tor: FakeTor, control: Control, log_lines: list[str], ours: bool
 ) -> None:
     """Answers come in order: after one that never came there will be none."""
     clock = Clock()
-    control = await connect(clock, fake_tor.endpoint)
+    asking = Control(control.protocol, clock, ours=ours)
     fake_tor.answers["SLOW"] = None
-    answer = later(control, "SLOW").addErrback(lambda _: None)
-    clock.advance(10)
-    assert answer.called
-    await control.when_lost()
-    assert any("has not answered: connecting again" in line for line in log_lines)
-
-
-@pytest_twisted.ensureDeferred
-async def test_an_applications_own_is_not(fake_tor: FakeTor) -> None:
-    clock = Clock()
-    control = await connect(reactor, fake_tor.endpoint)
-    theirs = Control(control.protocol, clock)
-    fake_tor.answers["SLOW"] = None
-    answer = later(theirs, "SLOW").addErrback(lambda _: None)
-    clock.advance(10)
-    assert answer.called
-    assert fake_tor.connections
-    control.close()
+    answer = later(asking, "SLOW")
+    clock.advance(COMMAND_TIMEOUT - 0.1)
+    assert not answer.called
+    clock.advance(0.2)
+    with pytest.raises(ControlError, match="did not answer in time"):
+        await answer
+    assert clock.getDelayedCalls() == []
+    assert len(log_lines) == ours
+    if ours:
+        await asking.when_lost()
+        assert "has not answered: connecting again" in log_lines[0]
+    else:
+        assert fake_tor.connections

@@ -13,7 +13,6 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ProcessProtocol
-from twisted.logger import globalLogPublisher
 
 from tests.support.processes import Program, is_alive, process_ended, start_python
 from torsocks_tx.backends.tor import watchdog_process
@@ -104,11 +103,11 @@ async def test_a_killed_owner_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_stopping_ends_what_is_still_guarded_and_spares_the_released(tmp_path: Path) -> None:
+async def test_stopping_ends_what_is_still_guarded_and_spares_the_released(
+    watchdog: Watchdog, tmp_path: Path
+) -> None:
     guarded = tmp_path / "guarded"
     fill(guarded)
-    watchdog = Watchdog(reactor)
-    await watchdog.start()
     watchdog.guard_directory(guarded)
     kept, lost = await start_sleeper(watchdog), await start_sleeper(watchdog)
     watchdog.release_process(kept.transport.pid)
@@ -166,28 +165,22 @@ async def test_a_daemon_that_cannot_be_executed_says_so() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_guarded_programs_have_a_session_of_their_own_and_no_input() -> None:
-    watchdog = Watchdog(reactor)
-    await watchdog.start()
+async def test_guarded_programs_have_a_session_of_their_own_and_no_input(
+    watchdog: Watchdog,
+) -> None:
     report = "import os, sys; print(os.getsid(0) == os.getpid(), repr(sys.stdin.read()))"
     program = Program()
     spawn_guarded(reactor, watchdog, program, (sys.executable, "-I", "-S", "-c", report))
     assert await program.line() == "True ''"
     assert await program.end() == 0
-    await watchdog.stop()
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_watchdog_that_dies_is_logged_and_orders_do_not_fail(tmp_path: Path) -> None:
-    watchdog = Watchdog(reactor)
-    await watchdog.start()
-    events: list[dict[str, object]] = []
-    globalLogPublisher.addObserver(events.append)
-    try:
-        os.kill(watchdog.pid, signal.SIGKILL)
-        await process_ended(watchdog.pid)
-        watchdog.guard_directory(tmp_path / "later")
-        await watchdog.stop()
-    finally:
-        globalLogPublisher.removeObserver(events.append)
-    assert any("is not on guard" in str(event["log_format"]) for event in events)
+async def test_a_watchdog_that_dies_is_logged_and_orders_do_not_fail(
+    watchdog: Watchdog, tmp_path: Path, log_lines: list[str]
+) -> None:
+    os.kill(watchdog.pid, signal.SIGKILL)
+    await process_ended(watchdog.pid)
+    watchdog.guard_directory(tmp_path / "later")
+    await watchdog.stop()
+    assert any("is not on guard" in line for line in log_lines)
