@@ -1,10 +1,9 @@
-"""Every way to authenticate, on a real tor; every way in which connecting fails, in a sentence."""
+"""Every way to authenticate to a control port, and every way in which connecting fails."""
 
 from __future__ import annotations
 
 import hmac
 import os
-import re
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,7 +36,7 @@ from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
 from torsocks_tx.backends.tor.daemon import find_tor
 from torsocks_tx.backends.tor.events import quote_path
 
-LIGHT_PATH = [
+COMMANDS = [
     "PROTOCOLINFO 1",
     "AUTHENTICATE",
     "GETINFO version",
@@ -61,6 +60,12 @@ def sentence_of(error: BaseException) -> str:
     return text
 
 
+async def refusal(tor: FakeTor | RealTor, match: str, **options: Any) -> None:
+    """Connect, and be refused for this reason."""
+    with pytest.raises(ControlRefused, match=match):
+        await connect(reactor, tor.endpoint, **options)
+
+
 async def works(control: Control) -> bool:
     version = await control.get_info("version")
     control.close()
@@ -70,7 +75,7 @@ async def works(control: Control) -> bool:
 
 @contextmanager
 def as_nobody() -> Iterator[None]:
-    """Do without root's power to read everything."""
+    """Run without root's permission to read everything."""
     if os.geteuid() != 0:
         yield
         return
@@ -82,57 +87,44 @@ def as_nobody() -> Iterator[None]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_no_more_than_the_light_path_is_sent(fake_tor: FakeTor) -> None:
+async def test_connecting_takes_five_commands(fake_tor: FakeTor) -> None:
     control = await connect(reactor, fake_tor.endpoint)
-    assert fake_tor.commands == LIGHT_PATH
+    assert fake_tor.commands == COMMANDS
     control.close()
 
 
 @pytest.mark.network
 @pytest_twisted.ensureDeferred
-async def test_a_real_tor_with_a_cookie(real_tor: RealTor) -> None:
-    await real_tor.start()
-    assert await works(await connect(reactor, real_tor.endpoint))
-
-
-@pytest.mark.network
-@pytest_twisted.ensureDeferred
-async def test_a_cookie_goes_before_a_password(real_tor: RealTor) -> None:
+async def test_a_real_tor_is_authenticated_by_cookie_before_password(real_tor: RealTor) -> None:
     await real_tor.start((*NO_NETWORK, "CookieAuthentication 1", hashed("right")))
     assert await works(await connect(reactor, real_tor.endpoint, password="wrong"))
     real_tor.cookie.unlink()
     assert await works(await connect(reactor, real_tor.endpoint, password="right"))
-    with pytest.raises(ControlRefused, match="does not accept the password"):
-        await connect(reactor, real_tor.endpoint, password="wrong")
+    await refusal(real_tor, "does not accept the password", password="wrong")
     with pytest.raises(ControlRefused, match="No such file") as caught:
         await connect(reactor, real_tor.endpoint)
     assert str(real_tor.cookie) in sentence_of(caught.value)
     real_tor.cookie.write_bytes(b"x" * 31)
-    with pytest.raises(ControlRefused, match="is not 32 bytes"):
-        await connect(reactor, real_tor.endpoint)
+    await refusal(real_tor, "is not 32 bytes")
     real_tor.cookie.write_bytes(b"x" * 32)
-    with pytest.raises(ControlRefused, match="does not know the cookie that it names"):
-        await connect(reactor, real_tor.endpoint)
+    await refusal(real_tor, "does not know the cookie that it names")
 
 
 @pytest.mark.network
 @pytest_twisted.ensureDeferred
-async def test_a_real_tor_with_a_password(real_tor: RealTor) -> None:
+async def test_a_real_tor_is_authenticated_by_password(real_tor: RealTor) -> None:
     await real_tor.start((*NO_NETWORK, hashed('with "quotes" and \\')))
     assert await works(await connect(reactor, real_tor.endpoint, password='with "quotes" and \\'))
-    with pytest.raises(ControlRefused, match="does not accept the password: give the one"):
-        await connect(reactor, real_tor.endpoint, password="wrong")
-    with pytest.raises(ControlRefused, match="wants a password"):
-        await connect(reactor, real_tor.endpoint)
+    await refusal(real_tor, "does not accept the password: give the one", password="wrong")
+    await refusal(real_tor, "wants a password")
 
 
 @pytest.mark.network
 @pytest_twisted.ensureDeferred
-async def test_a_real_tor_without_authentication(real_tor: RealTor) -> None:
+async def test_a_real_tor_may_need_no_authentication(real_tor: RealTor) -> None:
     await real_tor.start(NO_NETWORK)
     assert await works(await connect(reactor, real_tor.endpoint))
-    with pytest.raises(ControlRefused, match="does not ask for the password"):
-        await connect(reactor, real_tor.endpoint, password="not asked for")
+    await refusal(real_tor, "does not ask for the password", password="not asked for")
 
 
 COOKIE = bytes(range(32))
@@ -156,6 +148,14 @@ def offer(fake: FakeTor, methods: str, cookie: Path | None = None, known: bytes 
     fake.answer = challenged  # type: ignore[method-assign]
 
 
+def intercept(fake: FakeTor, start: str, answer: Callable[[], str | None]) -> None:
+    """Answer commands that start so by this function."""
+    before = fake.answer
+    fake.answer = lambda command: (  # type: ignore[method-assign]
+        answer() if command.startswith(start) else before(command)
+    )
+
+
 def sent(fake: FakeTor) -> list[str]:
     return [command.partition(" ")[0] for command in fake.commands]
 
@@ -168,7 +168,7 @@ def cookie(short_directory: Path) -> Path:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_tor_that_knows_its_cookie(fake_tor: FakeTor, cookie: Path) -> None:
+async def test_a_tor_that_knows_its_cookie_is_proven(fake_tor: FakeTor, cookie: Path) -> None:
     offer(fake_tor, "COOKIE,SAFECOOKIE", cookie)
     control = await connect(reactor, fake_tor.endpoint, proof=True)
     assert control.is_proven
@@ -180,16 +180,16 @@ async def test_a_tor_that_knows_its_cookie(fake_tor: FakeTor, cookie: Path) -> N
 @pytest_twisted.ensureDeferred
 async def test_a_cookie_is_never_sent(fake_tor: FakeTor, cookie: Path, methods: str) -> None:
     offer(fake_tor, methods, cookie)
-    with pytest.raises(ControlRefused):
-        await connect(reactor, fake_tor.endpoint, proof="NULL" in methods)
+    await refusal(fake_tor, "^tor.s control port (cannot|does not|wants)", proof="NULL" in methods)
     assert sent(fake_tor) == ["PROTOCOLINFO"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_stranger_who_does_not_know_the_cookie(fake_tor: FakeTor, cookie: Path) -> None:
+async def test_a_peer_that_does_not_know_the_cookie_is_refused(
+    fake_tor: FakeTor, cookie: Path
+) -> None:
     offer(fake_tor, "NULL,SAFECOOKIE", cookie, known=bytes(32))
-    with pytest.raises(ControlRefused, match="does not know the cookie that it names"):
-        await connect(reactor, fake_tor.endpoint, password="p")
+    await refusal(fake_tor, "does not know the cookie that it names", password="p")
     assert sent(fake_tor) == ["PROTOCOLINFO", "AUTHCHALLENGE"]
 
 
@@ -198,14 +198,12 @@ CHALLENGE_ANSWERS = ["250 AUTHCHALLENGE", "250 AUTHCHALLENGE SERVERHASH=x SERVER
 
 @pytest.mark.parametrize("words", CHALLENGE_ANSWERS)
 @pytest_twisted.ensureDeferred
-async def test_an_answer_without_proof(fake_tor: FakeTor, cookie: Path, words: str) -> None:
+async def test_an_answer_without_proof_is_refused(
+    fake_tor: FakeTor, cookie: Path, words: str
+) -> None:
     offer(fake_tor, "SAFECOOKIE", cookie)
-    answer = fake_tor.answer
-    fake_tor.answer = lambda command: (  # type: ignore[method-assign]
-        words if command.startswith("AUTHCHALLENGE") else answer(command)
-    )
-    with pytest.raises(ControlRefused, match="is not a control port of tor"):
-        await connect(reactor, fake_tor.endpoint)
+    intercept(fake_tor, "AUTHCHALLENGE", lambda: words)
+    await refusal(fake_tor, "is not a control port of tor")
     assert sent(fake_tor) == ["PROTOCOLINFO", "AUTHCHALLENGE"]
 
 
@@ -232,18 +230,17 @@ def _pipe(path: Path) -> None:
     ids=["short", "long", "directory", "pipe", "mode", "missing"],
 )
 @pytest_twisted.ensureDeferred
-async def test_a_file_that_is_no_cookie_of_tors(
+async def test_a_file_that_is_no_cookie_of_tors_is_refused(
     fake_tor: FakeTor, cookie: Path, change: Callable[[Path], None], reason: str
 ) -> None:
     change(cookie)
     offer(fake_tor, "SAFECOOKIE", cookie)
-    with pytest.raises(ControlRefused, match=reason):
-        await connect(reactor, fake_tor.endpoint)
+    await refusal(fake_tor, reason)
     assert sent(fake_tor) == ["PROTOCOLINFO"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_cookie_that_a_stranger_has_made(
+async def test_a_cookie_that_belongs_to_another_user_is_refused(
     short_directory: Path, cookie: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever names it knows what is in it: on a TCP port only the owner of the file tells."""
@@ -263,20 +260,18 @@ async def test_a_cookie_that_a_stranger_has_made(
 
 @pytest.mark.parametrize("methods", ["NULL", "HASHEDPASSWORD", "COOKIE", "NULL,SAFECOOKIE"])
 @pytest_twisted.ensureDeferred
-async def test_a_tor_that_has_proved_itself_before_must_again(
+async def test_a_tor_that_proved_itself_before_must_do_so_again(
     fake_tor: FakeTor, methods: str
 ) -> None:
     offer(fake_tor, methods)
-    with pytest.raises(ControlRefused, match="does not prove any more that it is tor"):
-        await connect(reactor, fake_tor.endpoint, password="secret", proof=True)
+    await refusal(fake_tor, "does not prove any more that it is tor", password="secret", proof=True)
     assert sent(fake_tor) == ["PROTOCOLINFO"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_password_is_given_to_nobody_who_does_not_ask(fake_tor: FakeTor) -> None:
+async def test_a_password_is_not_sent_where_none_is_asked_for(fake_tor: FakeTor) -> None:
     offer(fake_tor, "NULL")
-    with pytest.raises(ControlRefused, match="does not ask for the password"):
-        await connect(reactor, fake_tor.endpoint, password="secret")
+    await refusal(fake_tor, "does not ask for the password", password="secret")
     assert sent(fake_tor) == ["PROTOCOLINFO"]
 
 
@@ -289,7 +284,7 @@ ENDLESS = {
 
 @pytest.mark.parametrize("kind", ENDLESS)
 @pytest_twisted.ensureDeferred
-async def test_what_has_no_end_ends_the_connection(
+async def test_endless_lines_and_answers_end_the_connection(
     fake_tor: FakeTor, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(authentication, "MOST_ANSWER_BYTES", MOST_BYTES)  # takes less time
@@ -304,43 +299,32 @@ async def test_what_has_no_end_ends_the_connection(
         await asking
 
 
+@pytest.mark.parametrize("is_hidden", [False, True])
 @pytest_twisted.ensureDeferred
-async def test_a_cookie_that_we_may_not_read(fake_tor: FakeTor, short_directory: Path) -> None:
-    cookie = short_directory / "cookie"
-    cookie.write_bytes(bytes(32))
+async def test_a_cookie_that_we_may_not_read_is_an_error_with_a_remedy(
+    fake_tor: FakeTor, short_directory: Path, is_hidden: bool
+) -> None:
+    directory = short_directory / "tor"
+    directory.mkdir()
+    cookie = directory / "cookie"
+    cookie.write_bytes(COOKIE)
+    group = "debian-tor" if is_hidden else cookie.group()
     cookie.chmod(0)
+    directory.chmod(0 if is_hidden else 0o755)
     short_directory.chmod(0o755)
-    fake_tor.answers["PROTOCOLINFO 1"] = (
-        f'250-PROTOCOLINFO 1\n250-AUTH METHODS=COOKIE,SAFECOOKIE COOKIEFILE="{cookie}"\n250 OK'
-    )
+    offer(fake_tor, "COOKIE,SAFECOOKIE", cookie)
     connecting = Deferred.fromCoroutine(connect(reactor, fake_tor.endpoint, password="unused"))
     with as_nobody(), pytest.raises(ControlRefused) as caught:
         await connecting
-    group = cookie.group()
-    assert re.fullmatch(
-        f"tor's authentication cookie {re.escape(str(cookie))} cannot be read"
-        rf" \(Permission denied\): join the group {group}, or set HashedControlPassword"
-        " in tor's torrc and give the password",
-        sentence_of(caught.value),
+    directory.chmod(0o755)
+    assert sentence_of(caught.value) == (
+        f"tor's authentication cookie {cookie} cannot be read (Permission denied): join the group"
+        f" {group}, or set HashedControlPassword in tor's torrc and give the password"
     )
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_cookie_out_of_sight_is_debians(fake_tor: FakeTor, short_directory: Path) -> None:
-    hidden = short_directory / "hidden"
-    hidden.mkdir(mode=0)
-    short_directory.chmod(0o755)
-    fake_tor.answers["PROTOCOLINFO 1"] = (
-        "250-PROTOCOLINFO 1\n"
-        f'250-AUTH METHODS=COOKIE,SAFECOOKIE COOKIEFILE="{hidden}/cookie"\n250 OK'
-    )
-    connecting = Deferred.fromCoroutine(connect(reactor, fake_tor.endpoint))
-    with as_nobody(), pytest.raises(ControlRefused, match="join the group debian-tor, or"):
-        await connecting
 
 
 class Speaker(Protocol):
-    """Says one thing and listens."""
+    """Sends some bytes and reads."""
 
     words = b""
 
@@ -367,7 +351,9 @@ NOT_CONTROL = [
 
 @pytest.mark.parametrize("words", NOT_CONTROL)
 @pytest_twisted.ensureDeferred
-async def test_a_peer_that_is_no_control_port(short_directory: Path, words: bytes) -> None:
+async def test_a_peer_that_is_no_control_port_is_refused(
+    short_directory: Path, words: bytes
+) -> None:
     path = str(short_directory / "peer")
     factory = Factory.forProtocol(type("Peer", (Speaker,), {"words": words}))
     factory.noisy = False
@@ -380,7 +366,7 @@ async def test_a_peer_that_is_no_control_port(short_directory: Path, words: byte
 
 @pytest.mark.network
 @pytest_twisted.ensureDeferred
-async def test_tors_own_socks_port_is_no_control_port(real_tor: RealTor) -> None:
+async def test_tors_own_socks_port_is_refused(real_tor: RealTor) -> None:
     socks = str(real_tor.directory / "socks")
     await real_tor.start(("SocksPort unix:" + socks, *UNREACHABLE))
     with pytest.raises(ControlRefused, match="is not a control port of tor"):
@@ -388,7 +374,7 @@ async def test_tors_own_socks_port_is_no_control_port(real_tor: RealTor) -> None
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_peer_that_never_answers(short_directory: Path) -> None:
+async def test_a_peer_that_never_answers_is_given_up(short_directory: Path) -> None:
     path = str(short_directory / "peer")
     factory = Factory.forProtocol(Speaker)
     factory.noisy = False
@@ -409,17 +395,9 @@ async def test_a_peer_that_never_answers(short_directory: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_tor_that_hangs_in_the_middle(fake_tor: FakeTor) -> None:
-    fake_tor.answers["GETINFO events/names"] = None
+async def test_a_tor_that_hangs_after_its_authentication_is_given_up(fake_tor: FakeTor) -> None:
     asked: Deferred[None] = Deferred()
-    answer = fake_tor.answer
-
-    def notice(command: str) -> str | None:
-        if command == "GETINFO events/names":
-            asked.callback(None)
-        return answer(command)
-
-    fake_tor.answer = notice  # type: ignore[method-assign]
+    intercept(fake_tor, "GETINFO events/names", lambda: asked.callback(None))
     clock = Clock()
     connecting = Deferred.fromCoroutine(connect(clock, fake_tor.endpoint, timeout=10))
     await asked
@@ -429,25 +407,20 @@ async def test_a_tor_that_hangs_in_the_middle(fake_tor: FakeTor) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_connection_that_is_lost_before_it_is_made(fake_tor: FakeTor) -> None:
-    fake_tor.answers["AUTHENTICATE"] = None
-    answer = fake_tor.answer
-    fake_tor.answer = lambda command: (  # type: ignore[method-assign]
-        fake_tor.drop() if command == "AUTHENTICATE" else answer(command)
-    )
+async def test_a_connection_lost_during_authentication_is_an_error(fake_tor: FakeTor) -> None:
+    intercept(fake_tor, "AUTHENTICATE", fake_tor.drop)
     with pytest.raises(ControlUnavailable, match="closed the connection before it was made"):
         await connect(reactor, fake_tor.endpoint)
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_error_in_the_middle(fake_tor: FakeTor) -> None:
+async def test_an_error_after_authentication_is_passed_on(fake_tor: FakeTor) -> None:
     fake_tor.answers["GETINFO version"] = "510 Filtered"
-    with pytest.raises(ControlRefused, match="answered with an error: 510 Filtered"):
-        await connect(reactor, fake_tor.endpoint)
+    await refusal(fake_tor, "answered with an error: 510 Filtered")
 
 
 @pytest_twisted.ensureDeferred
-async def test_nobody_is_there(short_directory: Path) -> None:
+async def test_an_unreachable_port_is_an_error_with_a_remedy(short_directory: Path) -> None:
     with pytest.raises(ControlUnavailable, match=r"\(No such file or directory\): tor must run"):
         await connect(reactor, UNIXClientEndpoint(reactor, str(short_directory / "none")))
     port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(Factory())
@@ -470,7 +443,7 @@ async def test_connecting_can_be_cancelled(fake_tor: FakeTor) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_answer_that_txtorcon_does_not_know(fake_tor: FakeTor) -> None:
+async def test_an_answer_that_txtorcon_does_not_know_is_an_error(fake_tor: FakeTor) -> None:
     """Tor may have no room for one more key (451); the connection outlives that."""
     add = "ONION_CLIENT_AUTH_ADD x x25519:y"
     fake_tor.answers[add] = "451 We have reached authorized client capacity"
