@@ -80,6 +80,11 @@ class FakeTor(ServerFactory):
         for connection in tuple(self.connections):
             connection.send(f"650 {text}")
 
+    def change(self, option: str) -> None:
+        """Send an event that says that this option was changed."""
+        for connection in self.connections:
+            connection.send(f"650-CONF_CHANGED\n650-{option}\n650 OK")
+
     def drop(self) -> None:
         """Lose every connection."""
         for connection in tuple(self.connections):

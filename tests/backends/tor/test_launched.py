@@ -1,4 +1,4 @@
-"""A tor of our own, from its start to its end: a scripted one, and a real one without network."""
+"""The provider that starts a tor: a scripted one, and a real one without network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from twisted.internet import reactor
 from tests.backends.tor import scripted_tor
 from tests.backends.tor.real_tor import NO_NETWORK, UNREACHABLE
 from tests.backends.tor.test_process import no_descriptors
-from tests.backends.tor.test_running import connect_to, state_of, until
+from tests.backends.tor.test_running import Delays, connect_to, state_of, until
 from tests.support.processes import is_alive, process_ended, start_python
 from torsocks_tx.backends.tor import files, launched
 from torsocks_tx.backends.tor.daemon import TorNotFound
@@ -49,11 +49,10 @@ def program(tmp_path: Path) -> str:
 async def launch(tmp_path: Path) -> AsyncIterator[Make]:
     """Give a maker of providers; they are stopped at the end, and nothing may be left of them."""
     made: list[LaunchedTorProvider] = []
-    options = {"delays": lambda _: 0.01}
 
-    def make(*torrc_options: tuple[str, str], **others: object) -> LaunchedTorProvider:
+    def make(*torrc_options: tuple[str, str], **options: object) -> LaunchedTorProvider:
         provider = LaunchedTorProvider(
-            reactor, tmp_path / "data", torrc_options, **{**options, **others}
+            reactor, tmp_path / "data", torrc_options, **{"delays": Delays(), **options}
         )
         made.append(provider)
         return provider
@@ -76,7 +75,7 @@ def socket_directory_of(provider: LaunchedTorProvider) -> Path:
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_is_ready_when_it_is_bootstrapped(
+async def test_a_launched_tor_is_ready_when_it_is_bootstrapped(
     launch: Make, program: str, log_lines: list[str], tmp_path: Path
 ) -> None:
     provider = launch(tor_binary=program)
@@ -104,10 +103,12 @@ async def test_it_is_ready_when_it_is_bootstrapped(
     with pytest.raises(TorDown):
         await provider.when_ready()
     await provider.stop()
+    await provider.start()
+    await provider.when_ready()
 
 
 @pytest_twisted.ensureDeferred
-async def test_clients_wait_while_it_starts(launch: Make, program: str) -> None:
+async def test_clients_wait_while_tor_starts(launch: Make, program: str) -> None:
     provider = launch(("Nickname", "starting"), tor_binary=program)
     await provider.start()
     assert provider.state is ProviderState.STARTING
@@ -118,7 +119,7 @@ async def test_clients_wait_while_it_starts(launch: Make, program: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_is_started_again_when_it_is_killed(
+async def test_a_tor_that_is_killed_is_started_again(
     launch: Make, program: str, log_lines: list[str]
 ) -> None:
     provider = launch(tor_binary=program)
@@ -137,47 +138,37 @@ async def test_it_is_started_again_when_it_is_killed(
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_that_dies_again_and_again_is_down(
+async def test_a_tor_that_dies_again_and_again_is_down(
     launch: Make, program: str, log_lines: list[str]
 ) -> None:
-    asked: list[int] = []
-
-    def delays(failures: int) -> float:
-        asked.append(failures)
-        return 0.0
-
+    delays = Delays()
     provider = launch(("Nickname", "dying"), tor_binary=program, delays=delays)
     starting = provider.start()
     await state_of(provider, ProviderState.DOWN)
     await starting
-    assert asked[:QUICK_FAILURES] == list(range(QUICK_FAILURES))
+    assert delays.failures[:QUICK_FAILURES] == list(range(QUICK_FAILURES))
     with pytest.raises(TorDown, match="has ended 5 times soon after its start"):
         await provider.when_ready()
     down = [line for line in log_lines if "clients are refused" in line]
     assert len(down) == 1
-    await until(lambda: len(asked) > QUICK_FAILURES + 1)
+    await until(lambda: len(delays.failures) > QUICK_FAILURES + 1)
     assert provider.state in (ProviderState.DOWN, ProviderState.READY)
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_that_lived_long_is_no_failure(
+async def test_the_end_of_a_tor_that_lived_long_is_no_failure(
     launch: Make, program: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
     monkeypatch.setattr(launched, "QUICK", 0.0)
-
-    def delays(failures: int) -> float:
-        asked.append(failures)
-        return 0.0
-
+    delays = Delays()
     provider = launch(("Nickname", "dying"), tor_binary=program, delays=delays)
     await provider.start()
-    await until(lambda: len(asked) > QUICK_FAILURES)
-    assert set(asked) == {0}
+    await until(lambda: len(delays.failures) > QUICK_FAILURES)
+    assert set(delays.failures) == {0}
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_that_will_not_end_is_killed(
+async def test_a_tor_that_will_not_end_is_killed(
     launch: Make, program: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launched, "STOP_GRACE", 0.2)
@@ -189,7 +180,7 @@ async def test_one_that_will_not_end_is_killed(
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_that_cannot_be_controlled_fails_the_start(
+async def test_a_tor_that_cannot_be_controlled_fails_the_start(
     launch: Make, program: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launched, "START_TIMEOUT", 0.2)
@@ -239,12 +230,7 @@ def moved_away(program: str) -> Iterator[None]:
 async def test_a_tor_that_cannot_be_started_again_is_a_failure_and_tried_again(
     launch: Make, program: str, log_lines: list[str], why_not: Any
 ) -> None:
-    asked: list[int] = []
-
-    def delays(failures: int) -> float:
-        asked.append(failures)
-        return 0.01
-
+    delays = Delays()
     provider = launch(tor_binary=program, delays=delays)
     await provider.start()
     await provider.when_ready()
@@ -253,12 +239,14 @@ async def test_a_tor_that_cannot_be_started_again_is_a_failure_and_tried_again(
         os.kill(pid, signal.SIGKILL)
         await state_of(provider, ProviderState.DOWN)
     await state_of(provider, ProviderState.READY)
-    assert asked[:QUICK_FAILURES] == list(range(QUICK_FAILURES))
+    assert delays.failures[:QUICK_FAILURES] == list(range(QUICK_FAILURES))
     assert sum("tor cannot be started" in line for line in log_lines) >= QUICK_FAILURES - 1
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_data_directory_that_cannot_be_used(launch: Make, tmp_path: Path) -> None:
+async def test_a_data_directory_that_cannot_be_used_fails_the_start(
+    launch: Make, tmp_path: Path
+) -> None:
     (tmp_path / "data").write_text("")
     with pytest.raises(DirectoryError, match="cannot be made"):
         await launch().start()
@@ -272,7 +260,7 @@ def test_options_and_policies_are_checked_at_once(launch: Make) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_can_be_stopped_while_it_starts(launch: Make, program: str) -> None:
+async def test_a_launched_tor_can_be_stopped_while_it_starts(launch: Make, program: str) -> None:
     provider = launch(("Nickname", "mute"), tor_binary=program)
     starting = provider.start()
     await until(lambda: provider._daemon is not None and provider._daemon.pid is not None)
@@ -287,15 +275,6 @@ async def test_it_can_be_stopped_while_it_starts(launch: Make, program: str) -> 
     await again.stop()
     await starting
     assert not sockets.exists()
-
-
-@pytest_twisted.ensureDeferred
-async def test_it_can_be_started_again(launch: Make, program: str) -> None:
-    provider = launch(tor_binary=program)
-    await provider.start()
-    await provider.stop()
-    await provider.start()
-    await provider.when_ready()
 
 
 @pytest_twisted.ensureDeferred
@@ -346,7 +325,7 @@ async def test_a_real_tor_is_launched_killed_and_launched_again(
 
 @network
 @pytest_twisted.ensureDeferred
-async def test_a_real_tor_that_does_not_like_its_options(launch: Make) -> None:
+async def test_an_option_that_a_real_tor_refuses_fails_the_start(launch: Make) -> None:
     provider = launch(*OFFLINE, ("NoSuchOption", "1"))
     with pytest.raises(
         LaunchError, match=r"tor has ended \(status 1\): .*Unknown option 'NoSuchOption'"
@@ -357,7 +336,7 @@ async def test_a_real_tor_that_does_not_like_its_options(launch: Make) -> None:
 
 @network
 @pytest_twisted.ensureDeferred
-async def test_a_real_tor_has_the_data_directory_already(launch: Make) -> None:
+async def test_a_data_directory_that_a_real_tor_uses_fails_the_start(launch: Make) -> None:
     first = launch(*OFFLINE)
     await first.start()
     second = launch(*OFFLINE)
@@ -369,7 +348,7 @@ async def test_a_real_tor_has_the_data_directory_already(launch: Make) -> None:
 
 @network
 @pytest_twisted.ensureDeferred
-async def test_a_real_tor_that_stands_still_is_ended_too(
+async def test_a_real_tor_that_is_stopped_by_sigstop_is_ended(
     launch: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     provider = launch(*OFFLINE)

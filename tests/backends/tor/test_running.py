@@ -1,4 +1,4 @@
-"""A tor that runs already: found, lost and found again, on a fake tor and on a real one."""
+"""The provider for a running tor: connects to it, and again after each loss."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from twisted.internet.task import deferLater
 
 from tests.backends.tor.fake_tor import BOOTSTRAPPED, STARTING, FakeTor
 from tests.backends.tor.real_tor import UNREACHABLE, RealTor
-from tests.backends.tor.test_authentication import COOKIE, offer
+from tests.backends.tor.test_authentication import COOKIE, intercept, offer
 from torsocks_tx.backends.tor.authentication import ControlRefused
-from torsocks_tx.backends.tor.provider import NoSuchPort, ProviderState, SocksPort
+from torsocks_tx.backends.tor.provider import NoSuchPort, ProviderState, SocksPort, TorProvider
 from torsocks_tx.backends.tor.providers import RunningTorProvider
 from torsocks_tx.errors import TorDown
 
@@ -41,7 +41,7 @@ async def running() -> AsyncIterator[Make]:
     made: list[RunningTorProvider] = []
 
     def make(tor: FakeTor | RealTor, **options: object) -> RunningTorProvider:
-        provider = RunningTorProvider(reactor, tor.endpoint, delays=lambda _: 0.01, **options)
+        provider = RunningTorProvider(reactor, tor.endpoint, **{"delays": Delays(), **options})
         made.append(provider)
         return provider
 
@@ -58,9 +58,21 @@ async def until(condition: Callable[[], bool]) -> None:
         await deferLater(reactor, 0)
 
 
-async def state_of(provider: RunningTorProvider, state: ProviderState) -> None:
-    """Wait until the provider has this state."""
-    await until(lambda: provider.state is state)
+async def state_of(provider: TorProvider, *states: ProviderState) -> None:
+    """Wait until the provider has this state, then the next."""
+    for state in states:
+        await until(lambda state=state: provider.state is state)
+
+
+class Delays:
+    """Delays that are none, and the failures in a row that they were asked for."""
+
+    def __init__(self) -> None:
+        self.failures: list[int] = []
+
+    def __call__(self, failures: int) -> float:
+        self.failures.append(failures)
+        return 0.001
 
 
 async def connect_to(port: SocksPort) -> None:
@@ -94,6 +106,8 @@ async def test_a_bootstrapped_tor_is_ready(
     assert provider.control is None
     with pytest.raises(TorDown):
         await provider.when_ready()
+    await provider.start()
+    assert provider.state is ProviderState.READY
 
 
 @pytest_twisted.ensureDeferred
@@ -115,9 +129,7 @@ async def test_clients_wait_for_the_bootstrap(fake_tor: FakeTor, running: Make) 
 
 
 @pytest_twisted.ensureDeferred
-async def test_something_that_is_not_c_tor_is_not_pipelined(
-    fake_tor: FakeTor, running: Make
-) -> None:
+async def test_another_tor_than_c_tor_is_not_pipelined(fake_tor: FakeTor, running: Make) -> None:
     fake_tor.info["version"] = "Arti 2.0.0"
     provider = running(fake_tor)
     await provider.start()
@@ -157,17 +169,6 @@ async def test_tor_goes_and_comes_back(
 
 
 @pytest_twisted.ensureDeferred
-async def test_those_who_wait_are_refused_when_tor_goes(fake_tor: FakeTor, running: Make) -> None:
-    fake_tor.info["status/bootstrap-phase"] = STARTING
-    provider = running(fake_tor)
-    await provider.start()
-    asked = provider.when_ready()
-    await fake_tor.stop()
-    with pytest.raises(TorDown):
-        await asked
-
-
-@pytest_twisted.ensureDeferred
 async def test_the_socks_port_is_found_anew_at_each_return(
     fake_tor: FakeTor, running: Make
 ) -> None:
@@ -176,35 +177,28 @@ async def test_the_socks_port_is_found_anew_at_each_return(
     assert not (await provider.when_ready()).extended_errors
     fake_tor.conf["SocksPort"] = [f"unix:{fake_tor.socks} ExtendedErrors NoIPv6Traffic"]
     fake_tor.drop()
-    await state_of(provider, ProviderState.DOWN)
-    await state_of(provider, ProviderState.READY)
+    await state_of(provider, ProviderState.DOWN, ProviderState.READY)
     port = await provider.when_ready()
     assert port.extended_errors
     assert port.flags == {"ExtendedErrors", "NoIPv6Traffic"}
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_waits_grow_until_tor_is_of_use(fake_tor: FakeTor) -> None:
-    waits: list[int] = []
-
-    def delays(failures: int) -> float:
-        waits.append(failures)
-        return 0.001
-
+async def test_the_delays_grow_until_tor_is_ready(fake_tor: FakeTor, running: Make) -> None:
+    delays = Delays()
     await fake_tor.stop()
-    provider = RunningTorProvider(reactor, fake_tor.endpoint, delays=delays, name="this port")
+    provider = running(fake_tor, delays=delays, name="this port")
     await provider.start()
     with pytest.raises(TorDown, match="this port cannot be reached"):
         await provider.when_ready()
-    await until(lambda: len(waits) >= 4)
-    assert waits[:4] == [0, 1, 2, 3]
+    await until(lambda: len(delays.failures) >= 4)
+    assert delays.failures[:4] == [0, 1, 2, 3]
     await fake_tor.listen()
     await state_of(provider, ProviderState.READY)
     fake_tor.drop()
     await state_of(provider, ProviderState.DOWN)
-    assert waits[-1] == 0
+    assert delays.failures[-1] == 0
     await state_of(provider, ProviderState.READY)
-    await provider.stop()
 
 
 @pytest_twisted.ensureDeferred
@@ -223,10 +217,8 @@ async def test_a_tor_that_is_not_there_yet_is_waited_for(
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_somebody_must_mend_fails_the_start(fake_tor: FakeTor, running: Make) -> None:
-    fake_tor.answers["PROTOCOLINFO 1"] = (
-        "250-PROTOCOLINFO 1\n250-AUTH METHODS=HASHEDPASSWORD\n250 OK"
-    )
+async def test_what_somebody_must_fix_fails_the_start(fake_tor: FakeTor, running: Make) -> None:
+    offer(fake_tor, "HASHEDPASSWORD")
     provider = running(fake_tor)
     with pytest.raises(ControlRefused, match="wants a password"):
         await provider.start()
@@ -237,15 +229,13 @@ async def test_what_somebody_must_mend_fails_the_start(fake_tor: FakeTor, runnin
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_must_be_mended_later_is_told_and_tried_again(
+async def test_what_somebody_must_fix_later_is_logged_and_tried_again(
     fake_tor: FakeTor, running: Make, log_lines: list[str]
 ) -> None:
     provider = running(fake_tor)
     await provider.start()
     answer = fake_tor.answers["PROTOCOLINFO 1"]
-    fake_tor.answers["PROTOCOLINFO 1"] = (
-        "250-PROTOCOLINFO 1\n250-AUTH METHODS=HASHEDPASSWORD\n250 OK"
-    )
+    offer(fake_tor, "HASHEDPASSWORD")
     lost = provider.control.when_lost()
     fake_tor.drop()
     await lost
@@ -255,7 +245,7 @@ async def test_what_must_be_mended_later_is_told_and_tried_again(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_tor_without_socks_port(
+async def test_a_tor_without_socks_port_is_down_until_it_has_one(
     fake_tor: FakeTor, running: Make, log_lines: list[str]
 ) -> None:
     listeners = fake_tor.info["net/listeners/socks"]
@@ -273,32 +263,37 @@ async def test_a_tor_without_socks_port(
     fake_tor.event("CONF_CHANGED Nickname=x")
     await provider.control.command("FENCE")
     assert provider.state is ProviderState.DOWN
-    for connection in fake_tor.connections:
-        connection.send("650-CONF_CHANGED\n650-SocksPort=9050\n650 OK")
+    fake_tor.change("SocksPort=9050")
     await state_of(provider, ProviderState.READY)
     fake_tor.info["net/listeners/socks"] = ""
-    for connection in fake_tor.connections:
-        connection.send("650-CONF_CHANGED\n650-DisableNetwork=1\n650 OK")
+    fake_tor.change("DisableNetwork=1")
     await state_of(provider, ProviderState.DOWN)
-    assert log_lines[-2:] == [
-        "info: tor is back",
-        f"warn: {NO_PORT}",
-    ]
+    assert log_lines[-2:] == ["info: tor is back", f"warn: {NO_PORT}"]
 
 
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (
+            '250-net/listeners/socks="unix:/nonexistent/socks" "192.0.2.7:9050"\n250 OK',
+            r"can be reached from here \(unix:/nonexistent/socks, 192\.0\.2\.7:9050\)",
+        ),
+        ("510 Filtered", r"does not tell its SocksPorts \(510 Filtered\)"),
+    ],
+)
 @pytest_twisted.ensureDeferred
-async def test_a_socks_port_out_of_reach(fake_tor: FakeTor, running: Make) -> None:
-    fake_tor.info["net/listeners/socks"] = '"unix:/nonexistent/socks" "192.0.2.7:9050"'
+async def test_without_a_socks_port_that_can_be_used_tor_is_down(
+    fake_tor: FakeTor, running: Make, answer: str, reason: str
+) -> None:
+    fake_tor.answers["GETINFO net/listeners/socks"] = answer
     provider = running(fake_tor)
     await provider.start()
-    with pytest.raises(
-        TorDown, match=r"can be reached from here \(unix:/nonexistent/socks, 192\.0\.2\.7:9050\)"
-    ):
+    with pytest.raises(TorDown, match=reason):
         await provider.when_ready()
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_reachable_one_is_used_before_the_better_one(
+async def test_a_reachable_port_is_used_before_a_better_one(
     fake_tor: FakeTor, running: Make, log_lines: list[str]
 ) -> None:
     fake_tor.info["net/listeners/socks"] = f'"unix:/nonexistent" "unix:{fake_tor.socks}"'
@@ -308,8 +303,7 @@ async def test_the_reachable_one_is_used_before_the_better_one(
     await provider.start()
     assert (await provider.when_ready()).extended_errors
     fake_tor.drop()
-    await state_of(provider, ProviderState.DOWN)
-    await state_of(provider, ProviderState.READY)
+    await state_of(provider, ProviderState.DOWN, ProviderState.READY)
     assert len([line for line in log_lines if "KeepAliveIsolateSOCKSAuth" in line]) == 1
 
 
@@ -331,7 +325,9 @@ async def test_a_port_for_each_policy(fake_tor: FakeTor, running: Make) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_filter_that_hides_the_configuration(fake_tor: FakeTor, running: Make) -> None:
+async def test_a_filter_that_hides_the_configuration_hides_the_flags(
+    fake_tor: FakeTor, running: Make
+) -> None:
     fake_tor.answers["GETCONF SocksPort __SocksPort"] = "510 Filtered"
     fake_tor.answers["SETEVENTS STATUS_CLIENT CONF_CHANGED"] = "552 Filtered"
     provider = running(fake_tor)
@@ -341,28 +337,13 @@ async def test_a_filter_that_hides_the_configuration(fake_tor: FakeTor, running:
         provider.port_for(["NoIPv6Traffic"])
 
 
-@pytest_twisted.ensureDeferred
-async def test_a_filter_that_hides_the_listeners(fake_tor: FakeTor, running: Make) -> None:
-    fake_tor.answers["GETINFO net/listeners/socks"] = "510 Filtered"
-    provider = running(fake_tor)
-    await provider.start()
-    with pytest.raises(TorDown, match=r"does not tell its SocksPorts \(510 Filtered\)"):
-        await provider.when_ready()
-
-
 @pytest.mark.parametrize("until", ["AUTHENTICATE", "SETEVENTS STATUS_CLIENT", "GETCONF SocksPort"])
 @pytest_twisted.ensureDeferred
-async def test_it_can_be_stopped_at_any_time(fake_tor: FakeTor, running: Make, until: str) -> None:
+async def test_a_provider_can_be_stopped_at_any_time(
+    fake_tor: FakeTor, running: Make, until: str
+) -> None:
     reached: Deferred[None] = Deferred()
-    answer = fake_tor.answer
-
-    def hang(command: str) -> str | None:
-        if not command.startswith(until):
-            return answer(command)
-        reached.callback(None)
-        return None
-
-    fake_tor.answer = hang  # type: ignore[method-assign]
+    intercept(fake_tor, until, lambda: reached.callback(None))
     provider = running(fake_tor)
     started = provider.start()
     await reached
@@ -373,16 +354,7 @@ async def test_it_can_be_stopped_at_any_time(fake_tor: FakeTor, running: Make, u
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_can_be_started_again(fake_tor: FakeTor, running: Make) -> None:
-    provider = running(fake_tor)
-    await provider.start()
-    await provider.stop()
-    await provider.start()
-    assert provider.state is ProviderState.READY
-
-
-@pytest_twisted.ensureDeferred
-async def test_it_can_be_stopped_by_one_whom_it_tells_something(
+async def test_a_provider_can_be_stopped_by_its_own_callbacks(
     fake_tor: FakeTor, running: Make
 ) -> None:
     fake_tor.info["status/bootstrap-phase"] = STARTING
@@ -408,8 +380,7 @@ async def test_a_search_that_ends_after_the_stop_revives_nothing(
     provider = running(fake_tor)
     await provider.start()
     fake_tor.answers["GETCONF SocksPort __SocksPort"] = None
-    for connection in fake_tor.connections:
-        connection.send("650-CONF_CHANGED\n650-SocksPort=9050\n650 OK")
+    fake_tor.change("SocksPort=9050")
     await provider.control.get_info("net/listeners/socks")
     await provider.stop()
     assert provider.state is ProviderState.STOPPED
@@ -471,7 +442,7 @@ async def test_a_stranger_who_answers_while_tor_is_down_is_not_followed(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_tcp_port_that_proves_nothing_is_one_line(
+async def test_a_tcp_port_that_proves_nothing_is_one_line_in_the_log(
     fake_tor: FakeTor, running: Make, log_lines: list[str]
 ) -> None:
     port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(fake_tor)
@@ -479,8 +450,7 @@ async def test_a_tcp_port_that_proves_nothing_is_one_line(
     provider = running(fake_tor)
     await provider.start()
     fake_tor.drop()
-    await state_of(provider, ProviderState.DOWN)
-    await state_of(provider, ProviderState.READY)
+    await state_of(provider, ProviderState.DOWN, ProviderState.READY)
     assert len([line for line in log_lines if "nothing proves that it is tor" in line]) == 1
     await provider.stop()
     await port.stopListening()
