@@ -1,4 +1,4 @@
-"""What the tor backend begins for an onion service, and leaves behind."""
+"""Attempts on onion services that the tor backend begins and ends."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_an_attempt_is_on_the_address(host: str) -> None:
     assert play.attempts == {}
 
 
-def test_where_tor_does_not_isolate_there_is_no_token() -> None:
+def test_an_attempt_has_no_token_where_tor_does_not_isolate() -> None:
     play = Play("NoIsolateSOCKSAuth")
     play.open(ONION)
     (log,) = play.attempts[NAME]
@@ -67,7 +67,7 @@ def test_where_tor_does_not_isolate_there_is_no_token() -> None:
     ("host", "command"),
     [("example.com", Command.CONNECT), ("192.0.2.1", Command.CONNECT), (ONION, Command.RESOLVE)],
 )
-def test_nothing_stands_by_other_requests(host: str, command: Command) -> None:
+def test_other_requests_begin_no_attempt(host: str, command: Command) -> None:
     play = Play()
     play.open(host, command)
     assert play.attempts == {}
@@ -84,7 +84,7 @@ def test_an_address_that_is_not_valid_never_reaches_tor() -> None:
     assert play.attempts == {}
 
 
-def test_the_first_attempt_waits_for_tor_to_agree_to_tell() -> None:
+def test_the_first_attempt_waits_until_tor_agrees_to_send_events() -> None:
     control = staged()
     control.listening = agreed = Deferred()
     play = Play(control=control)
@@ -100,7 +100,7 @@ def test_the_first_attempt_waits_for_tor_to_agree_to_tell() -> None:
     assert play.attempts == {}
 
 
-def test_an_end_of_the_supply_is_the_end_of_listening() -> None:
+def test_the_stop_of_the_provider_ends_the_listening() -> None:
     control = staged()
     play = Play(control=control)
     play.open(ONION)
@@ -109,7 +109,7 @@ def test_an_end_of_the_supply_is_the_end_of_listening() -> None:
     assert not any(control.listeners.values())
 
 
-def test_an_observer_of_ones_own() -> None:
+def test_an_application_may_give_its_own_observer() -> None:
     from torsocks_tx import OnionObserver
 
     observer = OnionObserver(Clock())

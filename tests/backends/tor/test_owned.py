@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,11 +29,21 @@ async def protocol_of(tor: FakeTor | RealTor) -> Any:
     return protocol
 
 
-@pytest.mark.parametrize("wrapped", [False, True])
-@pytest_twisted.ensureDeferred
-async def test_the_protocol_or_the_tor_of_an_application(fake_tor: FakeTor, wrapped: bool) -> None:
+@pytest_twisted.async_yield_fixture
+async def protocol(fake_tor: FakeTor) -> AsyncIterator[Any]:
+    """Give the application's txtorcon protocol, ready; it is lost at the end."""
     protocol = await protocol_of(fake_tor)
     await protocol.post_bootstrap
+    yield protocol
+    fake_tor.drop()
+    await protocol.when_disconnected().addErrback(lambda _: None)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_the_protocol_or_the_tor_of_an_application_is_used_as_it_is(
+    fake_tor: FakeTor, protocol: Any, wrapped: bool
+) -> None:
     commands = len(fake_tor.commands)
     tor = SimpleNamespace(protocol=protocol) if wrapped else protocol
     provider = OwnedTorProvider(reactor, tor)
@@ -48,12 +59,10 @@ async def test_the_protocol_or_the_tor_of_an_application(fake_tor: FakeTor, wrap
     assert fake_tor.commands[-1] == "SETEVENTS "
     await protocol.queue_command("STILL THERE")
     assert fake_tor.commands[-1] == "STILL THERE"
-    protocol.transport.abortConnection()
-    await until(lambda: not fake_tor.connections)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_protocol_that_is_not_ready_yet(fake_tor: FakeTor) -> None:
+async def test_a_protocol_that_is_not_ready_yet_is_waited_for(fake_tor: FakeTor) -> None:
     protocol = await protocol_of(fake_tor)
     heard: list[object] = []
     provider = OwnedTorProvider(reactor, protocol)
@@ -68,10 +77,8 @@ async def test_a_protocol_that_is_not_ready_yet(fake_tor: FakeTor) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_applications_own_listeners_stay(fake_tor: FakeTor) -> None:
+async def test_the_applications_own_listeners_stay(fake_tor: FakeTor, protocol: Any) -> None:
     fake_tor.info["status/bootstrap-phase"] = STARTING
-    protocol = await protocol_of(fake_tor)
-    await protocol.post_bootstrap
     heard: list[str] = []
     await protocol.add_event_listener("STATUS_CLIENT", heard.append)
     provider = OwnedTorProvider(reactor, protocol)
@@ -84,14 +91,13 @@ async def test_the_applications_own_listeners_stay(fake_tor: FakeTor) -> None:
     fake_tor.event("STATUS_CLIENT NOTICE CIRCUIT_ESTABLISHED")
     await protocol.queue_command("FENCE")
     assert len(heard) == 2
-    fake_tor.drop()
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_observer_leaves_the_connection_as_it_was(fake_tor: FakeTor) -> None:
+async def test_an_observer_leaves_the_connection_as_it_was(
+    fake_tor: FakeTor, protocol: Any
+) -> None:
     """It listens from the first attempt on an onion service to the end of the provider."""
-    protocol = await protocol_of(fake_tor)
-    await protocol.post_bootstrap
     circuits: list[str] = []
     await protocol.add_event_listener("CIRC", circuits.append)
     provider = OwnedTorProvider(reactor, protocol)
@@ -106,11 +112,12 @@ async def test_an_observer_leaves_the_connection_as_it_was(fake_tor: FakeTor) ->
     await until(lambda: fake_tor.commands[-1] == "SETEVENTS CIRC")
     fake_tor.event("CIRC 7 BUILT")
     await until(lambda: circuits == ["7 BUILT"])
-    fake_tor.drop()
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_is_not_connected_again(fake_tor: FakeTor, log_lines: list[str]) -> None:
+async def test_a_lost_connection_of_an_application_is_not_made_again(
+    fake_tor: FakeTor, log_lines: list[str]
+) -> None:
     protocol = await protocol_of(fake_tor)
     provider = OwnedTorProvider(reactor, protocol)
     await provider.start()
@@ -126,9 +133,9 @@ async def test_it_is_not_connected_again(fake_tor: FakeTor, log_lines: list[str]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_connection_that_was_lost_before(fake_tor: FakeTor) -> None:
-    protocol = await protocol_of(fake_tor)
-    await protocol.post_bootstrap
+async def test_a_connection_that_was_lost_before_the_start_is_down(
+    fake_tor: FakeTor, protocol: Any
+) -> None:
     fake_tor.drop()
     await protocol.when_disconnected().addErrback(lambda _: None)
     provider = OwnedTorProvider(reactor, protocol)
@@ -137,7 +144,7 @@ async def test_a_connection_that_was_lost_before(fake_tor: FakeTor) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_application_that_may_not_control_tor(fake_tor: FakeTor) -> None:
+async def test_an_application_that_may_not_control_tor_fails_the_start(fake_tor: FakeTor) -> None:
     fake_tor.answers["AUTHENTICATE"] = "515 Bad authentication"
     protocol = await protocol_of(fake_tor)
     provider = OwnedTorProvider(reactor, protocol)
@@ -151,7 +158,9 @@ async def test_an_application_that_may_not_control_tor(fake_tor: FakeTor) -> Non
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_can_be_stopped_while_it_waits(fake_tor: FakeTor) -> None:
+async def test_the_provider_can_be_stopped_while_it_waits_for_the_protocol(
+    fake_tor: FakeTor,
+) -> None:
     fake_tor.answers["AUTHENTICATE"] = None
     protocol = await protocol_of(fake_tor)
     provider = OwnedTorProvider(reactor, protocol)
@@ -167,7 +176,9 @@ async def test_it_can_be_stopped_while_it_waits(fake_tor: FakeTor) -> None:
 
 @pytest.mark.network
 @pytest_twisted.ensureDeferred
-async def test_over_a_real_tor(real_tor: RealTor) -> None:
+async def test_clients_of_an_applications_real_tor_are_refused_when_it_is_gone(
+    real_tor: RealTor,
+) -> None:
     await real_tor.start(("SocksPort 127.0.0.1:auto", *UNREACHABLE))
     protocol = await protocol_of(real_tor)
     provider = OwnedTorProvider(reactor, protocol)

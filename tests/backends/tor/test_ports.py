@@ -87,7 +87,7 @@ def test_flags_are_read_as_tor_reads_them(words: str, expected: set[str]) -> Non
     assert parse_flags(words.split()) == expected
 
 
-def test_flags_of_ours_must_exist() -> None:
+def test_flags_that_tor_does_not_know_are_errors_if_strict() -> None:
     assert parse_flags(["NoIPv6Traffic"], strict=True) == {"NoIPv6Traffic"}
     for word in ("NoIPv7Traffic", "NoOnionTrafficOnly", "", "No"):
         with pytest.raises(ValueError, match="has no flag"):
@@ -95,12 +95,12 @@ def test_flags_of_ours_must_exist() -> None:
 
 
 @pytest.mark.parametrize(("value", "places"), LISTENERS)
-def test_where_the_ports_are(value: str, places: tuple[Place, ...]) -> None:
+def test_listeners_are_read(value: str, places: tuple[Place, ...]) -> None:
     assert parse_listeners(value) == places
 
 
 @pytest.mark.parametrize(("answer", "expected"), CONFIGS)
-def test_lines_of_the_configuration(answer: str, expected: list[tuple[Place, set[str]]]) -> None:
+def test_configuration_lines_are_read(answer: str, expected: list[tuple[Place, set[str]]]) -> None:
     found = [(listener.place, set(listener.known_flags)) for listener in parse_config(answer)]
     assert found == expected
 
@@ -115,7 +115,7 @@ def test_nothing_but_an_event_error_escapes(text: str) -> None:
 
 
 @pytest.mark.parametrize(("place", "control_host", "seen"), SEEN)
-def test_what_can_be_used_from_here(
+def test_a_port_is_used_only_where_it_can_be_reached(
     place: Place, control_host: str | None, seen: Place | None
 ) -> None:
     assert seen_from_here(place, control_host) == seen
@@ -168,7 +168,7 @@ def test_the_better_port_is_chosen(worse: SocksListener, better: SocksListener) 
     assert choose([worse], NONE) is worse
 
 
-def test_a_port_with_the_flags_that_a_policy_wants() -> None:
+def test_a_port_with_the_wanted_flags_is_chosen() -> None:
     plain, only_v4 = listener("/s"), listener(TCP, "NoIPv6Traffic")
     onion = listener("/o", "OnionTrafficOnly")
     wanted = parse_flags(["NoIPv6Traffic"])
@@ -197,7 +197,7 @@ def test_complaints_are_sentences_about_flags() -> None:
 
 @pytest.mark.network
 @pytest_twisted.ensureDeferred
-async def test_on_a_real_tor(real_tor: RealTor) -> None:
+async def test_the_ports_of_a_real_tor(real_tor: RealTor) -> None:
     directory = real_tor.directory
     await real_tor.start(
         [

@@ -1,4 +1,4 @@
-"""Child processes: starting one, what is told when there can be none, and how one ended."""
+"""Child processes: their start, errors when there can be none, and their end."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def test_arguments_and_environment_may_be_any_bytes() -> None:
     assert await program.end() == 0
 
 
-def test_a_process_that_cannot_be_started_is_told_with_its_reason(tmp_path: Path) -> None:
+def test_a_process_that_cannot_be_started_is_an_error_with_its_reason(tmp_path: Path) -> None:
     plain = tmp_path / os.fsdecode(b"plain\xff")
     plain.write_text("")
     protocol = ProcessProtocol()

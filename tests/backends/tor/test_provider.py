@@ -9,8 +9,7 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.endpoints import TCP4ClientEndpoint
 
 from tests.backends.tor.fake_tor import BOOTSTRAPPED, STARTING, FakeTor
-from torsocks_tx.backends.tor.authentication import connect
-from torsocks_tx.backends.tor.control import ControlLost
+from torsocks_tx.backends.tor.control import Control, ControlLost
 from torsocks_tx.backends.tor.provider import (
     BootstrapWatch,
     NoSuchPort,
@@ -35,7 +34,7 @@ def provider() -> FixedTorProvider:
 
 
 @pytest_twisted.ensureDeferred
-async def test_whoever_asks_while_starting_waits(provider: FixedTorProvider) -> None:
+async def test_clients_wait_while_tor_starts(provider: FixedTorProvider) -> None:
     first, second, third = (provider.when_ready() for _ in range(3))
     second.cancel()
     with pytest.raises(CancelledError):
@@ -50,7 +49,7 @@ async def test_whoever_asks_while_starting_waits(provider: FixedTorProvider) -> 
 
 
 @pytest_twisted.ensureDeferred
-async def test_whoever_waits_is_refused_when_tor_is_down(provider: FixedTorProvider) -> None:
+async def test_clients_that_wait_are_refused_when_tor_is_down(provider: FixedTorProvider) -> None:
     waiting = [provider.when_ready(), provider.when_ready()]
     provider.mark_down("tor is gone")
     for asked in (*waiting, provider.when_ready()):
@@ -115,7 +114,7 @@ def test_the_log_says_once_when_tor_goes_and_when_it_is_back(
 
 @pytest_twisted.ensureDeferred
 async def test_a_fixed_endpoint_is_ready_from_start_to_stop() -> None:
-    provider = FixedTorProvider(ENDPOINT, extended_errors=True)
+    provider = FixedTorProvider(ENDPOINT, pipelined=True, extended_errors=True)
     assert provider.state is ProviderState.STARTING
     assert provider.port is None
     assert provider.control is None
@@ -124,7 +123,7 @@ async def test_a_fixed_endpoint_is_ready_from_start_to_stop() -> None:
     asked = provider.when_ready()
     await provider.start()
     port = await asked
-    assert port == SocksPort(ENDPOINT, pipelined=False, extended_errors=True)
+    assert port == SocksPort(ENDPOINT, pipelined=True, extended_errors=True)
     assert provider.port == provider.port_for(()) == provider.port_for(["IPv6Traffic"]) == port
     with pytest.raises(NoSuchPort, match="cannot be known without tor's control port"):
         provider.port_for(["NoIPv6Traffic"])
@@ -135,13 +134,6 @@ async def test_a_fixed_endpoint_is_ready_from_start_to_stop() -> None:
     assert provider.state is ProviderState.STOPPED
     with pytest.raises(TorDown):
         await provider.when_ready()
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_fixed_endpoint_may_be_known_to_be_c_tors() -> None:
-    provider = FixedTorProvider(ENDPOINT, pipelined=True)
-    await provider.start()
-    assert (await provider.when_ready()).pipelined
 
 
 STUCK = (
@@ -168,16 +160,18 @@ NO_STEPS = [
 
 
 @pytest.mark.parametrize(("text", "progress"), STEPS)
-def test_a_step_is_read(text: str, progress: Progress) -> None:
+def test_a_step_of_the_bootstrap_is_read(text: str, progress: Progress) -> None:
     assert parse_progress(text) == progress
 
 
 @pytest.mark.parametrize("text", NO_STEPS)
-def test_other_events_are_no_steps(text: str) -> None:
+def test_other_events_are_no_steps_of_the_bootstrap(text: str) -> None:
     assert parse_progress(text) is None
 
 
-def test_each_step_is_told_once(provider: FixedTorProvider, log_lines: list[str]) -> None:
+def test_each_step_of_the_bootstrap_is_logged_once(
+    provider: FixedTorProvider, log_lines: list[str]
+) -> None:
     heard: list[Progress] = []
     provider.on_progress(heard.append)
     steps = [progress for text, _ in STEPS[:3] if (progress := parse_progress(text))]
@@ -192,9 +186,8 @@ def test_each_step_is_told_once(provider: FixedTorProvider, log_lines: list[str]
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_is_followed_to_its_end(fake_tor: FakeTor) -> None:
+async def test_the_bootstrap_is_followed_to_its_end(fake_tor: FakeTor, control: Control) -> None:
     fake_tor.info["status/bootstrap-phase"] = STARTING
-    control = await connect(reactor, fake_tor.endpoint)
     heard: list[tuple[int, bool]] = []
     watch = BootstrapWatch(control, lambda step: heard.append((step.percent, watch.is_done)))
     await watch.begin()
@@ -206,13 +199,13 @@ async def test_it_is_followed_to_its_end(fake_tor: FakeTor) -> None:
     assert heard == [(45, False), (100, True)]
     await watch.end()
     assert fake_tor.commands[-1] == "SETEVENTS "
-    control.close()
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_filtered_control_port_counts_as_bootstrapped(fake_tor: FakeTor) -> None:
+async def test_a_filtered_control_port_counts_as_bootstrapped(
+    fake_tor: FakeTor, control: Control
+) -> None:
     fake_tor.answers["GETINFO status/bootstrap-phase"] = "510 Filtered"
-    control = await connect(reactor, fake_tor.endpoint)
     watch = BootstrapWatch(control, [].append)
     await watch.begin()
     assert watch.is_done

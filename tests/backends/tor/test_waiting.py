@@ -102,21 +102,14 @@ def play() -> tuple[Clock, Deferred[str], list[Any]]:
 Play = tuple[Clock, Deferred[str], list[Any]]
 
 
-def test_in_time(play: Play) -> None:
+def test_an_answer_in_time_ends_the_timer(play: Play) -> None:
     clock, waiting, heard = play
     waiting.callback("answer")
     assert heard == ["answer"]
     assert clock.getDelayedCalls() == []
 
 
-def test_too_late(play: Play) -> None:
-    clock, _, heard = play
-    clock.advance(1)
-    assert heard[0].check(TimeoutError)
-    assert clock.getDelayedCalls() == []
-
-
-def test_time_that_we_stood_still_does_not_count(play: Play) -> None:
+def test_time_for_which_this_process_was_stopped_does_not_count(play: Play) -> None:
     clock, waiting, heard = play
     clock.advance(3)
     assert heard == []
@@ -125,14 +118,17 @@ def test_time_that_we_stood_still_does_not_count(play: Play) -> None:
     assert clock.getDelayedCalls() == []
 
 
-def test_but_not_for_ever(play: Play) -> None:
+@pytest.mark.parametrize("steps", [[1], [3] * (MOST_EXTENSIONS + 1)], ids=["once", "stopped"])
+def test_a_late_answer_is_a_timeout_even_if_this_process_is_stopped_again_and_again(
+    play: Play, steps: list[float]
+) -> None:
     clock, _, heard = play
-    for _ in range(MOST_EXTENSIONS + 1):
-        clock.advance(3)
+    clock.pump(steps)
     assert heard[0].check(TimeoutError)
+    assert clock.getDelayedCalls() == []
 
 
-def test_who_gives_up_is_not_told_of_a_timeout(play: Play) -> None:
+def test_cancelling_is_no_timeout(play: Play) -> None:
     clock, waiting, heard = play
     waiting.cancel()
     assert heard[0].check(CancelledError)
@@ -143,10 +139,10 @@ def fail_test(reason: str) -> None:
     raise AssertionError(reason)
 
 
-def test_it_begins_and_is_stopped_where_it_waits() -> None:
+def test_a_task_begins_and_is_stopped_where_it_waits() -> None:
     task, heard = SupervisedTask(Clock()), []
 
-    async def live() -> None:
+    async def run() -> None:
         task.begun()
         task.begun()
         try:
@@ -155,77 +151,69 @@ def test_it_begins_and_is_stopped_where_it_waits() -> None:
             heard.append("cancelled")
             raise
 
-    started = task.start(live(), fail_test)
+    started = task.start(run(), fail_test)
     assert started.called
     assert task.has_begun
     task.stop()
     assert heard == ["cancelled"]
     task.stop()
-    assert task.start(live(), fail_test).called
+    assert task.start(run(), fail_test).called
 
 
-def test_it_runs_once_at_a_time() -> None:
+def test_a_task_runs_once_at_a_time_and_its_stop_ends_a_start_that_waits() -> None:
     task, waiting = SupervisedTask(Clock()), Deferred()
 
-    async def live() -> None:
+    async def run() -> None:
         await waiting
 
-    task.start(live(), fail_test)
-    with pytest.raises(RuntimeError, match="was started before"):
-        task.start(live(), fail_test)
-    task.stop()
-
-
-def test_a_stop_ends_a_start_that_waits() -> None:
-    task, waiting = SupervisedTask(Clock()), Deferred()
-
-    async def live() -> None:
-        await waiting
-
-    started = task.start(live(), fail_test)
+    started = task.start(run(), fail_test)
     assert not task.has_begun
+    with pytest.raises(RuntimeError, match="was started before"):
+        task.start(run(), fail_test)
     task.stop()
     assert started.result is None
 
 
-def test_what_goes_wrong_before_it_has_begun_fails_the_start() -> None:
+def test_an_error_before_a_task_has_begun_fails_the_start() -> None:
     task = SupervisedTask(Clock())
 
-    async def live() -> None:
+    async def run() -> None:
         raise KeyError("x")
 
     failures: list[Any] = []
-    task.start(live(), fail_test).addErrback(failures.append)
+    task.start(run(), fail_test).addErrback(failures.append)
     assert failures[0].check(KeyError)
 
 
-def test_what_goes_wrong_later_is_logged_and_told(logged_failures: list[LogEvent]) -> None:
+def test_an_error_after_a_task_has_begun_is_logged_and_reported(
+    logged_failures: list[LogEvent],
+) -> None:
     task, heard = SupervisedTask(Clock()), []
 
-    async def live() -> None:
+    async def run() -> None:
         task.begun()
         raise KeyError("x")
 
-    task.start(live(), heard.append)
+    task.start(run(), heard.append)
     assert heard == ["tor is not followed any more"]
     assert logged_failures.pop()["log_failure"].check(KeyError)
     assert logged_failures == []
 
 
 @pytest.mark.parametrize("turns", [1, 2])
-def test_it_may_be_stopped_from_within(turns: int) -> None:
+def test_a_task_may_be_stopped_from_within(turns: int) -> None:
     clock = Clock()
     task, waiting = SupervisedTask(clock), Deferred()
     went_on: list[int] = []
 
-    async def live() -> None:
+    async def run() -> None:
         task.begun()
         task.stop()
         went_on.append(1)
         await waiting
         went_on.append(2)
 
-    task.start(live(), fail_test)
+    task.start(run(), fail_test)
     for _ in range(turns):
         clock.advance(0)
     waiting.callback(None)
