@@ -5,7 +5,7 @@ A tor of our own is in :mod:`torsocks_tx.backends.tor.launched`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -93,29 +93,36 @@ class Session:
         self._trouble: str | None = None  # unknown before the first search
         self._searches = 0
 
-    async def begin(self) -> None:
-        """Ask for the state of tor, and follow it from then on. Raises ``ControlLost`` only."""
-        await self._watch.begin()
+    async def follow(self, on_begun: Callable[[], None]) -> None:
+        """Follow tor until the connection is lost; ``on_begun``: its state is known by then."""
+        lost = self.control.when_lost()
+        try:
+            await self._watch.begin()
+            await self._listen()
+            await self._search()
+            on_begun()
+            await lost
+        except ControlLost:
+            return
+        finally:
+            self._provider = None  # whatever is still under way sets no state any more
+
+    async def end(self) -> None:
+        """Stop following; the connection goes on without our listeners."""
+        self._provider = None
+        try:
+            await self._watch.end()
+            await self.control.unlisten(CONFIGURATION_EVENT, self._changed)
+        except ControlError as error:
+            self._log.debug("ending a session: {error}", error=error)
+
+    async def _listen(self) -> None:
         try:
             await self.control.listen(CONFIGURATION_EVENT, self._changed)
         except ControlLost:
             raise
         except ControlError as error:
             self._log.debug("changes of tor's configuration are not followed: {error}", error=error)
-        await self._search()
-
-    def detach(self) -> None:
-        """Set no state any more, whatever is still under way."""
-        self._provider = None
-
-    async def end(self) -> None:
-        """Stop following; the connection goes on without our listeners."""
-        self.detach()
-        try:
-            await self._watch.end()
-            await self.control.unlisten(CONFIGURATION_EVENT, self._changed)
-        except ControlError as error:
-            self._log.debug("ending a session: {error}", error=error)
 
     def _changed(self, text: str) -> None:
         if any(option in text.lower() for option in PORT_OPTIONS):
@@ -233,7 +240,7 @@ class RunningTorProvider(TorProvider):
             return False
         self._note_proof(self.control)
         try:
-            await self._follow(self.control)
+            await Session(self.control, self, self._finder).follow(self._task.begun)
         finally:
             self.control.close()
             self.control = None
@@ -252,18 +259,6 @@ class RunningTorProvider(TorProvider):
                 " ControlSocket, or set CookieAuthentication 1 in its torrc",
                 name=self._name,
             )
-
-    async def _follow(self, control: Control) -> None:
-        session = Session(control, self, self._finder)
-        lost = control.when_lost()
-        try:
-            await session.begin()
-            self._task.begun()
-            await lost
-        except ControlLost:
-            return
-        finally:
-            session.detach()
 
     def _not_connected(self, error: ControlUnavailable) -> None:
         """Log the first failure, and any that somebody must fix; fail ``start`` by the latter."""
@@ -306,14 +301,7 @@ class OwnedTorProvider(TorProvider):
         await self._authenticated()
         control = self.control = Control(self._protocol, self._reactor)
         self._session = Session(control, self, PortFinder(self._reactor))
-        lost = control.when_lost()
-        try:
-            await self._session.begin()
-            self._task.begun()
-            await lost
-        except ControlLost:
-            pass
-        self._session.detach()
+        await self._session.follow(self._task.begun)
         self.control = self._session = None
         self.mark_down("tor is gone (the application's control connection is lost)")
         self._task.begun()

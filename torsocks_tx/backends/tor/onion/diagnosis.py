@@ -11,22 +11,13 @@ from dataclasses import dataclass
 from enum import Enum
 from math import inf
 
+from torsocks_tx import errors
 from torsocks_tx.backends.tor.onion.events import Fetch, Step
 from torsocks_tx.backends.tor.onion.history import (
     INTRODUCTION_DOUBT,
     AttemptLog,
     Introductions,
     ServiceHistory,
-)
-from torsocks_tx.errors import (
-    DescriptorInvalid,
-    DescriptorNotFound,
-    IntroductionFailed,
-    IntroductionTimedOut,
-    MissingClientAuth,
-    OnionRefused,
-    RendezvousFailed,
-    WrongClientAuth,
 )
 from torsocks_tx.socks.constants import Reply5
 
@@ -41,14 +32,14 @@ class Finding(Enum):
     """
 
     NOTHING = None
-    DESCRIPTOR_NOT_FOUND = DescriptorNotFound
-    DESCRIPTOR_INVALID = DescriptorInvalid
-    INTRODUCTION_FAILED = IntroductionFailed
-    INTRODUCTION_TIMED_OUT = IntroductionTimedOut
-    RENDEZVOUS_FAILED = RendezvousFailed
+    DESCRIPTOR_NOT_FOUND = errors.DescriptorNotFound
+    DESCRIPTOR_INVALID = errors.DescriptorInvalid
+    INTRODUCTION_FAILED = errors.IntroductionFailed
+    INTRODUCTION_TIMED_OUT = errors.IntroductionTimedOut
+    RENDEZVOUS_FAILED = errors.RendezvousFailed
     UNDECRYPTABLE = "undecryptable"
-    MISSING_CLIENT_AUTH = MissingClientAuth
-    WRONG_CLIENT_AUTH = WrongClientAuth
+    MISSING_CLIENT_AUTH = errors.MissingClientAuth
+    WRONG_CLIENT_AUTH = errors.WrongClientAuth
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +55,7 @@ class Diagnosis:
     unless_joined: bool = False
 
     @property
-    def refused(self) -> OnionRefused | None:
+    def refused(self) -> errors.OnionRefused | None:
         """The failure to report to the client; None: report tor's plain code."""
         kind = self.finding.value
         return kind(self.words) if isinstance(kind, type) else None

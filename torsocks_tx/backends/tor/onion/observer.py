@@ -7,6 +7,7 @@ control connection there is; without one, or after a loss, clients get tor's own
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum, auto
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed
@@ -111,10 +112,10 @@ class OnionObserver:
             return succeed(None)
         waiting = self._waiters.wait()
         if self.following is Following.NO:
-            self._begin_to_follow(control)
+            Deferred.fromCoroutine(self._begin_to_follow(control))
         return waiting
 
-    def _begin_to_follow(self, control: Control) -> None:
+    async def _begin_to_follow(self, control: Control) -> None:
         self.following = Following.STARTING
         self._queries = TorQueries(
             lambda line: Deferred.fromCoroutine(control.command(line)),
@@ -123,14 +124,20 @@ class OnionObserver:
         )
         control.when_lost().addCallback(lambda _: self._lost(control))
         timeout = self.clock.callLater(FOLLOW_TIMEOUT, self._waiters.fire, None)
-        opening = Deferred.fromCoroutine(self._open(control))
-        opening.addErrback(self._not_opened, control)
-        opening.addBoth(lambda _: timeout.cancel() if timeout.active() else None)
-        opening.addBoth(self._settled, control)
-
-    def _settled(self, _: object, control: Control) -> None:
-        if self._control is control:
-            self._waiters.fire(None)
+        try:
+            await self._listen(control)
+            if self.following is Following.YES and self._control is control:
+                await self._install_keys(control)
+        except Exception as error:
+            if self._control is control:
+                if self.following is Following.YES:
+                    raise  # a fault of ours in giving tor the keys
+                self._do_without_events(control, error)
+        finally:
+            if timeout.active():
+                timeout.cancel()
+            if self._control is control:
+                self._waiters.fire(None)
 
     def _now(self) -> float:
         return self.clock.seconds()
@@ -175,7 +182,7 @@ class OnionObserver:
         if control is not None:
             self._unlisten(control)
 
-    async def _open(self, control: Control) -> None:
+    async def _listen(self, control: Control) -> None:
         for event, callback in self._listeners:
             await control.listen(event, callback)
             if self._control is not control:
@@ -183,27 +190,25 @@ class OnionObserver:
                 return
         self.following = Following.YES
         self.tracker.follow()
-        if self._keyring is not None:
-            await self._keyring.install(control)
 
-    def _not_opened(self, failure: Failure, control: Control) -> None:
-        """Do without events, and try again at a later attempt."""
-        if self._control is not control:
-            return
-        if self.following is Following.YES:
-            failure.trap(ControlError)  # only the keys; tor's silence is in the log
-            return
+    async def _install_keys(self, control: Control) -> None:
+        if self._keyring is not None:
+            with suppress(ControlError):  # tor is silent or gone: the next connection gets them
+                await self._keyring.install(control)
+
+    def _do_without_events(self, control: Control, error: Exception) -> None:
+        """Try again at a later attempt."""
         self.following = Following.NO
         self._retry_at = self._now() + RETRY_SECONDS
         self._unlisten(control)
-        if failure.check(ControlError) is None:
-            self._log.failure("following tor's events failed", failure)
-            return
-        self._log.warn(
-            "tor does not tell its events ({error}): failures of onion services keep tor's own"
-            " codes",
-            error=failure.value,
-        )
+        if isinstance(error, ControlError):
+            self._log.warn(
+                "tor does not tell its events ({error}): failures of onion services keep tor's own"
+                " codes",
+                error=error,
+            )
+        else:
+            self._log.failure("following tor's events failed", Failure(error))
 
     def _unlisten(self, control: Control) -> None:
         for event, callback in self._listeners:
@@ -227,19 +232,16 @@ class OnionObserver:
         if event.positional[:1] != ("NEWNYM",):
             return
         self.tracker.forget()
-        if self._keyring is not None and self._control is not None:
-            installing = Deferred.fromCoroutine(self._keyring.install(self._control))
-            installing.addErrback(self._ignore)
+        if self._control is not None:
+            Deferred.fromCoroutine(self._install_keys(self._control))
 
     async def _reload_keys(self) -> None:
         if self._keyring is None:
             return
         self._keyring.reload()
         if self._control is not None:
-            try:
+            with suppress(ControlLost):  # the next connection gets the keys
                 await self._keyring.install(self._control)
-            except ControlLost:
-                return  # the next connection gets them
 
     def _ignore(self, failure: Failure) -> None:
         failure.trap(ControlError)
@@ -330,13 +332,20 @@ class OnionAttempt:
         return reason
 
     async def _diagnosed(self, reason: Refused) -> Refused:
+        log, tracker = self._attempt_log, self._observer.tracker
         try:
-            diagnosis = await self._find_out(reason.code)
+            await self._observer.queries().fence()
+            history, now = tracker.history(log.address), self._observer.clock.seconds()
+            diagnosis = diagnose(reason.code, log, history, now, tracker.followed)
+            diagnosis = await self._checked(diagnosis)
         except (ControlError, TimeoutError) as error:
             self._log.debug("onion service: tor does not say why ({error})", error=error)
             return reason
-        self._observer.diagnosed(self._attempt_log.address, diagnosis)
-        return diagnosis.refused or self._unproven(reason)
+        self._observer.diagnosed(log.address, diagnosis)
+        if diagnosis.refused is None and isinstance(reason, DescriptorNotFound):
+            # tor also gives F0 to streams that fail otherwise.
+            return HostUnreachable("tor says F0, and its events do not")
+        return diagnosis.refused or reason
 
     async def _key_checked(self, reason: Refused) -> Refused:
         """Return F6 if no service can have this address; asked where no sign of one was seen."""
@@ -347,21 +356,6 @@ class OnionAttempt:
         except TimeoutError:
             return reason
         return InvalidOnionAddress("not a public key of ed25519")
-
-    def _unproven(self, reason: Refused) -> Refused:
-        """Return tor's own answer, but not F0: tor also gives it to streams that fail otherwise."""
-        if isinstance(reason, DescriptorNotFound):
-            return HostUnreachable("tor says F0, and its events do not")
-        return reason
-
-    async def _find_out(self, code: int) -> Diagnosis:
-        await self._observer.queries().fence()
-        return await self._checked(self._diagnose(code))
-
-    def _diagnose(self, code: int) -> Diagnosis:
-        tracker = self._observer.tracker
-        history, now = tracker.history(self._attempt_log.address), self._observer.clock.seconds()
-        return diagnose(code, self._attempt_log, history, now, tracker.followed)
 
     async def _checked(self, diagnosis: Diagnosis) -> Diagnosis:
         """Complete a diagnosis by what tor has to be asked for."""
