@@ -22,9 +22,10 @@ from tests.support.ground import open_files
 from tests.support.rows import rows
 from torsocks_tx.relay import pipes
 from torsocks_tx.relay import splice as module
+from torsocks_tx.relay.clock import TICK, clock_of
 from torsocks_tx.relay.pipes import IDLE_PIPES, LEAST_PIPE, Pipe, PipePool, share_pool
 from torsocks_tx.relay.sockets import was_reset
-from torsocks_tx.relay.splice import FULL, MISSES, READ, STEADY, TICK, Reading, Side, Splice
+from torsocks_tx.relay.splice import FULL, MISSES, READ, STEADY, Reading, Side, Splice
 
 LOST = Failure(ConnectionLost())
 
@@ -541,5 +542,32 @@ def test_a_system_without_splice_can_import_it_and_copies() -> None:
 
 def test_memory_reactors_have_clocks_of_their_own() -> None:
     one, other = MemoryReactorClock(), MemoryReactorClock()
-    assert module._clock_of(one) is module._clock_of(one)
-    assert module._clock_of(one) is not module._clock_of(other)
+    assert clock_of(one) is clock_of(one)
+    assert clock_of(one) is not clock_of(other)
+
+
+class TestTurn:
+    """How long a bulk stream goes on in one turn of the reactor."""
+
+    def test_it_ends_after_so_many_bytes_or_tries(
+        self, stream: Stream, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real, given = pipes.splice, stream.side.fd
+        sizes = [0]
+
+        def splice(source: int, sink: int, count: int) -> int:
+            return real(source, sink, min(count, *sizes) if source == given else count)
+
+        monkeypatch.setattr(module, "splice", splice)
+        monkeypatch.setattr(module, "LARGE", 10)
+        for most, size, expected in ((20, 10, 20), (15, 10, 15), (1000, 10, 40), (1000, 9, 9)):
+            monkeypatch.setattr(module, "TURN", most)
+            sizes[:] = [size]
+            set_way(stream, "by pipe")
+            stream.moved[True] = 0
+            stream.come(bytes(50))
+            assert stream.moved[True] == expected
+            set_way(stream, "copied")
+            while stream.moved[True] < 50:
+                stream.read()
+            stream.run()

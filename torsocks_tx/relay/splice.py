@@ -11,17 +11,19 @@ finds what would have been four events.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import socket
 from enum import Enum, auto
 from typing import Any
 from typing import Protocol as Interface
 
-from twisted.internet.interfaces import IDelayedCall, IReadWriteDescriptor
-from twisted.logger import Logger
+from twisted.internet.interfaces import IReadWriteDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from torsocks_tx.relay.clock import TICK, clock_of
 from torsocks_tx.relay.pipes import Pipe, pool, splice
 from torsocks_tx.relay.sockets import abort, note_partly_spliced, note_unsent, send
 
@@ -31,11 +33,9 @@ READ = 256 * 1024
 LARGE = 64 * 1024
 """After a read of so many bytes, the next goes through a pipe."""
 
-TURN = 1024 * 1024
-"""Bytes that go through a pipe in one turn of the reactor: then it is another stream's."""
-
-TICK = 0.01
-"""Seconds between two reads by the clock."""
+TURN, TRIES = 1024 * 1024, 4
+"""Bytes that go through a pipe in one turn of the reactor, and in how many tries: to sleep and be
+woken costs more than to ask again, but then it is another stream's turn."""
 
 MISSES = 3
 """After so many reads in a row that find nothing, a side is not read by the clock any more."""
@@ -51,7 +51,7 @@ _CANNOT_SPLICE = (errno.EINVAL, errno.ENOSYS)
 
 # Every side reads into the same bytes, and has no use for them once it returns.
 _block = memoryview(bytearray(READ))
-_log = Logger()
+_yield = getattr(os, "sched_yield", bool)  # not every system has it
 
 
 class SplicedStream(Interface):
@@ -113,10 +113,19 @@ class Side:
 
     def doRead(self) -> None:
         """Move what has come, up to a bound: if there is more, the reactor asks again."""
-        if self.reading is Reading.BY_EVENT:
-            count = self._move_by_pipe() if self._uses_pipe else self._move_by_copy()
-            if self.reading is Reading.BY_EVENT:
+        left = TURN
+        for attempt in range(TRIES):
+            if self.reading is not Reading.BY_EVENT:
+                break
+            if attempt:
+                # Lets the source run, and the sink, where they share this processor.
+                _yield()
+            count = self._move_by_pipe(left) if self._uses_pipe else self._move_by_copy()
+            if count and self.reading is Reading.BY_EVENT:
                 self._weigh(count)
+            left -= count
+            if count < LARGE or left <= 0:
+                break
 
     def doWrite(self) -> None:
         """The socket takes more: what waits for it goes out."""
@@ -141,7 +150,8 @@ class Side:
 
     def read_by_event(self) -> None:
         """Be read whenever something has come."""
-        self._splice.clock.discard(self)
+        if self.reading is Reading.BY_CLOCK:
+            self._leave_clock()
         self._run, self.reading = 0, Reading.BY_EVENT
         self._splice.reactor.addReader(self)
 
@@ -149,24 +159,40 @@ class Side:
         """Choose how the next bytes are moved, after so many have come."""
         self._uses_pipe = count >= LARGE
         now = self._splice.reactor.seconds()
-        if now - self._last > PAUSE:
+        if self._uses_pipe or now - self._last > PAUSE:
             self._run, self._began = 0, now
         self._run += count
         self._last = now
         if self._run >= STEADY:
             if now - self._began >= self._run / FASTEST:
-                self._misses, self.reading = 0, Reading.BY_CLOCK
-                self._splice.reactor.removeReader(self)
-                self._splice.clock.add(self)
+                self._read_by_clock()
             self._run = 0
+
+    def _read_by_clock(self) -> None:
+        self._misses, self.reading = 0, Reading.BY_CLOCK
+        self._splice.reactor.removeReader(self)
+        self._splice.clock.add(self)
+        # Linux makes its receive buffer wide enough for this, and goes on to let it grow.
+        self._set_lowat(2 * FULL)
+
+    def _leave_clock(self) -> None:
+        self._splice.clock.discard(self)
+        self._set_lowat(1)
+
+    def _stop_reading(self, reading: Reading) -> None:
+        """Be read neither by the reactor nor by the clock."""
+        if self.reading is Reading.BY_CLOCK:
+            self._leave_clock()
+        self._splice.reactor.removeReader(self)
+        self.reading = reading
+
+    def _set_lowat(self, size: int) -> None:
+        with contextlib.suppress(OSError):
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
 
     def _block(self) -> None:
         """Read no more until the peer has taken what waits."""
-        if self.reading is Reading.BY_CLOCK:
-            self._splice.clock.discard(self)
-        else:
-            self._splice.reactor.removeReader(self)
-        self.reading = Reading.BLOCKED
+        self._stop_reading(Reading.BLOCKED)
         self._splice.reactor.addWriter(self.peer)
 
     # How bytes are moved: so many, 0 if there are none now or this is the end.
@@ -198,13 +224,13 @@ class Side:
         self._splice.stream.spliced(self.is_client, count)
         return count
 
-    def _move_by_pipe(self) -> int:
+    def _move_by_pipe(self, most: int) -> int:
         pipe = pool.borrow()
         if pipe is None:
             return self._move_by_copy()
         count, reason = 0, None
         try:
-            count = splice(self.fd, pipe.writer, TURN)
+            count = splice(self.fd, pipe.writer, most)
         except BlockingIOError:
             pass  # it is not the pipe: that was empty
         except OSError as error:
@@ -253,11 +279,8 @@ class Side:
         What waits for it shows its transport the same error later.
         """
         note_unsent(self.peer.transport, reason)
-        reactor = self._splice.reactor
-        self._splice.clock.discard(self)
-        reactor.removeReader(self)
-        reactor.removeWriter(self.peer)
-        self.reading = Reading.OVER
+        self._stop_reading(Reading.OVER)
+        self._splice.reactor.removeWriter(self.peer)
         if self.peer.reading is Reading.OVER:
             self._splice.fail(self.peer.transport)
 
@@ -270,11 +293,9 @@ class Side:
 
     def leave(self) -> bytes:
         """Give the socket back to its transport; returns what the peer has not taken."""
-        reactor = self._splice.reactor
-        self._splice.clock.discard(self)
-        reactor.removeReader(self)
-        reactor.removeWriter(self)
-        self.fd, self.reading = -1, Reading.OVER
+        self._stop_reading(Reading.OVER)
+        self._splice.reactor.removeWriter(self)
+        self.fd = -1
         rest = self._pending
         if self._pipe is not None and self._left:
             rest = os.read(self._pipe.reader, self._left)
@@ -297,7 +318,7 @@ class Splice:
     ) -> None:
         self.stream = stream
         self.reactor = client.reactor
-        self.clock = _clock_of(self.reactor)
+        self.clock = clock_of(self.reactor)
         ours = Side(self, client, is_client=True, has_ended=has_ended[0])
         theirs = Side(self, remote, is_client=False, has_ended=has_ended[1])
         ours.peer, theirs.peer = theirs, ours
@@ -337,48 +358,3 @@ class Splice:
         """Give the sockets back, and end one connection as its peer did: with a reset."""
         if self.stop():
             abort(transport)
-
-
-class Clock:
-    """Reads the sides that flow steadily, all at one time, while there are any."""
-
-    def __init__(self, reactor: Any) -> None:
-        self._reactor = reactor
-        self._sides: dict[Side, None] = {}
-        self._call: IDelayedCall | None = None
-
-    def add(self, side: Side) -> None:
-        """Read this one from now on."""
-        self._sides[side] = None
-        if self._call is None:
-            self._call = self._reactor.callLater(TICK, self._tick)
-
-    def discard(self, side: Side) -> None:
-        """Read it no more; harmless for one that is not read here."""
-        self._sides.pop(side, None)
-        if not self._sides:
-            call, self._call = self._call, None
-            if call is not None:
-                call.cancel()
-
-    def _tick(self) -> None:
-        self._call = None
-        for side in list(self._sides):
-            if side in self._sides:
-                try:
-                    side.tick()
-                except Exception:
-                    _log.failure("a fault of this server; the stream is reset")
-                    side.connectionLost(Failure())
-        if self._sides:
-            self._call = self._reactor.callLater(TICK, self._tick)
-
-
-_clocks: dict[Any, Clock] = {}
-
-
-def _clock_of(reactor: Any) -> Clock:
-    clock = _clocks.get(reactor)
-    if clock is None:
-        clock = _clocks[reactor] = Clock(reactor)
-    return clock
