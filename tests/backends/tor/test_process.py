@@ -1,10 +1,12 @@
-"""Child processes: their start, errors when there can be none, and their end."""
+"""Child processes: their start, errors when there can be none, their end, and the watchdog."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,12 +17,14 @@ from typing import NoReturn
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessDone
 from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from tests.support.processes import ROOT, Program
+from tests.support.processes import ROOT, Program, is_alive, process_ended, start_python
+from torsocks_tx.backends.tor import watchdog_process
 from torsocks_tx.backends.tor.process import (
     Ending,
     LineProtocol,
@@ -29,6 +33,7 @@ from torsocks_tx.backends.tor.process import (
     WatchdogError,
     python_command,
     spawn,
+    spawn_guarded,
 )
 
 PIPES = {0: "w", 1: "r", 2: "r"}
@@ -131,3 +136,171 @@ def test_python_command_works_where_the_package_is_in_the_working_directory(
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "path", [str(ROOT), "", *sys.path])
     subprocess.run([*python_command("torsocks_tx"), "--version"], capture_output=True, check=True)
+
+
+SLEEPER = (
+    sys.executable,
+    "-I",
+    "-S",
+    "-c",
+    "import signal, os; os.write(1, b'up\\n'); signal.pause()",
+)
+
+OWNER = """
+import json, signal, sys
+from twisted.internet import reactor
+from tests.backends.tor.test_process import start_sleeper
+from torsocks_tx.backends.tor.process import Watchdog
+
+async def main():
+    watchdog = Watchdog(reactor)
+    await watchdog.start()
+    watchdog.guard_directory(sys.argv[1])
+    running, stopped, released = [await start_sleeper(watchdog) for _ in range(3)]
+    stopped.transport.signalProcess(signal.SIGSTOP)
+    watchdog.release_process(released.transport.pid)
+    pids = [process.transport.pid for process in (running, stopped, released)]
+    print(json.dumps([watchdog.pid, *pids]), flush=True)
+
+from twisted.internet.defer import ensureDeferred
+reactor.callWhenRunning(lambda: ensureDeferred(main()))
+reactor.run()
+"""
+
+
+class Sleeper(ProcessProtocol):
+    """A process that says that it is up and then waits for ever."""
+
+    def __init__(self) -> None:
+        self.up: Deferred[None] = Deferred()
+        self.ended: Deferred[None] = Deferred()
+
+    def outReceived(self, data: bytes) -> None:
+        self.up.callback(None)
+
+    def processEnded(self, reason: object) -> None:
+        self.ended.callback(None)
+
+
+async def start_sleeper(watchdog: Watchdog) -> Sleeper:
+    sleeper = Sleeper()
+    spawn_guarded(reactor, watchdog, sleeper, SLEEPER)
+    await sleeper.up
+    return sleeper
+
+
+def fill(directory: Path) -> None:
+    """A directory with a file, a nested one, and links that must not be followed."""
+    outside = directory.parent / "outside"
+    outside.mkdir(exist_ok=True)
+    (outside / "kept").write_text("kept")
+    (directory / "nested" / "deep").mkdir(parents=True)
+    (directory / "nested" / "file").write_text("x")
+    (directory / "link").symlink_to(outside)
+    (directory / "dangling").symlink_to("nowhere")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_killed_owner_leaves_nothing(tmp_path: Path) -> None:
+    guarded = tmp_path / "guarded dir\n"
+    fill(guarded)
+    owner = start_python("-c", OWNER, str(guarded))
+    watchdog, running, stopped, free = json.loads(await owner.line())
+    assert all(map(is_alive, (watchdog, running, stopped, free)))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(watchdog, number)
+    os.kill(owner.pid, signal.SIGKILL)
+    assert await owner.end() == -signal.SIGKILL
+    await process_ended(watchdog)
+    try:
+        assert not is_alive(running)
+        assert not is_alive(stopped)
+        assert is_alive(free)
+    finally:
+        os.kill(free, signal.SIGKILL)
+    assert not guarded.exists()
+    assert (tmp_path / "outside" / "kept").read_text() == "kept"
+
+
+@pytest_twisted.ensureDeferred
+async def test_stopping_ends_what_is_still_guarded_and_spares_the_released(
+    watchdog: Watchdog, tmp_path: Path
+) -> None:
+    guarded = tmp_path / "guarded"
+    fill(guarded)
+    watchdog.guard_directory(guarded)
+    kept, lost = await start_sleeper(watchdog), await start_sleeper(watchdog)
+    watchdog.release_process(kept.transport.pid)
+    process = watchdog.pid
+    await watchdog.stop()
+    await lost.ended
+    assert not is_alive(process)
+    assert not guarded.exists()
+    assert is_alive(kept.transport.pid)
+    kept.transport.signalProcess("KILL")
+    await kept.ended
+    await watchdog.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_reused_process_id_is_spared() -> None:
+    """An order with another start time stands for a process that has ended."""
+    process = start_python("-I", "-S", watchdog_process.__file__)
+    assert await process.line() == "ready"
+    bystander = start_python(*SLEEPER[1:])
+    assert await bystander.line() == "up"
+    start = int(watchdog_process.process_start(bystander.pid))
+    process.transport.write(f"guard-process {bystander.pid} {start - 1}\n".encode())
+    process.transport.closeStdin()
+    assert await process.end() == 0
+    assert is_alive(bystander.pid)
+    bystander.transport.signalProcess("KILL")
+    await bystander.end()
+
+
+def test_processes_that_are_not_there_have_no_start() -> None:
+    assert watchdog_process.process_start(os.getpid()).isdigit()
+    child = subprocess.Popen([sys.executable, "-I", "-S", "-c", ""])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert watchdog_process.process_start(child.pid) == "", "a zombie"
+    child.wait()
+    assert watchdog_process.process_start(child.pid) == ""
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_daemon_whose_owner_died_before_guarding_it_never_starts(tmp_path: Path) -> None:
+    proof = tmp_path / "proof"
+    program = start_python("-I", "-S", watchdog_process.__file__, "/usr/bin/touch", str(proof))
+    program.transport.closeStdin()
+    assert await program.end() == 0
+    assert not proof.exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_daemon_that_cannot_be_executed_says_so() -> None:
+    program = start_python("-I", "-S", watchdog_process.__file__, "/nonexistent/tor")
+    program.transport.write(b"\n")
+    assert await program.end() == 127
+    assert program.errors == b"/nonexistent/tor: No such file or directory\n"
+
+
+@pytest_twisted.ensureDeferred
+async def test_guarded_programs_have_a_session_of_their_own_and_no_input(
+    watchdog: Watchdog,
+) -> None:
+    report = "import os, sys; print(os.getsid(0) == os.getpid(), repr(sys.stdin.read()))"
+    program = Program()
+    spawn_guarded(reactor, watchdog, program, (sys.executable, "-I", "-S", "-c", report))
+    assert await program.line() == "True ''"
+    assert await program.end() == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_watchdog_that_dies_is_logged_and_orders_do_not_fail(
+    watchdog: Watchdog, tmp_path: Path, log_lines: list[str]
+) -> None:
+    os.kill(watchdog.pid, signal.SIGKILL)
+    await process_ended(watchdog.pid)
+    watchdog.guard_directory(tmp_path / "later")
+    await watchdog.stop()
+    assert any("is not on guard" in line for line in log_lines)
