@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from tools.house import BOUNDS, intruders, lonely, measure, modules, rooms
+from tools.house import BOUNDS, PACKAGE, intruders, lonely, measure, modules, rooms
 
 FILES = {
     "package/__init__.py": "",
@@ -51,3 +52,14 @@ def test_measures_count_what_they_name(tmp_path: Path) -> None:
     assert lonely(known) == ["room.small"]
     assert intruders(known) == {"room.breach": {"_BasicBase", "_realPortNumber"}}
     assert rooms(known) == {"(top)": (2, 4), "room": (4, 110)}
+
+
+def test_failures_are_logged_without_the_text_of_the_exception() -> None:
+    # That may quote what a client sent.
+    calls = [
+        (path.name, call)
+        for path in PACKAGE.rglob("*.py")
+        for call in re.findall(r"_log\.failure\((?:[^()]|\((?:[^()]|\(\))*\))*\)", path.read_text())
+    ]
+    assert len(calls) > 10
+    assert [call for call in calls if "without_text(" not in call[1]] == []

@@ -27,7 +27,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torsocks_tx.client.failures import refused_by
-from torsocks_tx.errors import Refused, TimedOut
+from torsocks_tx.errors import Refused, TimedOut, without_text
 from torsocks_tx.http.connect import HTTPClientHandshake
 from torsocks_tx.interfaces import IOutbound, IReceiver
 from torsocks_tx.relay.connector import Attempt, Target, connect_to
@@ -348,7 +348,7 @@ async def _explain(explainer: FailureExplainer, reason: Refused, receiver: IRece
     except CancelledError:
         return  # the stream was given up meanwhile
     except Exception:
-        _log.failure("a fault while explaining a refusal")
+        _log.failure("a fault while explaining a refusal", without_text(Failure()))
     receiver.refused(reason)
 
 

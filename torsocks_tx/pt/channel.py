@@ -31,7 +31,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from torsocks_tx.errors import ConnectionRefused, GeneralFailure, Refused, Temporary
+from torsocks_tx.errors import ConnectionRefused, GeneralFailure, Refused, Temporary, without_text
 from torsocks_tx.relay.connector import OneProtocol
 from torsocks_tx.relay.sockets import abort, can_half_close, prepare
 
@@ -162,7 +162,9 @@ class Channel(Protocol):
         except Exception as error:
             failure = Failure()
             if self._state is State.OPEN and not isinstance(error, Refused):
-                self._log.failure("a fault of a transport; its stream is reset", failure)
+                self._log.failure(
+                    "a fault of a transport; its stream is reset", without_text(failure)
+                )
             self._fail(failure)
             abort(self.transport)
             return None

@@ -30,6 +30,7 @@ from torsocks_tx import errors
 from torsocks_tx.backends.endpoint import EndpointBackend
 from torsocks_tx.client.endpoint import HTTPClientEndpoint, SOCKSClientEndpoint
 from torsocks_tx.client.failures import refused_by
+from torsocks_tx.errors import without_text
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.policy.listener import ListenerPolicy
@@ -177,7 +178,7 @@ def _refusal(failure: Failure) -> errors.Refused:
     reason = refused_by(failure)
     network = failure.check(errors.Refused, ConnectError, ConnectionClosed, CancelledError)
     if network is None and type(reason) is errors.GeneralFailure:
-        _log.failure("a fault of a transport; the parent is refused", failure)
+        _log.failure("a fault of a transport; the parent is refused", without_text(failure))
         return errors.Internal("fault")
     return reason
 

@@ -8,6 +8,8 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from torsocks_tx.errors import without_text
+
 TICK = 0.01
 """Seconds between two reads by the clock."""
 
@@ -53,7 +55,8 @@ class Clock:
                 try:
                     side.tick()
                 except Exception:
-                    _log.failure("a fault of this server; the stream is reset")
+                    text = "a fault of this server; the stream is reset"
+                    _log.failure(text, without_text(Failure()))
                     side.connectionLost(Failure())
         if self._sides:
             self._call = self._reactor.callLater(TICK, self._tick)

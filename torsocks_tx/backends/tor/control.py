@@ -21,6 +21,7 @@ from txtorcon.torcontrolprotocol import TorDisconnectError, TorProtocolError
 
 from torsocks_tx.backends.tor.events import printable
 from torsocks_tx.backends.tor.waiting import Waiters, limit
+from torsocks_tx.errors import without_text
 
 COMMAND_TIMEOUT = 10.0
 """Seconds that tor may take to answer a command; it answers in milliseconds unless it hangs."""
@@ -190,7 +191,8 @@ class _Subscription:
             try:
                 callback(text)
             except Exception:
-                self._log.failure("a listener to tor's {event} failed", event=self.event)
+                text = "a listener to tor's {event} failed"
+                self._log.failure(text, without_text(Failure()), event=self.event)
 
     def when_accepted(self) -> Deferred[None]:
         """Fire when tor has agreed to send the event; fail with its ``ControlError``."""

@@ -15,11 +15,12 @@ from enum import Enum, auto
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
 from torsocks_tx.backends.tor.events import EventError, parse_event, printable
 from torsocks_tx.backends.tor.waiting import Waiters
-from torsocks_tx.errors import GeneralFailure, TorDown
+from torsocks_tx.errors import GeneralFailure, TorDown, without_text
 
 
 class ProviderState(Enum):
@@ -216,7 +217,7 @@ class TorProvider(ABC):
             try:
                 callback(progress)
             except Exception:
-                self._log.failure("a callback for tor's bootstrap failed")
+                self._log.failure("a callback for tor's bootstrap failed", without_text(Failure()))
 
     def mark_started(self) -> None:
         """Have clients wait; only this leads out of STOPPED."""

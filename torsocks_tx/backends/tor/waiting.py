@@ -13,6 +13,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from torsocks_tx.errors import without_text
+
 SLICE = 0.005
 """Seconds of one turn of the reactor that are spent on those who wait; the rest go on in the next
 turn, so that other clients are served meanwhile."""
@@ -196,5 +198,5 @@ class SupervisedTask:
         elif not self._started.called:
             self._started.errback(failure)
         else:
-            self._log.failure("what follows tor has failed", failure)
+            self._log.failure("what follows tor has failed", without_text(failure))
             on_failure("tor is not followed any more")

@@ -25,7 +25,13 @@ from torsocks_tx.backends.tor.onion.history import AttemptLog
 from torsocks_tx.backends.tor.onion.queries import KeyChecker, TorQueries
 from torsocks_tx.backends.tor.onion.tracker import AttemptTracker
 from torsocks_tx.backends.tor.waiting import Waiters, limit
-from torsocks_tx.errors import DescriptorNotFound, HostUnreachable, InvalidOnionAddress, Refused
+from torsocks_tx.errors import (
+    DescriptorNotFound,
+    HostUnreachable,
+    InvalidOnionAddress,
+    Refused,
+    without_text,
+)
 from torsocks_tx.limits import RENDEZVOUS_TIMEOUT
 from torsocks_tx.relay.timeouts import Deadline
 from torsocks_tx.socks.constants import Reply5
@@ -163,7 +169,8 @@ class OnionObserver:
         try:
             self._on_diagnosis(address, diagnosis)
         except Exception:
-            self._log.failure("on_diagnosis failed; the client gets the diagnosis all the same")
+            text = "on_diagnosis failed; the client gets the diagnosis all the same"
+            self._log.failure(text, without_text(Failure()))
 
     def queries(self) -> TorQueries:
         """Return the questions to ask over the connection in use. Raises ``ControlLost``."""
@@ -208,7 +215,7 @@ class OnionObserver:
                 error=error,
             )
         else:
-            self._log.failure("following tor's events failed", Failure(error))
+            self._log.failure("following tor's events failed", without_text(Failure(error)))
 
     def _unlisten(self, control: Control) -> None:
         for event, callback in self._listeners:
@@ -326,7 +333,8 @@ class OnionAttempt:
         except CancelledError:
             raise
         except Exception:
-            self._log.failure("a fault while diagnosing a failure; tor's own answer goes out")
+            text = "a fault while diagnosing a failure; tor's own answer goes out"
+            self._log.failure(text, without_text(Failure()))
         finally:
             self._observer.tracker.end(log)
         return reason
