@@ -15,7 +15,7 @@ from tests.packaging.conftest import ROOT
 from tests.packaging.environment import Environment, run
 
 # What plugs into pytest needs it; everything else works without.
-LEFT_OUT = ("__main__", "_pytest")
+LEFT_OUT = ("__main__", "pytest_plugin")
 PLUGIN = "twisted/plugins/torsocks_tx_plugin.py"
 IMPORT_ALL = f"""
 import importlib, json, pkgutil, torsocks_tx
