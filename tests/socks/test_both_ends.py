@@ -12,13 +12,12 @@ from tests.support.names import ONION
 from tests.support.rows import rows
 from tests.support.tables import at
 from torsocks_tx import errors
-from torsocks_tx.errors import LoginRefused, Refused
+from torsocks_tx.errors import LoginRefused
 from torsocks_tx.socks import replies, userpass
 from torsocks_tx.socks.client import ClientHandshake, Failed, Opened
 from torsocks_tx.socks.client import Step as ClientStep
 from torsocks_tx.socks.constants import AddressType, Command, Version
 from torsocks_tx.socks.messages import Address, Credentials, Request
-from torsocks_tx.socks.replies import refusal
 from torsocks_tx.socks.server import (
     Authenticate,
     HandshakeOptions,
@@ -211,61 +210,3 @@ def test_a_server_that_requires_a_login(pipelined: bool, cut: Cut) -> None:
             expected = LoginRefused if by_version_5 else errors.GeneralFailure
             assert type(outcome.reason) is expected
             assert server.request is None
-
-
-@rows("S-02", "S-21", "S-22", "S-26", "S-41", "S-42", "R-20")
-@pytest.mark.parametrize("cut", [whole, bytewise])
-@pytest.mark.parametrize("pipelined", [False, True])
-@pytest.mark.parametrize("extended_errors", [False, True])
-def test_every_refusal_arrives(extended_errors: bool, pipelined: bool, cut: Cut) -> None:
-    cases = [Request(Version.SOCKS5, CONNECT, at(host, 80)) for host in ("a.example", ONION)]
-    cases += [Request(Version.SOCKS4, CONNECT, at("a.example", 80), Credentials(b""))]
-    for request in cases:
-        for kind in (*replies.PLAIN, *replies.ONION):
-            outcome = connect(
-                request, Server(refusing(kind, extended_errors)), pipelined=pipelined, cut=cut
-            )
-            assert isinstance(outcome, Failed)
-            if request.version is Version.SOCKS4:
-                expected: type[Refused] = errors.GeneralFailure
-            elif kind in replies.PLAIN or (request.address.is_onion and extended_errors):
-                expected = kind
-            else:
-                expected = type(refusal(kind.code))
-            assert type(outcome.reason) is expected
-
-
-def refusing(kind: type[Refused], extended_errors: bool) -> Answer:
-    def answer(request: Request) -> bytes:
-        context = replies.ReplyContext.of(request, extended_errors=extended_errors)
-        return replies.failure(kind(), context)
-
-    return answer
-
-
-WRONG = [
-    Request(Version.SOCKS5, Command.BIND, at("192.0.2.1", 80)),
-    Request(Version.SOCKS5, Command.UDP_ASSOCIATE, at("192.0.2.1", 80)),
-    Request(Version.SOCKS5, Command.CONNECT_DIR, at("192.0.2.1", 80)),
-    Request(Version.SOCKS5, CONNECT, at("a b", 80)),
-    Request(Version.SOCKS5, CONNECT, at("a", 0)),
-    Request(Version.SOCKS5, RESOLVE_PTR, at("a")),
-    Request(Version.SOCKS5, CONNECT, at("a", 80), Credentials(b"<torS0X>9")),
-    Request(Version.SOCKS4, Command.BIND, at("192.0.2.1", 80)),
-    Request(Version.SOCKS4, RESOLVE_PTR, at("192.0.2.1", 80)),
-    Request(Version.SOCKS4, CONNECT, at("a", 0)),
-    Request(Version.SOCKS4, CONNECT, at("a", 80), Credentials(b"u" * 600)),
-]
-
-
-@rows("S-10", "S-11", "S-12", "S-29", "S-32", "R-22")
-@pytest.mark.parametrize("cut", [whole, bytewise])
-@pytest.mark.parametrize("pipelined", [False, True])
-def test_a_wrong_request_is_refused_and_ends_the_handshake(pipelined: bool, cut: Cut) -> None:
-    for request in WRONG:
-        server = Server(opened)
-        outcome = connect(request, server, pipelined=pipelined, cut=cut, early=EARLY)
-        assert isinstance(outcome, Failed)
-        assert server.closed
-        assert server.request is None
-        assert server.receive(b"\x05\x01\x00") == []

@@ -90,7 +90,6 @@ class SOCKSFactory(Factory):
             limiter = ConnectionLimiter(self.limits.max_connections, self.limits.max_per_client)
         self._limiter = limiter
         self._extended = self._extended_rules(keys or {})
-        self._handshake_options: dict[frozenset[Version], HandshakeOptions] = {}
         self._empty: list[Deferred[None]] = []
 
     def buildProtocol(  # type: ignore[override]
@@ -113,12 +112,6 @@ class SOCKSFactory(Factory):
 
     def handshake_options(self, versions: frozenset[Version]) -> HandshakeOptions:
         """Return what a handshake of these versions accepts."""
-        options = self._handshake_options.get(versions)
-        if options is None:
-            options = self._handshake_options[versions] = self._make_options(versions)
-        return options
-
-    def _make_options(self, versions: frozenset[Version]) -> HandshakeOptions:
         policy = self.policy
         # Credentials for a transport are its arguments, so it prefers them always.
         indifferent = policy.prefer_socks_no_auth or not policy.isolation.socks_auth
