@@ -1,19 +1,26 @@
-"""A SOCKS client for tests on the private network: one request, and what came of it."""
+"""A SOCKS client and our server, for tests on the private network."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.endpoints import TCP4ClientEndpoint, clientFromString
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
+from torsocks_tx import SOCKSFactory, TorBackend
+from torsocks_tx.backends.tor.provider import TorProvider
+from torsocks_tx.backends.tor.providers import RunningTorProvider
+from torsocks_tx.policy.listener import parse_flags
 from torsocks_tx.socks.client import ClientHandshake, Failed, Opened
 from torsocks_tx.socks.constants import Command, Version
 from torsocks_tx.socks.messages import Address, Credentials, Request
 from torsocks_tx.socks.server import Send
+from torsocks_tx.testing.tornet import Client
 
 DEADLINE = 60.0
 
@@ -86,3 +93,42 @@ async def hang_up(asker: Asker) -> None:
     """Close, and wait until it is closed."""
     asker.transport.abortConnection()
     await asker.lost
+
+
+class Serving:
+    """Our server over one tor, on as many listeners as a test asks for."""
+
+    def __init__(self, provider: TorProvider) -> None:
+        self.provider = provider
+        self.backend = TorBackend(reactor, provider)
+        self._listening: list[tuple[Any, SOCKSFactory]] = []
+
+    def listen(self, *flags: str) -> str:
+        """Listen with these flags; return ``host:port``."""
+        factory = SOCKSFactory(self.backend, policy=parse_flags(flags)[0])
+        port = reactor.listenTCP(0, factory, interface="127.0.0.1")
+        self._listening.append((port, factory))
+        return f"127.0.0.1:{port.getHost().port}"
+
+    async def stop(self) -> None:
+        """Stop listening, and close every connection."""
+        for port, factory in self._listening:
+            await port.stopListening()
+            factory.close_all()
+            await factory.when_empty()
+        await self.provider.stop()
+
+
+@asynccontextmanager
+async def serving(tor: TorProvider | Client) -> AsyncIterator[Serving]:
+    """Serve over a provider, or over a client of the network, once tor is ready."""
+    if isinstance(tor, Client):
+        tor = RunningTorProvider(reactor, clientFromString(reactor, tor.control_endpoint))
+    await tor.start()
+    await tor.when_ready()
+    server = Serving(tor)
+    await server.backend.observer.follow(tor.control)
+    try:
+        yield server
+    finally:
+        await server.stop()

@@ -10,6 +10,7 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint, clientFromString
 
+from tests.network.asking import serving
 from tests.onion.scenarios import QUICK, Scenario, Stage
 from tests.support.peers import Peer, PeerFactory
 from tests.support.rows import rows
@@ -18,12 +19,9 @@ from torsocks_tx import (
     Credentials,
     SOCKSClientEndpoint,
     SOCKSError,
-    SOCKSFactory,
-    TorBackend,
     resolve,
     resolve_ptr,
 )
-from torsocks_tx.backends.tor.providers import RunningTorProvider
 from torsocks_tx.errors import HostUnreachable, Refused
 from torsocks_tx.socks.replies import HIDDEN_SERVICE
 from torsocks_tx.testing.tornet import PrivateNetwork
@@ -40,17 +38,9 @@ Proxy = TCP4ClientEndpoint | UNIXClientEndpoint
 @pytest_twisted.async_yield_fixture
 async def ours(private_network: PrivateNetwork) -> AsyncIterator[Proxy]:
     """A server of ours in front of the network's tor."""
-    control = clientFromString(reactor, private_network.client.control_endpoint)
-    provider = RunningTorProvider(reactor, control)
-    await provider.start()
-    await provider.when_ready()
-    factory = SOCKSFactory(TorBackend(reactor, provider))
-    port = reactor.listenTCP(0, factory, interface="127.0.0.1")
-    yield TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
-    await port.stopListening()
-    factory.close_all()
-    await factory.when_empty()
-    await provider.stop()
+    async with serving(private_network.client) as server:
+        host, _, port = server.listen().partition(":")
+        yield TCP4ClientEndpoint(reactor, host, int(port))
 
 
 async def circuit_of(network: PrivateNetwork, proxy: Proxy, options: ClientOptions) -> int:

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor
-from twisted.internet.endpoints import clientFromString
 
-from tests.network.asking import ask, hang_up, request
+from tests.network.asking import Serving, ask, hang_up, request, serving
 from tests.support.rows import rows
-from torsocks_tx import SOCKSFactory, TorBackend
-from torsocks_tx.backends.tor.providers import RunningTorProvider
-from torsocks_tx.policy.listener import parse_flags
 from torsocks_tx.socks.constants import Version
 from torsocks_tx.testing.tornet import PrivateNetwork
 
@@ -67,30 +62,12 @@ CASES = [
     ("the case of a destination", "IsolateDestAddr", NOBODY, Who(host="WEB.test"), TOGETHER),
 ]  # fmt: skip
 
-Listen = Callable[[str], Awaitable[list[str]]]
-
 
 @pytest_twisted.async_yield_fixture
-async def listen(private_network: PrivateNetwork) -> AsyncIterator[Listen]:
-    """Listens twice with the same flags on one tor; the two addresses."""
-    endpoint = clientFromString(reactor, private_network.client.control_endpoint)
-    provider = RunningTorProvider(reactor, endpoint)
-    await provider.start()
-    await provider.when_ready()
-    backend = TorBackend(reactor, provider)
-    ports = []
-
-    async def two(flags: str) -> list[str]:
-        policy, _ = parse_flags(flags.split())
-        for _ in range(2):
-            factory = SOCKSFactory(backend, policy=policy)
-            ports.append(reactor.listenTCP(0, factory, interface="127.0.0.1"))
-        return [f"127.0.0.1:{port.getHost().port}" for port in ports]
-
-    yield two
-    for port in ports:
-        await port.stopListening()
-    await provider.stop()
+async def server(private_network: PrivateNetwork) -> AsyncIterator[Serving]:
+    """Our server over the first client of the network."""
+    async with serving(private_network.client) as server:
+        yield server
 
 
 async def _circuit_of(network: PrivateNetwork, servers: list[str], who: Who) -> int:
@@ -115,13 +92,13 @@ async def _circuit_of(network: PrivateNetwork, servers: list[str], who: Who) -> 
 @pytest_twisted.ensureDeferred
 async def test_streams_share_circuits_as_their_isolation_says(
     private_network: PrivateNetwork,
-    listen: Listen,
+    server: Serving,
     flags: str,
     one: Who,
     other: Who,
     expected: str,
 ) -> None:
-    servers = await listen(flags)
+    servers = [server.listen(*flags.split()) for _ in range(2)]
     first = await _circuit_of(private_network, servers, one)
     second = await _circuit_of(private_network, servers, other)
     assert (first == second) is (expected == TOGETHER)

@@ -14,10 +14,10 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.endpoints import TCP4ClientEndpoint, clientFromString
+from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.task import deferLater
 
-from tests.network.asking import ask, hang_up, request
+from tests.network.asking import Serving, ask, hang_up, request, serving
 from tests.onion.recording import Recorder
 from tests.onion.scenarios import (
     QUICK,
@@ -34,12 +34,11 @@ from tests.onion.scenarios import (
 )
 from tests.support.rows import rows
 from tests.support.running import Twistd
-from torsocks_tx import SOCKSFactory, TorBackend
+from torsocks_tx import TorBackend
 from torsocks_tx.backends.tor.provider import ProviderState, TorProvider
-from torsocks_tx.backends.tor.providers import FixedTorProvider, RunningTorProvider
+from torsocks_tx.backends.tor.providers import FixedTorProvider
 from torsocks_tx.errors import OnionRefused, Refused
 from torsocks_tx.limits import RENDEZVOUS_TIMEOUT
-from torsocks_tx.policy.listener import parse_flags
 from torsocks_tx.socks.constants import Version
 from torsocks_tx.testing.tornet import PrivateNetwork
 from torsocks_tx.testing.tornet.onion import ClientKey
@@ -60,39 +59,23 @@ class Servers:
     backend: TorBackend
 
 
-async def serve(provider: TorProvider, ports: list[Any]) -> Servers:
-    await provider.start()
-    await provider.when_ready()
-    backend = TorBackend(reactor, provider)
-    await backend.observer.follow(provider.control)
-    for flags in (["ExtendedErrors"], []):
-        factory = SOCKSFactory(backend, policy=parse_flags(flags)[0])
-        ports.append(reactor.listenTCP(0, factory, interface="127.0.0.1"))
-    extended, plain = (f"127.0.0.1:{port.getHost().port}" for port in ports[-2:])
-    return Servers(extended, plain, backend)
+def listen_twice(server: Serving) -> Servers:
+    return Servers(server.listen("ExtendedErrors"), server.listen(), server.backend)
 
 
 @pytest_twisted.async_yield_fixture
 async def servers(private_network: PrivateNetwork) -> AsyncIterator[Servers]:
     """Servers in front of the first client of the network."""
-    endpoint = clientFromString(reactor, private_network.client.control_endpoint)
-    provider, ports = RunningTorProvider(reactor, endpoint), []
-    yield await serve(provider, ports)
-    for port in ports:
-        await port.stopListening()
-    await provider.stop()
+    async with serving(private_network.client) as server:
+        yield listen_twice(server)
 
 
 @pytest_twisted.async_yield_fixture
 async def socks_only(private_network: PrivateNetwork) -> AsyncIterator[Servers]:
     """Servers that know nothing but a SocksPort with ExtendedErrors."""
-    host, number = private_network.client.socks_extended
-    provider = FixedTorProvider(TCP4ClientEndpoint(reactor, host, number), pipelined=True)
-    ports: list[Any] = []
-    yield await serve(provider, ports)
-    for port in ports:
-        await port.stopListening()
-    await provider.stop()
+    proxy = TCP4ClientEndpoint(reactor, *private_network.client.socks_extended)
+    async with serving(FixedTorProvider(proxy, pipelined=True)) as server:
+        yield listen_twice(server)
 
 
 async def code_of(server: str, host: str, port: int = 80, **options: Any) -> int:
@@ -242,23 +225,19 @@ async def test_lost_control_connection_loses_the_reason_only(
 @pytest_twisted.ensureDeferred
 async def test_tor_is_killed_during_an_attempt(private_network: PrivateNetwork) -> None:
     client = await private_network.add_client()
-    provider = RunningTorProvider(reactor, clientFromString(reactor, client.control_endpoint))
-    ports: list[Any] = []
-    ours = await serve(provider, ports)
-    try:
-        async with never_published(Stage(private_network, client)) as target:
-            watch = await client.watch_streams()
-            asking = Deferred.fromCoroutine(code_of(ours.extended, target.host))
-            await watch.wait_for("NEW", f"{target.host}:80")
-            client.node.kill()
-            assert await asking == 0x01
-            await private_network.restart(client.name)
-            await ready(provider)
-            assert await code_of(ours.extended, target.host) == 0xF0
-    finally:
-        for port in ports:
-            await port.stopListening()
-        await provider.stop()
+    async with (
+        serving(client) as server,
+        never_published(Stage(private_network, client)) as target,
+    ):
+        watch = await client.watch_streams()
+        address = server.listen("ExtendedErrors")
+        asking = Deferred.fromCoroutine(code_of(address, target.host))
+        await watch.wait_for("NEW", f"{target.host}:80")
+        client.node.kill()
+        assert await asking == 0x01
+        await private_network.restart(client.name)
+        await ready(server.provider)
+        assert await code_of(address, target.host) == 0xF0
 
 
 async def ready(provider: TorProvider) -> None:

@@ -46,7 +46,8 @@ def test_stream_event_is_parsed() -> None:
     assert (event.stream_id, event.status, event.circuit_id) == (21, "NEW", 0)
     assert event.target == "web.test:80"
     assert (event.socks_username, event.socks_password) == ("<torS0X>0", "a b")
-    assert StreamEvent.parse("21 CLOSED 4 web.test:80 REASON=DONE").socks_password is None
+    closed = StreamEvent.parse("21 CLOSED 4 web.test:80 REASON=DONE")
+    assert (closed.socks_password, closed.reason) == (None, "DONE")
 
 
 @pytest_twisted.ensureDeferred

@@ -46,6 +46,7 @@ class StreamEvent:
             the address.
         requested: ``host:port`` as it was when the stream was new.
         socks_username, socks_password: the client's, if it gave some; in events only.
+        reason: why the stream failed or closed, such as DONE; in events only.
         path: the names of the circuit's relays, first hop first; in ``stream_circuits`` only.
         purpose: of the circuit, such as GENERAL or HS_CLIENT_REND; in ``stream_circuits`` only.
     """
@@ -57,6 +58,7 @@ class StreamEvent:
     requested: str
     socks_username: str | None = None
     socks_password: str | None = None
+    reason: str = ""
     path: tuple[str, ...] = ()
     purpose: str = ""
 
@@ -67,7 +69,8 @@ class StreamEvent:
         number, status, circuit, target = event.positional[:4]
         username = event.keywords.get("SOCKS_USERNAME")
         password = event.keywords.get("SOCKS_PASSWORD")
-        return cls(int(number), status, int(circuit), target, target, username, password)
+        reason = event.keywords.get("REASON", "")
+        return cls(int(number), status, int(circuit), target, target, username, password, reason)
 
 
 class StreamWatch:
