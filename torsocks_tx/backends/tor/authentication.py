@@ -12,8 +12,7 @@ import hmac
 import os
 import pwd
 import re
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.error import ConnectError, ConnectingCancelledError
@@ -73,8 +72,7 @@ async def connect(
     side knows tor's cookie. ``name``: what error messages call the control port. Whatever goes
     wrong is a ``ControlUnavailable``.
     """
-    authentication = partial(_Authentication, name=name, password=password, proof=proof)
-    opening = Deferred.fromCoroutine(_open(reactor, endpoint, authentication, name))
+    opening = Deferred.fromCoroutine(_open(reactor, endpoint, name, password, proof))
     try:
         return await limit(opening, timeout, reactor)
     except TimeoutError:
@@ -86,8 +84,9 @@ async def connect(
 async def _open(
     reactor: IReactorTime,
     endpoint: IStreamClientEndpoint,
-    authentication: Callable[[Control], _Authentication],
     name: str,
+    password: str | None,
+    proof: bool,
 ) -> Control:
     factory = Factory.forProtocol(ControlProtocol)
     factory.noisy = False
@@ -99,16 +98,12 @@ async def _open(
         raise ControlUnavailable(_explain_unreachable(name, error)) from None
     control = Control(protocol, reactor, ours=True)
     try:
-        control.is_proven = await authentication(control).run()
+        control.is_proven = await _Authentication(control, name, password, proof).run()
         await _introduce(control, protocol)
-    except ControlUnavailable:
+    except BaseException as error:
         control.close()
-        raise
-    except (ControlError, EventError) as error:
-        control.close()
-        raise _explain(name, protocol, error) from None
-    except BaseException:
-        control.close()
+        if isinstance(error, ControlError | EventError):
+            raise _explain(name, protocol, error) from None
         raise
     return control
 
@@ -291,6 +286,8 @@ def _explain(
     name: str, protocol: ControlProtocol, error: ControlError | EventError
 ) -> ControlUnavailable:
     """Return an error that says why this connection cannot be used."""
+    if isinstance(error, ControlUnavailable):
+        return error
     if protocol.is_nonsense or isinstance(error, EventError):
         return ControlRefused(
             f"{name} is not a control port of tor: give tor's ControlPort or ControlSocket"

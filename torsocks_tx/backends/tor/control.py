@@ -163,10 +163,17 @@ class Control:
         return limit(answer, self._timeout, self._clock).addErrback(self._as_control_error)
 
     def _as_control_error(self, failure: Failure) -> NoReturn:
-        if failure.check(TimeoutError) and self._ours and self._loss_waiters is not None:
-            self._log.warn("tor's control port has not answered: connecting again")
-            self.close()
-        _raise_control_error(failure)
+        error = failure.value
+        if isinstance(error, TorProtocolError):
+            raise ControlError(int(error.code), str(error.text)) from None
+        if isinstance(error, TorDisconnectError):
+            raise ControlLost from None
+        if isinstance(error, TimeoutError):
+            if self._ours and self._loss_waiters is not None:
+                self._log.warn("tor's control port has not answered: connecting again")
+                self.close()
+            raise ControlError(0, "tor did not answer in time") from None
+        failure.raiseException()
 
     def _note_loss(self, _: object) -> None:
         waiters, self._loss_waiters = self._loss_waiters, None
@@ -208,14 +215,3 @@ class _Subscription:
             waiters.fire(None)
         else:
             waiters.fail(lambda: error)
-
-
-def _raise_control_error(failure: Failure) -> NoReturn:
-    error = failure.value
-    if isinstance(error, TorProtocolError):
-        raise ControlError(int(error.code), str(error.text)) from None
-    if isinstance(error, TimeoutError):
-        raise ControlError(0, "tor did not answer in time") from None
-    if isinstance(error, TorDisconnectError):
-        raise ControlLost from None
-    failure.raiseException()

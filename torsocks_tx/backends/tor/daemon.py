@@ -26,6 +26,7 @@ from torsocks_tx.backends.tor.process import (
     signal_if_alive,
     spawn_guarded,
 )
+from torsocks_tx.backends.tor.waiting import Waiters
 
 KEPT_LINES = 50
 """How many of tor's last output lines are kept to explain a failure."""
@@ -116,7 +117,7 @@ class TorDaemon:
         self._watchdog = watchdog
         self._on_line = on_line
         self._protocol: LineProtocol | None = None
-        self._waiting: list[Deferred[Ending]] = []
+        self._waiters: Waiters[Ending] = Waiters()
         self._ending: Ending = 0
 
     def start(self) -> Deferred[None]:
@@ -138,9 +139,7 @@ class TorDaemon:
         """
         if self.state is DaemonState.EXITED:
             return succeed(self._ending)
-        waiting: Deferred[Ending] = Deferred(self._waiting.remove)
-        self._waiting.append(waiting)
-        return waiting
+        return self._waiters.wait()
 
     def stop(self, grace: float = 5.0) -> Deferred[None]:
         """Ask it to end, kill it after ``grace`` seconds; fires when it is gone."""
@@ -206,9 +205,7 @@ class TorDaemon:
         self._watchdog.release_process(self.pid)
         self.state = DaemonState.EXITED
         self._ending = ending
-        waiting, self._waiting = self._waiting, []
-        for deferred in waiting:
-            deferred.callback(self._ending)
+        self._waiters.fire(ending)
 
     def _signal(self, number: signal.Signals) -> None:
         if self._protocol is not None:

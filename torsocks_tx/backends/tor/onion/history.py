@@ -32,10 +32,6 @@ MOST_ACKNOWLEDGED = 64
 _ENDS = (Step.ACKNOWLEDGED, Step.NACKED, Step.TIMED_OUT, Step.BROKEN)
 
 
-def _do_nothing() -> None:
-    """Do nothing: the default of ``changed``."""
-
-
 @dataclass(slots=True)
 class ServiceHistory:
     """What earlier attempts on one service showed, kept for as long as tor remembers it.
@@ -147,7 +143,7 @@ class AttemptLog:
     everybody: Introductions = field(default_factory=Introductions)
     _before: Introductions = field(init=False, repr=False)
     proof_of_work: bool = False
-    changed: Callable[[], None] = field(default=_do_nothing, repr=False)
+    changed: Callable[[], None] = field(default=lambda: None, repr=False)
 
     def __post_init__(self) -> None:
         """Count introductions from here on."""
