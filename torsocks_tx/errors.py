@@ -91,7 +91,7 @@ class TorDown(GeneralFailure):
     """There is no tor to carry the connection."""
 
 
-# The next four are failures between our client and its SOCKS server.
+# The next four are failures of the client of this package with its SOCKS server.
 
 
 class ProxyBroken(GeneralFailure):

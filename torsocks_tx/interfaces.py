@@ -1,6 +1,6 @@
-"""The joints between the server and what carries its streams.
+"""The interfaces between the server and its backends.
 
-``IBackend`` opens an ``IOutbound``, and an ``IReceiver`` hears what becomes of it.
+An ``IBackend`` opens streams (``IOutbound``), and reports to an ``IReceiver`` what happens to them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torsocks_tx.socks.messages import Address, Request
 
 
 class IReceiver(Interface):
-    """Hears what becomes of a stream. Plain calls, from the reactor thread.
+    """Gets the events of a stream, in the reactor thread.
 
     None of them comes from inside ``IBackend.open``. First ``opened`` or ``refused``, never both;
     after ``refused`` nothing more. After ``opened``: ``data`` any number of times, ``eof`` at most
@@ -23,19 +23,19 @@ class IReceiver(Interface):
     """
 
     def opened() -> None:
-        """The far end is reached."""
+        """The remote is connected."""
 
     def refused(reason: Refused) -> None:
-        """The far end is not reached, and never will be by this stream."""
+        """The stream could not be opened."""
 
     def data(data: bytes) -> None:
-        """Bytes from the far end."""
+        """Bytes from the remote."""
 
     def eof() -> None:
-        """The far end will send no more, but still listens."""
+        """The remote has closed its sending side; it can still receive."""
 
     def lost(clean: bool) -> None:
-        """The stream is gone; ``clean`` is False if it was reset."""
+        """The stream is closed; ``clean`` is False if it was reset."""
 
 
 class IOutbound(IPushProducer):
@@ -48,10 +48,10 @@ class IOutbound(IPushProducer):
     transport = Attribute("The raw Twisted transport once there is one, else None.")
 
     def write(data: bytes) -> None:
-        """Send bytes to the far end."""
+        """Send bytes to the remote."""
 
     def register_producer(producer: IPushProducer) -> None:
-        """After ``opened``: pause this producer while the far end takes no more."""
+        """After ``opened``: pause this producer while the remote takes no more."""
 
     def unregister_producer() -> None:
         """Forget the producer."""
@@ -69,24 +69,24 @@ class IOutbound(IPushProducer):
 class IBackend(Interface):
     """Opens streams and looks names up on behalf of clients.
 
-    ``isolation.credentials`` are computed when they are first asked for: a backend that has no use
-    for them costs nothing.
+    ``isolation.credentials`` are computed at their first use, so a backend that does not need them
+    does not pay for them.
     """
 
     def open(request: Request, isolation: Isolation, receiver: IReceiver) -> IOutbound:
-        """Begin a stream to ``request.address``; what becomes of it, the receiver hears later.
+        """Open a stream to ``request.address``, and report its events to the receiver.
 
-        Raises ``Refused`` if the answer is no at once: then the receiver hears nothing.
+        Raises ``Refused`` if it fails at once: then the receiver is never called.
         """
 
     def resolve(request: Request, isolation: Isolation) -> Deferred[Address]:
         """Look up the address of the name ``request.address.host``.
 
-        Fires with an IPv4 or IPv6 address and port 0; errback ``Refused``. Cancelling gives it up.
+        Fires with an IPv4 or IPv6 address and port 0; errback ``Refused``. It can be cancelled.
         """
 
     def resolve_ptr(request: Request, isolation: Isolation) -> Deferred[Address]:
         """Look up the canonical name of the IP address ``request.address``.
 
-        Fires with a host name whose port is 0; errback ``Refused``. Cancelling gives it up.
+        Fires with a host name whose port is 0; errback ``Refused``. It can be cancelled.
         """

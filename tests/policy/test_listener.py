@@ -76,7 +76,7 @@ def test_flags_of_tor_alone_are_taken_with_a_note(word: str) -> None:
     policy, notes = parse_flags([word])
     assert policy == ListenerPolicy()
     (note,) = notes
-    assert "means nothing here" in note or "holds anyway" in note
+    assert "means nothing here" in note or "is the default" in note
 
 
 @pytest.mark.parametrize(

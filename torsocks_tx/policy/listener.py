@@ -107,23 +107,23 @@ class Flag:
 
 FLAGS: tuple[Flag, ...] = (
     Flag("ExtendedErrors", "extended_errors", "tell SOCKS5 clients why an onion service failed"),
-    Flag("ExtendedAuth", "extended_auth", "method X'97' for clients that offer it"),
+    Flag("ExtendedAuth", "extended_auth", "extended authentication for clients that offer it"),
     Flag("SwapE0E1", "swap_e0_e1", "codes E0 and E1 as proposal 229's sentences have them"),
-    Flag("IsolateClientAddr", "client_addr", "one client address, one circuit", True),
-    Flag("IsolateSOCKSAuth", "socks_auth", "one user name and password, one circuit", True),
-    Flag("IsolateClientProtocol", "client_protocol", "SOCKS4 and SOCKS5 apart", True),
-    Flag("IsolateDestPort", "dest_port", "one destination port, one circuit", True),
-    Flag("IsolateDestAddr", "dest_addr", "one destination address, one circuit", True),
-    Flag("PreferSOCKSNoAuth", "prefer_socks_no_auth", "method 00 wherever it is offered"),
-    Flag("OnionTraffic", "onion_traffic", "onion services"),
-    Flag("IPv4Traffic", "ipv4_traffic", "IPv4 destinations"),
-    Flag("IPv6Traffic", "ipv6_traffic", "IPv6 destinations"),
-    Flag("PreferIPv6", "prefer_ipv6", "IPv6 for names that have both"),
-    Flag("DNSRequest", "dns_request", "destinations by name, and look-ups"),
+    Flag("IsolateClientAddr", "client_addr", "separate circuits for each client address", True),
+    Flag("IsolateSOCKSAuth", "socks_auth", "separate circuits for each login", True),
+    Flag("IsolateClientProtocol", "client_protocol", "separate circuits for SOCKS4 and 5", True),
+    Flag("IsolateDestPort", "dest_port", "separate circuits for each destination port", True),
+    Flag("IsolateDestAddr", "dest_addr", "separate circuits for each destination address", True),
+    Flag("PreferSOCKSNoAuth", "prefer_socks_no_auth", "no authentication wherever it is offered"),
+    Flag("OnionTraffic", "onion_traffic", "allow onion services"),
+    Flag("IPv4Traffic", "ipv4_traffic", "allow IPv4 destinations"),
+    Flag("IPv6Traffic", "ipv6_traffic", "allow IPv6 destinations"),
+    Flag("PreferIPv6", "prefer_ipv6", "prefer IPv6 for names that have both"),
+    Flag("DNSRequest", "dns_request", "allow destinations by name, and look-ups"),
     Flag("IPv6Connect", "ipv6_connect", "off: answer 08 to CONNECT with an IPv6 address"),
     Flag("SafeSocks", "safe_socks", "refuse clients that give an IP address in place of a name"),
     Flag("TestSocks", "test_socks", "log for each request whether it was by name"),
-    Flag("AllowPublic", "allow_public", "let the listener stand where others can reach it"),
+    Flag("AllowPublic", "allow_public", "allow an address that other machines can reach"),
 )
 _BY_NAME = {flag.name.lower(): flag for flag in FLAGS}
 ONION_ONLY = "oniontrafficonly"
@@ -157,7 +157,7 @@ def parse_flags(words: Iterable[str]) -> tuple[ListenerPolicy, list[str]]:
         elif bare == ONION_ONLY and positive:
             fields.update(dns_request=False, ipv4_traffic=False, ipv6_traffic=False)
         elif bare == ONION_ONLY:
-            notes.append("NoOnionTrafficOnly is what holds anyway")
+            notes.append("NoOnionTrafficOnly is the default")
         elif bare in _BY_NAME:
             flag = _BY_NAME[bare]
             (isolation if flag.isolation else fields)[flag.field] = positive

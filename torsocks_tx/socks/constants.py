@@ -11,7 +11,7 @@ from enum import Enum, IntEnum
 
 
 class Version(IntEnum):
-    """The first byte of a message: which SOCKS is spoken."""
+    """The version of SOCKS, in the first byte of a message."""
 
     SOCKS4 = 0x04
     SOCKS5 = 0x05
@@ -93,7 +93,7 @@ class HiddenServiceReply(IntEnum):
 class TransportReply(IntEnum):
     """The REP bytes of a pluggable transport (proposal 229, section 2.2).
 
-    The same numbers as the first three of ``OnionReply``: the listener's role tells them apart.
+    The same numbers as the first three of ``OnionReply``: which they are depends on the role.
     """
 
     TEMPORARY = 0xF0

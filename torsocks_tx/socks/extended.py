@@ -83,7 +83,7 @@ def parse_response_head(reader: Reader) -> tuple[int, int]:
 
 
 def _take_version(reader: Reader) -> None:
-    # No answer: whoever sent something else would not understand it.
+    # No answer: the sender of another message would not understand it.
     if reader.take_u8() != VERSION:
         raise ProtocolError("not a message of method 0x97")
 
