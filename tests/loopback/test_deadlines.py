@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import select
 
 import pytest
@@ -131,3 +133,34 @@ async def test_where_that_cannot_be_heard_the_deadline_is_the_end(
     await leg.until(lambda: leg.over)
     await server.emptied()
     assert clock.getDelayedCalls() == []
+
+
+def epolls() -> int:
+    """How many epolls this process has."""
+    links = []
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            links.append(os.readlink(f"/proc/self/fd/{number}"))
+    return links.count("anon_inode:[eventpoll]")
+
+
+@rows("S-40")
+@pytest_twisted.ensureDeferred
+async def test_paused_clients_are_watched_by_one_descriptor_together(ground: Ground) -> None:
+    server, _ = await tor_like(ground, hold)
+    endpoint = await ground.listen(server)
+    before = epolls()
+    clients = [await ground.connect(endpoint) for _ in range(10)]
+    for client in clients:
+        client.send(b"\5\1\0" + REQUEST + bytes(100_000))
+
+    def paused() -> int:
+        transports = {protocol.transport for protocol in server.connections}
+        return len(transports - set(reactor.getReaders()))
+
+    await server.until(lambda: paused() == len(clients))
+    assert epolls() == before + 1
+    for client in clients:
+        client.reset()
+    await server.emptied()
+    assert epolls() == before
