@@ -11,7 +11,7 @@ from twisted.logger import LogEvent, globalLogPublisher
 
 from tests.support.processes import kill_programs
 
-pytest_plugins = ["tests.support.netfixture", "tests.support.clients"]
+pytest_plugins = ["tests.support.netfixture", "tests.support.clients", "tests.support.ground"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
@@ -68,14 +66,6 @@ class Elsewhere(Watcher, NameResolver):
             self.dialled.append(host)
         local = host if host.startswith("127.") or host == "::1" else "127.0.0.1"
         return sock.connect_ex((local, *address[1:]))
-
-
-@pytest_twisted.async_yield_fixture
-async def ground(tmp_path: Path) -> AsyncIterator[Ground]:
-    """Give sockets over TCP, and leave none behind."""
-    ground = Ground("tcp", tmp_path)
-    yield ground
-    await ground.close()
 
 
 class Site:

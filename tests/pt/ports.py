@@ -1,4 +1,4 @@
-"""A transport's SOCKS port in memory: the parent's bytes, and the endpoint in the test's hands."""
+"""A transport's SOCKS port in memory, with an endpoint that the test connects."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ class HeldEndpoint:
         return self.connecting
 
     def made(self, transport: WholeTransport) -> None:
-        """Be connected."""
+        """Connect, with this transport."""
         protocol = self.factory.buildProtocol(None)
         transport.connect(protocol)
         self.connecting.callback(protocol)
 
     def failed(self, reason: Exception) -> None:
-        """Never be."""
+        """Fail to connect."""
         self.connecting.errback(Failure(reason))
 
 
 class Port:
-    """One connection of a parent; ``targets`` is what the transport was asked for."""
+    """One connection of a parent; ``targets`` lists what the transport was called with."""
 
     def __init__(self, raises: Exception | None = None, **options: Any) -> None:
         self.clock = Clock()
@@ -62,6 +62,11 @@ class Port:
             raise self._raises
         return self.endpoint
 
+    def greet(self, *methods: int) -> Port:
+        """Offer these methods; return this port."""
+        assert self.say(bytes([5, len(methods), *methods]))[:1] == b"\5"
+        return self
+
     def say(self, data: bytes) -> bytes:
         """Send bytes; return what is answered at once, and in the reactor's next turn."""
         assert self.protocol is not None
@@ -70,19 +75,19 @@ class Port:
         return self.transport.take()
 
     def then(self, act: Callable[..., None], *arguments: Any) -> bytes:
-        """Let something happen; return what the parent hears of it."""
+        """Call a function; return what is sent to the parent then."""
         act(*arguments)
         return self.transport.take()
 
     @property
     def target(self) -> Target:
-        """The only one."""
+        """The only target."""
         [target] = self.targets
         return target
 
     @property
-    def farewell(self) -> bool:
-        """Whether the answer is flushed and the connection then closed."""
+    def is_closing(self) -> bool:
+        """Whether the connection is closed once the answer is flushed."""
         return self.transport.asked[-1:] == ["loseWriteConnection"]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,13 +85,6 @@ async def test_name_without_a_proxy_is_looked_up_here(ground: Ground, bind: str 
     dialer = Dialer(reactor, bind_v4=bind)
     client = await ground.connect(dialer.endpoint(at("localhost", int(port))))
     assert client.transport.getPeer().port == int(port)
-
-
-@pytest_twisted.async_yield_fixture
-async def ground(tmp_path: Path) -> AsyncIterator[Ground]:
-    ground = Ground("tcp", tmp_path)
-    yield ground
-    await ground.close()
 
 
 class Proxy(SOCKSFactory):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -30,13 +29,6 @@ from torsocks_tx.socks.messages import KeyValues
 
 SECRET = b"hunter2-the-secret"
 MEGABYTE = 1024 * 1024
-
-
-@pytest_twisted.async_yield_fixture
-async def ground(tmp_path: Path) -> AsyncIterator[Ground]:
-    ground = Ground("tcp", tmp_path)
-    yield ground
-    await ground.close()
 
 
 class FarSide(Factory):

@@ -38,11 +38,6 @@ OFFERS = table(
 )
 
 
-def greet(port: Port, *methods: int) -> None:
-    offer = bytes(methods)
-    assert port.say(bytes([5, len(offer)]) + offer)[:1] == b"\5"
-
-
 class TestMethods:
     @rows("P-02")
     @pytest.mark.parametrize(("offered", "selected"), OFFERS)
@@ -51,15 +46,13 @@ class TestMethods:
         assert port.say(bytes([5, len(offered)]) + offered) == bytes([5, selected])
 
     def test_parent_without_authentication_has_no_arguments(self) -> None:
-        port = Port()
-        greet(port, 0)
+        port = Port().greet(0)
         port.say(CONNECT)
         assert port.target.arguments == KeyValues()
         assert port.target.address == at("192.0.2.1", 4000)
 
     def test_credentials_sent_after_method_00_are_arguments(self) -> None:
-        port = Port()
-        greet(port, 0)
+        port = Port().greet(0)
         assert port.say(userpass(b"k=v")) == b"\1\0"
         port.say(CONNECT)
         assert port.target.arguments == KeyValues((("k", b"v"),))
@@ -87,8 +80,7 @@ class TestArguments:
     @rows("P-02")
     @pytest.mark.parametrize(("text", "arguments"), ARGUMENTS)
     def test_arguments_in_credentials(self, text: bytes, arguments: Pairs) -> None:
-        port = Port()
-        greet(port, 0, 2)
+        port = Port().greet(0, 2)
         assert port.say(userpass(text[:255], text[255:] or b"\0")) == b"\1\0"
         assert port.say(CONNECT) == b""
         assert port.target.arguments == KeyValues(arguments)
@@ -103,8 +95,7 @@ class TestArguments:
     @rows("P-02", "P-03")
     def test_arguments_in_key_value_pairs(self) -> None:
         """No escapes, and no bound of 510 bytes; other keys are no arguments."""
-        port = Port()
-        greet(port, 0x97)
+        port = Port().greet(0x97)
         long = b"\0;=\\" * 15_000
         answer = port.say(
             pairs((b"PT.k", long), (b"PT.a", b""), (b"USERNAME", b"x=y"), (b"PT.k", b"2"))
@@ -114,19 +105,17 @@ class TestArguments:
         assert port.target.arguments == KeyValues((("k", long), ("a", b""), ("k", b"2")))
 
     def test_unknown_key_value_pairs_are_refused_by_name(self) -> None:
-        port = Port(arguments=frozenset({"k"}))
-        greet(port, 0x97)
+        port = Port(arguments=frozenset({"k"})).greet(0x97)
         answer = port.say(pairs((b"PT.k", b"1"), (b"PT.l", b"2")))
         assert answer[:2] == b"\1\2"
         assert b"UNSUPPORTED\0\4PT.l" in answer
-        assert port.farewell
+        assert port.is_closing
         assert port.targets == []
 
     @rows("P-20", "P-21")
     @pytest.mark.parametrize(("required", "status"), [(b"PT.k", 0), (b"PT.k,PT.l", 2)])
     def test_required_argument_must_be_known(self, required: bytes, status: int) -> None:
-        port = Port(arguments=frozenset({"k"}))
-        greet(port, 0x97)
+        port = Port(arguments=frozenset({"k"})).greet(0x97)
         answer = port.say(pairs((b"REQUIRE", required)))
         assert answer[:2] == bytes([1, status])
         assert (b"UNSUPPORTED\0\4PT.l" in answer) == (status == 2)
@@ -135,46 +124,41 @@ class TestArguments:
     def test_list_of_unknown_arguments_is_cut_to_the_longest_value(
         self, logged_failures: list[LogEvent]
     ) -> None:
-        port = Port(arguments=frozenset())
-        greet(port, 0x97)
+        port = Port(arguments=frozenset()).greet(0x97)
         names = [b"PT.%061d" % number for number in range(1024)]
         answer = port.say(pairs(*((name, b"") for name in names)))
         assert answer.startswith(b"\1\2\0\1\0\x0bUNSUPPORTED")
         assert answer.endswith(b"," + names[1007])
-        assert port.farewell
+        assert port.is_closing
 
     def test_key_without_a_name_is_not_an_argument(self) -> None:
-        port = Port()
-        greet(port, 0x97)
+        port = Port().greet(0x97)
         assert b"PT." not in port.say(pairs((b"PT.", b"1")))
         port.say(CONNECT)
         assert port.target.arguments == KeyValues()
 
     def test_known_key_value_pairs_are_accepted(self) -> None:
-        port = Port(arguments=frozenset({"k"}))
-        greet(port, 0x97)
+        port = Port(arguments=frozenset({"k"})).greet(0x97)
         assert port.say(pairs((b"PT.k", b"1")))[:2] == b"\1\0"
 
     @pytest.mark.parametrize(
         "text", [b"k", b"k=v;", b"=v", b"k=v\\", rb"k=\v", b"<torS0X>9", b"<torS0X>0"]
     )
     def test_malformed_arguments_in_credentials_are_refused(self, text: bytes) -> None:
-        port = Port()
-        greet(port, 2)
+        port = Port().greet(2)
         assert port.say(userpass(text)) == b"\1\1"
-        assert port.farewell
+        assert port.is_closing
         assert port.say(CONNECT) == b""
         assert port.targets == []
 
     def test_malformed_arguments_in_a_socks4_user_id_are_refused(self) -> None:
         port = Port()
         assert port.say(octets("04 01 0FA0 C0000201") + b"k\0") == octets("00 5B 0000 00000000")
-        assert port.farewell
+        assert port.is_closing
         assert port.targets == []
 
     def test_arguments_are_not_in_the_repr_of_a_target(self) -> None:
-        port = Port()
-        greet(port, 2)
+        port = Port().greet(2)
         port.say(userpass(b"secret=hunter2"))
         port.say(CONNECT)
         assert "hunter2" not in repr(port.target)
@@ -196,10 +180,9 @@ class TestRequests:
     @rows("P-02")
     @pytest.mark.parametrize(("request_", "code"), REQUESTS)
     def test_other_commands_and_names_are_refused(self, request_: str, code: int) -> None:
-        port = Port()
-        greet(port, 0)
+        port = Port().greet(0)
         assert port.say(octets(request_)) == refused(code)
-        assert port.farewell
+        assert port.is_closing
         assert port.targets == []
 
     @pytest.mark.parametrize("request_", ["04 F0 0000 C0000201 00", "04 02 0FA0 C0000201 00"])
@@ -217,14 +200,12 @@ class TestRequests:
         ids=["IPv6", "an IP address as text"],
     )
     def test_ip_address_is_accepted_in_every_notation(self, request_: str, host: str) -> None:
-        port = Port()
-        greet(port, 0)
+        port = Port().greet(0)
         port.say(octets(request_))
         assert port.target.address == at(host, 4000)
 
     def test_the_reply_waits_for_the_transports_handshake(self) -> None:
-        port = Port()
-        greet(port, 0)
+        port = Port().greet(0)
         assert port.say(CONNECT + b"early") == b""
         port.clock.advance(HANDSHAKE_TIMEOUT + 1)
         assert port.transport.take() == b""
@@ -235,8 +216,7 @@ class TestRequests:
         assert port.then(port.far.protocol.dataReceived, b"hello") == b"hello"
 
     def test_parent_that_leaves_cancels_the_connection(self) -> None:
-        port = Port()
-        greet(port, 0)
+        port = Port().greet(0)
         port.say(CONNECT)
         port.transport.lose()
         assert port.endpoint.connecting.called
@@ -247,15 +227,13 @@ class TestRequests:
         port.clock.advance(HANDSHAKE_TIMEOUT - 0.1)
         assert port.transport.asked[-1] != "loseWriteConnection"
         port.clock.advance(0.2)
-        assert port.farewell
+        assert port.is_closing
 
     def test_credentials_isolate_nothing(self) -> None:
-        port = Port()
-        greet(port, 2)
+        port = Port().greet(2)
         port.say(userpass(b"k=v"))
         port.say(CONNECT)
-        other = Port()
-        greet(other, 0)
+        other = Port().greet(0)
         other.say(CONNECT)
         first, second = (
             each.factory.admit(_request_of(each), each.transport.getPeer())
@@ -304,10 +282,10 @@ class TestOutcomes:
             port = Port()
             self.ask(port, *methods)
             assert port.then(port.endpoint.failed, reason) == refused(code)
-            assert port.farewell
+            assert port.is_closing
             port = Port(raises=reason)
             assert self.ask(port, *methods) == refused(code)
-            assert port.farewell
+            assert port.is_closing
 
     @rows("P-33")
     @pytest.mark.parametrize("early", [True, False], ids=["choosing", "connecting"])
@@ -327,14 +305,13 @@ class TestOutcomes:
     @rows("P-26")
     def test_parent_may_ask_for_plain_reply_codes(self) -> None:
         for value, code in ((b"rfc1928", 1), (b"none", 1), (b"prop229", 0xF0)):
-            port = Port()
-            greet(port, 0x97)
+            port = Port().greet(0x97)
             port.say(pairs((b"REPLY_CODES", value)))
             port.say(CONNECT)
             assert port.then(port.endpoint.failed, Temporary("busy")) == refused(code)
 
     def ask(self, port: Port, *methods: int) -> bytes:
-        greet(port, *methods)
+        port.greet(*methods)
         if 0x97 in methods:
             assert port.say(pairs())[:2] == b"\1\0"
         elif 2 in methods:

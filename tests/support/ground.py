@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.endpoints import (
     TCP4ClientEndpoint,
@@ -179,3 +181,11 @@ class Ground:
 
     def _had(self, call: Any) -> bool:
         return any(call is before for before in self._timers_before)
+
+
+@pytest_twisted.async_yield_fixture
+async def ground(tmp_path: Path) -> AsyncIterator[Ground]:
+    """Give sockets over TCP, and leave none behind."""
+    ground = Ground("tcp", tmp_path)
+    yield ground
+    await ground.close()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import pytest_twisted
@@ -41,13 +39,6 @@ class Segments(Peer):
     def dataReceived(self, data: bytes) -> None:
         self.segments.append(data)
         super().dataReceived(data)
-
-
-@pytest_twisted.async_yield_fixture
-async def ground(tmp_path: Path) -> AsyncIterator[Ground]:
-    ground = Ground("tcp", tmp_path)
-    yield ground
-    await ground.close()
 
 
 @pytest.fixture

@@ -1,8 +1,11 @@
-"""The servers behind the private network, reached directly over loopback."""
+"""The servers of the private network, reached directly over loopback, and its reserved ports."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
+from ipaddress import ip_address
 
 import pytest
 import pytest_twisted
@@ -12,13 +15,21 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, c
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol
+from twisted.names import client, dns
+from twisted.names.error import DNSNameError
 from zope.interface import implementer
 
+from torsocks_tx.testing.tornet import servers
 from torsocks_tx.testing.tornet.servers import (
     BANNER,
+    LOOPBACK,
+    Asked,
+    NameServer,
     Origin,
+    PortReservations,
     banner_origin,
     echo_origin,
+    has_ipv6_loopback,
     web_origin,
 )
 
@@ -154,3 +165,119 @@ async def test_banner_is_sent_first() -> None:
     assert await converse(origin.port, b"") == BANNER
     assert await converse(origin.port, b"hello") == BANNER + b"hello"
     await origin.stop()
+
+
+@pytest_twisted.async_yield_fixture
+async def server() -> AsyncIterator[tuple[NameServer, client.Resolver]]:
+    server = NameServer()
+    resolver = client.Resolver(servers=[("127.0.0.1", server.start(reactor))], timeout=(5,))
+    resolver.noisy = False
+    yield server, resolver
+    await server.stop()
+    await server.stop()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "answers"),
+    [
+        ("web.test", dns.A, ["127.0.0.1"]),
+        ("WEB.tESt", dns.A, ["127.0.0.1"]),
+        ("web.test", dns.AAAA, []),
+        ("web6.test", dns.AAAA, ["::1"]),
+        ("both.test", dns.A, ["127.0.0.1"]),
+        ("both.test", dns.AAAA, ["::1"]),
+        ("doc.test", dns.A, ["203.0.113.9"]),
+        ("doc6.test", dns.AAAA, ["2001:db8::9"]),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_addresses_of_a_name_are_answered(
+    server: tuple[NameServer, client.Resolver], name: str, kind: int, answers: list[str]
+) -> None:
+    names, resolver = server
+    found, _, _ = await resolver.query(dns.Query(name.encode(), kind, dns.IN))
+    family = {dns.A: socket.AF_INET, dns.AAAA: socket.AF_INET6}[kind]
+    assert [socket.inet_ntop(family, record.payload.address) for record in found] == answers
+    assert [record.name.name for record in found] == [name.encode()] * len(answers)
+    assert names.asked == [Asked(name.lower(), {dns.A: "A", dns.AAAA: "AAAA"}[kind])]
+
+
+@pytest.mark.parametrize(
+    ("address", "name"), [("203.0.113.9", b"doc.test"), ("2001:db8::9", b"doc6.test")]
+)
+@pytest_twisted.ensureDeferred
+async def test_name_of_an_address_is_answered(
+    server: tuple[NameServer, client.Resolver], address: str, name: bytes
+) -> None:
+    names, resolver = server
+    pointer = ip_address(address).reverse_pointer
+    found, _, _ = await resolver.query(dns.Query(pointer.encode(), dns.PTR, dns.IN))
+    assert [record.payload.name.name for record in found] == [name]
+    assert names.asked == [Asked(pointer, "PTR")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_unknown_name_is_nxdomain(
+    server: tuple[NameServer, client.Resolver],
+) -> None:
+    names, resolver = server
+    with pytest.raises(DNSNameError):
+        await resolver.query(dns.Query(b"no.test", dns.A, dns.IN))
+    assert names.asked == [Asked("no.test", "A")]
+
+
+def test_given_table_replaces_the_default() -> None:
+    names = NameServer({"mine.test": ["192.0.2.1"]}, {"192.0.2.1": "mine.test"})
+    assert names.table == {"mine.test": ["192.0.2.1"]}
+    assert names.pointers == {"192.0.2.1": "mine.test"}
+
+
+def listen(port: int, *, reuse: bool) -> socket.socket:
+    listener = socket.socket()
+    try:
+        if reuse:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((LOOPBACK, port))
+        listener.listen()
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def test_reserved_port_is_free_for_a_daemon_that_reuses_addresses() -> None:
+    reservations = PortReservations()
+    port = reservations.take()
+    with pytest.raises(OSError, match="in use"):
+        listen(port, reuse=False)
+    for _ in range(2):  # the second time is a daemon that was started again
+        with (
+            closing(listen(port, reuse=True)) as listener,
+            closing(socket.create_connection((LOOPBACK, port))) as client,
+        ):
+            accepted, _ = listener.accept()
+            accepted.close()
+            assert client.recv(1) == b""
+    reservations.release()
+    reservations.release()
+    with closing(listen(port, reuse=True)):
+        pass
+
+
+def test_reserved_port_without_a_listener_refuses() -> None:
+    reservations = PortReservations()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((LOOPBACK, reservations.take()))
+    reservations.release()
+
+
+def test_reserved_ports_are_all_different() -> None:
+    reservations = PortReservations()
+    taken = [reservations.take() for _ in range(100)]
+    assert len(set(taken)) == 100
+    reservations.release()
+
+
+def test_machine_without_ipv6_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "LOOPBACK6", "2001:db8::1")
+    assert not has_ipv6_loopback()
