@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,8 @@ BOUNDS = {
     "modules that name something private": 6,
 }
 SMALL = 100
+OURS = "torsocks_tx"
+DYNAMIC = {"import_module", "__import__", "namedAny", "namedModule"}
 REPLACED = re.compile(r"\.(?:doRead|doWrite|connectionLost)\s*=(?!=)")
 
 
@@ -54,16 +56,26 @@ class Module:
         nodes = [n for n in ast.walk(self.tree) if isinstance(n, ast.Import | ast.ImportFrom)]
         return sum((node.end_lineno or node.lineno) - node.lineno + 1 for node in nodes)
 
-    def imported(self) -> set[str]:
-        """Return the modules and names of the package that it imports."""
-        found: set[str] = set()
-        for node in ast.walk(self.tree):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                found.add(node.module)
-                found.update(f"{node.module}.{alias.name}" for alias in node.names)
-            elif isinstance(node, ast.Import):
-                found.update(alias.name for alias in node.names)
-        return {name.removeprefix("torsocks_tx.") for name in found if "torsocks_tx" in name}
+    @property
+    def place(self) -> str:
+        """Its name without ``__init__``; "" for the package itself."""
+        return self.name.removesuffix("__init__").removesuffix(".")
+
+    def imports(self) -> Iterator[str]:
+        """Yield the absolute dotted names that it imports; not those under ``if __main__``."""
+        own = [OURS, *filter(None, self.place.split("."))]
+        kept = [each for each in self.tree.body if "__main__" not in _condition(each)]
+        for node in ast.walk(ast.Module(kept, [])):
+            match node:
+                case ast.Import(names):
+                    yield from (alias.name for alias in names)
+                case ast.ImportFrom(module, names, level):
+                    start = own[: len(own) - level + self.is_root] if level else []
+                    base = ".".join([*start, *filter(None, [module])])
+                    yield from (f"{base}.{alias.name}" for alias in names)
+                case ast.Call(function, [ast.Constant(str(name)), *_]):
+                    if ast.unparse(function).rpartition(".")[2] in DYNAMIC:
+                        yield name
 
     def private_names(self) -> set[str]:
         """Return the private names that it takes from elsewhere: imported, or of some object."""
@@ -88,6 +100,28 @@ class Module:
         return found
 
 
+def _condition(node: ast.stmt) -> str:
+    return ast.unparse(node.test) if isinstance(node, ast.If) else ""
+
+
+def is_within(name: str, package: str) -> bool:
+    """Whether a dotted name is this package or below it."""
+    return name == package or name.startswith(package + ".")
+
+
+def graph(known: list[Module]) -> dict[str, set[str]]:
+    """Return, for the place of each module, the places of those that it imports."""
+    places = {module.place for module in known}
+    found: dict[str, set[str]] = {place: set() for place in places}
+    for module in known:
+        for target in filter(lambda name: is_within(name, OURS), module.imports()):
+            below = target.removeprefix(OURS).removeprefix(".")
+            while below and below not in places:  # ``from module import name``
+                below = below.rpartition(".")[0]
+            found[module.place].add(below)
+    return found
+
+
 def modules(package: Path = PACKAGE) -> list[Module]:
     """Return every module of the package."""
     found = []
@@ -100,7 +134,7 @@ def modules(package: Path = PACKAGE) -> list[Module]:
 
 def lonely(known: list[Module]) -> list[str]:
     """Return the small modules that only one other imports."""
-    importers = Counter(name for module in known for name in module.imported())
+    importers = Counter(name for targets in graph(known).values() for name in targets)
     return [
         module.name
         for module in known

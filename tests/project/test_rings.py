@@ -6,11 +6,13 @@ Read from the source: nothing is imported to find out.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
+
+from tools.house import graph, is_within, modules
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "torsocks_tx"
@@ -37,68 +39,11 @@ ONLY_IMPORTER_OF_TXTORCON = "backends.tor"
 MODULE_LINES, CLASS_LINES, FUNCTION_LINES = 400, 200, 40
 
 
-def is_within(name: str, package: str) -> bool:
-    return name == package or name.startswith(package + ".")
-
-
 def rank(module: str) -> int:
     """Return the ring of a module, named below the package ("" is the package itself)."""
     found = [i for i, ring in enumerate(RINGS) if any(fnmatchcase(module, p) for p in ring)]
     assert len(found) == 1, f"{module!r} has {len(found)} places in RINGS; give it the right one"
     return found[0]
-
-
-def modules_of(package: Path) -> dict[str, Path]:
-    """Return every module of a package directory by its name below the package."""
-    names = {}
-    for path in sorted(package.rglob("*.py")):
-        parts = path.relative_to(package).with_suffix("").parts
-        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return names
-
-
-def imports_in(tree: ast.Module, module: str, *, is_package: bool) -> Iterator[str]:
-    """Yield the absolute dotted names that a module imports, wherever in it that stands."""
-    own = [PACKAGE, *filter(None, module.split("."))]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            start = own[: len(own) - node.level + is_package] if node.level else []
-            base = ".".join([*start, *filter(None, [node.module])])
-            yield from (f"{base}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-            called = ast.unparse(node.func).rpartition(".")[2]
-            if called in {"import_module", "__import__", "namedAny", "namedModule"}:
-                yield str(node.args[0].value)
-
-
-def without_main(tree: ast.Module) -> ast.Module:
-    """Drop what runs only where the module is the program: nobody else imports that."""
-    body = [
-        node
-        for node in tree.body
-        if not (isinstance(node, ast.If) and "__main__" in ast.unparse(node.test))
-    ]
-    return ast.Module(body, tree.type_ignores)
-
-
-def graph_of(package: Path) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
-    """Return, for each module, which modules of ours it imports and which names of others."""
-    modules = modules_of(package)
-    ours: dict[str, set[str]] = {name: set() for name in modules}
-    others: dict[str, set[str]] = {name: set() for name in modules}
-    for name, path in modules.items():
-        tree = without_main(ast.parse(path.read_text(encoding="utf-8")))
-        for target in imports_in(tree, name, is_package=path.name == "__init__.py"):
-            if not is_within(target, PACKAGE):
-                others[name].add(target)
-                continue
-            below = target.removeprefix(PACKAGE).removeprefix(".")
-            while below and below not in modules:  # ``from module import name``
-                below = below.rpartition(".")[0]
-            ours[name].add(below)
-    return ours, others
 
 
 def cycle_in(graph: dict[str, set[str]]) -> list[str]:
@@ -130,15 +75,18 @@ def foreign_breach(module: str, target: str) -> str:
 
 def breaches_of(package: Path) -> list[str]:
     """Return every breach of the rings, each in one sentence."""
-    ours, others = graph_of(package)
+    known = modules(package)
+    ours = graph(known)
     ranks = {module: rank(module) for module in ours}
     found = [
         f"{module or PACKAGE} imports {target or PACKAGE}, which is further out"
-        for module, targets in ours.items()
+        for module, targets in sorted(ours.items())
         for target in sorted(targets)
         if rank(target) > ranks[module]
     ]
-    foreign = (foreign_breach(module, t) for module in others for t in sorted(others[module]))
+    foreign = (
+        foreign_breach(module.place, target) for module in known for target in module.imports()
+    )
     found += filter(None, foreign)
     if cycle := cycle_in(ours):
         found.append("a cycle: " + " -> ".join(name or PACKAGE for name in cycle))
@@ -173,7 +121,7 @@ def too_long_in(text: str, where: str) -> list[str]:
 
 
 def test_modules_import_only_inwards() -> None:
-    assert len(modules_of(ROOT / PACKAGE)) > 10
+    assert len(modules(ROOT / PACKAGE)) > 10
     assert breaches_of(ROOT / PACKAGE) == []
 
 
