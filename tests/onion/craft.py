@@ -144,7 +144,7 @@ def _introduction_point(
 
 
 class _RandomOuter:
-    """Stands where the outer layer belongs; no key opens it."""
+    """Random bytes in place of the outer layer."""
 
     def _encrypt(self, *_: Any) -> bytes:
         body = base64.b64encode(os.urandom(2000)).decode("ascii")
@@ -155,7 +155,7 @@ class _RandomOuter:
 async def post(
     control: Control, address: str, descriptors: Sequence[str], relays: Sequence[Relay]
 ) -> None:
-    """Give the descriptors to these relays, and return when they have taken them."""
+    """Give the descriptors to these relays, and return when they have accepted them."""
     uploads = _Uploads(len(descriptors) * len(relays))
     servers = " ".join(f"SERVER={relay.fingerprint}" for relay in relays)
     await control.listen("HS_DESC", uploads.note)
@@ -170,7 +170,7 @@ async def post(
 
 
 class _Uploads:
-    """Counts what the directories have taken."""
+    """Counts the descriptors that the directories have accepted."""
 
     def __init__(self, expected: int) -> None:
         self.done: Deferred[None] = Deferred()

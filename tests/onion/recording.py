@@ -1,4 +1,4 @@
-"""Logs of what tor's control port said while one onion service was tried, to be played again.
+"""Recordings of the events of tor's control port while one onion service was tried.
 
 The first lines, marked ``#``, say what the attempt came to; then one event per line. The address
 stands as 56 times ``a``, the token as ``TOKEN``, each relay as its name and nothing more.
@@ -23,7 +23,7 @@ _PASSWORD = re.compile(r'SOCKS_PASSWORD="[^"]*"')
 
 @dataclass
 class Recording:
-    """What was said: ``plain`` is tor's own code, ``code`` the right one, ``key`` whether tor held
+    """The events: ``plain`` is tor's own code, ``code`` the right one, ``key`` whether tor held
     a client authorization key."""
 
     plain: int
@@ -68,13 +68,13 @@ class Recorder:
             await self._control.listen(name, listener)
 
     async def end(self) -> None:
-        """Take what is still on its way, and listen no more."""
+        """Record what is still on its way, and stop listening."""
         await self._control.get_info("version")
         for name, listener in self._listeners.items():
             await self._control.unlisten(name, listener)
 
     def has(self, words: str) -> bool:
-        """Whether these words were heard."""
+        """Whether an event with these words was recorded."""
         return any(words in text for _, text in self.events)
 
     def _listener(self, name: str):  # type: ignore[no-untyped-def]

@@ -1,6 +1,6 @@
 """Every way in which an onion service fails, and some in which it only seems to, on real tor.
 
-Each scenario is provoked on the private network and says what a client is to hear. The tests and
+Each scenario is provoked on the private network and says which code a client gets. The tests and
 ``make onion-table`` run the same ones.
 """
 
@@ -37,7 +37,7 @@ class Target:
 
 @dataclass
 class Stage:
-    """Where a scenario plays: the network, and the client whose tor will be asked."""
+    """What a scenario runs on: the network, and the client whose tor will be asked."""
 
     network: PrivateNetwork
     client: Client
@@ -188,7 +188,7 @@ async def introduction_relay_stopped(stage: Stage) -> AsyncIterator[Target]:
 
 @asynccontextmanager
 async def service_stopped(stage: Stage) -> AsyncIterator[Target]:
-    """The service's tor stands still: its introduction points do not know that."""
+    """The service's tor is suspended, and its introduction points do not know that."""
     service = await stage.network.add_onion_service(stage.network.web.port)
     node = stage.network.daemons[SERVICE]
     node.suspend()
@@ -218,7 +218,7 @@ async def some_directories(stage: Stage) -> AsyncIterator[Target]:
 
 
 class _Uploads:
-    """Waits until the two descriptors of a service are where they are to be."""
+    """Waits until the two descriptors of a service are published."""
 
     def __init__(self, service: str, excluded: set[str]) -> None:
         self._service = service
@@ -269,7 +269,7 @@ async def port_zero(stage: Stage) -> AsyncIterator[Target]:
 
 @asynccontextmanager
 async def server_refuses(stage: Stage) -> AsyncIterator[Target]:
-    """A service that is up, with nothing behind it."""
+    """A service that is up, whose own server cannot be reached."""
     ports = PortReservations()
     service = await stage.network.add_onion_service(ports.take())
     yield Target(service.address)
@@ -299,7 +299,7 @@ async def up(stage: Stage) -> AsyncIterator[Target]:
 
 
 def local(host: str) -> Provoke:
-    """An address that is none."""
+    """An address that is not valid."""
 
     @asynccontextmanager
     async def provoke(stage: Stage) -> AsyncIterator[Target]:

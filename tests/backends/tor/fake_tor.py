@@ -1,4 +1,4 @@
-"""A control port that says what a test wants: commands are recorded, answers come from tables."""
+"""A fake control port: commands are recorded, and answers come from tables."""
 
 from __future__ import annotations
 
@@ -92,12 +92,12 @@ class FakeTor(ServerFactory):
             transport.abortConnection()
 
     async def listen(self) -> None:
-        """Be there, for the first time or again."""
+        """Listen, for the first time or again."""
         self.commands.clear()
         self._port = await UNIXServerEndpoint(reactor, self.path).listen(self)
 
     async def stop(self) -> None:
-        """Be gone, as a tor that was killed."""
+        """Stop, as a tor that was killed."""
         self.drop()
         port, self._port = self._port, None
         if port is not None:

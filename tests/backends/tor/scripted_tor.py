@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A program that passes for tor: it opens its control socket and says that it is bootstrapped.
+"""A program in tor's place: it opens its control socket and says that it is bootstrapped.
 
 The option ``Nickname`` of its torrc tells what else it does: see ``main``. It opens no SocksPort.
 """
@@ -41,7 +41,7 @@ def answer(line: str, phase: str) -> str:
 
 
 def serve(listener: socket.socket, behaviour: str) -> None:
-    """Answer one connection to its end, which is ours too."""
+    """Answer one connection until it ends."""
     peer, _ = listener.accept()
     with peer, peer.makefile("rb") as lines:
         for raw in lines:

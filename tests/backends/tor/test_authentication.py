@@ -149,7 +149,7 @@ def offer(fake: FakeTor, methods: str, cookie: Path | None = None, known: bytes 
 
 
 def intercept(fake: FakeTor, start: str, answer: Callable[[], str | None]) -> None:
-    """Answer commands that start so by this function."""
+    """Answer commands with this start by a function."""
     before = fake.answer
     fake.answer = lambda command: (  # type: ignore[method-assign]
         answer() if command.startswith(start) else before(command)
@@ -243,7 +243,7 @@ async def test_a_file_that_is_no_cookie_of_tors_is_refused(
 async def test_a_cookie_that_belongs_to_another_user_is_refused(
     short_directory: Path, cookie: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever names it knows what is in it: on a TCP port only the owner of the file tells."""
+    """The peer that names a file may have written it: on a TCP port only its owner is proof."""
     monkeypatch.setattr(files, "trusted_users", lambda: {0x7FFFFFFE})
     fake = FakeTor(short_directory)
     offer(fake, "SAFECOOKIE", cookie)
@@ -444,7 +444,7 @@ async def test_connecting_can_be_cancelled(fake_tor: FakeTor) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_answer_that_txtorcon_does_not_know_is_an_error(fake_tor: FakeTor) -> None:
-    """Tor may have no room for one more key (451); the connection outlives that."""
+    """Tor may have no room for one more key (451); the connection stays usable."""
     add = "ONION_CLIENT_AUTH_ADD x x25519:y"
     fake_tor.answers[add] = "451 We have reached authorized client capacity"
     control = await connect(reactor, fake_tor.endpoint)

@@ -128,7 +128,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("text", "positional", "keywords"), [row[1:] for row in EVENTS])
-def test_fields_of_an_event(
+def test_the_fields_of_an_event_are_read(
     text: str, positional: tuple[str, ...], keywords: dict[str, str]
 ) -> None:
     event = parse_event(text)
@@ -143,18 +143,18 @@ def test_broken_events_are_errors(text: str) -> None:
 
 
 @pytest.mark.parametrize(("text", "value"), STRINGS)
-def test_escapes(text: str, value: str) -> None:
+def test_escapes_are_read(text: str, value: str) -> None:
     assert unquote(text) == value
 
 
 @pytest.mark.parametrize("text", ["", "a", '"', '"a" ', '"a"b"', r'"\400"', '"\\'])
-def test_what_is_not_a_quoted_string(text: str) -> None:
+def test_what_is_not_a_quoted_string_is_an_error(text: str) -> None:
     with pytest.raises(EventError):
         unquote(text)
 
 
 @given(BYTES)
-def test_quoting_and_back(value: str) -> None:
+def test_unquoting_undoes_quoting(value: str) -> None:
     quoted = quote(value)
     assert quoted.isascii()
     assert quoted.isprintable()
@@ -191,7 +191,7 @@ def test_nothing_but_an_event_error_escapes(text: str) -> None:
 
 
 @given(st.lists(BYTES, max_size=4))
-def test_lists_of_strings(values: list[str]) -> None:
+def test_lists_of_strings_are_read(values: list[str]) -> None:
     assert parse_strings(" ".join(map(quote, values))) == tuple(values)
 
 
@@ -207,7 +207,7 @@ ODD_NAMES = [
     b"back\\slash\\n",
     b"a:b=c#d'e\t\n\xff",
 ]
-"""Names that once were cut, taken for syntax, or not found."""
+"""Names that once were cut short, read as syntax, or not found."""
 
 names = st.binary(min_size=1, max_size=60).filter(lambda name: b"\0" not in name)
 paths = names.map(lambda name: os.fsdecode(b"/" + name))

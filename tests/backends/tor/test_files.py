@@ -1,4 +1,4 @@
-"""The directories of a tor of our own."""
+"""The directories of a tor that this program starts."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ Make = Callable[..., LaunchedTorProvider]
 
 @pytest.fixture
 def program(tmp_path: Path) -> str:
-    """Give the path of a program that passes for tor."""
+    """Give the path of a scripted program in tor's place."""
     script = tmp_path / "tor"
     script.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {scripted_tor.__file__} "$@"\n')
     script.chmod(0o755)
@@ -227,7 +227,7 @@ async def test_a_program_that_is_no_program_fails_the_start(launch: Make, tmp_pa
 
 @contextmanager
 def moved_away(program: str) -> Iterator[None]:
-    """Have no tor for a while."""
+    """Move the program away for a while."""
     away = Path(program).rename(program + ".away")
     yield
     away.rename(program)
@@ -459,7 +459,7 @@ def test_policy_sets_are_distinct_and_begin_with_none() -> None:
     ]
 
 
-def test_policies_that_cannot_be() -> None:
+def test_policies_that_cannot_be_are_errors() -> None:
     with pytest.raises(ValueError, match="has no flag 'NoSuch'"):
         policy_sets([("NoSuch",)])
     with pytest.raises(ValueError, match="ExtendedErrors is not a flag for tor's own SocksPort"):
@@ -468,7 +468,7 @@ def test_policies_that_cannot_be() -> None:
         policy_sets([("NoIPv4Traffic", "NoIPv6Traffic", "NoOnionTraffic")])
 
 
-def test_the_torrc() -> None:
+def test_the_torrc_has_a_port_for_each_policy() -> None:
     policies = policy_sets([("NoIPv6Traffic",), ("NoIPv4Traffic", "NoIPv6Traffic")])
     assert torrc_lines(HOME, policies, [("Nickname", "me"), ("SocksPort", "9050")]) == [
         "Log notice stdout",
@@ -483,18 +483,20 @@ def test_the_torrc() -> None:
 
 
 @pytest.mark.parametrize(("name", "value", "message"), BAD_OPTIONS)
-def test_options_that_cannot_be_given(name: str, value: str, message: str) -> None:
+def test_options_that_cannot_be_given_are_errors(name: str, value: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         torrc_lines(HOME, [NONE], [(name, value)])
 
 
 @pytest.mark.parametrize(("ending", "output", "sentence"), OUTPUTS)
-def test_why_tor_has_ended(ending: int | str, output: list[str], sentence: str) -> None:
+def test_tors_output_says_why_it_has_ended(
+    ending: int | str, output: list[str], sentence: str
+) -> None:
     assert complaint(ending, output) == sentence
 
 
 @pytest.mark.network
-def test_tor_accepts_it(short_directory: Path) -> None:
+def test_tor_accepts_the_torrc(short_directory: Path) -> None:
     policies = policy_sets(
         [("NoIPv6Traffic",), ("OnionTrafficOnly",), ("NoIPv4Traffic", "NoIPv6Traffic")]
     )

@@ -41,7 +41,7 @@ ODD_BYTES = b"\xff \\:=\"'#\n"
 
 
 class NoRoomForProcesses:
-    """A reactor of a user that has all the processes it may have."""
+    """A reactor that can start no more processes."""
 
     def spawnProcess(self, *_: object, **__: object) -> None:
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
@@ -49,7 +49,7 @@ class NoRoomForProcesses:
 
 @contextmanager
 def no_descriptors() -> Iterator[None]:
-    """Let this process open nothing more."""
+    """Let this process open no more descriptors."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
     try:

@@ -65,7 +65,7 @@ async def state_of(provider: TorProvider, *states: ProviderState) -> None:
 
 
 class Delays:
-    """Delays that are none, and the failures in a row that they were asked for."""
+    """Delays of a millisecond; ``failures``: what they were asked for."""
 
     def __init__(self) -> None:
         self.failures: list[int] = []

@@ -1,4 +1,4 @@
-"""A control connection in history: the test sends its events, and answers come from a table."""
+"""A fake ``Control``: the test sends its events, and answers come from a table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class StagedControl:
     """Has what ``Control`` has and the onion observer uses.
 
     ``answers``: by the whole command; a Deferred is waited for, an exception is raised.
-    ``listening``: what a ``listen`` comes to: a Deferred, or an exception to fail with.
+    ``listening``: how a ``listen`` ends: a Deferred to wait for, or an exception to raise.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class StagedControl:
         return self._losing.wait()
 
     def lose(self) -> None:
-        """The connection is gone."""
+        """Lose the connection."""
         self.lost = True
         self._losing.fire(None)
 
@@ -76,7 +76,7 @@ class StagedControl:
 
 
 def staged() -> Any:
-    """Make one; typed so that it passes for a ``Control``."""
+    """Make one, typed so that it can stand for a ``Control``."""
     return StagedControl()
 
 

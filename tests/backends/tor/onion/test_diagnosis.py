@@ -37,7 +37,7 @@ Seen = tuple[Fetch | Step, ...]
 
 @dataclass(frozen=True)
 class Case:
-    """What was seen, tor's plain code, and what follows."""
+    """Events that were seen, tor's plain code, and the finding that follows."""
 
     name: str
     code: int
@@ -130,7 +130,7 @@ def note(log: AttemptLog, event: HSCircuitEvent) -> None:
 
 
 def log_of(seen: Seen, others: tuple[Step, ...] = ()) -> AttemptLog:
-    """What one attempt has seen, and what came of introductions for other streams meanwhile."""
+    """The log of an attempt that saw these events, and introductions for other streams."""
     log = AttemptLog(ADDRESS, "token")
     for each in seen:
         if isinstance(each, Fetch):
@@ -185,7 +185,7 @@ def test_breaking_circuits_count_for_each_introduction_point() -> None:
 def test_introductions_for_other_streams(
     code: int, seen: Seen, others: tuple[Step, ...], finding: Finding
 ) -> None:
-    """Tor keeps what came of them by service, and tries none of them again for us."""
+    """Tor remembers by service which introduction points failed, and tries none of them for us."""
     diagnosis = diagnose(code, log_of(seen, others), History(), NOW, followed=1.0)
     assert diagnosis.finding is finding
     assert diagnosis.unless_joined is (finding in (F2, F7))

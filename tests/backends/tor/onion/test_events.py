@@ -1,4 +1,4 @@
-"""Events to events: tables of lines as tor printed them, and lines that it never should."""
+"""Reading HS_DESC and CIRC events: lines as tor prints them, and malformed ones."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ NO_FETCHES = [
 
 @rows("S-43", "S-44")
 @pytest.mark.parametrize(("name", "text", "fetch"), FETCHES, ids=[case[0] for case in FETCHES])
-def test_fetches(name: str, text: str, fetch: Fetch) -> None:
+def test_descriptor_fetches_are_read(name: str, text: str, fetch: Fetch) -> None:
     assert parse_hs_desc(text) == HSDescEvent(ADDRESS, fetch, DIRECTORY.split()[0])
 
 
 @pytest.mark.parametrize("text", NO_FETCHES)
-def test_what_is_no_fetch(text: str) -> None:
+def test_other_descriptor_events_are_ignored(text: str) -> None:
     assert parse_hs_desc(text) is None
 
 
@@ -107,16 +107,16 @@ CIRCUITS = [
 
 @rows("S-45", "S-46", "S-50")
 @pytest.mark.parametrize(("name", "text", "step"), CIRCUITS, ids=[case[0] for case in CIRCUITS])
-def test_circuits(name: str, text: str, step: Step) -> None:
+def test_circuit_events_are_read(name: str, text: str, step: Step) -> None:
     assert parse_circuit(text) == HSCircuitEvent(ADDRESS, "secret", step, relay=RELAY)
 
 
-def test_a_circuit_that_carries_no_stream_yet() -> None:
+def test_a_circuit_that_carries_no_stream_yet_has_no_token() -> None:
     event = parse_circuit(circuit("BUILT", REND, "HSCR_CONNECTING", token=None))
     assert event == HSCircuitEvent(ADDRESS, None, Step.SEEN, relay=RELAY)
 
 
-def test_proof_of_work() -> None:
+def test_proof_of_work_is_read() -> None:
     event = parse_circuit(circuit(more="HS_POW=v1,300"))
     assert event is not None
     assert event.proof_of_work
@@ -135,13 +135,13 @@ def test_proof_of_work() -> None:
         "",
     ],
 )
-def test_what_is_no_circuit_of_a_client(text: str) -> None:
+def test_circuits_of_no_onion_client_are_ignored(text: str) -> None:
     assert parse_circuit(text) is None
 
 
 @given(st.text(st.characters(max_codepoint=255), max_size=64))
 def test_credentials_cannot_forge_anything(token: str) -> None:
-    """A password that looks like fields of an event is a password."""
+    """A password that looks like the fields of an event is read as a password."""
     forged = token + f'" REND_QUERY={"b" * 56} HS_STATE=HSCR_JOINED REASON=TIMEOUT '
     event = parse_circuit(circuit(token=forged))
     assert event == HSCircuitEvent(ADDRESS, forged, Step.SEEN, relay=RELAY)

@@ -38,7 +38,7 @@ class Play:
         self.follow(control, listening)
 
     def follow(self, control: Any, listening: Any = None) -> None:
-        """Follow; ``listening`` is what it comes to."""
+        """Follow; ``listening``: how the subscription ends."""
         self.control, control.listening = control, listening
         self.observer.follow(control).addBoth(self.settled.append)
 

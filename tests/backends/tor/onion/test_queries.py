@@ -1,4 +1,4 @@
-"""One command for all who ask before it is sent."""
+"""Questions to tor: one command for all who ask the same at one time."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Play:
         return [command for command, _ in self.sent]
 
 
-def test_a_thousand_at_once_cost_two() -> None:
+def test_a_thousand_questions_at_once_cost_two_commands() -> None:
     play = Play()
     for _ in range(1000):
         play.ask()
@@ -59,14 +59,14 @@ def test_an_answer_is_never_older_than_its_question() -> None:
     assert play.heard == ["sent before the second question"]
 
 
-def test_different_commands_go_side_by_side() -> None:
+def test_different_commands_are_sent_at_once() -> None:
     play = Play()
     play.ask("A")
     play.ask("B")
     assert play.commands == ["A", "B"]
 
 
-def test_a_failure_is_everybodys_own() -> None:
+def test_a_failure_reaches_all_who_wait() -> None:
     play = Play()
     play.ask()
     play.ask()
@@ -77,7 +77,7 @@ def test_a_failure_is_everybodys_own() -> None:
     assert play.questions._sent == set()
 
 
-def test_giving_up_ends_only_ones_own_waiting() -> None:
+def test_cancelling_ends_only_ones_own_waiting() -> None:
     play = Play()
     first, second = play.ask(), play.ask()
     first.cancel()

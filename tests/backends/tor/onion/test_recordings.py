@@ -1,4 +1,4 @@
-"""What real tor said in every scenario, played again: whole, in other orders, and cut short.
+"""Recordings of what real tor sent in every scenario: whole, in other orders, and cut short.
 
 ``make onion-table ARGS=--record`` makes the recordings.
 """
@@ -40,7 +40,7 @@ def play(lines: Iterable[Line]) -> tuple[AttemptTracker, AttemptLog]:
 
 
 def finding_of(recording: Recording, lines: Iterable[Line], *, complete: bool = True) -> Finding:
-    """What follows; which of F4 and F5 it is, tor's keys tell."""
+    """Diagnose a recording; the keys that tor held decide between F4 and F5."""
     tracker, log = play(lines)
     log.complete = complete
     found = diagnose(recording.plain, log, tracker.history(ADDRESS), 0.0).finding
@@ -50,7 +50,7 @@ def finding_of(recording: Recording, lines: Iterable[Line], *, complete: bool = 
 
 
 def right(recording: Recording) -> Finding:
-    """The finding whose code is that of the scenario; none for what is no onion failure."""
+    """The finding that the scenario should give; NOTHING if it is no onion failure."""
     if recording.code < 0xF0 or recording.code == OnionReply.INVALID_ADDRESS:
         return Finding.NOTHING
     return next(
@@ -61,7 +61,7 @@ def right(recording: Recording) -> Finding:
 
 
 def shuffled(lines: list[Line], seed: int) -> list[Line]:
-    """Another order that tor may use: the events of one circuit, and fetches, keep theirs."""
+    """Mix the events of circuits and of fetches; each of these keeps its own order."""
     chance = random.Random(seed)
     queues: dict[str, deque[Line]] = {}
     for name, text in lines:
@@ -90,27 +90,27 @@ def test_the_descriptor_that_some_directories_lack_was_recorded_so() -> None:
 
 @rows("S-43", "S-44", "S-45", "S-46", "S-47", "S-48", "S-50")
 @recordings
-def test_whole(path: Path) -> None:
+def test_a_recording_gives_the_right_finding(path: Path) -> None:
     recording = load(path)
     assert finding_of(recording, recording.events) is right(recording)
 
 
 @recordings
-def test_in_other_orders(path: Path) -> None:
+def test_the_finding_does_not_depend_on_the_order_of_events(path: Path) -> None:
     recording = load(path)
     for seed in range(SHUFFLES):
         assert finding_of(recording, shuffled(recording.events, seed)) is right(recording), seed
 
 
 @recordings
-def test_cut_short(path: Path) -> None:
-    """What is missing may cost the reason, or the difference of F2 and F7, and nothing else."""
+def test_a_recording_cut_short_gives_no_wrong_finding(path: Path) -> None:
+    """Missing events may hide the finding, or make F7 an F2, but give no other finding."""
     recording = load(path)
     allowed = {Finding.NOTHING, right(recording)}
     if right(recording) in (Finding.INTRODUCTION_TIMED_OUT, Finding.INTRODUCTION_FAILED):
         allowed.add(Finding.INTRODUCTION_FAILED)
     if recording.plain == 1:
-        # With the circuit's events gone it looks as if there were none: tor is asked for it.
+        # Without its events a circuit is not seen; the attempt would ask tor for it.
         allowed.add(Finding.MISSING_CLIENT_AUTH)
     for end in range(len(recording.events)):
         assert finding_of(recording, recording.events[:end]) in allowed

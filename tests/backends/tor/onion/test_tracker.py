@@ -113,7 +113,7 @@ def test_how_long_events_were_followed() -> None:
 
 
 def test_what_is_pushed_out_of_memory_makes_what_was_followed_short() -> None:
-    """Else whoever visits a thousand addresses could have F2 said where F7 is true."""
+    """Otherwise a client that tries a thousand addresses could turn an F7 into an F2."""
     now = [1000.0]
     book = AttemptTracker(lambda: now[0], 2)
     book.follow()
