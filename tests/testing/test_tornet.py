@@ -212,7 +212,9 @@ async def test_streams_are_listed_with_their_circuits(private_network: PrivateNe
         assert len(stream.path) == 3
         assert set(stream.path) <= set(private_network.daemons)
         assert stream.path[-1].startswith("exit")
-    assert await client.stream_circuits() == []
+    # Those of other tests may not have ended yet.
+    left = {stream.stream_id for stream in await client.stream_circuits()}
+    assert left.isdisjoint(stream.stream_id for stream in succeeded)
 
 
 @pytest_twisted.ensureDeferred
