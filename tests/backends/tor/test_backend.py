@@ -30,7 +30,7 @@ class Play:
     def __init__(self, *flags: str, control: Any = None) -> None:
         self.endpoint, self.receiver = FakeEndpoint(), Receiver()
         self.provider = FixedTorProvider(self.endpoint)  # type: ignore[arg-type]
-        self.provider._port = SocksPort(self.endpoint, True, flags=frozenset(flags))  # type: ignore[arg-type]
+        self.provider._port = SocksPort(self.endpoint, True, frozenset(flags))  # type: ignore[arg-type]
         self.provider.control = control
         self.provider.start()
         self.backend = TorBackend(Clock(), self.provider)

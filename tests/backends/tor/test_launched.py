@@ -94,8 +94,8 @@ async def test_a_launched_tor_is_ready_when_it_is_bootstrapped(
     await provider.start()
     port = await asked
     assert provider.state is ProviderState.READY
-    assert provider.port == port
-    assert (port.pipelined, port.extended_errors, port.flags) == (True, False, frozenset())
+    assert provider.port_for(()) == port
+    assert (port.pipelined, port.flags) == (True, frozenset())
     assert provider.control is not None
     assert any("TAKEOWNERSHIP" in line for line in provider._daemon.last_lines)
     assert heard == ["bootstrapped 100% (Done)"]
@@ -489,9 +489,7 @@ def test_options_that_cannot_be_given_are_errors(name: str, value: str, message:
 
 
 @pytest.mark.parametrize(("ending", "output", "sentence"), OUTPUTS)
-def test_tors_output_says_why_it_has_ended(
-    ending: int | str, output: list[str], sentence: str
-) -> None:
+def test_tors_output_says_why_it_ended(ending: int | str, output: list[str], sentence: str) -> None:
     assert complaint(ending, output) == sentence
 
 

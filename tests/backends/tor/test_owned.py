@@ -126,7 +126,7 @@ async def test_a_lost_connection_of_an_application_is_not_made_again(
     with pytest.raises(TorDown, match="the application's control connection is lost"):
         await provider.when_ready()
     assert provider.control is None
-    assert provider.port is not None
+    assert provider.port_for(()).pipelined
     assert fake_tor.connections == []
     assert log_lines[-1].startswith("warn: tor is gone (the application's")
     await provider.stop()
@@ -184,7 +184,7 @@ async def test_clients_of_an_applications_real_tor_are_refused_when_it_is_gone(
     provider = OwnedTorProvider(reactor, protocol)
     await provider.start()
     assert provider.state is ProviderState.STARTING
-    assert provider.port is not None
+    assert provider.port_for(()).pipelined
     asked = provider.when_ready()
     await real_tor.kill()
     with pytest.raises(TorDown):

@@ -114,17 +114,16 @@ def test_the_log_says_once_when_tor_goes_and_when_it_is_back(
 
 @pytest_twisted.ensureDeferred
 async def test_a_fixed_endpoint_is_ready_from_start_to_stop() -> None:
-    provider = FixedTorProvider(ENDPOINT, pipelined=True, extended_errors=True)
+    provider = FixedTorProvider(ENDPOINT, pipelined=True)
     assert provider.state is ProviderState.STARTING
-    assert provider.port is None
     assert provider.control is None
     with pytest.raises(TorDown):
         provider.port_for(())
     asked = provider.when_ready()
     await provider.start()
     port = await asked
-    assert port == SocksPort(ENDPOINT, pipelined=True, extended_errors=True)
-    assert provider.port == provider.port_for(()) == provider.port_for(["IPv6Traffic"]) == port
+    assert port == SocksPort(ENDPOINT, pipelined=True)
+    assert provider.port_for(()) == provider.port_for(["IPv6Traffic"]) == port
     with pytest.raises(NoSuchPort, match="cannot be known without tor's control port"):
         provider.port_for(["NoIPv6Traffic"])
     with pytest.raises(ValueError, match="no flag"):

@@ -141,7 +141,7 @@ class LaunchedTorProvider(TorProvider):
         await watchdog.start()
         watchdog.guard_directory(sockets)
         self._ports = {
-            flags: SocksPort(self._endpoint(socket_of(sockets, number)), True, flags=flags)
+            flags: SocksPort(self._endpoint(socket_of(sockets, number)), True, flags)
             for number, flags in enumerate(self._policies)
         }
         self.use_ports(self._own_port)

@@ -257,12 +257,8 @@ class PortTable:
                 f"tor has no SocksPort with {words}: add such a line to its torrc,"
                 f" for example 'SocksPort 127.0.0.1:9052 {words}'"
             )
-        return SocksPort(
-            self._endpoints[listener.place],
-            self._pipelined,
-            "ExtendedErrors" in listener.known_flags,
-            listener.known_flags,
-        )
+        endpoint = self._endpoints[listener.place]
+        return SocksPort(endpoint, self._pipelined, listener.known_flags)
 
 
 class PortFinder:

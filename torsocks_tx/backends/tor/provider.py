@@ -46,7 +46,6 @@ class SocksPort:
 
     endpoint: IStreamClientEndpoint
     pipelined: bool
-    extended_errors: bool = False
     flags: frozenset[str] = frozenset()
 
 
@@ -166,11 +165,6 @@ class TorProvider(ABC):
     def stop(self) -> Deferred[None]:
         """End; fires when all that belongs to this provider is gone."""
 
-    @property
-    def port(self) -> SocksPort | None:
-        """The SocksPort without special flags that was last known, also while tor is down."""
-        return None if self._port_for is None else self._port_for(())
-
     def when_ready(self) -> Deferred[SocksPort]:
         """Fire with the port: at once when READY, later when STARTING; else fail with TorDown.
 
@@ -183,7 +177,7 @@ class TorProvider(ABC):
         return fail(TorDown(self._reason))
 
     def port_for(self, flags: Iterable[str]) -> SocksPort:
-        """Return the port last known for these flags of tor's SocksPort.
+        """Return the port last known for these flags of tor's SocksPort, also while tor is down.
 
         Raises:
             TorDown: no port is known yet.

@@ -38,18 +38,11 @@ class FixedTorProvider(TorProvider):
     Args:
         endpoint: the SocksPort.
         pipelined: it is known to be C Tor's (others close when early data comes too early).
-        extended_errors: it has the flag ExtendedErrors.
     """
 
-    def __init__(
-        self,
-        endpoint: IStreamClientEndpoint,
-        *,
-        pipelined: bool = False,
-        extended_errors: bool = False,
-    ) -> None:
+    def __init__(self, endpoint: IStreamClientEndpoint, *, pipelined: bool = False) -> None:
         super().__init__()
-        self._port = SocksPort(endpoint, pipelined, extended_errors)
+        self._port = SocksPort(endpoint, pipelined)
 
     def start(self) -> Deferred[None]:
         """See ``TorProvider``."""
