@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from bench.crowd import Held, rate
+from bench.connections import Held, rate
 from bench.origin import ONE_BYTE, order
 from bench.socks import Way, connect, take
 

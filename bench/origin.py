@@ -105,7 +105,7 @@ class Origin:
         except OSError:
             begun = b""
         if begun == ONE_BYTE:
-            # So common in crowds that no thread is made for it.
+            # The most frequent order gets no thread.
             stream.send(stream.recv(ORDER.size + 1)[-1:])
             return
         del self._waiting[stream.fileno()]

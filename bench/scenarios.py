@@ -87,13 +87,13 @@ def memory(bench: Bench) -> None:
     bench.bar("memory per idle proxied connection, KiB", value, 5, most=True)
 
 
-def crowd(bench: Bench) -> None:
+def held_connections(bench: Bench) -> None:
     """Many connections held, then all used."""
     with torsocks_tx() as server:
         held = bench.do(server, "hold", count=bench.plan.held)
         used = bench.do(server, "use")
-    bench.add("crowd", "refused", OURS, held["refused"])
-    bench.add("crowd", "lost", OURS, held["open"] - used["used"])
+    bench.add("held connections", "refused", OURS, held["refused"])
+    bench.add("held connections", "lost", OURS, held["open"] - used["used"])
     lost = bench.plan.held - used["used"]
     what = f"{bench.plan.held} connections held, then all used: lost or refused"
     bench.bar(what, lost, 0, most=True)
@@ -226,7 +226,7 @@ SCENARIOS: dict[str, Callable[[Bench], None]] = {
     "small": small_chunks,
     "setup": set_up,
     "memory": memory,
-    "crowd": crowd,
+    "held connections": held_connections,
     "tor": through_tor,
     "added": added_to_tor,
     "optimistic": optimistic,

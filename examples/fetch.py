@@ -1,4 +1,4 @@
-"""A client: fetch a page through a SOCKS server, apart from everybody else's connections.
+"""A client: fetch a page through a SOCKS server, on a circuit of its own.
 
     python examples/fetch.py HOST [PORT [PROXY]]
 
@@ -16,7 +16,7 @@ from torsocks_tx import ClientOptions, SOCKSClientEndpoint, SOCKSError
 
 
 class Page(protocol.Protocol):
-    """Asks for the front page; ``done`` fires when the server has closed."""
+    """Requests the front page; ``done`` fires when the server has closed."""
 
     transport: Any
 
@@ -24,24 +24,24 @@ class Page(protocol.Protocol):
         self.done: defer.Deferred[None] = defer.Deferred()
 
     def connectionMade(self) -> None:
-        """Ask at once."""
+        """Send the request."""
         self.transport.write(b"GET / HTTP/1.0\r\n\r\n")
 
     def dataReceived(self, data: bytes) -> None:
-        """Print what comes."""
+        """Print what is received."""
         sys.stdout.write(data.decode("utf-8", "replace"))
 
     def connectionLost(self, reason: Failure = protocol.connectionDone) -> None:
-        """The page is whole."""
+        """Fire ``done``: the page is complete."""
         self.done.callback(None)
 
 
 async def main(
     reactor: Any, host: str, port: str = "80", proxy: str = "tcp:127.0.0.1:9050"
 ) -> None:
-    """Fetch it; say why not, and whether to try again."""
-    # Nobody else knows these bytes: no other connection shares a circuit with this one. A server
-    # that cannot see to that is an error.
+    """Fetch the page; on failure say why, and whether to try again."""
+    # With random bytes no other connection shares a circuit with this one. It is an error if the
+    # server cannot isolate.
     options = ClientOptions(isolation=os.urandom(16))
     try:
         through = endpoints.clientFromString(reactor, proxy)

@@ -1,4 +1,4 @@
-"""An application that has a tor by txtorcon, and lets SOCKS clients use it too: in two lines.
+"""An application that uses tor by txtorcon, and serves SOCKS clients over it: in two lines.
 
     python examples/over_txtorcon.py [CONTROL [LISTEN]]
 
@@ -20,11 +20,11 @@ async def main(
     listen: str = "tcp:1080:interface=127.0.0.1",
 ) -> None:
     """Serve until interrupted."""
-    # What the application did before, in its own way.
+    # The application has its own connection to tor.
     tor = await txtorcon.connect(reactor, endpoints.clientFromString(reactor, control))
     print(f"connected to tor {tor.version}", flush=True)
 
-    # The two lines. Neither tor's configuration nor the control connection is changed by them.
+    # The two lines. They change neither tor's configuration nor the control connection.
     factory = SOCKSFactory(TorBackend.from_tor(reactor, tor))
     port = await endpoints.serverFromString(reactor, listen).listen(factory)
 

@@ -1,9 +1,9 @@
-"""A SOCKS server whose destinations are doubles inside this program: no Tor, and no network.
+"""A SOCKS server whose destinations are inside this program: no Tor, and no network.
 
     python examples/own_backend.py [LISTEN]
 
-LISTEN is where clients connect, as an endpoint of Twisted. ``echo.test`` gives back what it gets,
-``time.test`` tells the time and hangs up, and any other destination is not allowed.
+LISTEN is where clients connect, as an endpoint of Twisted. ``echo.test`` sends back what it gets,
+``time.test`` sends the time and closes, and any other destination is not allowed.
 """
 
 import sys
@@ -18,39 +18,39 @@ from torsocks_tx.errors import NotAllowed
 
 
 class Echo(Protocol):
-    """Gives everything back."""
+    """Sends everything back."""
 
     transport: Any
 
     def dataReceived(self, data: bytes) -> None:
-        """Give it back."""
+        """Send it back."""
         self.transport.write(data)
 
 
 class Time(Protocol):
-    """Tells the time."""
+    """Sends the time, and closes."""
 
     transport: Any
 
     def connectionMade(self) -> None:
-        """Tell it, and hang up."""
+        """Send the time, and close."""
         self.transport.write(time.ctime().encode() + b"\n")
         self.transport.loseConnection()
 
 
 async def main(reactor: Any, listen: str = "tcp:1080:interface=127.0.0.1") -> None:
     """Serve until interrupted."""
-    doubles: dict[str, interfaces.IStreamClientEndpoint] = {}
+    servers: dict[str, interfaces.IStreamClientEndpoint] = {}
     for name, protocol in (("echo.test", Echo), ("time.test", Time)):
         server = endpoints.TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
-        double = await server.listen(Factory.forProtocol(protocol))
-        doubles[name] = endpoints.TCP4ClientEndpoint(reactor, "127.0.0.1", double.getHost().port)
+        listening = await server.listen(Factory.forProtocol(protocol))
+        servers[name] = endpoints.TCP4ClientEndpoint(reactor, "127.0.0.1", listening.getHost().port)
 
     def choose(request: Request, isolation: Isolation) -> interfaces.IStreamClientEndpoint:
         # Called for each CONNECT. What it raises decides the reply code: here 02.
-        endpoint = doubles.get(request.address.host.lower())
+        endpoint = servers.get(request.address.host.lower())
         if endpoint is None:
-            raise NotAllowed("not one of the doubles")
+            raise NotAllowed("not a destination of this program")
         return endpoint
 
     factory = SOCKSFactory(EndpointBackend(reactor, choose))

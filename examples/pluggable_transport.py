@@ -1,4 +1,4 @@
-"""A pluggable transport: a toy that XORs, and hides nothing from anybody who looks closely.
+"""A pluggable transport for demonstration: it XORs, which does not resist analysis.
 
 In the torrc of a client, with the bridge's fingerprint and a secret of your own:
 
@@ -19,7 +19,7 @@ from torsocks_tx.pt import Codec, CodecEndpoint, InvalidBridge, Target, run
 
 
 class Veil(Codec):
-    """We send 32 random bytes; the bridge proves that it has the secret; all else is XORed."""
+    """Sends 32 random bytes, checks the bridge's proof of the secret, then XORs all bytes."""
 
     ready = False
 
@@ -31,11 +31,11 @@ class Veil(Codec):
         self.heard = b""
 
     def start(self) -> bytes:
-        """What we send first."""
+        """Return the random bytes."""
         return self.nonce
 
     def decode(self, data: bytes) -> tuple[bytes, bytes]:
-        """Bytes from the bridge: the payload in them, and what to answer at once."""
+        """Return the payload in bytes of the bridge; there is nothing to answer."""
         if not self.ready:
             self.heard += data
             proof, data = self.heard[:32], self.heard[32:]
@@ -45,12 +45,12 @@ class Veil(Codec):
         return bytes(map(xor, data, self.back)), b""
 
     def encode(self, data: bytes) -> bytes:
-        """Payload for the bridge."""
+        """Return payload XORed for the bridge."""
         return bytes(map(xor, data, self.out))
 
 
 def veil(target: Target) -> IStreamClientEndpoint:
-    """Give an endpoint that leads to this address with these arguments."""
+    """Return the endpoint for an address and its arguments."""
     secret = target.require("secret")
     return CodecEndpoint(target.endpoint, lambda: Veil(secret, os.urandom(32)))
 

@@ -21,12 +21,12 @@ async def main(
     listen: str = "tcp:1080:interface=127.0.0.1",
 ) -> None:
     """Serve until interrupted."""
-    # A tor without a control port: nothing more is known of it than where its SocksPort is.
+    # A tor whose SocksPort is known, without a control port.
     tor = FixedTorProvider(endpoints.clientFromString(reactor, socks_port))
     await tor.start()
 
-    # Any checker for user names and passwords will do, and several may be given. Streams of
-    # different users never share a circuit, and tor hears neither names nor passwords.
+    # Any checkers for user names and passwords may be given. Streams of different users never share
+    # a circuit, and tor gets neither names nor passwords.
     authenticator = CredAuthenticator([PasswordFile(passwords)])
     factory = SOCKSFactory(TorBackend(reactor, tor), authenticator=authenticator)
     port = await endpoints.serverFromString(reactor, listen).listen(factory)

@@ -18,13 +18,13 @@ TINY = Plan(
 def test_scenario_writes_its_report(tmp_path: Path) -> None:
     bench = Bench(TINY)
     try:
-        SCENARIOS["crowd"](bench)
+        SCENARIOS["held connections"](bench)
     finally:
         bench.close()
     text = write_report(bench, tmp_path)
     assert "| 5 connections held, then all used: lost or refused | 0 | <= 0 | met |" in text
     results = json.loads((tmp_path / "results.json").read_text())
-    assert results["samples"]["crowd"]["lost"][OURS] == [0]
+    assert results["samples"]["held connections"]["lost"][OURS] == [0]
     assert (tmp_path / "results.md").read_text() == text
 
 
