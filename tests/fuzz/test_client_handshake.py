@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from hypothesis import given
@@ -19,6 +18,7 @@ from tests.fuzz.strategies import (
     thorough,
 )
 from tests.socks.test_both_ends import EARLY, Server, assert_agreed, connect, opened
+from tests.support.conversations import feed
 from tests.support.rows import rows
 from torsocks_tx.errors import Refused
 from torsocks_tx.socks import extended, socks4, socks5, userpass
@@ -47,13 +47,7 @@ server_bytes = st.builds(bytes.__add__, _beginnings, _anything)
 def outcome(request: Request, pipelined: bool, chunks: Chunks, eof: bool) -> list[Any]:
     handshake = ClientHandshake(request, pipelined=pipelined)
     handshake.start()
-    steps: list[Any] = []
-    for chunk in chunks:
-        if steps and isinstance(steps[-1], Opened):
-            assert handshake.receive(chunk) == []
-            steps[-1] = Opened(steps[-1].reply, steps[-1].rest + chunk)
-        else:
-            steps += handshake.receive(chunk)
+    steps = feed(handshake, chunks)
     assert len(handshake._buffer) < 262
     if eof:
         steps += handshake.eof()
@@ -149,13 +143,7 @@ def test_any_answer_to_an_offer_has_an_outcome(
         request = options.request(Command.CONNECT, Address.of("example.com", 80))
         handshake = ClientHandshake(request, offer=options.offer)
         handshake.start()
-        steps: list[Any] = []
-        for portion in portions:
-            if steps and isinstance(steps[-1], Opened):
-                steps[-1] = replace(steps[-1], rest=steps[-1].rest + portion)
-            else:
-                steps += handshake.receive(portion)
-        steps += handshake.eof()
+        steps: list[Any] = feed(handshake, portions, eof=True)
         assert isinstance(steps[-1], Opened | Failed)
         assert all(isinstance(step, Send) for step in steps[:-1])
         last = steps[-1]

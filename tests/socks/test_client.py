@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.conversations import feed
 from tests.support.rows import rows
 from tests.support.tables import at, cuts, octets, table
 from torsocks_tx import errors
@@ -44,14 +45,7 @@ def outcome(request: Request, pipelined: bool, chunks: Iterable[bytes], eof: boo
     """Return the bytes sent, then the outcome: the reply and its rest, or the class of failure."""
     handshake = ClientHandshake(request, pipelined=pipelined)
     found: list[Any] = [handshake.start()]
-    steps: list[Any] = []
-    for chunk in chunks:
-        if steps and isinstance(steps[-1], Opened):
-            assert handshake.receive(chunk) == []
-            steps[-1] = Opened(steps[-1].reply, steps[-1].rest + chunk)
-        else:
-            steps += handshake.receive(chunk)
-    steps += handshake.eof() if eof else []
+    steps = feed(handshake, chunks, eof=eof)
     assert all(isinstance(step, Send) for step in steps[:-1])
     assert len(handshake._buffer) < 262
     for step in steps:

@@ -1,4 +1,4 @@
-"""Driving a server's handshake: the client's bytes in any portions, and the steps that come out."""
+"""Driving the handshakes: the peer's bytes in any portions, and the steps that follow."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import replace
 
 from tests.support.tables import cuts
 from torsocks_tx.socks import extended, socks5, userpass
+from torsocks_tx.socks.client import ClientHandshake, Opened
+from torsocks_tx.socks.client import Step as ClientStep
 from torsocks_tx.socks.constants import Method, Role
 from torsocks_tx.socks.extended import ExtendedRules
 from torsocks_tx.socks.messages import Credentials
@@ -27,8 +29,22 @@ arguments in a SOCKS4 user id."""
 LONGEST_PAIR = 2 + extended.MAX_KEY + 2 + 0xFFFF
 
 
+def feed(
+    handshake: ClientHandshake, chunks: Iterable[bytes], *, eof: bool = False
+) -> list[ClientStep]:
+    """Return the steps of a client's handshake that gets these bytes, and perhaps a close."""
+    steps: list[ClientStep] = []
+    for chunk in chunks:
+        if steps and isinstance(steps[-1], Opened):
+            assert handshake.receive(chunk) == []
+            steps[-1] = replace(steps[-1], rest=steps[-1].rest + chunk)
+        else:
+            steps += handshake.receive(chunk)
+    return steps + (handshake.eof() if eof else [])
+
+
 class Conversation:
-    """One client's bytes and what came of them. Only the user ``me`` with ``you`` is known."""
+    """A server's handshake with one client. Only the user ``me`` with password ``you`` is known."""
 
     def __init__(self, options: HandshakeOptions | None = None) -> None:
         self.handshake = ServerHandshake(options)
@@ -37,7 +53,7 @@ class Conversation:
         self._longest_frame = LONGEST_FRAME + (userpass.MAX_TEXT if by_transport else 0)
 
     def feed(self, chunk: bytes) -> None:
-        """Hand in some bytes; behind a request they are early data, which the caller keeps."""
+        """Hand in bytes of the client; after its request they are early data."""
         if self.steps and isinstance(self.steps[-1], Requested):
             last = self.steps[-1]
             self.steps[-1] = Requested(last.request, last.rest + chunk)
@@ -56,12 +72,12 @@ class Conversation:
 
     @property
     def over(self) -> bool:
-        """Whether the last word has been said."""
+        """Whether the handshake has ended."""
         return bool(self.steps) and isinstance(self.steps[-1], Requested | Rejected)
 
 
 def converse(chunks: Iterable[bytes], options: HandshakeOptions | None = None) -> list[Step]:
-    """The steps that come of these bytes; a last step is the last, whatever follows."""
+    """Return the steps for these bytes; check that nothing follows the last step."""
     conversation = Conversation(options)
     for chunk in chunks:
         conversation.feed(chunk)
@@ -72,16 +88,16 @@ def converse(chunks: Iterable[bytes], options: HandshakeOptions | None = None) -
 
 
 def without_reasons(steps: Iterable[Step]) -> list[Step]:
-    """The steps as a peer sees them: the reason of a rejection is for our log."""
+    """Return the steps as a peer sees them, without the reasons of rejections."""
     return [Rejected(s.data, "") if isinstance(s, Rejected) else s for s in steps]
 
 
 def assert_conversation(
     client: bytes, steps: list[Step], options: HandshakeOptions | None = None
 ) -> None:
-    """The client's bytes give these steps, however they come in.
+    """Check that the client's bytes give these steps in portions of any size.
 
-    A client that does not offer method X'97' gets them whether or not the server has it.
+    A client that does not offer extended authentication gets them whether or not the server has it.
     """
     options = options or HandshakeOptions()
     with_extended = [] if options.extended else [replace(options, extended=ExtendedRules())]
