@@ -15,18 +15,16 @@ from torsocks_tx.socks.messages import Address, Credentials, Reply
 from torsocks_tx.socks.wire import Reader
 
 REQUESTS = table(
-    [
-        ("IPv4", at("192.0.2.1", 443), None, b"192.0.2.1:443", b""),
-        ("IPv6", at("2001:db8::1", 80), None, b"[2001:db8::1]:80", b""),
-        ("a name", at("example.com", 443), None, b"example.com:443", b""),
-        (
-            "credentials",
-            at("192.0.2.1", 443),
-            Credentials(b"Aladdin", b"open sesame"),
-            b"192.0.2.1:443",
-            b"Proxy-Authorization: Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==\r\n",
-        ),
-    ]
+    ("IPv4", at("192.0.2.1", 443), None, b"192.0.2.1:443", b""),
+    ("IPv6", at("2001:db8::1", 80), None, b"[2001:db8::1]:80", b""),
+    ("a name", at("example.com", 443), None, b"example.com:443", b""),
+    (
+        "credentials",
+        at("192.0.2.1", 443),
+        Credentials(b"Aladdin", b"open sesame"),
+        b"192.0.2.1:443",
+        b"Proxy-Authorization: Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==\r\n",
+    ),
 )
 
 
@@ -47,13 +45,11 @@ def test_hosts_with_blanks_or_line_ends_are_refused(host: str) -> None:
 
 
 ANSWERS = table(
-    [
-        ("plain", b"HTTP/1.1 200 Connection established\r\n\r\n", 200),
-        ("HTTP/1.0, without a reason", b"HTTP/1.0 200\r\n\r\n", 200),
-        ("an empty reason", b"HTTP/1.1 200 \r\n\r\n", 200),
-        ("headers", b"HTTP/1.1 407 No\r\nProxy-Authenticate: Basic\r\nX: y\r\n\r\n", 407),
-        ("without CR", b"HTTP/1.1 502 Bad Gateway\nX: y\n\n", 502),
-    ]
+    ("plain", b"HTTP/1.1 200 Connection established\r\n\r\n", 200),
+    ("HTTP/1.0, without a reason", b"HTTP/1.0 200\r\n\r\n", 200),
+    ("an empty reason", b"HTTP/1.1 200 \r\n\r\n", 200),
+    ("headers", b"HTTP/1.1 407 No\r\nProxy-Authenticate: Basic\r\nX: y\r\n\r\n", 407),
+    ("without CR", b"HTTP/1.1 502 Bad Gateway\nX: y\n\n", 502),
 )
 
 
@@ -105,14 +101,12 @@ def test_bytes_after_the_answer_are_kept() -> None:
 
 
 REFUSALS = table(
-    [
-        ("403", 403, errors.NotAllowed),
-        ("407", 407, GeneralFailure),
-        ("500", 500, GeneralFailure),
-        ("502", 502, errors.HostUnreachable),
-        ("504", 504, errors.TimedOut),
-        ("302", 302, GeneralFailure),
-    ]
+    ("403", 403, errors.NotAllowed),
+    ("407", 407, GeneralFailure),
+    ("500", 500, GeneralFailure),
+    ("502", 502, errors.HostUnreachable),
+    ("504", 504, errors.TimedOut),
+    ("302", 302, GeneralFailure),
 )
 
 

@@ -176,16 +176,14 @@ class Proxy(SOCKSFactory):
 @pytest.mark.parametrize(
     ("version", "lines", "credentials"),
     table(
-        [
-            ("SOCKS5", Version.SOCKS5, ["Socks5Proxy"], None),
-            (
-                "SOCKS5 with a password",
-                Version.SOCKS5,
-                ["Socks5Proxy", "Socks5ProxyUsername me", "Socks5ProxyPassword a@b:c"],
-                Credentials(b"me", b"a@b:c"),
-            ),
-            ("SOCKS4", Version.SOCKS4, ["Socks4Proxy"], Credentials(b"")),
-        ]
+        ("SOCKS5", Version.SOCKS5, ["Socks5Proxy"], None),
+        (
+            "SOCKS5 with a password",
+            Version.SOCKS5,
+            ["Socks5Proxy", "Socks5ProxyUsername me", "Socks5ProxyPassword a@b:c"],
+            Credentials(b"me", b"a@b:c"),
+        ),
+        ("SOCKS4", Version.SOCKS4, ["Socks4Proxy"], Credentials(b"")),
     ),
 )
 @pytest_twisted.ensureDeferred
@@ -260,39 +258,37 @@ def filled(length: int) -> bytes:
 
 # Torrc words, and what the transport then hears. Every one holds the secret, or tor stays outside.
 ARGUMENTS = table(
-    [
-        ("short", ["secret=swordfish"], (("secret", SECRET),)),
+    ("short", ["secret=swordfish"], (("secret", SECRET),)),
+    (
+        "escapes",
+        ["secret=swordfish", r"back=a\b", "semi=a;b", "equal=a=b==", r"all=\;=\\;", "empty="],
         (
-            "escapes",
-            ["secret=swordfish", r"back=a\b", "semi=a;b", "equal=a=b==", r"all=\;=\\;", "empty="],
-            (
-                ("secret", SECRET),
-                ("back", rb"a\b"),
-                ("semi", b"a;b"),
-                ("equal", b"a=b=="),
-                ("all", rb"\;=\\;"),
-                ("empty", b""),
-            ),
+            ("secret", SECRET),
+            ("back", rb"a\b"),
+            ("semi", b"a;b"),
+            ("equal", b"a=b=="),
+            ("all", rb"\;=\\;"),
+            ("empty", b""),
         ),
+    ),
+    (
+        "a key twice",
+        ["secret=swordfish", "k=2", "k=1"],
+        (("secret", SECRET), ("k", b"2"), ("k", b"1")),
+    ),
+    *(
         (
-            "a key twice",
-            ["secret=swordfish", "k=2", "k=1"],
-            (("secret", SECRET), ("k", b"2"), ("k", b"1")),
-        ),
-        *(
-            (
-                f"{length} bytes",
-                filled(length).decode().split(";"),
-                (("secret", SECRET), ("fill", b"x" * (length - len(filled(22))))),
-            )
-            for length in (254, 255, 256, 510)
-        ),
-        (
-            "an escape across the cut",
-            ["secret=swordfish", "fill=" + "x" * 232 + r"\;\;"],
-            (("secret", SECRET), ("fill", b"x" * 232 + rb"\;\;")),
-        ),
-    ]
+            f"{length} bytes",
+            filled(length).decode().split(";"),
+            (("secret", SECRET), ("fill", b"x" * (length - len(filled(22))))),
+        )
+        for length in (254, 255, 256, 510)
+    ),
+    (
+        "an escape across the cut",
+        ["secret=swordfish", "fill=" + "x" * 232 + r"\;\;"],
+        (("secret", SECRET), ("fill", b"x" * 232 + rb"\;\;")),
+    ),
 )
 
 
@@ -330,13 +326,11 @@ async def test_arguments_arrive_intact(
 @pytest.mark.parametrize(
     ("failure", "words"),
     table(
-        [
-            ("temporary", Temporary("busy"), "general SOCKS server failure"),
-            ("invalid bridge", InvalidBridge("no"), "Connection refused"),
-            ("internal", Internal("oh"), "general SOCKS server failure"),
-            ("no network", NoRouteError(), "Network unreachable"),
-            ("too late", TimedOut("late"), "TTL expired"),
-        ]
+        ("temporary", Temporary("busy"), "general SOCKS server failure"),
+        ("invalid bridge", InvalidBridge("no"), "Connection refused"),
+        ("internal", Internal("oh"), "general SOCKS server failure"),
+        ("no network", NoRouteError(), "Network unreachable"),
+        ("too late", TimedOut("late"), "TTL expired"),
     ),
 )
 @pytest_twisted.ensureDeferred

@@ -52,34 +52,32 @@ def by_pairs(**pairs: bytes) -> Request:
 
 # No two of these share, by default.
 DISTINCT = table(
-    [
-        ("SOCKS5 without authentication", asked()),
-        ("SOCKS5, both empty", user(V5, b"", b"")),
-        ("SOCKS5, x", user(V5, b"x")),
-        ("SOCKS5, password x", user(V5, b"", b"x")),
-        ("SOCKS5, x and x", user(V5, b"x", b"x")),
-        ("SOCKS5, ab and c", user(V5, b"ab", b"c")),
-        ("SOCKS5, a and bc", user(V5, b"a", b"bc")),
-        ("SOCKS5, abc", user(V5, b"abc")),
-        ("SOCKS5, a NUL and c", user(V5, b"a\0", b"c")),
-        ("SOCKS5, a and NUL c", user(V5, b"a", b"\0c")),
-        ("extended, no parameter", user(V5, b"<torS0X>0")),
-        ("extended, x", user(V5, b"<torS0X>0", b"x")),
-        ("nearly extended, x", user(V5, b"<torS0x>0", b"x")),
-        ("SOCKS4 without a user id", user(V4, b"")),
-        ("SOCKS4, x", user(V4, b"x")),
-        ("SOCKS4, extended by its looks", user(V4, b"<torS0X>0")),
-        ("pairs, none", by_pairs()),
-        ("pairs, both empty", by_pairs(USERNAME=b"", PASSWD=b"")),
-        ("pairs, x and x", by_pairs(USERNAME=b"x", PASSWD=b"x")),
-        ("pairs, the format of names", by_pairs(USERNAME=b"<torS0X>0", PASSWD=b"x")),
-        ("pairs, an empty isolation", by_pairs(ISOLATION=b"")),
-        ("pairs, isolation x", by_pairs(ISOLATION=b"x")),
-        ("pairs, isolation absent by its looks", by_pairs(ISOLATION=b"absent")),
-        ("pairs, all three", by_pairs(USERNAME=b"x", PASSWD=b"x", ISOLATION=b"x")),
-        ("pairs, a long isolation", by_pairs(ISOLATION=b"x" * 60000)),
-        ("pairs, a longer one", by_pairs(ISOLATION=b"x" * 60001)),
-    ]
+    ("SOCKS5 without authentication", asked()),
+    ("SOCKS5, both empty", user(V5, b"", b"")),
+    ("SOCKS5, x", user(V5, b"x")),
+    ("SOCKS5, password x", user(V5, b"", b"x")),
+    ("SOCKS5, x and x", user(V5, b"x", b"x")),
+    ("SOCKS5, ab and c", user(V5, b"ab", b"c")),
+    ("SOCKS5, a and bc", user(V5, b"a", b"bc")),
+    ("SOCKS5, abc", user(V5, b"abc")),
+    ("SOCKS5, a NUL and c", user(V5, b"a\0", b"c")),
+    ("SOCKS5, a and NUL c", user(V5, b"a", b"\0c")),
+    ("extended, no parameter", user(V5, b"<torS0X>0")),
+    ("extended, x", user(V5, b"<torS0X>0", b"x")),
+    ("nearly extended, x", user(V5, b"<torS0x>0", b"x")),
+    ("SOCKS4 without a user id", user(V4, b"")),
+    ("SOCKS4, x", user(V4, b"x")),
+    ("SOCKS4, extended by its looks", user(V4, b"<torS0X>0")),
+    ("pairs, none", by_pairs()),
+    ("pairs, both empty", by_pairs(USERNAME=b"", PASSWD=b"")),
+    ("pairs, x and x", by_pairs(USERNAME=b"x", PASSWD=b"x")),
+    ("pairs, the format of names", by_pairs(USERNAME=b"<torS0X>0", PASSWD=b"x")),
+    ("pairs, an empty isolation", by_pairs(ISOLATION=b"")),
+    ("pairs, isolation x", by_pairs(ISOLATION=b"x")),
+    ("pairs, isolation absent by its looks", by_pairs(ISOLATION=b"absent")),
+    ("pairs, all three", by_pairs(USERNAME=b"x", PASSWD=b"x", ISOLATION=b"x")),
+    ("pairs, a long isolation", by_pairs(ISOLATION=b"x" * 60000)),
+    ("pairs, a longer one", by_pairs(ISOLATION=b"x" * 60001)),
 )
 PROFILES = [parameter.values[0] for parameter in DISTINCT]
 
@@ -125,7 +123,7 @@ PAIRS: list[tuple[str, str, Request, Request, dict[str, str]]] = [
 
 
 @rows("S-23", "S-13", "S-17")
-@pytest.mark.parametrize(("flag", "one", "other", "more"), table(PAIRS))
+@pytest.mark.parametrize(("flag", "one", "other", "more"), table(*PAIRS))
 def test_each_flag_isolates_by_one_property_only(
     flag: str, one: Request, other: Request, more: dict[str, str]
 ) -> None:
@@ -141,19 +139,17 @@ def test_each_flag_isolates_by_one_property_only(
 
 
 SAME = table(
-    [
-        ("case of a name", asked(), asked(address=at("EXAMPLE.com", 80))),
-        (
-            "an address and its text",
-            asked(address=at("192.0.2.1", 80)),
-            asked(address=Address(NAME, "192.0.2.1", 80)),
-        ),
-        (
-            "an IPv6 address and its text in brackets",
-            asked(address=at("2001:db8::1", 80)),
-            asked(address=Address(NAME, "[2001:DB8:0::1]", 80)),
-        ),
-    ]
+    ("case of a name", asked(), asked(address=at("EXAMPLE.com", 80))),
+    (
+        "an address and its text",
+        asked(address=at("192.0.2.1", 80)),
+        asked(address=Address(NAME, "192.0.2.1", 80)),
+    ),
+    (
+        "an IPv6 address and its text in brackets",
+        asked(address=at("2001:db8::1", 80)),
+        asked(address=Address(NAME, "[2001:DB8:0::1]", 80)),
+    ),
 )
 
 
@@ -164,18 +160,16 @@ def test_equal_destinations_share(one: Request, other: Request) -> None:
 
 
 CLIENTS = table(
-    [
-        ("the same", "192.0.2.1", "192.0.2.1", True),
-        ("IPv4 in IPv6", "192.0.2.1", "::ffff:192.0.2.1", True),
-        ("one scope", "fe80::1%eth0", "fe80:0::1%eth0", True),
-        ("two scopes", "fe80::1%eth0", "fe80::1%eth1", False),
-        ("a scope and none", "fe80::1%eth0", "fe80::1", False),
-        ("two spellings", "2001:db8::1", "2001:0DB8:0::1", True),
-        ("two IPv4", "192.0.2.1", "192.0.2.2", False),
-        ("IPv4-compatible is not IPv4 in IPv6", "192.0.2.1", "::192.0.2.1", False),
-        ("a unix socket and an address", None, "127.0.0.1", False),
-        ("unix sockets", None, None, True),
-    ]
+    ("the same", "192.0.2.1", "192.0.2.1", True),
+    ("IPv4 in IPv6", "192.0.2.1", "::ffff:192.0.2.1", True),
+    ("one scope", "fe80::1%eth0", "fe80:0::1%eth0", True),
+    ("two scopes", "fe80::1%eth0", "fe80::1%eth1", False),
+    ("a scope and none", "fe80::1%eth0", "fe80::1", False),
+    ("two spellings", "2001:db8::1", "2001:0DB8:0::1", True),
+    ("two IPv4", "192.0.2.1", "192.0.2.2", False),
+    ("IPv4-compatible is not IPv4 in IPv6", "192.0.2.1", "::192.0.2.1", False),
+    ("a unix socket and an address", None, "127.0.0.1", False),
+    ("unix sockets", None, None, True),
 )
 
 
@@ -249,13 +243,11 @@ def test_isolators_have_different_secrets_by_default() -> None:
 
 
 FOR_EXITS = table(
-    [
-        ("name", at("example.com", 80), True),
-        ("the word onion", at("onion", 80), True),
-        ("onion service", at("x.onion", 80), False),
-        ("IPv4", at("192.0.2.1", 80), False),
-        ("IPv6 as text", Address(NAME, "[2001:db8::1]", 80), False),
-    ]
+    ("name", at("example.com", 80), True),
+    ("the word onion", at("onion", 80), True),
+    ("onion service", at("x.onion", 80), False),
+    ("IPv4", at("192.0.2.1", 80), False),
+    ("IPv6 as text", Address(NAME, "[2001:db8::1]", 80), False),
 )
 
 

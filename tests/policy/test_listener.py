@@ -130,16 +130,14 @@ ONION_ONLY = ListenerPolicy(dns_request=False, ipv4_traffic=False, ipv6_traffic=
 
 # The policy, then what it refuses: to CONNECT with 02, and to look-ups with 04, as C Tor does.
 TRAFFIC = table(
-    [
-        ("nothing", ALLOWS_ALL, set()),
-        ("NoOnionTraffic", ListenerPolicy(onion_traffic=False), {"onion"}),
-        ("NoDNSRequest", ListenerPolicy(dns_request=False), BY_NAME),
-        ("NoIPv4Traffic", ListenerPolicy(ipv4_traffic=False), BY_FOUR),
-        ("NoIPv6Traffic", ListenerPolicy(ipv6_traffic=False), BY_SIX),
-        ("OnionTrafficOnly", ONION_ONLY, EVERYTHING - {"onion"}),
-        ("PreferIPv6", ListenerPolicy(prefer_ipv6=True), set()),
-        ("isolation", ListenerPolicy(isolation=IsolationFlags(socks_auth=False)), set()),
-    ]
+    ("nothing", ALLOWS_ALL, set()),
+    ("NoOnionTraffic", ListenerPolicy(onion_traffic=False), {"onion"}),
+    ("NoDNSRequest", ListenerPolicy(dns_request=False), BY_NAME),
+    ("NoIPv4Traffic", ListenerPolicy(ipv4_traffic=False), BY_FOUR),
+    ("NoIPv6Traffic", ListenerPolicy(ipv6_traffic=False), BY_SIX),
+    ("OnionTrafficOnly", ONION_ONLY, EVERYTHING - {"onion"}),
+    ("PreferIPv6", ListenerPolicy(prefer_ipv6=True), set()),
+    ("isolation", ListenerPolicy(isolation=IsolationFlags(socks_auth=False)), set()),
 )
 
 
@@ -195,25 +193,21 @@ def test_traffic_flags_know_onion_services_in_any_spelling() -> None:
 
 
 FOR_TOR = table(
-    [
-        ("none", ALLOWS_ALL, set()),
-        ("NoIPv4Traffic", ListenerPolicy(ipv4_traffic=False), {"NoIPv4Traffic"}),
-        ("NoIPv6Traffic", ListenerPolicy(ipv6_traffic=False), {"NoIPv6Traffic"}),
-        ("PreferIPv6", ListenerPolicy(prefer_ipv6=True), {"PreferIPv6"}),
-        (
-            "all of them",
-            ListenerPolicy(ipv4_traffic=False, ipv6_traffic=False, prefer_ipv6=True),
-            {"NoIPv4Traffic", "NoIPv6Traffic", "PreferIPv6"},
-        ),
-        ("none where names are refused here", ONION_ONLY, set()),
-        (
-            "what is kept here",
-            ListenerPolicy(
-                dns_request=False, onion_traffic=False, safe_socks=True, ipv6_connect=False
-            ),
-            set(),
-        ),
-    ]
+    ("none", ALLOWS_ALL, set()),
+    ("NoIPv4Traffic", ListenerPolicy(ipv4_traffic=False), {"NoIPv4Traffic"}),
+    ("NoIPv6Traffic", ListenerPolicy(ipv6_traffic=False), {"NoIPv6Traffic"}),
+    ("PreferIPv6", ListenerPolicy(prefer_ipv6=True), {"PreferIPv6"}),
+    (
+        "all of them",
+        ListenerPolicy(ipv4_traffic=False, ipv6_traffic=False, prefer_ipv6=True),
+        {"NoIPv4Traffic", "NoIPv6Traffic", "PreferIPv6"},
+    ),
+    ("none where names are refused here", ONION_ONLY, set()),
+    (
+        "what is kept here",
+        ListenerPolicy(dns_request=False, onion_traffic=False, safe_socks=True, ipv6_connect=False),
+        set(),
+    ),
 )
 
 

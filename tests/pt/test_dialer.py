@@ -32,15 +32,13 @@ from torsocks_tx.socks.messages import Address, Credentials, Request
 
 PLACE = at("192.0.2.1", 4000)
 SOURCES = table(
-    [
-        ("none", {}, "192.0.2.1", None),
-        ("IPv4", {"bind_v4": "203.0.113.4"}, "192.0.2.1", ("203.0.113.4", 0)),
-        ("IPv4 for IPv6", {"bind_v4": "203.0.113.4"}, "2001:db8::1", None),
-        ("IPv6", {"bind_v6": "2001:db8::4"}, "2001:db8::1", ("2001:db8::4", 0)),
-        ("IPv6 for IPv4", {"bind_v6": "2001:db8::4"}, "192.0.2.1", None),
-        ("not for loopback", {"bind_v4": "203.0.113.4"}, "127.0.0.2", None),
-        ("nor for that of IPv6", {"bind_v6": "2001:db8::4"}, "::1", None),
-    ]
+    ("none", {}, "192.0.2.1", None),
+    ("IPv4", {"bind_v4": "203.0.113.4"}, "192.0.2.1", ("203.0.113.4", 0)),
+    ("IPv4 for IPv6", {"bind_v4": "203.0.113.4"}, "2001:db8::1", None),
+    ("IPv6", {"bind_v6": "2001:db8::4"}, "2001:db8::1", ("2001:db8::4", 0)),
+    ("IPv6 for IPv4", {"bind_v6": "2001:db8::4"}, "192.0.2.1", None),
+    ("not for loopback", {"bind_v4": "203.0.113.4"}, "127.0.0.2", None),
+    ("nor for that of IPv6", {"bind_v6": "2001:db8::4"}, "::1", None),
 )
 
 
@@ -115,16 +113,14 @@ async def through(
 @pytest.mark.parametrize(
     ("kind", "who", "to"),
     table(
-        [
-            ("SOCKS5", ProxyKind.SOCKS5, None, PLACE),
-            ("SOCKS5 to IPv6", ProxyKind.SOCKS5, None, at("2001:db8::1", 4000)),
-            ("SOCKS5 to a name", ProxyKind.SOCKS5, None, at("front.example.com", 443)),
-            ("SOCKS5 with a password", ProxyKind.SOCKS5, Credentials(b"me", b"you"), PLACE),
-            ("SOCKS4a", ProxyKind.SOCKS4A, None, PLACE),
-            ("SOCKS4a to IPv6", ProxyKind.SOCKS4A, None, at("2001:db8::1", 4000)),
-            ("SOCKS4a to a name", ProxyKind.SOCKS4A, None, at("front.example.com", 443)),
-            ("SOCKS4a with a user", ProxyKind.SOCKS4A, Credentials(b"me"), PLACE),
-        ]
+        ("SOCKS5", ProxyKind.SOCKS5, None, PLACE),
+        ("SOCKS5 to IPv6", ProxyKind.SOCKS5, None, at("2001:db8::1", 4000)),
+        ("SOCKS5 to a name", ProxyKind.SOCKS5, None, at("front.example.com", 443)),
+        ("SOCKS5 with a password", ProxyKind.SOCKS5, Credentials(b"me", b"you"), PLACE),
+        ("SOCKS4a", ProxyKind.SOCKS4A, None, PLACE),
+        ("SOCKS4a to IPv6", ProxyKind.SOCKS4A, None, at("2001:db8::1", 4000)),
+        ("SOCKS4a to a name", ProxyKind.SOCKS4A, None, at("front.example.com", 443)),
+        ("SOCKS4a with a user", ProxyKind.SOCKS4A, Credentials(b"me"), PLACE),
     ),
 )
 @pytest_twisted.ensureDeferred

@@ -164,29 +164,27 @@ async def test_proxy_is_acknowledged_before_the_transports(start: Start) -> None
 
 
 ERRORS = table(
-    [
-        ("version", {"TOR_PT_MANAGED_TRANSPORT_VER": "2"}, ["VERSION-ERROR no-version"]),
-        (
-            "no parent",
-            {"TOR_PT_MANAGED_TRANSPORT_VER": ""},
-            ["ENV-ERROR no TOR_PT_MANAGED_TRANSPORT_VER environment variable"],
-        ),
-        (
-            "environment",
-            {"TOR_PT_OUTBOUND_BIND_ADDRESS_V4": "here"},
-            ["VERSION 1", "ENV-ERROR TOR_PT_OUTBOUND_BIND_ADDRESS_V4 is not an IPv4 address"],
-        ),
-        (
-            "directory",
-            {"TOR_PT_STATE_LOCATION": "/dev/null/state"},
-            ["VERSION 1", "ENV-ERROR cannot make TOR_PT_STATE_LOCATION: Not a directory"],
-        ),
-        (
-            "proxy",
-            {"TOR_PT_PROXY": "https://me:hunter2@127.0.0.1:1"},
-            ["VERSION 1", "PROXY-ERROR the kind of proxy is not supported"],
-        ),
-    ]
+    ("version", {"TOR_PT_MANAGED_TRANSPORT_VER": "2"}, ["VERSION-ERROR no-version"]),
+    (
+        "no parent",
+        {"TOR_PT_MANAGED_TRANSPORT_VER": ""},
+        ["ENV-ERROR no TOR_PT_MANAGED_TRANSPORT_VER environment variable"],
+    ),
+    (
+        "environment",
+        {"TOR_PT_OUTBOUND_BIND_ADDRESS_V4": "here"},
+        ["VERSION 1", "ENV-ERROR TOR_PT_OUTBOUND_BIND_ADDRESS_V4 is not an IPv4 address"],
+    ),
+    (
+        "directory",
+        {"TOR_PT_STATE_LOCATION": "/dev/null/state"},
+        ["VERSION 1", "ENV-ERROR cannot make TOR_PT_STATE_LOCATION: Not a directory"],
+    ),
+    (
+        "proxy",
+        {"TOR_PT_PROXY": "https://me:hunter2@127.0.0.1:1"},
+        ["VERSION 1", "PROXY-ERROR the kind of proxy is not supported"],
+    ),
 )
 
 

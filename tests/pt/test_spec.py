@@ -39,31 +39,29 @@ def test_version_1_is_found_in_a_list(versions: str) -> None:
 @pytest.mark.parametrize(
     ("more", "expected"),
     table(
-        [
-            ("the least", {}, {}),
-            (
-                "several transports",
-                {TRANSPORTS: "obfs3,veil,_x9"},
-                {"transports": ("obfs3", "veil", "_x9")},
-            ),
-            ("invalid names", {TRANSPORTS: "9a,,a-b,*"}, {"transports": ()}),
-            (
-                "a directory",
-                {STATE: "/var/lib/tor/pt_state/"},
-                {"state_location": PurePath("/var/lib/tor/pt_state")},
-            ),
-            ("the end of standard input", {STDIN: "1"}, {"exit_on_stdin_close": True}),
-            ("not the end of standard input", {STDIN: "0"}, {}),
-            ("a proxy", {PROXY: "socks5://127.0.0.1:1"}, {"proxy": "socks5://127.0.0.1:1"}),
-            ("no proxy", {PROXY: ""}, {}),
-            (
-                "source addresses",
-                {BIND4: "203.0.113.4", BIND6: "[2001:DB8::4]"},
-                {"bind_v4": "203.0.113.4", "bind_v6": "2001:db8::4"},
-            ),
-            ("IPv6 without brackets", {BIND6: "2001:db8::4"}, {"bind_v6": "2001:db8::4"}),
-            ("the server's side too", {"TOR_PT_SERVER_TRANSPORTS": "veil"}, {}),
-        ]
+        ("the least", {}, {}),
+        (
+            "several transports",
+            {TRANSPORTS: "obfs3,veil,_x9"},
+            {"transports": ("obfs3", "veil", "_x9")},
+        ),
+        ("invalid names", {TRANSPORTS: "9a,,a-b,*"}, {"transports": ()}),
+        (
+            "a directory",
+            {STATE: "/var/lib/tor/pt_state/"},
+            {"state_location": PurePath("/var/lib/tor/pt_state")},
+        ),
+        ("the end of standard input", {STDIN: "1"}, {"exit_on_stdin_close": True}),
+        ("not the end of standard input", {STDIN: "0"}, {}),
+        ("a proxy", {PROXY: "socks5://127.0.0.1:1"}, {"proxy": "socks5://127.0.0.1:1"}),
+        ("no proxy", {PROXY: ""}, {}),
+        (
+            "source addresses",
+            {BIND4: "203.0.113.4", BIND6: "[2001:DB8::4]"},
+            {"bind_v4": "203.0.113.4", "bind_v6": "2001:db8::4"},
+        ),
+        ("IPv6 without brackets", {BIND6: "2001:db8::4"}, {"bind_v6": "2001:db8::4"}),
+        ("the server's side too", {"TOR_PT_SERVER_TRANSPORTS": "veil"}, {}),
     ),
 )
 def test_environment_is_read(more: dict[str, str], expected: dict[str, Any]) -> None:
@@ -74,35 +72,33 @@ def test_environment_is_read(more: dict[str, str], expected: dict[str, Any]) -> 
 @pytest.mark.parametrize(
     ("uri", "proxy"),
     table(
-        [
-            ("socks5", "socks5://192.0.2.1:8001", UpstreamProxy(S5, PLACE)),
-            ("socks4a", "socks4a://192.0.2.1:8001", UpstreamProxy(S4, PLACE)),
-            ("http", "http://192.0.2.1:8001", UpstreamProxy(HTTP, PLACE)),
-            ("capitals", "HTTP://192.0.2.1:8001", UpstreamProxy(HTTP, PLACE)),
-            ("a slash at the end", "http://192.0.2.1:8001/", UpstreamProxy(HTTP, PLACE)),
-            ("IPv6", "socks5://[2001:db8::1]:1", UpstreamProxy(S5, at("2001:db8::1", 1))),
-            *(
-                (name, f"{kind.value}://{user}@192.0.2.1:8001", UpstreamProxy(kind, PLACE, parsed))
-                for name, kind, user, parsed in [
-                    ("user and password", S5, "me:you", Credentials(b"me", b"you")),
-                    ("user alone", S4, "me", Credentials(b"me")),
-                    ("percent-encoded", HTTP, "m%40e:%79ou%3a", Credentials(b"m@e", b"you:")),
-                    ("as tor writes it", HTTP, "me:a@b:c%/?#", Credentials(b"me", b"a@b:c%/?#")),
-                    (
-                        "bytes that are not text",
-                        S5,
-                        os.fsdecode(b"m\xe9:y%ff\xe8"),
-                        Credentials(b"m\xe9", b"y\xff\xe8"),
-                    ),
-                    (
-                        "the longest",
-                        S5,
-                        f"{'u' * 255}:{'p' * 255}",
-                        Credentials(b"u" * 255, b"p" * 255),
-                    ),
-                ]
-            ),
-        ]
+        ("socks5", "socks5://192.0.2.1:8001", UpstreamProxy(S5, PLACE)),
+        ("socks4a", "socks4a://192.0.2.1:8001", UpstreamProxy(S4, PLACE)),
+        ("http", "http://192.0.2.1:8001", UpstreamProxy(HTTP, PLACE)),
+        ("capitals", "HTTP://192.0.2.1:8001", UpstreamProxy(HTTP, PLACE)),
+        ("a slash at the end", "http://192.0.2.1:8001/", UpstreamProxy(HTTP, PLACE)),
+        ("IPv6", "socks5://[2001:db8::1]:1", UpstreamProxy(S5, at("2001:db8::1", 1))),
+        *(
+            (name, f"{kind.value}://{user}@192.0.2.1:8001", UpstreamProxy(kind, PLACE, parsed))
+            for name, kind, user, parsed in [
+                ("user and password", S5, "me:you", Credentials(b"me", b"you")),
+                ("user alone", S4, "me", Credentials(b"me")),
+                ("percent-encoded", HTTP, "m%40e:%79ou%3a", Credentials(b"m@e", b"you:")),
+                ("as tor writes it", HTTP, "me:a@b:c%/?#", Credentials(b"me", b"a@b:c%/?#")),
+                (
+                    "bytes that are not text",
+                    S5,
+                    os.fsdecode(b"m\xe9:y%ff\xe8"),
+                    Credentials(b"m\xe9", b"y\xff\xe8"),
+                ),
+                (
+                    "the longest",
+                    S5,
+                    f"{'u' * 255}:{'p' * 255}",
+                    Credentials(b"u" * 255, b"p" * 255),
+                ),
+            ]
+        ),
     ),
 )
 def test_proxy_is_parsed(uri: str, proxy: UpstreamProxy) -> None:
@@ -112,61 +108,59 @@ def test_proxy_is_parsed(uri: str, proxy: UpstreamProxy) -> None:
 @pytest.mark.parametrize(
     ("read", "value", "line"),
     table(
-        [
-            ("another version", spec.check_version, {VERSIONS: "2"}, "VERSION-ERROR no-version"),
-            ("nearly 1", spec.check_version, {VERSIONS: "1a,11"}, "VERSION-ERROR no-version"),
-            ("no version", spec.check_version, {}, NO_VERSION),
-            ("empty version", spec.check_version, {VERSIONS: ""}, NO_VERSION),
-            ("nothing", spec.read_environment, {}, NO_CLIENT),
+        ("another version", spec.check_version, {VERSIONS: "2"}, "VERSION-ERROR no-version"),
+        ("nearly 1", spec.check_version, {VERSIONS: "1a,11"}, "VERSION-ERROR no-version"),
+        ("no version", spec.check_version, {}, NO_VERSION),
+        ("empty version", spec.check_version, {VERSIONS: ""}, NO_VERSION),
+        ("nothing", spec.read_environment, {}, NO_CLIENT),
+        (
+            "the server's side",
+            spec.read_environment,
+            {"TOR_PT_SERVER_TRANSPORTS": "veil"},
+            NO_CLIENT,
+        ),
+        (
+            "a relative directory",
+            spec.read_environment,
+            {TRANSPORTS: "veil", STATE: "pt_state"},
+            f"ENV-ERROR {STATE} is not an absolute path",
+        ),
+        *(
             (
-                "the server's side",
+                f"source address {text}",
                 spec.read_environment,
-                {"TOR_PT_SERVER_TRANSPORTS": "veil"},
-                NO_CLIENT,
-            ),
-            (
-                "a relative directory",
-                spec.read_environment,
-                {TRANSPORTS: "veil", STATE: "pt_state"},
-                f"ENV-ERROR {STATE} is not an absolute path",
-            ),
-            *(
+                {TRANSPORTS: "veil", name: text},
+                f"ENV-ERROR {name} is not an IP{name[-2:].lower()} address",
+            )
+            for name, texts in [
+                (BIND4, ("::1", "host", "[1.2.3.4]")),
+                (BIND6, ("1.2.3.4", "[")),
+            ]
+            for text in texts
+        ),
+        *(
+            (f"proxy {uri[:60]}", spec.parse_proxy, uri, line)
+            for line, uris in [
+                (KIND, ("https://192.0.2.1:8001", "socks4://192.0.2.1:8001")),
+                (KIND, ("192.0.2.1:8001", "")),
+                (WHERE, ("socks5", "socks5://", "socks5://proxy.example.com:8001")),
+                (WHERE, ("socks5://192.0.2.1", "socks5://192.0.2.1:")),
+                (WHERE, ("http://192.0.2.1:8001/path", "http://[192.0.2.1]:8001")),
+                (WHERE, ("http://2001:db8::1:8001", "http://1.2.3:8001")),
+                (PORT, ("socks5://192.0.2.1:0", "socks5://192.0.2.1:65536")),
                 (
-                    f"source address {text}",
-                    spec.read_environment,
-                    {TRANSPORTS: "veil", name: text},
-                    f"ENV-ERROR {name} is not an IP{name[-2:].lower()} address",
-                )
-                for name, texts in [
-                    (BIND4, ("::1", "host", "[1.2.3.4]")),
-                    (BIND6, ("1.2.3.4", "[")),
-                ]
-                for text in texts
-            ),
-            *(
-                (f"proxy {uri[:60]}", spec.parse_proxy, uri, line)
-                for line, uris in [
-                    (KIND, ("https://192.0.2.1:8001", "socks4://192.0.2.1:8001")),
-                    (KIND, ("192.0.2.1:8001", "")),
-                    (WHERE, ("socks5", "socks5://", "socks5://proxy.example.com:8001")),
-                    (WHERE, ("socks5://192.0.2.1", "socks5://192.0.2.1:")),
-                    (WHERE, ("http://192.0.2.1:8001/path", "http://[192.0.2.1]:8001")),
-                    (WHERE, ("http://2001:db8::1:8001", "http://1.2.3:8001")),
-                    (PORT, ("socks5://192.0.2.1:0", "socks5://192.0.2.1:65536")),
-                    (
-                        "PROXY-ERROR SOCKS5 has room for 255 bytes of user name and of password",
-                        (f"socks5://{'u' * 256}@192.0.2.1:8001",),
-                    ),
-                    (SOCKS4_USER, ("socks4a://me:hunter2@192.0.2.1:8001",)),
-                    (SOCKS4_USER, ("socks4a://m%00e@192.0.2.1:8001",)),
-                    (
-                        "PROXY-ERROR HTTP has no user names with a colon",
-                        ("http://m%3Ae:x@192.0.2.1:8001",),
-                    ),
-                ]
-                for uri in uris
-            ),
-        ]
+                    "PROXY-ERROR SOCKS5 has room for 255 bytes of user name and of password",
+                    (f"socks5://{'u' * 256}@192.0.2.1:8001",),
+                ),
+                (SOCKS4_USER, ("socks4a://me:hunter2@192.0.2.1:8001",)),
+                (SOCKS4_USER, ("socks4a://m%00e@192.0.2.1:8001",)),
+                (
+                    "PROXY-ERROR HTTP has no user names with a colon",
+                    ("http://m%3Ae:x@192.0.2.1:8001",),
+                ),
+            ]
+            for uri in uris
+        ),
     ),
 )
 def test_unusable_value_is_refused_in_one_line(

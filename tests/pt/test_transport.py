@@ -26,15 +26,13 @@ PLACE = at("192.0.2.1", 4000)
 Pairs = tuple[tuple[str, bytes], ...]
 
 OFFERS = table(
-    [
-        ("nothing", b"\0", 0),
-        ("credentials", b"\2", 2),
-        ("both", b"\0\2", 2),
-        ("both, the other way round", b"\2\0", 2),
-        ("pairs too", b"\0\2\x97", 0x97),
-        ("pairs and nothing", b"\0\x97", 0x97),
-        ("GSSAPI", b"\1", 0xFF),
-    ]
+    ("nothing", b"\0", 0),
+    ("credentials", b"\2", 2),
+    ("both", b"\0\2", 2),
+    ("both, the other way round", b"\2\0", 2),
+    ("pairs too", b"\0\2\x97", 0x97),
+    ("pairs and nothing", b"\0\x97", 0x97),
+    ("GSSAPI", b"\1", 0xFF),
 )
 
 
@@ -63,16 +61,14 @@ def text_of(length: int) -> bytes:
 
 
 ARGUMENTS = table(
-    [
-        ("short", b"a=1;b=2", (("a", b"1"), ("b", b"2"))),
-        ("escapes", rb"k=\\\;\=;a\=b=c=d", (("k", rb"\;="), ("a=b", b"c=d"))),
-        ("255", text_of(255), (("k", b"v" * 253),)),
-        ("256", text_of(256), (("k", b"v" * 254),)),
-        ("510", text_of(510), (("k", b"v" * 508),)),
-        ("cut in an escape", b"k=" + b"v" * 252 + rb"\\w", (("k", b"v" * 252 + rb"\w"),)),
-        ("a key twice", b"k=1;k=0", (("k", b"1"), ("k", b"0"))),
-        ("what isolates elsewhere", b"<torS0X>9=x", (("<torS0X>9", b"x"),)),
-    ]
+    ("short", b"a=1;b=2", (("a", b"1"), ("b", b"2"))),
+    ("escapes", rb"k=\\\;\=;a\=b=c=d", (("k", rb"\;="), ("a=b", b"c=d"))),
+    ("255", text_of(255), (("k", b"v" * 253),)),
+    ("256", text_of(256), (("k", b"v" * 254),)),
+    ("510", text_of(510), (("k", b"v" * 508),)),
+    ("cut in an escape", b"k=" + b"v" * 252 + rb"\\w", (("k", b"v" * 252 + rb"\w"),)),
+    ("a key twice", b"k=1;k=0", (("k", b"1"), ("k", b"0"))),
+    ("what isolates elsewhere", b"<torS0X>9=x", (("<torS0X>9", b"x"),)),
 )
 
 
@@ -165,14 +161,12 @@ class TestArguments:
 
 
 REQUESTS = table(
-    [
-        ("BIND", "05 02 00 01 C0000201 0FA0", 7),
-        ("UDP ASSOCIATE", "05 03 00 01 C0000201 0FA0", 7),
-        ("RESOLVE", "05 F0 00 03 01 61 0000", 7),
-        ("RESOLVE of an IP address", "05 F0 00 01 C0000201 0000", 7),
-        ("RESOLVE_PTR", "05 F1 00 01 C0000201 0000", 7),
-        ("a name", "05 01 00 03 01 61 0FA0", 8),
-    ]
+    ("BIND", "05 02 00 01 C0000201 0FA0", 7),
+    ("UDP ASSOCIATE", "05 03 00 01 C0000201 0FA0", 7),
+    ("RESOLVE", "05 F0 00 03 01 61 0000", 7),
+    ("RESOLVE of an IP address", "05 F0 00 01 C0000201 0000", 7),
+    ("RESOLVE_PTR", "05 F1 00 01 C0000201 0000", 7),
+    ("a name", "05 01 00 03 01 61 0FA0", 8),
 )
 
 
@@ -248,23 +242,21 @@ def _request_of(port: Port):  # type: ignore[no-untyped-def]
 
 # What happens; the code for a parent that did not offer X'97', and for one that did.
 OUTCOMES = table(
-    [
-        ("Temporary", Temporary("busy"), 0x01, 0xF0),
-        ("InvalidBridge", InvalidBridge("no"), 0x05, 0xF1),
-        ("Internal", Internal("oh"), 0x01, 0xF2),
-        ("another refusal", TimedOut("late"), 0x06, 0x06),
-        ("refused", error.ConnectionRefusedError(), 0x05, 0x05),
-        ("refused, by number", error.ConnectError(errno.ECONNREFUSED), 0x05, 0x05),
-        ("reset", error.ConnectError(errno.ECONNRESET), 0x05, 0x05),
-        ("no network", error.NoRouteError(), 0x03, 0x03),
-        ("no network, by number", error.ConnectError(errno.ENETUNREACH), 0x03, 0x03),
-        ("no host", error.ConnectError(errno.EHOSTUNREACH), 0x04, 0x04),
-        ("late", error.TimeoutError(), 0x06, 0x06),
-        ("late, by number", error.ConnectError(errno.ETIMEDOUT), 0x06, 0x06),
-        ("late, by Python", OSError(errno.ETIMEDOUT, "late"), 0x06, 0x06),
-        ("another error of the network", error.ConnectError(errno.EACCES), 0x01, 0x01),
-        ("lost", error.ConnectionLost(), 0x01, 0x01),
-    ]
+    ("Temporary", Temporary("busy"), 0x01, 0xF0),
+    ("InvalidBridge", InvalidBridge("no"), 0x05, 0xF1),
+    ("Internal", Internal("oh"), 0x01, 0xF2),
+    ("another refusal", TimedOut("late"), 0x06, 0x06),
+    ("refused", error.ConnectionRefusedError(), 0x05, 0x05),
+    ("refused, by number", error.ConnectError(errno.ECONNREFUSED), 0x05, 0x05),
+    ("reset", error.ConnectError(errno.ECONNRESET), 0x05, 0x05),
+    ("no network", error.NoRouteError(), 0x03, 0x03),
+    ("no network, by number", error.ConnectError(errno.ENETUNREACH), 0x03, 0x03),
+    ("no host", error.ConnectError(errno.EHOSTUNREACH), 0x04, 0x04),
+    ("late", error.TimeoutError(), 0x06, 0x06),
+    ("late, by number", error.ConnectError(errno.ETIMEDOUT), 0x06, 0x06),
+    ("late, by Python", OSError(errno.ETIMEDOUT, "late"), 0x06, 0x06),
+    ("another error of the network", error.ConnectError(errno.EACCES), 0x01, 0x01),
+    ("lost", error.ConnectionLost(), 0x01, 0x01),
 )
 
 
@@ -326,17 +318,15 @@ def request(credentials: Credentials | None = None, pairs: KeyValues | None = No
 @pytest.mark.parametrize(
     ("asked", "arguments"),
     table(
-        [
-            ("nothing", request(), ()),
-            ("credentials", request(Credentials(b"k=v", b"\0")), (("k", b"v"),)),
-            ("both fields", request(Credentials(b"k=", b"v")), (("k", b"v"),)),
-            ("no pairs", request(None, KeyValues()), ()),
-            (
-                "pairs",
-                request(Credentials(b"x=y"), KeyValues((("PT.k", b"v"), ("X-k", b"")))),
-                (("k", b"v"),),
-            ),
-        ]
+        ("nothing", request(), ()),
+        ("credentials", request(Credentials(b"k=v", b"\0")), (("k", b"v"),)),
+        ("both fields", request(Credentials(b"k=", b"v")), (("k", b"v"),)),
+        ("no pairs", request(None, KeyValues()), ()),
+        (
+            "pairs",
+            request(Credentials(b"x=y"), KeyValues((("PT.k", b"v"), ("X-k", b"")))),
+            (("k", b"v"),),
+        ),
     ),
 )
 def test_arguments_of_a_request(asked: Request, arguments: tuple[tuple[str, bytes], ...]) -> None:

@@ -83,29 +83,27 @@ SENT = {
 REFUSED_22 = "05 06 00 04" + "00" * 18
 # The request, the server's bytes, how many messages were sent by then, and the outcome.
 STEP_BY_STEP = table(
-    [
-        ("credentials accepted", KNOWN, "05 02 01 00", 3, None),
-        ("opened with credentials", KNOWN, "05 02 01 00" + OK, 3, opened()),
-        ("22 bytes", PLAIN, "05 00" + OK_22, 2, opened(SIX)),
-        ("a bound address", PLAIN, "0500 05000001C00002010050", 2, opened(at("192.0.2.1", 80))),
-        ("early data", PLAIN, "05 00" + OK + "05 02 01", 2, opened(rest=b"\5\2\1")),
-        ("half a reply", PLAIN, "05 00" + OK[:-2], 2, None),
-        ("00 though only 02 was offered", KNOWN, "05 00" + OK, 1, ProxyBroken),
-        ("02 though only 00 was offered", PLAIN, "05 02", 1, ProxyBroken),
-        ("no acceptable method", PLAIN, "05 FF", 1, LoginRefused),
-        ("HTTP", PLAIN, b"HTTP/1.1 400 Bad Request\r\n".hex(), 1, ProxyBroken),
-        ("credentials refused", KNOWN, "05 02 01 01", 2, LoginRefused),
-        ("credentials refused by a reply, as from tor", KNOWN, "0502 0501", 2, LoginRefused),
-        ("a status with the version of SOCKS", KNOWN, "05 02 05 00" + OK, 3, opened()),
-        ("a status before the selection", KNOWN, "01 00", 1, ProxyBroken),
-        ("a reply of another version", PLAIN, "05 00 04 00 00 01", 2, ProxyBroken),
-        ("success of an unknown address type", PLAIN, "05 00 05 00 00 00", 2, ProxyBroken),
-        ("failed RESOLVE", RESOLVE, "0500 0504000000000000 0000", 2, errors.HostUnreachable),
-        ("RESOLVE", RESOLVE, "0500 05000001C0000201 0000", 2, opened(at("192.0.2.1"))),
-        ("RESOLVE_PTR", RESOLVE_PTR, "0500 05000003016100 00", 2, opened(at("a"))),
-        ("a failure of two bytes", PLAIN, "05 00 05 02", 2, errors.NotAllowed),
-        ("a failure of 22 bytes", PLAIN, "05 00" + REFUSED_22, 2, errors.TimedOut),
-    ]
+    ("credentials accepted", KNOWN, "05 02 01 00", 3, None),
+    ("opened with credentials", KNOWN, "05 02 01 00" + OK, 3, opened()),
+    ("22 bytes", PLAIN, "05 00" + OK_22, 2, opened(SIX)),
+    ("a bound address", PLAIN, "0500 05000001C00002010050", 2, opened(at("192.0.2.1", 80))),
+    ("early data", PLAIN, "05 00" + OK + "05 02 01", 2, opened(rest=b"\5\2\1")),
+    ("half a reply", PLAIN, "05 00" + OK[:-2], 2, None),
+    ("00 though only 02 was offered", KNOWN, "05 00" + OK, 1, ProxyBroken),
+    ("02 though only 00 was offered", PLAIN, "05 02", 1, ProxyBroken),
+    ("no acceptable method", PLAIN, "05 FF", 1, LoginRefused),
+    ("HTTP", PLAIN, b"HTTP/1.1 400 Bad Request\r\n".hex(), 1, ProxyBroken),
+    ("credentials refused", KNOWN, "05 02 01 01", 2, LoginRefused),
+    ("credentials refused by a reply, as from tor", KNOWN, "0502 0501", 2, LoginRefused),
+    ("a status with the version of SOCKS", KNOWN, "05 02 05 00" + OK, 3, opened()),
+    ("a status before the selection", KNOWN, "01 00", 1, ProxyBroken),
+    ("a reply of another version", PLAIN, "05 00 04 00 00 01", 2, ProxyBroken),
+    ("success of an unknown address type", PLAIN, "05 00 05 00 00 00", 2, ProxyBroken),
+    ("failed RESOLVE", RESOLVE, "0500 0504000000000000 0000", 2, errors.HostUnreachable),
+    ("RESOLVE", RESOLVE, "0500 05000001C0000201 0000", 2, opened(at("192.0.2.1"))),
+    ("RESOLVE_PTR", RESOLVE_PTR, "0500 05000003016100 00", 2, opened(at("a"))),
+    ("a failure of two bytes", PLAIN, "05 00 05 02", 2, errors.NotAllowed),
+    ("a failure of 22 bytes", PLAIN, "05 00" + REFUSED_22, 2, errors.TimedOut),
 )
 
 
@@ -120,26 +118,24 @@ def test_outcome_of_each_answer_step_by_step(
 
 # C Tor sends only the last answer to what came in one read.
 PIPELINED = table(
-    [
-        ("00, kept", PLAIN, "05 00" + OK, [opened()]),
-        ("00 and a failure", PLAIN, "05 00 05 04 00 01 00000000 0000", [errors.HostUnreachable]),
-        ("02, omitted", KNOWN, "01 00" + OK, [opened()]),
-        ("02, kept", KNOWN, "05 02 01 00" + OK, [opened()]),
-        ("22 bytes", KNOWN, "01 00" + OK_22 + "FF", [opened(SIX, b"\xff")]),
-        ("early bytes like a status", KNOWN, "01 00" + OK + "0100", [opened(rest=b"\1\0")]),
-        ("early bytes like a selection", PLAIN, "05 00" + OK + "0502", [opened(rest=b"\5\2")]),
-        ("half a reply", KNOWN, "01 00 05 00 00", []),
-        ("refused at once", KNOWN, "05 01 00 01 00000000 0000", [errors.GeneralFailure]),
-        ("refused at once, no PTR", KNOWN, "05 08 00 01", [errors.AddressTypeNotSupported]),
-        ("refused by SafeSocks", KNOWN, "05 02 00 01 00000000 0000", [errors.NotAllowed]),
-        ("refused by SafeSocks, in steps", KNOWN, "05 02 01 00 05 02 00 01", [errors.NotAllowed]),
-        ("an onion code", KNOWN, "01 00 05 F0 00 01 00000000 0000", [errors.DescriptorNotFound]),
-        ("no acceptable method", KNOWN, "05 FF", [LoginRefused]),
-        ("00 though only 02 was offered", KNOWN, "05 00" + OK, [ProxyBroken]),
-        ("credentials refused", KNOWN, "01 01", [LoginRefused]),
-        ("credentials refused in steps", KNOWN, "05 02 01 01", [LoginRefused]),
-        ("a status that nobody asked for", PLAIN, "01 00" + OK, [ProxyBroken]),
-    ]
+    ("00, kept", PLAIN, "05 00" + OK, [opened()]),
+    ("00 and a failure", PLAIN, "05 00 05 04 00 01 00000000 0000", [errors.HostUnreachable]),
+    ("02, omitted", KNOWN, "01 00" + OK, [opened()]),
+    ("02, kept", KNOWN, "05 02 01 00" + OK, [opened()]),
+    ("22 bytes", KNOWN, "01 00" + OK_22 + "FF", [opened(SIX, b"\xff")]),
+    ("early bytes like a status", KNOWN, "01 00" + OK + "0100", [opened(rest=b"\1\0")]),
+    ("early bytes like a selection", PLAIN, "05 00" + OK + "0502", [opened(rest=b"\5\2")]),
+    ("half a reply", KNOWN, "01 00 05 00 00", []),
+    ("refused at once", KNOWN, "05 01 00 01 00000000 0000", [errors.GeneralFailure]),
+    ("refused at once, no PTR", KNOWN, "05 08 00 01", [errors.AddressTypeNotSupported]),
+    ("refused by SafeSocks", KNOWN, "05 02 00 01 00000000 0000", [errors.NotAllowed]),
+    ("refused by SafeSocks, in steps", KNOWN, "05 02 01 00 05 02 00 01", [errors.NotAllowed]),
+    ("an onion code", KNOWN, "01 00 05 F0 00 01 00000000 0000", [errors.DescriptorNotFound]),
+    ("no acceptable method", KNOWN, "05 FF", [LoginRefused]),
+    ("00 though only 02 was offered", KNOWN, "05 00" + OK, [ProxyBroken]),
+    ("credentials refused", KNOWN, "01 01", [LoginRefused]),
+    ("credentials refused in steps", KNOWN, "05 02 01 01", [LoginRefused]),
+    ("a status that nobody asked for", PLAIN, "01 00" + OK, [ProxyBroken]),
 )
 
 
@@ -153,15 +149,13 @@ def test_outcome_of_each_answer_to_a_pipelined_request(
 
 FIRST_4 = "04 01 0050 00000001 6D65 00 6578616D706C652E636F6D 00"
 SOCKS4 = table(
-    [
-        ("granted", "00 5A 0000 00000000", [(Reply(0x5A), b"")]),
-        ("early data", "00 5A 0050 C0000201 00 5B", [(Reply(0x5A, at("192.0.2.1", 80)), b"\0[")]),
-        ("rejected", "00 5B 0000 00000000", [errors.GeneralFailure]),
-        ("rejected for want of identd", "00 5C 0000 00000000", [errors.GeneralFailure]),
-        ("half a reply", "00 5A 0000", []),
-        ("another version", "04 5A 0000 00000000", [ProxyBroken]),
-        ("a SOCKS5 reply", OK, [ProxyBroken]),
-    ]
+    ("granted", "00 5A 0000 00000000", [(Reply(0x5A), b"")]),
+    ("early data", "00 5A 0050 C0000201 00 5B", [(Reply(0x5A, at("192.0.2.1", 80)), b"\0[")]),
+    ("rejected", "00 5B 0000 00000000", [errors.GeneralFailure]),
+    ("rejected for want of identd", "00 5C 0000 00000000", [errors.GeneralFailure]),
+    ("half a reply", "00 5A 0000", []),
+    ("another version", "04 5A 0000 00000000", [ProxyBroken]),
+    ("a SOCKS5 reply", OK, [ProxyBroken]),
 )
 
 
@@ -191,16 +185,14 @@ def test_refusal_for_each_reply_code(request_: Request) -> None:
 
 
 ENDS = table(
-    [
-        ("at once", PLAIN, ""),
-        ("at once, with credentials", KNOWN, ""),
-        ("behind the selection", PLAIN, "05 00"),
-        ("behind the selection of 02: tor refused the credentials", KNOWN, "05 02"),
-        ("behind the status", KNOWN, "05 02 01 00"),
-        ("within the reply", KNOWN, "05 02 01 00 05 00 00 01"),
-        ("SOCKS4", OLD, ""),
-        ("SOCKS4, within the reply", OLD, "00 5A 0000"),
-    ]
+    ("at once", PLAIN, ""),
+    ("at once, with credentials", KNOWN, ""),
+    ("behind the selection", PLAIN, "05 00"),
+    ("behind the selection of 02: tor refused the credentials", KNOWN, "05 02"),
+    ("behind the status", KNOWN, "05 02 01 00"),
+    ("within the reply", KNOWN, "05 02 01 00 05 00 00 01"),
+    ("SOCKS4", OLD, ""),
+    ("SOCKS4, within the reply", OLD, "00 5A 0000"),
 )
 
 

@@ -27,73 +27,64 @@ TOR_TOKEN = Credentials(b"<torS0X>0", TOKEN)
 
 # The wishes, the methods, what is said by 97, what by 02, and what a refusal means.
 OFFERS = table(
-    [
-        ("nothing", {}, [EXTENDED, NO_AUTH], {}, None, LoginRefused),
-        (
-            "codes",
-            {"reply_codes": CodeSet.PROP304},
-            [EXTENDED, NO_AUTH],
-            {"REPLY_CODES": b"prop304"},
-            None,
-            LoginRefused,
-        ),
-        (
-            "credentials",
-            {"credentials": ME},
-            [EXTENDED, USERPASS],
-            {"USERNAME": b"me", "PASSWD": b"you"},
-            ME,
-            LoginRefused,
-        ),
-        (
-            "long credentials",
-            {"credentials": LONG},
-            [EXTENDED],
-            {"USERNAME": b"u" * 256, "PASSWD": b""},
-            LONG,
-            ArgumentsRefused,
-        ),
-        (
-            "isolation",
-            {"isolation": b"x"},
-            [EXTENDED, USERPASS],
-            {"ISOLATION": b"x", "REQUIRE": b"ISOLATION"},
-            TOR_TOKEN,
-            NotIsolated,
-        ),
-        (
-            "isolation, without 97",
-            {"isolation": b"x", "extended": False},
-            [USERPASS],
-            {"ISOLATION": b"x", "REQUIRE": b"ISOLATION"},
-            TOR_TOKEN,
-            NotIsolated,
-        ),
-        (
-            "isolation and credentials",
-            {"isolation": b"x", "credentials": ME},
-            [EXTENDED],
-            {"USERNAME": b"me", "PASSWD": b"you", "ISOLATION": b"x", "REQUIRE": b"ISOLATION"},
-            ME,
-            NotIsolated,
-        ),
-        (
-            "pairs",
-            {"pairs": COLOUR},
-            [EXTENDED],
-            {"X-paint.colour": b"red"},
-            None,
-            ArgumentsRefused,
-        ),
-        (
-            "pairs that are required",
-            {"pairs": COLOUR, "require": ("X-paint.colour",), "isolation": b"x"},
-            [EXTENDED],
-            {"ISOLATION": b"x", "REQUIRE": b"ISOLATION,X-paint.colour", "X-paint.colour": b"red"},
-            TOR_TOKEN,
-            NotIsolated,
-        ),
-    ]
+    ("nothing", {}, [EXTENDED, NO_AUTH], {}, None, LoginRefused),
+    (
+        "codes",
+        {"reply_codes": CodeSet.PROP304},
+        [EXTENDED, NO_AUTH],
+        {"REPLY_CODES": b"prop304"},
+        None,
+        LoginRefused,
+    ),
+    (
+        "credentials",
+        {"credentials": ME},
+        [EXTENDED, USERPASS],
+        {"USERNAME": b"me", "PASSWD": b"you"},
+        ME,
+        LoginRefused,
+    ),
+    (
+        "long credentials",
+        {"credentials": LONG},
+        [EXTENDED],
+        {"USERNAME": b"u" * 256, "PASSWD": b""},
+        LONG,
+        ArgumentsRefused,
+    ),
+    (
+        "isolation",
+        {"isolation": b"x"},
+        [EXTENDED, USERPASS],
+        {"ISOLATION": b"x", "REQUIRE": b"ISOLATION"},
+        TOR_TOKEN,
+        NotIsolated,
+    ),
+    (
+        "isolation, without 97",
+        {"isolation": b"x", "extended": False},
+        [USERPASS],
+        {"ISOLATION": b"x", "REQUIRE": b"ISOLATION"},
+        TOR_TOKEN,
+        NotIsolated,
+    ),
+    (
+        "isolation and credentials",
+        {"isolation": b"x", "credentials": ME},
+        [EXTENDED],
+        {"USERNAME": b"me", "PASSWD": b"you", "ISOLATION": b"x", "REQUIRE": b"ISOLATION"},
+        ME,
+        NotIsolated,
+    ),
+    ("pairs", {"pairs": COLOUR}, [EXTENDED], {"X-paint.colour": b"red"}, None, ArgumentsRefused),
+    (
+        "pairs that are required",
+        {"pairs": COLOUR, "require": ("X-paint.colour",), "isolation": b"x"},
+        [EXTENDED],
+        {"ISOLATION": b"x", "REQUIRE": b"ISOLATION,X-paint.colour", "X-paint.colour": b"red"},
+        TOR_TOKEN,
+        NotIsolated,
+    ),
 )
 
 
@@ -148,11 +139,9 @@ def test_the_hash_of_isolation_depends_on_a_secret() -> None:
 
 
 SOCKS4 = table(
-    [
-        ("nothing", {}, b""),
-        ("a user id", {"credentials": Credentials(b"me")}, b"me"),
-        ("isolation", {"isolation": b"x"}, TOKEN),
-    ]
+    ("nothing", {}, b""),
+    ("a user id", {"credentials": Credentials(b"me")}, b"me"),
+    ("isolation", {"isolation": b"x"}, TOKEN),
 )
 
 

@@ -42,27 +42,25 @@ def parse_pairs(reader: Reader, count: int, **bounds: int) -> KeyValues:
 
 
 REQUESTS = table(
-    [
-        (
-            "V11",
-            KeyValues.of({"USERNAME": b"alice", "PASSWD": b"pw"}),
-            "01 0002 0008 555345524E414D45 0005 616C696365 0006 504153535744 0002 7077",
-        ),
-        ("V12, no value", KeyValues.of({"ISOLATION": b""}), "01 0001 0009 49534F4C4154494F4E 0000"),
-        ("no pairs", KeyValues(), "01 0000"),
-        (
-            "a pair behind an empty value",
-            KeyValues.of({"A": b"", "b": b"\0\xff\n"}),
-            "01 0002 0001 41 0000 0001 62 0003 00FF0A",
-        ),
-        (
-            "one key twice, in order",
-            KeyValues.of([("PT.a", b"2"), ("PT.a", b"1")]),
-            "01 0002 0004 50542E61 0001 32 0004 50542E61 0001 31",
-        ),
-        ("a key of 64", KeyValues.of({"k" * 64: b""}), "01 0001 0040" + "6B" * 64 + "0000"),
-        ("a long value", KeyValues.of({"v": b"x" * 700}), "01 0001 0001 76 02BC" + "78" * 700),
-    ]
+    (
+        "V11",
+        KeyValues.of({"USERNAME": b"alice", "PASSWD": b"pw"}),
+        "01 0002 0008 555345524E414D45 0005 616C696365 0006 504153535744 0002 7077",
+    ),
+    ("V12, no value", KeyValues.of({"ISOLATION": b""}), "01 0001 0009 49534F4C4154494F4E 0000"),
+    ("no pairs", KeyValues(), "01 0000"),
+    (
+        "a pair behind an empty value",
+        KeyValues.of({"A": b"", "b": b"\0\xff\n"}),
+        "01 0002 0001 41 0000 0001 62 0003 00FF0A",
+    ),
+    (
+        "one key twice, in order",
+        KeyValues.of([("PT.a", b"2"), ("PT.a", b"1")]),
+        "01 0002 0004 50542E61 0001 32 0004 50542E61 0001 31",
+    ),
+    ("a key of 64", KeyValues.of({"k" * 64: b""}), "01 0001 0040" + "6B" * 64 + "0000"),
+    ("a long value", KeyValues.of({"v": b"x" * 700}), "01 0001 0001 76 02BC" + "78" * 700),
 )
 
 
@@ -91,16 +89,14 @@ def test_responses_without_pairs() -> None:
 
 # The bytes, and after how many of them the judgement is certain.
 REFUSED = table(
-    [
-        ("KLEN 0", "01 0001 0000 0001 41", 5),
-        ("KLEN 65", "01 0001 0041" + "41" * 65 + "0000", 5),
-        ("KLEN little-endian", "01 0001 0800" + "41" * 8 + "0000", 5),
-        ("a NUL in a key", "01 0001 0009 555345524E414D4500 0000", 14),
-        ("no ASCII in a key", "01 0001 0001 C3 0000", 6),
-        ("a comma in a key", "01 0001 0002 412C 0000", 7),
-        ("1025 pairs", "01 0401", 3),
-        ("65535 pairs", "01 FFFF", 3),
-    ]
+    ("KLEN 0", "01 0001 0000 0001 41", 5),
+    ("KLEN 65", "01 0001 0041" + "41" * 65 + "0000", 5),
+    ("KLEN little-endian", "01 0001 0800" + "41" * 8 + "0000", 5),
+    ("a NUL in a key", "01 0001 0009 555345524E414D4500 0000", 14),
+    ("no ASCII in a key", "01 0001 0001 C3 0000", 6),
+    ("a comma in a key", "01 0001 0002 412C 0000", 7),
+    ("1025 pairs", "01 0401", 3),
+    ("65535 pairs", "01 FFFF", 3),
 )
 
 
@@ -169,32 +165,30 @@ MIXED = ExtendedRules(standard_keys(isolates=False, authenticates=True))
 TRANSPORT = ExtendedRules({"PT.": take_any})
 
 ANSWERS = table(
-    [
-        ("nothing said", PLAIN, {}, b"", b"prop229"),
-        ("isolation", PLAIN, {"ISOLATION": b"x"}, b"ISOLATION", b"prop229"),
-        (
-            "in the order of the client",
-            PLAIN,
-            {"PASSWD": b"", "USERNAME": b"", "ISOLATION": b""},
-            b"PASSWD,USERNAME,ISOLATION",
-            b"prop229",
-        ),
-        ("unknown keys are ignored", PLAIN, {"X-a.b": b"", "username": b""}, b"", b"prop229"),
-        (
-            "known keys are required",
-            PLAIN,
-            {"REQUIRE": b"ISOLATION,USERNAME,REQUIRE,REPLY_CODES", "other": b""},
-            b"REQUIRE",
-            b"prop229",
-        ),
-        ("the flag", FLAGGED, {}, b"", b"prop304"),
-        ("229 in spite of it", FLAGGED, {"REPLY_CODES": b"prop229"}, b"REPLY_CODES", b"prop229"),
-        ("304 without the flag", PLAIN, {"REPLY_CODES": b"prop304"}, b"REPLY_CODES", b"prop229"),
-        ("none", PLAIN, {"REPLY_CODES": b"none"}, b"REPLY_CODES", b"rfc1928"),
-        ("a listener that does not isolate", MIXED, {"ISOLATION": b"x"}, b"", b"prop229"),
-        ("but logs in", MIXED, {"USERNAME": b"", "PASSWD": b""}, b"USERNAME,PASSWD", b"prop229"),
-        ("a transport", TRANSPORT, {"PT.a": b"", "ISOLATION": b""}, b"PT.a", b"prop229"),
-    ]
+    ("nothing said", PLAIN, {}, b"", b"prop229"),
+    ("isolation", PLAIN, {"ISOLATION": b"x"}, b"ISOLATION", b"prop229"),
+    (
+        "in the order of the client",
+        PLAIN,
+        {"PASSWD": b"", "USERNAME": b"", "ISOLATION": b""},
+        b"PASSWD,USERNAME,ISOLATION",
+        b"prop229",
+    ),
+    ("unknown keys are ignored", PLAIN, {"X-a.b": b"", "username": b""}, b"", b"prop229"),
+    (
+        "known keys are required",
+        PLAIN,
+        {"REQUIRE": b"ISOLATION,USERNAME,REQUIRE,REPLY_CODES", "other": b""},
+        b"REQUIRE",
+        b"prop229",
+    ),
+    ("the flag", FLAGGED, {}, b"", b"prop304"),
+    ("229 in spite of it", FLAGGED, {"REPLY_CODES": b"prop229"}, b"REPLY_CODES", b"prop229"),
+    ("304 without the flag", PLAIN, {"REPLY_CODES": b"prop304"}, b"REPLY_CODES", b"prop229"),
+    ("none", PLAIN, {"REPLY_CODES": b"none"}, b"REPLY_CODES", b"rfc1928"),
+    ("a listener that does not isolate", MIXED, {"ISOLATION": b"x"}, b"", b"prop229"),
+    ("but logs in", MIXED, {"USERNAME": b"", "PASSWD": b""}, b"USERNAME,PASSWD", b"prop229"),
+    ("a transport", TRANSPORT, {"PT.a": b"", "ISOLATION": b""}, b"PT.a", b"prop229"),
 )
 
 
@@ -209,15 +203,13 @@ def test_responses_of_a_listener(
 
 
 REFUSALS = table(
-    [
-        ("a required key is unknown", PLAIN, [("REQUIRE", b"X-a")], b"X-a"),
-        ("required where nothing isolates", MIXED, [("REQUIRE", b"ISOLATION")], b"ISOLATION"),
-        ("REQUIRE is no list", PLAIN, [("REQUIRE", b"X-a,,X-b")], None),
-        ("REQUIRE has a NUL", PLAIN, [("REQUIRE", b"ISOLATION\0")], None),
-        ("no such set", PLAIN, [("REPLY_CODES", b"prop305")], None),
-        ("ISOLATION twice", PLAIN, [("ISOLATION", b"a"), ("ISOLATION", b"a")], None),
-        ("REPLY_CODES twice", PLAIN, [("REPLY_CODES", b"none")] * 2, None),
-    ]
+    ("a required key is unknown", PLAIN, [("REQUIRE", b"X-a")], b"X-a"),
+    ("required where nothing isolates", MIXED, [("REQUIRE", b"ISOLATION")], b"ISOLATION"),
+    ("REQUIRE is no list", PLAIN, [("REQUIRE", b"X-a,,X-b")], None),
+    ("REQUIRE has a NUL", PLAIN, [("REQUIRE", b"ISOLATION\0")], None),
+    ("no such set", PLAIN, [("REPLY_CODES", b"prop305")], None),
+    ("ISOLATION twice", PLAIN, [("ISOLATION", b"a"), ("ISOLATION", b"a")], None),
+    ("REPLY_CODES twice", PLAIN, [("REPLY_CODES", b"none")] * 2, None),
 )
 
 
@@ -277,13 +269,11 @@ def test_a_list_of_accepted_keys_too_long_for_a_value_is_cut() -> None:
 
 
 CREDENTIALS = table(
-    [
-        ("neither", {}, None),
-        ("both", {"USERNAME": b"a", "PASSWD": b"b"}, Credentials(b"a", b"b")),
-        ("only a name", {"USERNAME": b"a"}, Credentials(b"a", b"")),
-        ("long ones", {"USERNAME": b"a" * 60000}, Credentials(b"a" * 60000, b"")),
-        ("an isolation parameter", {"USERNAME": b"<torS0X>0"}, Credentials(b"<torS0X>0", b"")),
-    ]
+    ("neither", {}, None),
+    ("both", {"USERNAME": b"a", "PASSWD": b"b"}, Credentials(b"a", b"b")),
+    ("only a name", {"USERNAME": b"a"}, Credentials(b"a", b"")),
+    ("long ones", {"USERNAME": b"a" * 60000}, Credentials(b"a" * 60000, b"")),
+    ("an isolation parameter", {"USERNAME": b"<torS0X>0"}, Credentials(b"<torS0X>0", b"")),
 )
 
 

@@ -50,7 +50,7 @@ NAME, IPV4, IPV6 = AddressType.HOSTNAME, AddressType.IPV4, AddressType.IPV6
 
 
 @rows("R-24")
-@pytest.mark.parametrize(("text", "host"), table(LITERALS))
+@pytest.mark.parametrize(("text", "host"), table(*LITERALS))
 def test_text_of_an_ip_address_becomes_that_address(text: str, host: str) -> None:
     kind = IPV6 if ":" in host else IPV4
     assert Address.of(text, 80) == Address(kind, host, 80)
@@ -61,7 +61,7 @@ def test_text_of_an_ip_address_becomes_that_address(text: str, host: str) -> Non
 
 
 @rows("R-24", "S-08")
-@pytest.mark.parametrize("text", table([*VALID_NAMES, *INVALID_NAMES, *WITH_NUL]))
+@pytest.mark.parametrize("text", table(*VALID_NAMES, *INVALID_NAMES, *WITH_NUL))
 def test_any_other_text_is_a_name(text: str) -> None:
     address = Address.of(text, 80)
     assert address == Address(NAME, text, 80)

@@ -11,38 +11,32 @@ from torsocks_tx.errors import InvalidOnionAddress
 from torsocks_tx.socks.onion_address import check_onion, has_public_key
 
 VALID = table(
-    [
-        ("an address", ONION),
-        ("capitals", ONION.upper()),
-        ("a subdomain", "www." + ONION),
-        ("two subdomains", "1.2." + ONION),
-    ]
+    ("an address", ONION),
+    ("capitals", ONION.upper()),
+    ("a subdomain", "www." + ONION),
+    ("two subdomains", "1.2." + ONION),
 )
 INVALID = table(
-    [
-        ("checksum", "duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswzazad.onion"),
-        ("version 4", "duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswvadqe.onion"),
-        ("not base32: 1", "1" + ONION[1:]),
-        ("not base32: 8", "8" + ONION[1:]),
-        ("not ASCII", "\xb5" + ONION[1:]),
-        ("padding", "=" * 56 + ".onion"),
-        ("55 characters", ONION[1:]),
-        ("57 characters", "a" + ONION),
-        ("version 2", "facebookcorewwwi.onion"),
-        ("no label", ".onion"),
-        ("the address as a subdomain", ONION.replace(".onion", ".www.onion")),
-    ]
+    ("checksum", "duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswzazad.onion"),
+    ("version 4", "duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswvadqe.onion"),
+    ("not base32: 1", "1" + ONION[1:]),
+    ("not base32: 8", "8" + ONION[1:]),
+    ("not ASCII", "\xb5" + ONION[1:]),
+    ("padding", "=" * 56 + ".onion"),
+    ("55 characters", ONION[1:]),
+    ("57 characters", "a" + ONION),
+    ("version 2", "facebookcorewwwi.onion"),
+    ("no label", ".onion"),
+    ("the address as a subdomain", ONION.replace(".onion", ".www.onion")),
 )
 TWISTED = "7murux6t2nde67aapdvajizyvekj7vkq74ybir7qxhm2izivijkhygad.onion"
 """The key of ONION plus a point of order 4."""
 
 NOT_KEYS = table(
-    [
-        ("identity", "aeaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaahmjqd.onion"),
-        ("order 4", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaam2dqd.onion"),
-        ("not on the curve", "aiaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab3did.onion"),
-        ("a torsion component", TWISTED),
-    ]
+    ("identity", "aeaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaahmjqd.onion"),
+    ("order 4", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaam2dqd.onion"),
+    ("not on the curve", "aiaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab3did.onion"),
+    ("a torsion component", TWISTED),
 )
 
 

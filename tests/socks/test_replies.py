@@ -36,36 +36,34 @@ TOR, PT = Role.TOR, Role.PT
 # The code for CONNECT; for CONNECT to an onion service by the sets of proposals 304 and 229; for
 # CONNECT on a transport's port by the set of proposal 229; and for look-ups.
 CODES = table(
-    [
-        ("general failure", errors.GeneralFailure, 0x01, 0x01, 0x01, 0x01, 0x04),
-        ("no tor", errors.TorDown, 0x01, 0x01, 0x01, 0x01, 0x01),
-        ("too much to do", errors.Busy, 0x01, 0x01, 0x01, 0x01, 0x01),
-        ("an upstream that breaks off", errors.ProxyBroken, 0x01, 0x01, 0x01, 0x01, 0x04),
-        ("an upstream's login", errors.LoginRefused, 0x01, 0x01, 0x01, 0x01, 0x04),
-        ("an upstream's arguments", errors.ArgumentsRefused, 0x01, 0x01, 0x01, 0x01, 0x04),
-        ("an upstream that shares", errors.NotIsolated, 0x01, 0x01, 0x01, 0x01, 0x04),
-        ("a fault of ours", errors.Fault, 0x01, 0x01, 0x01, 0xF2, 0x01),
-        ("not allowed", errors.NotAllowed, 0x02, 0x02, 0x02, 0x02, 0x02),
-        ("network unreachable", errors.NetworkUnreachable, 0x03, 0x03, 0x03, 0x03, 0x04),
-        ("host unreachable", errors.HostUnreachable, 0x04, 0x04, 0x04, 0x04, 0x04),
-        ("connection refused", errors.ConnectionRefused, 0x05, 0x05, 0x05, 0x05, 0x04),
-        ("timed out", errors.TimedOut, 0x06, 0x06, 0x06, 0x06, 0x04),
-        ("command", errors.CommandNotSupported, 0x07, 0x07, 0x07, 0x07, 0x07),
-        ("address type", errors.AddressTypeNotSupported, 0x08, 0x08, 0x08, 0x08, 0x08),
-        ("no descriptor", errors.DescriptorNotFound, 0x04, 0xF0, 0xE0, 0x04, 0x04),
-        ("bad descriptor", errors.DescriptorInvalid, 0x04, 0xF1, 0xE0, 0x04, 0x04),
-        ("introduction", errors.IntroductionFailed, 0x04, 0xF2, 0xE1, 0x04, 0x04),
-        ("rendezvous", errors.RendezvousFailed, 0x06, 0xF3, 0xE1, 0x06, 0x04),
-        ("no key", errors.MissingClientAuth, 0x01, 0xF4, 0xE1, 0x01, 0x04),
-        ("wrong key", errors.WrongClientAuth, 0x01, 0xF5, 0xE1, 0x01, 0x04),
-        ("bad onion address", errors.InvalidOnionAddress, 0x01, 0xF6, 0xE0, 0x01, 0x04),
-        ("introduction timed out", errors.IntroductionTimedOut, 0x04, 0xF7, 0xE1, 0x04, 0x04),
-        ("an upstream's E0", errors.OnionNotFound, 0x04, 0xF0, 0xE0, 0x04, 0x04),
-        ("an upstream's E1", errors.OnionNotReachable, 0x04, 0xF2, 0xE1, 0x04, 0x04),
-        ("temporary", errors.Temporary, 0x01, 0x01, 0x01, 0xF0, 0x04),
-        ("invalid bridge", errors.InvalidBridge, 0x05, 0x05, 0x05, 0xF1, 0x04),
-        ("internal", errors.Internal, 0x01, 0x01, 0x01, 0xF2, 0x04),
-    ]
+    ("general failure", errors.GeneralFailure, 0x01, 0x01, 0x01, 0x01, 0x04),
+    ("no tor", errors.TorDown, 0x01, 0x01, 0x01, 0x01, 0x01),
+    ("too much to do", errors.Busy, 0x01, 0x01, 0x01, 0x01, 0x01),
+    ("an upstream that breaks off", errors.ProxyBroken, 0x01, 0x01, 0x01, 0x01, 0x04),
+    ("an upstream's login", errors.LoginRefused, 0x01, 0x01, 0x01, 0x01, 0x04),
+    ("an upstream's arguments", errors.ArgumentsRefused, 0x01, 0x01, 0x01, 0x01, 0x04),
+    ("an upstream that shares", errors.NotIsolated, 0x01, 0x01, 0x01, 0x01, 0x04),
+    ("a fault of ours", errors.Fault, 0x01, 0x01, 0x01, 0xF2, 0x01),
+    ("not allowed", errors.NotAllowed, 0x02, 0x02, 0x02, 0x02, 0x02),
+    ("network unreachable", errors.NetworkUnreachable, 0x03, 0x03, 0x03, 0x03, 0x04),
+    ("host unreachable", errors.HostUnreachable, 0x04, 0x04, 0x04, 0x04, 0x04),
+    ("connection refused", errors.ConnectionRefused, 0x05, 0x05, 0x05, 0x05, 0x04),
+    ("timed out", errors.TimedOut, 0x06, 0x06, 0x06, 0x06, 0x04),
+    ("command", errors.CommandNotSupported, 0x07, 0x07, 0x07, 0x07, 0x07),
+    ("address type", errors.AddressTypeNotSupported, 0x08, 0x08, 0x08, 0x08, 0x08),
+    ("no descriptor", errors.DescriptorNotFound, 0x04, 0xF0, 0xE0, 0x04, 0x04),
+    ("bad descriptor", errors.DescriptorInvalid, 0x04, 0xF1, 0xE0, 0x04, 0x04),
+    ("introduction", errors.IntroductionFailed, 0x04, 0xF2, 0xE1, 0x04, 0x04),
+    ("rendezvous", errors.RendezvousFailed, 0x06, 0xF3, 0xE1, 0x06, 0x04),
+    ("no key", errors.MissingClientAuth, 0x01, 0xF4, 0xE1, 0x01, 0x04),
+    ("wrong key", errors.WrongClientAuth, 0x01, 0xF5, 0xE1, 0x01, 0x04),
+    ("bad onion address", errors.InvalidOnionAddress, 0x01, 0xF6, 0xE0, 0x01, 0x04),
+    ("introduction timed out", errors.IntroductionTimedOut, 0x04, 0xF7, 0xE1, 0x04, 0x04),
+    ("an upstream's E0", errors.OnionNotFound, 0x04, 0xF0, 0xE0, 0x04, 0x04),
+    ("an upstream's E1", errors.OnionNotReachable, 0x04, 0xF2, 0xE1, 0x04, 0x04),
+    ("temporary", errors.Temporary, 0x01, 0x01, 0x01, 0xF0, 0x04),
+    ("invalid bridge", errors.InvalidBridge, 0x05, 0x05, 0x05, 0xF1, 0x04),
+    ("internal", errors.Internal, 0x01, 0x01, 0x01, 0xF2, 0x04),
 )
 Codes = tuple[int, int, int, int, int]
 
@@ -143,28 +141,26 @@ def test_extended_errors_are_off_unless_asked_for() -> None:
 
 # Table 1D: role, ExtendedErrors, offer, REPLY_CODES; the set in force.
 SETS = table(
-    [
-        ("tor, as ever", TOR, False, False, None, RFC1928),
-        ("tor, the flag", TOR, True, False, None, PROP304),
-        ("tor, the offer", TOR, False, True, None, PROP229),
-        ("tor, the flag and the offer", TOR, True, True, None, PROP304),
-        ("tor, asked for less", TOR, True, True, RFC1928, RFC1928),
-        ("tor, asked for less without the flag", TOR, False, True, RFC1928, RFC1928),
-        ("tor, asked for 229", TOR, True, True, PROP229, PROP229),
-        ("tor, asked for 229 without the flag", TOR, False, True, PROP229, PROP229),
-        ("tor, asked for 304", TOR, True, True, PROP304, PROP304),
-        ("tor, asked for 304 without the flag", TOR, False, True, PROP304, PROP229),
-        ("pt", PT, False, False, None, RFC1928),
-        ("pt, the flag", PT, True, False, None, RFC1928),
-        ("pt, the offer", PT, False, True, None, PROP229),
-        ("pt, the flag and the offer", PT, True, True, None, PROP229),
-        ("pt, asked for less", PT, False, True, RFC1928, RFC1928),
-        ("pt, asked for less with the flag", PT, True, True, RFC1928, RFC1928),
-        ("pt, asked for 229", PT, False, True, PROP229, PROP229),
-        ("pt, asked for 229 with the flag", PT, True, True, PROP229, PROP229),
-        ("pt, asked for 304", PT, False, True, PROP304, PROP229),
-        ("pt, asked for 304 with the flag", PT, True, True, PROP304, PROP229),
-    ]
+    ("tor, as ever", TOR, False, False, None, RFC1928),
+    ("tor, the flag", TOR, True, False, None, PROP304),
+    ("tor, the offer", TOR, False, True, None, PROP229),
+    ("tor, the flag and the offer", TOR, True, True, None, PROP304),
+    ("tor, asked for less", TOR, True, True, RFC1928, RFC1928),
+    ("tor, asked for less without the flag", TOR, False, True, RFC1928, RFC1928),
+    ("tor, asked for 229", TOR, True, True, PROP229, PROP229),
+    ("tor, asked for 229 without the flag", TOR, False, True, PROP229, PROP229),
+    ("tor, asked for 304", TOR, True, True, PROP304, PROP304),
+    ("tor, asked for 304 without the flag", TOR, False, True, PROP304, PROP229),
+    ("pt", PT, False, False, None, RFC1928),
+    ("pt, the flag", PT, True, False, None, RFC1928),
+    ("pt, the offer", PT, False, True, None, PROP229),
+    ("pt, the flag and the offer", PT, True, True, None, PROP229),
+    ("pt, asked for less", PT, False, True, RFC1928, RFC1928),
+    ("pt, asked for less with the flag", PT, True, True, RFC1928, RFC1928),
+    ("pt, asked for 229", PT, False, True, PROP229, PROP229),
+    ("pt, asked for 229 with the flag", PT, True, True, PROP229, PROP229),
+    ("pt, asked for 304", PT, False, True, PROP304, PROP229),
+    ("pt, asked for 304 with the flag", PT, True, True, PROP304, PROP229),
 )
 NAMES_OF_SETS = {RFC1928: b"rfc1928", PROP229: b"prop229", PROP304: b"prop304"}
 
@@ -217,24 +213,22 @@ def asked(version: Version, command: Command) -> Request:
 
 
 SUCCESSES = table(
-    [
-        ("CONNECT", asked(V5, CONNECT), None, "05 00 00 01 00000000 0000"),
-        ("CONNECT by SOCKS4", asked(V4, CONNECT), None, "00 5A 0000 00000000"),
-        ("RESOLVE", asked(V5, RESOLVE), at("192.0.2.1"), "05 00 00 01 C0000201 0000"),
-        (
-            "RESOLVE, IPv6",
-            asked(V5, RESOLVE),
-            at("2001:db8::1"),
-            "05 00 00 04 20010DB8000000000000000000000001 0000",
-        ),
-        ("RESOLVE by SOCKS4", asked(V4, RESOLVE), at("192.0.2.1"), "00 5A 0000 C0000201"),
-        (
-            "RESOLVE_PTR",
-            asked(V5, RESOLVE_PTR),
-            at("dns.google"),
-            "05 00 00 03 0A 646E732E676F6F676C65 0000",
-        ),
-    ]
+    ("CONNECT", asked(V5, CONNECT), None, "05 00 00 01 00000000 0000"),
+    ("CONNECT by SOCKS4", asked(V4, CONNECT), None, "00 5A 0000 00000000"),
+    ("RESOLVE", asked(V5, RESOLVE), at("192.0.2.1"), "05 00 00 01 C0000201 0000"),
+    (
+        "RESOLVE, IPv6",
+        asked(V5, RESOLVE),
+        at("2001:db8::1"),
+        "05 00 00 04 20010DB8000000000000000000000001 0000",
+    ),
+    ("RESOLVE by SOCKS4", asked(V4, RESOLVE), at("192.0.2.1"), "00 5A 0000 C0000201"),
+    (
+        "RESOLVE_PTR",
+        asked(V5, RESOLVE_PTR),
+        at("dns.google"),
+        "05 00 00 03 0A 646E732E676F6F676C65 0000",
+    ),
 )
 
 
@@ -271,22 +265,20 @@ def test_unknown_codes_are_general_failures(code: int) -> None:
 
 # The same byte from ports of other roles, and with other sets announced.
 HEARD = table(
-    [
-        ("F0 of tor", 0xF0, TOR, PROP229, errors.DescriptorNotFound),
-        ("F0 of a transport", 0xF0, PT, PROP229, errors.Temporary),
-        ("F0 of a transport that says nothing", 0xF0, PT, None, errors.Temporary),
-        ("F0 announced as 304's", 0xF0, None, PROP304, errors.DescriptorNotFound),
-        ("F0 announced as 229's", 0xF0, None, PROP229, errors.Temporary),
-        ("F0 of nobody knows who", 0xF0, None, None, errors.DescriptorNotFound),
-        ("F1 of a transport", 0xF1, PT, None, errors.InvalidBridge),
-        ("F3 of a transport", 0xF3, PT, None, errors.GeneralFailure),
-        ("F3 of tor", 0xF3, TOR, None, errors.RendezvousFailed),
-        ("E0", 0xE0, None, PROP229, errors.OnionNotFound),
-        ("E1 of tor", 0xE1, TOR, None, errors.OnionNotReachable),
-        ("E1 of a transport", 0xE1, PT, None, errors.GeneralFailure),
-        ("05 of a transport", 0x05, PT, None, errors.ConnectionRefused),
-        ("09", 0x09, None, None, errors.GeneralFailure),
-    ]
+    ("F0 of tor", 0xF0, TOR, PROP229, errors.DescriptorNotFound),
+    ("F0 of a transport", 0xF0, PT, PROP229, errors.Temporary),
+    ("F0 of a transport that says nothing", 0xF0, PT, None, errors.Temporary),
+    ("F0 announced as 304's", 0xF0, None, PROP304, errors.DescriptorNotFound),
+    ("F0 announced as 229's", 0xF0, None, PROP229, errors.Temporary),
+    ("F0 of nobody knows who", 0xF0, None, None, errors.DescriptorNotFound),
+    ("F1 of a transport", 0xF1, PT, None, errors.InvalidBridge),
+    ("F3 of a transport", 0xF3, PT, None, errors.GeneralFailure),
+    ("F3 of tor", 0xF3, TOR, None, errors.RendezvousFailed),
+    ("E0", 0xE0, None, PROP229, errors.OnionNotFound),
+    ("E1 of tor", 0xE1, TOR, None, errors.OnionNotReachable),
+    ("E1 of a transport", 0xE1, PT, None, errors.GeneralFailure),
+    ("05 of a transport", 0x05, PT, None, errors.ConnectionRefused),
+    ("09", 0x09, None, None, errors.GeneralFailure),
 )
 
 

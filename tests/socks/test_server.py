@@ -70,32 +70,30 @@ NONE_ACCEPTABLE, REFUSED, REJECTED_4 = (
 PAGE, CLOSED = Rejected(http.PAGE, ""), reject("")
 
 SOCKS4 = table(
-    [
-        ("V1", "04 01 0050 C0000201 00", [asked4(at("192.0.2.1", 80))]),
-        (
-            "V2",
-            "04 01 01BB 00000001 6D65 00 7777772E6578616D706C652E636F6D 00",
-            [asked4(at("www.example.com", 443), b"me")],
-        ),
-        (
-            "V8",
-            "04 F0 0000 00000001 00 746F7270726F6A6563742E6F7267 00",
-            [asked4(at("torproject.org"), command=RESOLVE)],
-        ),
-        (
-            "early data",
-            "04 01 0050 C0000201 00 474554 00 0D0A",
-            [asked4(at("192.0.2.1", 80), rest=b"GET\0\r\n")],
-        ),
-        (
-            "early data behind a name",
-            "04 01 0050 00000001 6D65 00 61 00 0501000000",
-            [asked4(at("a", 80), b"me", rest=b"\5\1\0\0\0")],
-        ),
-        ("a bad command with eight bytes", "04 03 1111 C0000201", [REJECTED_4]),
-        ("4a with half its name", "04 01 0050 00000001 6D65 00 6578", []),
-        ("a second request behind a bad one", "04 02 0050 C0000201 00" * 2, [REJECTED_4]),
-    ]
+    ("V1", "04 01 0050 C0000201 00", [asked4(at("192.0.2.1", 80))]),
+    (
+        "V2",
+        "04 01 01BB 00000001 6D65 00 7777772E6578616D706C652E636F6D 00",
+        [asked4(at("www.example.com", 443), b"me")],
+    ),
+    (
+        "V8",
+        "04 F0 0000 00000001 00 746F7270726F6A6563742E6F7267 00",
+        [asked4(at("torproject.org"), command=RESOLVE)],
+    ),
+    (
+        "early data",
+        "04 01 0050 C0000201 00 474554 00 0D0A",
+        [asked4(at("192.0.2.1", 80), rest=b"GET\0\r\n")],
+    ),
+    (
+        "early data behind a name",
+        "04 01 0050 00000001 6D65 00 61 00 0501000000",
+        [asked4(at("a", 80), b"me", rest=b"\5\1\0\0\0")],
+    ),
+    ("a bad command with eight bytes", "04 03 1111 C0000201", [REJECTED_4]),
+    ("4a with half its name", "04 01 0050 00000001 6D65 00 6578", []),
+    ("a second request behind a bad one", "04 02 0050 C0000201 00" * 2, [REJECTED_4]),
 )
 
 
@@ -107,23 +105,21 @@ def test_steps_of_socks4_clients(client: str, steps: list[Step]) -> None:
 
 
 GREETINGS = table(
-    [
-        ("00", "05 01 00", [NO_AUTH]),
-        ("02", "05 01 02", [USERPASS]),
-        ("00 and 02", "05 02 00 02", [USERPASS]),
-        ("GSSAPI", "05 01 01", [NONE_ACCEPTABLE]),
-        ("GSSAPI and 00", "05 02 01 00", [NO_AUTH]),
-        ("GSSAPI and 02, as curl", "05 03 00 01 02", [USERPASS]),
-        ("unknown methods and 00", "05 04 80 99 00 FE", [NO_AUTH]),
-        ("unknown methods only", "05 03 03 7F 80", [NONE_ACCEPTABLE]),
-        ("FF is not a method", "05 01 FF", [NONE_ACCEPTABLE]),
-        ("no methods", "05 00", [NONE_ACCEPTABLE]),
-        ("all but FF and 97", "05 FE" + bytes({*range(255)} - {0x97}).hex(), [USERPASS]),
-        ("one method is missing", "05 02 00", []),
-        ("only the version", "05", []),
-        ("a second greeting is half a request", "05 01 00 05 01 00", [NO_AUTH]),
-        ("a second greeting of 02 is a bad request", "05 01 00 05 01 02", [NO_AUTH, fail5("01")]),
-    ]
+    ("00", "05 01 00", [NO_AUTH]),
+    ("02", "05 01 02", [USERPASS]),
+    ("00 and 02", "05 02 00 02", [USERPASS]),
+    ("GSSAPI", "05 01 01", [NONE_ACCEPTABLE]),
+    ("GSSAPI and 00", "05 02 01 00", [NO_AUTH]),
+    ("GSSAPI and 02, as curl", "05 03 00 01 02", [USERPASS]),
+    ("unknown methods and 00", "05 04 80 99 00 FE", [NO_AUTH]),
+    ("unknown methods only", "05 03 03 7F 80", [NONE_ACCEPTABLE]),
+    ("FF is not a method", "05 01 FF", [NONE_ACCEPTABLE]),
+    ("no methods", "05 00", [NONE_ACCEPTABLE]),
+    ("all but FF and 97", "05 FE" + bytes({*range(255)} - {0x97}).hex(), [USERPASS]),
+    ("one method is missing", "05 02 00", []),
+    ("only the version", "05", []),
+    ("a second greeting is half a request", "05 01 00 05 01 00", [NO_AUTH]),
+    ("a second greeting of 02 is a bad request", "05 01 00 05 01 02", [NO_AUTH, fail5("01")]),
 )
 
 
@@ -138,33 +134,31 @@ def with_credentials(user: bytes, password: bytes) -> list[Step]:
 
 
 AUTHENTICATIONS = table(
-    [
-        ("V4 and V5", "05 02 00 02" + ME + ASK, with_credentials(b"me", b"you")),
-        ("both empty", "05 01 02 01 00 00" + ASK, with_credentials(b"", b"")),
-        (
-            "V6",
-            "05 01 02 01 09 3C746F725330583E30 03 313233" + ASK,
-            with_credentials(b"<torS0X>0", b"123"),
-        ),
-        ("V6, type 9", "05 01 02 01 09 3C746F725330583E39 00" + ASK, [USERPASS, REFUSED]),
-        (
-            "sent though 00 was selected",
-            "05 01 00" + ME + ASK,
-            [NO_AUTH, ACCEPTED, asked5(EXAMPLE, ME_YOU)],
-        ),
-        (
-            "extended though 00 was selected",
-            "05 01 00 01 09 3C746F725330583E39 00" + ASK,
-            [NO_AUTH, REFUSED],
-        ),
-        ("twice", "05 01 02" + ME + ME, [USERPASS, ACCEPTED, fail5("01")]),
-        ("twice though 00 was selected", "05 01 00" + ME + ME, [NO_AUTH, ACCEPTED, fail5("01")]),
-        ("before a greeting", ME, [CLOSED]),
-        ("version 02", "05 01 02 02 02 6D65 03 796F75", [USERPASS, REFUSED]),
-        ("a request in their place", "05 01 02" + ASK, [USERPASS, REFUSED]),
-        ("HTTP in their place", "05 01 02 474554", [USERPASS, REFUSED]),
-        ("half of them", "05 01 02 01 02 6D65 03 79", [USERPASS]),
-    ]
+    ("V4 and V5", "05 02 00 02" + ME + ASK, with_credentials(b"me", b"you")),
+    ("both empty", "05 01 02 01 00 00" + ASK, with_credentials(b"", b"")),
+    (
+        "V6",
+        "05 01 02 01 09 3C746F725330583E30 03 313233" + ASK,
+        with_credentials(b"<torS0X>0", b"123"),
+    ),
+    ("V6, type 9", "05 01 02 01 09 3C746F725330583E39 00" + ASK, [USERPASS, REFUSED]),
+    (
+        "sent though 00 was selected",
+        "05 01 00" + ME + ASK,
+        [NO_AUTH, ACCEPTED, asked5(EXAMPLE, ME_YOU)],
+    ),
+    (
+        "extended though 00 was selected",
+        "05 01 00 01 09 3C746F725330583E39 00" + ASK,
+        [NO_AUTH, REFUSED],
+    ),
+    ("twice", "05 01 02" + ME + ME, [USERPASS, ACCEPTED, fail5("01")]),
+    ("twice though 00 was selected", "05 01 00" + ME + ME, [NO_AUTH, ACCEPTED, fail5("01")]),
+    ("before a greeting", ME, [CLOSED]),
+    ("version 02", "05 01 02 02 02 6D65 03 796F75", [USERPASS, REFUSED]),
+    ("a request in their place", "05 01 02" + ASK, [USERPASS, REFUSED]),
+    ("HTTP in their place", "05 01 02 474554", [USERPASS, REFUSED]),
+    ("half of them", "05 01 02 01 02 6D65 03 79", [USERPASS]),
 )
 
 
@@ -175,29 +169,27 @@ def test_steps_after_credentials(client: str, steps: list[Step]) -> None:
 
 
 REQUESTS = table(
-    [
-        ("V5", ASK, asked5()),
-        (
-            "V7",
-            "05 F0 00 03 0E 746F7270726F6A6563742E6F7267 0000",
-            asked5(at("torproject.org"), command=RESOLVE),
-        ),
-        ("V9", "05 F1 00 01 08080808 0000", asked5(at("8.8.8.8"), command=RESOLVE_PTR)),
-        ("early data", ASK + "16 03 01 00", asked5(rest=octets("16 03 01 00"))),
-        ("early data that looks like a request", ASK + ASK, asked5(rest=octets(ASK))),
-        ("early data of 1,000 bytes", ASK + "05" * 1000, asked5(rest=b"\5" * 1000)),
-        (
-            "onion service with a trailing dot",
-            "05 01 00 03 08 412E4F6E696F6E2E 0050",
-            asked5(Address(AddressType.HOSTNAME, "A.Onion", 80)),
-        ),
-        ("an unknown command, at once", "05 09", fail5("07")),
-        ("the reserved byte, at once", "05 01 01", fail5("01")),
-        ("an unknown address type, at once", "05 01 00 02", fail5("08")),
-        ("a SOCKS4 request", "04 01 0050 C0000201 00", fail5("01")),
-        ("HTTP GET", "474554202F20485454502F312E310D0A", PAGE),
-        ("HTTP CONNECT", "434F4E4E454354", PAGE),
-    ]
+    ("V5", ASK, asked5()),
+    (
+        "V7",
+        "05 F0 00 03 0E 746F7270726F6A6563742E6F7267 0000",
+        asked5(at("torproject.org"), command=RESOLVE),
+    ),
+    ("V9", "05 F1 00 01 08080808 0000", asked5(at("8.8.8.8"), command=RESOLVE_PTR)),
+    ("early data", ASK + "16 03 01 00", asked5(rest=octets("16 03 01 00"))),
+    ("early data that looks like a request", ASK + ASK, asked5(rest=octets(ASK))),
+    ("early data of 1,000 bytes", ASK + "05" * 1000, asked5(rest=b"\5" * 1000)),
+    (
+        "onion service with a trailing dot",
+        "05 01 00 03 08 412E4F6E696F6E2E 0050",
+        asked5(Address(AddressType.HOSTNAME, "A.Onion", 80)),
+    ),
+    ("an unknown command, at once", "05 09", fail5("07")),
+    ("the reserved byte, at once", "05 01 01", fail5("01")),
+    ("an unknown address type, at once", "05 01 00 02", fail5("08")),
+    ("a SOCKS4 request", "04 01 0050 C0000201 00", fail5("01")),
+    ("HTTP GET", "474554202F20485454502F312E310D0A", PAGE),
+    ("HTTP CONNECT", "434F4E4E454354", PAGE),
 )
 
 
@@ -249,13 +241,11 @@ def test_any_other_first_byte_closes_without_an_answer() -> None:
 
 PREFER = HandshakeOptions(prefer_no_auth=True)
 PREFERENCES = table(
-    [
-        ("00 and 02", "05 02 00 02", [NO_AUTH]),
-        ("02 and 00", "05 02 02 00", [NO_AUTH]),
-        ("only 02", "05 01 02", [USERPASS]),
-        ("only 00", "05 01 00", [NO_AUTH]),
-        ("credentials all the same", "05 02 00 02" + ME, [NO_AUTH, ACCEPTED]),
-    ]
+    ("00 and 02", "05 02 00 02", [NO_AUTH]),
+    ("02 and 00", "05 02 02 00", [NO_AUTH]),
+    ("only 02", "05 01 02", [USERPASS]),
+    ("only 00", "05 01 00", [NO_AUTH]),
+    ("credentials all the same", "05 02 00 02" + ME, [NO_AUTH, ACCEPTED]),
 )
 
 
@@ -267,37 +257,35 @@ def test_a_listener_that_prefers_no_authentication(client: str, steps: list[Step
 
 REQUIRE = HandshakeOptions(require_auth=True)
 REQUIREMENTS = table(
-    [
-        (
-            "a known user",
-            "05 02 00 02" + ME + ASK + "FF",
-            [
-                USERPASS,
-                Authenticate(ME_YOU),
-                ACCEPTED,
-                asked5(EXAMPLE, ME_YOU, rest=b"\xff", avatar=b"me"),
-            ],
-        ),
-        (
-            "an unknown user",
-            "05 01 02 01 02 6D65 02 6D65" + ASK,
-            [USERPASS, Authenticate(Credentials(b"me", b"me")), REFUSED],
-        ),
-        (
-            "empty credentials",
-            "05 01 02 01 00 00",
-            [USERPASS, Authenticate(Credentials(b"", b"")), REFUSED],
-        ),
-        ("only 00", "05 01 00" + ME + ASK, [NONE_ACCEPTABLE]),
-        ("00 among others", "05 03 00 01 03", [NONE_ACCEPTABLE]),
-        ("an extended format", "05 01 02 01 09 3C746F725330583E39 00", [USERPASS, REFUSED]),
-        ("a request in their place", "05 01 02" + ASK, [USERPASS, REFUSED]),
-        ("twice", "05 01 02" + ME + ME, [USERPASS, Authenticate(ME_YOU), ACCEPTED, fail5("01")]),
-        ("SOCKS4", "04 01 0050 C0000201 6D65 00", [REJECTED_4]),
-        ("SOCKS4a", "04 01 0050 00000001 6D65 00 61 00", [REJECTED_4]),
-        ("half a SOCKS4 request", "04 01 0050 C0000201", []),
-        ("HTTP", "474554", [PAGE]),
-    ]
+    (
+        "a known user",
+        "05 02 00 02" + ME + ASK + "FF",
+        [
+            USERPASS,
+            Authenticate(ME_YOU),
+            ACCEPTED,
+            asked5(EXAMPLE, ME_YOU, rest=b"\xff", avatar=b"me"),
+        ],
+    ),
+    (
+        "an unknown user",
+        "05 01 02 01 02 6D65 02 6D65" + ASK,
+        [USERPASS, Authenticate(Credentials(b"me", b"me")), REFUSED],
+    ),
+    (
+        "empty credentials",
+        "05 01 02 01 00 00",
+        [USERPASS, Authenticate(Credentials(b"", b"")), REFUSED],
+    ),
+    ("only 00", "05 01 00" + ME + ASK, [NONE_ACCEPTABLE]),
+    ("00 among others", "05 03 00 01 03", [NONE_ACCEPTABLE]),
+    ("an extended format", "05 01 02 01 09 3C746F725330583E39 00", [USERPASS, REFUSED]),
+    ("a request in their place", "05 01 02" + ASK, [USERPASS, REFUSED]),
+    ("twice", "05 01 02" + ME + ME, [USERPASS, Authenticate(ME_YOU), ACCEPTED, fail5("01")]),
+    ("SOCKS4", "04 01 0050 C0000201 6D65 00", [REJECTED_4]),
+    ("SOCKS4a", "04 01 0050 00000001 6D65 00 61 00", [REJECTED_4]),
+    ("half a SOCKS4 request", "04 01 0050 C0000201", []),
+    ("HTTP", "474554", [PAGE]),
 )
 
 
@@ -326,14 +314,12 @@ def test_bytes_that_come_while_credentials_are_checked_are_kept() -> None:
 
 
 ONLY = table(
-    [
-        ("4 takes 4", Version.SOCKS4, "04 01 0050 C0000201 00", [asked4(at("192.0.2.1", 80))]),
-        ("4 is closed upon 5", Version.SOCKS4, "05 01 00", [CLOSED]),
-        ("4 shows the page", Version.SOCKS4, "474554", [PAGE]),
-        ("5 takes 5", Version.SOCKS5, "05 01 00" + ASK, [NO_AUTH, asked5()]),
-        ("5 is closed upon 4", Version.SOCKS5, "04 01 0050 C0000201 00", [CLOSED]),
-        ("5 shows the page", Version.SOCKS5, "474554", [PAGE]),
-    ]
+    ("4 takes 4", Version.SOCKS4, "04 01 0050 C0000201 00", [asked4(at("192.0.2.1", 80))]),
+    ("4 is closed upon 5", Version.SOCKS4, "05 01 00", [CLOSED]),
+    ("4 shows the page", Version.SOCKS4, "474554", [PAGE]),
+    ("5 takes 5", Version.SOCKS5, "05 01 00" + ASK, [NO_AUTH, asked5()]),
+    ("5 is closed upon 4", Version.SOCKS5, "04 01 0050 C0000201 00", [CLOSED]),
+    ("5 shows the page", Version.SOCKS5, "474554", [PAGE]),
 )
 
 

@@ -36,15 +36,13 @@ CLOSED, INVALID = Rejected(b"", ""), Rejected(octets("01 02 0000"), "")
 FAILED = Rejected(octets("01 01 0000"), "")
 
 GREETINGS = table(
-    [
-        ("97", "05 01 97", OPTIONS, [EXTENDED]),
-        ("97 over 02 over 00", "05 03 00 02 97", OPTIONS, [EXTENDED]),
-        ("all but FF", "05 FF" + bytes(range(255)).hex(), OPTIONS, [EXTENDED]),
-        ("00 preferred", "05 03 97 00 02", PREFER, [NO_AUTH]),
-        ("97 over 02 where 00 is preferred", "05 02 02 97", PREFER, [EXTENDED]),
-        ("97 where a login is required", "05 03 00 02 97", REQUIRE, [EXTENDED]),
-        ("00 where a login is required", "05 01 00", REQUIRE, [NONE_ACCEPTABLE]),
-    ]
+    ("97", "05 01 97", OPTIONS, [EXTENDED]),
+    ("97 over 02 over 00", "05 03 00 02 97", OPTIONS, [EXTENDED]),
+    ("all but FF", "05 FF" + bytes(range(255)).hex(), OPTIONS, [EXTENDED]),
+    ("00 preferred", "05 03 97 00 02", PREFER, [NO_AUTH]),
+    ("97 over 02 where 00 is preferred", "05 02 02 97", PREFER, [EXTENDED]),
+    ("97 where a login is required", "05 03 00 02 97", REQUIRE, [EXTENDED]),
+    ("00 where a login is required", "05 01 00", REQUIRE, [NONE_ACCEPTABLE]),
 )
 
 
@@ -88,42 +86,36 @@ ALICE = {"USERNAME": b"alice", "PASSWD": b"pw"}
 TOR_NAME = "0008 555345524E414D45 0009 3C746F725330583E"
 
 CONVERSATIONS = table(
-    [
-        ("no pairs", "01 0000" + ASK, [said(""), asked({})]),
-        (
-            "V11",
-            V11 + ASK,
-            [said("USERNAME,PASSWD"), asked(ALICE, credentials=Credentials(b"alice", b"pw"))],
-        ),
-        ("V12", V12 + ASK, [said("ISOLATION"), asked({"ISOLATION": b""})]),
-        (
-            "early data",
-            V12 + ASK + "474554",
-            [said("ISOLATION"), asked({"ISOLATION": b""}, b"GET")],
-        ),
-        ("no request yet", V12, [said("ISOLATION")]),
-        ("an unknown key", "01 0001 0001 41 0001 42" + ASK, [said(""), asked({})]),
-        (
-            "a known format of names",
-            "01 0001" + TOR_NAME + "30" + ASK,
-            [
-                said("USERNAME"),
-                asked({"USERNAME": b"<torS0X>0"}, credentials=Credentials(b"<torS0X>0")),
-            ],
-        ),
-        ("an unknown format of names", "01 0001" + TOR_NAME + "39" + ASK, [INVALID]),
-        ("a request in its place", ASK, [CLOSED]),
-        ("HTTP in its place", "474554", [CLOSED]),
-        ("RFC 1929 in its place", ME + ASK, [INVALID]),
-        ("too many pairs", "01 FFFF", [INVALID]),
-        ("a key twice", "01 0002" + "0009 49534F4C4154494F4E 0000" * 2 + ASK, [INVALID]),
-        (
-            "an unknown key is required",
-            "01 0001 0007 52455155495245 0005 46414D494C" + ASK,
-            [Rejected(octets("01 02 0001 000B 554E535550504F52544544 0005 46414D494C"), "")],
-        ),
-        ("a second one", "01 0000 01 0000", [said(""), fail5("01")]),
-    ]
+    ("no pairs", "01 0000" + ASK, [said(""), asked({})]),
+    (
+        "V11",
+        V11 + ASK,
+        [said("USERNAME,PASSWD"), asked(ALICE, credentials=Credentials(b"alice", b"pw"))],
+    ),
+    ("V12", V12 + ASK, [said("ISOLATION"), asked({"ISOLATION": b""})]),
+    ("early data", V12 + ASK + "474554", [said("ISOLATION"), asked({"ISOLATION": b""}, b"GET")]),
+    ("no request yet", V12, [said("ISOLATION")]),
+    ("an unknown key", "01 0001 0001 41 0001 42" + ASK, [said(""), asked({})]),
+    (
+        "a known format of names",
+        "01 0001" + TOR_NAME + "30" + ASK,
+        [
+            said("USERNAME"),
+            asked({"USERNAME": b"<torS0X>0"}, credentials=Credentials(b"<torS0X>0")),
+        ],
+    ),
+    ("an unknown format of names", "01 0001" + TOR_NAME + "39" + ASK, [INVALID]),
+    ("a request in its place", ASK, [CLOSED]),
+    ("HTTP in its place", "474554", [CLOSED]),
+    ("RFC 1929 in its place", ME + ASK, [INVALID]),
+    ("too many pairs", "01 FFFF", [INVALID]),
+    ("a key twice", "01 0002" + "0009 49534F4C4154494F4E 0000" * 2 + ASK, [INVALID]),
+    (
+        "an unknown key is required",
+        "01 0001 0007 52455155495245 0005 46414D494C" + ASK,
+        [Rejected(octets("01 02 0001 000B 554E535550504F52544544 0005 46414D494C"), "")],
+    ),
+    ("a second one", "01 0000 01 0000", [said(""), fail5("01")]),
 )
 
 
@@ -135,37 +127,35 @@ def test_steps_after_extended_authentication(client: str, steps: list[Step]) -> 
 
 
 LOGINS = table(
-    [
-        (
-            "a known user who isolates",
-            {"USERNAME": b"me", "PASSWD": b"you", "ISOLATION": b"x"},
-            [
-                Authenticate(Credentials(b"me", b"you")),
-                said("USERNAME,PASSWD,ISOLATION"),
-                asked(
-                    {"USERNAME": b"me", "PASSWD": b"you", "ISOLATION": b"x"},
-                    b"early",
-                    Credentials(b"me", b"you"),
-                    b"me",
-                ),
-            ],
-        ),
-        (
-            "a wrong password",
-            {"USERNAME": b"me", "PASSWD": b"me"},
-            [Authenticate(Credentials(b"me", b"me")), FAILED],
-        ),
-        ("no password", {"USERNAME": b"me"}, [FAILED]),
-        ("nothing", {}, [FAILED]),
-        (
-            "an unknown key is required of a known user",
-            {"USERNAME": b"me", "PASSWD": b"you", "REQUIRE": b"A"},
-            [
-                Authenticate(Credentials(b"me", b"you")),
-                Rejected(extended.build_response(2, KeyValues.of({"UNSUPPORTED": b"A"})), ""),
-            ],
-        ),
-    ]
+    (
+        "a known user who isolates",
+        {"USERNAME": b"me", "PASSWD": b"you", "ISOLATION": b"x"},
+        [
+            Authenticate(Credentials(b"me", b"you")),
+            said("USERNAME,PASSWD,ISOLATION"),
+            asked(
+                {"USERNAME": b"me", "PASSWD": b"you", "ISOLATION": b"x"},
+                b"early",
+                Credentials(b"me", b"you"),
+                b"me",
+            ),
+        ],
+    ),
+    (
+        "a wrong password",
+        {"USERNAME": b"me", "PASSWD": b"me"},
+        [Authenticate(Credentials(b"me", b"me")), FAILED],
+    ),
+    ("no password", {"USERNAME": b"me"}, [FAILED]),
+    ("nothing", {}, [FAILED]),
+    (
+        "an unknown key is required of a known user",
+        {"USERNAME": b"me", "PASSWD": b"you", "REQUIRE": b"A"},
+        [
+            Authenticate(Credentials(b"me", b"you")),
+            Rejected(extended.build_response(2, KeyValues.of({"UNSUPPORTED": b"A"})), ""),
+        ],
+    ),
 )
 
 

@@ -26,48 +26,46 @@ def named(name: str, port: int = 80) -> Address:
 
 
 REQUESTS = table(
-    [
-        ("V1", asked(at("192.0.2.1", 80)), "04 01 0050 C0000201 00"),
-        (
-            "V2",
-            asked(at("www.example.com", 443), b"me"),
-            "04 01 01BB 00000001 6D65 00 7777772E6578616D706C652E636F6D 00",
-        ),
-        ("a user id", asked(at("192.0.2.1", 80), b"a:b"), "04 01 0050 C0000201 613A62 00"),
-        (
-            "a user id in the extended format of SOCKS5",
-            asked(at("192.0.2.1", 80), b"<torS0X>9"),
-            "04 01 0050 C0000201 3C746F725330583E39 00",
-        ),
-        ("port before address", asked(at("1.2.3.4", 0x0506)), "04 01 0506 01020304 00"),
-        ("1.0.0.0 is no marker", asked(at("1.0.0.0", 80)), "04 01 0050 01000000 00"),
-        ("0.0.1.1 is no marker", asked(at("0.0.1.1", 80)), "04 01 0050 00000101 00"),
-        (
-            "IPv6 as a name",
-            asked(named("2001:db8::1")),
-            "04 01 0050 00000001 00 323030313A6462383A3A31 00",
-        ),
-        (
-            "V8",
-            asked(at("torproject.org", 0), command=Command.RESOLVE),
-            "04 F0 0000 00000001 00 746F7270726F6A6563742E6F7267 00",
-        ),
-        (
-            "RESOLVE of an address",
-            asked(at("192.0.2.1", 0), command=Command.RESOLVE),
-            "04 F0 0000 C0000201 00",
-        ),
-        (
-            "512 bytes in all",
-            asked(at("192.0.2.1", 80), b"u" * 503),
-            "04 01 0050 C0000201" + "75" * 503 + "00",
-        ),
-        (
-            "512 bytes in all, with the longest name",
-            asked(named("a" * 255), b"u" * 247),
-            "04 01 0050 00000001" + "75" * 247 + "00" + "61" * 255 + "00",
-        ),
-    ]
+    ("V1", asked(at("192.0.2.1", 80)), "04 01 0050 C0000201 00"),
+    (
+        "V2",
+        asked(at("www.example.com", 443), b"me"),
+        "04 01 01BB 00000001 6D65 00 7777772E6578616D706C652E636F6D 00",
+    ),
+    ("a user id", asked(at("192.0.2.1", 80), b"a:b"), "04 01 0050 C0000201 613A62 00"),
+    (
+        "a user id in the extended format of SOCKS5",
+        asked(at("192.0.2.1", 80), b"<torS0X>9"),
+        "04 01 0050 C0000201 3C746F725330583E39 00",
+    ),
+    ("port before address", asked(at("1.2.3.4", 0x0506)), "04 01 0506 01020304 00"),
+    ("1.0.0.0 is no marker", asked(at("1.0.0.0", 80)), "04 01 0050 01000000 00"),
+    ("0.0.1.1 is no marker", asked(at("0.0.1.1", 80)), "04 01 0050 00000101 00"),
+    (
+        "IPv6 as a name",
+        asked(named("2001:db8::1")),
+        "04 01 0050 00000001 00 323030313A6462383A3A31 00",
+    ),
+    (
+        "V8",
+        asked(at("torproject.org", 0), command=Command.RESOLVE),
+        "04 F0 0000 00000001 00 746F7270726F6A6563742E6F7267 00",
+    ),
+    (
+        "RESOLVE of an address",
+        asked(at("192.0.2.1", 0), command=Command.RESOLVE),
+        "04 F0 0000 C0000201 00",
+    ),
+    (
+        "512 bytes in all",
+        asked(at("192.0.2.1", 80), b"u" * 503),
+        "04 01 0050 C0000201" + "75" * 503 + "00",
+    ),
+    (
+        "512 bytes in all, with the longest name",
+        asked(named("a" * 255), b"u" * 247),
+        "04 01 0050 00000001" + "75" * 247 + "00" + "61" * 255 + "00",
+    ),
 )
 
 
@@ -87,19 +85,17 @@ def test_any_0_0_0_x_means_that_a_name_follows(last: int) -> None:
 
 LONG = "75" * 600
 REFUSED = table(
-    [
-        *((f"{n:02X}", f"04 {n:02X} 0050 C0000201 00", 8) for n in (0, 2, 3, 9, 0xF1, 0xF2, 0xFF)),
-        ("0.0.0.0 in CONNECT", "04 01 0050 00000000 00", 8),
-        ("port 0", "04 01 0000 C0000201 00", 9),
-        ("port 0 with a name", "04 01 0000 00000001 00" + EXAMPLE, 21),
-        ("empty name", "04 01 0050 00000001 6D65 00 00", 12),
-        ("invalid name", "04 01 0050 00000001 00 612062 00", 13),
-        ("name of 256 bytes", "04 01 0050 00000001 00" + "61" * 256 + "00", 266),
-        ("user id of 504 bytes", "04 01 0050 C0000201" + "75" * 504 + "00", 512),
-        ("user id without an end", "04 01 0050 C0000201" + LONG, 512),
-        ("name without an end", "04 01 0050 00000001 00" + LONG, 512),
-        ("name that ends late", "04 01 0050 00000001" + "75" * 400 + "00" + "61" * 200 + "00", 512),
-    ]
+    *((f"{n:02X}", f"04 {n:02X} 0050 C0000201 00", 8) for n in (0, 2, 3, 9, 0xF1, 0xF2, 0xFF)),
+    ("0.0.0.0 in CONNECT", "04 01 0050 00000000 00", 8),
+    ("port 0", "04 01 0000 C0000201 00", 9),
+    ("port 0 with a name", "04 01 0000 00000001 00" + EXAMPLE, 21),
+    ("empty name", "04 01 0050 00000001 6D65 00 00", 12),
+    ("invalid name", "04 01 0050 00000001 00 612062 00", 13),
+    ("name of 256 bytes", "04 01 0050 00000001 00" + "61" * 256 + "00", 266),
+    ("user id of 504 bytes", "04 01 0050 C0000201" + "75" * 504 + "00", 512),
+    ("user id without an end", "04 01 0050 C0000201" + LONG, 512),
+    ("name without an end", "04 01 0050 00000001 00" + LONG, 512),
+    ("name that ends late", "04 01 0050 00000001" + "75" * 400 + "00" + "61" * 200 + "00", 512),
 )
 
 
@@ -123,12 +119,10 @@ def test_an_onion_name_loses_its_trailing_dot() -> None:
 
 
 REPLIES = table(
-    [
-        ("granted", Reply(0x5A), "00 5A 0000 00000000"),
-        ("rejected", Reply(0x5B), "00 5B 0000 00000000"),
-        ("the answer to RESOLVE", Reply(0x5A, at("192.0.2.1")), "00 5A 0000 C0000201"),
-        ("other codes survive", Reply(0x5D, at("1.2.3.4", 0x0506)), "00 5D 0506 01020304"),
-    ]
+    ("granted", Reply(0x5A), "00 5A 0000 00000000"),
+    ("rejected", Reply(0x5B), "00 5B 0000 00000000"),
+    ("the answer to RESOLVE", Reply(0x5A, at("192.0.2.1")), "00 5A 0000 C0000201"),
+    ("other codes survive", Reply(0x5D, at("1.2.3.4", 0x0506)), "00 5D 0506 01020304"),
 )
 
 

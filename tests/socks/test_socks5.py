@@ -23,59 +23,45 @@ def asked(address: Address, command: Command = Command.CONNECT) -> Request:
 
 
 GREETINGS = table(
-    [
-        ("no methods", b"", "05 00"),
-        ("NEG0", b"\0", "05 01 00"),
-        ("as curl", b"\0\1\2", "05 03 00 01 02"),
-        ("255 methods", bytes(255), "05 FF" + "00" * 255),
-    ]
+    ("no methods", b"", "05 00"),
+    ("NEG0", b"\0", "05 01 00"),
+    ("as curl", b"\0\1\2", "05 03 00 01 02"),
+    ("255 methods", bytes(255), "05 FF" + "00" * 255),
 )
-SELECTIONS = table([("00", 0, "05 00"), ("02", 2, "05 02"), ("FF", 255, "05 FF")])
+SELECTIONS = table(("00", 0, "05 00"), ("02", 2, "05 02"), ("FF", 255, "05 FF"))
 REQUESTS = table(
-    [
-        ("IPv4", asked(at("192.0.2.1", 80)), "05 01 00 01 C0000201 0050"),
-        (
-            "IPv6",
-            asked(at("2001:db8::1", 443)),
-            "05 01 00 04 20010DB8000000000000000000000001 01BB",
-        ),
-        ("V5", asked(at("example.com", 80)), "05 01 00 03 0B 6578616D706C652E636F6D 0050"),
-        (
-            "V7",
-            asked(at("torproject.org"), Command.RESOLVE),
-            "05 F0 00 03 0E 746F7270726F6A6563742E6F7267 0000",
-        ),
-        ("V9", asked(at("8.8.8.8"), Command.RESOLVE_PTR), "05 F1 00 01 08080808 0000"),
-        (
-            "RESOLVE_PTR of IPv4 as text",
-            asked(Address(NAME, "8.8.8.8"), Command.RESOLVE_PTR),
-            "05 F1 00 03 07 382E382E382E38 0000",
-        ),
-        (
-            "RESOLVE_PTR of IPv6 in brackets",
-            asked(Address(NAME, "[::1]"), Command.RESOLVE_PTR),
-            "05 F1 00 03 05 5B3A3A315D 0000",
-        ),
-        (
-            "the longest",
-            asked(Address(NAME, LONGEST, 65535)),
-            "05 01 00 03 FF" + "61" * 255 + "FFFF",
-        ),
-    ]
+    ("IPv4", asked(at("192.0.2.1", 80)), "05 01 00 01 C0000201 0050"),
+    ("IPv6", asked(at("2001:db8::1", 443)), "05 01 00 04 20010DB8000000000000000000000001 01BB"),
+    ("V5", asked(at("example.com", 80)), "05 01 00 03 0B 6578616D706C652E636F6D 0050"),
+    (
+        "V7",
+        asked(at("torproject.org"), Command.RESOLVE),
+        "05 F0 00 03 0E 746F7270726F6A6563742E6F7267 0000",
+    ),
+    ("V9", asked(at("8.8.8.8"), Command.RESOLVE_PTR), "05 F1 00 01 08080808 0000"),
+    (
+        "RESOLVE_PTR of IPv4 as text",
+        asked(Address(NAME, "8.8.8.8"), Command.RESOLVE_PTR),
+        "05 F1 00 03 07 382E382E382E38 0000",
+    ),
+    (
+        "RESOLVE_PTR of IPv6 in brackets",
+        asked(Address(NAME, "[::1]"), Command.RESOLVE_PTR),
+        "05 F1 00 03 05 5B3A3A315D 0000",
+    ),
+    ("the longest", asked(Address(NAME, LONGEST, 65535)), "05 01 00 03 FF" + "61" * 255 + "FFFF"),
 )
 REPLIES = table(
-    [
-        ("succeeded", Reply(0), "05 00 00 01 00000000 0000"),
-        ("IPv4 answer", Reply(0, at("192.0.2.1")), "05 00 00 01 C0000201 0000"),
-        (
-            "IPv6 answer",
-            Reply(0, at("2001:db8::1")),
-            "05 00 00 04 20010DB8000000000000000000000001 0000",
-        ),
-        ("V9's answer", Reply(0, at("dns.google")), "05 00 00 03 0A 646E732E676F6F676C65 0000"),
-        ("a code without a name", Reply(0x42, at("1.2.3.4", 5)), "05 42 00 01 01020304 0005"),
-        ("longest name", Reply(0, Address(NAME, LONGEST)), "05 00 00 03 FF" + "61" * 255 + "0000"),
-    ]
+    ("succeeded", Reply(0), "05 00 00 01 00000000 0000"),
+    ("IPv4 answer", Reply(0, at("192.0.2.1")), "05 00 00 01 C0000201 0000"),
+    (
+        "IPv6 answer",
+        Reply(0, at("2001:db8::1")),
+        "05 00 00 04 20010DB8000000000000000000000001 0000",
+    ),
+    ("V9's answer", Reply(0, at("dns.google")), "05 00 00 03 0A 646E732E676F6F676C65 0000"),
+    ("a code without a name", Reply(0x42, at("1.2.3.4", 5)), "05 42 00 01 01020304 0005"),
+    ("longest name", Reply(0, Address(NAME, LONGEST)), "05 00 00 03 FF" + "61" * 255 + "0000"),
 )
 
 
@@ -120,13 +106,11 @@ def test_credentials_go_with_the_request() -> None:
 
 
 MALFORMED = table(
-    [
-        ("greeting of another version", socks5.parse_greeting, "04 01 00", 1, ""),
-        ("selection of another version", socks5.parse_selection, "01 00", 1, ""),
-        ("reply of another version", socks5.parse_reply, "04 00 00 01 00000000 0000", 1, ""),
-        ("success of address type 00", socks5.parse_reply, "05 00 00 00 00000000 0000", 4, ""),
-        ("reply of address type 02", socks5.parse_reply, "05 01 00 02 00000000 0000", 4, ""),
-    ]
+    ("greeting of another version", socks5.parse_greeting, "04 01 00", 1, ""),
+    ("selection of another version", socks5.parse_selection, "01 00", 1, ""),
+    ("reply of another version", socks5.parse_reply, "04 00 00 01 00000000 0000", 1, ""),
+    ("success of address type 00", socks5.parse_reply, "05 00 00 00 00000000 0000", 4, ""),
+    ("reply of address type 02", socks5.parse_reply, "05 01 00 02 00000000 0000", 4, ""),
 )
 
 
@@ -139,24 +123,22 @@ def test_other_malformed_messages_are_refused(
 
 OTHER_COMMANDS = (0, 2, 3, 9, 0xEF, 0xF2, 0xFF)
 REFUSED = table(
-    [
-        ("a SOCKS4 request", "04 01 0050 C0000201 00", 1, 0x01),
-        ("a second message of credentials", "01 02 6D65 02 6D65", 1, 0x01),
-        *((f"{n:02X}", f"05 {n:02X} 00 01 C0000201 0050", 2, 7) for n in OTHER_COMMANDS),
-        ("invalid name", "05 01 00 03 03 612062 0050", 10, 0x01),
-        ("reserved byte", "05 01 01 01 C0000201 0050", 3, 0x01),
-        ("unknown command before the reserved byte", "05 09 01 01 C0000201 0050", 2, 0x07),
-        ("reserved byte before the address type", "05 01 FF 02 C0000201 0050", 3, 0x01),
-        ("address type 00", "05 01 00 00 C0000201 0050", 4, 0x08),
-        ("address type 02", "05 01 00 02 C0000201 0050", 4, 0x08),
-        ("port 0, IPv4", "05 01 00 01 C0000201 0000", 10, 0x01),
-        ("port 0, name", "05 01 00 03 01 61 0000", 8, 0x01),
-        ("empty name", "05 01 00 03 00 0050", 7, 0x01),
-        ("RESOLVE_PTR of a name", "05 F1 00 03 01 61 0000", 8, 0x08),
-        ("RESOLVE_PTR of nothing", "05 F1 00 03 00 0000", 7, 0x08),
-        ("RESOLVE_PTR of a name that is not valid", "05 F1 00 03 03 612062 0000", 10, 0x08),
-        ("RESOLVE_PTR with a NUL", "05 F1 00 03 08 382E382E382E3800 0000", 15, 0x01),
-    ]
+    ("a SOCKS4 request", "04 01 0050 C0000201 00", 1, 0x01),
+    ("a second message of credentials", "01 02 6D65 02 6D65", 1, 0x01),
+    *((f"{n:02X}", f"05 {n:02X} 00 01 C0000201 0050", 2, 7) for n in OTHER_COMMANDS),
+    ("invalid name", "05 01 00 03 03 612062 0050", 10, 0x01),
+    ("reserved byte", "05 01 01 01 C0000201 0050", 3, 0x01),
+    ("unknown command before the reserved byte", "05 09 01 01 C0000201 0050", 2, 0x07),
+    ("reserved byte before the address type", "05 01 FF 02 C0000201 0050", 3, 0x01),
+    ("address type 00", "05 01 00 00 C0000201 0050", 4, 0x08),
+    ("address type 02", "05 01 00 02 C0000201 0050", 4, 0x08),
+    ("port 0, IPv4", "05 01 00 01 C0000201 0000", 10, 0x01),
+    ("port 0, name", "05 01 00 03 01 61 0000", 8, 0x01),
+    ("empty name", "05 01 00 03 00 0050", 7, 0x01),
+    ("RESOLVE_PTR of a name", "05 F1 00 03 01 61 0000", 8, 0x08),
+    ("RESOLVE_PTR of nothing", "05 F1 00 03 00 0000", 7, 0x08),
+    ("RESOLVE_PTR of a name that is not valid", "05 F1 00 03 03 612062 0000", 10, 0x08),
+    ("RESOLVE_PTR with a NUL", "05 F1 00 03 08 382E382E382E3800 0000", 15, 0x01),
 )
 
 

@@ -11,17 +11,11 @@ from torsocks_tx.socks import userpass
 from torsocks_tx.socks.messages import Credentials, KeyValues
 
 MESSAGES = table(
-    [
-        ("V4", Credentials(b"me", b"you"), "01 02 6D65 03 796F75"),
-        ("both empty", Credentials(b"", b""), "01 00 00"),
-        ("bytes of all kinds", Credentials(b"\0\xff", b"\n\0"), "01 02 00FF 02 0A00"),
-        ("V6", Credentials(b"<torS0X>0", b"123"), "01 09 3C746F725330583E30 03 313233"),
-        (
-            "the longest",
-            Credentials(b"u" * 255, b"p" * 255),
-            "01 FF" + "75" * 255 + "FF" + "70" * 255,
-        ),
-    ]
+    ("V4", Credentials(b"me", b"you"), "01 02 6D65 03 796F75"),
+    ("both empty", Credentials(b"", b""), "01 00 00"),
+    ("bytes of all kinds", Credentials(b"\0\xff", b"\n\0"), "01 02 00FF 02 0A00"),
+    ("V6", Credentials(b"<torS0X>0", b"123"), "01 09 3C746F725330583E30 03 313233"),
+    ("the longest", Credentials(b"u" * 255, b"p" * 255), "01 FF" + "75" * 255 + "FF" + "70" * 255),
 )
 
 
@@ -40,7 +34,7 @@ def test_another_version_is_refused(version: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "text"), table([("success", 0, "01 00"), ("failure", 1, "01 01"), ("x", 9, "01 09")])
+    ("status", "text"), table(("success", 0, "01 00"), ("failure", 1, "01 01"), ("x", 9, "01 09"))
 )
 def test_statuses_both_ways(status: int, text: str) -> None:
     assert_parsed(userpass.parse_status, octets(text), status)
@@ -61,21 +55,17 @@ def test_a_field_has_at_most_255_bytes() -> None:
 
 
 UNDERSTOOD = table(
-    [
-        ("legacy", b"hello", b"world"),
-        ("type 0", b"<torS0X>0", b"123"),
-        ("small x", b"<torS0x>0abc", b""),
-        ("blank in front", b" <torS0X>9", b""),
-        ("in the password", b"", b"<torS0X>9"),
-    ]
+    ("legacy", b"hello", b"world"),
+    ("type 0", b"<torS0X>0", b"123"),
+    ("small x", b"<torS0x>0abc", b""),
+    ("blank in front", b" <torS0X>9", b""),
+    ("in the password", b"", b"<torS0X>9"),
 )
 NOT_UNDERSTOOD = table(
-    [
-        ("no type", b"<torS0X>"),
-        ("type 0 and more", b"<torS0X>0abc"),
-        ("type 1", b"<torS0X>1abc"),
-        ("type 9", b"<torS0X>9"),
-    ]
+    ("no type", b"<torS0X>"),
+    ("type 0 and more", b"<torS0X>0abc"),
+    ("type 1", b"<torS0X>1abc"),
+    ("type 9", b"<torS0X>9"),
 )
 
 
@@ -97,42 +87,36 @@ def test_user_names_of_an_unknown_format(username: bytes, password: bytes) -> No
 Pairs = tuple[tuple[str, bytes], ...]
 
 BOTH_WAYS = table(
-    [
-        ("none", (), b""),
-        (
-            "pt-spec's own example",
-            (("shared-secret", b"rahasia"), ("secrets-file", b"/tmp/blob")),
-            b"shared-secret=rahasia;secrets-file=/tmp/blob",
-        ),
-        ("empty value", (("a", b""),), b"a="),
-        ("a key twice", (("a", b"1"), ("b", b"2"), ("a", b"0")), b"a=1;b=2;a=0"),
-        ("escapes in a value", (("k", rb"\;="),), rb"k=\\\;\="),
-        ("escapes in a key", ((r"\;=", b"v"),), rb"\\\;\==v"),
-        ("an escaped backslash at the end", (("k", b"\\"),), rb"k=\\"),
-        ("an escaped semicolon at the end", (("k", b";"),), rb"k=\;"),
-        ("other bytes", (("\xff\n", b"\x01 \x80"),), b"\xff\n=\x01 \x80"),
-    ]
+    ("none", (), b""),
+    (
+        "pt-spec's own example",
+        (("shared-secret", b"rahasia"), ("secrets-file", b"/tmp/blob")),
+        b"shared-secret=rahasia;secrets-file=/tmp/blob",
+    ),
+    ("empty value", (("a", b""),), b"a="),
+    ("a key twice", (("a", b"1"), ("b", b"2"), ("a", b"0")), b"a=1;b=2;a=0"),
+    ("escapes in a value", (("k", rb"\;="),), rb"k=\\\;\="),
+    ("escapes in a key", ((r"\;=", b"v"),), rb"\\\;\==v"),
+    ("an escaped backslash at the end", (("k", b"\\"),), rb"k=\\"),
+    ("an escaped semicolon at the end", (("k", b";"),), rb"k=\;"),
+    ("other bytes", (("\xff\n", b"\x01 \x80"),), b"\xff\n=\x01 \x80"),
 )
 AS_TOR_WRITES = table(
-    [
-        ("= inside a value", (("k", b"a=b"),), b"k=a=b"),
-        ("= at a value's end", (("cert", b"abc=="), ("x", b"=")), b"cert=abc==;x=="),
-        ("= after an escape", (("k", b";=\\"),), rb"k=\;=\\"),
-    ]
+    ("= inside a value", (("k", b"a=b"),), b"k=a=b"),
+    ("= at a value's end", (("cert", b"abc=="), ("x", b"=")), b"cert=abc==;x=="),
+    ("= after an escape", (("k", b";=\\"),), rb"k=\;=\\"),
 )
 REFUSED = table(
-    [
-        ("a lone backslash at the end", b"k=v\\"),
-        ("a backslash before a letter", rb"k=\n"),
-        ("a backslash before a letter in a key", rb"\k=v"),
-        ("no =", b"key"),
-        ("= only escaped", rb"k\=v"),
-        ("no key", b"=v"),
-        ("; at the end", b"k=v;"),
-        ("; at the start", b";k=v"),
-        ("an empty item", b"k=v;;l=w"),
-        ("only ;", b";"),
-    ]
+    ("a lone backslash at the end", b"k=v\\"),
+    ("a backslash before a letter", rb"k=\n"),
+    ("a backslash before a letter in a key", rb"\k=v"),
+    ("no =", b"key"),
+    ("= only escaped", rb"k\=v"),
+    ("no key", b"=v"),
+    ("; at the end", b"k=v;"),
+    ("; at the start", b";k=v"),
+    ("an empty item", b"k=v;;l=w"),
+    ("only ;", b";"),
 )
 
 

@@ -22,14 +22,12 @@ from torsocks_tx.socks.wire import (
 )
 
 FRAMES = table(
-    [
-        ("a byte", Reader.take_u8, 0x83, "83"),
-        ("two bytes, high one first", Reader.take_u16, 0x1234, "12 34"),
-        ("largest number", Reader.take_u16, 65535, "FFFF"),
-        ("three bytes", lambda reader: reader.take(3), b"abc", "61 62 63"),
-        ("up to NUL", Reader.take_until_nul, b"me", "6D65 00"),
-        ("up to NUL at once", Reader.take_until_nul, b"", "00"),
-    ]
+    ("a byte", Reader.take_u8, 0x83, "83"),
+    ("two bytes, high one first", Reader.take_u16, 0x1234, "12 34"),
+    ("largest number", Reader.take_u16, 65535, "FFFF"),
+    ("three bytes", lambda reader: reader.take(3), b"abc", "61 62 63"),
+    ("up to NUL", Reader.take_until_nul, b"me", "6D65 00"),
+    ("up to NUL at once", Reader.take_until_nul, b"", "00"),
 )
 
 
@@ -63,22 +61,20 @@ def test_what_is_taken_is_a_copy(kind: type[bytes] | type[bytearray]) -> None:
 
 NAME = AddressType.HOSTNAME
 FRAMES = table(
-    [
-        ("IPv4", at("192.0.2.1", 80), "01 C0000201 0050"),
-        ("IPv4, port 0", at("0.0.0.0"), "01 00000000 0000"),
-        ("IPv4, last port", at("255.255.255.255", 65535), "01 FFFFFFFF FFFF"),
-        ("IPv6", at("2001:db8::1", 443), "04 20010DB8000000000000000000000001 01BB"),
-        ("IPv4 in IPv6", at("::ffff:1.2.3.4", 1), "04 00000000000000000000FFFF01020304 0001"),
-        ("IPv4 in IPv6, any", at("::ffff:0.0.0.0", 1), "04 00000000000000000000FFFF00000000 0001"),
-        ("IPv6, FFFF elsewhere", at("0:0:0:ffff::", 1), "04 000000000000FFFF0000000000000000 0001"),
-        ("IPv6, any", at("::", 1), "04 00000000000000000000000000000000 0001"),
-        ("name", at("example.com", 80), "03 0B 6578616D706C652E636F6D 0050"),
-        ("name of one byte", at("a", 256), "03 01 61 0100"),
-        ("name, not judged here", Address(NAME, "", 80), "03 00 0050"),
-        ("bytes of all kinds, not judged here", Address(NAME, "\0\xff", 80), "03 02 00FF 0050"),
-        ("text of an IP address stays a name", Address(NAME, "::1", 80), "03 03 3A3A31 0050"),
-        ("255 bytes", Address(NAME, "a" * 255, 80), "03 FF" + "61" * 255 + "0050"),
-    ]
+    ("IPv4", at("192.0.2.1", 80), "01 C0000201 0050"),
+    ("IPv4, port 0", at("0.0.0.0"), "01 00000000 0000"),
+    ("IPv4, last port", at("255.255.255.255", 65535), "01 FFFFFFFF FFFF"),
+    ("IPv6", at("2001:db8::1", 443), "04 20010DB8000000000000000000000001 01BB"),
+    ("IPv4 in IPv6", at("::ffff:1.2.3.4", 1), "04 00000000000000000000FFFF01020304 0001"),
+    ("IPv4 in IPv6, any", at("::ffff:0.0.0.0", 1), "04 00000000000000000000FFFF00000000 0001"),
+    ("IPv6, FFFF elsewhere", at("0:0:0:ffff::", 1), "04 000000000000FFFF0000000000000000 0001"),
+    ("IPv6, any", at("::", 1), "04 00000000000000000000000000000000 0001"),
+    ("name", at("example.com", 80), "03 0B 6578616D706C652E636F6D 0050"),
+    ("name of one byte", at("a", 256), "03 01 61 0100"),
+    ("name, not judged here", Address(NAME, "", 80), "03 00 0050"),
+    ("bytes of all kinds, not judged here", Address(NAME, "\0\xff", 80), "03 02 00FF 0050"),
+    ("text of an IP address stays a name", Address(NAME, "::1", 80), "03 03 3A3A31 0050"),
+    ("255 bytes", Address(NAME, "a" * 255, 80), "03 FF" + "61" * 255 + "0050"),
 )
 
 
@@ -109,14 +105,14 @@ def test_a_name_beyond_latin_1_does_not_fit() -> None:
 
 
 @rows("R-23", "S-08")
-@pytest.mark.parametrize("name", table(VALID_NAMES))
+@pytest.mark.parametrize("name", table(*VALID_NAMES))
 def test_a_valid_name_passes_unchanged(name: str) -> None:
     address = Address(NAME, name, 80)
     assert check_destination(address) == address
 
 
 @rows("R-23")
-@pytest.mark.parametrize("name", table([*INVALID_NAMES, *WITH_NUL, ("256 bytes", "a" * 256)]))
+@pytest.mark.parametrize("name", table(*INVALID_NAMES, *WITH_NUL, ("256 bytes", "a" * 256)))
 def test_an_invalid_name_is_refused(name: str) -> None:
     with pytest.raises(ProtocolError) as caught:
         check_destination(Address(NAME, name, 80))
@@ -125,7 +121,7 @@ def test_an_invalid_name_is_refused(name: str) -> None:
 
 
 @rows("R-24")
-@pytest.mark.parametrize(("text", "host"), table(LITERALS))
+@pytest.mark.parametrize(("text", "host"), table(*LITERALS))
 def test_the_text_of_an_ip_address_passes_unchanged(text: str, host: str) -> None:
     address = Address(NAME, text, 80)
     assert check_destination(address) == address

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import pytest
@@ -25,7 +25,7 @@ def at(host: str, port: int = 0) -> Address:
     return Address.of(host, port)
 
 
-def table(rows: Iterable[tuple[Any, ...]]) -> list[Any]:
+def table(*rows: tuple[Any, ...]) -> list[Any]:
     """The rows as parameters of a test, each known by its first column."""
     found = [pytest.param(*row[1:], id=row[0]) for row in rows]
     assert len({parameter.id for parameter in found}) == len(found), "two rows of one name"

@@ -90,7 +90,7 @@ class Play:
 
 
 OUTCOMES = table(
-    [
+
         ("no directory has it", ALL_404, HostUnreachable(), {}, DescriptorNotFound),
         ("unreadable", [requested(), failed("BAD_DESC")], HostUnreachable(), {}, DescriptorInvalid),
         ("tor has no key", FETCHED, GeneralFailure(), {}, MissingClientAuth),
@@ -113,7 +113,7 @@ OUTCOMES = table(
         ("the port is closed", ALL_404, ConnectionRefused(), {}, None),
         ("not allowed", ALL_404, NotAllowed(), {}, None),
         ("tor gives up the rendezvous", [acknowledged()], TimedOut(), {}, RendezvousFailed),
-    ]
+
 )  # fmt: skip
 
 
@@ -276,14 +276,12 @@ def test_what_tor_may_have_seen_before_us_is_not_guessed() -> None:
 
 POW = acknowledged(more=" HS_POW=v1,300")
 NO_DEADLINES = table(
-    [
-        ("introductions are refused", [*FETCHED, built(), nacked()]),
-        ("the service comes", [acknowledged(), joined()]),
-        ("the service comes before the acknowledgement", [joined(), acknowledged()]),
-        ("the circuit is another stream's", [acknowledged("somebody else's")]),
-        ("the service wants proof of work", [POW]),
-        ("the service wants proof of work in the end", [acknowledged(), POW]),
-    ]
+    ("introductions are refused", [*FETCHED, built(), nacked()]),
+    ("the service comes", [acknowledged(), joined()]),
+    ("the service comes before the acknowledgement", [joined(), acknowledged()]),
+    ("the circuit is another stream's", [acknowledged("somebody else's")]),
+    ("the service wants proof of work", [POW]),
+    ("the service wants proof of work in the end", [acknowledged(), POW]),
 )
 
 
