@@ -170,6 +170,8 @@ class Relay:
 
     def client_lost(self, clean: bool) -> None:
         """The client's connection is gone. What it had sent in a clean end still goes out."""
+        if self._state is State.OVER:
+            return
         if self._state is State.OPENING or not clean:
             outbound = self._release()
             if outbound is not None:
@@ -285,13 +287,15 @@ class Relay:
         self._owner.relay_over(complete)
 
     def _release(self) -> IOutbound | None:
-        was_over, self._state = self._state is State.OVER, State.OVER
-        self.unsplice()
-        self._stop_watching()
+        self._state = State.OVER
+        if self._splice is not None:
+            self._splice.stop()
+        if self._watched is not None:
+            self._stop_watching()
         self._timeouts.end()
-        if self._throttles and not was_over:
+        if self._throttles:
             self._transport.unregisterProducer()
-        self._throttles = ()
+            self._throttles = ()
         outbound, self._outbound = self._outbound, None
         return outbound
 

@@ -51,7 +51,8 @@ def send(transport: Any, data: bytes) -> None:
 
     Twisted's own ``write`` waits for a turn of the reactor, which costs more than the rest.
     """
-    if not (is_socket(transport) and transport.connected):
+    # As ``is_socket``, without a call: this is the most frequent one of all.
+    if not isinstance(transport, tcp.Connection) or transport.TLS or not transport.connected:
         transport.write(data)
         return
     if not transport.dataBuffer and not transport.disconnecting:

@@ -68,6 +68,7 @@ class SOCKSProtocol(Protocol):
     transport: Any = None
     deadline: Deadline
     _errand: Errand
+    _closing: LingeringClose
     _log = Logger()
 
     def __init__(self) -> None:
@@ -82,7 +83,6 @@ class SOCKSProtocol(Protocol):
         self.transport.logstr = type(self).__name__
         prepare(self.transport)
         self.deadline = Deadline(factory.clock)
-        self._closing = LingeringClose(self.transport, self.deadline, factory.limits)
         self.deadline.start(factory.limits.handshake_timeout, self._handshake_timed_out)
         factory.connected(self)
         if is_socket(self.transport) and self.transport.protocol is self:
@@ -101,7 +101,7 @@ class SOCKSProtocol(Protocol):
                 self.reset()
         elif self.state is State.CLOSING:
             self._closing.received(data)
-        elif not self.is_served:
+        elif self.state is State.HANDSHAKE or self.state is State.AUTHENTICATING:
             self._converse(self._handshake.receive, data)
 
     def readConnectionLost(self) -> None:
@@ -131,11 +131,11 @@ class SOCKSProtocol(Protocol):
         """The client's connection is gone: nothing of it stays behind."""
         self.state = State.CLOSED
         handshake = self.__dict__.get("_handshake")
-        if handshake is not None:
-            handshake.close()
         errand = self.__dict__.pop("_errand", None)
         try:
             self.deadline.stop()
+            if handshake is not None:
+                handshake.close()
             if errand is not None:
                 errand.client_lost(isinstance(reason.value, ConnectionDone))
                 errand.dismiss()
@@ -228,6 +228,8 @@ class SOCKSProtocol(Protocol):
             self.state = State.CLOSING
             if data:
                 send(self.transport, data)
+            limits = self.factory.limits
+            self._closing = LingeringClose(self.transport, self.deadline, limits)
             self._closing.begin(has_ended=has_ended)
 
     def reset(self) -> None:

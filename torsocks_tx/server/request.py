@@ -103,7 +103,8 @@ class Errand:
     def client_lost(self, clean: bool) -> None:
         """The client's connection is gone: give up what is under way."""
         self._relay.client_lost(clean)
-        self._give_up_look_up()
+        if self._look_up is not None:
+            self._give_up_look_up()
 
     @property
     def received(self) -> int:
