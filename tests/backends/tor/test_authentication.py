@@ -360,7 +360,7 @@ async def test_a_peer_that_is_no_control_port_is_refused(
     port = await UNIXServerEndpoint(reactor, path).listen(factory)
     endpoint = UNIXClientEndpoint(reactor, path)
     with pytest.raises(ControlRefused, match=r"the thing (is not a control port|cannot|answered)"):
-        await connect(reactor, endpoint, name="the thing", timeout=20)
+        await connect(reactor, endpoint, name="the thing")
     await port.stopListening()
 
 
@@ -383,9 +383,7 @@ async def test_a_peer_that_never_answers_is_given_up(short_directory: Path) -> N
     factory.buildProtocol = lambda address: built.callback(None) or make(address)
     port = await UNIXServerEndpoint(reactor, path).listen(factory)
     clock = Clock()
-    connecting = Deferred.fromCoroutine(
-        connect(clock, UNIXClientEndpoint(reactor, path), timeout=10)
-    )
+    connecting = Deferred.fromCoroutine(connect(clock, UNIXClientEndpoint(reactor, path)))
     await built
     clock.advance(10)
     with pytest.raises(ControlUnavailable, match="did not answer within 10 s"):
@@ -399,7 +397,7 @@ async def test_a_tor_that_hangs_after_its_authentication_is_given_up(fake_tor: F
     asked: Deferred[None] = Deferred()
     intercept(fake_tor, "GETINFO events/names", lambda: asked.callback(None))
     clock = Clock()
-    connecting = Deferred.fromCoroutine(connect(clock, fake_tor.endpoint, timeout=10))
+    connecting = Deferred.fromCoroutine(connect(clock, fake_tor.endpoint))
     await asked
     clock.advance(10)
     with pytest.raises(ControlUnavailable, match="did not answer within 10 s"):

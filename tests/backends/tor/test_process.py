@@ -59,12 +59,13 @@ def no_descriptors() -> Iterator[None]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_arguments_and_environment_may_be_any_bytes() -> None:
+async def test_arguments_and_environment_may_be_any_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     text = os.fsdecode(ODD_BYTES)
+    monkeypatch.setenv("NAME", text)
     program = Program()
     report = "import os, sys; print(os.fsencode(sys.argv[1]).hex(), os.environb[b'NAME'].hex())"
     command = [sys.executable, "-I", "-S", "-c", report, text]
-    spawn(reactor, program, command, descriptors=PIPES, env={"NAME": text})
+    spawn(reactor, program, command, descriptors=PIPES)
     assert await program.line() == f"{ODD_BYTES.hex()} {ODD_BYTES.hex()}"
     assert await program.end() == 0
 

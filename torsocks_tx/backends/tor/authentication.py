@@ -63,7 +63,6 @@ async def connect(
     *,
     password: str | None = None,
     proof: bool = False,
-    timeout: float = CONNECT_TIMEOUT,
     name: str = "tor's control port",
 ) -> Control:
     """Connect and authenticate to the control port of a running tor.
@@ -74,9 +73,9 @@ async def connect(
     """
     opening = Deferred.fromCoroutine(_open(reactor, endpoint, name, password, proof))
     try:
-        return await limit(opening, timeout, reactor)
+        return await limit(opening, CONNECT_TIMEOUT, reactor)
     except TimeoutError:
-        raise ControlUnavailable(f"{name} did not answer within {timeout:g} s") from None
+        raise ControlUnavailable(f"{name} did not answer within {CONNECT_TIMEOUT:g} s") from None
     except (CancelledError, ConnectingCancelledError):
         raise CancelledError from None
 

@@ -50,25 +50,17 @@ class Control:
     """Commands and events over one authenticated ``TorControlProtocol`` of txtorcon.
 
     ``is_proven``: tor has proved that it knows its cookie. ``ours``: the connection is, and is
-    dropped when a command has had no answer for ``timeout`` seconds: answers come in order, so none
+    dropped when a command has had no answer for ``COMMAND_TIMEOUT``: answers come in order, so none
     will come to any later one.
     """
 
     _log = Logger()
 
-    def __init__(
-        self,
-        protocol: Any,
-        clock: IReactorTime,
-        timeout: float = COMMAND_TIMEOUT,
-        *,
-        ours: bool = False,
-    ) -> None:
+    def __init__(self, protocol: Any, clock: IReactorTime, *, ours: bool = False) -> None:
         self.protocol = protocol
         self.is_proven = False
         self._ours = ours
         self._clock = clock
-        self._timeout = timeout
         self._subscriptions: dict[str, _Subscription] = {}
         self._loss_waiters: Waiters[None] | None = Waiters()
         protocol.when_disconnected().addBoth(self._note_loss)
@@ -160,7 +152,7 @@ class Control:
 
     def _deadline(self, answer: Deferred[_T]) -> Deferred[_T]:
         """Give ``answer`` a deadline, and turn every failure into a ``ControlError``."""
-        return limit(answer, self._timeout, self._clock).addErrback(self._as_control_error)
+        return limit(answer, COMMAND_TIMEOUT, self._clock).addErrback(self._as_control_error)
 
     def _as_control_error(self, failure: Failure) -> NoReturn:
         error = failure.value

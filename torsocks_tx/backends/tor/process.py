@@ -53,7 +53,6 @@ def spawn(
     command: Sequence[str | bytes],
     *,
     descriptors: Mapping[int, int | str],
-    env: Mapping[str, str] | None = None,
 ) -> Any:
     """Start a program and return its transport, or raise ``SpawnError``.
 
@@ -62,21 +61,16 @@ def spawn(
         protocol: gets its output and its end; is not called if it cannot be started.
         command: the full path of the program, and its arguments.
         descriptors: as ``childFDs`` of ``spawnProcess``.
-        env: the environment; this process's own if not given.
     """
     program, *arguments = map(os.fsencode, command)
     name = program.decode("utf-8", "backslashreplace")
     if not os.access(program, os.X_OK):
         raise SpawnError(f"{name} cannot be started (this user has no such program to execute)")
-    # Twisted encodes text strictly: a path that is not UTF-8 would be no argument.
-    variables = (
-        dict(os.environb)
-        if env is None
-        else {os.fsencode(key): os.fsencode(value) for key, value in env.items()}
-    )
+    # All as bytes: Twisted encodes text strictly, and not every path is UTF-8.
+    words, variables = [program, *arguments], dict(os.environb)
     try:
         return reactor.spawnProcess(
-            protocol, program, [program, *arguments], env=variables, childFDs=dict(descriptors)
+            protocol, program, words, env=variables, childFDs=dict(descriptors)
         )
     except OSError as error:
         raise SpawnError(f"{name} cannot be started ({error.strerror})") from None
