@@ -20,7 +20,7 @@ from zope.interface.verify import verifyObject
 
 from tests.support.ground import Ground
 from tests.support.peers import Peer, PeerFactory, turn
-from torsocks_tx.relay.connector import Attempt, Target
+from torsocks_tx.relay.connector import Attempt, Target, endpoint_from_string
 
 
 @pytest_twisted.async_yield_fixture(params=["tcp", "unix"])
@@ -190,3 +190,22 @@ class TestTargets:
         assert Target.of("192.0.2.1", 80) == (socket.AF_INET, ("192.0.2.1", 80))
         assert Target.of("::1", 80) == (socket.AF_INET6, ("::1", 80, 0, 0))
         assert Target.unix("/run/tor/socks") == (socket.AF_UNIX, "/run/tor/socks")
+
+
+@pytest.mark.parametrize(
+    ("description", "target"),
+    [
+        ("tcp:127.0.0.1:9050", Target(socket.AF_INET, ("127.0.0.1", 9050))),
+        ("unix:/run/tor/socks", Target(socket.AF_UNIX, "/run/tor/socks")),
+        ("tcp:localhost:9050", None),
+        ("tcp:127.0.0.1:9050:timeout=5", None),
+        ("tcp:host=127.0.0.1:port=9050", None),
+        ("unix:/run/tor\\:/socks", None),
+        ("unix:path=/run/tor/socks", None),
+    ],
+)
+def test_a_string_with_one_address_gives_an_endpoint_with_its_target(
+    description: str, target: Target | None
+) -> None:
+    endpoint = endpoint_from_string(reactor, description)
+    assert getattr(endpoint, "target", None) == target

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from twisted.internet import error, tcp
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import clientFromString
 from twisted.internet.interfaces import (
     IDelayedCall,
     IProtocolFactory,
@@ -235,6 +236,21 @@ class SocketEndpoint:
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
         """Connect as the endpoint does."""
         return self._endpoint.connect(protocolFactory)
+
+
+def endpoint_from_string(reactor: Any, description: str) -> IStreamClientEndpoint:
+    """What Twisted's ``clientFromString`` gives; a ``SocketEndpoint`` if that is one address."""
+    endpoint: IStreamClientEndpoint = clientFromString(reactor, description)
+    kind, *place = description.split(":")
+    try:
+        if kind == "unix" and len(place) == 1 and not {"\\", "="} & {*place[0]}:
+            return SocketEndpoint(reactor, Target.unix(place[0]), endpoint)
+        if kind == "tcp" and len(place) == 2:
+            socket.inet_pton(socket.AF_INET, place[0])
+            return SocketEndpoint(reactor, Target.of(place[0], int(place[1])), endpoint)
+    except (OSError, ValueError):
+        pass  # a host name, or an argument that has a name
+    return endpoint
 
 
 def connect_to(

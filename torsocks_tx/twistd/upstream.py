@@ -30,6 +30,7 @@ from torsocks_tx.backends.tor.provider import NoSuchPort, TorProvider
 from torsocks_tx.backends.tor.providers import FixedTorProvider, RunningTorProvider
 from torsocks_tx.errors import TorDown
 from torsocks_tx.limits import RENDEZVOUS_TIMEOUT
+from torsocks_tx.relay.connector import endpoint_from_string
 from torsocks_tx.twistd.options import Options
 
 
@@ -154,7 +155,7 @@ def _make_provider(
     """What provides the SocksPorts of tor."""
     tor = options["tor"] or "launch"
     if options["tor-socks"]:
-        return FixedTorProvider(clientFromString(reactor, options["tor-socks"]))
+        return FixedTorProvider(endpoint_from_string(reactor, options["tor-socks"]))
     if tor == "private":
         from torsocks_tx.testing.tornet.network import PrivateTorProvider
 
