@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fuzz.strategies import fuzz
 from torsocks_tx.pt import spec
-from torsocks_tx.pt.spec import Environment, Unusable, UpstreamProxy
+from torsocks_tx.pt.spec import Unusable
 
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=60)
 NAMES = [
@@ -25,43 +27,33 @@ uris = st.builds(
 )
 
 
-def outcome(error: Unusable) -> bytes:
-    assert error.line.count(b"\n") == 1
-    return error.line
+def complaint(read: Callable[[], object]) -> bytes:
+    """Return the line of the ``Unusable`` that reading raises, none if it raises nothing."""
+    line = b""
+    try:
+        read()
+    except Unusable as error:
+        line = error.line
+    assert line.count(b"\n") == bool(line)
+    return line
 
 
 @given(environ=st.dictionaries(st.sampled_from(NAMES), values))
 @fuzz
 def test_any_environment_is_used_or_refused_in_one_line(environ: dict[str, str]) -> None:
-    try:
-        read = spec.read_environment(environ)
-    except Unusable as error:
-        line = outcome(error)
-        assert line.startswith(b"ENV-ERROR ")
-    else:
-        assert isinstance(read, Environment)
+    line = complaint(lambda: spec.read_environment(environ))
+    assert not line or line.startswith(b"ENV-ERROR ")
 
 
 @given(versions=values)
 @fuzz
 def test_any_versions_are_used_or_refused_in_one_line(versions: str) -> None:
-    try:
-        spec.check_version({"TOR_PT_MANAGED_TRANSPORT_VER": versions})
-    except Unusable as error:
-        line = outcome(error)
-        assert line.startswith((b"ENV-ERROR ", b"VERSION-ERROR "))
-    else:
-        assert "1" in versions
+    line = complaint(lambda: spec.check_version({"TOR_PT_MANAGED_TRANSPORT_VER": versions}))
+    assert line.startswith((b"ENV-ERROR ", b"VERSION-ERROR ")) if line else "1" in versions
 
 
 @given(uri=uris | texts)
 @fuzz
 def test_any_proxy_is_used_or_refused_in_one_line(uri: str) -> None:
-    try:
-        proxy = spec.parse_proxy(uri)
-    except Unusable as error:
-        line = outcome(error)
-        assert line.startswith(b"PROXY-ERROR ")
-    else:
-        assert isinstance(proxy, UpstreamProxy)
-        assert proxy.address.is_ip
+    line = complaint(lambda: spec.parse_proxy(uri))
+    assert line.startswith(b"PROXY-ERROR ") if line else spec.parse_proxy(uri).address.is_ip

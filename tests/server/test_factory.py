@@ -92,18 +92,6 @@ class TestMaxConnections:
         assert [clients.is_served() for _ in range(2)] == [True, False]
         assert len(lines) == 1
 
-    def test_a_client_without_a_request_is_reset_for_another(self, lines: list[str]) -> None:
-        clients = Clients(limits=Limits(max_connections=2))
-        first, second = clients.come(), clients.come()
-        assert first is not None
-        assert second is not None
-        assert clients.is_served()
-        assert first.asked[-1:] == ["abortConnection"]
-        assert clients.is_served()
-        assert second.asked[-1:] == ["abortConnection"]
-        assert not clients.is_served()
-        assert len(lines) == 1
-
     def test_clients_of_one_address_are_bounded(self, lines: list[str]) -> None:
         clients = Clients(limits=Limits(max_connections=12, max_per_client=2))
         assert [clients.is_served() for _ in range(4)] == [True, True, False, False]

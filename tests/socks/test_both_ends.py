@@ -174,14 +174,6 @@ def test_every_request_arrives_unchanged(pipelined: bool, cut: Cut) -> None:
         assert_agreed(request, server, outcome)
 
 
-@rows("R-34", "S-38", "R-27")
-def test_a_server_that_omits_its_method_selection() -> None:
-    for request in REQUESTS_5:
-        server = Server(opened, like_tor=True)
-        outcome = connect(request, server, pipelined=True, cut=whole, early=EARLY)
-        assert_agreed(request, server, outcome)
-
-
 @rows("S-18", "S-23")
 @pytest.mark.parametrize("pipelined", [False, True])
 def test_a_server_that_prefers_no_authentication(pipelined: bool) -> None:
