@@ -19,7 +19,7 @@ from tests.fuzz.strategies import (
 from tests.support.conversations import converse
 from tests.support.rows import rows
 from tests.support.tables import octets
-from torsocks_tx.http import page as http
+from torsocks_tx import http
 from torsocks_tx.socks import extended, socks5, userpass
 from torsocks_tx.socks.constants import Role, Version
 from torsocks_tx.socks.extended import ExtendedRules, standard_keys

@@ -102,9 +102,11 @@ def test_bytes_after_the_answer_are_kept() -> None:
 
 REFUSALS = table(
     ("403", 403, errors.NotAllowed),
+    ("405", 405, errors.NotAllowed),
     ("407", 407, GeneralFailure),
     ("500", 500, GeneralFailure),
     ("502", 502, errors.HostUnreachable),
+    ("503", 503, errors.HostUnreachable),
     ("504", 504, errors.TimedOut),
     ("302", 302, GeneralFailure),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html.parser import HTMLParser
 
 from tests.support.rows import rows
-from torsocks_tx.http import page as http
+from torsocks_tx import http
 
 HEAD, _, BODY = http.PAGE.partition(b"\r\n\r\n")
 

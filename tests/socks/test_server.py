@@ -11,8 +11,8 @@ import pytest
 from tests.support.conversations import Conversation, assert_conversation, converse
 from tests.support.rows import rows
 from tests.support.tables import at, octets, table
+from torsocks_tx import http
 from torsocks_tx.errors import ProtocolError
-from torsocks_tx.http import page as http
 from torsocks_tx.socks.constants import AddressType, Command, Role, Version
 from torsocks_tx.socks.messages import Address, Credentials, Request
 from torsocks_tx.socks.server import (

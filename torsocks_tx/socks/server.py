@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
+from torsocks_tx import http
 from torsocks_tx.errors import Incomplete, ProtocolError
-from torsocks_tx.http import page as http
 from torsocks_tx.socks import extended, socks4, socks5, userpass
 from torsocks_tx.socks.constants import Command, ExtendedStatus, Method, Role, Version
 from torsocks_tx.socks.extended import ExtendedRules
