@@ -17,14 +17,14 @@ PACKAGE = ROOT / "torsocks_tx"
 
 # Each is kept by a test. Lower them as the package shrinks.
 BOUNDS = {
-    "lines": 20_000,
-    "modules": 130,
+    "lines": 19_000,
+    "modules": 106,
     "modules on the top floor": 5,
-    "lines of tests": 35_000,
-    "import lines, of 1,000": 79,
-    "small modules with one importer": 8,
-    "methods of instances replaced": 6,
-    "modules that name something private": 6,
+    "lines of tests": 31_800,
+    "import lines, of 1,000": 75,
+    "small modules with one importer": 4,
+    "methods of instances replaced": 0,
+    "modules that name something private": 0,
 }
 SMALL = 100
 OURS = "torsocks_tx"
