@@ -1,4 +1,4 @@
-"""Both ends of a backend's stream, in memory: its receiver, and the endpoint it connects to."""
+"""The receiver and the endpoint of a backend's stream, in memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torsocks_tx.socks.messages import Address, Credentials, Request
 
 @implementer(IReceiver)
 class Receiver:
-    """Writes down what it hears."""
+    """Records the calls on it."""
 
     def __init__(self) -> None:
         self.heard: list[object] = []
@@ -42,7 +42,7 @@ class Receiver:
 
 
 class FakeEndpoint:
-    """Connects when the test says so."""
+    """An endpoint that connects when the test calls ``come``."""
 
     def __init__(self, outcome: Any = None) -> None:
         self.cancelled = 0
@@ -75,7 +75,7 @@ REQUEST = Request(
 
 
 class StreamStage:
-    """A stream, its receiver and its far end."""
+    """A stream, its receiver and its endpoint."""
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
-"""The backend without Tor: which addresses it refuses, which it tries, and that it is no fall-back.
+"""The backend without Tor: which addresses it refuses, and which it connects to.
 
-Names come from a table and connections are noted; all of them lead to loopback.
+Names come from a table, connections are recorded, and all of them lead to loopback.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ PUBLIC = "93.184.216.34"
 PUBLIC_6 = "2606:2800:220:1:248:1893:25c8:1946"
 
 
-class Elsewhere(Watcher, NameResolver):
-    """A world of few names; ``dialled`` notes what is connected to, ``looked_up`` what is asked.
+class FakeNames(Watcher, NameResolver):
+    """A resolver of few names, and a ``connect`` to loopback; it records both.
 
     Public addresses lead to this machine, and nothing leaves it.
     """
@@ -71,7 +71,7 @@ class Elsewhere(Watcher, NameResolver):
 class Site:
     """A server over the direct backend, and an origin on 127.0.0.1."""
 
-    def __init__(self, ground: Ground, world: Elsewhere, allow_internal: bool) -> None:
+    def __init__(self, ground: Ground, world: FakeNames, allow_internal: bool) -> None:
         self.ground = ground
         self.origin = PeerFactory()
         backend = DirectBackend(
@@ -94,7 +94,7 @@ class Site:
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "10.0.0.1", "[::ffff:127.0.0.1]"])
 @pytest_twisted.ensureDeferred
 async def test_an_internal_address_is_refused(ground: Ground, host: str) -> None:
-    world = Elsewhere()
+    world = FakeNames()
     assert await Site(ground, world, False).ask(host) == refused(2)
     assert (world.dialled, world.looked_up) == ([], [])
 
@@ -105,7 +105,7 @@ async def test_an_internal_address_is_refused(ground: Ground, host: str) -> None
 async def test_name_with_internal_addresses_only_is_not_found(
     ground: Ground, answers: list[str], command: int
 ) -> None:
-    world = Elsewhere({"inside.example": answers})
+    world = FakeNames({"inside.example": answers})
     site = Site(ground, world, False)
     assert await site.ask("inside.example", command) == refused(4)
     assert await site.ask("nowhere.example", command) == refused(4)
@@ -140,14 +140,14 @@ async def test_a_public_address_of_this_machine_is_refused(
     ground: Ground, monkeypatch: pytest.MonkeyPatch, host: str, code: int
 ) -> None:
     monkeypatch.setattr(direct, "is_internal", lambda host: False)
-    world = Elsewhere({"me.example": ["127.0.0.1"]})
+    world = FakeNames({"me.example": ["127.0.0.1"]})
     assert await Site(ground, world, False).ask(host) == refused(code)
     assert world.dialled == []
 
 
 @pytest_twisted.ensureDeferred
 async def test_address_that_was_checked_is_the_one_connected_to(ground: Ground) -> None:
-    world = Elsewhere({"www.example": ["10.0.0.1", PUBLIC, "127.0.0.1"]})
+    world = FakeNames({"www.example": ["10.0.0.1", PUBLIC, "127.0.0.1"]})
     site = Site(ground, world, False)
     assert await site.ask("www.example") == GRANTED
     assert world.looked_up == ["www.example"]
@@ -160,14 +160,14 @@ async def test_address_that_was_checked_is_the_one_connected_to(ground: Ground) 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 @pytest_twisted.ensureDeferred
 async def test_allow_internal_admits_internal_addresses(ground: Ground, host: str) -> None:
-    world = Elsewhere({"localhost": ["127.0.0.1"]})
+    world = FakeNames({"localhost": ["127.0.0.1"]})
     assert await Site(ground, world, True).ask(host) == GRANTED
     assert world.dialled == ["127.0.0.1"]
 
 
 @pytest_twisted.ensureDeferred
 async def test_ipv6_address_is_connected_to(ground: Ground) -> None:
-    world = Elsewhere()
+    world = FakeNames()
     site = Site(ground, world, True)
     port = await TCP6ServerEndpoint(reactor, 0, interface="::1").listen(site.origin)
     client = await ground.client(site.server)
@@ -184,14 +184,14 @@ async def test_ipv6_address_is_connected_to(ground: Ground) -> None:
 async def test_addresses_of_a_name_are_tried_once_each_in_order(ground: Ground) -> None:
     # Nothing listens on the first two.
     answers = ["127.0.0.2", "127.0.0.3", "127.0.0.2", "127.0.0.1", "127.0.0.4"]
-    world = Elsewhere({"many.example": answers})
+    world = FakeNames({"many.example": answers})
     assert await Site(ground, world, True).ask("many.example") == GRANTED
     assert world.dialled == ["127.0.0.2", "127.0.0.3", "127.0.0.1"]
 
 
 @pytest_twisted.ensureDeferred
 async def test_reply_is_05_when_every_address_refuses(ground: Ground) -> None:
-    world = Elsewhere({"closed.example": ["127.0.0.2", "127.0.0.3"]})
+    world = FakeNames({"closed.example": ["127.0.0.2", "127.0.0.3"]})
     assert await Site(ground, world, True).ask("closed.example") == refused(5)
     assert world.dialled == ["127.0.0.2", "127.0.0.3"]
 
@@ -199,7 +199,7 @@ async def test_reply_is_05_when_every_address_refuses(ground: Ground) -> None:
 @pytest.mark.parametrize("command", [1, 0xF0])
 @pytest_twisted.ensureDeferred
 async def test_reply_is_04_for_a_name_without_addresses(ground: Ground, command: int) -> None:
-    world = Elsewhere()
+    world = FakeNames()
     assert await Site(ground, world, True).ask("nowhere.example", command) == refused(4)
     assert world.dialled == []
 
@@ -207,7 +207,7 @@ async def test_reply_is_04_for_a_name_without_addresses(ground: Ground, command:
 @pytest.mark.parametrize("command", [1, 0xF0])
 @pytest_twisted.ensureDeferred
 async def test_an_onion_name_is_never_looked_up(ground: Ground, command: int) -> None:
-    world = Elsewhere({"x.onion": ["127.0.0.1"]})
+    world = FakeNames({"x.onion": ["127.0.0.1"]})
     site = Site(ground, world, True)
     assert await site.ask("x.onion", command) == refused(4)
     assert (world.dialled, world.looked_up) == ([], [])
@@ -216,7 +216,7 @@ async def test_an_onion_name_is_never_looked_up(ground: Ground, command: int) ->
 @pytest.mark.parametrize("command", [1, 0xF0, 0xF1])
 @pytest_twisted.ensureDeferred
 async def test_client_that_leaves_cancels_its_look_up(ground: Ground, command: int) -> None:
-    world = Elsewhere()
+    world = FakeNames()
     world.waiting = []
     site = Site(ground, world, True)
     client = await ground.client(site.server)
@@ -232,7 +232,7 @@ async def test_client_that_leaves_cancels_its_look_up(ground: Ground, command: i
 
 def test_next_address_is_tried_after_ten_seconds() -> None:
     clock: Any = MemoryReactorClock()
-    world = Elsewhere({REQUEST.address.host: [PUBLIC, PUBLIC_6]})
+    world = FakeNames({REQUEST.address.host: [PUBLIC, PUBLIC_6]})
     dialled: list[Any] = []
 
     def connect(sock: socket.socket, address: Any) -> int:
@@ -258,7 +258,7 @@ def test_next_address_is_tried_after_ten_seconds() -> None:
 def test_fault_of_the_resolver_is_logged(logged_failures: list[LogEvent]) -> None:
     clock: Any = MemoryReactorClock()
 
-    class Broken(Elsewhere):
+    class Broken(FakeNames):
         def addresses(self, name: str) -> NoReturn:
             raise ZeroDivisionError
 
@@ -273,20 +273,20 @@ def test_fault_of_the_resolver_is_logged(logged_failures: list[LogEvent]) -> Non
 class TestLookUps:
     @pytest_twisted.ensureDeferred
     async def test_resolve_prefers_ipv4(self, ground: Ground) -> None:
-        world = Elsewhere({"www.example": [PUBLIC_6, PUBLIC]})
+        world = FakeNames({"www.example": [PUBLIC_6, PUBLIC]})
         reply = await Site(ground, world, False).ask("www.example", 0xF0)
         assert reply == b"\5\0\0\1" + socket.inet_aton(PUBLIC) + b"\0\0"
         assert world.dialled == []
 
     @pytest_twisted.ensureDeferred
     async def test_resolve_answers_ipv6_where_there_is_no_ipv4(self, ground: Ground) -> None:
-        site = Site(ground, Elsewhere({"www.example": [PUBLIC_6]}), False)
+        site = Site(ground, FakeNames({"www.example": [PUBLIC_6]}), False)
         reply = await site.ask("www.example", 0xF0) + await site.client.take(12)
         assert reply == b"\5\0\0\4" + socket.inet_pton(socket.AF_INET6, PUBLIC_6) + b"\0\0"
 
     @pytest_twisted.ensureDeferred
     async def test_resolve_ptr_answers_a_name(self, ground: Ground) -> None:
-        world = Elsewhere({"8.8.8.8": ["dns.google"]})
+        world = FakeNames({"8.8.8.8": ["dns.google"]})
         site = Site(ground, world, False)
         reply = await site.ask("8.8.8.8", 0xF1)
         assert reply + await site.client.take(7) == b"\5\0\0\3\x0adns.google\0\0"

@@ -1,4 +1,4 @@
-"""The backend over endpoints: when it asks for one, and what becomes of a no and of a fault."""
+"""The backend over endpoints: when it chooses one, and how refusals and faults are handled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which addresses are those of the public Internet, also where one hides in another."""
+"""Which addresses are public, also those with an IPv4 address inside."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ INTERNAL = [
     *("2001:db8::1", "fec0::1", "::127.0.0.1", "100::1", "4000::1"),
     *("::ffff:127.0.0.1", "::ffff:10.0.0.1", "::ffff:169.254.169.254"),
     *("64:ff9b::7f00:1", "64:ff9b::a00:1", "64:ff9b:1::7f00:1", "2002:7f00:1::", "2002:a00:1::"),
-    # What IANA's registries have set aside besides: anycast, documentation, segment routing, AS112.
+    # Other special blocks of IANA: anycast, documentation, segment routing, AS112.
     *("192.0.0.8", "192.0.0.9", "192.31.196.1", "192.52.193.1", "192.88.99.1", "192.175.48.1"),
     *("198.51.100.1", "203.0.113.1", "100:0:0:1::1", "2001:1::1", "2001:2::1", "2001:3::1"),
     *("2001:4:112::1", "2001:10::1", "2001:20::1", "2001:30::1", "2620:4f:8000::1", "3fff::1"),
     *("5f00::1", "::ffff:0:808:808", "::808:808", "64:ff9b::c000:8"),
     # ISATAP.
     *("2606:2800::5efe:10.0.0.1", "2606:2800::200:5efe:127.0.0.1", "fe80::5efe:8.8.8.8"),
-    # Teredo, with the server and with the client (its bits turned over) inside.
+    # Teredo, with an internal server, and an internal client (inverted bits).
     *("2001:0:a00:1::", "2001:0:808:808:0:0:80ff:fffe"),
 ]
 EXTERNAL = [

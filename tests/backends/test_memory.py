@@ -1,4 +1,4 @@
-"""The scripted backend does what its docstrings promise to authors of tests."""
+"""The backend for tests: what it records, and how a script answers."""
 
 from __future__ import annotations
 

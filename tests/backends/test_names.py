@@ -1,4 +1,4 @@
-"""Look-ups of names without Tor: files first, then name servers; here one on loopback."""
+"""Name look-ups without Tor: by files, then by a name server, here on loopback."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ PTR = {
 
 
 class Zone(ResolverBase, Watcher):
-    """What the name server knows; ``asked`` notes the questions."""
+    """The records of the name server; ``asked`` lists its queries."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ async def server() -> Any:
     yield server
     await server.stop()
     await turn()
-    # What a look-up holds ends with it.
+    # A look-up leaves no timer.
     assert [call for call in reactor.getDelayedCalls() if "names" in repr(call)] == []
 
 
@@ -175,7 +175,7 @@ class TestAnswers:
             ("six.example", [HOST_6]),
             ("_dmarc.a_b.example", [HOST]),
             ("alias.example", [HOST]),
-            # It does not fit a datagram.
+            # The answer does not fit a datagram.
             ("many.example", MANY[: names.MAX_ADDRESSES]),
             ("box", ["10.0.0.1"]),
             ("BOX.", ["10.0.0.1"]),
@@ -206,7 +206,7 @@ class TestAnswers:
         [
             ("8.8.8.8", "dns.google"),
             ("10.0.0.1", "box"),
-            # What is no host name, and what is an address, is not passed on.
+            # Invalid host names and addresses are not passed on.
             ("8.8.4.4", None),
             ("1.1.1.1", None),
             ("2001:db8::1", None),
@@ -277,7 +277,7 @@ class TestSharing:
         silent = [resolving.addresses(f"{number}.silent.example") for number in range(30)]
         heard = [outcome(look_up) for look_up in silent]
         assert await resolving.addresses("www.example") == [HOST, HOST_6]
-        # Those that have waited longest made room.
+        # The oldest look-ups were ended.
         assert [len(answers) for answers in heard] == [1] * 11 + [0] * 19
         assert all(isinstance(answer, Busy) for answers in heard for answer in answers)
         for look_up in silent:
@@ -285,7 +285,7 @@ class TestSharing:
 
 
 class Silent:
-    """A name server that a test answers for, asked by a resolver whose clock the test turns."""
+    """A name server whose answers and clock the test controls."""
 
     def __init__(self, tmp_path: Path) -> None:
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -297,7 +297,7 @@ class Silent:
         self.peer: Any = None
 
     def questions(self) -> list[dns.Message]:
-        """Return what was asked since."""
+        """Return the queries since the last call."""
         found = []
         while True:
             try:

@@ -1,4 +1,4 @@
-"""Our client through our server to real tor, and straight to real tor: seen on its control port."""
+"""Our client through our server, and directly to real tor: which circuits tor uses."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ Proxy = TCP4ClientEndpoint | UNIXClientEndpoint
 
 @pytest_twisted.async_yield_fixture
 async def ours(private_network: PrivateNetwork) -> AsyncIterator[Proxy]:
-    """A server of ours in front of the network's tor."""
+    """Our server in front of the network's tor."""
     async with serving(private_network.client) as server:
         host, _, port = server.listen().partition(":")
         yield TCP4ClientEndpoint(reactor, host, int(port))
 
 
 async def circuit_of(network: PrivateNetwork, proxy: Proxy, options: ClientOptions) -> int:
-    """Fetch a page; the circuit that tor chose for it."""
+    """Fetch a page; return the circuit that tor chose for it."""
     watch = await network.client.watch_streams()
     peer = await connected(proxy, "web.test", network.web.port, options)
     peer.send(PAGE)
@@ -166,10 +166,10 @@ async def test_endpoint_string_connects(private_network: PrivateNetwork) -> None
     peer.reset()
 
 
-# One scenario for each code: the others are told apart before the fold.
+# One scenario for each code: the backend tells the others apart before codes are mapped.
 LEFT_OUT = ("port 0", "a descriptor without introduction points")
 SAID = list({each.code: each for each in QUICK if each.name not in LEFT_OUT}.values())
-# What proposal 229 makes of the codes of socks-extensions.
+# The codes of proposal 229 for those of socks-extensions.
 FOLD = {0xF0: 0xE0, 0xF1: 0xE0, 0xF6: 0xE0} | dict.fromkeys((0xF2, 0xF3, 0xF4, 0xF5, 0xF7), 0xE1)
 
 
@@ -191,7 +191,7 @@ async def outcome(
 async def test_failing_onion_services_are_explained(
     private_network: PrivateNetwork, ours: Proxy, scenario: Scenario
 ) -> None:
-    """With the offer of 97 the two codes of the proposal, without it the plain ones."""
+    """A client that offers method 0x97 gets the codes of proposal 229, others the plain ones."""
     stage = Stage(private_network, private_network.client)
     async with scenario.provoke(stage) as target:
         for extended, code in ((True, FOLD.get(scenario.code, scenario.code)),

@@ -1,4 +1,4 @@
-"""``make demo``: every step holds, and Ctrl-C leaves nothing behind."""
+"""``make demo``: every step succeeds, and Ctrl-C leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def test_every_step_of_the_demo_succeeds(tmp_path: Path) -> None:
 
 
 class _Interrupted(ProcessProtocol):
-    """Interrupts the demo as soon as it says something, and hears how it ends."""
+    """Interrupts the demo at its first output, and records its end."""
 
     def __init__(self) -> None:
         self.ended: Deferred[object] = Deferred()

@@ -1,4 +1,4 @@
-"""Which streams share circuits: seen on tor's control port, not on tokens."""
+"""Which streams share circuits, according to tor's control port."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ async def _circuit_of(network: PrivateNetwork, servers: list[str], who: Who) -> 
     (event,) = await watch.wait_for("SENTCONNECT", target)
     await watch.close()
     await hang_up(asker)
-    # Nothing of the client shows in tor's events.
+    # tor's events hold no credentials of the client.
     assert event.socks_username == "<torS0X>0"
     assert re.fullmatch("[0-9a-f]{64}", event.socks_password or "")
     return event.circuit_id

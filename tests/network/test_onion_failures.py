@@ -1,4 +1,4 @@
-"""Every failure of an onion service, provoked on real tor: what clients hear, and how soon."""
+"""Every failure of an onion service, on real tor: the reply codes of clients, and their time."""
 
 from __future__ import annotations
 
@@ -72,14 +72,14 @@ async def servers(private_network: PrivateNetwork) -> AsyncIterator[Servers]:
 
 @pytest_twisted.async_yield_fixture
 async def socks_only(private_network: PrivateNetwork) -> AsyncIterator[Servers]:
-    """Servers that know nothing but a SocksPort with ExtendedErrors."""
+    """Servers over a SocksPort with ExtendedErrors, without a control port."""
     proxy = TCP4ClientEndpoint(reactor, *private_network.client.socks_extended)
     async with serving(FixedTorProvider(proxy, pipelined=True)) as server:
         yield listen_twice(server)
 
 
 async def code_of(server: str, host: str, port: int = 80, **options: Any) -> int:
-    """What a client hears: the reply code. SOCKS4 has 0 and 1."""
+    """Return the reply code that a client gets: 0 or 1 by SOCKS4."""
     try:
         await hang_up(await ask(server, request(host, port, **options), deadline=200.0))
     except Refused as reason:
@@ -95,7 +95,7 @@ async def code_of(server: str, host: str, port: int = 80, **options: Any) -> int
 async def test_onion_failure_is_its_reply_code(
     private_network: PrivateNetwork, servers: Servers, scenario: Scenario
 ) -> None:
-    """With the flag, without it, by SOCKS4, and again: what tor remembers changes nothing."""
+    """With the flag, without it, by SOCKS4, and again: tor's cache changes nothing."""
     stage = Stage(private_network, private_network.client)
     async with scenario.provoke(stage) as target:
         host, port = target.host, target.port
@@ -116,7 +116,7 @@ async def test_onion_failure_is_its_reply_code(
 async def test_slow_onion_failure_is_its_reply_code(
     private_network: PrivateNetwork, servers: Servers, scenario: Scenario
 ) -> None:
-    """The same for those that take tor its time; with all defaults, and tor's own."""
+    """The failures that tor takes minutes to find, with the defaults of tor and ours."""
     stage = Stage(private_network, private_network.client)
     for _ in range(TRIES):
         async with scenario.provoke(stage) as target:
@@ -145,7 +145,7 @@ async def test_slow_onion_failure_is_its_reply_code(
 async def test_service_that_has_stopped_is_its_reply_code(
     private_network: PrivateNetwork, servers: Servers, end: Provoke
 ) -> None:
-    """Until all its introduction points have noticed, it is told and does not come."""
+    """Until its introduction points notice, they acknowledge the client, without an answer."""
     async with end(Stage(private_network, private_network.client)) as target:
         heard = await gatherResults(
             Deferred.fromCoroutine(code_of(server, target.host))
@@ -175,7 +175,7 @@ async def test_missing_key_is_reported_again_at_the_next_attempt(
 async def test_working_streams_are_never_reported_as_failures(
     private_network: PrivateNetwork, servers: Servers, socks_only: Servers
 ) -> None:
-    """Tor's ExtendedErrors says F0 of streams that work; over such a port too we do not."""
+    """tor's ExtendedErrors sends F0 for some working streams; our server never does."""
     stage = Stage(private_network, private_network.client)
     control = await stage.client.node.control()
     left = {servers.extended: 3, socks_only.extended: 3}
@@ -241,7 +241,7 @@ async def test_tor_is_killed_during_an_attempt(private_network: PrivateNetwork) 
 
 
 async def ready(provider: TorProvider) -> None:
-    """Wait until tor is back; asking when it is down is refused at once."""
+    """Wait until tor is back: before, requests are refused at once."""
     while provider.state is not ProviderState.READY:
         await deferLater(reactor, 0)
 
@@ -256,7 +256,7 @@ def key_line(address: str, key: ClientKey) -> str:
 async def test_keys_of_a_directory_authorize_the_client(
     private_network: PrivateNetwork, tmp_path: Path
 ) -> None:
-    """In tor from the start, after NEWNYM, after a restart of tor, until their file is gone."""
+    """They work at once, after NEWNYM and after a restart of tor, until their file is removed."""
     network = private_network
     client, key = await network.add_client(), ClientKey.generate()
     service = await network.add_onion_service(network.web.port, client_auth_key=key)
@@ -301,7 +301,7 @@ async def test_keys_of_a_directory_authorize_the_client(
 async def test_keys_from_a_directory_with_workers(
     private_network: PrivateNetwork, tmp_path: Path
 ) -> None:
-    """Workers are started anew at SIGHUP, and tor loses the keys that only the old ones knew."""
+    """SIGHUP starts new workers, and tor loses keys whose files are removed."""
     network = private_network
     client, key = await network.add_client(), ClientKey.generate()
     service = await network.add_onion_service(network.web.port, client_auth_key=key)

@@ -1,4 +1,4 @@
-"""Tor is stopped, killed and started again under a running server."""
+"""A running server while tor is killed and started again."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ EXEC = f"exec /usr/bin/env PYTHONPATH={ROOT} {sys.executable} -X dev -W error {E
 
 @dataclass
 class Place:
-    """A bridge of the private network: a relay, and the far side of the transport before it."""
+    """A bridge of the private network: a relay, and the server of the transport in front of it."""
 
     network: PrivateNetwork
     bridge: Bridge
@@ -61,17 +61,17 @@ class Place:
 
     @property
     def log(self) -> str:
-        """What the parent has logged, at the level info."""
+        """The log of the parent, at the level info."""
         return (self.directory / "parent.log").read_text("utf-8")
 
     @property
     def warnings(self) -> list[str]:
-        """What it warns of, but for what every daemon of the network does."""
+        """Its warnings, without those that every daemon of the network has."""
         lines = re.findall(r"\[(?:warn|err)\] (.*)", self.log)
         return [line for line in lines if not line.startswith(EXPECTED_WARNINGS)]
 
     async def client(self, plugin: str, *lines: str) -> Client:
-        """Start a tor that has no other way out than the transport."""
+        """Start a tor that connects through the transport only."""
         return await self.network.add_client(
             [
                 "UseBridges 1",
@@ -82,7 +82,7 @@ class Place:
         )
 
     async def visit(self, client: Client) -> bytes:
-        """Fetch a page through it."""
+        """Fetch a page through a client."""
         host, port = client.socks_tcp
         asker = await ask(f"{host}:{port}", request("web.test", self.network.web.port))
         asker.transport.write(b"GET / HTTP/1.0\r\n\r\n")
@@ -92,7 +92,7 @@ class Place:
 
 @pytest_twisted.async_yield_fixture
 async def place(private_network: PrivateNetwork, tmp_path: Path) -> AsyncIterator[Place]:
-    """Put the transport's far side before a relay; the clients of the test end with it."""
+    """Serve the transport in front of a relay; stop the clients of the test afterwards."""
     known = len(private_network.clients)
     control = await private_network.daemons["exit0"].control()
     fingerprint = await control.get_info("fingerprint")
@@ -162,7 +162,7 @@ async def test_log_and_status_lines_are_understood(place: Place, tmp_path: Path)
 
 
 class Proxy(SOCKSFactory):
-    """A SOCKS proxy on loopback; ``requests`` is what it was asked."""
+    """A SOCKS proxy on loopback; ``requests`` lists its requests."""
 
     def __init__(self) -> None:
         super().__init__(DirectBackend(reactor, allow_internal=True))
@@ -232,7 +232,7 @@ async def test_transport_connects_through_the_http_proxy_of_tor(
 
 
 class Unmanaged:
-    """The example, served by this process."""
+    """The example's transport, served by this process."""
 
     def __init__(self) -> None:
         self.targets: list[Target] = []
@@ -256,7 +256,7 @@ def filled(length: int) -> bytes:
     return start + b"x" * (length - len(start))
 
 
-# Torrc words, and what the transport then hears. Every one holds the secret, or tor stays outside.
+# Words of torrc, and the arguments of the transport. Each has the secret, or no stream opens.
 ARGUMENTS = table(
     ("short", ["secret=swordfish"], (("secret", SECRET),)),
     (
@@ -293,7 +293,7 @@ ARGUMENTS = table(
 
 
 def by_version() -> Iterator[Any]:
-    """The rows of ``ARGUMENTS`` by SOCKS5, and those of them that SOCKS4 could get wrong."""
+    """All rows of ``ARGUMENTS`` by SOCKS5, and those with escapes or 510 bytes by SOCKS4."""
     for row in ARGUMENTS:
         yield pytest.param("socks5", *row.values, id=f"socks5, {row.id}")
         if row.id in ("escapes", "510 bytes"):
@@ -337,7 +337,7 @@ async def test_arguments_arrive_intact(
 async def test_tor_understands_the_failures_of_a_transport(
     place: Place, failure: Exception, words: str
 ) -> None:
-    """tor does not offer X'97', and so hears nothing of its codes; it tries again by itself."""
+    """tor does not offer method 0x97, so it gets plain codes; it tries again by itself."""
     transport = Unmanaged()
     transport.failures = [failure]
     port = await transport.listen()

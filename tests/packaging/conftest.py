@@ -1,4 +1,4 @@
-"""What is built and installed once for all tests of this directory."""
+"""Distributions and environments, built once for all tests of this directory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def settings() -> ConfigParser:
 
 @pytest.fixture(scope="session")
 def requirements(settings: ConfigParser) -> list[str]:
-    """What the package asks for at run time."""
+    """The run-time requirements of the package."""
     return settings["options"]["install_requires"].strip().splitlines()
 
 

@@ -1,4 +1,4 @@
-"""A fresh virtual environment that holds what torsocks_tx asks for at run time, and nothing else.
+"""A new virtual environment with the run-time requirements of torsocks_tx only.
 
 The distributions are copied from the environment that runs the tests, so that no registry is asked:
 those that ``setup.cfg`` names, and what they name in turn, each with its scripts.
@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 
 
 def run(command: Iterable[str | Path], directory: Path) -> str:
-    """Run a command with nothing of ours around it; return what it printed, or fail with it."""
+    """Run a command without our environment variables; return its output; fail if it fails."""
     unwanted = ("PYTHON", "PIP_", "VIRTUAL_ENV", "COV_")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(unwanted)}
     environment |= {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "COLUMNS": "200"}
@@ -80,7 +80,7 @@ class Environment:
                 target.write_text(target.read_text().replace(sys.prefix, str(self.path)))
 
     def pip(self, *arguments: str | Path, directory: Path) -> str:
-        """Run the test environment's pip on this one."""
+        """Run the pip of the tests on this environment."""
         return run([sys.executable, "-m", "pip", "--python", self.python, *arguments], directory)
 
     def twistd(self, *arguments: str, program: str = "twistd") -> str:

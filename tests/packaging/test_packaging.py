@@ -1,4 +1,4 @@
-"""What is built holds what it should, and each way to install it shows the plugin to twistd."""
+"""The distributions hold the right files, and twistd finds the plugin in each installation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from tests.packaging.conftest import ROOT
 from tests.packaging.environment import Environment, run
 
-# What plugs into pytest needs it; everything else works without.
+# The pytest plugin needs pytest; all other modules work without.
 LEFT_OUT = ("__main__", "pytest_plugin")
 PLUGIN = "twisted/plugins/torsocks_tx_plugin.py"
 IMPORT_ALL = f"""

@@ -1,4 +1,4 @@
-"""The Makefile and the scripts behind it: what they say, and that a signal ends what they run."""
+"""The Makefile and its scripts: their output, and how they end by a signal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 
 from tests.packaging.conftest import ROOT
 
-# Says when it is there, and by its exit code which signal came.
+# Prints a line once it is ready; its exit code tells the signal.
 CHILD = """
 import signal, sys
 if signal.getsignal(signal.SIGINT) is not signal.default_int_handler: sys.exit("ignored")
@@ -27,13 +27,13 @@ sys.exit(40 + signal.sigwait(numbers))
 """
 
 
-# Whatever this run was started under, nohup for one.
+# Signals may be ignored where the tests were started, such as by nohup.
 AS_AT_A_TERMINAL = ("env", "--default-signal=HUP,INT,TERM")
 
 
 @contextmanager
 def foreground(*command: str, before: str = "") -> Iterator[subprocess.Popen[str]]:
-    """Run a command by the scripts' ``foreground``, in a session of its own, until it speaks."""
+    """Run a command by the scripts' ``foreground``, in its own session, until it prints."""
     script = f'{before} . tools/lib.sh; foreground "$@"; exit $?'
     with subprocess.Popen(
         [*AS_AT_A_TERMINAL, "bash", "-c", script, "test", *command],

@@ -44,7 +44,7 @@ def test_results_of_other_scenarios_are_kept(tmp_path: Path) -> None:
     assert [results["samples"][what]["MB/s"][OURS] for what in ("one", "two")] == [[7], [5]]
     assert [(row["what"], row["value"]) for row in results["bars"]] == [("one", 7), ("two", 5)]
     assert "From an earlier run, as they were: two." in text
-    # Another plan is no measure for this one.
+    # Results of another plan are not comparable.
     other = Bench(TINY._replace(rounds=2))
     other.close()
     recall(other, tmp_path)

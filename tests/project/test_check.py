@@ -1,4 +1,4 @@
-"""The script behind ``make test``: what its stages do to each other, and to whoever waits."""
+"""The script behind ``make test``: its stages, its output and its end by a signal."""
 
 from __future__ import annotations
 

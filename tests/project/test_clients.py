@@ -1,4 +1,4 @@
-"""What becomes of tests whose client is missing: seen from outside, in a run of pytest."""
+"""Tests whose client program is missing, in a run of pytest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the reactor is given has the whole interface, so that no event can hit what is missing.
+"""Every object given to the reactor has the whole interface of a descriptor.
 
 Descriptor numbers are used again within one turn of the reactor: any object may be told of an
 event that was meant for the one before it.

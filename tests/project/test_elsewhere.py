@@ -1,4 +1,4 @@
-"""Systems other than Linux, as far as they can be played here."""
+"""Systems other than Linux, simulated by removing what only Linux has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The examples as a reader runs them, each against something real."""
+"""The examples, run as a reader would run them."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ async def log_in(client: Peer, name: bytes, password: bytes) -> bytes:
 
 @pytest_twisted.ensureDeferred
 async def test_password_example_accepts_its_users_only(run: Run, tmp_path: Path) -> None:
-    """A scripted server stands in for tor, and shows what tor would hear."""
+    """A scripted server in place of tor records what tor would get."""
     passwords = tmp_path / "passwords"
     passwords.write_text("alice:secret\nbob:hunter2\n")
     tor = ScriptedServer(reactor)

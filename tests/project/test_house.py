@@ -1,4 +1,4 @@
-"""The measures of the house: they count what they say, and stay within their bounds."""
+"""The measures of the package: what they count, and their bounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The news fragments: what towncrier makes the next part of CHANGELOG.md of."""
+"""The news fragments, from which towncrier writes the next part of CHANGELOG.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``docs/reference.md`` says what the code does: its tables are those that the code gives."""
+"""The tables of ``docs/reference.md`` are those that the code gives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shape of the package: who may import whom, and how long a thing may be.
+"""The shape of the package: which modules may import which, and how long code may be.
 
 Read from the source: nothing is imported to find out.
 """
@@ -65,7 +65,7 @@ def cycle_in(graph: dict[str, set[str]]) -> list[str]:
 
 
 def foreign_breach(module: str, target: str) -> str:
-    """Return what is wrong with importing this name of another project, or nothing."""
+    """Return why this import of another project is forbidden, or nothing."""
     if rank(module) < PURE_RINGS and any(is_within(target, top) for top in IMPURE):
         return f"{module} is pure, but imports {target}"
     if is_within(target, "txtorcon") and not is_within(module, ONLY_IMPORTER_OF_TXTORCON):
@@ -94,7 +94,7 @@ def breaches_of(package: Path) -> list[str]:
 
 
 def lines_of_code(node: ast.AST, lines: Sequence[str]) -> int:
-    """Return how many lines it has, but for blank ones and docstrings: those cost a reader less."""
+    """Return how many lines of code it has, without blank lines and docstrings."""
     start, end = node.lineno, node.end_lineno  # type: ignore[attr-defined]
     count = sum(1 for line in lines[start - 1 : end] if line.strip())
     for inner in ast.walk(node):
@@ -107,7 +107,7 @@ def lines_of_code(node: ast.AST, lines: Sequence[str]) -> int:
 
 
 def too_long_in(text: str, where: str) -> list[str]:
-    """Return what is longer than the house allows."""
+    """Return every module, class and function that is too long."""
     found = []
     if (lines := text.count("\n")) > MODULE_LINES:
         found.append(f"{where}: {lines} lines, of {MODULE_LINES}")

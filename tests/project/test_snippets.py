@@ -27,7 +27,7 @@ WARNINGS = ("-W", "error", "-W", "ignore:'cgi' is deprecated:DeprecationWarning"
 
 
 class Snippet(NamedTuple):
-    """A piece of code: what stands behind the word python, the file that it is, and the code."""
+    """A code block of a document: its kind (after ``python``), its file name, and the code."""
 
     kind: str
     file: str
@@ -68,7 +68,7 @@ def test_document_has_the_grammar_of_scripted_names() -> None:
 
 
 def run(directory: Path, kind: str, runner: str, *arguments: str) -> str:
-    """Write the files of one kind, and run those that one runner is for; return its output."""
+    """Write the files of one kind, and run one test runner on them; return its output."""
     for piece in TESTING:
         if piece.kind == kind or piece.file == "conftest.py":
             (directory / piece.file).write_text(piece.code, encoding="utf-8")
@@ -124,7 +124,7 @@ async def execute(pieces: list[Snippet], names: dict[str, Any]) -> None:
 
 
 async def ask(port: Any, request: bytes) -> Peer:
-    """Make a request of a listening server; its reply is left to read."""
+    """Send a request to a listening port; leave its reply to be read."""
     address = port.getHost()
     client: Peer = await TCP4ClientEndpoint(reactor, address.host, address.port).connect(
         PeerFactory()

@@ -1,4 +1,4 @@
-"""The walk of one connection through the package stays short."""
+"""How many modules and calls one connection needs."""
 
 from __future__ import annotations
 

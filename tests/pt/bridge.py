@@ -1,4 +1,4 @@
-"""The far side of the example's transport, which unveils and connects to a relay; proxies."""
+"""The bridge of the example's transport, and an HTTP proxy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EXAMPLE = ROOT / "examples" / "pluggable_transport.py"
 
 
 def load_example() -> ModuleType:
-    """Import the example, which is no module of a package."""
+    """Import the example, which is not in a package."""
     spec = importlib.util.spec_from_file_location("pluggable_transport", EXAMPLE)
     assert spec is not None
     assert spec.loader is not None
@@ -70,7 +70,7 @@ class Half(Protocol):
         self.held: list[bytes] = []
 
     def join(self, other: Half) -> None:
-        """Pass on what came so far, and what will come."""
+        """Forward all bytes, received and to come, both ways."""
         self.other, other.other = other, self
         self.transport.registerProducer(other.transport, True)
         other.transport.registerProducer(self.transport, True)
@@ -90,7 +90,7 @@ class Half(Protocol):
 
 
 class Bridge(Factory):
-    """Serves the transport before the relay that ``endpoint`` leads to; counts its streams."""
+    """Serves the transport, connects its streams to ``endpoint``, and counts them."""
 
     noisy = False
 
@@ -143,7 +143,7 @@ class _Connect(Half):
 
 
 class HTTPProxy(Factory):
-    """An HTTP proxy that knows CONNECT only; ``heads`` is what it was asked."""
+    """An HTTP proxy for CONNECT; ``heads`` lists the heads of its requests."""
 
     noisy = False
     protocol = _Connect  # type: ignore[assignment]

@@ -76,7 +76,7 @@ class Above(Protocol):
 
 @implementer(IHalfCloseableProtocol)
 class HalfCloseable(Above):
-    """One that supports half-close."""
+    """A protocol that supports half-close."""
 
     def readConnectionLost(self) -> None:
         self.heard.append("read lost")

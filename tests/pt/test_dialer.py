@@ -1,4 +1,4 @@
-"""Connecting outwards as the parent asks for: source addresses, and proxies over real sockets."""
+"""Outward connections of a transport: source addresses, and proxies over real sockets."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_connection_to_a_proxy_leaves_from_the_source_address() -> None:
     "host", ["", "a b", "a:443 HTTP/1.1\r\nX: y", "a\0b", "b\u00fccher.example", "x" * 256]
 )
 def test_invalid_host_name_is_refused(kind: ProxyKind | None, host: str) -> None:
-    """A transport may take a front from the bridge line: it must not write a proxy's headers."""
+    """A host name may come from a bridge line: it must not add headers to a proxy's request."""
     proxy = None if kind is None else UpstreamProxy(kind, at("198.51.100.7", 3128))
     dialer = Dialer(MemoryReactorClock(), proxy=proxy)
     with pytest.raises(InvalidBridge, match="invalid host name"):
@@ -78,7 +78,7 @@ def test_invalid_host_name_is_refused(kind: ProxyKind | None, host: str) -> None
 @pytest.mark.parametrize("bind", [None, "127.0.0.1"])
 @pytest_twisted.ensureDeferred
 async def test_name_without_a_proxy_is_looked_up_here(ground: Ground, bind: str | None) -> None:
-    """A transport's own choice: a front that it knows by name."""
+    """A transport may connect to a host that it knows by name."""
     _, port = ground.address(await ground.listen(PeerFactory()))
     dialer = Dialer(reactor, bind_v4=bind)
     client = await ground.connect(dialer.endpoint(at("localhost", int(port))))
@@ -86,7 +86,7 @@ async def test_name_without_a_proxy_is_looked_up_here(ground: Ground, bind: str 
 
 
 class Proxy(SOCKSFactory):
-    """A SOCKS proxy that leads to one origin, whatever it is asked for."""
+    """A SOCKS proxy that connects every request to one origin."""
 
     def __init__(self, origin: Any, refusal: Refused | None = None, user: str = "") -> None:
         self.requests: list[Request] = []

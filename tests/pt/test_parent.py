@@ -1,4 +1,4 @@
-"""What is said to the parent, in memory; ``test_managed`` does it with pipes."""
+"""The lines to the parent, in memory; ``test_managed`` uses pipes."""
 
 from __future__ import annotations
 

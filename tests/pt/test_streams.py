@@ -1,4 +1,4 @@
-"""Whole streams of a transport over real sockets: parent, port, codec, far side, and back."""
+"""Whole streams over real sockets: parent, transport, bridge, and back."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MEGABYTE = 1024 * 1024
 
 
 class FarSide(Factory):
-    """The far side of the example's transport, with a ``Peer`` above each connection."""
+    """The bridge of the example's transport, with a ``Peer`` for each stream."""
 
     noisy = False
 
@@ -47,7 +47,7 @@ class FarSide(Factory):
 
 
 class Tunnel:
-    """A port of the example's transport, and its far side."""
+    """A port of the example's transport, and its bridge."""
 
     def __init__(self, ground: Ground, far: Any) -> None:
         self.ground = ground
@@ -146,7 +146,7 @@ async def test_unusable_bridge_is_refused_with_05(ground: Ground, far: Any, code
         listen = ground.listen
 
         async def gone(factory: Any) -> Any:
-            """Listen no more where the bridge was."""
+            """Stop the bridge once its address is known."""
             endpoint = await listen(factory)
             if factory is tunnel.far:
                 await ground.stop_listening()
@@ -201,7 +201,7 @@ def parent(ground: Ground, tunnel: Tunnel, pairs: dict[str, bytes], port: int) -
 @rows("P-02", "P-03", "P-17")
 @pytest_twisted.ensureDeferred
 async def test_our_client_passes_a_long_secret_by_extended_authentication(ground: Ground) -> None:
-    """By method X'97': a secret of 60,000 bytes of all kinds arrives, or nothing would open."""
+    """A stream opens only if the secret of 60,000 bytes arrives whole, by method X'97'."""
     secret = bytes(range(256)) * 234
     far_side = FarSide(secret)
     _, port = ground.address(await ground.listen(far_side))

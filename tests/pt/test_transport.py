@@ -1,4 +1,4 @@
-"""Transports: the arguments and targets of their author, and the SOCKS port of a parent."""
+"""Transports: arguments, targets, and the SOCKS server in front of them."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ def _request_of(port: Port):  # type: ignore[no-untyped-def]
     return port.protocol._errand._request  # type: ignore[union-attr]
 
 
-# What happens; the code for a parent that did not offer X'97', and for one that did.
+# A failure; the code for a parent that did not offer method 0x97, and for one that did.
 OUTCOMES = table(
     ("Temporary", Temporary("busy"), 0x01, 0xF0),
     ("InvalidBridge", InvalidBridge("no"), 0x05, 0xF1),

@@ -185,7 +185,7 @@ class Ground:
 
 @pytest_twisted.async_yield_fixture
 async def ground(tmp_path: Path) -> AsyncIterator[Ground]:
-    """Give sockets over TCP, and leave none behind."""
+    """Give sockets over TCP, and check that none is left."""
     ground = Ground("tcp", tmp_path)
     yield ground
     await ground.close()

@@ -1,4 +1,4 @@
-"""Keys of onion clients, against RFC 7748's own numbers; a service's uploads, from events."""
+"""Client authorization keys, by the test vectors of RFC 7748, and uploads of descriptors."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ BOUND_NAME = b"\3\x0abound.test\0\x50"
 
 
 class Segments(Peer):
-    """Keeps what comes in the pieces in which it comes."""
+    """Records each segment that is received."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ def at4(address: bytes) -> bytes:
 
 
 async def answer(ground: Ground, server: SOCKSFactory, request: bytes) -> bytes:
-    """All that a client gets that makes one request, all at once, and then only listens."""
+    """Send greeting and request at once; return all that is received."""
     client = await ground.client(server)
     client.send(b"\5\1\0" + request if request[0] == 5 else request)
     received = await client.take_rest()
@@ -288,7 +288,7 @@ async def test_a_reset_in_place_of_the_reply(ground: Ground, server: ScriptedFac
 async def test_client_may_leave_a_silent_destination(
     ground: Ground, server: ScriptedFactory, command: int
 ) -> None:
-    """The ground notices a timer that is left."""
+    """``ground`` fails the test if a timer is left."""
     client = await ground.client(server)
     client.send(b"\5\1\0" + named("silent.test", 80, command))
     assert await client.take(2) == b"\5\0"
@@ -428,7 +428,7 @@ async def test_ip_address_of_a_request_is_recorded(ground: Ground, server: Scrip
 
 @pytest_twisted.ensureDeferred
 async def test_server_starts_and_stops(ground: Ground) -> None:
-    """The ground notices a socket that is left."""
+    """``ground`` fails the test if a socket is left."""
     server = ScriptedServer(reactor)
     address = await server.start()
     assert (address.host, server.address) == ("127.0.0.1", address)

@@ -1,4 +1,4 @@
-"""The grammar of scripted names, and what happens when: on a clock, without sockets."""
+"""The grammar of scripted names, and the timing of replies, on a clock without sockets."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_grammar_lists_every_label() -> None:
 
 
 class Transport(StringTransport):
-    """As real ones do, it lets a producer be forgotten that is not there."""
+    """A transport that, like real ones, accepts ``unregisterProducer`` without a producer."""
 
     def unregisterProducer(self) -> None:
         self.producer = None
@@ -146,7 +146,7 @@ class Told:
         protocol.dataReceived(named(host, 80) + early)
 
     def after(self, seconds: float) -> bytes:
-        """What has come by then since the last look."""
+        """Advance the clock; return what has been received since the last call."""
         self.clock.advance(seconds)
         value = self.transport.value()
         self.transport.clear()

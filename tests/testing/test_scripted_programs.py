@@ -33,7 +33,7 @@ def connected(host: str, port: int) -> Iterator[socket.socket]:
 
 
 def take(client: socket.socket, count: int) -> bytes:
-    """So many bytes; fewer if no more can come."""
+    """Return ``count`` bytes; fewer if the connection ends."""
     data = b""
     while len(data) < count and (more := client.recv(count - len(data))):
         data += more
@@ -41,7 +41,7 @@ def take(client: socket.socket, count: int) -> bytes:
 
 
 def ask(host: str, port: int, request: bytes) -> bytes:
-    """All that a client gets that blocks."""
+    """Return all that a blocking client receives."""
     received = b""
     with connected(host, port) as client:
         client.sendall(b"\5\1\0" + request)

@@ -1,4 +1,4 @@
-"""The private Tor network, used as its docs say: every server, by every kind of name, for real."""
+"""The private Tor network, used as its documentation says."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ async def test_a_suspended_client_is_silent_and_comes_back(
 
 @pytest_twisted.async_yield_fixture
 async def other(private_network: PrivateNetwork) -> AsyncIterator[str]:
-    """The name of one more client, for tests that are hard on it."""
+    """The name of one more client, for tests that kill or suspend it."""
     client = await private_network.add_client(["ClientRejectInternalAddresses 1"])
     yield client.name
     await client.node.stop()

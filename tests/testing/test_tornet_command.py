@@ -1,4 +1,4 @@
-"""The command line of the private network: what it prints, and that nothing outlives it."""
+"""The command of the private network: its output, and that no process remains."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ AT_ONCE, NEVER, FAILS = "0", "1000", "-1"
 
 
 def stub(start: str, *options: str) -> Program:
-    """The command, with a network that starts in so many seconds."""
+    """Start the command with a fake network that needs ``start`` seconds."""
     return start_python("-c", STUB, f"--directory={start}", "--json", *options)
 
 
@@ -182,7 +182,7 @@ async def nothing_is_left(pids: list[int], directory: Path) -> None:
 @pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_killed_network_leaves_no_process_and_no_file(tmp_path: Path) -> None:
-    """The whole of it: up within the time promised, used from another process, then SIGKILL."""
+    """It starts in time, is used from another process, and is then killed by SIGKILL."""
     directory = tmp_path / "net"
     program = start_python(
         "-m", MODULE, "--json", "--onion", "--clients", "2", "--directory", str(directory)

@@ -1,4 +1,4 @@
-"""The configuration of the private network: what keeps it on this machine, and in time."""
+"""The configuration of the private network: loopback only, and fast consensus."""
 
 from __future__ import annotations
 
