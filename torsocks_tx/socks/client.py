@@ -12,25 +12,11 @@ import contextlib
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from torsocks_tx.errors import (
-    GeneralFailure,
-    Incomplete,
-    LoginRefused,
-    ProtocolError,
-    ProxyBroken,
-    Refused,
-)
+from torsocks_tx import errors
+from torsocks_tx.errors import Incomplete, ProtocolError, ProxyBroken, Refused
 from torsocks_tx.socks import extended, socks4, socks5, userpass
 from torsocks_tx.socks.client_options import Offer
-from torsocks_tx.socks.constants import (
-    CodeSet,
-    Command,
-    Method,
-    OnionReply,
-    Reply4,
-    Reply5,
-    Version,
-)
+from torsocks_tx.socks.constants import CodeSet, Command, Method, Reply4, Reply5, Version
 from torsocks_tx.socks.extended import ACCEPTED, REPLY_CODES
 from torsocks_tx.socks.messages import NO_PAIRS, KeyValues, Reply, Request
 from torsocks_tx.socks.replies import parse_code_set
@@ -42,7 +28,7 @@ UNCONFIRMED_TIMEOUT = 0.5
 
 _ANONYMOUS = Offer((Method.NO_AUTH,))
 _NAMED = Offer((Method.USERNAME_PASSWORD,))
-_NOT_FOUND = bytes([Version.SOCKS5, OnionReply.DESCRIPTOR_NOT_FOUND])
+_NOT_FOUND = bytes([Version.SOCKS5, errors.DescriptorNotFound.onion_code])
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +244,7 @@ class ClientHandshake:
             return self._refused(Reply5.NOT_ALLOWED)
         status = userpass.parse_status(reader)
         if status != 0:
-            reason = LoginRefused("the SOCKS server refused the credentials")
+            reason = errors.LoginRefused("the SOCKS server refused the credentials")
             return self._fail(reason, None, status)
         self._state = _State.REPLY
         return None if self._pipelined else Send(self._build_request())
@@ -267,7 +253,7 @@ class ClientHandshake:
         if self._request.version is Version.SOCKS4:
             reply = socks4.parse_reply(reader)
             if reply.code != Reply4.GRANTED:
-                reason = GeneralFailure("the SOCKS4 server rejected the request")
+                reason = errors.GeneralFailure("the SOCKS4 server rejected the request")
                 return self._fail(reason, reply.code)
         else:
             # The code is in the second byte, and some servers send no more than that.

@@ -14,11 +14,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from torsocks_tx.backends.tor.authentication import (
-    ControlRefused,
-    ControlUnavailable,
-    connect,
-)
+from torsocks_tx.backends.tor.authentication import ControlRefused, ControlUnavailable, connect
 from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
 from torsocks_tx.backends.tor.ports import NoSocksPort, PortFinder, parse_flags
 from torsocks_tx.backends.tor.provider import (

@@ -9,12 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from torsocks_tx.backends.tor.onion.events import (
-    Fetch,
-    HSCircuitEvent,
-    HSDescEvent,
-    Step,
-)
+from torsocks_tx.backends.tor.onion.events import Fetch, HSCircuitEvent, HSDescEvent, Step
 
 INTRODUCTION_MEMORY = 120.0
 """Seconds for which tor does not try an introduction point again that failed (hs_cache.c)."""

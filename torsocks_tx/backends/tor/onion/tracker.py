@@ -10,11 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from math import inf
 
-from torsocks_tx.backends.tor.onion.events import (
-    HSCircuitEvent,
-    HSDescEvent,
-    Step,
-)
+from torsocks_tx.backends.tor.onion.events import HSCircuitEvent, HSDescEvent, Step
 from torsocks_tx.backends.tor.onion.history import AttemptLog, Introductions, ServiceHistory
 
 REMEMBERED_ADDRESSES = 1024
