@@ -1,4 +1,4 @@
-"""What can go wrong: one class for each meaning, and which one a reply code means."""
+"""The exceptions of the package: sentences, advice, and failures without text."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from torsocks_tx.socks.replies import HIDDEN_SERVICE, ONION, PLAIN, TRANSPORT
 PROXY = {errors.LoginRefused, errors.ArgumentsRefused, errors.NotIsolated}
 
 SECRET = "".join(["can", "ary"])
-"""Not as one word in a source line that a traceback shows."""
+"""Joined here, so that the source lines of a traceback do not show it."""
 
 
 def all_refusals() -> list[type[Refused]]:
-    """Every class that a client may be refused with."""
+    """Return every class of refusal."""
     found, waiting = [], [Refused]
     while waiting:
         kind = waiting.pop()

@@ -1,4 +1,4 @@
-"""The defaults that users are told of."""
+"""The limits of a server: their defaults and their documentation."""
 
 from __future__ import annotations
 

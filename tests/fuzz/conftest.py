@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(scope="package", autouse=True)
 def _quick_collections_afterwards() -> Iterator[None]:
-    """Leave it out of the collection that ends every test."""
+    """Exclude them from the garbage collection after every test."""
     yield
     gc.collect()
     gc.freeze()

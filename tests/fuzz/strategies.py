@@ -92,7 +92,7 @@ _values = st.binary(max_size=40) | st.sampled_from(
 )
 pairs = st.builds(KeyValues, st.lists(st.tuples(_keys, _values), max_size=8).map(tuple))
 
-# Pieces of conversations, in any order, perhaps broken.
+# Messages of all kinds, correct and not.
 _pieces = st.one_of(
     st.binary(max_size=20),
     st.builds(socks5.build_greeting, st.binary(max_size=8)),
@@ -108,7 +108,7 @@ _pieces = st.one_of(
 
 @st.composite
 def broken(draw: st.DrawFn) -> bytes:
-    """Right conversations and loose pieces, with a byte changed, inserted or lost in places."""
+    """Correct conversations and single messages, with some bytes changed, inserted or removed."""
     right = st.one_of(requests_4(), requests_5()).map(conversation_of)
     parts = draw(st.lists(_pieces | right, max_size=4))
     data = bytearray(b"".join(parts))
@@ -139,7 +139,7 @@ client_bytes = _anything | st.builds(bytes.__add__, _beginnings, _anything)
 
 @st.composite
 def chopped(draw: st.DrawFn, whole: st.SearchStrategy[bytes]) -> tuple[bytes, Chunks]:
-    """Some bytes, and the same in portions, empty ones among them."""
+    """Some bytes, and the same in portions, some of them empty."""
     data = draw(whole)
     places = sorted(draw(st.lists(st.integers(0, len(data)), max_size=12)))
     edges = [0, *places, len(data)]

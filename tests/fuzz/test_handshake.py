@@ -68,7 +68,7 @@ UNSUPPORTED = octets("01 02 0001 000B") + b"UNSUPPORTED"
 def test_steps_do_not_depend_on_the_portions(
     client: tuple[bytes, Chunks], wanted: HandshakeOptions
 ) -> None:
-    """``converse`` also checks that little is held, and that a last step is the last."""
+    """``converse`` also checks that little is held, and that nothing follows the last step."""
     data, chunks = client
     whole = converse([data], wanted)
     assert converse(chunks, wanted) == whole
@@ -113,7 +113,7 @@ def test_every_socks4_conversation_gives_its_request(
 def test_every_socks5_conversation_gives_its_request(
     request: Request, others: bytes, early: bytes, data: st.DataObject
 ) -> None:
-    # A client that offers 02 as well must be ready to use it, if it is preferred.
+    # Without credentials the client cannot offer 02, which would be selected.
     others = others if request.credentials else others.replace(b"\2", b"")
     _, chunks = data.draw(chopped(st.just(conversation_of(request, others) + early)))
     expected: list[Step] = [Send(octets("05 00")), Requested(request, early)]

@@ -15,7 +15,7 @@ from torsocks_tx.policy.isolation import IsolationFlags, Isolator, isolation_key
 from torsocks_tx.socks.constants import Command, Version
 from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Request
 
-# Few values, so that things are equal often; many look like a part of a key of another meaning.
+# Few values, so that keys are often equal; many look like parts of keys.
 words = st.sampled_from([b"", b"a", b"b", b"ab", b"a\0", b"<torS0X>0", b"no-auth", b"client",
                          b"absent", b"present:", b"present:a", b"extended", b"socks4", b"avatar",
                          b"userpass", b"torS0X0", b"address"])  # fmt: skip
@@ -52,7 +52,7 @@ def streams(draw: st.DrawFn) -> tuple[str, str | None, Request]:
 
 
 def model(kept: IsolationFlags, stream: tuple[str, str | None, Request]) -> list[Any]:
-    """What must be equal, in the words of the specification."""
+    """Return what must be equal for two streams to share, as the specification says."""
     listener, client, request = stream
     known, version = request.credentials, request.version
     auth: Any = ("4 or 4a", known.username if known else None)

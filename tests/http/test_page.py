@@ -23,7 +23,7 @@ def test_the_head_of_the_page() -> None:
     assert headers[b"Content-Type"] == b"text/html; charset=utf-8"
     assert headers[b"Content-Length"] == str(len(BODY)).encode()
     assert headers[b"Connection"] == b"close"
-    # Nothing that lets another site read the answer.
+    # No header lets another site read the answer.
     assert not [name for name in headers if name.lower().startswith(b"access-control")]
 
 

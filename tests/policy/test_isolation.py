@@ -46,11 +46,11 @@ def user(version: Version, name: bytes, password: bytes = b"") -> Request:
 
 
 def by_pairs(**pairs: bytes) -> Request:
-    """As the handshake makes it, but for the credentials: the pairs alone must tell."""
+    """Return a request with these pairs, but without the credentials in them."""
     return replace(asked(), pairs=KeyValues.of(pairs), offered_extended=True)
 
 
-# No two of these share, by default.
+# By default no two of these share circuits.
 DISTINCT = table(
     ("SOCKS5 without authentication", asked()),
     ("SOCKS5, both empty", user(V5, b"", b"")),
@@ -67,14 +67,14 @@ DISTINCT = table(
     ("nearly extended, x", user(V5, b"<torS0x>0", b"x")),
     ("SOCKS4 without a user id", user(V4, b"")),
     ("SOCKS4, x", user(V4, b"x")),
-    ("SOCKS4, extended by its looks", user(V4, b"<torS0X>0")),
+    ("SOCKS4, a user id that looks extended", user(V4, b"<torS0X>0")),
     ("pairs, none", by_pairs()),
     ("pairs, both empty", by_pairs(USERNAME=b"", PASSWD=b"")),
     ("pairs, x and x", by_pairs(USERNAME=b"x", PASSWD=b"x")),
     ("pairs, the format of names", by_pairs(USERNAME=b"<torS0X>0", PASSWD=b"x")),
     ("pairs, an empty isolation", by_pairs(ISOLATION=b"")),
     ("pairs, isolation x", by_pairs(ISOLATION=b"x")),
-    ("pairs, isolation absent by its looks", by_pairs(ISOLATION=b"absent")),
+    ("pairs, isolation that reads absent", by_pairs(ISOLATION=b"absent")),
     ("pairs, all three", by_pairs(USERNAME=b"x", PASSWD=b"x", ISOLATION=b"x")),
     ("pairs, a long isolation", by_pairs(ISOLATION=b"x" * 60000)),
     ("pairs, a longer one", by_pairs(ISOLATION=b"x" * 60001)),
@@ -132,7 +132,7 @@ def test_each_flag_isolates_by_one_property_only(
     assert key(one, off) == key(other, off, **more)
     for name in names:
         flags = IsolationFlags(**{**dict.fromkeys(names, False), name: True})
-        # Both see the versions: user ids of SOCKS4 are no credentials of SOCKS5.
+        # IsolateSOCKSAuth too keeps SOCKS4 user ids apart from SOCKS5 credentials.
         apart = name == flag or (one.version != other.version and name == "socks_auth")
         assert (key(one, flags) != key(other, flags, **more)) is apart, name
         assert key(one, flags) == key(one, flags)

@@ -40,7 +40,7 @@ def test_each_flag_turns_on_and_off(flag: object, spell: object) -> None:
         try:
             policy = policy_of(spell(word))
         except FlagError:
-            # Off alone, these leave names nowhere to go.
+            # All names would be refused.
             assert word in ("NoIPv4Traffic", "NoIPv6Traffic")
             continue
         place = policy.isolation if flag.isolation else policy
@@ -128,7 +128,7 @@ EVERYTHING = set(ADDRESSES)
 ALLOWS_ALL, SAFE = ListenerPolicy(), ListenerPolicy(safe_socks=True)
 ONION_ONLY = ListenerPolicy(dns_request=False, ipv4_traffic=False, ipv6_traffic=False)
 
-# The policy, then what it refuses: to CONNECT with 02, and to look-ups with 04, as C Tor does.
+# The policy, and the addresses it refuses: CONNECT with 02, look-ups with 04, as C Tor does.
 TRAFFIC = table(
     ("nothing", ALLOWS_ALL, set()),
     ("NoOnionTraffic", ListenerPolicy(onion_traffic=False), {"onion"}),

@@ -140,7 +140,7 @@ def test_passwords_are_compared_in_constant_time_also_for_unknown_names(
 
 
 class Guarded:
-    """A guard with a clock, before an authenticator that counts what it is asked."""
+    """A guard, with a clock and an authenticator that lists the logins it checks."""
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -153,7 +153,7 @@ class Guarded:
         return succeed(credentials.username if right else None)
 
     def log_in(self, credentials: Credentials, client: bytes | None = HERE) -> list[bytes | None]:
-        """Return the list that the answer is put into."""
+        """Begin a login; return the list that its answer will be put into."""
         answers: list[bytes | None] = []
         self.guard.check(credentials, client).addCallback(answers.append)
         return answers

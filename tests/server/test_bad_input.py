@@ -63,7 +63,7 @@ def test_bad_input_is_answered_and_closed_with_one_debug_line(
     assert [event["log_level"] for event in events] == [LogLevel.debug]
     assert events[0]["reason"].isprintable()
     assert stage.backend.outbounds == []
-    # Nothing that still comes changes anything, and a megabyte of it is enough.
+    # Bytes that still come are dropped, and after a megabyte the connection is closed.
     for _ in range(17):
         stage.protocol.dataReceived(bytes(65536))
     assert stage.transport.take() == b""

@@ -26,7 +26,7 @@ LOOPBACK = bytes([127, 0, 0, 1])
 
 
 class FakeConnection:
-    """A connection that notes whether it was reset."""
+    """A connection that knows whether it was reset."""
 
     was_reset = False
     received = 0
@@ -36,7 +36,7 @@ class FakeConnection:
 
 
 class Limited:
-    """A limiter with its clock and those who came."""
+    """A limiter with a clock, and its connections."""
 
     def __init__(self, most: int | None = None, per_client: int | None = None) -> None:
         self.clock = Clock()

@@ -1,4 +1,4 @@
-"""What one request brings about: streams and look-ups, and the reply of each."""
+"""The handling of a request: streams, look-ups, and their replies."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class TestConnect:
 
 
 def answering(answer: Any) -> MemoryBackend:
-    """Return a backend that answers look-ups so, or fails with an exception."""
+    """Return a backend whose look-ups give this answer, or fail with this exception."""
     failed = isinstance(answer, Exception)
     return MemoryBackend(look_up=lambda _: fail(answer) if failed else answer)
 

@@ -35,7 +35,7 @@ EARLY, LATE = b"\x05\x01early", b"\x01\x00late"
 
 @dataclass
 class Server:
-    """A handshake that answers its request; ``like_tor``: of one read, its last answer only."""
+    """A server's handshake; ``like_tor``: it sends only the last answer to one read."""
 
     answer: Answer
     options: HandshakeOptions | None = None
@@ -91,7 +91,7 @@ Cut = Callable[[bytes], Iterator[bytes]]
 def connect(
     request: Request, server: Server, *, pipelined: bool, cut: Cut, early: bytes = b""
 ) -> Opened | Failed:
-    """Run both ends until the handshake knows; early data goes out right behind the request."""
+    """Run both handshakes to the outcome; early data is sent right after the request."""
     client = ClientHandshake(request, pipelined=pipelined)
     outgoing, outcome = client.start(), None
     sent_early = False

@@ -187,9 +187,9 @@ def test_refusal_for_each_reply_code(request_: Request) -> None:
 ENDS = table(
     ("at once", PLAIN, ""),
     ("at once, with credentials", KNOWN, ""),
-    ("behind the selection", PLAIN, "05 00"),
-    ("behind the selection of 02: tor refused the credentials", KNOWN, "05 02"),
-    ("behind the status", KNOWN, "05 02 01 00"),
+    ("after the selection", PLAIN, "05 00"),
+    ("after the selection of 02: tor refused the credentials", KNOWN, "05 02"),
+    ("after the status", KNOWN, "05 02 01 00"),
     ("within the reply", KNOWN, "05 02 01 00 05 00 00 01"),
     ("SOCKS4", OLD, ""),
     ("SOCKS4, within the reply", OLD, "00 5A 0000"),
@@ -215,14 +215,13 @@ def test_a_close_after_the_reply_gives_no_step() -> None:
 @rows("R-34", "S-23")
 @pytest.mark.parametrize("pipelined", [False, True])
 def test_with_credentials_method_00_is_neither_offered_nor_accepted(pipelined: bool) -> None:
-    """With credentials, method 00 is never offered, and never accepted."""
     assert ClientHandshake(KNOWN, pipelined=pipelined).start().startswith(octets("05 01 02"))
     assert outcome(KNOWN, pipelined, [octets("05 00")], eof=False)[-1] is ProxyBroken
 
 
 @rows("S-38")
 def test_requested_is_true_once_the_request_is_among_the_bytes_to_send() -> None:
-    """The answers of one server, and after each whether the request has been given out."""
+    """Each row: the answers, and after each whether the request is among the bytes to send."""
     for request, pipelined, answers in (
         (PLAIN, False, [("", False), ("05 00", True)]),
         (KNOWN, False, [("", False), ("05 02", False), ("01 00", True)]),
@@ -256,7 +255,7 @@ NOT_FOUND = octets("05 F0 00 01 00000000 0000")
 
 
 class TestUnconfirmed:
-    """X'F0' from a C Tor with ExtendedErrors: only its closing makes it true."""
+    """X'F0' from a C Tor with ExtendedErrors, which is a failure only if tor closes the stream."""
 
     def unconfirmed(self, chunks: Iterable[bytes]) -> tuple[ClientHandshake, list[Any]]:
         handshake = ClientHandshake(PLAIN, verify_f0=True)

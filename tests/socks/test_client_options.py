@@ -25,7 +25,7 @@ SECRET = bytes(range(32))
 TOKEN = hmac.digest(SECRET, b"x", "sha256").hex().encode()
 TOR_TOKEN = Credentials(b"<torS0X>0", TOKEN)
 
-# The wishes, the methods, what is said by 97, what by 02, and what a refusal means.
+# The options, the methods offered, what is sent by 97 and by 02, and what a refusal means.
 OFFERS = table(
     ("nothing", {}, [EXTENDED, NO_AUTH], {}, None, LoginRefused),
     (

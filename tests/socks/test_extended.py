@@ -25,7 +25,7 @@ INVALID = octets("01 02 0000")
 
 
 def parse_request(reader: Reader) -> KeyValues:
-    """A whole request at once, which is not how the server reads one."""
+    """Read a whole request at once."""
     return parse_pairs(reader, extended.parse_request_head(reader))
 
 
@@ -87,7 +87,7 @@ def test_responses_without_pairs() -> None:
     assert octets("01 02 0000") == extended.INVALID_ARGUMENTS
 
 
-# The bytes, and after how many of them the judgement is certain.
+# The bytes, and after how many of them they are refused.
 REFUSED = table(
     ("KLEN 0", "01 0001 0000 0001 41", 5),
     ("KLEN 65", "01 0001 0041" + "41" * 65 + "0000", 5),
@@ -315,7 +315,7 @@ def test_a_refusal_whose_pairs_do_not_fit_is_sent_without_them() -> None:
 
 
 class Colours:
-    """Knows one key of its prefix, and takes note of all."""
+    """A handler of a prefix that knows one key."""
 
     def knows(self, key: str) -> bool:
         return key == "X-colour.red"

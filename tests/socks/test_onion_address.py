@@ -1,4 +1,4 @@
-"""Addresses of onion services: which are valid. The addresses were made with SHA3-256."""
+"""Which addresses of onion services are valid. The addresses were made with SHA3-256."""
 
 from __future__ import annotations
 

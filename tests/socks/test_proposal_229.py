@@ -16,7 +16,7 @@ EXAMPLES = re.findall(r"^```text\n(C: 05.*?)^```$", TEXT, re.MULTILINE | re.DOTA
 
 
 def frames(line: str) -> bytes:
-    """The bytes of a line, without what is said of them."""
+    """Return the bytes of a line of an example, without the comment."""
     digits = re.match(r"[CS]: *((?:[0-9A-F]{2})+(?: +(?:[0-9A-F]{2})+)*)(?:  |$)", line)
     return octets(digits.group(1)) if digits else b""
 

@@ -112,7 +112,7 @@ def test_codes_e0_and_e1_swapped() -> None:
 
 
 def allowed(context: ReplyContext) -> set[int]:
-    """Table 1D and its rules C-1: which codes a client may get in this context."""
+    """Return the codes that a client may get in this context."""
     if context.version is V4:
         return {0x5B}
     extended: set[int] = set()
@@ -139,9 +139,9 @@ def test_extended_errors_are_off_unless_asked_for() -> None:
     assert ReplyContext(V5, CONNECT, onion=True) == ReplyContext(V5, CONNECT, True, TOR, RFC1928)
 
 
-# Table 1D: role, ExtendedErrors, offer, REPLY_CODES; the set in force.
+# Role, ExtendedErrors, whether 97 was offered, REPLY_CODES; the set that is used.
 SETS = table(
-    ("tor, as ever", TOR, False, False, None, RFC1928),
+    ("tor", TOR, False, False, None, RFC1928),
     ("tor, the flag", TOR, True, False, None, PROP304),
     ("tor, the offer", TOR, False, True, None, PROP229),
     ("tor, the flag and the offer", TOR, True, True, None, PROP304),
@@ -263,14 +263,14 @@ def test_unknown_codes_are_general_failures(code: int) -> None:
     assert type(refusal(code)) is errors.GeneralFailure
 
 
-# The same byte from ports of other roles, and with other sets announced.
+# One code from ports of each role, and with each set announced.
 HEARD = table(
     ("F0 of tor", 0xF0, TOR, PROP229, errors.DescriptorNotFound),
     ("F0 of a transport", 0xF0, PT, PROP229, errors.Temporary),
     ("F0 of a transport that says nothing", 0xF0, PT, None, errors.Temporary),
     ("F0 announced as 304's", 0xF0, None, PROP304, errors.DescriptorNotFound),
     ("F0 announced as 229's", 0xF0, None, PROP229, errors.Temporary),
-    ("F0 of nobody knows who", 0xF0, None, None, errors.DescriptorNotFound),
+    ("F0 of an unknown role", 0xF0, None, None, errors.DescriptorNotFound),
     ("F1 of a transport", 0xF1, PT, None, errors.InvalidBridge),
     ("F3 of a transport", 0xF3, PT, None, errors.GeneralFailure),
     ("F3 of tor", 0xF3, TOR, None, errors.RendezvousFailed),

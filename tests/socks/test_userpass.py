@@ -166,7 +166,7 @@ def test_arguments_may_be_cut_anywhere(cut: int) -> None:
 
 
 def test_arguments_with_an_empty_field() -> None:
-    """A SOCKS4 user id has no second field, and some clients send empty ones."""
+    # A SOCKS4 user id has no second field, and some clients send empty ones.
     for credentials in (Credentials(b""), Credentials(b"", NUL)):
         assert userpass.parse_arguments(credentials) == KeyValues()
     assert userpass.parse_arguments(Credentials(b"k=v")) == KeyValues((("k", b"v"),))

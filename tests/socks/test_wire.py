@@ -34,7 +34,7 @@ FRAMES = table(
 @pytest.mark.parametrize(("take", "value", "text"), FRAMES)
 def test_each_way_to_take_bytes(take: Callable[[Reader], object], value: object, text: str) -> None:
     if text == "00":
-        # What follows does not matter to it either.
+        # More NULs may follow.
         assert take(Reader(b"\0\0")) == value
     assert_parsed(take, octets(text), value)
 

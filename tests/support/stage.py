@@ -1,4 +1,4 @@
-"""A server with one client, all in memory: the bytes, the calls and the clock are the test's."""
+"""A server with one client, in memory and with a clock of the test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GREETING = b"\5\1\0"
 
 
 class Stage:
-    """A client in memory in front of a server over a scripted backend."""
+    """A client in memory, and a server for it with a scripted backend."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Tables of messages, ``(name, value, hex with spaces)``, and what holds for every row of them."""
+"""Tables of messages, ``(name, value, hex with spaces)``, and checks for every row."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ Parse = Callable[[Reader], T]
 
 
 def octets(text: str) -> bytes:
-    """Bytes from hexadecimal digits, with blanks where they help the eye."""
+    """Return bytes from hexadecimal digits, which may have blanks."""
     return bytes.fromhex(text)
 
 
 def at(host: str, port: int = 0) -> Address:
-    """An address of the type that fits its text."""
+    """Return an address of the type that fits its text."""
     return Address.of(host, port)
 
 
 def table(*rows: tuple[Any, ...]) -> list[Any]:
-    """The rows as parameters of a test, each known by its first column."""
+    """Return rows as parameters of a test; their first column is the id."""
     found = [pytest.param(*row[1:], id=row[0]) for row in rows]
     assert len({parameter.id for parameter in found}) == len(found), "two rows of one name"
     return found
 
 
 def prefixes(frame: bytes) -> Iterator[bytes]:
-    """Every proper prefix, the empty one too."""
+    """Return every proper prefix, with the empty one."""
     return (frame[:length] for length in range(len(frame)))
 
 
 def cuts(data: bytes) -> Iterator[tuple[bytes, ...]]:
-    """The bytes whole, one by one, and cut in two at every place."""
+    """Yield the bytes whole, one by one, and cut in two at every place."""
     yield (data,)
     yield tuple(data[i : i + 1] for i in range(len(data)))
     yield from ((data[:i], data[i:]) for i in range(1, len(data)))
 
 
 def assert_parsed(parse: Parse[T], frame: bytes, value: T) -> None:
-    """The frame is this value wherever it stands, whatever follows it, and never before its end."""
+    """Check that a complete message gives this value at any position, with any bytes after it."""
     for before in (b"", b"\x05\x00"):
         for behind in (b"", b"\0", b"\x05\x01\x00", b"\xff" * 600):
             reader = Reader(before + frame + behind, len(before))
@@ -58,7 +58,7 @@ def assert_parsed(parse: Parse[T], frame: bytes, value: T) -> None:
 
 
 def assert_refused(parse: Parse[Any], frame: bytes, judged: int, answer: bytes) -> None:
-    """The frame is refused with this answer as soon as ``judged`` bytes of it are there."""
+    """Check that a message is refused with this answer once ``judged`` bytes of it are there."""
     assert judged <= len(frame)
     for length in range(judged):
         with pytest.raises(Incomplete):

@@ -191,8 +191,9 @@ class ClientHandshake:
     def _next(self, reader: Reader) -> Step | None:
         if self._response is not None:
             return self._extended(reader, self._response)
-        swallowed = self._pipelined and reader.data[0] == userpass.VERSION
-        if self._state is _State.STATUS or (swallowed and self._request.credentials is not None):
+        # C Tor may omit the method selection.
+        is_status = self._pipelined and reader.data[0] == userpass.VERSION
+        if self._state is _State.STATUS or (is_status and self._request.credentials is not None):
             return self._status(reader)
         return self._selection(reader)
 
@@ -216,6 +217,9 @@ class ClientHandshake:
         if method == Method.USERNAME_PASSWORD:
             self._state = _State.STATUS
             return None if self._pipelined else Send(self._credentials())
+        return self._send_request()
+
+    def _send_request(self) -> Step | None:
         self._state = _State.REPLY
         return None if self._pipelined else Send(self._build_request())
 
@@ -232,8 +236,7 @@ class ClientHandshake:
         accepted = (pairs.get(ACCEPTED) or b"").decode("latin-1").split(",")
         if not self._offer.needed.issubset(accepted):
             return self._fail(self._offer.on_unsupported("a key that is needed was not accepted"))
-        self._state = _State.REPLY
-        return Send(self._build_request())
+        return self._send_request()
 
     def _refused_pairs(self, status: int) -> Failed:
         return self._fail(self._offer.pairs_refusal(status, self.pairs), None, status)
@@ -246,8 +249,7 @@ class ClientHandshake:
         if status != 0:
             reason = errors.LoginRefused("the SOCKS server refused the credentials")
             return self._fail(reason, None, status)
-        self._state = _State.REPLY
-        return None if self._pipelined else Send(self._build_request())
+        return self._send_request()
 
     def _reply(self, reader: Reader) -> Step:
         if self._request.version is Version.SOCKS4:
