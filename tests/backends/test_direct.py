@@ -23,6 +23,7 @@ from tests.backends.ends import Receiver
 from tests.support.ground import Ground, WatchedServer
 from tests.support.peers import GRANTED, PeerFactory, Watcher, named, refused
 from tests.support.relaying import ISOLATION, REQUEST
+from tests.support.tables import table
 from torsocks_tx.backends import direct
 from torsocks_tx.backends.direct import DirectBackend, is_own
 from torsocks_tx.backends.names import NameResolver
@@ -91,26 +92,60 @@ class Site:
         return await client.negotiate(named(host, self.port, command))
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "10.0.0.1", "[::ffff:127.0.0.1]"])
-@pytest_twisted.ensureDeferred
-async def test_an_internal_address_is_refused(ground: Ground, host: str) -> None:
-    world = FakeNames()
-    assert await Site(ground, world, False).ask(host) == refused(2)
-    assert (world.dialled, world.looked_up) == ([], [])
+NAMES = {
+    "loopback.example": ["127.0.0.1"],
+    "private.example": ["10.0.0.1", "fe80::1"],
+    "nat64.example": ["64:ff9b::7f00:1"],
+    "mixed.example": ["10.0.0.1", PUBLIC, "127.0.0.1"],
+    # Nothing listens on the first two.
+    "many.example": ["127.0.0.2", "127.0.0.3", "127.0.0.2", "127.0.0.1", "127.0.0.4"],
+    "closed.example": ["127.0.0.2", "127.0.0.3"],
+    "x.onion": ["127.0.0.1"],
+}
+OUTCOMES = table(
+    # The host, whether internal addresses are allowed, the reply, and what was connected to.
+    ("internal address", "127.0.0.1", False, refused(2), []),
+    ("internal IPv6 address", "[::1]", False, refused(2), []),
+    ("private address", "10.0.0.1", False, refused(2), []),
+    ("mapped address", "[::ffff:127.0.0.1]", False, refused(2), []),
+    ("name of loopback", "loopback.example", False, refused(4), []),
+    ("name of private addresses", "private.example", False, refused(4), []),
+    ("name of NAT64", "nat64.example", False, refused(4), []),
+    ("name with a public address", "mixed.example", False, GRANTED, [PUBLIC]),
+    ("unknown name", "nowhere.example", False, refused(4), []),
+    ("internal address, allowed", "127.0.0.1", True, GRANTED, ["127.0.0.1"]),
+    ("name of loopback, allowed", "loopback.example", True, GRANTED, ["127.0.0.1"]),
+    (
+        "addresses in order, once each",
+        "many.example",
+        True,
+        GRANTED,
+        ["127.0.0.2", "127.0.0.3", "127.0.0.1"],
+    ),
+    ("closed ports", "closed.example", True, refused(5), ["127.0.0.2", "127.0.0.3"]),
+    ("onion name", "x.onion", True, refused(4), []),
+)
 
 
-@pytest.mark.parametrize("command", [1, 0xF0])
-@pytest.mark.parametrize("answers", [["127.0.0.1"], ["10.0.0.1", "fe80::1"], ["64:ff9b::7f00:1"]])
+@pytest.mark.parametrize(("host", "allow_internal", "reply", "dialled"), OUTCOMES)
 @pytest_twisted.ensureDeferred
-async def test_name_with_internal_addresses_only_is_not_found(
-    ground: Ground, answers: list[str], command: int
+async def test_connect_is_granted_or_refused(
+    ground: Ground, host: str, allow_internal: bool, reply: bytes, dialled: list[str]
 ) -> None:
-    world = FakeNames({"inside.example": answers})
-    site = Site(ground, world, False)
-    assert await site.ask("inside.example", command) == refused(4)
-    assert await site.ask("nowhere.example", command) == refused(4)
-    assert world.looked_up == ["inside.example", "nowhere.example"]
-    assert world.dialled == []
+    world = FakeNames(NAMES)
+    assert await Site(ground, world, allow_internal).ask(host) == reply
+    assert world.dialled == dialled
+    assert world.looked_up == ([host] if host.endswith(".example") else [])
+
+
+@pytest.mark.parametrize(
+    "host", ["loopback.example", "private.example", "nat64.example", "nowhere.example", "x.onion"]
+)
+@pytest_twisted.ensureDeferred
+async def test_resolve_hides_internal_addresses(ground: Ground, host: str) -> None:
+    world = FakeNames(NAMES)
+    assert await Site(ground, world, host == "x.onion").ask(host, 0xF0) == refused(4)
+    assert world.looked_up == ([host] if host.endswith(".example") else [])
 
 
 @pytest.mark.parametrize("nonlocal_bind", [False, True])
@@ -146,23 +181,12 @@ async def test_a_public_address_of_this_machine_is_refused(
 
 
 @pytest_twisted.ensureDeferred
-async def test_address_that_was_checked_is_the_one_connected_to(ground: Ground) -> None:
-    world = FakeNames({"www.example": ["10.0.0.1", PUBLIC, "127.0.0.1"]})
-    site = Site(ground, world, False)
-    assert await site.ask("www.example") == GRANTED
-    assert world.looked_up == ["www.example"]
-    assert world.dialled == [PUBLIC]
+async def test_bytes_of_the_remote_reach_the_client(ground: Ground) -> None:
+    site = Site(ground, FakeNames(NAMES), False)
+    assert await site.ask("mixed.example") == GRANTED
     far = await site.origin.peer()
     far.send(b"hello")
     assert await site.client.take(5) == b"hello"
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-@pytest_twisted.ensureDeferred
-async def test_allow_internal_admits_internal_addresses(ground: Ground, host: str) -> None:
-    world = FakeNames({"localhost": ["127.0.0.1"]})
-    assert await Site(ground, world, True).ask(host) == GRANTED
-    assert world.dialled == ["127.0.0.1"]
 
 
 @pytest_twisted.ensureDeferred
@@ -178,39 +202,6 @@ async def test_ipv6_address_is_connected_to(ground: Ground) -> None:
     assert await client.take_rest() == b""
     client.close()
     await port.stopListening()
-
-
-@pytest_twisted.ensureDeferred
-async def test_addresses_of_a_name_are_tried_once_each_in_order(ground: Ground) -> None:
-    # Nothing listens on the first two.
-    answers = ["127.0.0.2", "127.0.0.3", "127.0.0.2", "127.0.0.1", "127.0.0.4"]
-    world = FakeNames({"many.example": answers})
-    assert await Site(ground, world, True).ask("many.example") == GRANTED
-    assert world.dialled == ["127.0.0.2", "127.0.0.3", "127.0.0.1"]
-
-
-@pytest_twisted.ensureDeferred
-async def test_reply_is_05_when_every_address_refuses(ground: Ground) -> None:
-    world = FakeNames({"closed.example": ["127.0.0.2", "127.0.0.3"]})
-    assert await Site(ground, world, True).ask("closed.example") == refused(5)
-    assert world.dialled == ["127.0.0.2", "127.0.0.3"]
-
-
-@pytest.mark.parametrize("command", [1, 0xF0])
-@pytest_twisted.ensureDeferred
-async def test_reply_is_04_for_a_name_without_addresses(ground: Ground, command: int) -> None:
-    world = FakeNames()
-    assert await Site(ground, world, True).ask("nowhere.example", command) == refused(4)
-    assert world.dialled == []
-
-
-@pytest.mark.parametrize("command", [1, 0xF0])
-@pytest_twisted.ensureDeferred
-async def test_an_onion_name_is_never_looked_up(ground: Ground, command: int) -> None:
-    world = FakeNames({"x.onion": ["127.0.0.1"]})
-    site = Site(ground, world, True)
-    assert await site.ask("x.onion", command) == refused(4)
-    assert (world.dialled, world.looked_up) == ([], [])
 
 
 @pytest.mark.parametrize("command", [1, 0xF0, 0xF1])

@@ -6,6 +6,7 @@ import os
 import signal
 from base64 import b32encode
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,7 @@ from torsocks_tx.backends.tor.providers import FixedTorProvider
 from torsocks_tx.errors import OnionRefused, Refused
 from torsocks_tx.limits import RENDEZVOUS_TIMEOUT
 from torsocks_tx.socks.constants import Version
-from torsocks_tx.testing.tornet import PrivateNetwork
-from torsocks_tx.testing.tornet.onion import ClientKey
+from torsocks_tx.testing.tornet import Client, ClientKey, OnionService, PrivateNetwork
 
 pytestmark = pytest.mark.network
 
@@ -246,9 +246,52 @@ async def ready(provider: TorProvider) -> None:
         await deferLater(reactor, 0)
 
 
-def key_line(address: str, key: ClientKey) -> str:
-    secret = b32encode(key.private).decode("ascii").rstrip("=")
-    return f"{address.removesuffix('.onion')}:descriptor:x25519:{secret}\n"
+@dataclass
+class Keyed:
+    """A server with a directory of keys, and an onion service that needs ``key``."""
+
+    client: Client
+    service: OnionService
+    key: ClientKey
+    file: Path
+    twistd: Twistd
+
+    def write_key(self, key: ClientKey) -> None:
+        """Write the file with the key of the service, right or wrong."""
+        secret = b32encode(key.private).decode("ascii").rstrip("=")
+        address = self.service.address.removesuffix(".onion")
+        self.file.write_text(f"{address}:descriptor:x25519:{secret}\n")
+
+    async def reload(self, *lines: str) -> None:
+        """Have the server read the directory again, until it has logged these lines."""
+        os.kill(self.twistd.pid, signal.SIGHUP)
+        for line in lines:
+            await self.twistd.said(line)
+
+    async def newnym(self) -> None:
+        """Have tor forget the keys that were added by its control port."""
+        await (await self.client.node.control()).command("SIGNAL NEWNYM")
+
+    async def code(self, user: bytes) -> int:
+        """Return the reply code of a request for the service, on a circuit of its own."""
+        return await code_of(self.twistd.addresses[0], self.service.address, user=user)
+
+
+@asynccontextmanager
+async def keyed(network: PrivateNetwork, directory: Path, *options: str) -> AsyncIterator[Keyed]:
+    client, key = await network.add_client(), ClientKey.generate()
+    service = await network.add_onion_service(network.web.port, client_auth_key=key)
+    keys = directory / "keys"
+    keys.mkdir()
+    listen = "tcp:0:interface=127.0.0.1 ExtendedErrors"
+    tor = ("--tor", client.control_endpoint, "--onion-auth-dir", str(keys))
+    twistd = Twistd("--debug", "--listen", listen, *tor, *options, directory=directory)
+    try:
+        yield Keyed(client, service, key, keys / "one.auth_private", twistd)
+    finally:
+        assert await twistd.stop() == -signal.SIGTERM
+    assert service.address[:56] not in twistd.output
+    assert "Traceback" not in twistd.output
 
 
 @rows("S-47", "S-48")
@@ -257,78 +300,47 @@ async def test_keys_of_a_directory_authorize_the_client(
     private_network: PrivateNetwork, tmp_path: Path
 ) -> None:
     """They work at once, after NEWNYM and after a restart of tor, until their file is removed."""
-    network = private_network
-    client, key = await network.add_client(), ClientKey.generate()
-    service = await network.add_onion_service(network.web.port, client_auth_key=key)
-    keys = tmp_path / "keys"
-    keys.mkdir()
-    (keys / "one.auth_private").write_text(key_line(service.address, key))
-    (keys / "bad.auth_private").write_text("nothing of use\n")
-    listen = "tcp:0:interface=127.0.0.1 ExtendedErrors"
-    options = ("--tor", client.control_endpoint, "--onion-auth-dir", str(keys))
-    twistd = Twistd("--debug", "--listen", listen, *options, directory=tmp_path)
-    try:
-        await twistd.up()
-        await twistd.said("1 client authorization key for onion services")
-        (server,) = twistd.addresses
-        assert await code_of(server, service.address) == 0
-        control = await client.node.control()
-        await control.command("SIGNAL NEWNYM")
-        assert await code_of(server, service.address, user=b"1") == 0
-        client.node.kill()
-        await twistd.said("tor is gone")
-        await network.restart(client.name)
-        await twistd.said("#info] tor is back")
-        assert await code_of(server, service.address, user=b"2") == 0
-        (keys / "one.auth_private").write_text(key_line(service.address, ClientKey.generate()))
-        os.kill(twistd.pid, signal.SIGHUP)
-        await twistd.said("SIGHUP: 1 client authorization key for onion services")
-        await (await client.node.control()).command("SIGNAL NEWNYM")
-        assert await code_of(server, service.address, user=b"3") == 0xF5
-        (keys / "one.auth_private").unlink()
-        os.kill(twistd.pid, signal.SIGHUP)
-        await twistd.said("SIGHUP: 0 client authorization keys for onion services")
-        assert await code_of(server, service.address, user=b"4") == 0xF4
-    finally:
-        assert await twistd.stop() == -signal.SIGTERM
-    assert twistd.output.count("bad.auth_private: not a client authorization key") == 3
-    assert service.address[:56] not in twistd.output
-    assert "Traceback" not in twistd.output
+    async with keyed(private_network, tmp_path) as it:
+        it.write_key(it.key)
+        (it.file.parent / "bad.auth_private").write_text("nothing of use\n")
+        await it.twistd.up()
+        await it.twistd.said("1 client authorization key for onion services")
+        assert await it.code(b"0") == 0
+        await it.newnym()
+        assert await it.code(b"1") == 0
+        it.client.node.kill()
+        await it.twistd.said("tor is gone")
+        await private_network.restart(it.client.name)
+        await it.twistd.said("#info] tor is back")
+        assert await it.code(b"2") == 0
+        it.write_key(ClientKey.generate())
+        await it.reload("SIGHUP: 1 client authorization key for onion services")
+        await it.newnym()
+        assert await it.code(b"3") == 0xF5
+        it.file.unlink()
+        await it.reload("SIGHUP: 0 client authorization keys for onion services")
+        assert await it.code(b"4") == 0xF4
+    assert it.twistd.output.count("bad.auth_private: not a client authorization key") == 3
 
 
 @rows("S-47", "S-48")
 @pytest_twisted.ensureDeferred
-async def test_keys_from_a_directory_with_workers(
+async def test_keys_of_a_directory_authorize_every_worker(
     private_network: PrivateNetwork, tmp_path: Path
 ) -> None:
     """SIGHUP starts new workers, and tor loses keys whose files are removed."""
-    network = private_network
-    client, key = await network.add_client(), ClientKey.generate()
-    service = await network.add_onion_service(network.web.port, client_auth_key=key)
-    keys = tmp_path / "keys"
-    keys.mkdir()
-    listen = "tcp:0:interface=127.0.0.1 ExtendedErrors"
-    options = ("--tor", client.control_endpoint, "--onion-auth-dir", str(keys), "--workers", "2")
     limits = ("--rendezvous-timeout", "50", "--extended-bytes", "9000", "--extended-pairs", "9")
-    twistd = Twistd("--debug", "--listen", listen, *options, *limits, directory=tmp_path)
-    try:
-        await twistd.up()
-        (server,) = twistd.addresses
+    async with keyed(private_network, tmp_path, "--workers", "2", *limits) as it:
+        await it.twistd.up()
         for worker in (1, 2):
-            await twistd.said(f"worker {worker}: 0 client authorization keys")
-        assert await code_of(server, service.address) == 0xF4
-        (keys / "one.auth_private").write_text(key_line(service.address, key))
-        os.kill(twistd.pid, signal.SIGHUP)
-        for worker in (1, 2):
-            await twistd.said(f"worker {worker}: 1 client authorization key for onion services")
-        assert await code_of(server, service.address, user=b"1") == 0
-        (keys / "one.auth_private").unlink()
-        os.kill(twistd.pid, signal.SIGHUP)
-        for worker in (1, 2):
-            await twistd.said(f"worker {worker}: SIGHUP: 0 client authorization keys")
-        await (await client.node.control()).command("SIGNAL NEWNYM")
-        assert await code_of(server, service.address, user=b"2") == 0xF4
-    finally:
-        assert await twistd.stop() == -signal.SIGTERM
-    assert service.address[:56] not in twistd.output
-    assert "Traceback" not in twistd.output
+            await it.twistd.said(f"worker {worker}: 0 client authorization keys")
+        assert await it.code(b"0") == 0xF4
+        it.write_key(it.key)
+        await it.reload(
+            *(f"worker {n}: 1 client authorization key for onion services" for n in (1, 2))
+        )
+        assert await it.code(b"1") == 0
+        it.file.unlink()
+        await it.reload(*(f"worker {n}: SIGHUP: 0 client authorization keys" for n in (1, 2)))
+        await it.newnym()
+        assert await it.code(b"2") == 0xF4

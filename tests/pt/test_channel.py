@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from zope.interface import implementer
 
 from tests.pt.ports import HeldEndpoint
 from tests.support.rows import rows
-from tests.support.tables import cuts
+from tests.support.tables import cuts, table
 from tests.support.transports import BareTransport, FakeTransport, WholeTransport
 from torsocks_tx.errors import ConnectionRefused, GeneralFailure, InvalidBridge, Temporary
 from torsocks_tx.pt.channel import Channel, Codec, CodecEndpoint
@@ -149,37 +150,46 @@ class TestHandshake:
         assert stage.outcome == [stage.above]
         assert stage.below.take() == b""
 
-    @rows("P-31", "P-32")
-    def test_refusal_of_the_codec_is_the_outcome(self) -> None:
+    @rows("P-29", "P-30", "P-31", "P-32")
+    @pytest.mark.parametrize(
+        ("end", "call", "kind"),
+        table(
+            ("refusal", lambda stage: stage.hear(b"WELXX"), "abortConnection", InvalidBridge),
+            (
+                "fault",
+                lambda stage: stage.hear(b"WELCOME!"),
+                "abortConnection",
+                ZeroDivisionError,
+            ),
+            (
+                "FIN",
+                lambda stage: stage.below.protocol.readConnectionLost(),
+                "loseConnection",
+                Temporary,
+            ),
+            ("reset", lambda stage: stage.below.lose(clean=False), None, ConnectionRefused),
+        ),
+    )
+    def test_handshake_that_fails_is_the_outcome(
+        self, end: Callable[[Stage], None], call: str | None, kind: type[Exception]
+    ) -> None:
+        stage = Stage().connect()
+        end(stage)
+        assert call is None or stage.below.asked[-1] == call
+        if call is not None:
+            stage.below.lose()
+        assert stage.failure is kind
+
+    def test_bytes_after_a_refusal_are_ignored(self) -> None:
         stage = Stage().connect()
         stage.hear(b"WELXX")
-        assert stage.failure is InvalidBridge
-        assert stage.below.asked[-1] == "abortConnection"
         stage.hear(b"WELCOME")
         stage.below.finish()
         assert stage.failure is InvalidBridge
 
-    def test_fault_of_the_codec_is_the_outcome(self) -> None:
-        stage = Stage().connect()
-        stage.hear(b"WELCOME!")
-        assert stage.failure is ZeroDivisionError
-
-    @rows("P-29", "P-30")
-    def test_fin_during_the_handshake_fails_as_the_codec_says(self) -> None:
-        stage = Stage().connect()
-        stage.below.protocol.readConnectionLost()
-        assert stage.below.asked[-1] == "loseConnection"
-        stage.below.lose()
-        assert stage.failure is Temporary
-
-    def test_reset_during_the_handshake_is_connection_refused(self) -> None:
-        stage = Stage().connect()
-        stage.below.lose(clean=False)
-        assert stage.failure is ConnectionRefused
-
     def test_failure_to_connect_is_the_outcome(self) -> None:
         stage = Stage()
-        stage.endpoint.connecting.errback(ConnectionRefusedError())
+        stage.endpoint.failed(ConnectionRefusedError())
         assert stage.failure is ConnectionRefusedError
 
     def test_factory_without_protocol_is_a_general_failure(self) -> None:

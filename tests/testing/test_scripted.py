@@ -134,18 +134,6 @@ async def test_every_reply_code_of_socks4_is_sent(ground: Ground, server: Script
         (b"\5\1\0\1" + bytes([198, 51, 100, 0xF2]) + b"\0\x50", refused(0xF2)),
         (b"\5\1\0\4" + bytes.fromhex("20010DB8 0001") + bytes(9) + b"\xf3\0\x50", refused(0xF3)),
         (named("198.51.100.6", 80), refused(6)),
-    ],
-)
-@pytest_twisted.ensureDeferred
-async def test_connect_is_answered_as_scripted(
-    ground: Ground, server: ScriptedFactory, request_: bytes, reply: bytes
-) -> None:
-    assert await answer(ground, server, request_) == reply
-
-
-@pytest.mark.parametrize(
-    ("request_", "reply"),
-    [
         (named("a-192-0-2-7.test", 0, RESOLVE), ANSWER + bytes.fromhex("01 C0000207 0000")),
         (
             named("aaaa-2001-db8--9.test", 0, RESOLVE),
@@ -174,7 +162,7 @@ async def test_connect_is_answered_as_scripted(
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_look_up_is_answered_as_scripted(
+async def test_request_is_answered_as_scripted(
     ground: Ground, server: ScriptedFactory, request_: bytes, reply: bytes
 ) -> None:
     assert await answer(ground, server, request_) == reply
