@@ -132,10 +132,10 @@ async def test_each_side_may_end_first_and_hears_the_rest(ground: Ground, by_cli
 async def test_both_sides_may_end_at_one_time(ground: Ground) -> None:
     stream = await begin(ground)
     stream.client.send(b"bye")
-    stream.remote.send(b"farewell")
+    stream.remote.send(b"closes")
     stream.client.shut()
     stream.remote.shut()
-    assert await stream.client.take_rest() == b"farewell"
+    assert await stream.client.take_rest() == b"closes"
     assert await stream.remote.take_rest() == b"bye"
     await stream.gone()
 

@@ -297,7 +297,7 @@ class TestAuthentication:
             answer.callback(None)
             answered += stage.transport.take()
         assert answered == b"\5\2\1\1"
-        assert stage.farewell
+        assert stage.closes
         assert stage.transport.reading
         assert stage.backend.outbounds == []
 
@@ -310,7 +310,7 @@ class TestAuthentication:
 
         stage = self.ask(fail(RuntimeError("out of order")) if late else broken)
         assert stage.say(b"\5\1\2" + LOGIN + CONNECT) == b"\5\2\1\1"
-        assert stage.farewell
+        assert stage.closes
         assert [event["log_failure"].type for event in logged_failures] == [RuntimeError]
         logged_failures.clear()
 
@@ -320,7 +320,7 @@ class TestAuthentication:
         stage = self.ask(answer)
         stage.say(b"\5\1\2" + LOGIN)
         stage.clock.advance(30)
-        assert stage.farewell
+        assert stage.closes
         assert stage.transport.reading
         stage.transport.finish()
         assert len(cancelled) == 1
@@ -350,5 +350,5 @@ class TestAuthentication:
     def test_a_client_without_credentials_is_refused(self, said: bytes, answer: bytes) -> None:
         stage = self.ask(succeed(b"anyone"))
         assert stage.say(said) == answer
-        assert stage.farewell
+        assert stage.closes
         assert self.checked == []

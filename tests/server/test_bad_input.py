@@ -59,7 +59,7 @@ def test_bad_input_is_answered_and_closed_with_one_debug_line(
     for place in range(0, len(said), portion):
         stage.protocol.dataReceived(said[place : place + portion])
     assert stage.transport.take() == answer
-    assert stage.farewell
+    assert stage.closes
     assert [event["log_level"] for event in events] == [LogLevel.debug]
     assert events[0]["reason"].isprintable()
     assert stage.backend.outbounds == []
@@ -121,5 +121,5 @@ def test_no_request_behind_another_protocol_is_carried_out(
     said = opening + request_behind
     for place in range(0, len(said), portion):
         stage.protocol.dataReceived(said[place : place + portion])
-    assert stage.farewell
+    assert stage.closes
     assert stage.backend.outbounds == []

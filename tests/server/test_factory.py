@@ -227,7 +227,7 @@ class TestPolicy:
     def test_a_request_that_a_flag_forbids_does_not_reach_the_backend(self) -> None:
         stage = Stage(policy=ListenerPolicy(safe_socks=True))
         assert stage.ask(b"\5\1\0\1\xc0\0\2\1\0\x50") == refused(2)
-        assert stage.farewell
+        assert stage.closes
         assert stage.backend.outbounds == []
 
     @rows("S-09")
@@ -277,7 +277,7 @@ class TestPolicy:
         stage = Stage(debugging=False)
         stage.say(b"garbage")
         globalLogPublisher.removeObserver(seen.append)
-        assert stage.farewell
+        assert stage.closes
         assert [event for event in seen if "torsocks_tx" in event["log_namespace"]] == []
 
 
@@ -323,7 +323,7 @@ class TestExtended:
     def test_pairs_are_bounded_by_the_limits_of_the_listener(self) -> None:
         stage = Stage(limits=Limits(extended_pairs=1, extended_bytes=20))
         assert stage.say(by_pairs(A=b"", B=b"")) == b"\5\x97\1\2\0\0"
-        assert stage.farewell
+        assert stage.closes
         stage = Stage(limits=Limits(extended_pairs=1, extended_bytes=20))
         assert stage.say(by_pairs(A=b"x" * 16)) == b"\5\x97\1\2\0\0"
 
@@ -371,7 +371,7 @@ class TestExtended:
         pairs = KeyValues.of({"X-paint.known": b"red"})
         answer = stage.say(by_pairs(**{"X-paint.colour": b"blue"}))
         assert answer == b"\5\x97" + extended.build_response(2, pairs)
-        assert stage.farewell
+        assert stage.closes
 
     def test_a_handler_that_raises_closes_the_connection(
         self, logged_failures: list[LogEvent]
@@ -381,7 +381,7 @@ class TestExtended:
 
         stage = Stage(keys={"X-a.b": broken})
         assert stage.say(by_pairs(**{"X-a.b": b""})) == b""
-        assert stage.farewell
+        assert stage.closes
         assert [event["log_failure"].type for event in logged_failures] == [ZeroDivisionError]
         logged_failures.clear()
 
@@ -407,7 +407,7 @@ class TestExtended:
             assert stage.backend.outbounds[0].request.avatar == b"me"
         else:
             assert answer == b"\1\1\0\0"
-            assert stage.farewell
+            assert stage.closes
             assert stage.backend.outbounds == []
 
     @rows("P-26", "P-27", "P-28")

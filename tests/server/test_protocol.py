@@ -60,7 +60,7 @@ def test_one_version_alone_refuses_the_other() -> None:
     for kind, said in ((SOCKS4Factory, GREETING), (SOCKS5Factory, b"\4\1\0\x50\xc0\0\2\1\0")):
         stage = Stage(kind=kind)
         assert stage.say(said) == b""
-        assert stage.farewell
+        assert stage.closes
         assert stage.protocol.state is State.CLOSING
 
 
@@ -75,7 +75,7 @@ class TestHandshakeDeadline:
         stage.clock.advance(29.9)
         assert stage.protocol.state is State.HANDSHAKE
         stage.clock.advance(0.1)
-        assert stage.farewell
+        assert stage.closes
         assert stage.transport.take() == b""
         self.ends(stage)
 
@@ -88,7 +88,7 @@ class TestHandshakeDeadline:
         assert stage.protocol.state is State.HANDSHAKE
         stage.protocol.dataReceived(b"a")
         stage.clock.advance(1)
-        assert stage.farewell
+        assert stage.closes
         self.ends(stage)
 
     def test_a_client_that_still_sends_is_closed_two_seconds_later(self) -> None:
@@ -104,7 +104,7 @@ class TestHandshakeDeadline:
         stage = Stage()
         stage.ask(CONNECT)
         stage.clock.advance(119)
-        assert not stage.farewell
+        assert not stage.closes
         stage.transport.lose(clean=False)
         assert stage.clock.getDelayedCalls() == []
 
@@ -157,7 +157,7 @@ class TestEnds:
         receiver.data(b"last words")
         receiver.lost(True)
         assert stage.transport.take() == GRANTED + b"last words"
-        assert stage.farewell
+        assert stage.closes
 
     def test_reset_by_the_remote_is_forwarded_as_reset(self) -> None:
         stage = Stage()
@@ -211,7 +211,7 @@ class TestFaults:
 
     def fails(self, stage: Stage, logged_failures: list[LogEvent]) -> None:
         assert stage.ask(CONNECT + b"early") == refused(1)
-        assert stage.farewell
+        assert stage.closes
         [event] = logged_failures
         assert event["log_failure"].check(RuntimeError)
         logged_failures.clear()

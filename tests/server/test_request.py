@@ -60,7 +60,7 @@ class TestConnect:
         stage.ask(named(host, 80))
         stage.backend.outbounds[0].receiver.refused(reason)
         assert stage.transport.take() == refused(code)
-        assert stage.farewell
+        assert stage.closes
 
     @rows("S-08", "R-24")
     @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ class TestConnect:
         assert stage.transport.take() == b""
         stage.clock.advance(1)
         assert stage.transport.take() == refused(6)
-        assert stage.farewell
+        assert stage.closes
         assert stage.backend.outbounds[0].events == ["abort"]
 
     def test_the_connect_deadline_gives_5b_to_socks4(self) -> None:
@@ -117,7 +117,7 @@ class TestLookUp:
         assert request.address.host == "example.com"
         deferred.callback(Address.of(answer, 99))
         assert stage.transport.take() == bytes.fromhex(reply)
-        assert stage.farewell
+        assert stage.closes
         assert stage.backend.outbounds == []
 
     @rows("S-29", "S-30")
@@ -137,19 +137,19 @@ class TestLookUp:
         assert request.address.literal().host == host
         deferred.callback(Address.of("dns.google"))
         assert stage.transport.take() == b"\5\0\0\3\x0adns.google\0\0"
-        assert stage.farewell
+        assert stage.closes
 
     @rows("S-24", "S-27")
     def test_resolve_by_socks4a(self) -> None:
         stage = Stage(answering(succeed(Address.of("192.0.2.1"))))
         assert stage.say(resolve_4(b"example.com")) == bytes.fromhex("00 5A 0000 C0000201")
-        assert stage.farewell
+        assert stage.closes
 
     @rows("S-27", "R-04")
     def test_an_ipv6_answer_does_not_fit_socks4(self) -> None:
         stage = Stage(answering(succeed(Address.of("2001:db8::1"))))
         assert stage.say(resolve_4(b"example.com")) == REJECTED_4
-        assert stage.farewell
+        assert stage.closes
 
     @rows("S-28", "R-05", "R-24")
     @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ class TestLookUp:
         stage = Stage()
         assert stage.say(said) == bytes.fromhex(reply)
         assert stage.backend.lookups == []
-        assert stage.farewell
+        assert stage.closes
 
     @rows("S-26")
     @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ class TestLookUp:
     def test_failure(self, reason: Refused, code: int) -> None:
         stage = Stage(answering(reason), policy=ListenerPolicy(extended_errors=True))
         assert stage.ask(named(ONION, 0, RESOLVE)) == refused(code)
-        assert stage.farewell
+        assert stage.closes
 
     def test_the_deadline_cancels_a_look_up(self) -> None:
         cancelled: list[object] = []
@@ -195,7 +195,7 @@ class TestLookUp:
         stage.clock.advance(120)
         assert stage.transport.take() == refused(4)
         assert len(cancelled) == 1
-        assert stage.farewell
+        assert stage.closes
 
     @rows("R-29")
     def test_a_client_that_leaves_cancels_its_look_up(self) -> None:
@@ -229,7 +229,7 @@ class TestLookUp:
     ) -> None:
         stage = Stage(answering(RuntimeError("out of order")))
         assert stage.ask(named("example.com", 0, RESOLVE)) == refused(1)
-        assert stage.farewell
+        assert stage.closes
         [event] = logged_failures
         assert event["log_failure"].check(RuntimeError)
         logged_failures.clear()

@@ -45,4 +45,4 @@ def test_the_server_speaks_the_examples(example: str) -> None:
             assert frames(line) != b""
             expected += frames(line)
     assert said == expected
-    assert stage.farewell is closes
+    assert stage.closes is closes

@@ -45,6 +45,6 @@ class Stage:
         return answer[2:]
 
     @property
-    def farewell(self) -> bool:
+    def closes(self) -> bool:
         """Whether the reply is flushed and the connection then closed."""
         return self.transport.asked[-1:] == ["loseWriteConnection"]
