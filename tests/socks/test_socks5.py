@@ -11,7 +11,7 @@ from tests.support.rows import rows
 from tests.support.tables import assert_parsed, assert_refused, at, octets, table
 from torsocks_tx.socks import socks5
 from torsocks_tx.socks.constants import AddressType, Command, Version
-from torsocks_tx.socks.messages import Address, Credentials, Reply, Request
+from torsocks_tx.socks.messages import Address, Reply, Request
 from torsocks_tx.socks.wire import Reader
 
 NAME = AddressType.HOSTNAME
@@ -97,12 +97,6 @@ def test_replies_both_ways(reply: Reply, text: str) -> None:
 def test_a_failure_reply_of_address_type_00_is_understood(code: int) -> None:
     frame = bytes([5, code]) + octets("00 00 00000000 0000")
     assert_parsed(socks5.parse_reply, frame, Reply(code))
-
-
-def test_credentials_go_with_the_request() -> None:
-    known = Credentials(b"me", b"you")
-    request = socks5.parse_request(Reader(octets("05 01 00 01 C0000201 0050")), known)
-    assert request.credentials is known
 
 
 MALFORMED = table(

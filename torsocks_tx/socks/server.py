@@ -8,7 +8,7 @@ after a request are its ``rest``: early data, which is kept.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from torsocks_tx import http
@@ -73,7 +73,10 @@ class HandshakeOptions:
             wanted.insert(0, Method.EXTENDED)
         if not self.require_auth:
             wanted.insert(0 if self.prefer_no_auth else len(wanted), Method.NO_AUTH)
-        return next((method for method in wanted if method in offered), Method.NONE_ACCEPTABLE)
+        for method in wanted:
+            if method in offered:
+                return method
+        return Method.NONE_ACCEPTABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,8 +209,11 @@ class ServerHandshake:
         if first not in self._options.versions:
             _refuse_http(first)
             raise ProtocolError("unknown SOCKS version")
-        self._state = _State.REQUEST_4 if first == Version.SOCKS4 else _State.GREETING
-        return None
+        if first == Version.SOCKS4:
+            self._state = _State.REQUEST_4
+            return self._request_4(reader)
+        self._state = _State.GREETING
+        return self._greeting(reader)
 
     def _request_4(self, reader: Reader) -> Step | None:
         request = socks4.parse_request(reader, self._role.commands, self._role.longest_socks4)
@@ -261,10 +267,17 @@ class ServerHandshake:
     def _request_5(self, reader: Reader) -> Step | None:
         if reader.data[0] != Version.SOCKS5:
             _refuse_http(reader.data[0])
-        request = socks5.parse_request(reader, self._credentials, self._role.commands)
+        parsed = socks5.parse_request(reader, self._role.commands)
         self._state = _State.OVER
-        pairs, offered = self._pairs, self._offered_extended
-        request = replace(request, avatar=self._avatar, pairs=pairs, offered_extended=offered)
+        request = Request(
+            parsed.version,
+            parsed.command,
+            parsed.address,
+            self._credentials,
+            self._avatar,
+            self._pairs,
+            self._offered_extended,
+        )
         return Requested(request, b"")
 
 

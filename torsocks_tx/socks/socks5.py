@@ -14,7 +14,7 @@ from collections.abc import Container, Iterable
 
 from torsocks_tx.errors import ProtocolError
 from torsocks_tx.socks.constants import Command, Method, Reply5, Version
-from torsocks_tx.socks.messages import Address, Credentials, Reply, Request
+from torsocks_tx.socks.messages import Address, Reply, Request
 from torsocks_tx.socks.wire import (
     Reader,
     UnknownAddressType,
@@ -59,9 +59,7 @@ def build_selection(method: int) -> bytes:
 NO_ACCEPTABLE_METHOD = build_selection(Method.NONE_ACCEPTABLE)
 
 
-def parse_request(
-    reader: Reader, credentials: Credentials | None = None, commands: Container[int] = COMMANDS
-) -> Request:
+def parse_request(reader: Reader, commands: Container[int] = COMMANDS) -> Request:
     """Read one request, checking each byte as soon as it is there.
 
     ``commands`` are those that this port carries out.
@@ -89,7 +87,7 @@ def parse_request(
         raise _rejected(str(error), Reply5.GENERAL_FAILURE) from None
     if command == Command.CONNECT and address.port == 0:
         raise _rejected("port 0", Reply5.GENERAL_FAILURE)
-    return Request(Version.SOCKS5, Command(command), address, credentials)
+    return Request(Version.SOCKS5, Command(command), address)
 
 
 def _rejected(reason: str, code: int) -> ProtocolError:
