@@ -21,15 +21,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from torsocks_tx import errors
 from torsocks_tx.backends.names import NameResolver
 from torsocks_tx.client.connection import Stream
-from torsocks_tx.errors import (
-    HostUnreachable,
-    NetworkUnreachable,
-    NotAllowed,
-    Refused,
-    without_text,
-)
 from torsocks_tx.interfaces import IBackend, IReceiver
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.relay.connector import Connect, Target
@@ -152,7 +146,7 @@ class DirectBackend:
     def open(self, request: Request, isolation: Isolation, receiver: IReceiver) -> Stream:
         """Begin a stream."""
         stream = Stream(self.reactor, receiver, half_close=True)
-        with suppress(Refused):
+        with suppress(errors.Refused):
             target = self.target(request)
             if target is not None:
                 self._dial([target], stream)
@@ -181,16 +175,16 @@ class DirectBackend:
         try:
             return [Target.of(host, address.port) for host in hosts]
         except OSError:
-            raise NetworkUnreachable("no such interface") from None
+            raise errors.NetworkUnreachable("no such interface") from None
 
     def _dial(self, targets: Sequence[Target] | None, stream: Stream) -> None:
         if targets:
             stream.dial(self.reactor, targets, connect=self.connect)
 
     def _fault(self, failure: Failure) -> Failure:
-        if failure.check(Refused, CancelledError) is None:
+        if failure.check(errors.Refused, CancelledError) is None:
             text = "a fault while looking up; the client is refused"
-            self._log.failure(text, without_text(failure))
+            self._log.failure(text, errors.without_text(failure))
         return failure
 
     def resolve(self, request: Request, isolation: Isolation) -> Deferred[Address]:
@@ -218,17 +212,17 @@ class DirectBackend:
         # The receiver must not be called from inside ``open``, and some answers are immediate.
         await deferLater(self.reactor, 0.0, lambda: None)
         if address.is_onion:
-            raise HostUnreachable("onion services need Tor")
+            raise errors.HostUnreachable("onion services need Tor")
         if address.is_ip:
             return self._judge([address.literal().host])
         hosts = await self._resolver.addresses(address.host)
         try:
             return self._judge(_chosen(hosts, flags))
-        except NotAllowed:
-            raise HostUnreachable("no address that is allowed") from None
+        except errors.NotAllowed:
+            raise errors.HostUnreachable("no address that is allowed") from None
 
     def _judge(self, hosts: Sequence[str]) -> list[str]:
         allowed = [host for host in hosts if self._allow_internal or not _is_near(host)]
         if not allowed:
-            raise NotAllowed("an internal address")
+            raise errors.NotAllowed("an internal address")
         return allowed

@@ -63,9 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             find_tor(name=program)
     except TorNotFound as error:
         return _complain(error)
-    from twisted.internet import (
-        reactor,
-    )  # after the command line is checked: the import installs a reactor
+    # After the command line is checked: the import installs a reactor.
+    from twisted.internet import reactor
 
     command = _Command(reactor, options)
     reactor.callWhenRunning(command.start)

@@ -12,27 +12,19 @@ from twisted.internet.defer import Deferred
 from torsocks_tx.backends.tor.daemon import find_tor, write_torrc
 from torsocks_tx.backends.tor.events import quote_path
 from torsocks_tx.backends.tor.process import Ending, LineProtocol, Watchdog, spawn_guarded
-from torsocks_tx.testing.tornet import torrc
+from torsocks_tx.testing.tornet import servers, torrc
 from torsocks_tx.testing.tornet.client import Client, socks_socket
 from torsocks_tx.testing.tornet.node import NetworkError, Node, all_of, control_socket
-from torsocks_tx.testing.tornet.servers import (
-    DOCUMENTATION_ADDRESS,
-    DOCUMENTATION_ADDRESS6,
-    LOOPBACK,
-    LOOPBACK6,
-    PortReservations,
-    has_ipv6_loopback,
-)
 
 TOOL_DEADLINE = 60.0
 """Seconds for one of tor's own tools; it needs about one."""
 
 _MONTHS_VALID = "12"
-_MAPPED = {DOCUMENTATION_ADDRESS: LOOPBACK}
+_MAPPED = {servers.DOCUMENTATION_ADDRESS: servers.LOOPBACK}
 # A client sends an address with brackets, and a name without.
 _MAPPED6 = {
-    f"[{DOCUMENTATION_ADDRESS6}]": f"[{LOOPBACK6}]",
-    DOCUMENTATION_ADDRESS6: f"[{LOOPBACK6}]",
+    f"[{servers.DOCUMENTATION_ADDRESS6}]": f"[{servers.LOOPBACK6}]",
+    servers.DOCUMENTATION_ADDRESS6: f"[{servers.LOOPBACK6}]",
 }
 
 
@@ -49,8 +41,8 @@ class Builder:
         self._directory = directory
         self._tor = find_tor()
         self._gencert = find_tor(name="tor-gencert")
-        self._ports = PortReservations()
-        self._ipv6 = has_ipv6_loopback()
+        self._ports = servers.PortReservations()
+        self._ipv6 = servers.has_ipv6_loopback()
         self._voting_offset = 0
         self._network = torrc.Network((), directory / "resolv.conf", self._ipv6)
 
@@ -60,7 +52,7 @@ class Builder:
 
     def use_name_server(self, port: int) -> None:
         """Have the exits ask the name server on this UDP port of 127.0.0.1."""
-        self._network.resolver_file.write_text(f"nameserver {LOOPBACK}:{port}\n", "ascii")
+        self._network.resolver_file.write_text(f"nameserver {servers.LOOPBACK}:{port}\n", "ascii")
 
     async def authorities(self, count: int) -> list[Node]:
         """Make the authorities, which every other node needs to know."""
@@ -76,12 +68,12 @@ class Builder:
 
     def exit(self, index: int) -> Node:
         """Make a relay that connects to the servers."""
-        lines = (*torrc.relay(self._network, self._ports.take()), *torrc.exit_relay())
+        lines = (*torrc.relay(self._network, self._ports.take()), *torrc.EXIT_RELAY)
         return self._node(f"exit{index}", lines)
 
     def onion_host(self, name: str) -> Node:
         """Make the daemon that hosts the onion services."""
-        return self._node(name, torrc.onion_host())
+        return self._node(name, torrc.ONION_HOST)
 
     def client(self, index: int, extra: Iterable[str] = ()) -> Client:
         """Make a client."""
@@ -89,8 +81,8 @@ class Builder:
         tcp, extended = self._ports.take(), self._ports.take()
         socks_ports = (
             f"unix:{quote_path(socks_socket(self._make_directory(name)))}",
-            f"{LOOPBACK}:{tcp}",
-            f"{LOOPBACK}:{extended} ExtendedErrors",
+            f"{servers.LOOPBACK}:{tcp}",
+            f"{servers.LOOPBACK}:{extended} ExtendedErrors",
         )
         mapped = {**_MAPPED, **(_MAPPED6 if self._ipv6 else {})}
         extra = tuple(extra)

@@ -64,11 +64,9 @@ class PrivateNetwork:
         self.daemons: dict[str, Node] = {}
         self.clients: list[Client] = []
         self.names = servers.NameServer(names, pointers)
-        self.web, self.echo, self.banner = (
-            servers.web_origin(),
-            servers.echo_origin(),
-            servers.banner_origin(),
-        )
+        self.web = servers.web_origin()
+        self.echo = servers.echo_origin()
+        self.banner = servers.banner_origin()
         self.ipv6 = servers.has_ipv6_loopback()
         self._check = servers.banner_origin()
         self._reactor = reactor

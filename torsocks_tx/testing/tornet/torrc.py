@@ -28,6 +28,21 @@ _VOTE_DELAY = 4
 _PLACEHOLDER_IDENTITY = "1" * 40
 
 
+EXIT_RELAY: Lines = (
+    # Asking before there is a consensus only makes it wait longer and longer.
+    f"TestingServerConsensusDownloadInitialDelay {_FIRST_INTERVAL}",
+    "ExitRelay 1",
+    "IPv6Exit 1",
+    "ExitPolicyRejectPrivate 0",
+    "ExitPolicy accept *:*",
+    "ExitPolicy accept6 *6:*",
+)
+"""The further lines of a relay that is an exit to this machine."""
+
+ONION_HOST: Lines = ("SocksPort 0",)
+"""The further lines of the daemon that hosts the onion services."""
+
+
 @dataclass(frozen=True, slots=True)
 class Authority:
     """The identity and ports of a directory authority."""
@@ -130,19 +145,6 @@ def authority(dir_port: int, voting_offset: int) -> Lines:
     )
 
 
-def exit_relay() -> Lines:
-    """Return the further lines of a relay that is an exit to this machine."""
-    return (
-        # Asking before there is a consensus only makes it wait longer and longer.
-        f"TestingServerConsensusDownloadInitialDelay {_FIRST_INTERVAL}",
-        "ExitRelay 1",
-        "IPv6Exit 1",
-        "ExitPolicyRejectPrivate 0",
-        "ExitPolicy accept *:*",
-        "ExitPolicy accept6 *6:*",
-    )
-
-
 def client(
     socks_ports: Iterable[str], mapped_addresses: Mapping[str, str], extra: Iterable[str] = ()
 ) -> Lines:
@@ -154,8 +156,3 @@ def client(
         "ConfluxEnabled 0",
         *extra,
     )
-
-
-def onion_host() -> Lines:
-    """Return the further lines of the daemon that hosts the onion services."""
-    return ("SocksPort 0",)
