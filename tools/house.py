@@ -17,12 +17,12 @@ PACKAGE = ROOT / "torsocks_tx"
 
 # Each is kept by a test. Lower them as the package shrinks.
 BOUNDS = {
-    "lines": 19_000,
+    "lines": 18_850,
     "modules": 106,
     "modules on the top floor": 5,
-    "lines of tests": 31_800,
-    "import lines, of 1,000": 75,
-    "small modules with one importer": 4,
+    "lines of tests": 31_550,
+    "import lines, of 1,000": 74,
+    "small modules with one importer": 3,
     "methods of instances replaced": 0,
     "modules that name something private": 0,
 }

@@ -45,7 +45,7 @@ class RealTor:
             watchdog=self._watchdog,
             on_line=self._line,
         )
-        await self.daemon.start()
+        self.daemon.start()
         await self._ready.addTimeout(DEADLINE, reactor)
 
     async def kill(self) -> None:

@@ -58,7 +58,7 @@ async def running(watchdog: Watchdog, directory: Path) -> TorDaemon:
     """A tor that has read its configuration and handles signals."""
     ready = Lines("Delaying directory fetches")
     daemon = TorDaemon(reactor, directory, OFFLINE, watchdog=watchdog, on_line=ready)
-    await daemon.start()
+    daemon.start()
     await ready.seen.addTimeout(MINUTE, reactor)
     return daemon
 
@@ -90,11 +90,11 @@ async def test_a_daemon_has_a_private_directory_and_ends_when_it_is_stopped(
 async def test_a_daemon_that_ended_can_be_started_again(watchdog: Watchdog, tmp_path: Path) -> None:
     daemon = await running(watchdog, tmp_path / "tor")
     with pytest.raises(RuntimeError):
-        await daemon.start()
+        daemon.start()
     first = daemon.pid
     daemon.kill()
     assert await daemon.when_exited() == "SIGKILL"
-    await daemon.start()
+    daemon.start()
     assert daemon.pid != first
     assert daemon.state is DaemonState.RUNNING
     daemon.kill()
@@ -122,7 +122,7 @@ async def test_a_daemon_that_does_not_listen_is_killed(watchdog: Watchdog, tmp_p
     text = "signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); signal.pause()"
     ready = Lines("up")
     daemon = daemon_of(watchdog, tmp_path, text, ready)
-    await daemon.start()
+    daemon.start()
     await ready.seen
     await daemon.stop(grace=0.01)
     assert await daemon.when_exited() == "SIGKILL"
@@ -135,7 +135,7 @@ async def test_a_child_that_keeps_the_output_open_does_not_hide_the_end(
     text = "child = os.fork()\nprint(child) if child else signal.pause()"
     child = Lines("")
     daemon = daemon_of(watchdog, tmp_path, text, child)
-    await daemon.start()
+    daemon.start()
     pid = int(await child.seen)
     try:
         assert await daemon.when_exited().addTimeout(MINUTE, reactor) == 0
@@ -150,7 +150,7 @@ async def test_what_tor_says_about_a_bad_configuration_is_kept(
     watchdog: Watchdog, tmp_path: Path
 ) -> None:
     daemon = TorDaemon(reactor, tmp_path / "tor", ["Nonsense 1"], watchdog=watchdog)
-    await daemon.start()
+    daemon.start()
     assert await daemon.when_exited() == 1
     assert any("Nonsense" in line for line in daemon.last_lines)
 
@@ -180,7 +180,7 @@ async def test_output_is_cut_into_bounded_lines(
     watchdog: Watchdog, tmp_path: Path, text: str, expected: list[str]
 ) -> None:
     daemon = daemon_of(watchdog, tmp_path, text)
-    await daemon.start()
+    daemon.start()
     await daemon.when_exited()
     assert list(daemon.last_lines) == expected
 

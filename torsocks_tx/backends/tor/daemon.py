@@ -15,7 +15,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, succeed
 
 from torsocks_tx.backends.tor.events import quote_path
 from torsocks_tx.backends.tor.files import make_private_directory
@@ -120,17 +120,26 @@ class TorDaemon:
         self._waiters: Waiters[Ending] = Waiters()
         self._ending: Ending = 0
 
-    def start(self) -> Deferred[None]:
-        """Write the torrc and start the process; fires when it is spawned, not when it is ready.
+    def start(self) -> None:
+        """Write the torrc and start the process, which is not ready yet.
 
         A daemon that has ended may be started again.
 
-        Raises (by errback):
+        Raises:
             TorNotFound: there is no tor.
             SpawnError: the process cannot be started.
             ValueError: a line of the configuration holds a line break.
         """
-        return maybeDeferred(self._start)
+        if self.state not in (DaemonState.NEW, DaemonState.EXITED):
+            raise RuntimeError("this daemon is running")
+        tor = find_tor(self._tor_binary)
+        torrc = self._write_torrc()
+        self.last_lines.clear()
+        self._protocol = LineProtocol(self._reactor, self._line, self._ended)
+        # An empty defaults file, so that the machine's own torrc is not read.
+        command = [tor, "--defaults-torrc", os.devnull, "-f", str(torrc)]
+        self.pid = spawn_guarded(self._reactor, self._watchdog, self._protocol, command)
+        self.state = DaemonState.RUNNING
 
     def when_exited(self) -> Deferred[Ending]:
         """Fire with the exit status, or the name of the signal, once the process has ended.
@@ -170,18 +179,6 @@ class TorDaemon:
     def kill(self) -> None:
         """Kill the process now (SIGKILL)."""
         self._signal(signal.SIGKILL)
-
-    def _start(self) -> None:
-        if self.state not in (DaemonState.NEW, DaemonState.EXITED):
-            raise RuntimeError("this daemon is running")
-        tor = find_tor(self._tor_binary)
-        torrc = self._write_torrc()
-        self.last_lines.clear()
-        self._protocol = LineProtocol(self._reactor, self._line, self._ended)
-        # An empty defaults file, so that the machine's own torrc is not read.
-        command = [tor, "--defaults-torrc", os.devnull, "-f", str(torrc)]
-        self.pid = spawn_guarded(self._reactor, self._watchdog, self._protocol, command)
-        self.state = DaemonState.RUNNING
 
     def _write_torrc(self) -> Path:
         lines = [

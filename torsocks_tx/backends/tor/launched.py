@@ -16,15 +16,11 @@ from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from torsocks_tx.backends.tor import files
 from torsocks_tx.backends.tor.authentication import ControlUnavailable, connect
 from torsocks_tx.backends.tor.control import Control, ControlError
 from torsocks_tx.backends.tor.daemon import DaemonState, TorDaemon, TorNotFound
 from torsocks_tx.backends.tor.events import quote_path, unix_endpoint
-from torsocks_tx.backends.tor.files import (
-    make_socket_directory,
-    prepare_data_directory,
-    remove_directory,
-)
 from torsocks_tx.backends.tor.ports import TRAFFIC_FLAGS, parse_flags
 from torsocks_tx.backends.tor.process import SpawnError, Watchdog
 from torsocks_tx.backends.tor.provider import (
@@ -130,13 +126,13 @@ class LaunchedTorProvider(TorProvider):
         if daemon is not None:
             await daemon.stop(STOP_GRACE)
         if sockets is not None:
-            remove_directory(sockets)
+            files.remove_directory(sockets)
         if watchdog is not None:
             await watchdog.stop()
 
     async def _keep_running(self) -> None:
-        data = prepare_data_directory(self._data_directory)
-        sockets = self._sockets = make_socket_directory()
+        data = files.prepare_data_directory(self._data_directory)
+        sockets = self._sockets = files.make_socket_directory()
         watchdog = self._watchdog = Watchdog(self._reactor)
         await watchdog.start()
         watchdog.guard_directory(sockets)
@@ -164,7 +160,7 @@ class LaunchedTorProvider(TorProvider):
         The first time, an end before it could be controlled is a ``LaunchError``.
         """
         try:
-            await daemon.start()
+            daemon.start()
         except (TorNotFound, SpawnError, OSError) as error:
             if not self._task.has_begun:
                 raise

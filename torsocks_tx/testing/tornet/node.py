@@ -98,7 +98,7 @@ class Node:
         """Start it and wait until it has opened its ports; raises as :meth:`start` does."""
         self.bootstrapped = -1
         self._progress = progress
-        await self._daemon.start()
+        self._daemon.start()
         self._daemon.when_exited().addCallback(self._note_end)
         await self._reach(_UP)
 
