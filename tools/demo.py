@@ -1,7 +1,7 @@
-"""Walks through the features with real clients, on a private Tor network: ``make demo``.
+"""Shows the features with real clients, on a private Tor network: ``make demo``.
 
-One line for each step: what was asked, and what came back. The exit status is 0 only if every step
-held.
+It prints one line for each step: the request, and its result. The exit status is 0 only if every
+step succeeded.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Server(ProcessProtocol):
         self.output = ""
 
     def outReceived(self, data: bytes) -> None:
-        """Find the line that says where it listens."""
+        """Find the address in the line that names it."""
         self.output += data.decode(errors="replace")
         found = re.search(r"SOCKS5 at (127\.0\.0\.1:\d+)", self.output)
         if found and not self.address.called:
@@ -47,20 +47,20 @@ class Server(ProcessProtocol):
     errReceived = outReceived
 
     def processEnded(self, reason: Any) -> None:
-        """Tell whoever waits."""
+        """Fire ``ended``, and fail ``address`` if it never listened."""
         if not self.address.called:
             self.address.errback(StepFailed(f"twistd torsocks ended early:\n{self.output[-2000:]}"))
         self.ended.callback(None)
 
     async def stop(self) -> None:
-        """End it in order."""
+        """Stop the server, and wait until it has ended."""
         if not self.ended.called:
             self.transport.signalProcess("TERM")
         await self.ended
 
 
 async def walk(demo: Demo) -> bool:
-    """Take every step, and say how each went; whether all held."""
+    """Run every step and print its result; return whether all succeeded."""
     held = True
     for title, step in demo.steps:
         began = time.monotonic()
@@ -77,7 +77,7 @@ async def walk(demo: Demo) -> bool:
 
 
 class Stage:
-    """All that is started, so that it can be ended from wherever the demo is."""
+    """The network and the server, so that both can be stopped at any moment."""
 
     def __init__(self, scratch: Path) -> None:
         self.scratch = scratch
@@ -103,14 +103,14 @@ class Stage:
         return self.server
 
     async def end(self) -> None:
-        """End everything; harmless a second time."""
+        """Stop both; harmless when called again."""
         if self.server is not None:
             await self.server.stop()
         await self.network.stop()
 
 
 async def play(stage: Stage) -> bool:
-    """The whole demo."""
+    """Start everything, and run the steps."""
     print("Starting a private Tor network on this machine; it takes about 15 s.", flush=True)
     began = time.monotonic()
 
@@ -129,8 +129,8 @@ async def play(stage: Stage) -> bool:
 
 
 async def main(_reactor: Any) -> None:
-    """Play, and leave nothing behind, however it ends."""
-    # Until the reactor runs, Ctrl-C is not its own: start nothing before.
+    """Run the demo; stop everything afterwards, also when interrupted."""
+    # Until the reactor runs it does not handle Ctrl-C: start nothing before.
     await task.deferLater(reactor, 0)
     with tempfile.TemporaryDirectory(prefix="torsocks_tx-demo-") as scratch:
         stage = Stage(Path(scratch))
@@ -155,7 +155,7 @@ async def main(_reactor: Any) -> None:
         if reactor.running:
             reactor.removeSystemEventTrigger(trigger)
     if held is not None:
-        print("Every step held." if held else "Not every step held.", flush=True)
+        print("Every step succeeded." if held else "Not every step succeeded.", flush=True)
     if not held:
         raise SystemExit(1)
 

@@ -1,4 +1,4 @@
-"""The steps of the demo: real clients, each asked to do one thing."""
+"""The steps of the demo: each runs one real client."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from torsocks_tx.testing.tornet import PrivateNetwork
 from torsocks_tx.testing.tornet.client import StreamWatch
 
 DEADLINE = 60
-"""Seconds that one client may take."""
+"""Seconds for one client."""
 
 
 class StepFailed(Exception):
-    """Something else came back than should have."""
+    """The result of a step is not the expected one."""
 
 
 async def run(*argv: str, environment: dict[str, str] | None = None) -> tuple[int, str, str]:
-    """The exit status and what a client printed."""
+    """Run a client; return its exit status, output and errors."""
     path = shutil.which(argv[0]) or argv[0]
     variables = {**os.environ, **(environment or {})}
     ended = getProcessOutputAndValue(path, argv[1:], variables)
@@ -33,7 +33,7 @@ async def run(*argv: str, environment: dict[str, str] | None = None) -> tuple[in
 
 
 class Demo:
-    """The steps. Each returns what came back, in words, or raises ``StepFailed``."""
+    """The steps. Each returns its result in words, or raises ``StepFailed``."""
 
     def __init__(self, network: PrivateNetwork, address: str, onion: str, scratch: Path) -> None:
         self.network = network
@@ -157,7 +157,7 @@ class Demo:
 
     @property
     def steps(self) -> Sequence[tuple[str, Callable[[], Awaitable[str]]]]:
-        """All of them, in order, with what each asks for."""
+        """Every step in order, with its title."""
         return [
             ("An IPv4 address by SOCKS4", self.socks4),
             ("A name by SOCKS4a: tor looks it up, at the exit", self.socks4a),

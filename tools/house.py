@@ -132,7 +132,7 @@ def modules(package: Path = PACKAGE) -> list[Module]:
     return found
 
 
-def lonely(known: list[Module]) -> list[str]:
+def single_importer(known: list[Module]) -> list[str]:
     """Return the small modules that only one other imports."""
     importers = Counter(name for targets in graph(known).values() for name in targets)
     return [
@@ -142,7 +142,7 @@ def lonely(known: list[Module]) -> list[str]:
     ]
 
 
-def intruders(known: list[Module]) -> dict[str, set[str]]:
+def private_uses(known: list[Module]) -> dict[str, set[str]]:
     """Return the modules that use private names which nothing of ours defines, with the names."""
     ours = {"_exit"}.union(*(module.own_private_names() for module in known))  # os._exit
     found = {module.name: module.private_names() - ours for module in known}
@@ -160,9 +160,9 @@ def measure(package: Path = PACKAGE, tests: Path = ROOT / "tests") -> dict[str, 
         sum("." not in module.name for module in known),
         sum(path.read_text(encoding="utf-8").count("\n") for path in tests.rglob("*.py")),
         round(1000 * imports / max(lines, 1)),
-        len(lonely(known)),
+        len(single_importer(known)),
         sum(len(REPLACED.findall(module.text)) for module in known),
-        len(intruders(known)),
+        len(private_uses(known)),
     )
     return dict(zip(BOUNDS, figures, strict=True))
 
@@ -187,8 +187,8 @@ def main() -> None:
     for name, figure in measure().items():
         mark = "  <- too much" if figure > BOUNDS[name] else ""
         print(f"{name:<40}{figure:>8}{BOUNDS[name]:>9}{mark}")
-    print(f"\nsmall modules with one importer: {', '.join(lonely(known))}")
-    private = [f"{name} ({', '.join(names)})" for name, names in intruders(known).items()]
+    print(f"\nsmall modules with one importer: {', '.join(single_importer(known))}")
+    private = [f"{name} ({', '.join(names)})" for name, names in private_uses(known).items()]
     print(f"modules that name something private: {'; '.join(private)}")
 
 

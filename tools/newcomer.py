@@ -1,7 +1,7 @@
-"""Runs ``make test`` as somebody does who has just cloned the project and has no client but tor.
+"""Runs ``make test`` as in a new clone, on a machine without the client programs but with tor.
 
-In a copy of the tree with an environment of its own, and with a PATH of everything but the clients.
-Fails unless the run passes and names each client that it missed.
+It uses a copy of the tree, a new environment, and a PATH without the clients. It fails unless the
+run passes and names each missing client.
 """
 
 from __future__ import annotations

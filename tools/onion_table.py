@@ -1,9 +1,8 @@
-"""Measures what clients hear of onion services that fail: from tor, and from torsocks_tx.
+"""Measures the reply codes for failing onion services: ``make onion-table``.
 
-``make onion-table``. On a private Tor network, every failure there is, asked for at the same time
-by three ways into one tor: its SocksPort, its SocksPort with ExtendedErrors, and torsocks_tx.
-Prints the table, and writes it to docs/onion-table.md. With ``--record``, what the control port
-said goes to the recordings that the unit tests play.
+On a private Tor network each failure is requested at the same time over three ports: the SocksPort
+of tor, its SocksPort with ExtendedErrors, and torsocks_tx. The table is printed, and written to
+docs/onion-table.md. ``--record`` saves the control port events for the unit tests.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ def _address(place: tuple[str, int]) -> str:
 
 
 def row(scenario: Scenario, heard: list[Heard]) -> str:
-    """One line of the table."""
+    """Return one line of the table."""
     expected = [f"{scenario.plain:02X}", f"{scenario.code:02X}", f"{scenario.code:02X}"]
     cells = [
         str(each) if f"{each.code:02X}" == right else f"**{each}**"
@@ -77,7 +76,7 @@ A stream to a service that is up, alternating, median: straight to its SocksPort
 
 
 def tail(wrong: list[int], speed: tuple[float, float], fresh: tuple[float, float]) -> str:
-    """What stands below the table."""
+    """Return the text below the table."""
     return TAIL.format(
         tries=PARTIAL_TRIES,
         wrong=wrong,
@@ -93,7 +92,7 @@ def tail(wrong: list[int], speed: tuple[float, float], fresh: tuple[float, float
 
 
 async def measure(stage: Stage, contenders: Sequence[Contender], arguments: Sequence[str]) -> str:
-    """Run everything; the text of the document."""
+    """Measure everything; return the text of the document."""
     run = Measurement(stage, contenders)
     control = await stage.client.node.control()
     versions = f"tor {control.version}, Python {platform.python_version()}."
@@ -116,7 +115,7 @@ async def measure(stage: Stage, contenders: Sequence[Contender], arguments: Sequ
 
 
 async def main(reactor: Any, *arguments: str) -> None:
-    """Bring the network up, measure, write, take it down."""
+    """Start the network, measure, write the document, and stop the network."""
     network = PrivateNetwork(reactor)
     await network.start(lambda words: print(f"private network: {words}", flush=True))
     tor = network.client

@@ -26,22 +26,22 @@ VALUES = {
     "backend": "tor|direct",
     "early-data": "BYTES",
 }
-"""What an option's value looks like, where neither its name nor its default tells."""
+"""The placeholder of an option's value, where it does not follow from the name or default."""
 
 
 def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def text_of(function: object) -> str:
-    """The docstring of an option's method, without what its help has in brackets."""
+    """Return the docstring of an option's method, in one line."""
     return " ".join((function.__doc__ or "").split())
 
 
 def usage_of(name: str, default: object) -> str:
-    """An option with the kind of its value, as a person writes it."""
+    """Return an option with the placeholder of its value."""
     last = name.rpartition("-")[2]
     if name in VALUES:
         value = VALUES[name]
@@ -115,7 +115,7 @@ TABLES = {"options": options, "flags": flags, "codes": codes}
 
 
 def filled(document: str) -> str:
-    """The document with each table written anew between its two comments."""
+    """Return the document with each table replaced between its two comments."""
     for name, make in TABLES.items():
         before, begin, rest = document.partition(f"<!-- {name} -->\n")
         _, end, after = rest.partition(f"<!-- end of {name} -->")

@@ -27,7 +27,7 @@ async def test_every_step_of_the_demo_succeeds(tmp_path: Path) -> None:
     ended = await run(sys.executable, str(DEMO), environment=environment, deadline=150)
     assert ended.status == 0, ended.text + ended.complaint
     assert ended.text.count("\nok ") == 12
-    assert ended.text.endswith("Every step held.")
+    assert ended.text.endswith("Every step succeeded.")
     assert not list(tmp_path.iterdir())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tools.house import BOUNDS, PACKAGE, intruders, lonely, measure, modules, rooms
+from tools.house import BOUNDS, PACKAGE, measure, modules, private_uses, rooms, single_importer
 
 FILES = {
     "package/__init__.py": "",
@@ -49,8 +49,8 @@ def test_measures_count_what_they_name(tmp_path: Path) -> None:
         1,
     ]
     known = modules(tmp_path / "package")
-    assert lonely(known) == ["room.small"]
-    assert intruders(known) == {"room.breach": {"_BasicBase", "_realPortNumber"}}
+    assert single_importer(known) == ["room.small"]
+    assert private_uses(known) == {"room.breach": {"_BasicBase", "_realPortNumber"}}
     assert rooms(known) == {"(top)": (2, 4), "room": (4, 110)}
 
 
