@@ -27,7 +27,7 @@ from torsocks_tx.socks.messages import Address, Request
 from torsocks_tx.socks.onion_address import check_onion
 
 QUIET_SECONDS = 60.0
-"""How long a line about an unreachable SocksPort is not repeated."""
+"""Seconds for which a line about an unreachable SocksPort is not repeated."""
 
 
 @implementer(IBackend)
@@ -99,7 +99,7 @@ class TorBackend:
         stream.connect(port.endpoint)
 
     def _attempt(self, port: SocksPort, stream: Stream, upstream: Request) -> OnionAttempt | None:
-        """Return what explains the failure of a stream to an onion service."""
+        """Return the explainer of a failure of this stream to an onion service."""
         credentials = upstream.credentials
         if upstream.command is not Command.CONNECT or credentials is None:
             return None
@@ -111,7 +111,7 @@ class TorBackend:
         return attempt
 
     def _connect_failed(self, failure: Failure) -> Refused:
-        """What a client hears when tor's SocksPort cannot be reached."""
+        """Return the failure for a client when tor's SocksPort cannot be reached."""
         if isinstance(failure.value, NoSuchPort):
             self._say(str(failure.value))
         if isinstance(failure.value, Refused):
@@ -121,7 +121,7 @@ class TorBackend:
         return TorDown("tor's SocksPort cannot be reached")
 
     def _say(self, text: str) -> None:
-        """One line, and none for a while after it, however many clients there are."""
+        """Log a line, and none again for ``QUIET_SECONDS``, however many clients there are."""
         now = self._clock.seconds()
         if now >= self._quiet_until:
             self._quiet_until = now + QUIET_SECONDS
@@ -140,7 +140,7 @@ class TorBackend:
 
 
 def _check(answer: Address) -> Address:
-    """The answer, if it may go to a client: no blanks or control characters in a name."""
+    """Return the answer; raise ``GeneralFailure`` if its name has blanks or control characters."""
     if not all("!" <= character <= "~" for character in answer.host):
         raise GeneralFailure("an answer with a name that cannot be one")
     return answer

@@ -20,9 +20,8 @@ INTRODUCTION_DOUBT = 150.0
 UNDECRYPTABLE_MEMORY = 900.0
 """Seconds for which tor does not ask a directory again for the same descriptor (hs_common.c)."""
 
-
 MOST_ACKNOWLEDGED = 64
-"""Tokens of one address that are remembered to wait for a rendezvous."""
+"""Tokens of one address that are remembered because their rendezvous circuit waits."""
 
 _ENDS = (Step.ACKNOWLEDGED, Step.NACKED, Step.TIMED_OUT, Step.BROKEN)
 
