@@ -4,7 +4,7 @@
 help:
 	@echo 'torsocks_tx: a SOCKS4, SOCKS4a and SOCKS5 server that speaks through Tor.'
 	@echo
-	@echo '  make demo      every feature with real clients, on a private Tor network on this machine'
+	@echo '  make demo      real clients, step by step, on a private Tor network on this machine'
 	@echo '  make run       the server on the live Tor network, at 127.0.0.1:1080, until Ctrl-C'
 	@echo '                 more options:  make run ARGS="--help"'
 	@echo '  make test      the tests on the newest versions, with a private Tor network: 6 minutes'

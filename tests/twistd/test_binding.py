@@ -160,6 +160,18 @@ async def test_listener_is_bound_to_its_interface_alone(text: str, host: str | N
     await port.stopListening()
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "words"),
+    [
+        ("tcp:0:interface=192.0.2.1", "Cannot assign requested address; choose an address of this"),
+        ("tcp:99999:interface=127.0.0.1", "port must be 0-65535; choose another"),
+    ],
+)
+def test_place_that_cannot_be_had_is_told_with_the_fix(endpoint: str, words: str) -> None:
+    with pytest.raises(StartError, match=words):
+        bind(reactor, parse_listener(f"{endpoint} AllowPublic"), Factory(), authenticated=False)
+
+
 class TestSocketFile:
     """A unix socket of our own: whose it is, and what becomes of its file."""
 
@@ -214,7 +226,7 @@ class TestSocketFile:
         assert path.read_text() == "precious"
 
     def test_missing_directory_is_told(self, path: Path) -> None:
-        with pytest.raises(StartError, match="socks: No such file or directory; "):
+        with pytest.raises(StartError, match="socks: No such file or directory; make its dir"):
             self.bind(path / "socks")
 
     @pytest_twisted.ensureDeferred

@@ -13,10 +13,11 @@ from twisted.internet.selectreactor import SelectReactor
 from twisted.python import usage
 
 from torsocks_tx.limits import Limits
+from torsocks_tx.policy.listener import flag_help
 from torsocks_tx.server.auth import CredAuthenticator
 from torsocks_tx.socks.messages import Credentials
 from torsocks_tx.twistd import tap
-from torsocks_tx.twistd.options import FLAG_TEXT, TEXTS, Options
+from torsocks_tx.twistd.options import TEXTS, Options
 from torsocks_tx.twistd.tap import make_limits
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -143,16 +144,20 @@ MISTAKES = [
     (["--auth", "memory"], ["'memory'", "memory:name:password"]),
     (["--auth", "memory::secret"], ["memory:name:password"]),
     (["--auth", "unix"], ["'unix'", "in the clear", "file:/path"]),
-    (["--bogus"], ["--bogus"]),
+    (["--help-auth-type", "bogus"], ["bogus", "--help-auth lists"]),
+    (["--bogus"], ["--bogus", "--help lists the options"]),
+    (["--listen"], ["--listen requires argument", "--help lists the options"]),
+    (["--listen", "tcp:0", "IsolateDestAddr"], ["'IsolateDestAddr'", "in one argument, in quotes"]),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "words"), MISTAKES, ids=[" ".join(m[0]) for m in MISTAKES])
-def test_a_mistake_is_told_by_option_value_and_mend(arguments: list[str], words: list[str]) -> None:
+def test_usage_error_names_option_value_and_fix(arguments: list[str], words: list[str]) -> None:
     with pytest.raises(usage.UsageError) as caught:
         options_of(*arguments)
     for word in words:
         assert word in str(caught.value)
+    assert "enforcement" not in str(caught.value)
 
 
 def test_passwords_open_a_public_listener(tmp_path: Path) -> None:
@@ -203,5 +208,5 @@ def test_help_flags(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         options_of("--help-flags")
     assert caught.value.code == 0
-    assert capsys.readouterr().out.rstrip("\n") == FLAG_TEXT
-    assert "OnionTrafficOnly" in FLAG_TEXT
+    assert capsys.readouterr().out.rstrip("\n") == flag_help()
+    assert "OnionTrafficOnly" in flag_help()

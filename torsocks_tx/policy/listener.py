@@ -139,6 +139,23 @@ _IGNORED = {
 _KNOWN = {*_BY_NAME, *_IGNORED, ONION_ONLY}
 
 
+def flag_help() -> str:
+    """The list of flags for ``--help-flags``: their names, defaults and purposes."""
+    policy = ListenerPolicy()
+    lines = [
+        "Flags of a listener, their defaults, and what they are for. No in front turns one off.",
+        "The names are those of tor(1) for its SocksPort; case does not matter.",
+        "",
+    ]
+    for flag in FLAGS:
+        on = getattr(policy.isolation if flag.isolation else policy, flag.field)
+        lines.append(f"  {flag.name:<24}{'on' if on else 'off':<5}{flag.purpose}")
+    together = "NoIPv4Traffic, NoIPv6Traffic and NoDNSRequest together"
+    lines.append(f"  {'OnionTrafficOnly':<24}off  {together}")
+    lines.append(f"  {'SessionGroup=N':<24}     listeners with the same N may share circuits")
+    return "\n".join(lines)
+
+
 def parse_flags(words: Iterable[str]) -> tuple[ListenerPolicy, list[str]]:
     """Return the policy that the words ask for, and notes about words that do nothing.
 

@@ -22,6 +22,7 @@ from twisted.internet.endpoints import (
     UNIXServerEndpoint,
     serverFromString,
 )
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
@@ -42,6 +43,15 @@ from torsocks_tx.twistd.listen import (
 
 _PER_TURN = 32
 """Clients that one turn of the reactor accepts: it takes about 10 ms."""
+
+_FIXES = {
+    errno.EADDRINUSE: "end the program that has it, or choose another place",
+    errno.EADDRNOTAVAIL: "choose an address of this machine",
+    errno.ENOENT: "make its directory, or choose another place",
+    errno.EACCES: "choose a port above 1023 or a directory that this user can write, or start as"
+    " root with twistd --uid",
+}
+"""What to do when the system does not let us listen."""
 
 _log = Logger()
 
@@ -92,8 +102,13 @@ def _listening_port(reactor: Any, listener: Listener, factory: Factory) -> IList
         raise StartError(f"cannot listen at {listener.text}: not ready at once")
     port: IListeningPort | Failure = outcome[0]
     if isinstance(port, Failure):
-        reason = port.getErrorMessage().rstrip(".")
-        fix = "end the program that has it, or choose another place"
+        cause: Any = port.value
+        if isinstance(cause, CannotListenError):
+            cause = cause.socketError
+        number, reason = None, str(cause).rstrip(".")
+        if isinstance(cause, OSError):
+            number, reason = cause.errno, cause.strerror or reason
+        fix = _FIXES.get(number or 0, "choose another place")
         raise StartError(f"--listen {listener.text}: {reason}; {fix}")
     return port
 
@@ -304,9 +319,9 @@ def _listen_at_address(
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(place)
         sock.listen(backlog)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError):
         sock.close()
-        raise OSError(getattr(error, "strerror", None) or str(error)) from None
+        raise
     return _port(reactor, sock, factory, _PER_TURN)  # type: ignore[no-any-return]
 
 
@@ -322,9 +337,9 @@ def _listen_at_path(
         sock.bind(path)
         os.chmod(path, mode)
         sock.listen(backlog)
-    except OSError as error:
+    except OSError:
         sock.close()
-        raise OSError(error.strerror or str(error)) from None
+        raise
     finally:
         if lock is not None:
             os.close(lock)

@@ -16,7 +16,7 @@ from twisted.python import usage
 
 from torsocks_tx.backends.tor.files import check_directory
 from torsocks_tx.limits import RENDEZVOUS_TIMEOUT, Limits
-from torsocks_tx.policy.listener import FLAGS, ListenerPolicy
+from torsocks_tx.policy.listener import flag_help
 from torsocks_tx.server.auth import AUTH_TEXT, OWN_CHECKERS, PasswordFile
 from torsocks_tx.twistd.binding import server_endpoint
 from torsocks_tx.twistd.listen import (
@@ -82,16 +82,19 @@ TEXTS = {
     "backend": "tor, or direct: no Tor at all; internal addresses are refused.",
     "handshake-timeout": "Seconds for a client's whole request.",
     "connect-timeout": "Seconds until a connection is made or a name is looked up.",
-    "onion-timeout": "The same for onion services; tor itself gives most of them up sooner.",
-    "rendezvous-timeout": "Seconds that an onion service gets to come to the rendezvous once it was"
-    " told (F3).",
+    "onion-timeout": "Seconds until a connection to an onion service is made; tor itself gives most"
+    " of them up sooner.",
+    "rendezvous-timeout": "Seconds that an onion service has to come to the rendezvous point once"
+    " it has the request; then clients hear F3.",
     "idle-timeout": "Seconds that an open stream may carry nothing; 0: for ever.",
-    "linger-timeout": "Seconds that the far end may be silent after the client closed its side.",
-    "linger-limit": "Seconds that this may last in all.",
+    "linger-timeout": "Seconds that the destination may be silent after the client closed its"
+    " side.",
+    "linger-limit": "Seconds that a stream may last in all after the client closed its side.",
     "shutdown-grace": "Seconds that open streams get when the server stops.",
     "early-data": "Bytes taken from a client before its stream is open.",
-    "extended-bytes": "Bytes of key and value pairs that a client may send by method X'97'.",
-    "extended-pairs": "The same in pairs.",
+    "extended-bytes": "Bytes of key-value pairs that a client may send by extended authentication"
+    " (method X'97').",
+    "extended-pairs": "Key-value pairs that a client may send by extended authentication.",
     "max-connections": "Clients at one time [default: what the descriptor limit allows].",
     "max-per-client": "Clients at one time from one address (of IPv6: one /64 network) [default: a"
     " quarter of --max-connections; for 127.0.0.1 and ::1, which all programs here share, no bound"
@@ -103,32 +106,6 @@ TEXTS = {
     "debug": "Log a line for each refused request (never its destination).",
 }
 """What each option is for."""
-
-
-def _default(field: str, isolation: bool) -> bool:
-    policy = ListenerPolicy()
-    return bool(getattr(policy.isolation if isolation else policy, field))
-
-
-def _flag_lines() -> list[str]:
-    lines = []
-    for flag in FLAGS:
-        on = "on " if _default(flag.field, flag.isolation) else "off"
-        lines.append(f"  {flag.name:<24}{on}  {flag.purpose}")
-    together = "NoIPv4Traffic, NoIPv6Traffic and NoDNSRequest together"
-    lines.append(f"  {'OnionTrafficOnly':<24}off  {together}")
-    lines.append(f"  {'SessionGroup=N':<24}     listeners with the same N may share circuits")
-    return lines
-
-
-FLAG_TEXT = "\n".join(
-    [
-        "Flags of a listener, their defaults, and what they are for. No in front turns one off.",
-        "The names are those of tor(1) for its SocksPort; case does not matter.",
-        "",
-        *_flag_lines(),
-    ]
-)
 
 _OF_TOR = (
     "tor",
@@ -152,7 +129,7 @@ def _seconds(name: str) -> Callable[[str], float]:
         except ValueError:
             number = -1.0
         if not least <= number < 1e9:
-            raise ValueError(f"--{name} {text!r}: write a number of seconds, such as 30")
+            raise usage.UsageError(f"--{name} {text!r}: write a number of seconds, such as 30")
         return number
 
     return read
@@ -163,7 +140,8 @@ def _count(name: str) -> Callable[[str], int]:
 
     def read(text: str) -> int:
         if not (text.isdecimal() and text.isascii() and int(text) >= 1):
-            raise ValueError(f"--{name} {text!r}: write a whole number above 0, such as 1000")
+            fix = "write a whole number above 0, such as 1000"
+            raise usage.UsageError(f"--{name} {text!r}: {fix}")
         return int(text)
 
     return read
@@ -198,7 +176,18 @@ class Options(usage.Options, AuthOptionMixin):
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Read the arguments, and keep them as they are: workers get the same."""
         self.arguments = list(sys.argv[1:] if options is None else options)
-        super().parseOptions(self.arguments)
+        try:
+            super().parseOptions(self.arguments)
+        except usage.UsageError as error:
+            # These are getopt's own words.
+            fix = "; --help lists the options" if str(error).startswith("option ") else ""
+            raise usage.UsageError(f"{error}{fix}") from None
+
+    def parseArgs(self, *words: str) -> None:
+        """Refuse words that belong to no option."""
+        if words:
+            fix = "write an endpoint and its flags in one argument, in quotes"
+            raise usage.UsageError(f"{words[0]!r} belongs to no option; {fix}")
 
     def opt_listen(self, text: str) -> None:
         """Listen here (may be given more than once): an endpoint, then flags, in one argument."""
@@ -235,7 +224,10 @@ class Options(usage.Options, AuthOptionMixin):
         """Describe one kind of --auth."""
         if kind in OWN_CHECKERS:
             self.opt_help_auth()
-        super().opt_help_auth_type(kind)
+        try:
+            super().opt_help_auth_type(kind)
+        except usage.UsageError as error:
+            raise usage.UsageError(f"{error}; --help-auth lists what there is") from None
 
     def opt_tor_option(self, text: str) -> None:
         """A line for the launched tor's torrc, "Name value" (may be given more than once)."""
@@ -253,7 +245,7 @@ class Options(usage.Options, AuthOptionMixin):
 
     def opt_help_flags(self) -> None:
         """List the flags of --listen."""
-        print(FLAG_TEXT)
+        print(flag_help())
         raise SystemExit(0)
 
     def postOptions(self) -> None:
