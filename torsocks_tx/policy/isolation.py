@@ -81,11 +81,10 @@ def isolation_key(
         parts += _auth_parts(request)
     if flags.client_protocol:
         parts += [b"protocol", bytes([request.version])]
-    destination = request.address.literal()
     if flags.dest_port:
-        parts += [b"port", struct.pack("!H", destination.port)]
+        parts += [b"port", struct.pack("!H", request.address.port)]
     if flags.dest_addr:
-        parts += [b"address", destination.host.lower().encode("latin-1")]
+        parts += [b"address", request.address.literal().host.lower().encode("latin-1")]
     return tuple(parts)
 
 
