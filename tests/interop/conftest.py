@@ -20,7 +20,7 @@ BAD_ONION = "duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswzazad.onion"
 
 @dataclass(frozen=True)
 class Served:
-    """What the clients need to know of the server and of what is behind it."""
+    """The server and the origins, as clients need to know them."""
 
     twistd: Twistd
     address: str
@@ -65,7 +65,7 @@ async def _serve(network: PrivateNetwork, directory: Path) -> tuple[Twistd, Onio
 def served(
     private_network: PrivateNetwork, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:
-    """The server; at the end its log must be clean."""
+    """Give the server; check at the end that its log has no traceback and no names."""
     directory = tmp_path_factory.mktemp("twistd")
     twistd, onion = pytest_twisted.blockon(ensureDeferred(_serve(private_network, directory)))
     plain, extended = twistd.addresses

@@ -1,4 +1,4 @@
-"""Chromium, headless: a page through the proxy, and the page for one that is set up wrongly."""
+"""Chromium, headless: a page through the proxy, and the page for HTTP requests."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def chromium(profile: Path, *arguments: str) -> Ended:
 
 @rows("S-06", "S-16")
 @pytest_twisted.ensureDeferred
-async def test_a_page_through_the_proxy(served: Served, tmp_path: Path) -> None:
+async def test_chromium_gets_a_page(served: Served, tmp_path: Path) -> None:
     proxy = f"--proxy-server=socks5://{served.address}"
     ended = await chromium(tmp_path, proxy, "--dump-dom", served.url())
     assert "origin" in ended.text, ended.complaint
@@ -37,7 +37,7 @@ async def test_a_page_through_the_proxy(served: Served, tmp_path: Path) -> None:
 
 @rows("S-34", "S-35", "S-36")
 @pytest_twisted.ensureDeferred
-async def test_the_page_for_a_browser_that_is_set_up_wrongly(
+async def test_chromium_with_the_port_as_an_http_proxy_gets_the_page(
     served: Served, tmp_path: Path
 ) -> None:
     proxy = f"--proxy-server=http://{served.address}"

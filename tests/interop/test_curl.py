@@ -27,14 +27,14 @@ async def page(*arguments: str, words: str = "origin") -> None:
 
 @rows("S-01", "S-04", "S-08")
 @pytest_twisted.ensureDeferred
-async def test_socks4(served: Served) -> None:
+async def test_socks4_by_ipv4_address(served: Served) -> None:
     await page("--socks4", served.address, served.url("203.0.113.9"), words="IPv4")
 
 
 @rows("S-05", "S-08", "S-13", "R-02")
 @pytest.mark.parametrize("user", ["", "alice@"])
 @pytest_twisted.ensureDeferred
-async def test_socks4a(served: Served, user: str) -> None:
+async def test_socks4a_by_name(served: Served, user: str) -> None:
     await page("-x", f"socks4a://{user}{served.address}", served.url())
 
 
@@ -53,7 +53,7 @@ async def test_socks5_by_ipv6_address(served: Served) -> None:
 @rows("S-17", "S-19")
 @pytest.mark.parametrize("user", ["alice:secret", ":", "alice:", ":secret", "%3CtorS0X%3E0:token"])
 @pytest_twisted.ensureDeferred
-async def test_credentials_are_taken(served: Served, user: str) -> None:
+async def test_any_credentials_are_accepted(served: Served, user: str) -> None:
     await page("-x", f"socks5h://{user}@{served.address}", served.url())
 
 
@@ -78,7 +78,7 @@ async def test_reply_codes_depend_on_the_listener(served: Served) -> None:
 
 @rows("S-22", "S-41")
 @pytest_twisted.ensureDeferred
-async def test_a_name_that_does_not_exist(served: Served) -> None:
+async def test_reply_codes_for_a_name_that_does_not_exist(served: Served) -> None:
     for address in (served.address, served.extended):
         ended = await curl("--socks5-hostname", address, "http://nx.test/")
         assert ended.status == 97
@@ -90,7 +90,7 @@ async def test_a_name_that_does_not_exist(served: Served) -> None:
 
 @rows("S-34", "S-35", "S-36")
 @pytest_twisted.ensureDeferred
-async def test_a_socks_port_taken_for_an_http_proxy(served: Served) -> None:
+async def test_the_page_for_a_port_used_as_an_http_proxy(served: Served) -> None:
     plain = await curl("-i", "-x", f"http://{served.address}", "http://canary.test/")
     assert plain.status == 0
     assert plain.text.startswith("HTTP/1.0 501 Tor is not an HTTP Proxy")
@@ -140,7 +140,7 @@ async def test_an_onion_service_by_each_version(served: Served) -> None:
 
 @rows("S-06", "R-23")
 @pytest_twisted.ensureDeferred
-async def test_names_and_credentials_that_curl_itself_gives_up_on(served: Served) -> None:
+async def test_names_and_credentials_too_long_for_curl(served: Served) -> None:
     long_name = ".".join(["a" * 60] * 5)
     await curl("--socks5-hostname", served.address, f"http://{long_name}/")
     await curl("-x", f"socks5h://{served.address}", "--proxy-user", "u" * 256 + ":p", served.url())

@@ -52,7 +52,7 @@ async def test_a_client_that_half_closes_prints_the_answer(served: Served, comma
 @rows("S-34", "S-35")
 @pytest.mark.clients("nc.openbsd")
 @pytest_twisted.ensureDeferred
-async def test_openbsd_nc_takes_the_port_for_an_http_proxy(served: Served) -> None:
+async def test_openbsd_nc_that_uses_the_port_as_an_http_proxy_gets_the_page(served: Served) -> None:
     ended = await run(
         client("nc.openbsd"), "-X", "connect", "-x", served.address, "web.test", str(served.web)
     )
@@ -63,7 +63,7 @@ async def test_openbsd_nc_takes_the_port_for_an_http_proxy(served: Served) -> No
 @rows("S-03", "R-32")
 @pytest.mark.clients("ncat")
 @pytest_twisted.ensureDeferred
-async def test_a_server_that_speaks_first(served: Served) -> None:
+async def test_ncat_with_a_server_that_sends_first(served: Served) -> None:
     ended = await run(
         client("ncat"), "--proxy", served.address, "--proxy-type", "socks5", "--recv-only",
         "-i", "2", "web.test", str(served.banner),

@@ -40,7 +40,7 @@ def files(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 @pytest.mark.clients("proxychains4", "curl")
 @pytest.mark.parametrize("proxy", ["socks5 {}", "socks5 {} alice secret", "socks4 {} alice"])
 @pytest_twisted.ensureDeferred
-async def test_proxychains(served: Served, tmp_path: Path, proxy: str) -> None:
+async def test_curl_under_proxychains(served: Served, tmp_path: Path, proxy: str) -> None:
     settings = tmp_path / "proxychains.conf"
     line = proxy.format(f"127.0.0.1 {served.port}")
     settings.write_text(f"strict_chain\nproxy_dns\n[ProxyList]\n{line}\n")
@@ -54,7 +54,7 @@ async def test_proxychains(served: Served, tmp_path: Path, proxy: str) -> None:
 @rows("S-03", "S-06")
 @pytest.mark.clients("git")
 @pytest_twisted.ensureDeferred
-async def test_git(served: Served, files: tuple[Path, str]) -> None:
+async def test_git_lists_and_clones_a_repository(served: Served, files: tuple[Path, str]) -> None:
     root, url = files
     git = client("git")
     repository = root / "repository.git"
@@ -88,7 +88,9 @@ async def test_git(served: Served, files: tuple[Path, str]) -> None:
 @pytest.mark.clients("apt-get")
 @pytest.mark.parametrize("user", ["", "alice:secret@"])
 @pytest_twisted.ensureDeferred
-async def test_apt(served: Served, files: tuple[Path, str], tmp_path: Path, user: str) -> None:
+async def test_apt_updates_its_lists(
+    served: Served, files: tuple[Path, str], tmp_path: Path, user: str
+) -> None:
     root, url = files
     (root / "Packages").write_text(
         "Package: nothing-at-all\nVersion: 1\nArchitecture: all\nMaintainer: a@web.test\n"
@@ -116,7 +118,9 @@ async def test_apt(served: Served, files: tuple[Path, str], tmp_path: Path, user
 
 @rows("S-03", "S-06")
 @pytest_twisted.ensureDeferred
-async def test_pip(served: Served, files: tuple[Path, str], tmp_path: Path) -> None:
+async def test_pip_downloads_a_wheel(
+    served: Served, files: tuple[Path, str], tmp_path: Path
+) -> None:
     root, url = files
     wheel = write_wheel(root, "nothing_at_all")
     index = root / "simple" / "nothing-at-all"

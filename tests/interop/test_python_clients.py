@@ -51,7 +51,7 @@ def fetch_by_pysocks(kind: int, served: Served, host: str, **credentials: Any) -
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_pysocks(served: Served, kind: int, credentials: dict[str, str]) -> None:
+async def test_pysocks_gets_a_page(served: Served, kind: int, credentials: dict[str, str]) -> None:
     received = await deferToThread(
         lambda: fetch_by_pysocks(kind, served, "web.test", **credentials)
     )
@@ -69,7 +69,7 @@ async def test_pysocks_reads_the_reply_code(served: Served) -> None:
 @rows("S-05", "S-06")
 @pytest.mark.parametrize("scheme", ["socks5h", "socks4a"])
 @pytest_twisted.ensureDeferred
-async def test_requests(served: Served, scheme: str) -> None:
+async def test_requests_gets_a_page(served: Served, scheme: str) -> None:
     proxies = {"http": f"{scheme}://{served.address}"}
 
     def fetch() -> requests.Response:
@@ -99,7 +99,7 @@ class _Collect(Protocol):
 
 @rows("S-24", "S-30", "S-06")
 @pytest_twisted.ensureDeferred
-async def test_txtorcon(served: Served) -> None:
+async def test_txtorcon_looks_up_and_connects(served: Served) -> None:
     here = TCP4ClientEndpoint(reactor, "127.0.0.1", int(served.port))
     assert await txtorcon.socks.resolve(here, "doc.test") == "203.0.113.9"
     name = await txtorcon.socks.resolve_ptr(here, "203.0.113.9")

@@ -38,7 +38,9 @@ async def torsocks(served: Served, *arguments: str) -> Ended:
 )
 @pytest.mark.clients("tor-resolve")
 @pytest_twisted.ensureDeferred
-async def test_tor_resolve(served: Served, arguments: list[str], answer: str) -> None:
+async def test_tor_resolve_prints_the_answer(
+    served: Served, arguments: list[str], answer: str
+) -> None:
     ended = await tor_resolve(served, *arguments)
     assert (ended.status, ended.text.strip("[]")) == (0, answer), ended.complaint
 
@@ -47,7 +49,9 @@ async def test_tor_resolve(served: Served, arguments: list[str], answer: str) ->
 @pytest.mark.parametrize("arguments", [["nx.test"], ["-4", "nx.test"], ["-x", "198.51.100.77"]])
 @pytest.mark.clients("tor-resolve")
 @pytest_twisted.ensureDeferred
-async def test_tor_resolve_says_that_there_is_nothing(served: Served, arguments: list[str]) -> None:
+async def test_tor_resolve_fails_for_names_that_do_not_exist(
+    served: Served, arguments: list[str]
+) -> None:
     ended = await tor_resolve(served, *arguments)
     assert ended.status == 1
 
@@ -65,7 +69,7 @@ async def test_torsocks_looks_up_and_then_connects(served: Served) -> None:
 @pytest.mark.parametrize("options", [["-i"], ["-u", "alice", "-p", "secret"]])
 @pytest.mark.clients("torsocks", "curl")
 @pytest_twisted.ensureDeferred
-async def test_torsocks_isolates(served: Served, options: list[str]) -> None:
+async def test_torsocks_with_isolation_gets_a_page(served: Served, options: list[str]) -> None:
     ended = await torsocks(served, *options, client("curl"), "-q", "-sS", served.url("doc.test"))
     assert ended.status == 0, ended.complaint
     assert "origin" in ended.text
