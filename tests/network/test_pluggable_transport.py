@@ -6,7 +6,7 @@ import re
 import sys
 from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.error import NoRouteError
 from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.protocol import Factory
 
 from tests.network.asking import ask, request
 from tests.pt.bridge import EXAMPLE, Bridge, HTTPProxy, load_example
@@ -36,6 +37,7 @@ from torsocks_tx.testing.tornet.client import Client
 pytestmark = pytest.mark.network
 
 SECRET = b"swordfish"
+SECRET_ARGUMENT = "secret=swordfish"
 EXPECTED_WARNINGS = (
     "You have used DirAuthority",
     "TestingTorNetwork is set",
@@ -54,10 +56,7 @@ class Place:
     port: int
     fingerprint: str
     directory: Path
-
-    def line(self, arguments: str) -> str:
-        """Return the line of a client's torrc."""
-        return f"Bridge veil 127.0.0.1:{self.port} {self.fingerprint} {arguments}"
+    served: list[tuple[Any, Factory]] = field(default_factory=list)
 
     @property
     def log(self) -> str:
@@ -70,16 +69,33 @@ class Place:
         lines = re.findall(r"\[(?:warn|err)\] (.*)", self.log)
         return [line for line in lines if not line.startswith(EXPECTED_WARNINGS)]
 
-    async def client(self, plugin: str, *lines: str) -> Client:
-        """Start a tor that connects through the transport only."""
-        return await self.network.add_client(
+    async def client(self, plugin: str, *lines: str, arguments: str = SECRET_ARGUMENT) -> Client:
+        """Start a tor that connects through the transport only, and wait until it has circuits."""
+        client = await self.network.add_client(
             [
                 "UseBridges 1",
                 f"ClientTransportPlugin veil {plugin}",
+                f"Bridge veil 127.0.0.1:{self.port} {self.fingerprint} {arguments}",
                 f"Log info file {self.directory / 'parent.log'}",
                 *lines,
             ]
         )
+        assert client.node.bootstrapped == 100
+        return client
+
+    async def listen(self, factory: Factory) -> str:
+        """Listen until the end of the test; return ``host:port``."""
+        port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
+        self.served.append((port, factory))
+        return f"127.0.0.1:{port.getHost().port}"
+
+    async def stop(self) -> None:
+        """Stop all listeners, and close the connections of our servers."""
+        for port, factory in self.served:
+            await port.stopListening()
+            if isinstance(factory, SOCKSFactory):
+                factory.close_all()
+                await factory.when_empty()
 
     async def visit(self, client: Client) -> bytes:
         """Fetch a page through a client."""
@@ -98,18 +114,18 @@ async def place(private_network: PrivateNetwork, tmp_path: Path) -> AsyncIterato
     fingerprint = await control.get_info("fingerprint")
     host, _, port = (await control.get_info("net/listeners/or")).strip('"').partition(":")
     bridge = Bridge(TCP4ClientEndpoint(reactor, host, int(port)), SECRET)
-    listening = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(bridge)
-    yield Place(private_network, bridge, listening.getHost().port, fingerprint, tmp_path)
+    place = Place(private_network, bridge, 0, fingerprint, tmp_path)
+    place.port = int((await place.listen(bridge)).rpartition(":")[2])
+    yield place
     for client in private_network.clients[known:]:
         await client.node.stop()
-    await listening.stopListening()
+    await place.stop()
 
 
 @rows("P-02")
 @pytest_twisted.ensureDeferred
 async def test_tor_starts_the_example_and_connects_through_it(place: Place) -> None:
-    client = await place.client(EXEC, place.line(f"secret={SECRET.decode()}"))
-    assert client.node.bootstrapped == 100
+    client = await place.client(EXEC)
     assert b"This is the IPv4 origin." in await place.visit(client)
     assert place.bridge.streams > 0
     assert place.warnings == []
@@ -191,19 +207,14 @@ async def test_transport_connects_through_the_socks_proxy_of_tor(
     place: Place, version: Version, lines: list[str], credentials: Credentials | None
 ) -> None:
     proxy = Proxy()
-    port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(proxy)
-    lines[0] += f" 127.0.0.1:{port.getHost().port}"
-    client = await place.client(EXEC, place.line(f"secret={SECRET.decode()}"), *lines)
-    assert client.node.bootstrapped == 100
+    kind, *login = lines
+    client = await place.client(EXEC, f"{kind} {await place.listen(proxy)}", *login)
     assert b"This is the IPv4 origin." in await place.visit(client)
     assert place.bridge.streams == len(proxy.requests) > 0
     for asked in proxy.requests:
         assert (asked.version, asked.credentials) == (version, credentials)
         assert asked.address == Address.of("127.0.0.1", place.port)
     assert place.warnings == []
-    await client.node.stop()
-    await port.stopListening()
-    await proxy.when_empty()
 
 
 @pytest.mark.parametrize("password", ["", "me:a@b:c"])
@@ -212,14 +223,12 @@ async def test_transport_connects_through_the_http_proxy_of_tor(
     place: Place, password: str
 ) -> None:
     proxy = HTTPProxy()
-    port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(proxy)
-    lines = [f"HTTPSProxy 127.0.0.1:{port.getHost().port}"]
+    lines = [f"HTTPSProxy {await place.listen(proxy)}"]
     expected = b""
     if password:
         lines.append(f"HTTPSProxyAuthenticator {password}")
         expected = b"Proxy-Authorization: Basic " + b64encode(password.encode())
-    client = await place.client(EXEC, place.line(f"secret={SECRET.decode()}"), *lines)
-    assert client.node.bootstrapped == 100
+    client = await place.client(EXEC, *lines)
     assert b"This is the IPv4 origin." in await place.visit(client)
     assert place.bridge.streams == len(proxy.heads) > 0
     for head in proxy.heads:
@@ -227,8 +236,6 @@ async def test_transport_connects_through_the_http_proxy_of_tor(
         assert expected in head
         assert bool(password) is (b"Proxy-Authorization" in head)
     assert place.warnings == []
-    await client.node.stop()
-    await port.stopListening()
 
 
 class Unmanaged:
@@ -245,9 +252,6 @@ class Unmanaged:
             raise self.failures.pop()
         endpoint: IStreamClientEndpoint = load_example().veil(target)
         return endpoint
-
-    async def listen(self) -> Any:
-        return await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(self.factory)
 
 
 def filled(length: int) -> bytes:
@@ -307,19 +311,13 @@ async def test_arguments_arrive_intact(
     place: Place, version: str, words: Sequence[str], arguments: tuple[tuple[str, bytes], ...]
 ) -> None:
     transport = Unmanaged()
-    port = await transport.listen()
-    where = f"{version} 127.0.0.1:{port.getHost().port}"
-    client = await place.client(where, place.line(" ".join(words)))
-    assert client.node.bootstrapped == 100
+    where = f"{version} {await place.listen(transport.factory)}"
+    client = await place.client(where, arguments=" ".join(words))
     assert {target.arguments for target in transport.targets} == {KeyValues(arguments)}
     assert {target.address.port for target in transport.targets} == {place.port}
     assert len(userpass.build_text(KeyValues(arguments))) >= len(" ".join(words))
     assert b"This is the IPv4 origin." in await place.visit(client)
     assert place.warnings == []
-    await client.node.stop()
-    await port.stopListening()
-    transport.factory.close_all()
-    await transport.factory.when_empty()
 
 
 @rows("P-26", "P-29", "P-31", "P-33")
@@ -340,14 +338,7 @@ async def test_tor_understands_the_failures_of_a_transport(
     """tor does not offer method 0x97, so it gets plain codes; it tries again by itself."""
     transport = Unmanaged()
     transport.failures = [failure]
-    port = await transport.listen()
-    where = f"socks5 127.0.0.1:{port.getHost().port}"
-    client = await place.client(where, place.line(f"secret={SECRET.decode()}"))
-    assert client.node.bootstrapped == 100
+    await place.client(f"socks5 {await place.listen(transport.factory)}")
     assert not transport.failures
     assert words in place.log
     assert "Unknown error" not in place.log
-    await client.node.stop()
-    await port.stopListening()
-    transport.factory.close_all()
-    await transport.factory.when_empty()
