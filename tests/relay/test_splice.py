@@ -25,7 +25,17 @@ from torsocks_tx.relay import splice as module
 from torsocks_tx.relay.clock import TICK, clock_of
 from torsocks_tx.relay.pipes import IDLE_PIPES, LEAST_PIPE, Pipe, PipePool, share_pool
 from torsocks_tx.relay.sockets import was_reset
-from torsocks_tx.relay.splice import FULL, MISSES, READ, STEADY, Reading, Side, Splice
+from torsocks_tx.relay.splice import (
+    FULL,
+    IN_A_ROW,
+    LARGE,
+    PATIENCE,
+    READ,
+    STEADY,
+    Reading,
+    Side,
+    Splice,
+)
 
 LOST = Failure(ConnectionLost())
 
@@ -453,6 +463,15 @@ class TestUrgentData:
 class TestClock:
     """When a side is read by the clock."""
 
+    @pytest.fixture(autouse=True)
+    def _every_family(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "BY_EVENT_ONLY", ())
+
+    def test_a_unix_socket_never_is(self, stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "BY_EVENT_ONLY", (socket.AF_UNIX,))
+        self.flow(stream, 2 * STEADY // 20_000, 20_000, 0.003)
+        assert not self.is_by_clock(stream)
+
     def flow(self, stream: Stream, count: int, size: int, seconds: float) -> None:
         """Let so many pieces come by event, with so much time between them."""
         for _ in range(count):
@@ -475,31 +494,37 @@ class TestClock:
         assert self.is_by_clock(stream)
         assert len(stream.run()) == 70_000
 
-    @pytest.mark.parametrize(
-        ("size", "seconds"), [(20_000, 0.04), (100_000, 0.001), (1_000, 0.00001)]
-    )
-    def test_one_with_pauses_or_a_fast_one_is_not(
+    @pytest.mark.parametrize(("size", "seconds"), [(20_000, 0.06), (100_000, 0.001)])
+    def test_one_with_pauses_or_large_reads_is_not(
         self, stream: Stream, size: int, seconds: float
     ) -> None:
-        self.flow(stream, 3 * STEADY // size, size, seconds)
+        set_way(stream, "by pipe" if size > LARGE else "copied")
+        self.flow(stream, 6 * STEADY // size, size, seconds)
         assert not self.is_by_clock(stream)
 
     def test_it_is_left_after_some_reads_that_find_nothing(self, stream: Stream) -> None:
         set_way(stream, "by clock")
-        for _ in range(MISSES - 1):
+        for _ in range(IN_A_ROW - 1):
             stream.reactor.advance(TICK)
         stream.come(b"some")
-        for _ in range(MISSES):
+        for _ in range(IN_A_ROW):
             assert self.is_by_clock(stream)
             stream.reactor.advance(TICK)
         assert stream.side in stream.reactor.getReaders()
         assert stream.reactor.getDelayedCalls() == []
 
-    def test_it_is_left_when_a_read_finds_much(self, stream: Stream) -> None:
+    def test_it_is_left_after_reads_that_find_much_and_not_tried_soon(self, stream: Stream) -> None:
         set_way(stream, "by clock")
-        stream.come(bytes(FULL))
+        for _ in range(IN_A_ROW):
+            assert self.is_by_clock(stream)
+            stream.come(bytes(FULL))
+            stream.run()
         assert not self.is_by_clock(stream)
-        stream.run()
+        pieces = PATIENCE * STEADY // 20_000
+        self.flow(stream, pieces, 20_000, 0.003)
+        assert not self.is_by_clock(stream)
+        self.flow(stream, 1, 20_000, 0.003)
+        assert self.is_by_clock(stream)
 
     def test_one_tick_reads_all_even_if_one_has_a_fault(
         self, stream: Stream, monkeypatch: pytest.MonkeyPatch, logged_failures: list[LogEvent]

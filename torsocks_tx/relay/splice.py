@@ -23,7 +23,7 @@ from twisted.internet.interfaces import IReadWriteDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from torsocks_tx.relay.clock import TICK, clock_of
+from torsocks_tx.relay.clock import clock_of
 from torsocks_tx.relay.pipes import Pipe, pool, splice
 from torsocks_tx.relay.sockets import abort, note_partly_spliced, note_unsent, send
 
@@ -37,15 +37,20 @@ TURN, TRIES = 1024 * 1024, 4
 """Bytes that go through a pipe in one turn of the reactor, and in how many tries: to sleep and be
 woken costs more than to ask again, but then it is another stream's turn."""
 
-MISSES = 3
-"""After so many reads in a row that find nothing, a side is not read by the clock any more."""
+STEADY, PAUSE = 64 * 1024, 0.05
+"""A side is read by the clock once so many bytes came in reads that are not large, and without such
+a pause (in seconds)."""
 
-STEADY, PAUSE, FASTEST = 256 * 1024, MISSES * TICK, 12.8e6
-"""A side is read by the clock once so many bytes came without such a pause (in seconds), and not
-faster than this (in bytes a second)."""
+IN_A_ROW = 3
+"""It is not any more after so many reads in a row that find nothing, or too much."""
 
-FULL = int(FASTEST * TICK)
-"""It is not any more when one read finds so many bytes: the stream is faster now."""
+FULL, PATIENCE = 128 * 1024, 8
+"""A read by the clock that finds so many bytes finds too much: the stream is faster than that. Then
+it takes so many times as much until the clock is tried again."""
+
+BY_EVENT_ONLY = (socket.AF_UNIX,)
+"""Families of sockets that are never read by the clock: a unix socket holds so little that its
+writer, tor, would stop for most of the time between two reads."""
 
 _CANNOT_SPLICE = (errno.EINVAL, errno.ENOSYS)
 
@@ -80,8 +85,8 @@ class Side:
     ``has_ended``: its peer has sent its last byte before, so that it is never read again.
     """
 
-    __slots__ = ("_began", "_last", "_left", "_misses", "_pending", "_pipe", "_run", "_splice",
-                 "_uses_pipe", "fd", "has_ended", "is_client", "peer", "reading", "sock",
+    __slots__ = ("_empty", "_full", "_last", "_left", "_pending", "_pipe", "_run", "_splice",
+                 "_steady", "_uses_pipe", "fd", "has_ended", "is_client", "peer", "reading", "sock",
                  "transport")  # fmt: skip
 
     def __init__(self, splice: Splice, transport: Any, *, is_client: bool, has_ended: bool) -> None:
@@ -98,8 +103,8 @@ class Side:
         self._pipe: Pipe | None = None
         self._left = 0
         self._uses_pipe = False
-        self._run, self._began, self._last = 0, 0.0, 0.0
-        self._misses = 0
+        self._run, self._last, self._steady = 0, 0.0, STEADY
+        self._empty, self._full = 0, 0
 
     # What the reactor calls: any of it may be meant for a descriptor that had this number before.
 
@@ -142,8 +147,10 @@ class Side:
         count = self._move_by_copy()
         if self.reading is not Reading.BY_CLOCK:
             return
-        self._misses = 0 if count else self._misses + 1
-        if count >= FULL or self._misses == MISSES:
+        self._empty = 0 if count else self._empty + 1
+        self._full = self._full + 1 if count >= FULL else 0
+        if IN_A_ROW in (self._empty, self._full):
+            self._steady = self._steady * PATIENCE if self._full else STEADY
             self.read_by_event()
 
     # How it is read.
@@ -159,17 +166,14 @@ class Side:
         """Choose how the next bytes are moved, after so many have come."""
         self._uses_pipe = count >= LARGE
         now = self._splice.reactor.seconds()
-        if self._uses_pipe or now - self._last > PAUSE:
-            self._run, self._began = 0, now
-        self._run += count
+        is_new = now - self._last > PAUSE
+        self._run = 0 if self._uses_pipe else count if is_new else self._run + count
         self._last = now
-        if self._run >= STEADY:
-            if now - self._began >= self._run / FASTEST:
-                self._read_by_clock()
-            self._run = 0
+        if self._run >= self._steady and self.sock.family not in BY_EVENT_ONLY:
+            self._read_by_clock()
 
     def _read_by_clock(self) -> None:
-        self._misses, self.reading = 0, Reading.BY_CLOCK
+        self._empty, self._full, self.reading = 0, 0, Reading.BY_CLOCK
         self._splice.reactor.removeReader(self)
         self._splice.clock.add(self)
         # Linux makes its receive buffer wide enough for this, and goes on to let it grow.
