@@ -1,1 +1,1 @@
-"""What a stream through torsocks_tx costs, beside what people would use instead."""
+"""Benchmarks: what a stream through torsocks_tx costs, beside other servers."""

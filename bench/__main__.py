@@ -1,4 +1,4 @@
-"""``make bench``: every server in turn, round after round; the results go to ``bench/results``."""
+"""``make bench``: measure every server, in rounds; the results go to ``bench/results``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def main() -> int:
-    """Measure, print, and write it down."""
+    """Measure, print the results, and write them."""
     parser = argparse.ArgumentParser(prog="make bench ARGS=...")
     parser.add_argument("--quick", action="store_true", help="two minutes, and less exact")
     parser.add_argument(

@@ -23,7 +23,7 @@ class _Side(Protocol):
     other: _Side | None = None
 
     def dataReceived(self, data: bytes) -> None:
-        """Pass bytes on."""
+        """Send the bytes to the other side."""
         if self.other is not None:
             self.other.transport.write(data)
 
@@ -35,7 +35,7 @@ class _Side(Protocol):
             self.other.other = None
 
     def join(self, other: _Side) -> None:
-        """Be one stream with the other side."""
+        """Relay between this side and the other."""
         self.other, other.other = other, self
         self.transport.registerProducer(other.transport, True)
         other.transport.registerProducer(self.transport, True)

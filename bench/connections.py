@@ -13,7 +13,7 @@ from bench.origin import ONE_BYTE
 from bench.socks import GREETING, Way, request
 
 SOURCES = 64
-"""Addresses of 127/8 to connect from: a single one has 28,000 ports, which rest after use."""
+"""Addresses of 127/8 to connect from: one has 28,000 ports, each unusable for a while after use."""
 
 
 class Swarm:
@@ -34,7 +34,7 @@ class Swarm:
         self._started = 0
 
     def run(self, count: int, width: int) -> Iterator[socket.socket]:
-        """Open ``count`` streams; yields each when it is open."""
+        """Open ``count`` streams; yield each when it is open."""
         left = count
         while left or self._steps:
             while left and len(self._steps) < width:
@@ -77,7 +77,7 @@ class Swarm:
         self._poll.unregister(number)
 
     def _conversation(self, sock: socket.socket) -> Iterator[int]:
-        """Yields what to wait for."""
+        """Yield the epoll events to wait for."""
         yield select.EPOLLOUT
         if self._way.version == 5:
             sock.send(GREETING)
@@ -119,7 +119,7 @@ class Held:
         self.open, self.refused = len(self._sockets), swarm.failed
 
     def use(self) -> int:
-        """Send an order over each, then read each answer, then close; how many answered."""
+        """Send an order over each stream, read the answers, close; return how many answered."""
         answered = 0
         for start in range(0, len(self._sockets), 100):
             some = self._sockets[start : start + 100]

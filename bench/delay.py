@@ -1,4 +1,4 @@
-"""A link that takes its time: ``python -m bench.delay PORT MILLISECONDS``; it prints its port.
+"""A slow link: ``python -m bench.delay PORT MILLISECONDS``; it prints its port.
 
 Bytes to and from 127.0.0.1:PORT come so much later, in order, and as fast as they would otherwise.
 For each line of its input it prints how many round trips there were since the last one: how often
@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 
 
 class _Side(Protocol):
-    """One end of the link; ``other`` comes with the connection behind it."""
+    """One end of the link; ``other`` is set once the other end is connected."""
 
     transport: Any
 
@@ -42,7 +42,7 @@ class _Side(Protocol):
             self.other.transport.write(data)
 
     def join(self, other: _Side) -> None:
-        """Be one link with the other end."""
+        """Link both ends."""
         self.other, other.other = other, self
         other.transport.write(self._early)
 

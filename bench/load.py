@@ -1,4 +1,4 @@
-"""The near end of every stream: ``python -m bench.load``, one order and one answer a line, in JSON.
+"""The load generator: ``python -m bench.load``, one job and one answer a line, in JSON.
 
 Blocking sockets and threads for bulk, where a system call moves much; one epoll loop for the
 set-up of many connections, where it does not.
@@ -24,7 +24,7 @@ HOLD: list[Held] = []
 
 
 def bulk(way: Way, host: str, port: int, count: int, streams: int, chunk: int) -> dict[str, float]:
-    """Download ``count`` bytes in all over ``streams`` streams; the seconds from order to end."""
+    """Download ``count`` bytes in all over ``streams`` streams; return the seconds it took."""
     each = count // streams
     sockets = [connect(way, host, port) for _ in range(streams)]
 
@@ -52,7 +52,7 @@ def bulk(way: Way, host: str, port: int, count: int, streams: int, chunk: int) -
 def exchanges(
     way: Way, host: str, port: int, count: int, optimistic: bool = True
 ) -> dict[str, float]:
-    """Open streams one after the other; seconds until the first byte of an echo, the median.
+    """Open streams one after the other; return the median seconds to the first echoed byte.
 
     ``optimistic``: the client speaks in the segment of its request, not after the reply.
     """
@@ -75,7 +75,7 @@ def hold(way: Way, host: str, port: int, count: int) -> dict[str, float]:
 
 
 def use(way: Way, host: str, port: int) -> dict[str, float]:
-    """Echo a byte over every held stream, and close it; how many did."""
+    """Echo a byte over every held stream, and close it; return how many worked."""
     return {"used": HOLD.pop().use()}
 
 
@@ -89,7 +89,7 @@ JOBS: dict[str, Callable[..., dict[str, float]]] = {
 
 
 def answer(job: dict[str, Any]) -> dict[str, float]:
-    """Do one job; ``cpu`` is what it cost this process."""
+    """Do one job; ``cpu`` is the CPU time of this process for it."""
     before = time.process_time()
     way = Way(job.pop("version"), tuple(job.pop("proxy")))
     result = JOBS[job.pop("job")](way, **job)
@@ -97,7 +97,7 @@ def answer(job: dict[str, Any]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Answer orders until there are no more."""
+    """Do jobs until standard input ends."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     for line in sys.stdin:

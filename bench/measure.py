@@ -1,4 +1,4 @@
-"""How it is measured.
+"""The method of the measurements.
 
 Servers take turns, so that all see the same machine, and ratios are taken within a turn.
 """
@@ -18,7 +18,7 @@ GB = 10**9
 
 
 class Plan(NamedTuple):
-    """How much of everything."""
+    """The size of each scenario."""
 
     rounds: int
     bulk: int
@@ -35,7 +35,7 @@ QUICK = Plan(3, GB // 2, GB // 20, 1500, 1000, 1500, 8, 4 * 10**6)
 
 
 class Row(NamedTuple):
-    """One bar: the measured value, and how it is to compare."""
+    """One bar: the measured value, and the bound it must meet."""
 
     what: str
     value: float
@@ -44,7 +44,7 @@ class Row(NamedTuple):
 
 
 class Bench:
-    """Runs scenarios; ``samples[scenario][measure][server]`` holds all that came out."""
+    """Runs scenarios; ``samples[scenario][measure][server]`` lists every value."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -62,7 +62,7 @@ class Bench:
 
     @contextlib.contextmanager
     def running(self, names: Sequence[str]) -> Any:
-        """Servers of these names, those that can be had."""
+        """Run the servers of these names that are installed."""
         with contextlib.ExitStack() as stack:
             servers = {}
             for name in names:
@@ -79,7 +79,7 @@ class Bench:
     def turns(
         self, scenario: str, servers: dict[str, Server], job: str, digest: Any, **arguments: Any
     ) -> None:
-        """Let the servers take turns; ``digest`` makes measures of the answer to each job."""
+        """Give each server the job in turns; ``digest`` turns an answer into measures."""
         for _ in range(self.plan.rounds):
             for name, server in servers.items():
                 answer = self.do(server, job, **arguments)
@@ -87,11 +87,11 @@ class Bench:
                     self.add(scenario, measure, name, value)
 
     def keep(self, samples: dict[str, Any], rows: Sequence[Row]) -> None:
-        """Begin with what came out before: a scenario that runs again replaces its own."""
+        """Start from earlier results; a scenario that runs again replaces its own."""
         self.samples, self.rows, self.kept = samples, list(rows), list(samples)
 
     def add(self, scenario: str, measure: str, server: str, value: float) -> None:
-        """Note one value."""
+        """Record one value."""
         if scenario in self.kept:
             self.kept.remove(scenario)
             self.samples[scenario] = {}
@@ -108,7 +108,7 @@ class Bench:
         return statistics.median(first / second for first, second in pairs)
 
     def bar(self, what: str, value: float | None, least: float, *, most: bool = False) -> None:
-        """Note a bar; ``most``: the value must not be greater."""
+        """Record a bar; ``most``: the value must not be greater."""
         if value is not None:
             holds = value <= least if most else value >= least
             row = Row(what, value, f"{'<=' if most else '>='} {least:g}", holds)
@@ -120,7 +120,7 @@ class Bench:
 
 
 def carried(answer: dict[str, float]) -> dict[str, float]:
-    """The measures of bytes."""
+    """Return the measures of a job that carries bytes."""
     return {
         "MB/s": answer["bytes"] / 1e6 / answer["seconds"],
         "CPU s/GB": answer["server_cpu"] / answer["bytes"] * GB,
@@ -130,7 +130,7 @@ def carried(answer: dict[str, float]) -> dict[str, float]:
 
 
 def opened(answer: dict[str, float]) -> dict[str, float]:
-    """The measures of connections."""
+    """Return the measures of a job that opens connections."""
     return {
         "connections/s": answer["done"] / answer["seconds"],
         "CPU s per 1,000 connections": answer["server_cpu"] / answer["done"] * 1000,

@@ -1,4 +1,4 @@
-"""The far end of every stream: ``python -m bench.origin``; it prints its port.
+"""The origin, where every stream ends: ``python -m bench.origin``; it prints its port.
 
 A stream begins with an order of 13 bytes: a letter, then two numbers.
 
@@ -43,7 +43,7 @@ def send(stream: socket.socket, chunk: int, count: int) -> None:
 
 
 def receive(stream: socket.socket, count: int) -> None:
-    """Read ``count`` bytes, and say so."""
+    """Read ``count`` bytes, and answer one."""
     buffer = bytearray(len(BLOCK))
     while count > 0:
         got = stream.recv_into(buffer)
@@ -83,7 +83,7 @@ class Origin:
         self._waiting: dict[int, socket.socket] = {}
 
     def run(self) -> None:
-        """Go on for ever."""
+        """Serve for ever."""
         while True:
             for number, _ in self._poll.poll():
                 if number == self._listener.fileno():
@@ -120,6 +120,6 @@ class Origin:
 if __name__ == "__main__":
     origin = Origin()
     print(origin.port, flush=True)
-    # It ends with whoever started it.
+    # It ends when standard input does.
     threading.Thread(target=origin.run, daemon=True).start()
     sys.stdin.read()

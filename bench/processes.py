@@ -29,7 +29,7 @@ NO_PRIVILEGES = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--ambient
 
 @functools.cache
 def identity() -> tuple[tuple[str, ...], dict[str, Any], str]:
-    """How to be an ordinary user: a prefix of the command, options of ``Popen``, and in words."""
+    """Return how to run as an ordinary user: a command prefix, ``Popen`` options, a description."""
     if os.geteuid() != 0:
         return (), {}, "an ordinary user"
     nobody: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
@@ -52,7 +52,7 @@ def start(arguments: Sequence[str], **streams: Any) -> subprocess.Popen[str]:
 
 
 def _close(process: subprocess.Popen[str]) -> None:
-    """Wait for the end of a process, and close what led to it."""
+    """Wait for the end of a process, and close its pipes."""
     process.wait()
     for stream in (process.stdin, process.stdout):
         if stream is not None:
@@ -120,7 +120,7 @@ class Server:
 
     @classmethod
     def at(cls, place: str) -> Server:
-        """A SOCKS5 server that somebody else has started, at ``host:port``."""
+        """Return a SOCKS5 server at ``host:port`` that is not ours to start or stop."""
         return cls(None, int(place.rpartition(":")[2]))
 
     def __enter__(self) -> Server:
@@ -156,14 +156,14 @@ class Server:
 
 
 class Helper:
-    """A program of the bench that tells, in one line of JSON, where it is, and ends with us."""
+    """A program of the bench that prints its address as a line of JSON, and ends with us."""
 
     def __init__(self, module: str, *arguments: str) -> None:
         command = [sys.executable, "-m", module, *arguments]
         self._process = start(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def told(self) -> Any:
-        """What it says."""
+        """Read one line of JSON from the program."""
         assert self._process.stdout is not None
         return json.loads(self._process.stdout.readline())
 

@@ -25,7 +25,7 @@ CHARTS = (
 
 
 def machine() -> dict[str, Any]:
-    """What this was measured on."""
+    """Return a description of the machine."""
     import twisted
 
     return {
@@ -39,7 +39,7 @@ def machine() -> dict[str, Any]:
 
 
 def table(bench: Bench) -> str:
-    """All of it in Markdown."""
+    """Return the results in Markdown."""
     facts = ", ".join(f"{name} {value}" for name, value in machine().items())
     lines = ["# Results", "", f"{facts}; {bench.plan.rounds} rounds in turns.", ""]
     lines += [f"Not here: {name} ({why})." for name, why in bench.missing.items()]
@@ -74,7 +74,7 @@ def _cell(values: list[float] | None) -> str:
 
 
 def chart(bench: Bench) -> str:
-    """Bars, one group for each measure that is worth a look."""
+    """Return a bar chart in SVG, one group for each main measure."""
     parts: list[str] = []
     top = 10
     for scenario, measure in CHARTS:
@@ -105,7 +105,7 @@ def _bars(medians: dict[str, float], top: int) -> list[str]:
 
 
 def recall(bench: Bench, directory: Path) -> None:
-    """Begin with the results that are there, if they were measured as much as now."""
+    """Load the earlier results, if they are of the same plan."""
     path = directory / "results.json"
     if path.exists():
         results = json.loads(path.read_text())
@@ -114,7 +114,7 @@ def recall(bench: Bench, directory: Path) -> None:
 
 
 def write_report(bench: Bench, directory: Path) -> str:
-    """Write the three files; the table."""
+    """Write the three files; return the table."""
     directory.mkdir(parents=True, exist_ok=True)
     text = table(bench)
     rows = [row._asdict() for row in bench.rows]

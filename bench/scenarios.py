@@ -1,4 +1,4 @@
-"""What is measured, and against which bar."""
+"""The scenarios, and the bars of their results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIRST = "first byte, ms"
 
 
 def bulk_one(bench: Bench) -> None:
-    """One stream, as fast as it goes."""
+    """Download by one stream."""
     name = "bulk, 1 stream"
     with bench.running([NOTHING, OURS, PLAIN, SOCKS4, MICROSOCKS, DANTE]) as servers:
         arguments = {"count": bench.plan.bulk, "streams": 1, "chunk": 256 * 1024}
@@ -35,7 +35,7 @@ def bulk_one(bench: Bench) -> None:
 
 
 def bulk_eight(bench: Bench) -> None:
-    """Eight streams at one time."""
+    """Download by eight streams at one time."""
     name = "bulk, 8 streams"
     with bench.running([NOTHING, OURS, PLAIN, MICROSOCKS, DANTE]) as servers:
         arguments = {"count": bench.plan.bulk, "streams": 8, "chunk": 256 * 1024}
@@ -45,7 +45,7 @@ def bulk_eight(bench: Bench) -> None:
 
 
 def small_chunks(bench: Bench) -> None:
-    """Writes of 1,200 bytes."""
+    """Download in writes of 1,200 bytes."""
     name = "1,200 byte chunks"
     with bench.running([NOTHING, OURS, PLAIN, MICROSOCKS, DANTE]) as servers:
         arguments = {"count": bench.plan.small, "streams": 1, "chunk": 1200}
@@ -57,7 +57,7 @@ def small_chunks(bench: Bench) -> None:
 
 
 def set_up(bench: Bench) -> None:
-    """Connections that are opened and closed, 50 at a time; then with one byte there and back."""
+    """Open and close connections, 50 at a time; then also echo one byte over each."""
     for scenario, echo in (("set-up", False), ("set-up and one byte both ways", True)):
         with bench.running([NOTHING, OURS, WORKERS, SOCKS4, MICROSOCKS, DANTE]) as servers:
             arguments = {"count": bench.plan.connections, "echo": echo}
@@ -71,7 +71,7 @@ def set_up(bench: Bench) -> None:
 
 
 def memory(bench: Bench) -> None:
-    """Connections that are open and idle, in a fresh process."""
+    """Measure the memory of idle connections, in a new process."""
     each = "KiB per idle connection"
     for name in (OURS, MICROSOCKS, DANTE):
         with bench.running([name]) as servers:
@@ -88,7 +88,7 @@ def memory(bench: Bench) -> None:
 
 
 def held_connections(bench: Bench) -> None:
-    """Many connections held, then all used."""
+    """Hold many connections, then use all of them."""
     with torsocks_tx() as server:
         held = bench.do(server, "hold", count=bench.plan.held)
         used = bench.do(server, "use")
@@ -133,7 +133,7 @@ THOUSAND, GIGABYTE = "1,000 connections", "GB"
 
 
 def added_to_tor(bench: Bench) -> None:
-    """What stands before tor's SocksPort costs, beside what tor's own client does."""
+    """Measure the CPU time of a server in front of tor's SocksPort, beside that of tor."""
     with contextlib.ExitStack() as stack:
         place = stack.enter_context(Helper("bench.tornet")).told()
         servers = {TOR: Server.at(place["socks"])}
@@ -155,7 +155,7 @@ def added_to_tor(bench: Bench) -> None:
 
 
 def cost(bench: Bench, name: str, server: Server, tor: int) -> None:
-    """Open connections, then carry bytes; what that costs tor's client and the server before it."""
+    """Open connections, then carry bytes; record the CPU time of tor and of the server."""
     before = cpu_of(tor)
     count = bench.plan.connections // 6
     opened = bench.do(server, "rate", host="web.test", count=count, width=16)

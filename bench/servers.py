@@ -16,7 +16,7 @@ from bench.processes import HOST, Server, free_port, start, wait_for
 
 
 def no_proxy() -> Server:
-    """Nothing in between."""
+    """Run no server: connect to the origin directly."""
     return Server(None, 0, 0)
 
 
@@ -41,7 +41,7 @@ def twistd(*options: str) -> Server:
 
 
 def torsocks_tx(workers: int = 1) -> Server:
-    """Ours, without Tor."""
+    """Run ``twistd torsocks`` without Tor."""
     more = ["--workers", str(workers)] if workers > 1 else []
     return twistd("--backend", "direct", "--allow-internal", *more)
 
@@ -101,7 +101,7 @@ listen front
 
 
 def haproxy(behind: str) -> Server:
-    """Passes bytes on to ``host:port``, and knows nothing of SOCKS; one thread, C."""
+    """Run HAProxy as a TCP proxy for ``host:port``, without SOCKS; one thread, C."""
     port = free_port()
     descriptor, name = tempfile.mkstemp(prefix="bench-", suffix=".cfg")
     os.write(descriptor, HAPROXY.format(host=HOST, port=port, behind=behind).encode())
@@ -113,7 +113,7 @@ def haproxy(behind: str) -> Server:
 
 
 def found(program: str) -> str:
-    """Where a program is."""
+    """Return the path of a program."""
     path = shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
     if path is None:
         raise FileNotFoundError(f"{program} is not installed")

@@ -1,4 +1,4 @@
-"""The load generator's own few bytes of SOCKS; nothing of the package is used, nor of Twisted."""
+"""SOCKS for the load generator, without the package and without Twisted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def request(version: int, host: str, port: int) -> bytes:
 
 
 def take(sock: socket.socket, count: int) -> bytes:
-    """Read so many bytes; raises ``EOFError`` if there are fewer."""
+    """Read ``count`` bytes; raise ``EOFError`` if there are fewer."""
     data = b""
     while len(data) < count:
         more = sock.recv(count - len(data))

@@ -1,4 +1,4 @@
-"""A private Tor network for the bench: ``python -m bench.tornet``; prints where it is, in JSON."""
+"""A private Tor network for the bench: ``python -m bench.tornet``; prints its facts in JSON."""
 
 from __future__ import annotations
 

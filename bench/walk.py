@@ -46,24 +46,24 @@ class _Tor(Protocol):
 
 
 class _Client(Protocol):
-    """Greets, asks, and says one byte."""
+    """A client that sends greeting, request and one byte."""
 
     transport: Any
     factory: Any
 
     def connectionMade(self) -> None:
-        """Greet."""
+        """Send the greeting."""
         self.heard = b""
         self.transport.write(b"\5\1\0")
 
     def dataReceived(self, data: bytes) -> None:
-        """Say what is next."""
+        """Send the next message."""
         self.heard += data
         says = {b"\5\0": REQUEST, b"\5\0" + GRANTED: b"x"}
         self.transport.write(says.get(self.heard, b""))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Tell whoever waits."""
+        """Give the bytes that were received to the factory."""
         self.factory.heard.callback(self.heard)
 
 
@@ -76,7 +76,7 @@ async def _connect(port: int) -> bytes:
 
 
 async def walk() -> list[tuple[str, str]]:
-    """Every call that a connection makes in the package: its module and its function, in order."""
+    """Return every call of a connection in the package, in order: its module and function."""
     calls: list[tuple[str, str]] = []
 
     def note(frame: FrameType, event: str, _: object) -> None:
