@@ -170,7 +170,7 @@ async def test_open_streams_get_their_grace(tmp_path: Path) -> None:
     asker = await ask(server.addresses[0], request("127.0.0.1", port.getHost().port))
     origin = await accepted
     server.transport.signalProcess("TERM")
-    await server.said("1 connections have 30 s to end")
+    await server.said("open connections have 30 s to end (1 now)")
     origin.transport.write(b"the last words")
     origin.transport.loseConnection()
     await asker.lost.addTimeout(10, reactor)

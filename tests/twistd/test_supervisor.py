@@ -56,6 +56,7 @@ class Site:
             "--workers", "2", *more, directory=self._directory, listeners=2,
         )  # fmt: skip
         await self.server.said("2 workers serve")
+        assert "factory" not in self.server.output
         self._port = int(self.server.addresses[0].rpartition(":")[2])
         return self.server
 
@@ -149,7 +150,7 @@ async def test_sighup_starts_them_anew_and_streams_go_on(site: Site) -> None:
     client, leg = await site.ask()
     os.kill(server.pid, signal.SIGHUP)
     await server.said("started anew")
-    await server.said("1 connections have 60 s to end")
+    await server.said("open connections have 60 s to end (1 now)")
     client.send(b"still there")
     assert await leg.take(11) == b"still there"
     late, _ = await site.ask()
@@ -166,7 +167,7 @@ async def test_second_sigterm_ends_the_grace_by_resets(site: Site) -> None:
     server = await site.start("--shutdown-grace", "60")
     client, leg = await site.ask()
     os.kill(server.pid, signal.SIGTERM)
-    await server.said("1 connections have 60 s to end")
+    await server.said("open connections have 60 s to end (1 now)")
     assert await server.stop() == -signal.SIGTERM
     assert not await client.ended_well()
     assert not await leg.ended_well()

@@ -279,7 +279,9 @@ class TorsocksService(Service):
         busy = sum(len(factory.connections) for factory in self._factories)
         if busy:
             self._log.info(
-                "stopping: {busy} connections have {grace:g} s to end", busy=busy, grace=self._grace
+                "stopping: open connections have {grace:g} s to end ({busy} now)",
+                busy=busy,
+                grace=self._grace,
             )
         timer = self._reactor.callLater(self._grace, self.end_grace)
         yield DeferredList([factory.when_empty() for factory in self._factories])

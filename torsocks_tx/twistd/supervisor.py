@@ -137,6 +137,12 @@ class Worker(LineProtocol):
         self.ended.callback(reason)
 
 
+class _Unused(Factory):
+    """A listener's factory here, where no client is ever accepted."""
+
+    noisy = False
+
+
 class Supervisor(Service):
     """Keeps ``workers`` processes that serve with ``orders``: starts another for each that ends.
 
@@ -159,7 +165,7 @@ class Supervisor(Service):
         grace: float,
     ) -> None:
         self._reactor = reactor
-        self._ports = Ports([(listener, Factory()) for listener in listeners], listen, log_failure)
+        self._ports = Ports([(listener, _Unused()) for listener in listeners], listen, log_failure)
         self._orders = {
             **orders,
             "listeners": len(listeners),

@@ -212,3 +212,9 @@ async def test_a_filtered_control_port_counts_as_bootstrapped(
     await control.when_lost()
     with pytest.raises(ControlLost):
         await BootstrapWatch(control, [].append).begin()
+
+
+def test_endpoint_alone_is_not_said_to_be_ready(log_lines: list[str]) -> None:
+    FixedTorProvider(ENDPOINT).start()
+    text = "without tor's control port, the first request shows whether tor is there"
+    assert log_lines == [f"info: {text}"]

@@ -102,7 +102,7 @@ def make_socket_directory() -> Path:
         except OSError as error:
             raise DirectoryError(
                 f"no directory for temporary files can be used ({error.strerror}): set TMPDIR to"
-                f" one that {name_of_user(os.geteuid())} can write"
+                f" one that this user ({name_of_user(os.geteuid())}) can write"
             ) from None
         if len(os.fsencode(directory)) <= _SAFE_LENGTH:
             return directory
@@ -131,7 +131,7 @@ def _check_lock(directory: Path) -> None:
 def _unusable(directory: Path, reason: str) -> str:
     return (
         f"tor's data directory {printable(directory)} {reason}: give another one that"
-        f" {name_of_user(os.geteuid())} can write"
+        f" this user ({name_of_user(os.geteuid())}) can write"
     )
 
 

@@ -222,13 +222,13 @@ class TorProvider(ABC):
         if self.state is not ProviderState.STOPPED:
             self.mark_started()
 
-    def mark_ready(self) -> None:
-        """Let connections be made."""
+    def mark_ready(self, text: str = "tor is ready") -> None:
+        """Let connections be made; ``text`` is what the log says of it the first time."""
         if self.state is ProviderState.STOPPED or self._port_for is None:
             return
         before, self.state = self.state, ProviderState.READY
         if before is not ProviderState.READY:
-            self._log.info("tor is back" if self._logged_reason else "tor is ready")
+            self._log.info("tor is back" if self._logged_reason else text)
         self._logged_reason = ""
         self.usable_port = port = self._port_for(())
         self._waiters.fire(port)

@@ -44,7 +44,7 @@ class FixedTorProvider(TorProvider):
         """See ``TorProvider``."""
         self.mark_started()
         self.use_ports(self._only_port)
-        self.mark_ready()
+        self.mark_ready("without tor's control port, the first request shows whether tor is there")
         return succeed(None)
 
     def stop(self) -> Deferred[None]:
