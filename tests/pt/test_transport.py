@@ -233,7 +233,7 @@ class TestRequests:
 
 
 def _request_of(port: Port):  # type: ignore[no-untyped-def]
-    return port.protocol._errand._request  # type: ignore[union-attr]
+    return port.protocol._handler._request  # type: ignore[union-attr]
 
 
 # A failure; the code for a parent that did not offer method 0x97, and for one that did.

@@ -17,17 +17,13 @@ from twisted.internet.address import UNIXAddress
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from tests.support.rows import rows
 from tests.support.transports import BareTransport, FakeTransport, WholeTransport
-from torsocks_tx.limits import Limits
 from torsocks_tx.relay.sockets import (
-    LingeringClose,
     abort,
     can_half_close,
     is_sending,
@@ -39,7 +35,6 @@ from torsocks_tx.relay.sockets import (
     shut,
     was_reset,
 )
-from torsocks_tx.relay.timeouts import Deadline
 
 
 @implementer(IHalfCloseableProtocol)
@@ -319,61 +314,6 @@ class TestCanHalfClose:
         transport = FakeTransport()
         transport.TLS = True  # type: ignore[attr-defined]
         assert not can_half_close(transport)
-
-
-@rows("R-21", "S-40")
-class TestLingeringClose:
-    def begin(self, transport: WholeTransport) -> LingeringClose:
-        self.clock = Clock()
-        self.transport = transport
-        closing = LingeringClose(transport, Deadline(self.clock), Limits())
-        closing.begin()
-        return closing
-
-    def test_a_paused_peer_is_read_again(self) -> None:
-        transport = FakeTransport()
-        transport.pauseProducing()
-        self.begin(transport)
-        assert transport.asked == ["loseWriteConnection"]
-        assert transport.reading
-
-    def test_the_peer_has_two_seconds_after_the_last_byte(self) -> None:
-        closing = self.begin(FakeTransport())
-        self.clock.advance(299)
-        closing.flushed()
-        self.clock.advance(1.9)
-        assert "loseConnection" not in self.transport.asked
-        self.clock.advance(0.1)
-        assert self.transport.asked[-1] == "loseConnection"
-
-    def test_a_peer_that_reads_nothing_is_given_up(self) -> None:
-        self.begin(FakeTransport())
-        self.clock.advance(300)
-        assert self.transport.asked[-1] == "abortConnection"
-
-    def test_a_megabyte_is_dropped_and_no_more(self) -> None:
-        closing = self.begin(FakeTransport())
-        for _ in range(16):
-            closing.received(bytes(65536))
-        assert "loseConnection" not in self.transport.asked
-        closing.received(b"x")
-        assert self.transport.asked[-1] == "loseConnection"
-
-    def test_the_peers_fin_is_the_end(self) -> None:
-        closing = self.begin(FakeTransport())
-        closing.closed()
-        assert self.transport.asked[-1] == "loseConnection"
-
-    @pytest.mark.parametrize("seconds", [0, 299])
-    def test_what_cannot_half_close_flushes_and_closes(self, seconds: float) -> None:
-        self.begin(WholeTransport())
-        self.clock.advance(seconds)
-        assert self.transport.asked == ["loseConnection"]
-
-    def test_but_not_for_ever(self) -> None:
-        self.begin(WholeTransport())
-        self.clock.advance(300)
-        assert self.transport.asked[-1] == "abortConnection"
 
 
 def test_aborting_what_cannot_be_aborted_closes() -> None:

@@ -330,7 +330,7 @@ class TestExtended:
     @pytest.mark.parametrize("end", ["leaves", "stays too long", "asks"])
     def test_the_budget_is_given_back_when_a_handshake_ends(self, end: str) -> None:
         stage = Stage()
-        budget = stage.server._limiter.pairs_budget
+        budget = stage.server.limiter.pairs_budget
         before = budget.left
         said = by_pairs(ISOLATION=b"v" * 5000)
         stage.say(said[:-1])
@@ -349,7 +349,7 @@ class TestExtended:
         stage.say(by_pairs(ISOLATION=b"v" * 5000, REPLY_CODES=b"none") + named(ONION, 80))
         [outbound] = stage.backend.outbounds
         assert outbound.request.pairs.get("ISOLATION") == b"v" * 5000
-        kept = stage.protocol._errand._request
+        kept = stage.protocol._handler._request
         assert (kept.credentials, kept.pairs) == (None, KeyValues.of({"REPLY_CODES": b"none"}))
         stage.transport.take()
         outbound.receiver.refused(DescriptorNotFound("x"))

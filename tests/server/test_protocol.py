@@ -64,6 +64,57 @@ def test_one_version_alone_refuses_the_other() -> None:
         assert stage.protocol.state is State.CLOSING
 
 
+@rows("R-21", "S-40")
+class TestLingeringClose:
+    def closing(self, transport: WholeTransport | None = None) -> Stage:
+        stage = Stage(transport=transport)
+        stage.transport.pauseProducing()
+        stage.transport.asked.clear()
+        stage.protocol.finish(b"last")
+        assert stage.transport.take() == b"last"
+        return stage
+
+    def test_a_paused_client_is_read_again(self) -> None:
+        stage = self.closing()
+        assert stage.transport.asked == ["loseWriteConnection"]
+        assert stage.transport.reading
+
+    def test_a_client_has_two_seconds_to_close_after_the_last_byte(self) -> None:
+        stage = self.closing()
+        stage.clock.advance(299)
+        stage.transport.flush()
+        stage.clock.advance(1.9)
+        assert "loseConnection" not in stage.transport.asked
+        stage.clock.advance(0.1)
+        assert stage.transport.asked[-1] == "loseConnection"
+
+    def test_a_megabyte_is_dropped_and_no_more(self) -> None:
+        stage = self.closing()
+        for _ in range(16):
+            stage.say(bytes(65536))
+        assert "loseConnection" not in stage.transport.asked
+        stage.say(b"x")
+        assert stage.transport.asked[-1] == "loseConnection"
+
+    def test_a_client_that_closes_too_is_closed_at_once(self) -> None:
+        stage = self.closing()
+        stage.protocol.readConnectionLost()
+        assert stage.transport.asked[-1] == "loseConnection"
+
+    def test_a_transport_that_cannot_half_close_is_flushed_and_closed(self) -> None:
+        stage = self.closing(WholeTransport())
+        stage.clock.advance(299)
+        assert stage.transport.asked == ["loseConnection"]
+
+    @pytest.mark.parametrize("kind", [FakeTransport, WholeTransport])
+    def test_a_client_that_reads_nothing_is_reset_after_five_minutes(
+        self, kind: type[WholeTransport]
+    ) -> None:
+        stage = self.closing(kind())
+        stage.clock.advance(300)
+        assert stage.transport.asked[-1] == "abortConnection"
+
+
 @rows("R-30")
 class TestHandshakeDeadline:
     @pytest.mark.parametrize(
@@ -263,8 +314,8 @@ def test_a_client_that_left_is_not_counted_even_if_the_backend_raises() -> None:
 
     stage = Stage(StubbornBackend(), limits=Limits(max_connections=1))
     stage.ask(CONNECT)
-    assert not stage.server.has_room()
+    assert not stage.server.limiter.has_room()
     with pytest.raises(RuntimeError):
         stage.transport.lose(clean=False)
-    assert stage.server.has_room()
+    assert stage.server.limiter.has_room()
     assert not stage.server.connections

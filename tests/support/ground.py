@@ -29,7 +29,7 @@ from torsocks_tx.relay.connector import SocketEndpoint, Target
 from torsocks_tx.relay.relay import Relay
 from torsocks_tx.server.factory import SOCKSFactory
 from torsocks_tx.server.protocol import SOCKSProtocol
-from torsocks_tx.server.request import Client, Errand
+from torsocks_tx.server.request import Client, RequestHandler
 from torsocks_tx.socks.messages import Request
 
 
@@ -80,10 +80,10 @@ class WatchedServer(SOCKSFactory, Watcher):
         self.heard = 0
         self.ended = 0
 
-    def errand(self, client: Client, request: Request) -> Errand:
-        errand = super().errand(client, request)
-        errand._relay.__class__ = WatchedRelay
-        return errand
+    def request_handler(self, client: Client, request: Request) -> RequestHandler:
+        handler = super().request_handler(client, request)
+        handler._relay.__class__ = WatchedRelay
+        return handler
 
     @property
     def client(self) -> WatchedProtocol:

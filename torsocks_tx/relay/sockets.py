@@ -9,16 +9,12 @@ from __future__ import annotations
 import socket
 import struct
 from errno import ECONNRESET, EHOSTUNREACH, ENETUNREACH, ETIMEDOUT
-from functools import partial
 from typing import Any
 from weakref import WeakSet
 
 from twisted.internet import tcp
 from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import ITCPTransport
-
-from torsocks_tx.limits import Limits
-from torsocks_tx.relay.timeouts import Deadline
 
 _FATAL = (ECONNRESET, ETIMEDOUT, EHOSTUNREACH, ENETUNREACH)
 _TCP_CLOSE = 7
@@ -30,20 +26,22 @@ def is_socket(transport: Any) -> bool:
     return isinstance(transport, tcp.Connection) and not transport.TLS
 
 
-def prepare(transport: Any) -> None:
-    """Switch Nagle off and keepalive on, where the transport is TCP."""
-    if is_socket(transport):
+def prepare(transport: Any) -> bool:
+    """Switch Nagle off and keepalive on, where the transport is TCP; return ``is_socket`` of it."""
+    plain = is_socket(transport)
+    if plain:
         setsockopt = transport.getHandle().setsockopt
         try:
             setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         except OSError:
             # A unix socket has no Nagle; a client that has gone already has nothing.
-            return
+            pass
     # Twisted 22.4 has these methods on unix transports too, where they raise.
     elif ITCPTransport.providedBy(transport) and not isinstance(transport.getHost(), UNIXAddress):
         transport.setTcpNoDelay(True)
         transport.setTcpKeepAlive(True)
+    return plain
 
 
 def send(transport: Any, data: bytes) -> None:
@@ -140,46 +138,3 @@ def is_sending(transport: Any) -> bool:
         return False
     # A FIN on its way counts as one.
     return bool(count > 1)
-
-
-class LingeringClose:
-    """Ends a connection so that the peer can read everything that was written to it.
-
-    Write, shut down our sending side, take and drop what still comes for a bounded time, close. A
-    plain close with unread bytes becomes a reset, which destroys what the peer has not read yet.
-    """
-
-    __slots__ = ("_deadline", "_dropped", "_limits", "_transport")
-
-    def __init__(self, transport: Any, deadline: Deadline, limits: Limits) -> None:
-        self._transport = transport
-        self._deadline = deadline
-        self._limits = limits
-        self._dropped = 0
-
-    def begin(self, *, has_ended: bool = False) -> None:
-        """Flush and shut down. A peer that does not read is given up after ``linger_limit``.
-
-        ``has_ended``: the peer will send no more. No producer may be registered any more: Twisted
-        would wait for it.
-        """
-        self._deadline.start(self._limits.linger_limit, partial(abort, self._transport))
-        if not has_ended and can_half_close(self._transport):
-            shut(self._transport)
-            self._transport.resumeProducing()
-        else:
-            self._transport.loseConnection()
-
-    def flushed(self) -> None:
-        """Our sending side is shut down: the peer has ``drain_timeout`` to close its own."""
-        self._deadline.start(self._limits.drain_timeout, self._transport.loseConnection)
-
-    def received(self, data: bytes) -> None:
-        """Drop bytes; after ``drain_bytes`` of them, close."""
-        self._dropped += len(data)
-        if self._dropped > self._limits.drain_bytes:
-            self.closed()
-
-    def closed(self) -> None:
-        """The peer will send no more: close as soon as everything is flushed."""
-        self._transport.loseConnection()

@@ -99,10 +99,6 @@ class _Group:
         self.unfinished: dict[Connection, None] = {}
         self.lingering: dict[Connection, tuple[float, int]] = {}
 
-    @property
-    def is_full(self) -> bool:
-        return self.most is not None and self.count >= self.most
-
     def find_dispensable(self, now: float) -> Connection | None:
         """Return the connection to reset, or None if all are in use."""
         for connection in self.unfinished:
@@ -143,7 +139,8 @@ class ConnectionLimiter:
         self._seconds = seconds
         self._all = _Group(most)
         self.pairs_budget = Budget()
-        self._clients: dict[bytes, tuple[_Group, ...]] = {}
+        self._everyone = (self._all,)
+        self._clients: dict[bytes | None, tuple[_Group, ...]] = {}
         self._groups: dict[Connection, tuple[_Group, ...]] = {}
         text = "{most} {whose} are connected: more are turned away"
         self._warning = RareWarning(self._log, text, seconds)
@@ -154,15 +151,13 @@ class ConnectionLimiter:
 
     def has_room(self, client: bytes | None = None) -> bool:
         """Whether one more may come from this ``client_network``; resets another if needed."""
-        for group in reversed(self._groups_of(client)):
-            if group.is_full and not self._make_room(group):
+        for group in reversed(self._clients.get(client, self._everyone)):
+            is_full = group.most is not None and group.count >= group.most
+            if is_full and not self._make_room(group):
                 whose = "clients" if group is self._all else "clients of one address"
                 self._warning.note(most=group.most, whose=whose)
                 return False
         return True
-
-    def _groups_of(self, client: bytes | None) -> tuple[_Group, ...]:
-        return (self._all,) if client is None else self._clients.get(client, (self._all,))
 
     def _make_room(self, group: _Group) -> bool:
         connection = group.find_dispensable(self._seconds())
@@ -174,7 +169,7 @@ class ConnectionLimiter:
 
     def join(self, connection: Connection, client: bytes | None = None) -> None:
         """Count a connection of this ``client_network``, which has made no request yet."""
-        groups = self._groups_of(client)
+        groups = self._clients.get(client, self._everyone)
         bounded = self._per_client is not None and client not in self._exempt
         if bounded and client is not None and len(groups) == 1:
             groups = self._clients[client] = (self._all, _Group(self._per_client, client))

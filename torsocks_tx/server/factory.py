@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -27,10 +27,9 @@ from torsocks_tx.policy.isolation import Isolation, Isolator, is_for_exit, isola
 from torsocks_tx.policy.listener import ListenerPolicy
 from torsocks_tx.server.auth import Authenticator, LoginGuard
 from torsocks_tx.server.connections import ConnectionLimiter, client_network
-from torsocks_tx.server.owner import Served
 from torsocks_tx.server.protocol import SOCKS4Protocol, SOCKS5Protocol, SOCKSProtocol
-from torsocks_tx.server.request import Client, Errand
-from torsocks_tx.socks.constants import Command, Role, Version
+from torsocks_tx.server.request import Client, RequestHandler
+from torsocks_tx.socks.constants import Command, Role
 from torsocks_tx.socks.extended import ExtendedRules, KeyHandler, standard_keys
 from torsocks_tx.socks.messages import Credentials, Request
 from torsocks_tx.socks.replies import ReplyContext
@@ -80,7 +79,7 @@ class SOCKSFactory(Factory):
         self.limits = limits or Limits()
         self.clock = clock
         self.debugging = debugging
-        self.connections: set[Served] = set()
+        self.connections: set[SOCKSProtocol] = set()
         self._guard = LoginGuard(authenticator, clock) if authenticator is not None else None
         self._tells_clients_apart = tells_clients_apart
         self._listener = listener or f"listener-{next(_listener_numbers)}"
@@ -88,7 +87,7 @@ class SOCKSFactory(Factory):
         self._port_flags = self.policy.port_flags
         if limiter is None:
             limiter = ConnectionLimiter(self.limits.max_connections, self.limits.max_per_client)
-        self._limiter = limiter
+        self.limiter = limiter
         self._extended = self._extended_rules(keys or {})
         self._empty: list[Deferred[None]] = []
 
@@ -96,27 +95,22 @@ class SOCKSFactory(Factory):
         self, addr: IAddress | None
     ) -> SOCKSProtocol | None:
         """Return a protocol for a new client; None, so that it is closed, if there are too many."""
-        if not self.has_room(addr):
+        network = client_network(addr) if self._tells_clients_apart else None
+        if not self.limiter.has_room(network):
             return None
         protocol: SOCKSProtocol = self.protocol()
         protocol.factory = self
-        protocol.client = addr
+        protocol.network = network
         return protocol
 
-    def has_room(self, client: IAddress | None = None) -> bool:
-        """Whether one more client may come from there; resets another if that is needed."""
-        return self._limiter.has_room(self._network(client))
-
-    def _network(self, client: IAddress | None) -> bytes | None:
-        return client_network(client) if self._tells_clients_apart else None
-
-    def handshake_options(self, versions: frozenset[Version]) -> HandshakeOptions:
-        """Return what a handshake of these versions accepts."""
+    @cached_property
+    def handshake_options(self) -> HandshakeOptions:
+        """What a handshake accepts."""
         policy = self.policy
         # Credentials for a transport are its arguments, so it prefers them always.
         indifferent = policy.prefer_socks_no_auth or not policy.isolation.socks_auth
         return HandshakeOptions(
-            versions,
+            self.protocol.versions,
             prefer_no_auth=policy.role is Role.TOR and indifferent,
             require_auth=self._guard is not None,
             extended=self._extended,
@@ -134,7 +128,7 @@ class SOCKSFactory(Factory):
             policy.extended_errors,
             self.limits.extended_pairs,
             self.limits.extended_bytes,
-            self._limiter.pairs_budget,
+            self.limiter.pairs_budget,
         )
 
     def authenticate(self, credentials: Credentials, client: IAddress) -> Deferred[bytes | None]:
@@ -158,11 +152,13 @@ class SOCKSFactory(Factory):
             raise NotAllowed("the client's address, from a PROXY header, is not valid") from None
         return self._isolator.credentials(key)
 
-    def errand(self, client: Client, request: Request) -> Errand:
+    def request_handler(self, client: Client, request: Request) -> RequestHandler:
         """Return the handler of a request."""
-        return Errand(client, request, clock=self.clock, limits=self.limits, audience=self.audience)
+        return RequestHandler(
+            client, request, clock=self.clock, limits=self.limits, reply_context=self.reply_context
+        )
 
-    def audience(self, request: Request) -> ReplyContext:
+    def reply_context(self, request: Request) -> ReplyContext:
         """Return the reply context of a request: what the code of a refusal depends on."""
         return ReplyContext.of(
             request,
@@ -181,23 +177,15 @@ class SOCKSFactory(Factory):
         name = request.version.name
         self._log.info("TestSocks: {name} request {verdict}", name=name, verdict=verdict)
 
-    def connected(self, protocol: Served) -> None:
+    def connected(self, protocol: SOCKSProtocol) -> None:
         """Count a connection."""
         self.connections.add(protocol)
-        self._limiter.join(protocol, self._network(protocol.client))
+        self.limiter.join(protocol, protocol.network)
 
-    def serves(self, protocol: Served) -> None:
-        """Note that a client has made its request."""
-        self._limiter.serve(protocol)
-
-    def lingers(self, protocol: Served) -> None:
-        """Note that a client has closed its sending side while its stream is open."""
-        self._limiter.linger(protocol)
-
-    def disconnected(self, protocol: Served) -> None:
+    def disconnected(self, protocol: SOCKSProtocol) -> None:
         """Count it no more."""
         self.connections.discard(protocol)
-        self._limiter.leave(protocol)
+        self.limiter.leave(protocol)
         if not self.connections:
             waiting, self._empty = self._empty, []
             for deferred in waiting:

@@ -1,14 +1,19 @@
-"""One client's connection: bytes -> handshake -> errand. Each SOCKS version is an ``IProtocol``.
+"""One client's connection: bytes -> handshake -> request handler.
 
-From every state to CLOSING. A fault of ours is logged, and the client gets a general failure.
+From every state to CLOSING, where the client can still read everything that was written to it:
+flush, shut our sending side down, take and drop what still comes for a bounded time, close. (To
+close with unread bytes would be a reset, which destroys what the client has not read yet.)
+A fault of ours is logged, and the client gets a general failure.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import Enum, auto
+from functools import partial
 from typing import Any, ClassVar
+from typing import Protocol as Interface
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
@@ -16,6 +21,7 @@ from twisted.internet.interfaces import (
     IAddress,
     IFileDescriptorReceiver,
     IHalfCloseableProtocol,
+    IReactorTime,
 )
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
@@ -23,28 +29,54 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torsocks_tx.errors import Fault, Refused, without_text
-from torsocks_tx.relay.sockets import (
-    LingeringClose,
-    abort,
-    is_socket,
-    prepare,
-    send,
-    was_reset,
-)
+from torsocks_tx.interfaces import IBackend
+from torsocks_tx.limits import Limits
+from torsocks_tx.policy.isolation import Isolation
+from torsocks_tx.relay.sockets import abort, can_half_close, prepare, send, shut, was_reset
 from torsocks_tx.relay.timeouts import Deadline
-from torsocks_tx.server.owner import Owner
-from torsocks_tx.server.request import Errand
+from torsocks_tx.server.connections import ConnectionLimiter
+from torsocks_tx.server.request import RequestHandler
 from torsocks_tx.socks.constants import Version
 from torsocks_tx.socks.messages import Credentials, Request
 from torsocks_tx.socks.server import (
     BOTH_VERSIONS,
     Authenticate,
+    HandshakeOptions,
     Rejected,
     Requested,
     Send,
     ServerHandshake,
     Step,
 )
+
+
+class ConnectionOwner(Interface):
+    """What a connection needs of the factory that made it."""
+
+    backend: IBackend
+    limiter: ConnectionLimiter
+    limits: Limits
+    clock: IReactorTime
+    debugging: bool
+
+    @property
+    def handshake_options(self) -> HandshakeOptions:
+        """What a handshake accepts."""
+
+    def authenticate(self, credentials: Credentials, client: IAddress) -> Deferred[bytes | None]:
+        """Fire with the user's name, or None for a refusal."""
+
+    def admit(self, request: Request, peer: IAddress) -> Isolation:
+        """Check a request; raises ``Refused``."""
+
+    def request_handler(self, client: SOCKSProtocol, request: Request) -> RequestHandler:
+        """Return what carries a request out."""
+
+    def connected(self, protocol: SOCKSProtocol) -> None:
+        """Count a connection."""
+
+    def disconnected(self, protocol: SOCKSProtocol) -> None:
+        """Count it no more."""
 
 
 class State(Enum):
@@ -58,34 +90,40 @@ class State(Enum):
     CLOSED = auto()
 
 
+_UNSERVED = (State.HANDSHAKE, State.AUTHENTICATING)
+
+
 @implementer(IHalfCloseableProtocol, IFileDescriptorReceiver)
 class SOCKSProtocol(Protocol):
-    """Speaks the version that the client's first byte announces."""
+    """Speaks the version that the client's first byte announces.
+
+    ``network`` is the ``client_network`` by which the client is counted.
+    """
 
     versions: ClassVar[frozenset[Version]] = BOTH_VERSIONS
-    factory: Owner
-    client: IAddress | None = None
+    factory: ConnectionOwner
+    network: bytes | None = None
     transport: Any = None
     deadline: Deadline
-    _errand: Errand
-    _closing: LingeringClose
+    _handler: RequestHandler
     _log = Logger()
 
     def __init__(self) -> None:
         self.state = State.HANDSHAKE
         self._authentication: Deferred[bytes | None] | None = None
+        self._dropped = 0
 
     def connectionMade(self) -> None:
         """Start the handshake and its deadline."""
         factory = self.factory
-        self._handshake = ServerHandshake(factory.handshake_options(self.versions))
+        self._handshake = ServerHandshake(factory.handshake_options)
         # Twisted's own name for a transport holds the client's address, and it heads log lines.
         self.transport.logstr = type(self).__name__
-        prepare(self.transport)
+        is_socket = prepare(self.transport)
         self.deadline = Deadline(factory.clock)
         self.deadline.start(factory.limits.handshake_timeout, self._handshake_timed_out)
         factory.connected(self)
-        if is_socket(self.transport) and self.transport.protocol is self:
+        if is_socket and self.transport.protocol is self:
             # The first message is often there already. An end would be told again.
             self.transport.doRead()
 
@@ -93,15 +131,17 @@ class SOCKSProtocol(Protocol):
         """Take bytes from the client."""
         if self.state is State.BUSY:
             try:
-                self._errand.client_data(data)
+                self._handler.client_data(data)
             except Exception:
                 self._log.failure(
                     "a fault of this server; the client is reset", without_text(Failure())
                 )
                 self.reset()
         elif self.state is State.CLOSING:
-            self._closing.received(data)
-        elif self.state is State.HANDSHAKE or self.state is State.AUTHENTICATING:
+            self._dropped += len(data)
+            if self._dropped > self.factory.limits.drain_bytes:
+                self.transport.loseConnection()
+        elif self.state in _UNSERVED:
             self._converse(self._handshake.receive, data)
 
     def readConnectionLost(self) -> None:
@@ -110,10 +150,10 @@ class SOCKSProtocol(Protocol):
             abort(self.transport)
         elif self.state is State.BUSY:
             self.state = State.CLIENT_EOF
-            self.factory.lingers(self)
-            self._errand.client_eof()
+            self.factory.limiter.linger(self)
+            self._handler.client_eof()
         elif self.state is State.CLOSING:
-            self._closing.closed()
+            self.transport.loseConnection()
         else:
             self.note("the client closed before its request")
             self.transport.loseConnection()
@@ -125,20 +165,20 @@ class SOCKSProtocol(Protocol):
     def writeConnectionLost(self) -> None:
         """Everything that was written is out, and our sending side is shut down."""
         if self.state is State.CLOSING:
-            self._closing.flushed()
+            self.deadline.start(self.factory.limits.drain_timeout, self.transport.loseConnection)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The client's connection is gone: nothing of it stays behind."""
         self.state = State.CLOSED
         handshake = self.__dict__.get("_handshake")
-        errand = self.__dict__.pop("_errand", None)
+        handler = self.__dict__.pop("_handler", None)
         try:
             self.deadline.stop()
             if handshake is not None:
                 handshake.close()
-            if errand is not None:
-                errand.client_lost(isinstance(reason.value, ConnectionDone))
-                errand.dismiss()
+            if handler is not None:
+                handler.client_lost(isinstance(reason.value, ConnectionDone))
+                handler.dismiss()
             if self._authentication is not None:
                 self._authentication.cancel()
         finally:
@@ -155,10 +195,7 @@ class SOCKSProtocol(Protocol):
             text = "a fault of this server; the client is closed upon"
             self._log.failure(text, without_text(Failure()))
             self.finish(b"")
-        else:
-            self._carry_out(steps)
-
-    def _carry_out(self, steps: Sequence[Step]) -> None:
+            return
         for step in steps:
             match step:
                 case Send(data):
@@ -194,48 +231,55 @@ class SOCKSProtocol(Protocol):
             self._authenticated(None)
 
     def _set_out(self, request: Request, rest: bytes) -> None:
-        self._errand = errand = self.factory.errand(self, request)
+        self._handler = handler = self.factory.request_handler(self, request)
         self.state = State.BUSY
-        self.factory.serves(self)
+        self.factory.limiter.serve(self)
         del self._handshake  # an idle stream is to cost little
         try:
             isolation = self.factory.admit(request, self.transport.getPeer())
-            errand.begin(self.factory.backend, isolation, rest)
+            handler.begin(self.factory.backend, isolation, rest)
         except Refused as reason:
-            errand.relay_refused(reason)
+            handler.relay_refused(reason)
         except Exception:
             text = "a fault of this server; the client gets a general failure"
             self._log.failure(text, without_text(Failure()))
-            errand.client_lost(clean=False)
-            errand.relay_refused(Fault("fault"))
+            handler.client_lost(clean=False)
+            handler.relay_refused(Fault("fault"))
 
     @property
     def is_served(self) -> bool:
         """Whether a request of this client is being carried out, or was."""
-        return self.state not in (State.HANDSHAKE, State.AUTHENTICATING)
+        return self.state not in _UNSERVED
 
     @property
     def received(self) -> int:
         """How many bytes of an open stream have come for the client."""
-        return self._errand.received
+        return self._handler.received
 
     # Ends.
 
     def finish(self, data: bytes) -> None:
-        """Write these bytes, flush, close."""
-        if self.state not in (State.CLOSING, State.CLOSED):
-            has_ended = self.state is State.CLIENT_EOF
-            self.state = State.CLOSING
-            if data:
-                send(self.transport, data)
-            limits = self.factory.limits
-            self._closing = LingeringClose(self.transport, self.deadline, limits)
-            self._closing.begin(has_ended=has_ended)
+        """Write these bytes, flush, close. A client that does not read is given up at last.
+
+        No producer may be registered any more: Twisted would wait for it.
+        """
+        if self.state in (State.CLOSING, State.CLOSED):
+            return
+        has_ended = self.state is State.CLIENT_EOF
+        self.state = State.CLOSING
+        if data:
+            send(self.transport, data)
+        self.deadline.start(self.factory.limits.linger_limit, partial(abort, self.transport))
+        if not has_ended and can_half_close(self.transport):
+            shut(self.transport)
+            self.transport.resumeProducing()
+        else:
+            self.transport.loseConnection()
 
     def reset(self) -> None:
         """Close with a reset."""
         if self.state in (State.BUSY, State.CLIENT_EOF):
-            self._errand.unsplice()
+            self._handler.unsplice()
         abort(self.transport)
 
     def note(self, reason: str) -> None:

@@ -25,7 +25,7 @@ from torsocks_tx.socks.messages import Address, KeyValues, Request
 
 
 class Client(Protocol):
-    """The connection that an errand is run for."""
+    """The connection whose request is carried out."""
 
     transport: Any
     deadline: Deadline
@@ -45,10 +45,10 @@ def _without_used_pairs(request: Request, pairs: KeyValues) -> Request:
     return replace(request, credentials=None, pairs=pairs.of_kind(REPLY_CODES))
 
 
-class Errand:
+class RequestHandler:
     """Carries one request out and answers it; afterwards it is the client's end of the relay."""
 
-    __slots__ = ("_audience", "_client", "_limits", "_look_up", "_relay", "_request")
+    __slots__ = ("_client", "_limits", "_look_up", "_relay", "_reply_context", "_request")
     _log = Logger()
 
     def __init__(
@@ -58,12 +58,12 @@ class Errand:
         *,
         clock: IReactorTime,
         limits: Limits,
-        audience: Callable[[Request], replies.ReplyContext],
+        reply_context: Callable[[Request], replies.ReplyContext],
     ) -> None:
         self._client = client
         self._request = request
         self._limits = limits
-        self._audience = audience
+        self._reply_context = reply_context
         self._relay = Relay(self, client.transport, clock, client.deadline, limits)
         self._look_up: Deferred[Address] | None = None
 
@@ -128,7 +128,7 @@ class Errand:
     def relay_refused(self, reason: Refused) -> None:
         """The answer is no: tell the client why, as far as it may know."""
         self._client.note(f"{type(reason).__name__}: {reason}")
-        self.send_reply(replies.failure(reason, self._audience(self._request)), final=True)
+        self.send_reply(replies.failure(reason, self._reply_context(self._request)), final=True)
 
     def send_reply(self, reply: bytes, *, final: bool) -> None:
         """Write the one reply; ``final``: the connection ends with it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
@@ -19,7 +19,7 @@ from torsocks_tx.limits import Limits
 from torsocks_tx.relay.timeouts import Deadline
 from torsocks_tx.server.factory import SOCKSFactory
 from torsocks_tx.server.protocol import SOCKSProtocol, State
-from torsocks_tx.server.request import Client, Errand
+from torsocks_tx.server.request import Client, RequestHandler
 from torsocks_tx.socks.constants import AddressType, Command, Method, Version
 from torsocks_tx.socks.messages import Address, Credentials, Request
 from torsocks_tx.socks.replies import ReplyContext
@@ -83,7 +83,7 @@ def from_json(fields: dict[str, Any]) -> ScriptedRequest:
     )
 
 
-class ScriptedErrand(Errand):
+class ScriptedRequestHandler(RequestHandler):
     """Handles one request: sends the reply that its script describes."""
 
     def __init__(
@@ -93,9 +93,9 @@ class ScriptedErrand(Errand):
         *,
         clock: IReactorTime,
         limits: Limits,
-        audience: Callable[[Request], ReplyContext],
+        reply_context: Callable[[Request], ReplyContext],
     ) -> None:
-        super().__init__(client, request, clock=clock, limits=limits, audience=audience)
+        super().__init__(client, request, clock=clock, limits=limits, reply_context=reply_context)
         self._script = script_of(request)
         self._next_byte = Deadline(clock)
 
@@ -197,13 +197,12 @@ class ScriptedFactory(SOCKSFactory):
         self._on_request = on_request
         self._waiting: list[tuple[int, Deferred[ScriptedRequest]]] = []
 
-    def handshake_options(self, versions: frozenset[Version]) -> HandshakeOptions:
+    @cached_property
+    def handshake_options(self) -> HandshakeOptions:
         """See ``SOCKSFactory``."""
-        return ScriptedOptions(
-            versions, require_auth=self._must_authenticate, methods=self._methods
-        )
+        return ScriptedOptions(require_auth=self._must_authenticate, methods=self._methods)
 
-    def errand(self, client: Client, request: Request) -> Errand:
+    def request_handler(self, client: Client, request: Request) -> RequestHandler:
         """Record a request, and return its handler."""
         assert isinstance(client, ScriptedProtocol)
         mistake = script_of(request).mistake
@@ -217,9 +216,9 @@ class ScriptedFactory(SOCKSFactory):
                 mistake,
             )
         )
-        audience = partial(ReplyContext.of, extended_errors=True)
-        return ScriptedErrand(
-            client, request, clock=self.clock, limits=self.limits, audience=audience
+        reply_context = partial(ReplyContext.of, extended_errors=True)
+        return ScriptedRequestHandler(
+            client, request, clock=self.clock, limits=self.limits, reply_context=reply_context
         )
 
     def _record(self, request: ScriptedRequest) -> None:
