@@ -41,13 +41,13 @@ async def streams(ground: Ground, way: str) -> tuple[WatchedServer, Peer, Peer]:
 
 async def pour(server: WatchedServer, source: Peer, sink: Peer) -> None:
     """Fill the way from source to a stalled sink; then let it run, and compare what comes out."""
-    outbound = server.client._handler._relay.outbound
+    outbound = server.client._handler.relay.outbound
     assert outbound is not None
     sink.transport.pauseProducing()
     pump = Pump(source, ENDLESS)
     await pump.stalled()
     assert pump.sent < ENDLESS
-    relay = server.client._handler._relay
+    relay = server.client._handler.relay
     ours = [server.client.transport, outbound.transport]
     sides = () if relay._splice is None else relay._splice._sides
     held = sum(side._left + len(side._pending) for side in sides)

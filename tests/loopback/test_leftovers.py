@@ -28,7 +28,7 @@ def _no_search() -> Iterator[None]:
 def both_ends(server: WatchedServer) -> list[weakref.ref[object]]:
     """What stands at the two ends of the one stream there is; its relay would keep both."""
     client = server.client
-    return [weakref.ref(client), weakref.ref(client._handler._relay.outbound)]
+    return [weakref.ref(client), weakref.ref(client._handler.relay.outbound)]
 
 
 async def forgotten(server: WatchedServer, ends: list[weakref.ref[object]]) -> None:

@@ -56,7 +56,7 @@ class Open:
     @property
     def moved(self) -> tuple[int, int]:
         """The payload that went out and in."""
-        relay = self.server.client._handler._relay
+        relay = self.server.client._handler.relay
         return relay.sent, relay.received
 
     async def gone(self) -> None:

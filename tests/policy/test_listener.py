@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 
@@ -165,6 +165,14 @@ def test_traffic_flags(policy: ListenerPolicy, refused: set[str]) -> None:
     for name, request in possible_requests():
         kind = NotAllowed if request.command is CONNECT else HostUnreachable
         assert refusal_of(policy, request) is (kind if name in refused else None), request
+
+
+@pytest.mark.parametrize("flag", [flag.field for flag in FLAGS if not flag.isolation])
+def test_a_policy_is_restrictive_if_it_refuses_any_request(flag: str) -> None:
+    default = ListenerPolicy()
+    policy = replace(default, **{flag: not getattr(default, flag)})
+    refuses = any(refusal_of(policy, request) for _, request in possible_requests())
+    assert (default.is_restrictive, policy.is_restrictive) == (False, refuses)
 
 
 @rows("S-09")

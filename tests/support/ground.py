@@ -82,7 +82,7 @@ class WatchedServer(SOCKSFactory, Watcher):
 
     def request_handler(self, client: Client, request: Request) -> RequestHandler:
         handler = super().request_handler(client, request)
-        handler._relay.__class__ = WatchedRelay
+        handler.relay.__class__ = WatchedRelay
         return handler
 
     @property

@@ -30,7 +30,7 @@ from torsocks_tx.client.failures import refused_by
 from torsocks_tx.errors import Refused, TimedOut, without_text
 from torsocks_tx.http.connect import HTTPClientHandshake
 from torsocks_tx.interfaces import IOutbound, IReceiver
-from torsocks_tx.relay.connector import Attempt, Target, connect_to
+from torsocks_tx.relay.connector import Attempt, OneProtocol, SocketEndpoint, Target
 from torsocks_tx.relay.sockets import abort, can_half_close, prepare, send, shut, was_reset
 from torsocks_tx.relay.timeouts import Deadline
 from torsocks_tx.socks.client import (
@@ -146,9 +146,11 @@ class Stream(Protocol):
 
     def connect(self, endpoint: IStreamClientEndpoint) -> None:
         """Connect to the proxy, or to the destination if nothing is to be asked."""
-        if self._state is State.CONNECTING:
-            # Never before this returns: early data is to leave in one write with the request.
-            self._pending = connect_to(endpoint, self, self._connect_failed)
+        if isinstance(endpoint, SocketEndpoint):
+            self.dial(endpoint.reactor, [endpoint.target])
+        elif self._state is State.CONNECTING:
+            connecting = endpoint.connect(OneProtocol(self))
+            self._pending = connecting.addErrback(self._connect_failed)
 
     def dial(self, reactor: Any, targets: Sequence[Target], **how: Any) -> None:
         """Connect to the first of these that answers; ``how``: arguments of ``Attempt``."""
@@ -267,7 +269,7 @@ class Stream(Protocol):
             if self.end is None:  # it is not gone already
                 self._state = State.OVER
                 self._receiver.lost(clean)
-        else:
+        elif self._state is State.HANDSHAKE:
             self._end_handshake()
 
     def writeConnectionLost(self) -> None:
@@ -279,7 +281,8 @@ class Stream(Protocol):
         """The connection is gone."""
         self._deadline.stop()
         self.end = reason
-        self._end_handshake()
+        if self._state is State.HANDSHAKE:
+            self._end_handshake()
         previous, self._state = self._state, State.OVER
         if previous in (State.OPEN, State.CLOSING):
             self._receiver.lost(isinstance(reason.value, ConnectionDone))
@@ -309,7 +312,7 @@ class Stream(Protocol):
         self._follow(turn(*said))
 
     def _end_handshake(self) -> None:
-        if self._state is State.HANDSHAKE and self._handshake is not None:
+        if self._handshake is not None:
             self._follow(self._handshake.eof())
 
     def _open(self, outcome: Opened | None) -> None:

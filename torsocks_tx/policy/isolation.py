@@ -120,7 +120,9 @@ class Isolator:
 
     def credentials(self, key: tuple[bytes, ...]) -> Credentials:
         """Return ``<torS0X>0`` and 64 hexadecimal digits: a keyed hash of the parts."""
-        message = b"".join([_PACK_LENGTH(len(part)) + part for part in key])
+        message = b""
+        for part in key:
+            message += _PACK_LENGTH(len(part)) + part
         digest = hmac.digest(self._secret, message, "sha256").hex()
         return Credentials(ISOLATION_USERNAME, digest.encode("ascii"))
 

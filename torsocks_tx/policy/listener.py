@@ -60,6 +60,12 @@ class ListenerPolicy:
         }
         return frozenset(name for name, on in wanted.items() if on)
 
+    @property
+    def is_restrictive(self) -> bool:
+        """Whether there is any request that ``check`` refuses."""
+        kinds = self.onion_traffic, self.ipv4_traffic, self.ipv6_traffic, self.dns_request
+        return self.safe_socks or not self.ipv6_connect or not all(kinds)
+
     def check(self, request: Request) -> None:
         """Raise a ``Refused`` for a request that this listener does not allow."""
         if self.safe_socks and self._leaks(request):

@@ -251,14 +251,3 @@ def endpoint_from_string(reactor: Any, description: str) -> IStreamClientEndpoin
     except (OSError, ValueError):
         pass  # a host name, or an argument that has a name
     return endpoint
-
-
-def connect_to(
-    endpoint: IStreamClientEndpoint, protocol: Protocol, refused: Callable[[Failure], None]
-) -> Attempt | Deferred[Any]:
-    """Connect a protocol to an endpoint; what to cancel."""
-    if isinstance(endpoint, SocketEndpoint):
-        attempt = Attempt(endpoint.reactor, protocol, refused)
-        attempt.begin([endpoint.target])
-        return attempt
-    return endpoint.connect(OneProtocol(protocol)).addErrback(refused)

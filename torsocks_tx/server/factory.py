@@ -85,6 +85,7 @@ class SOCKSFactory(Factory):
         self._listener = listener or f"listener-{next(_listener_numbers)}"
         self._isolator = isolator or _isolator
         self._port_flags = self.policy.port_flags
+        self._is_restrictive = self.policy.is_restrictive
         if limiter is None:
             limiter = ConnectionLimiter(self.limits.max_connections, self.limits.max_per_client)
         self.limiter = limiter
@@ -140,8 +141,11 @@ class SOCKSFactory(Factory):
         """Check a request; return which streams it may share circuits with. Raises ``Refused``."""
         if self.policy.test_socks:
             self._say_test(request)
-        self.policy.check(request)
-        flags = self._port_flags if is_for_exit(request) else frozenset()
+        if self._is_restrictive:
+            self.policy.check(request)
+        flags = self._port_flags
+        if flags and not is_for_exit(request):
+            flags = frozenset()
         return Isolation(partial(self._credentials, request, peer), flags)
 
     def _credentials(self, request: Request, peer: IAddress) -> Credentials:

@@ -131,7 +131,7 @@ class SOCKSProtocol(Protocol):
         """Take bytes from the client."""
         if self.state is State.BUSY:
             try:
-                self._handler.client_data(data)
+                self._handler.relay.client_data(data)
             except Exception:
                 self._log.failure(
                     "a fault of this server; the client is reset", without_text(Failure())
@@ -254,7 +254,7 @@ class SOCKSProtocol(Protocol):
     @property
     def received(self) -> int:
         """How many bytes of an open stream have come for the client."""
-        return self._handler.received
+        return self._handler.relay.received
 
     # Ends.
 
@@ -279,7 +279,7 @@ class SOCKSProtocol(Protocol):
     def reset(self) -> None:
         """Close with a reset."""
         if self.state in (State.BUSY, State.CLIENT_EOF):
-            self._handler.unsplice()
+            self._handler.relay.unsplice()
         abort(self.transport)
 
     def note(self, reason: str) -> None:

@@ -48,7 +48,7 @@ def _without_used_pairs(request: Request, pairs: KeyValues) -> Request:
 class RequestHandler:
     """Carries one request out and answers it; afterwards it is the client's end of the relay."""
 
-    __slots__ = ("_client", "_limits", "_look_up", "_relay", "_reply_context", "_request")
+    __slots__ = ("_client", "_limits", "_look_up", "_reply_context", "_request", "relay")
     _log = Logger()
 
     def __init__(
@@ -64,7 +64,7 @@ class RequestHandler:
         self._request = request
         self._limits = limits
         self._reply_context = reply_context
-        self._relay = Relay(self, client.transport, clock, client.deadline, limits)
+        self.relay = Relay(self, client.transport, clock, client.deadline, limits)
         self._look_up: Deferred[Address] | None = None
 
     def begin(self, backend: IBackend, isolation: Isolation, rest: bytes) -> None:
@@ -72,10 +72,10 @@ class RequestHandler:
         if self._request.command is Command.CONNECT:
             onion = self._request.address.is_onion
             timeout = self._limits.onion_timeout if onion else self._limits.connect_timeout
-            outbound = backend.open(self._request, isolation, self._relay)
+            outbound = backend.open(self._request, isolation, self.relay)
             if self._request.pairs is not None:
                 self._request = _without_used_pairs(self._request, self._request.pairs)
-            self._relay.begin(outbound, rest, timeout)
+            self.relay.begin(outbound, rest, timeout)
             return
         literal = self._request.address.literal()
         if self._request.command is Command.RESOLVE and literal.is_ip:
@@ -87,14 +87,10 @@ class RequestHandler:
 
     # The client's side.
 
-    def client_data(self, data: bytes) -> None:
-        """Payload from the client. Behind a look-up there is none to speak of."""
-        self._relay.client_data(data)
-
     def client_eof(self) -> None:
         """The client will send no more. While there is no answer yet, it is gone."""
-        if self._relay.is_open:
-            self._relay.client_eof()
+        if self.relay.is_open:
+            self.relay.client_eof()
         else:
             self._client.note("the client closed before the reply")
             self.client_lost(clean=False)
@@ -102,22 +98,13 @@ class RequestHandler:
 
     def client_lost(self, clean: bool) -> None:
         """The client's connection is gone: give up what is under way."""
-        self._relay.client_lost(clean)
+        self.relay.client_lost(clean)
         if self._look_up is not None:
             self._give_up_look_up()
 
-    @property
-    def received(self) -> int:
-        """How many bytes have come from the far end."""
-        return self._relay.received
-
-    def unsplice(self) -> None:
-        """Leave the client's socket to its transport, which is to be closed."""
-        self._relay.unsplice()
-
     def dismiss(self) -> None:
         """Nobody needs this any more: leave no cycle of references behind."""
-        del self._relay
+        del self.relay
 
     # What the relay says: RelayOwner.
 

@@ -88,8 +88,8 @@ class ClientHandshake:
     ``pairs`` is what the server has sent by extended authentication.
     """
 
-    __slots__ = ("_buffer", "_codes", "_offer", "_pipelined", "_request", "_response", "_state",
-                 "_unconfirmed", "_verifies_f0", "pairs")  # fmt: skip
+    __slots__ = ("_buffer", "_codes", "_offer", "_pipelined", "_reader", "_request",
+                 "_response", "_state", "_unconfirmed", "_verifies_f0", "pairs")  # fmt: skip
 
     def __init__(
         self,
@@ -107,6 +107,7 @@ class ClientHandshake:
         self.pairs: KeyValues = NO_PAIRS
         self._codes: CodeSet | None = None
         self._buffer = bytearray()
+        self._reader = Reader(self._buffer)
         self._unconfirmed: Reply | None = None
         socks4_spoken = request.version is Version.SOCKS4
         self._state = _State.REPLY if socks4_spoken else _State.SELECTION
@@ -137,10 +138,11 @@ class ClientHandshake:
         if self._state is not _State.OVER:
             self._buffer += data
         steps: list[Step] = []
+        reader = self._reader
         while self._buffer and self._state is not _State.OVER:
             if self._state is _State.UNCONFIRMED:
                 return steps + self.confirm()
-            reader = Reader(self._buffer)
+            reader.position = 0
             try:
                 step = self._reply(reader) if self._state is _State.REPLY else self._next(reader)
             except Incomplete:

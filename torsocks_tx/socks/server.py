@@ -68,15 +68,14 @@ class HandshakeOptions:
 
     def select(self, offered: bytes) -> Method:
         """Choose a method among those that a client offers, one byte each."""
-        wanted = [Method.USERNAME_PASSWORD]
-        if self.extended is not None:
-            wanted.insert(0, Method.EXTENDED)
-        if not self.require_auth:
-            wanted.insert(0 if self.prefer_no_auth else len(wanted), Method.NO_AUTH)
-        for method in wanted:
-            if method in offered:
-                return method
-        return Method.NONE_ACCEPTABLE
+        no_auth = not self.require_auth and Method.NO_AUTH in offered
+        if no_auth and self.prefer_no_auth:
+            return Method.NO_AUTH
+        if self.extended is not None and Method.EXTENDED in offered:
+            return Method.EXTENDED
+        if Method.USERNAME_PASSWORD in offered:
+            return Method.USERNAME_PASSWORD
+        return Method.NO_AUTH if no_auth else Method.NONE_ACCEPTABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +135,7 @@ class ServerHandshake:
         self._options = options or HandshakeOptions()
         self._state = _State.FIRST_BYTE
         self._buffer = bytearray()
+        self._reader = Reader(self._buffer)
         self._credentials: Credentials | None = None
         self._avatar: bytes | None = None
         self._role = RULES[self._options.role]
@@ -149,7 +149,24 @@ class ServerHandshake:
         if self._state is _State.OVER:
             return []
         self._buffer += data
-        return self._advance()
+        steps: list[Step] = []
+        reader = self._reader
+        while self._buffer and (frame := _FRAMES.get(self._state)) is not None:
+            reader.position = 0
+            try:
+                step = frame(self, reader)
+            except Incomplete:
+                break
+            except ProtocolError as error:
+                step = self._reject(error)
+            else:
+                del self._buffer[: reader.position]
+            if isinstance(step, Requested):
+                step = Requested(step.request, bytes(self._buffer))
+                self.close()
+            if step is not None:
+                steps.append(step)
+        return steps
 
     def authenticated(self, avatar: bytes | None) -> list[Step]:
         """Take the answer to ``Authenticate``: the user's name, or None to refuse the client."""
@@ -164,7 +181,7 @@ class ServerHandshake:
             accepted = self._accept()
         except ProtocolError as error:
             return [self._reject(error)]
-        return [accepted, *self._advance()]
+        return [accepted, *self.receive(b"")]
 
     def close(self) -> None:
         """Free what is held: the client is gone, or has made its request."""
@@ -180,25 +197,6 @@ class ServerHandshake:
             answer = extended.build_response(ExtendedStatus.SUCCESS, said)
         self._state = _State.REQUEST_5
         return Send(answer)
-
-    def _advance(self) -> list[Step]:
-        steps: list[Step] = []
-        while self._buffer and (frame := _FRAMES.get(self._state)) is not None:
-            reader = Reader(self._buffer)
-            try:
-                step = frame(self, reader)
-            except Incomplete:
-                break
-            except ProtocolError as error:
-                step = self._reject(error)
-            else:
-                del self._buffer[: reader.position]
-            if isinstance(step, Requested):
-                step = Requested(step.request, bytes(self._buffer))
-                self.close()
-            if step is not None:
-                steps.append(step)
-        return steps
 
     def _reject(self, error: ProtocolError) -> Rejected:
         self.close()
@@ -258,15 +256,13 @@ class ServerHandshake:
         self._state = _State.CHECKING
         return Authenticate(self._credentials or Credentials(b""))
 
-    def _credentials_or_request(self, reader: Reader) -> Step | None:
-        # Some clients send credentials although method 00 was selected: Tor takes them anyway.
-        if reader.data[0] == userpass.VERSION:
-            return self._check(reader)
-        return self._request_5(reader)
-
     def _request_5(self, reader: Reader) -> Step | None:
-        if reader.data[0] != Version.SOCKS5:
-            _refuse_http(reader.data[0])
+        first = reader.data[0]
+        if first == userpass.VERSION and self._state is _State.CREDENTIALS_OR_REQUEST:
+            # Some clients send credentials although method 00 was selected: Tor takes them anyway.
+            return self._check(reader)
+        if first != Version.SOCKS5:
+            _refuse_http(first)
         parsed = socks5.parse_request(reader, self._role.commands)
         self._state = _State.OVER
         request = Request(
@@ -297,6 +293,6 @@ _FRAMES: dict[_State, Callable[[ServerHandshake, Reader], Step | None]] = {
     _State.GREETING: ServerHandshake._greeting,
     _State.CREDENTIALS: ServerHandshake._check,
     _State.EXTENDED: ServerHandshake._extended_frame,
-    _State.CREDENTIALS_OR_REQUEST: ServerHandshake._credentials_or_request,
+    _State.CREDENTIALS_OR_REQUEST: ServerHandshake._request_5,
     _State.REQUEST_5: ServerHandshake._request_5,
 }

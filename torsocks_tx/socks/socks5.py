@@ -35,7 +35,7 @@ def parse_greeting(reader: Reader) -> bytes:
     """Read a greeting; return the methods offered, one byte each, in the client's order."""
     if reader.take_u8() != Version.SOCKS5:
         raise ProtocolError("not a SOCKS5 greeting")
-    return reader.take(reader.take_u8())
+    return reader.take_counted()
 
 
 def build_greeting(methods: Iterable[int]) -> bytes:

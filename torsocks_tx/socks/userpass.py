@@ -49,8 +49,8 @@ def parse_credentials(reader: Reader) -> Credentials:
     """Read one request; ProtocolError without an answer for a wrong version."""
     if reader.take_u8() != VERSION:
         raise ProtocolError("not RFC 1929 credentials")
-    username = reader.take(reader.take_u8())
-    return Credentials(username, reader.take(reader.take_u8()))
+    username = reader.take_counted()
+    return Credentials(username, reader.take_counted())
 
 
 def build_credentials(credentials: Credentials) -> bytes:

@@ -57,6 +57,14 @@ class Reader:
         self.position += 1
         return self.data[self.position - 1]
 
+    def take_counted(self) -> bytes:
+        """Take a byte with a number, and as many bytes as it says."""
+        start = self.position + 1
+        if start > len(self.data) or start + self.data[start - 1] > len(self.data):
+            raise Incomplete
+        self.position = start + self.data[start - 1]
+        return bytes(self.data[start : self.position])
+
     def take_u16(self) -> int:
         """Take two bytes as a number, most significant first."""
         return int.from_bytes(self.take(2), "big")

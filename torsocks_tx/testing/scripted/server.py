@@ -111,8 +111,8 @@ class ScriptedRequestHandler(RequestHandler):
         if script.pause is None or not shaped:
             super().send_reply(shaped, final=final)
             return
-        if self._relay.outbound is not None:
-            self._relay.outbound.pauseProducing()
+        if self.relay.outbound is not None:
+            self.relay.outbound.pauseProducing()
         self._send_byte(shaped, final, script.pause)
 
     def _send_byte(self, left: bytes, final: bool, pause: float) -> None:
@@ -121,8 +121,8 @@ class ScriptedRequestHandler(RequestHandler):
             self._next_byte.start(pause, partial(self._send_byte, left[1:], final, pause))
             return
         super().send_reply(left, final=final)
-        if self._relay.outbound is not None:
-            self._relay.outbound.resumeProducing()
+        if self.relay.outbound is not None:
+            self.relay.outbound.resumeProducing()
 
     def client_lost(self, clean: bool) -> None:
         """Stop: the connection of the client has ended."""
