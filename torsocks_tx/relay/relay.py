@@ -88,11 +88,14 @@ class Throttle:
 
 @implementer(IReceiver)
 class Relay:
-    """One stream; ``sent`` and ``received`` count the payload, to and from the remote."""
+    """One stream; ``sent`` and ``received`` count the payload, to and from the remote.
+
+    ``last_activity`` is the time of the last bytes of an open stream.
+    """
 
     __slots__ = ("_clock", "_deadline", "_limits", "_outbound", "_owner", "_run", "_splice",
-                 "_state", "_throttles", "_timeouts", "_transport", "_watched", "received",
-                 "sent")  # fmt: skip
+                 "_state", "_throttles", "_transport", "_watched", "last_activity",
+                 "received", "sent")  # fmt: skip
 
     def __init__(
         self,
@@ -107,13 +110,13 @@ class Relay:
         self._clock = clock
         self._deadline = deadline
         self._limits = limits
-        self._timeouts = StreamTimeouts(clock, deadline, limits, self)
         self._outbound: IOutbound | None = None
         self._state = State.OPENING
         self._throttles: tuple[Throttle, ...] = ()
         self._splice: Splice | None = None
         self._run = 0
         self._watched: int | None = None
+        self.last_activity = 0.0
         self.sent = 0
         self.received = 0
 
@@ -164,7 +167,7 @@ class Relay:
         elif self._state is State.OPEN and self._outbound is not None:
             self._state = State.CLIENT_DONE
             self._outbound.lose_write()
-            self._timeouts.client_done()
+            self._watch_silence().client_done()
         elif self._state is State.REMOTE_DONE:
             self.give_up(complete=True)
 
@@ -195,7 +198,10 @@ class Relay:
         if self.sent >= self._limits.early_data:
             self._stop_watching()
             self._transport.resumeProducing()
-        self._timeouts.opened()
+        if self._limits.idle_timeout is None:
+            self._deadline.rest()
+        else:
+            self._watch_silence().both_open(self._limits.idle_timeout)
 
     def refused(self, reason: Refused) -> None:
         """The remote is not reached."""
@@ -217,7 +223,7 @@ class Relay:
             # Until it is free from its producer, the transport would not shut down.
             self._transport.unregisterProducer()
             self._owner.relay_remote_eof()
-            self._timeouts.remote_done()
+            self._watch_silence().remote_done()
         elif self._state in _FLOWING_OUT:
             self.give_up(complete=True)
 
@@ -232,9 +238,9 @@ class Relay:
     def _weigh(self, count: int) -> None:
         """Note that so many bytes went through."""
         now = self._clock.seconds()
-        if now - self._timeouts.last_activity > BULK_PAUSE:
+        if now - self.last_activity > BULK_PAUSE:
             self._run = 0
-        self._timeouts.last_activity = now
+        self.last_activity = now
         self._run += count
         if self._run >= BULK:
             self._splice_if_bulk()
@@ -256,7 +262,7 @@ class Relay:
             self.sent += count
         else:
             self.received += count
-        self._timeouts.last_activity = self._clock.seconds()
+        self.last_activity = self._clock.seconds()
 
     def unspliced(self) -> None:
         """From now on bytes go by the protocols again."""
@@ -292,7 +298,7 @@ class Relay:
             self._splice.stop()
         if self._watched is not None:
             self._stop_watching()
-        self._timeouts.end()
+        self._deadline.rest()
         if self._throttles:
             self._transport.unregisterProducer()
             self._throttles = ()
@@ -309,6 +315,10 @@ class Relay:
         if outbound is not None:
             outbound.unregister_producer()
             outbound.close()
+
+    def _watch_silence(self) -> StreamTimeouts:
+        self.last_activity = self._clock.seconds()
+        return StreamTimeouts(self._clock, self._deadline, self._limits, self)
 
     def _open_timed_out(self) -> None:
         outbound = self._release()

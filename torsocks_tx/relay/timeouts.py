@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -69,7 +70,9 @@ class Deadline:
 
 
 class WatchedStream(Protocol):
-    """What the timeouts ask of an open stream."""
+    """What the timeouts ask of an open stream. ``last_activity``: the time of its last bytes."""
+
+    last_activity: float
 
     @property
     def is_blocked(self) -> bool:
@@ -84,9 +87,9 @@ class WatchedStream(Protocol):
 
 
 class StreamTimeouts:
-    """Watches the silence of one stream; ``last_activity`` is the time of its last bytes."""
+    """Watches the silence of one stream until its deadline is used for something else."""
 
-    __slots__ = ("_clock", "_deadline", "_limits", "_linger_end", "_stream", "last_activity")
+    __slots__ = ("_clock", "_deadline", "_limits", "_linger_end", "_stream")
 
     def __init__(
         self, clock: IReactorTime, deadline: Deadline, limits: Limits, stream: WatchedStream
@@ -94,56 +97,39 @@ class StreamTimeouts:
         self._clock = clock
         self._deadline = deadline
         self._limits = limits
-        self._stream: WatchedStream | None = stream
+        self._stream = stream
         self._linger_end = 0.0
-        self.last_activity = 0.0
 
-    def opened(self) -> None:
-        """Both sides are open: only ``idle_timeout`` counts."""
-        self.last_activity = self._clock.seconds()
-        if self._limits.idle_timeout is None:
-            self._deadline.rest()
-        else:
-            self._deadline.start(self._limits.idle_timeout, self._idle_expired)
+    def both_open(self, period: float) -> None:
+        """Both sides are open: together they may be silent for this ``idle_timeout``."""
+        self._wait(self._remaining(period), partial(self.both_open, period))
 
     def client_done(self) -> None:
         """The client has closed its side: the remote may be silent for ``linger_timeout``."""
-        self.last_activity = self._clock.seconds()
-        self._linger_end = self.last_activity + self._limits.linger_limit
+        self._linger_end = self._clock.seconds() + self._limits.linger_limit
         self._deadline.start(self._limits.linger_timeout, self._linger_expired)
 
     def remote_done(self) -> None:
         """The remote has closed its side: the client may be silent for ``linger_limit``."""
-        self.last_activity = self._clock.seconds()
-        self._upload_expired()
-
-    def end(self) -> None:
-        """Wait for nothing more: the stream is over, and no longer known here."""
-        self._deadline.rest()
-        self._stream = None
-
-    def _idle_expired(self) -> None:
-        self._expire(self._remaining(self._limits.idle_timeout or 0.0), self._idle_expired)
-
-    def _upload_expired(self) -> None:
         limits = self._limits
         period = min(limits.idle_timeout or limits.linger_limit, limits.linger_limit)
-        self._expire(self._remaining(period), self._upload_expired)
+        self._wait(self._remaining(period), self.remote_done)
 
     def _linger_expired(self) -> None:
         period, stream = self._limits.linger_timeout, self._stream
         # A side that is not read from because the other takes no more is not silent, nor is a
         # remote that has not taken everything yet.
-        is_busy = stream is not None and (stream.is_blocked or stream.is_sending)
+        is_busy = stream.is_blocked or stream.is_sending
         silence = period if is_busy else self._remaining(period)
         left = min(silence, self._linger_end - self._clock.seconds())
-        self._expire(left, self._linger_expired, is_silent=silence <= 0)
+        self._wait(left, self._linger_expired, is_silent=silence <= 0)
 
-    def _expire(self, left: float, again: Callable[[], None], *, is_silent: bool = True) -> None:
+    def _wait(self, left: float, again: Callable[[], None], *, is_silent: bool = True) -> None:
+        """Call ``again`` after these seconds; end the stream if none are left."""
         if left > 0:
             self._deadline.start(left, again)
-        elif self._stream is not None:
+        else:
             self._stream.give_up(is_silent and not self._stream.is_blocked)
 
     def _remaining(self, period: float) -> float:
-        return self.last_activity + period - self._clock.seconds()
+        return self._stream.last_activity + period - self._clock.seconds()
