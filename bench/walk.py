@@ -80,8 +80,9 @@ async def walk() -> list[tuple[str, str]]:
     calls: list[tuple[str, str]] = []
 
     def note(frame: FrameType, event: str, _: object) -> None:
-        name = frame.f_code.co_filename
-        if event == "call" and name.startswith(PACKAGE):
+        name, caller = frame.f_code.co_filename, frame.f_back
+        is_ours = caller is not None and caller.f_code.co_filename == __file__
+        if event == "call" and name.startswith(PACKAGE) and not is_ours:
             calls.append((name[len(PACKAGE) + 1 : -3], frame.f_code.co_qualname))
 
     quiet: Any = Factory.forProtocol(_Tor)

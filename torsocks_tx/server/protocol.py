@@ -178,7 +178,7 @@ class SOCKSProtocol(Protocol):
                 handshake.close()
             if handler is not None:
                 handler.client_lost(isinstance(reason.value, ConnectionDone))
-                handler.dismiss()
+                del handler.relay  # it refers to the handler: leave no cycle
             if self._authentication is not None:
                 self._authentication.cancel()
         finally:

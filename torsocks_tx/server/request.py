@@ -102,10 +102,6 @@ class RequestHandler:
         if self._look_up is not None:
             self._give_up_look_up()
 
-    def dismiss(self) -> None:
-        """Nobody needs this any more: leave no cycle of references behind."""
-        del self.relay
-
     # What the relay says: RelayOwner.
 
     def relay_opened(self) -> None:

@@ -227,8 +227,8 @@ class ServerHandshake:
             raise ProtocolError("no acceptable method", socks5.NO_ACCEPTABLE_METHOD)
         # The reply codes depend on what was offered, whichever method is selected.
         self._offered_extended = bool(self._options.extended) and Method.EXTENDED in offered
-        self._state = _BEHIND[method]
-        return Send(socks5.build_selection(method))
+        selection, self._state = _SELECTED[method]
+        return selection
 
     def _check(self, reader: Reader) -> Step | None:
         if reader.data[0] != userpass.VERSION:
@@ -282,10 +282,14 @@ def _refuse_http(first_byte: int) -> None:
         raise ProtocolError("HTTP on a SOCKS port", http.PAGE)
 
 
-_BEHIND: dict[Method, _State] = {
-    Method.NO_AUTH: _State.CREDENTIALS_OR_REQUEST,
-    Method.USERNAME_PASSWORD: _State.CREDENTIALS,
-    Method.EXTENDED: _State.EXTENDED,
+# What is sent for the method that is selected, and the state behind it.
+_SELECTED: dict[Method, tuple[Send, _State]] = {
+    method: (Send(socks5.build_selection(method)), state)
+    for method, state in (
+        (Method.NO_AUTH, _State.CREDENTIALS_OR_REQUEST),
+        (Method.USERNAME_PASSWORD, _State.CREDENTIALS),
+        (Method.EXTENDED, _State.EXTENDED),
+    )
 }
 _FRAMES: dict[_State, Callable[[ServerHandshake, Reader], Step | None]] = {
     _State.FIRST_BYTE: ServerHandshake._first_byte,
