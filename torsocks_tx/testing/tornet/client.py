@@ -203,9 +203,11 @@ class Client:
         options = ClientOptions(credentials=Credentials(b"exit-check", host.encode("ascii")))
         proxy = UNIXClientEndpoint(self._reactor, self.socks_unix)
         endpoint = SOCKSClientEndpoint(self._reactor, proxy, host, port, options)
+        factory = Factory.forProtocol(Protocol)
+        factory.noisy = False
         while True:
             try:
-                protocol: Any = await endpoint.connect(Factory.forProtocol(Protocol))
+                protocol: Any = await endpoint.connect(factory)
             except ConnectError:
                 await deferLater(self._reactor, _PAUSE)
             else:
