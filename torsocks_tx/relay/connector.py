@@ -130,7 +130,10 @@ class Attempt:
         assert self._sock is not None
         self._timer = None
         status = self._connect(self._sock, self._target.address)
-        if status in CONNECTED or status in UNDER_WAY:
+        if status == errno.EINPROGRESS:
+            # Where both ends are on this machine, a second call finds it done.
+            status = self._connect(self._sock, self._target.address)
+        if status in UNDER_WAY:
             self._reactor.addWriter(self)
             if self._left:
                 self._timer = self._reactor.callLater(ATTEMPT_TIMEOUT, self._timed_out)
