@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import sys
 import tempfile
@@ -93,12 +94,12 @@ class Stage:
             "--pidfile=",
             "torsocks",
             "--listen",
-            "tcp:0:interface=127.0.0.1",
+            "tcp:0:interface=127.0.0.1 ExtendedErrors",
         ]
         arguments += ["--tor", self.network.client.control_endpoint, "--shutdown-grace", "1"]
         self.server = Server()
         command = [sys.executable, *arguments]
-        print(f"{DIM}$ twistd {' '.join(arguments[3:])}{PLAIN}", flush=True)
+        print(f"{DIM}$ twistd {shlex.join(arguments[3:])}{PLAIN}", flush=True)
         reactor.spawnProcess(self.server, sys.executable, command, os.environ, str(self.scratch))
         return self.server
 

@@ -147,12 +147,26 @@ class Demo:
         url = f"http://{self.onion}/"
         return await self._page("--socks5-hostname", self.address, url=url, words="origin")
 
+    async def _refused(self, name: str, code: int) -> None:
+        url = f"http://{name}/"
+        status, _, err = await run("curl", "-sS", "--socks5-hostname", self.address, url)
+        if status != 97 or f"({code})" not in err:
+            raise StepFailed(err or f"curl ended with {status}")
+
+    async def no_onion_service(self) -> str:
+        """An onion service that is not on this network: the Tor Project's web site."""
+        name = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion"
+        await self._refused(name, 0xF0)
+        return "reply F0, no descriptor was found"
+
+    async def mistyped(self) -> str:
+        """An onion address whose checksum is wrong."""
+        await self._refused(f"{self.onion[:50]}aaaaaa.onion", 0xF6)
+        return "reply F6, the address is not valid"
+
     async def refused(self) -> str:
         """A name that does not exist."""
-        url = "http://nowhere.test/"
-        status, _, err = await run("curl", "-sS", "--socks5-hostname", self.address, url)
-        if status != 97 or "(4)" not in err:
-            raise StepFailed(err or f"curl ended with {status}")
+        await self._refused("nowhere.test", 4)
         return "reply 04, host unreachable"
 
     @property
@@ -173,6 +187,8 @@ class Demo:
             ("Request and payload in one segment, without waiting for any answer", self.optimistic),
             ("A browser that takes the port for an HTTP proxy", self.http),
             ("An onion service", self.onion_service),
+            ("An onion service that is not there", self.no_onion_service),
+            ("An onion address with a typing error", self.mistyped),
             ("A name that does not exist", self.refused),
         ]
 
