@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from twisted.logger import LogEvent, globalLogPublisher
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
 from tests.support.processes import kill_programs
 
@@ -52,6 +52,9 @@ def _no_logged_failures(logged_failures: list[LogEvent]) -> Iterator[None]:
     """Fail a test that logs a failure or drops a Deferred's error: pytest-twisted lets it pass."""
 
     def observe(event: LogEvent) -> None:
+        if str(event.get("log_namespace")).startswith("torsocks_tx."):
+            # pytest shows it where a test fails.
+            print(formatEvent(event))
         if event.get("log_failure") is not None:
             logged_failures.append(event)
         elif event.get("isError"):

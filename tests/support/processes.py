@@ -13,7 +13,7 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ProcessProtocol
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 """Seconds that a test waits for a process before it fails."""
 
 ROOT = Path(__file__).resolve().parents[2]
