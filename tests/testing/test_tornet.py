@@ -218,6 +218,16 @@ async def test_streams_are_listed_with_their_circuits(private_network: PrivateNe
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_client_that_is_up_knows_each_relay(private_network: PrivateNetwork) -> None:
+    control = await private_network.client.node.control()
+    relays = await control.get_info("ns/all")
+    described = await control.get_info("md/all")
+    names = [line.split()[1] for line in relays.splitlines() if line.startswith("r ")]
+    assert len(names) >= 8
+    assert described.count("ntor-onion-key ") == len(names)
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_suspended_client_is_silent_and_comes_back(
     private_network: PrivateNetwork,
 ) -> None:

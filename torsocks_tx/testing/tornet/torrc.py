@@ -86,7 +86,8 @@ def common(network: Network, name: str, control_socket: Path) -> Lines:
         f"ControlPort unix:{quote_path(control_socket)}",
         "CookieAuthentication 1",
         "AssumeReachable 1",
-        "PathsNeededToBuildCircuits 0.67",
+        # Less, and a daemon is up while it cannot use a relay that it knows too little of.
+        "PathsNeededToBuildCircuits 0.95",
         "V3AuthNIntervalsValid 2",
         f"V3AuthVotingInterval {_VOTING_INTERVAL}",
         f"V3AuthVoteDelay {_VOTE_DELAY}",
