@@ -16,7 +16,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
 
-from tests.support.peers import PeerFactory
+from tests.support.peers import GRANTED, PeerFactory
 from tests.support.rows import rows
 from tests.support.running import Ended, Twistd, run
 from torsocks_tx import ClientOptions, Credentials, SOCKSClientEndpoint, SOCKSError
@@ -175,6 +175,26 @@ async def test_open_streams_get_their_grace(tmp_path: Path) -> None:
     origin.transport.loseConnection()
     await asker.lost.addTimeout(10, reactor)
     assert asker.received == b"the last words"
+    assert await server.ended == -signal.SIGTERM
+    await port.stopListening()
+
+
+@pytest_twisted.ensureDeferred
+async def test_client_that_came_last_may_finish_its_request(tmp_path: Path) -> None:
+    origin = PeerFactory()
+    port = reactor.listenTCP(0, origin, interface="127.0.0.1")
+    server = Twistd("--listen", LOOPBACK, *DIRECT, "--allow-internal", directory=tmp_path)
+    await server.up()
+    endpoint = TCP4ClientEndpoint(reactor, *_host_and_port(server))
+    client = await endpoint.connect(PeerFactory())
+    client.send(b"\5\1\0")
+    assert await client.take(2) == b"\5\0"
+    server.transport.signalProcess("TERM")
+    await server.said("stopping: open connections")
+    client.send(b"\5\1\0\1\x7f\0\0\1" + port.getHost().port.to_bytes(2, "big"))
+    assert await client.take(10) == GRANTED
+    client.reset()
+    (await origin.peer()).reset()
     assert await server.ended == -signal.SIGTERM
     await port.stopListening()
 

@@ -98,7 +98,9 @@ def test_options_of_tor_are_judged_by_the_user_that_serves() -> None:
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:
         os.chmod(directory, 0o755)
         tor = Path(directory, "tor")
-        tor.write_text('#!/bin/sh\necho "[warn] user $(id -u) of group $(id -g)"; exit 1\n')
+        tor.write_text(
+            '#!/bin/sh\necho "[warn] user $(/usr/bin/id -u) of group $(/usr/bin/id -g)"; exit 1\n'
+        )
         tor.chmod(0o755)
         arguments = ("--tor-binary", str(tor), "--tor-data-directory", f"{directory}/data")
         options.parseOptions([*arguments, "--tor-option", "A 1"])

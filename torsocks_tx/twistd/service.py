@@ -26,6 +26,9 @@ from torsocks_tx.twistd.listen import Listener
 GARBAGE = (10_000, 20, 20)
 """When Python looks for garbage: less often than it would, since a connection is many objects."""
 
+REQUEST_GRACE = 1.0
+"""Seconds for a client's request when the server stops: one that came last is still speaking."""
+
 RELOAD_PAUSE = 0.1
 """Seconds between two times that everything is read again, for whoever sends many signals."""
 
@@ -272,10 +275,12 @@ class TorsocksService(Service):
         finally:
             signals.remove(self)
 
-    def _stop(self) -> Any:
-        yield self._ports.close()
+    def _close_unserved(self) -> None:
         for factory in self._factories:
             factory.close_unserved()
+
+    def _stop(self) -> Any:
+        yield self._ports.close()
         busy = sum(len(factory.connections) for factory in self._factories)
         if busy:
             self._log.info(
@@ -283,10 +288,14 @@ class TorsocksService(Service):
                 busy=busy,
                 grace=self._grace,
             )
-        timer = self._reactor.callLater(self._grace, self.end_grace)
+        timers = [
+            self._reactor.callLater(min(self._grace, REQUEST_GRACE), self._close_unserved),
+            self._reactor.callLater(self._grace, self.end_grace),
+        ]
         yield DeferredList([factory.when_empty() for factory in self._factories])
-        if timer.active():
-            timer.cancel()
+        for timer in timers:
+            if timer.active():
+                timer.cancel()
         # The far sides of clients that were reset are reset in the reactor's next turn. One that is
         # still open when it stops is closed with a FIN, and what was cut there looks complete.
         yield deferLater(self._reactor, 0, lambda: None)
