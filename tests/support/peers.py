@@ -207,8 +207,9 @@ class Pump:
     async def stalled(self) -> None:
         """Wait until it takes no more, for many reads by the clock, or the limit is reached."""
         before, since, turns = -1, reactor.seconds(), 0
-        # Turns count too: a busy machine may let this process wait for as long.
-        while self.sent < self.limit and (reactor.seconds() - since < 0.1 or turns < 100):
+        # A sender whose window was closed asks again after 0.2 s; and turns count, since a busy
+        # machine may let this process wait for as long.
+        while self.sent < self.limit and (reactor.seconds() - since < 0.5 or turns < 100):
             turns += 1
             if self.sent > before:
                 before, since, turns = self.sent, reactor.seconds(), 0
