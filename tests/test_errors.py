@@ -10,13 +10,7 @@ from twisted.python.failure import Failure
 
 from tests.support.rows import rows
 from torsocks_tx import errors
-from torsocks_tx.errors import (
-    OnionRefused,
-    Refused,
-    Retry,
-    TransportRefused,
-    without_text,
-)
+from torsocks_tx.errors import OnionRefused, Refused, Retry, TransportRefused, without_text
 from torsocks_tx.socks.replies import HIDDEN_SERVICE, ONION, PLAIN, TRANSPORT
 
 PROXY = {errors.LoginRefused, errors.ArgumentsRefused, errors.NotIsolated}

@@ -21,12 +21,7 @@ from twisted.internet.defer import Deferred  # noqa: E402
 from twisted.internet.endpoints import clientFromString  # noqa: E402
 from twisted.internet.task import react  # noqa: E402
 
-from tests.onion.scenarios import (  # noqa: E402
-    QUICK,
-    SLOW,
-    Scenario,
-    Stage,
-)
+from tests.onion.scenarios import QUICK, SLOW, Scenario, Stage  # noqa: E402
 from torsocks_tx import SOCKSFactory, TorBackend  # noqa: E402
 from torsocks_tx.backends.tor.providers import RunningTorProvider  # noqa: E402
 from torsocks_tx.policy.listener import parse_flags  # noqa: E402

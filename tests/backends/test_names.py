@@ -191,8 +191,7 @@ class TestAnswers:
         assert asked == set() if found == ["10.0.0.1"] else asked == {name.lower().rstrip(".")}
 
     @pytest.mark.parametrize(
-        "name",
-        ["nowhere.example", "a" * 64 + ".example", "a..example", "ü.example"],
+        "name", ["nowhere.example", "a" * 64 + ".example", "a..example", "ü.example"]
     )
     @pytest_twisted.ensureDeferred
     async def test_name_without_an_address_is_not_found(

@@ -253,11 +253,7 @@ REFUSALS = [
 @rows("P-09", "P-14", "P-15", "P-19", "P-20", "P-22", "P-34", "R-34")
 @pytest.mark.parametrize(("server", "wishes", "kind", "code", "status"), REFUSALS)
 def test_every_refusal_of_a_server_has_its_error(
-    server: str,
-    wishes: dict[str, Any],
-    kind: type[Refused],
-    code: int | None,
-    status: int | None,
+    server: str, wishes: dict[str, Any], kind: type[Refused], code: int | None, status: int | None
 ) -> None:
     for size in (1, 1000):
         scene = Scene(ClientOptions(**wishes))

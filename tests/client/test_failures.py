@@ -41,10 +41,7 @@ def test_a_socks_error_is_a_connect_error_with_all_that_is_known() -> None:
 @pytest.mark.parametrize(
     ("error", "text"),
     [
-        (
-            SOCKSError(TimedOut("secret"), 6),
-            "The connection was not made in time. (reply 06)",
-        ),
+        (SOCKSError(TimedOut("secret"), 6), "The connection was not made in time. (reply 06)"),
         (
             SOCKSError(LoginRefused("secret"), status=1),
             "The SOCKS server refused the login: it wants other credentials, or another method."

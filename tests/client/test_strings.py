@@ -8,11 +8,7 @@ from typing import Any
 
 import pytest
 from twisted.internet import reactor
-from twisted.internet.endpoints import (
-    HostnameEndpoint,
-    UNIXClientEndpoint,
-    clientFromString,
-)
+from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, clientFromString
 from twisted.internet.interfaces import IStreamClientEndpointStringParserWithReactor
 from twisted.plugin import IPlugin, getPlugins
 from zope.interface.verify import verifyObject

@@ -16,9 +16,7 @@ REQUEST = named("example.com", 80)
 
 @rows("S-03")
 @pytest_twisted.ensureDeferred
-async def test_the_clients_fin_reaches_the_origin_and_the_answer_comes_back(
-    ground: Ground,
-) -> None:
+async def test_the_clients_fin_reaches_the_origin_and_the_answer_comes_back(ground: Ground) -> None:
     server, origin = await plain(ground)
     client = await ground.client(server)
     assert await client.negotiate(REQUEST) == GRANTED
@@ -98,9 +96,7 @@ async def test_after_the_clients_fin_a_silent_tor_is_left_in_the_end(ground: Gro
 
 @rows("S-03")
 @pytest_twisted.ensureDeferred
-async def test_tors_fin_ends_the_stream_though_the_client_was_still_sending(
-    ground: Ground,
-) -> None:
+async def test_tors_fin_ends_the_stream_though_the_client_was_still_sending(ground: Ground) -> None:
     server, upstream = await tor_like(ground, grant)
     client = await ground.client(server)
     assert await client.negotiate(REQUEST) == GRANTED

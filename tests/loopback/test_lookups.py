@@ -10,9 +10,7 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.interfaces import IHostnameResolver
-from twisted.logger import (
-    LogEvent,
-)
+from twisted.logger import LogEvent
 from zope.interface import implementer
 
 from tests.support.fakes import grant, refuse, tor_like

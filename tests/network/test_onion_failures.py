@@ -225,10 +225,7 @@ async def test_lost_control_connection_loses_the_reason_only(
 @pytest_twisted.ensureDeferred
 async def test_tor_is_killed_during_an_attempt(private_network: PrivateNetwork) -> None:
     client = await private_network.add_client()
-    async with (
-        serving(client) as server,
-        never_published(Stage(private_network, client)) as target,
-    ):
+    async with serving(client) as server, never_published(Stage(private_network, client)) as target:
         watch = await client.watch_streams()
         address = server.listen("ExtendedErrors")
         asking = Deferred.fromCoroutine(code_of(address, target.host))

@@ -91,9 +91,7 @@ def test_help_names_every_target() -> None:
     assert [t for t in targets if t != "help" and f"make {t} " not in text] == []
 
 
-def test_oldest_tested_versions_are_the_lowest_required(
-    requirements: list[str],
-) -> None:
+def test_oldest_tested_versions_are_the_lowest_required(requirements: list[str]) -> None:
     text = (ROOT / "tools" / "constraints-debian12.txt").read_text(encoding="utf-8")
     pinned = dict(re.findall(r"^([\w.-]+)==(\S+)$", text, re.MULTILINE))
     for wanted in map(Requirement, requirements):

@@ -11,11 +11,7 @@ import inspect
 import pkgutil
 from collections.abc import Iterator
 
-from twisted.internet.interfaces import (
-    IReadDescriptor,
-    IReadWriteDescriptor,
-    IWriteDescriptor,
-)
+from twisted.internet.interfaces import IReadDescriptor, IReadWriteDescriptor, IWriteDescriptor
 from zope.interface.verify import verifyClass
 
 import torsocks_tx

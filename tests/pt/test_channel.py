@@ -155,12 +155,7 @@ class TestHandshake:
         ("end", "call", "kind"),
         table(
             ("refusal", lambda stage: stage.hear(b"WELXX"), "abortConnection", InvalidBridge),
-            (
-                "fault",
-                lambda stage: stage.hear(b"WELCOME!"),
-                "abortConnection",
-                ZeroDivisionError,
-            ),
+            ("fault", lambda stage: stage.hear(b"WELCOME!"), "abortConnection", ZeroDivisionError),
             (
                 "FIN",
                 lambda stage: stage.below.protocol.readConnectionLost(),

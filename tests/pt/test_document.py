@@ -47,10 +47,7 @@ async def test_code_of_the_document_runs() -> None:
     disguised = reactor.listenTCP(0, far_side, interface="127.0.0.1")
     other = TransportFactory(reactor, names["invert"])
     other_port = reactor.listenTCP(0, other, interface="127.0.0.1")
-    for socks, far, peers in (
-        (names["port"], plain, origin),
-        (other_port, disguised, inverted),
-    ):
+    for socks, far, peers in ((names["port"], plain, origin), (other_port, disguised, inverted)):
         client = await connect(socks.getHost().port)
         request = octets("05 01 00 01 7F000001") + far.getHost().port.to_bytes(2, "big")
         assert await client.negotiate(request) == GRANTED

@@ -125,9 +125,7 @@ run({"one": held, "two": held})
 
 
 @pytest_twisted.ensureDeferred
-async def test_streams_beyond_the_descriptor_limit_are_closed_and_logged_once(
-    start: Start,
-) -> None:
+async def test_streams_beyond_the_descriptor_limit_are_closed_and_logged_once(start: Start) -> None:
     program = start({**UNTIL_CLOSED, "TOR_PT_CLIENT_TRANSPORTS": "one,two"}, "-c", CRAMPED)
     _, one, two, _ = await said(program, "CMETHODS DONE")
     clients = [await connect(one if number % 2 else two) for number in range(3)]

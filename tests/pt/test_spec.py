@@ -132,10 +132,7 @@ def test_proxy_is_parsed(uri: str, proxy: UpstreamProxy) -> None:
                 {TRANSPORTS: "veil", name: text},
                 f"ENV-ERROR {name} is not an IP{name[-2:].lower()} address",
             )
-            for name, texts in [
-                (BIND4, ("::1", "host", "[1.2.3.4]")),
-                (BIND6, ("1.2.3.4", "[")),
-            ]
+            for name, texts in [(BIND4, ("::1", "host", "[1.2.3.4]")), (BIND6, ("1.2.3.4", "["))]
             for text in texts
         ),
         *(

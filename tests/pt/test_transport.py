@@ -262,11 +262,7 @@ class TestOutcomes:
     def test_failure_of_the_transport_is_its_reply_code(
         self, reason: Exception, plain: int, extended: int
     ) -> None:
-        for methods, code in (
-            ((0,), plain),
-            ((0, 2), plain),
-            ((0, 0x97), extended),
-        ):
+        for methods, code in (((0,), plain), ((0, 2), plain), ((0, 0x97), extended)):
             port = Port()
             self.ask(port, *methods)
             assert port.then(port.endpoint.failed, reason) == refused(code)

@@ -150,10 +150,7 @@ async def test_every_reply_code_of_socks4_is_sent(ground: Ground, server: Script
         (named4("a-192-0-2-7.test", RESOLVE), bytes.fromhex("00 5A 0000 C0000207")),
         (named4("aaaa-2001-db8--9.test", RESOLVE), bytes.fromhex("00 5B 0000 00000000")),
         (named4("reply-5c.test", RESOLVE), bytes.fromhex("00 5C 0000 00000000")),
-        (
-            b"\5\xf1\0\1" + bytes([192, 0, 2, 7, 0, 0]),
-            ANSWER + b"\3\x10a-192-0-2-7.test\0\0",
-        ),
+        (b"\5\xf1\0\1" + bytes([192, 0, 2, 7, 0, 0]), ANSWER + b"\3\x10a-192-0-2-7.test\0\0"),
         (
             b"\5\xf1\0\4" + bytes.fromhex("20010DB8") + bytes(11) + b"\x09\0\0",
             ANSWER + b"\3\x15aaaa-2001-db8--9.test\0\0",

@@ -53,10 +53,7 @@ ONION = "a" * 56 + ".onion"
         ("raw-00ff.test", Script(raw=b"\0\xff")),
         ("a-192-0-2-7.test", Script(answer=Address.of("192.0.2.7"))),
         ("aaaa-2001-db8--9.test", Script(answer=Address.of("2001:db8::9"))),
-        (
-            "v6.test",
-            Script(bound=Address.of("2001:db8::1", 80), answer=Address.of("2001:db8::1")),
-        ),
+        ("v6.test", Script(bound=Address.of("2001:db8::1", 80), answer=Address.of("2001:db8::1"))),
         ("name.test", Script(bound=Address.of("bound.test", 80))),
     ],
 )

@@ -96,10 +96,7 @@ def test_process_has_methods_and_users() -> None:
             assert take(client, 4) == b"\5\2\1\0"
             assert take(client, 10) == refused(5)
         assert server.requests[0].credentials == Credentials(b"alice", b"a:b")
-    with (
-        ScriptedProcess(methods=[]) as server,
-        connected(server.host, server.port) as client,
-    ):
+    with ScriptedProcess(methods=[]) as server, connected(server.host, server.port) as client:
         client.sendall(b"\5\2\0\2")
         assert take(client, 10) == b"\5\xff"
 

@@ -217,9 +217,7 @@ async def test_name_of_an_address_is_answered(
 
 
 @pytest_twisted.ensureDeferred
-async def test_unknown_name_is_nxdomain(
-    server: tuple[NameServer, client.Resolver],
-) -> None:
+async def test_unknown_name_is_nxdomain(server: tuple[NameServer, client.Resolver]) -> None:
     names, resolver = server
     with pytest.raises(DNSNameError):
         await resolver.query(dns.Query(b"no.test", dns.A, dns.IN))

@@ -228,9 +228,7 @@ async def test_a_client_that_is_up_knows_each_relay(private_network: PrivateNetw
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_suspended_client_is_silent_and_comes_back(
-    private_network: PrivateNetwork,
-) -> None:
+async def test_a_suspended_client_is_silent_and_comes_back(private_network: PrivateNetwork) -> None:
     url = f"http://web.test:{private_network.web.port}/bytes/3"
     node = private_network.daemons["client0"]
     node.suspend()

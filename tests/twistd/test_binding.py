@@ -95,9 +95,7 @@ async def test_a_bad_proxy_header_is_refused_without_a_traceback(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_client_address_that_is_none_is_refused_without_a_traceback(
-    log: list[str],
-) -> None:
+async def test_a_client_address_that_is_none_is_refused_without_a_traceback(log: list[str]) -> None:
     header = b"PROXY TCP4 canary 127.0.0.1 1 80\r\n"
     assert await hear(header + REQUEST) == b"\5\0" + refused(2)
     ours = "".join(log)

@@ -74,12 +74,7 @@ EVENTS = [
         ("3", "FAILED", "0", "a:80"),
         {"REASON": "UNKNOWN_264", "REMOTE_REASON": "MISC"},
     ),
-    (
-        "a truly empty value",
-        "3 FAILED REASON= LATER",
-        ("3", "FAILED", "LATER"),
-        {"REASON": ""},
-    ),
+    ("a truly empty value", "3 FAILED REASON= LATER", ("3", "FAILED", "LATER"), {"REASON": ""}),
     (
         "additional fields and unknown keywords",
         "3 FAILED 0 a:80 NEW_THING=1 more",

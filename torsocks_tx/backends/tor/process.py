@@ -251,10 +251,7 @@ class Watchdog:
 
 
 def spawn_guarded(
-    reactor: Any,
-    watchdog: Watchdog,
-    protocol: ProcessProtocol,
-    arguments: Sequence[str],
+    reactor: Any, watchdog: Watchdog, protocol: ProcessProtocol, arguments: Sequence[str]
 ) -> int:
     """Start a program (``arguments[0]`` is its full path) under guard and return its process id.
 

@@ -63,12 +63,7 @@ class Node:
         self.bootstrapped = -1
         self._reactor = reactor
         self._daemon = TorDaemon(
-            reactor,
-            directory,
-            torrc_lines,
-            tor_binary=tor,
-            watchdog=watchdog,
-            on_line=self._line,
+            reactor, directory, torrc_lines, tor_binary=tor, watchdog=watchdog, on_line=self._line
         )
         self._control: Control | None = None
         self._watchers: Waiters[None] = Waiters()

@@ -159,11 +159,7 @@ def test_embedders_get_each_diagnosis_in_words() -> None:
     ],
 )
 def test_events_behind_the_refusal_are_read_before_the_fence(
-    early: list[str],
-    late: list[str],
-    plain: Refused,
-    expected: type[Refused],
-    commands: list[str],
+    early: list[str], late: list[str], plain: Refused, expected: type[Refused], commands: list[str]
 ) -> None:
     play = Play()
     play.control.send(*early)

@@ -208,10 +208,7 @@ def test_what_tor_remembers_from_before_cannot_be_known() -> None:
         before = History(timed_out_at=ago(60))
         expected = NOTHING if finding is NOTHING else F7
         assert diagnose(4, log_of(FETCHED), before, NOW, followed).finding is expected
-    for history, finding in (
-        (History(nacked_at=ago(60)), F2),
-        (History(silent_at=ago(60)), F7),
-    ):
+    for history, finding in ((History(nacked_at=ago(60)), F2), (History(silent_at=ago(60)), F7)):
         assert diagnose(4, log_of(FETCHED), history, NOW, 1.0).finding is finding
 
 

@@ -124,9 +124,7 @@ class OnionObserver:
     async def _begin_to_follow(self, control: Control) -> None:
         self.following = Following.STARTING
         self._queries = TorQueries(
-            lambda line: Deferred.fromCoroutine(control.command(line)),
-            self.clock,
-            self._cooperator,
+            lambda line: Deferred.fromCoroutine(control.command(line)), self.clock, self._cooperator
         )
         control.when_lost().addCallback(lambda _: self._lost(control))
         timeout = self.clock.callLater(FOLLOW_TIMEOUT, self._waiters.fire, None)
