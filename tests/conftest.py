@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import os
 from collections.abc import Iterator
 
 import pytest
+import pytest_twisted
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
 from tests.support.processes import kill_programs
@@ -15,7 +17,10 @@ pytest_plugins = ["tests.support.netfixture", "tests.support.clients", "tests.su
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the tests that wait long: other processes run the others meanwhile."""
+    """Run coroutines in the reactor, and begin with the tests that wait long."""
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.function):
+            pytest_twisted.ensureDeferred(item.function)
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 

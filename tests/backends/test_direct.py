@@ -10,7 +10,6 @@ import socket
 from typing import Any, NoReturn
 
 import pytest
-import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.endpoints import TCP6ServerEndpoint
@@ -128,7 +127,6 @@ OUTCOMES = table(
 
 
 @pytest.mark.parametrize(("host", "allow_internal", "reply", "dialled"), OUTCOMES)
-@pytest_twisted.ensureDeferred
 async def test_connect_is_granted_or_refused(
     ground: Ground, host: str, allow_internal: bool, reply: bytes, dialled: list[str]
 ) -> None:
@@ -141,7 +139,6 @@ async def test_connect_is_granted_or_refused(
 @pytest.mark.parametrize(
     "host", ["loopback.example", "private.example", "nat64.example", "nowhere.example", "x.onion"]
 )
-@pytest_twisted.ensureDeferred
 async def test_resolve_hides_internal_addresses(ground: Ground, host: str) -> None:
     world = FakeNames(NAMES)
     assert await Site(ground, world, host == "x.onion").ask(host, 0xF0) == refused(4)
@@ -170,7 +167,6 @@ def test_every_address_counts_as_own_without_free_descriptors(
 
 
 @pytest.mark.parametrize(("host", "code"), [("127.0.0.1", 2), ("me.example", 4)])
-@pytest_twisted.ensureDeferred
 async def test_a_public_address_of_this_machine_is_refused(
     ground: Ground, monkeypatch: pytest.MonkeyPatch, host: str, code: int
 ) -> None:
@@ -180,7 +176,6 @@ async def test_a_public_address_of_this_machine_is_refused(
     assert world.dialled == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_bytes_of_the_remote_reach_the_client(ground: Ground) -> None:
     site = Site(ground, FakeNames(NAMES), False)
     assert await site.ask("mixed.example") == GRANTED
@@ -189,7 +184,6 @@ async def test_bytes_of_the_remote_reach_the_client(ground: Ground) -> None:
     assert await site.client.take(5) == b"hello"
 
 
-@pytest_twisted.ensureDeferred
 async def test_ipv6_address_is_connected_to(ground: Ground) -> None:
     world = FakeNames()
     site = Site(ground, world, True)
@@ -205,7 +199,6 @@ async def test_ipv6_address_is_connected_to(ground: Ground) -> None:
 
 
 @pytest.mark.parametrize("command", [1, 0xF0, 0xF1])
-@pytest_twisted.ensureDeferred
 async def test_client_that_leaves_cancels_its_look_up(ground: Ground, command: int) -> None:
     world = FakeNames()
     world.waiting = []
@@ -262,20 +255,17 @@ def test_fault_of_the_resolver_is_logged(logged_failures: list[LogEvent]) -> Non
 
 
 class TestLookUps:
-    @pytest_twisted.ensureDeferred
     async def test_resolve_prefers_ipv4(self, ground: Ground) -> None:
         world = FakeNames({"www.example": [PUBLIC_6, PUBLIC]})
         reply = await Site(ground, world, False).ask("www.example", 0xF0)
         assert reply == b"\5\0\0\1" + socket.inet_aton(PUBLIC) + b"\0\0"
         assert world.dialled == []
 
-    @pytest_twisted.ensureDeferred
     async def test_resolve_answers_ipv6_where_there_is_no_ipv4(self, ground: Ground) -> None:
         site = Site(ground, FakeNames({"www.example": [PUBLIC_6]}), False)
         reply = await site.ask("www.example", 0xF0) + await site.client.take(12)
         assert reply == b"\5\0\0\4" + socket.inet_pton(socket.AF_INET6, PUBLIC_6) + b"\0\0"
 
-    @pytest_twisted.ensureDeferred
     async def test_resolve_ptr_answers_a_name(self, ground: Ground) -> None:
         world = FakeNames({"8.8.8.8": ["dns.google"]})
         site = Site(ground, world, False)

@@ -181,7 +181,6 @@ class TestAnswers:
             ("BOX.", ["10.0.0.1"]),
         ],
     )
-    @pytest_twisted.ensureDeferred
     async def test_addresses_of_a_name_are_found(
         self, server: NameServer, tmp_path: Path, name: str, found: list[str]
     ) -> None:
@@ -193,7 +192,6 @@ class TestAnswers:
     @pytest.mark.parametrize(
         "name", ["nowhere.example", "a" * 64 + ".example", "a..example", "ü.example"]
     )
-    @pytest_twisted.ensureDeferred
     async def test_name_without_an_address_is_not_found(
         self, server: NameServer, tmp_path: Path, name: str
     ) -> None:
@@ -211,7 +209,6 @@ class TestAnswers:
             ("2001:db8::1", None),
         ],
     )
-    @pytest_twisted.ensureDeferred
     async def test_name_of_an_address_is_found(
         self, server: NameServer, tmp_path: Path, ip: str, name: str | None
     ) -> None:
@@ -224,7 +221,6 @@ class TestAnswers:
         assert isinstance(heard[0], HostUnreachable) if name is None else heard == [name]
 
     @pytest.mark.parametrize("first", ["closed", "no such family"])
-    @pytest_twisted.ensureDeferred
     async def test_next_server_is_asked_where_one_cannot_be(
         self, server: NameServer, tmp_path: Path, first: str
     ) -> None:
@@ -238,7 +234,6 @@ class TestAnswers:
 
 
 class TestSharing:
-    @pytest_twisted.ensureDeferred
     async def test_all_who_ask_for_a_name_share_one_look_up(
         self, server: NameServer, tmp_path: Path
     ) -> None:
@@ -253,7 +248,6 @@ class TestSharing:
         assert heard == [[[HOST, HOST_6]]] * 2
         assert len(server.zone.asked) == 2
 
-    @pytest_twisted.ensureDeferred
     async def test_a_look_up_that_nobody_waits_for_leaves_nothing(
         self, server: NameServer, tmp_path: Path
     ) -> None:
@@ -267,7 +261,6 @@ class TestSharing:
         assert (set(reactor.getReaders()), reactor.getDelayedCalls()) == (set(before[0]), before[1])
         assert names._look_ups == {}
 
-    @pytest_twisted.ensureDeferred
     async def test_silent_names_delay_no_other(
         self, server: NameServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -403,7 +396,6 @@ class Reply(Protocol):
 
 
 @pytest.mark.parametrize("by_tcp", [None, b"", struct.pack("!H", 3) + b"abc"])
-@pytest_twisted.ensureDeferred
 async def test_a_server_that_fails_by_tcp(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_tcp: bytes | None
 ) -> None:

@@ -7,7 +7,6 @@ import zlib
 from pathlib import Path
 
 import pytest
-import pytest_twisted
 
 from tests.interop.conftest import Served
 from tests.support.clients import client
@@ -28,7 +27,6 @@ async def chromium(profile: Path, *arguments: str) -> Ended:
 
 
 @rows("S-06", "S-16")
-@pytest_twisted.ensureDeferred
 async def test_chromium_gets_a_page(served: Served, tmp_path: Path) -> None:
     proxy = f"--proxy-server=socks5://{served.address}"
     ended = await chromium(tmp_path, proxy, "--dump-dom", served.url())
@@ -36,7 +34,6 @@ async def test_chromium_gets_a_page(served: Served, tmp_path: Path) -> None:
 
 
 @rows("S-34", "S-35", "S-36")
-@pytest_twisted.ensureDeferred
 async def test_chromium_with_the_port_as_an_http_proxy_gets_the_page(
     served: Served, tmp_path: Path
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import pytest_twisted
 
 from tests.interop.conftest import BAD_ONION, Served
 from tests.support.clients import client
@@ -26,39 +25,33 @@ async def page(*arguments: str, words: str = "origin") -> None:
 
 
 @rows("S-01", "S-04", "S-08")
-@pytest_twisted.ensureDeferred
 async def test_socks4_by_ipv4_address(served: Served) -> None:
     await page("--socks4", served.address, served.url("203.0.113.9"), words="IPv4")
 
 
 @rows("S-05", "S-08", "S-13", "R-02")
 @pytest.mark.parametrize("user", ["", "alice@"])
-@pytest_twisted.ensureDeferred
 async def test_socks4a_by_name(served: Served, user: str) -> None:
     await page("-x", f"socks4a://{user}{served.address}", served.url())
 
 
 @rows("S-06", "S-08", "S-15", "S-16")
-@pytest_twisted.ensureDeferred
 async def test_socks5_by_name_while_gssapi_is_offered_too(served: Served) -> None:
     await page("--socks5-hostname", served.address, served.url())
 
 
 @rows("S-08", "S-14")
-@pytest_twisted.ensureDeferred
 async def test_socks5_by_ipv6_address(served: Served) -> None:
     await page("--socks5", served.address, served.url("[2001:db8::9]"), words="IPv6")
 
 
 @rows("S-17", "S-19")
 @pytest.mark.parametrize("user", ["alice:secret", ":", "alice:", ":secret", "%3CtorS0X%3E0:token"])
-@pytest_twisted.ensureDeferred
 async def test_any_credentials_are_accepted(served: Served, user: str) -> None:
     await page("-x", f"socks5h://{user}@{served.address}", served.url())
 
 
 @rows("S-17", "S-20")
-@pytest_twisted.ensureDeferred
 async def test_unknown_format_of_extended_credentials_is_refused(served: Served) -> None:
     ended = await curl("-x", f"socks5h://%3CtorS0X%3E9:x@{served.address}", served.url())
     assert ended.status == 97
@@ -66,7 +59,6 @@ async def test_unknown_format_of_extended_credentials_is_refused(served: Served)
 
 
 @rows("S-41", "S-42", "S-22")
-@pytest_twisted.ensureDeferred
 async def test_reply_codes_depend_on_the_listener(served: Served) -> None:
     url = f"http://{BAD_ONION}/"
     plain = await curl("--socks5-hostname", served.address, url)
@@ -77,7 +69,6 @@ async def test_reply_codes_depend_on_the_listener(served: Served) -> None:
 
 
 @rows("S-22", "S-41")
-@pytest_twisted.ensureDeferred
 async def test_reply_codes_for_a_name_that_does_not_exist(served: Served) -> None:
     for address in (served.address, served.extended):
         ended = await curl("--socks5-hostname", address, "http://nx.test/")
@@ -89,7 +80,6 @@ async def test_reply_codes_for_a_name_that_does_not_exist(served: Served) -> Non
 
 
 @rows("S-34", "S-35", "S-36")
-@pytest_twisted.ensureDeferred
 async def test_the_page_for_a_port_used_as_an_http_proxy(served: Served) -> None:
     plain = await curl("-i", "-x", f"http://{served.address}", "http://canary.test/")
     assert plain.status == 0
@@ -101,7 +91,6 @@ async def test_the_page_for_a_port_used_as_an_http_proxy(served: Served) -> None
 
 
 @rows("S-03")
-@pytest_twisted.ensureDeferred
 async def test_an_http_proxy_behind_the_socks_proxy(served: Served) -> None:
     inner = f"http://web.test:{served.web}"
     through = ("--preproxy", f"socks5h://{served.address}", "-x", inner)
@@ -111,7 +100,6 @@ async def test_an_http_proxy_behind_the_socks_proxy(served: Served) -> None:
 
 
 @rows("S-03")
-@pytest_twisted.ensureDeferred
 async def test_ten_megabytes_each_way(served: Served, tmp_path_factory: object) -> None:
     size = 10 * 1024 * 1024
     down = await curl(
@@ -129,7 +117,6 @@ async def test_ten_megabytes_each_way(served: Served, tmp_path_factory: object) 
 
 
 @rows("S-01", "S-07")
-@pytest_twisted.ensureDeferred
 async def test_an_onion_service_by_each_version(served: Served) -> None:
     url = f"http://{served.onion}/"
     await page("--socks5-hostname", served.address, url)
@@ -139,7 +126,6 @@ async def test_an_onion_service_by_each_version(served: Served) -> None:
 
 
 @rows("S-06", "R-23")
-@pytest_twisted.ensureDeferred
 async def test_names_and_credentials_too_long_for_curl(served: Served) -> None:
     long_name = ".".join(["a" * 60] * 5)
     await curl("--socks5-hostname", served.address, f"http://{long_name}/")

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.protocol import Factory
 
@@ -40,7 +39,6 @@ COMMANDS = [
 @pytest.mark.parametrize(
     "command", [pytest.param(each, marks=pytest.mark.clients(each.split()[0])) for each in COMMANDS]
 )
-@pytest_twisted.ensureDeferred
 async def test_a_client_that_half_closes_prints_the_answer(served: Served, command: str) -> None:
     text = command.format(address=served.address, port=served.port, web=served.web)
     name, *arguments = text.split()
@@ -51,7 +49,6 @@ async def test_a_client_that_half_closes_prints_the_answer(served: Served, comma
 
 @rows("S-34", "S-35")
 @pytest.mark.clients("nc.openbsd")
-@pytest_twisted.ensureDeferred
 async def test_openbsd_nc_that_uses_the_port_as_an_http_proxy_gets_the_page(served: Served) -> None:
     ended = await run(
         client("nc.openbsd"), "-X", "connect", "-x", served.address, "web.test", str(served.web)
@@ -62,7 +59,6 @@ async def test_openbsd_nc_that_uses_the_port_as_an_http_proxy_gets_the_page(serv
 
 @rows("S-03", "R-32")
 @pytest.mark.clients("ncat")
-@pytest_twisted.ensureDeferred
 async def test_ncat_with_a_server_that_sends_first(served: Served) -> None:
     ended = await run(
         client("ncat"), "--proxy", served.address, "--proxy-type", "socks5", "--recv-only",
@@ -106,7 +102,6 @@ def sshd(tmp_path: Path) -> Iterator[Sshd]:
 
 @rows("S-03")
 @pytest.mark.clients("ssh", "ssh-keygen", "sshd", "ncat")
-@pytest_twisted.ensureDeferred
 async def test_ssh_runs_a_command_through_the_proxy(served: Served, sshd: Sshd) -> None:
     for name in ("host", "key"):
         key = str(sshd.directory / name)

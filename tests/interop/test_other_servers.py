@@ -134,7 +134,6 @@ BOTH = [server("microsocks"), server("danted")]
 
 @rows("P-35", "P-36", "R-34", "S-03")
 @pytest.mark.parametrize(("name", "options", "host"), SERVERS)
-@pytest_twisted.ensureDeferred
 async def test_a_stream_through_each_server(
     start: Start, origin: tuple[PeerFactory, int], name: str, options: ClientOptions, host: str
 ) -> None:
@@ -144,7 +143,6 @@ async def test_a_stream_through_each_server(
 
 @rows("R-34")
 @pytest.mark.parametrize("name", BOTH)
-@pytest_twisted.ensureDeferred
 async def test_a_refused_connection_is_reported(start: Start, name: str) -> None:
     ports = PortReservations()
     error = await error_of(await start(name), LOOPBACK, ports.take(), ClientOptions())
@@ -154,7 +152,6 @@ async def test_a_refused_connection_is_reported(start: Start, name: str) -> None
 
 @rows("R-34", "S-23")
 @pytest.mark.parametrize("name", BOTH)
-@pytest_twisted.ensureDeferred
 async def test_a_server_that_cannot_isolate_is_not_used(
     start: Start, origin: tuple[PeerFactory, int], name: str
 ) -> None:
@@ -166,7 +163,6 @@ async def test_a_server_that_cannot_isolate_is_not_used(
 
 @rows("R-34")
 @pytest.mark.clients("microsocks")
-@pytest_twisted.ensureDeferred
 async def test_a_login_to_microsocks(start: Start, origin: tuple[PeerFactory, int]) -> None:
     origins, port = origin
     proxy = await start("microsocks", "-u", "alice", "-P", "secret")
@@ -180,7 +176,6 @@ async def test_a_login_to_microsocks(start: Start, origin: tuple[PeerFactory, in
 
 @rows("S-24")
 @pytest.mark.parametrize("name", BOTH)
-@pytest_twisted.ensureDeferred
 async def test_look_ups_fail_as_these_servers_have_none(start: Start, name: str) -> None:
     proxy = await start(name)
     with pytest.raises(SOCKSError) as caught:
@@ -189,7 +184,6 @@ async def test_look_ups_fail_as_these_servers_have_none(start: Start, name: str)
 
 
 @pytest.mark.clients("microsocks")
-@pytest_twisted.ensureDeferred
 async def test_an_endpoint_string_through_microsocks(
     start: Start, origin: tuple[PeerFactory, int]
 ) -> None:

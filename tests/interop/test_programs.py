@@ -39,7 +39,6 @@ def files(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 @rows("S-05", "S-06", "S-17")
 @pytest.mark.clients("proxychains4", "curl")
 @pytest.mark.parametrize("proxy", ["socks5 {}", "socks5 {} alice secret", "socks4 {} alice"])
-@pytest_twisted.ensureDeferred
 async def test_curl_under_proxychains(served: Served, tmp_path: Path, proxy: str) -> None:
     settings = tmp_path / "proxychains.conf"
     line = proxy.format(f"127.0.0.1 {served.port}")
@@ -53,7 +52,6 @@ async def test_curl_under_proxychains(served: Served, tmp_path: Path, proxy: str
 
 @rows("S-03", "S-06")
 @pytest.mark.clients("git")
-@pytest_twisted.ensureDeferred
 async def test_git_lists_and_clones_a_repository(served: Served, files: tuple[Path, str]) -> None:
     root, url = files
     git = client("git")
@@ -87,7 +85,6 @@ async def test_git_lists_and_clones_a_repository(served: Served, files: tuple[Pa
 @rows("S-03", "S-17")
 @pytest.mark.clients("apt-get")
 @pytest.mark.parametrize("user", ["", "alice:secret@"])
-@pytest_twisted.ensureDeferred
 async def test_apt_updates_its_lists(
     served: Served, files: tuple[Path, str], tmp_path: Path, user: str
 ) -> None:
@@ -117,7 +114,6 @@ async def test_apt_updates_its_lists(
 
 
 @rows("S-03", "S-06")
-@pytest_twisted.ensureDeferred
 async def test_pip_downloads_a_wheel(
     served: Served, files: tuple[Path, str], tmp_path: Path
 ) -> None:

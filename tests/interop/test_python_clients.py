@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import pytest_twisted
 import requests
 import socks
 import txtorcon.socks
@@ -50,7 +49,6 @@ def fetch_by_pysocks(kind: int, served: Served, host: str, **credentials: Any) -
         (socks.SOCKS4, {"username": "alice"}),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_pysocks_gets_a_page(served: Served, kind: int, credentials: dict[str, str]) -> None:
     received = await deferToThread(
         lambda: fetch_by_pysocks(kind, served, "web.test", **credentials)
@@ -59,7 +57,6 @@ async def test_pysocks_gets_a_page(served: Served, kind: int, credentials: dict[
 
 
 @rows("S-42", "R-20")
-@pytest_twisted.ensureDeferred
 async def test_pysocks_reads_the_reply_code(served: Served) -> None:
     with pytest.raises(socks.GeneralProxyError) as caught:
         await deferToThread(lambda: fetch_by_pysocks(socks.SOCKS5, served, "nx.test"))
@@ -68,7 +65,6 @@ async def test_pysocks_reads_the_reply_code(served: Served) -> None:
 
 @rows("S-05", "S-06")
 @pytest.mark.parametrize("scheme", ["socks5h", "socks4a"])
-@pytest_twisted.ensureDeferred
 async def test_requests_gets_a_page(served: Served, scheme: str) -> None:
     proxies = {"http": f"{scheme}://{served.address}"}
 
@@ -98,7 +94,6 @@ class _Collect(Protocol):
 
 
 @rows("S-24", "S-30", "S-06")
-@pytest_twisted.ensureDeferred
 async def test_txtorcon_looks_up_and_connects(served: Served) -> None:
     here = TCP4ClientEndpoint(reactor, "127.0.0.1", int(served.port))
     assert await txtorcon.socks.resolve(here, "doc.test") == "203.0.113.9"
@@ -110,7 +105,6 @@ async def test_txtorcon_looks_up_and_connects(served: Served) -> None:
 
 
 @rows("S-42")
-@pytest_twisted.ensureDeferred
 async def test_txtorcon_reads_an_extended_code(served: Served) -> None:
     here = TCP4ClientEndpoint(reactor, "127.0.0.1", int(served.extended.rpartition(":")[2]))
     endpoint = txtorcon.socks.TorSocksEndpoint(here, BAD_ONION, 80)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 import pytest
-import pytest_twisted
 
 from tests.interop.conftest import BAD_ONION, Served
 from tests.support.clients import client
@@ -37,7 +36,6 @@ async def torsocks(served: Served, *arguments: str) -> Ended:
     ],
 )
 @pytest.mark.clients("tor-resolve")
-@pytest_twisted.ensureDeferred
 async def test_tor_resolve_prints_the_answer(
     served: Served, arguments: list[str], answer: str
 ) -> None:
@@ -48,7 +46,6 @@ async def test_tor_resolve_prints_the_answer(
 @rows("S-26")
 @pytest.mark.parametrize("arguments", [["nx.test"], ["-4", "nx.test"], ["-x", "198.51.100.77"]])
 @pytest.mark.clients("tor-resolve")
-@pytest_twisted.ensureDeferred
 async def test_tor_resolve_fails_for_names_that_do_not_exist(
     served: Served, arguments: list[str]
 ) -> None:
@@ -58,7 +55,6 @@ async def test_tor_resolve_fails_for_names_that_do_not_exist(
 
 @rows("S-24", "R-26")
 @pytest.mark.clients("torsocks", "curl")
-@pytest_twisted.ensureDeferred
 async def test_torsocks_looks_up_and_then_connects(served: Served) -> None:
     ended = await torsocks(served, client("curl"), "-q", "-sS", served.url("doc.test"))
     assert ended.status == 0, ended.complaint
@@ -68,7 +64,6 @@ async def test_torsocks_looks_up_and_then_connects(served: Served) -> None:
 @rows("S-17")
 @pytest.mark.parametrize("options", [["-i"], ["-u", "alice", "-p", "secret"]])
 @pytest.mark.clients("torsocks", "curl")
-@pytest_twisted.ensureDeferred
 async def test_torsocks_with_isolation_gets_a_page(served: Served, options: list[str]) -> None:
     ended = await torsocks(served, *options, client("curl"), "-q", "-sS", served.url("doc.test"))
     assert ended.status == 0, ended.complaint
@@ -77,7 +72,6 @@ async def test_torsocks_with_isolation_gets_a_page(served: Served, options: list
 
 @rows("S-01")
 @pytest.mark.clients("torsocks", "curl")
-@pytest_twisted.ensureDeferred
 async def test_torsocks_visits_an_onion_service(served: Served) -> None:
     ended = await torsocks(served, client("curl"), "-q", "-sS", f"http://{served.onion}/")
     assert ended.status == 0, ended.complaint
@@ -88,7 +82,6 @@ async def test_torsocks_visits_an_onion_service(served: Served) -> None:
 
 @rows("S-30")
 @pytest.mark.clients("torsocks", "curl")
-@pytest_twisted.ensureDeferred
 async def test_torsocks_looks_up_the_name_of_an_address(served: Served) -> None:
     code = "import socket; print(socket.gethostbyaddr('203.0.113.9')[0])"
     ended = await torsocks(served, sys.executable, "-c", code)

@@ -6,7 +6,6 @@ import hashlib
 from typing import Any
 
 import pytest
-import pytest_twisted
 
 from tests.support.fakes import grant, plain, tor_like
 from tests.support.ground import Ground, WatchedServer
@@ -63,7 +62,6 @@ async def pour(server: WatchedServer, source: Peer, sink: Peer) -> None:
 
 @rows("S-03")
 @pytest.mark.parametrize("way", ["socks", "plain"])
-@pytest_twisted.ensureDeferred
 async def test_a_client_that_does_not_read(ground: Ground, way: str) -> None:
     server, client, far = await streams(ground, way)
     await pour(server, source=far, sink=client)
@@ -71,14 +69,12 @@ async def test_a_client_that_does_not_read(ground: Ground, way: str) -> None:
 
 @rows("S-03")
 @pytest.mark.parametrize("way", ["socks", "plain"])
-@pytest_twisted.ensureDeferred
 async def test_a_far_end_that_does_not_read(ground: Ground, way: str) -> None:
     server, client, far = await streams(ground, way)
     await pour(server, source=client, sink=far)
 
 
 @rows("S-03")
-@pytest_twisted.ensureDeferred
 async def test_one_stalled_way_leaves_the_other_open(ground: Ground) -> None:
     _, client, far = await streams(ground, "socks")
     client.transport.pauseProducing()

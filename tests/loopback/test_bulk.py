@@ -6,7 +6,6 @@ import hashlib
 import os
 
 import pytest
-import pytest_twisted
 
 from tests.support.fakes import grant, tor_like
 from tests.support.ground import Ground
@@ -22,7 +21,6 @@ def digest(data: bytes) -> str:
 
 @rows("S-01", "S-03")
 @pytest.mark.parametrize("pipelined", [True, False])
-@pytest_twisted.ensureDeferred
 async def test_ten_megabytes_each_way_at_once(ground: Ground, pipelined: bool) -> None:
     server, upstream = await tor_like(ground, grant, pipelined=pipelined)
     client = await ground.client(server)

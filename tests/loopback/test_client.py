@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-import pytest_twisted
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -79,7 +78,6 @@ WISHES = [
 
 @rows("P-01", "P-03", "P-35", "S-04", "S-05", "S-06")
 @pytest.mark.parametrize("options", WISHES)
-@pytest_twisted.ensureDeferred
 async def test_every_way_to_ask(ground: Ground, options: ClientOptions) -> None:
     server, origin = await plain(ground)
     client = await connected(ground, await ground.listen(server), options)
@@ -94,7 +92,6 @@ async def test_every_way_to_ask(ground: Ground, options: ClientOptions) -> None:
 
 
 @rows("S-03")
-@pytest_twisted.ensureDeferred
 async def test_each_side_can_be_closed_alone(ground: Ground) -> None:
     server, origin = await plain(ground)
     client = await connected(ground, await ground.listen(server))
@@ -107,7 +104,6 @@ async def test_each_side_can_be_closed_alone(ground: Ground) -> None:
     assert await client.take_rest() == ANSWER
 
 
-@pytest_twisted.ensureDeferred
 async def test_it_works_over_a_wrapped_connection(ground: Ground) -> None:
     server, origin = await plain(ground)
     client = await connected(ground, await ground.listen(WrappingFactory(server)))
@@ -143,7 +139,6 @@ def certificate() -> tuple[PrivateCertificate, Certificate]:
 # Twisted itself is behind the newest pyOpenSSL.
 @pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")
 @pytest.mark.parametrize("optimistic", [False, True])
-@pytest_twisted.ensureDeferred
 async def test_tls_goes_on_top(ground: Ground, optimistic: bool) -> None:
     own, trust = certificate()
     origin = PeerFactory()
@@ -164,7 +159,6 @@ async def test_tls_goes_on_top(ground: Ground, optimistic: bool) -> None:
 
 
 @rows("R-32", "R-27")
-@pytest_twisted.ensureDeferred
 async def test_whatever_the_segments_nothing_behind_the_reply_is_lost(ground: Ground) -> None:
     """A server that answers in two segments, cut at every place, or byte by byte."""
     pairs = extended.build_response(0, KeyValues.of({"ACCEPTED": b"ISOLATION"}))
@@ -187,7 +181,6 @@ async def test_whatever_the_segments_nothing_behind_the_reply_is_lost(ground: Gr
 
 
 @rows("P-09")
-@pytest_twisted.ensureDeferred
 async def test_cancelling_closes_the_connection(ground: Ground) -> None:
     server, upstream = await tor_like(ground, hold)
     proxy = await ground.listen(server)
@@ -228,7 +221,6 @@ REFUSALS: list[tuple[ListenerPolicy, ClientOptions, str, type[Refused], type[Ref
 
 @rows("P-02", "P-26", "P-27", "P-28", "P-29", "P-31", "P-34")
 @pytest.mark.parametrize(("policy", "options", "host", "reason", "heard", "code"), REFUSALS)
-@pytest_twisted.ensureDeferred
 async def test_refusals(
     ground: Ground,
     policy: ListenerPolicy,
@@ -247,7 +239,6 @@ async def test_refusals(
 
 
 @rows("P-05", "P-21")
-@pytest_twisted.ensureDeferred
 async def test_logins(ground: Ground) -> None:
     from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse as Database
 
@@ -272,7 +263,6 @@ async def test_logins(ground: Ground) -> None:
 
 
 @rows("P-20", "P-21")
-@pytest_twisted.ensureDeferred
 async def test_an_unknown_key_is_refused_by_its_name(ground: Ground) -> None:
     server, origin = await plain(ground)
     proxy = await ground.listen(server)
@@ -283,7 +273,6 @@ async def test_an_unknown_key_is_refused_by_its_name(ground: Ground) -> None:
 
 
 @rows("P-04")
-@pytest_twisted.ensureDeferred
 async def test_keys_of_an_application(ground: Ground) -> None:
     def price(pairs: KeyValues) -> KeyValues:
         return KeyValues.of({"X-paint.price": b"7"})
@@ -301,7 +290,6 @@ async def test_keys_of_an_application(ground: Ground) -> None:
 
 
 @rows("S-23")
-@pytest_twisted.ensureDeferred
 async def test_a_listener_that_does_not_isolate_is_refused(ground: Ground) -> None:
     from torsocks_tx.policy.isolation import IsolationFlags
 
@@ -314,7 +302,6 @@ async def test_a_listener_that_does_not_isolate_is_refused(ground: Ground) -> No
 
 
 @rows("S-17", "S-23", "P-23")
-@pytest_twisted.ensureDeferred
 async def test_isolation_reaches_tor(ground: Ground) -> None:
     server, upstream = await tor_like(ground, grant)
     proxy = await ground.listen(server)
@@ -335,7 +322,6 @@ async def test_isolation_reaches_tor(ground: Ground) -> None:
 
 
 @rows("P-26", "S-22")
-@pytest_twisted.ensureDeferred
 async def test_a_code_of_an_upstream_never_passes_as_it_is(ground: Ground) -> None:
     server, _ = await tor_like(ground, refuse(0xF1))
     proxy = await ground.listen(server)
@@ -346,7 +332,6 @@ async def test_a_code_of_an_upstream_never_passes_as_it_is(ground: Ground) -> No
         assert error.code == 4
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_chain_of_two_servers(ground: Ground) -> None:
     """The second server's reason is what the first one's client hears."""
     last, _ = await tor_like(ground, refuse(5))
@@ -361,7 +346,6 @@ async def test_a_chain_of_two_servers(ground: Ground) -> None:
 
 
 @rows("S-24", "S-27")
-@pytest_twisted.ensureDeferred
 async def test_look_ups(ground: Ground) -> None:
     server, _ = await tor_like(ground, lambda leg: leg.send(octets("05 00 00 01 C0000201 0000")))
     proxy = await ground.listen(server)
@@ -369,7 +353,6 @@ async def test_look_ups(ground: Ground) -> None:
         assert await resolve(reactor, proxy, "example.com", options) == "192.0.2.1"
 
 
-@pytest_twisted.ensureDeferred
 async def test_by_string(ground: Ground) -> None:
     server, origin = await plain(ground)
     where = ground.address(await ground.listen(server))
@@ -385,7 +368,6 @@ async def test_by_string(ground: Ground) -> None:
 
 
 @rows("S-40")
-@pytest_twisted.ensureDeferred
 async def test_optimistic_data_and_a_refusal(ground: Ground) -> None:
     server, _ = await tor_like(ground, refuse(5))
     proxy = await ground.listen(server)
@@ -418,7 +400,6 @@ class Switching(Peer):
 
 @rows("R-32")
 @pytest.mark.parametrize("kind", [Leaving, Switching])
-@pytest_twisted.ensureDeferred
 async def test_who_gets_what_comes_with_the_reply(ground: Ground, kind: type[Any]) -> None:
     scripted, clients = PeerFactory(), PeerFactory(kind)
     proxy = await ground.listen(scripted)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import pytest_twisted
 
 from tests.loopback.conftest import with_extended
 from tests.support.fakes import Leg, hold, tor_like
@@ -42,14 +41,12 @@ def pong(leg: Leg) -> None:
 
 @rows("R-27", "R-12", "R-02", "P-35")
 @pytest.mark.parametrize(("said", "answer"), VERSIONS)
-@pytest_twisted.ensureDeferred
 async def test_split_at_every_byte(ground: Ground, said: bytes, answer: bytes) -> None:
     await split_at_every_byte(ground, said, answer)
 
 
 @rows("P-11", "P-13", "P-18", "R-27")
 @with_extended
-@pytest_twisted.ensureDeferred
 async def test_pairs_split_at_every_byte(ground: Ground) -> None:
     await split_at_every_byte(ground, EXTENDED, EXTENDED_ANSWER)
 
@@ -71,7 +68,6 @@ async def split_at_every_byte(ground: Ground, said: bytes, answer: bytes) -> Non
 
 @rows("R-27", "S-37")
 @pytest.mark.parametrize(("said", "answer"), VERSIONS)
-@pytest_twisted.ensureDeferred
 async def test_one_byte_at_a_time(ground: Ground, said: bytes, answer: bytes) -> None:
     server, _ = await tor_like(ground, pong)
     client = await ground.client(server)
@@ -87,7 +83,6 @@ LEAVE = [Peer.shut, Peer.close, Peer.reset]
 @rows("R-29", "R-30")
 @pytest.mark.parametrize("leave", LEAVE)
 @pytest.mark.parametrize(("said", "answer"), VERSIONS)
-@pytest_twisted.ensureDeferred
 async def test_cut_off_at_every_byte(
     ground: Ground, said: bytes, answer: bytes, leave: object
 ) -> None:
@@ -97,7 +92,6 @@ async def test_cut_off_at_every_byte(
 @rows("R-29", "R-30", "P-09", "P-11")
 @with_extended
 @pytest.mark.parametrize("leave", LEAVE)
-@pytest_twisted.ensureDeferred
 async def test_pairs_cut_off_at_every_byte(ground: Ground, leave: object) -> None:
     await cut_off_at_every_byte(ground, EXTENDED, leave)
 

@@ -7,7 +7,6 @@ import os
 import select
 
 import pytest
-import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.task import Clock
 
@@ -22,7 +21,6 @@ REQUEST = named("example.com", 80)
 
 @rows("R-30")
 @pytest.mark.parametrize("said", [b"", b"\5", b"\5\1\0", b"\5\1\0" + REQUEST[:-1], b"\4\1\0"])
-@pytest_twisted.ensureDeferred
 async def test_a_client_that_does_not_finish_its_request(ground: Ground, said: bytes) -> None:
     clock = Clock()
     server, upstream = await tor_like(ground, hold, clock=clock)
@@ -42,7 +40,6 @@ async def test_a_client_that_does_not_finish_its_request(ground: Ground, said: b
 
 
 @rows("R-30")
-@pytest_twisted.ensureDeferred
 async def test_one_byte_a_second_is_not_enough(ground: Ground) -> None:
     clock = Clock()
     server, _ = await tor_like(ground, hold, clock=clock)
@@ -58,7 +55,6 @@ async def test_one_byte_a_second_is_not_enough(ground: Ground) -> None:
 
 
 @rows("S-40", "R-21")
-@pytest_twisted.ensureDeferred
 async def test_a_client_that_stays_after_its_failure_has_two_seconds(ground: Ground) -> None:
     clock = Clock()
     server, _ = await tor_like(ground, refuse(5), clock=clock)
@@ -75,7 +71,6 @@ async def test_a_client_that_stays_after_its_failure_has_two_seconds(ground: Gro
 
 
 @pytest.mark.parametrize(("host", "seconds"), [("example.com", 120.0), ("x.onion", 600.0)])
-@pytest_twisted.ensureDeferred
 async def test_an_upstream_that_never_answers(ground: Ground, host: str, seconds: float) -> None:
     clock = Clock()
     if host == "x.onion":
@@ -96,7 +91,6 @@ async def test_an_upstream_that_never_answers(ground: Ground, host: str, seconds
 
 @rows("R-29", "S-40")
 @pytest.mark.parametrize("way", [Peer.reset, Peer.close])
-@pytest_twisted.ensureDeferred
 async def test_a_client_that_goes_while_it_is_paused_is_noticed(
     ground: Ground, way: object
 ) -> None:
@@ -116,7 +110,6 @@ async def test_a_client_that_goes_while_it_is_paused_is_noticed(
 
 
 @rows("R-29", "S-40")
-@pytest_twisted.ensureDeferred
 async def test_where_that_cannot_be_heard_the_deadline_is_the_end(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,7 +138,6 @@ def epolls() -> int:
 
 
 @rows("S-40")
-@pytest_twisted.ensureDeferred
 async def test_paused_clients_are_watched_by_one_descriptor_together(ground: Ground) -> None:
     server, _ = await tor_like(ground, hold)
     endpoint = await ground.listen(server)

@@ -6,7 +6,6 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint
 from twisted.internet.error import ConnectError
@@ -30,7 +29,6 @@ async def first_served(ground: Ground, endpoint: Any) -> Peer:
     raise AssertionError("nobody is let in")
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_listener_survives_and_resumes(ground: Ground, tmp_path: Path) -> None:
     path = str(tmp_path / "listener")
     where = "tcp" if ground.kind == "tcp" else f"unix:{path}"

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import socket
 
-import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.threads import deferToThread
@@ -22,7 +21,6 @@ MEGABYTE = 1024 * 1024
 
 
 @rows("S-37", "S-38", "S-39", "R-27")
-@pytest_twisted.ensureDeferred
 async def test_it_goes_to_tor_in_one_write_with_our_request(ground: Ground) -> None:
     server, upstream = await tor_like(ground, hold)
     client = await ground.client(server)
@@ -43,7 +41,6 @@ async def test_it_goes_to_tor_in_one_write_with_our_request(ground: Ground) -> N
 
 
 @rows("S-37", "S-02", "R-34")
-@pytest_twisted.ensureDeferred
 async def test_it_waits_for_the_reply_of_any_other_upstream(ground: Ground) -> None:
     server, upstream = await tor_like(ground, hold, pipelined=False)
     client = await ground.client(server)
@@ -64,7 +61,6 @@ async def test_it_waits_for_the_reply_of_any_other_upstream(ground: Ground) -> N
 
 
 @rows("S-37", "R-06")
-@pytest_twisted.ensureDeferred
 async def test_it_may_follow_a_socks4_request(ground: Ground) -> None:
     server, upstream = await tor_like(ground, hold)
     client = await ground.client(server)
@@ -77,7 +73,6 @@ async def test_it_may_follow_a_socks4_request(ground: Ground) -> None:
 
 
 @rows("S-40")
-@pytest_twisted.ensureDeferred
 async def test_it_is_bounded_and_then_the_client_is_paused(ground: Ground) -> None:
     server, upstream = await tor_like(ground, hold)
     client = await ground.client(server)
@@ -98,7 +93,6 @@ async def test_it_is_bounded_and_then_the_client_is_paused(ground: Ground) -> No
 
 
 @rows("S-40")
-@pytest_twisted.ensureDeferred
 async def test_it_is_bounded_where_it_must_wait_too(ground: Ground) -> None:
     server, upstream = await tor_like(ground, hold, pipelined=False)
     client = await ground.client(server)
@@ -117,7 +111,6 @@ async def test_it_is_bounded_where_it_must_wait_too(ground: Ground) -> None:
 
 
 @rows("S-40", "R-20", "R-21")
-@pytest_twisted.ensureDeferred
 async def test_a_failure_is_read_whole_by_a_client_that_sends_eight_megabytes(
     ground: Ground,
 ) -> None:
@@ -148,7 +141,6 @@ def send_then_read(address: str | tuple[str, int]) -> bytes:
 
 
 @rows("S-40", "R-20", "R-21")
-@pytest_twisted.ensureDeferred
 async def test_a_failure_is_read_whole_by_a_client_that_reads_last(ground: Ground) -> None:
     server, _ = await tor_like(ground, refuse(5))
     address = ground.address(await ground.listen(server))
@@ -159,7 +151,6 @@ async def test_a_failure_is_read_whole_by_a_client_that_reads_last(ground: Groun
 
 
 @rows("S-03", "R-32")
-@pytest_twisted.ensureDeferred
 async def test_the_far_end_may_speak_in_the_segment_of_the_reply_and_leave(ground: Ground) -> None:
     def greet_and_go(leg: Leg) -> None:
         leg.answer(0, b"220 hello\r\n")
@@ -182,7 +173,6 @@ class SpeaksFirst(Peer):
 
 
 @rows("S-03")
-@pytest_twisted.ensureDeferred
 async def test_an_origin_that_speaks_first_is_heard_after_the_reply(ground: Ground) -> None:
     server, _ = await plain(ground, kind=SpeaksFirst)
     client = await ground.client(server)

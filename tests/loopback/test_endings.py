@@ -6,7 +6,6 @@ import socket
 from collections.abc import Callable
 
 import pytest
-import pytest_twisted
 
 from tests.support.fakes import Leg, grant, hold, plain, refuse, tor_like
 from tests.support.ground import Ground, WatchedServer
@@ -23,7 +22,6 @@ def needs_resets(ground: Ground) -> bool:
 
 @rows("R-29")
 @pytest.mark.parametrize("way", [Peer.shut, Peer.close, Peer.reset])
-@pytest_twisted.ensureDeferred
 async def test_a_client_that_goes_before_the_reply_cancels_the_stream(
     ground: Ground, way: Callable[[Peer], None]
 ) -> None:
@@ -39,7 +37,6 @@ async def test_a_client_that_goes_before_the_reply_cancels_the_stream(
 
 
 @rows("R-29")
-@pytest_twisted.ensureDeferred
 async def test_a_client_that_goes_while_tor_accepts_but_is_silent(ground: Ground) -> None:
     server, upstream = await tor_like(ground, hold, pipelined=False)
     upstream.kind = Peer
@@ -53,7 +50,6 @@ async def test_a_client_that_goes_while_tor_accepts_but_is_silent(ground: Ground
 
 
 @rows("S-03")
-@pytest_twisted.ensureDeferred
 async def test_a_reset_of_the_far_end_is_a_reset_and_a_fin_a_fin(ground: Ground) -> None:
     server, upstream = await tor_like(ground, grant)
     endpoint = await ground.listen(server)
@@ -68,7 +64,6 @@ async def test_a_reset_of_the_far_end_is_a_reset_and_a_fin_a_fin(ground: Ground)
 
 
 @rows("S-03")
-@pytest_twisted.ensureDeferred
 async def test_a_reset_of_the_client_is_a_reset(ground: Ground) -> None:
     server, origin = await plain(ground)
     client = await ground.client(server)
@@ -96,7 +91,6 @@ async def in_use(ground: Ground) -> tuple[WatchedServer, Peer, Peer]:
 @rows("S-03")
 @pytest.mark.parametrize("size", [5, 100_000])
 @pytest.mark.parametrize("by_client", [True, False])
-@pytest_twisted.ensureDeferred
 async def test_a_reset_that_a_write_meets_first_is_a_reset(
     ground: Ground, by_client: bool, size: int
 ) -> None:
@@ -112,7 +106,6 @@ async def test_a_reset_that_a_write_meets_first_is_a_reset(
 
 @rows("S-03")
 @pytest.mark.parametrize("way", [Peer.close, Peer.reset])
-@pytest_twisted.ensureDeferred
 async def test_what_was_said_before_the_end_is_heard(
     ground: Ground, way: Callable[[Peer], None]
 ) -> None:
@@ -129,7 +122,6 @@ async def test_what_was_said_before_the_end_is_heard(
 
 @rows("S-02", "R-20", "R-21")
 @pytest.mark.parametrize("code", range(1, 9))
-@pytest_twisted.ensureDeferred
 async def test_every_failure_is_one_whole_reply_and_a_fin(ground: Ground, code: int) -> None:
     server, upstream = await tor_like(ground, refuse(code))
     client = await ground.client(server)
@@ -146,7 +138,6 @@ async def test_every_failure_is_one_whole_reply_and_a_fin(ground: Ground, code: 
     ("upstream_code", "heard"),
     [(0x09, 1), (0xDF, 1), (0xE0, 1), (0xF0, 4), (0xF1, 4), (0xF6, 1), (0xF8, 1), (0xFF, 1)],
 )
-@pytest_twisted.ensureDeferred
 async def test_no_code_of_an_upstream_is_passed_on_unread(
     ground: Ground, upstream_code: int, heard: int
 ) -> None:
@@ -157,7 +148,6 @@ async def test_no_code_of_an_upstream_is_passed_on_unread(
 
 @rows("S-02")
 @pytest.mark.parametrize("leave", [Peer.close, Peer.reset, Peer.shut])
-@pytest_twisted.ensureDeferred
 async def test_an_upstream_that_leaves_without_a_reply(ground: Ground, leave: object) -> None:
     def script(leg: Leg) -> None:
         leave(leg)  # type: ignore[operator]
@@ -170,7 +160,6 @@ async def test_an_upstream_that_leaves_without_a_reply(ground: Ground, leave: ob
 
 
 @rows("S-02")
-@pytest_twisted.ensureDeferred
 async def test_a_reply_that_is_cut_at_any_byte_is_no_success(ground: Ground) -> None:
     whole = b"\1\0" + bytes.fromhex("05 00 00 04") + bytes(18)
 
@@ -195,7 +184,6 @@ async def test_a_reply_that_is_cut_at_any_byte_is_no_success(ground: Ground) -> 
 
 
 @rows("S-02")
-@pytest_twisted.ensureDeferred
 async def test_the_reply_may_come_byte_by_byte(ground: Ground) -> None:
     server, upstream = await tor_like(ground, hold)
     upstream.mute = True
@@ -212,7 +200,6 @@ async def test_the_reply_may_come_byte_by_byte(ground: Ground) -> None:
 
 
 @pytest.mark.parametrize("ground", ["unix"], indirect=True)
-@pytest_twisted.ensureDeferred
 async def test_descriptors_that_a_client_passes_are_closed_unseen(ground: Ground) -> None:
     server, _ = await tor_like(ground, hold)
     client = await ground.client(server)

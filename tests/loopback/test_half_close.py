@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest_twisted
 from twisted.internet.task import Clock
 
 from tests.support.fakes import grant, plain, tor_like
@@ -15,7 +14,6 @@ REQUEST = named("example.com", 80)
 
 
 @rows("S-03")
-@pytest_twisted.ensureDeferred
 async def test_the_clients_fin_reaches_the_origin_and_the_answer_comes_back(ground: Ground) -> None:
     server, origin = await plain(ground)
     client = await ground.client(server)
@@ -32,7 +30,6 @@ async def test_the_clients_fin_reaches_the_origin_and_the_answer_comes_back(grou
 
 
 @rows("S-03")
-@pytest_twisted.ensureDeferred
 async def test_the_origins_fin_reaches_the_client_which_may_go_on(ground: Ground) -> None:
     server, origin = await plain(ground)
     client = await ground.client(server)
@@ -51,7 +48,6 @@ async def test_the_origins_fin_reaches_the_client_which_may_go_on(ground: Ground
 
 
 @rows("S-03")
-@pytest_twisted.ensureDeferred
 async def test_the_clients_fin_is_held_back_from_tor(ground: Ground) -> None:
     server, upstream = await tor_like(ground, grant)
     client = await ground.client(server)
@@ -71,7 +67,6 @@ async def test_the_clients_fin_is_held_back_from_tor(ground: Ground) -> None:
 
 
 @rows("S-03")
-@pytest_twisted.ensureDeferred
 async def test_after_the_clients_fin_a_silent_tor_is_left_in_the_end(ground: Ground) -> None:
     clock = Clock()
     server, upstream = await tor_like(ground, grant, clock=clock)
@@ -95,7 +90,6 @@ async def test_after_the_clients_fin_a_silent_tor_is_left_in_the_end(ground: Gro
 
 
 @rows("S-03")
-@pytest_twisted.ensureDeferred
 async def test_tors_fin_ends_the_stream_though_the_client_was_still_sending(ground: Ground) -> None:
     server, upstream = await tor_like(ground, grant)
     client = await ground.client(server)

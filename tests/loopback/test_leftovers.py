@@ -7,7 +7,6 @@ import weakref
 from collections.abc import Callable, Iterator
 
 import pytest
-import pytest_twisted
 
 from tests.support.fakes import grant, plain, tor_like
 from tests.support.ground import Ground, WatchedServer
@@ -42,7 +41,6 @@ async def forgotten(server: WatchedServer, ends: list[weakref.ref[object]]) -> N
 
 @rows("R-29")
 @pytest.mark.parametrize("way", [Peer.close, Peer.reset])
-@pytest_twisted.ensureDeferred
 async def test_after_a_stream(ground: Ground, way: Callable[[Peer], None]) -> None:
     server, origin = await plain(ground)
     client = await ground.client(server)
@@ -57,7 +55,6 @@ async def test_after_a_stream(ground: Ground, way: Callable[[Peer], None]) -> No
 
 
 @rows("R-29")
-@pytest_twisted.ensureDeferred
 async def test_after_a_stream_through_tor(ground: Ground) -> None:
     server, upstream = await tor_like(ground, grant)
     client = await ground.client(server)

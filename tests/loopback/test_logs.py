@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import pytest
-import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.endpoints import TCP4ClientEndpoint
@@ -76,7 +75,6 @@ async def canary_client(ground: Ground, server: WatchedServer) -> Peer:
     return await ground.connect(endpoint)
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_stream_that_opens_logs_no_secret(ground: Ground, log: Log) -> None:
     policy = ListenerPolicy(test_socks=True)
     server, upstream = await tor_like(ground, grant, policy=policy)
@@ -117,7 +115,6 @@ FAULTS: list[tuple[str, Callable[[], Any], bytes, bytes]] = [
 @pytest.mark.parametrize(
     ("backend", "request_", "answer"), [pytest.param(*f[1:], id=f[0]) for f in FAULTS]
 )
-@pytest_twisted.ensureDeferred
 async def test_a_fault_of_ours_is_logged_once_without_secrets(
     ground: Ground,
     log: Log,
@@ -162,7 +159,6 @@ REFUSED = [
 
 @rows("R-31")
 @pytest.mark.parametrize("said", REFUSED)
-@pytest_twisted.ensureDeferred
 async def test_a_refusal_is_one_debug_line_without_secrets(
     ground: Ground, log: Log, said: bytes
 ) -> None:
@@ -191,7 +187,6 @@ def fail_refused() -> NoReturn:
     raise HostUnreachable("not for you")
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_canary_address_is_seen_where_it_is(ground: Ground) -> None:
     origin = PeerFactory()
     endpoint = await ground.listen(origin)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 import pytest
-import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.interfaces import IHostnameResolver
 from twisted.logger import LogEvent
@@ -69,7 +68,6 @@ def lookups(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lookups]:
         ("[2001:db8::1]", 4, bytes.fromhex("20010db8000000000000000000000001")),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_a_name_goes_to_tor_as_it_came_and_nobody_looks_it_up(
     ground: Ground, lookups: Lookups, host: str, kind: int, raw: bytes
 ) -> None:
@@ -91,7 +89,6 @@ async def test_a_name_goes_to_tor_as_it_came_and_nobody_looks_it_up(
 @pytest.mark.parametrize(
     "host", ["bad name", 'quo"ted', "a\0b.com", "-a", "x.onion", "a" * 64 + "."]
 )
-@pytest_twisted.ensureDeferred
 async def test_nor_is_a_name_that_is_refused(ground: Ground, lookups: Lookups, host: str) -> None:
     server, _ = await tor_like(ground, refuse(4))
     client = await ground.client(server)
@@ -101,7 +98,6 @@ async def test_nor_is_a_name_that_is_refused(ground: Ground, lookups: Lookups, h
     assert lookups == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_trap_catches(
     ground: Ground, lookups: Lookups, logged_failures: list[LogEvent]
 ) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import pytest_twisted
 
 import torsocks_tx
 from tests.support.fakes import tor_like
@@ -26,7 +25,6 @@ def test_only_the_command_line_and_the_public_names_know_of_it() -> None:
     assert users == {"__init__.py", "twistd/upstream.py"}
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_tor_that_is_down_is_not_gone_around(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:

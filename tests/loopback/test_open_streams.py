@@ -7,7 +7,6 @@ import os
 import socket
 
 import pytest
-import pytest_twisted
 from twisted.internet.task import Clock
 
 from tests.support.fakes import plain
@@ -80,7 +79,6 @@ needs_resets = pytest.mark.parametrize(
 @rows("S-03")
 @pytest.mark.parametrize("up", [True, False])
 @pytest.mark.parametrize("size", [1, 65_536, 300_000, len(BLOCK)])
-@pytest_twisted.ensureDeferred
 async def test_bytes_are_counted_however_they_go(ground: Ground, up: bool, size: int) -> None:
     stream = await begin(ground)
     one, other = stream.ends(up)
@@ -91,7 +89,6 @@ async def test_bytes_are_counted_however_they_go(ground: Ground, up: bool, size:
 
 
 @rows("S-03")
-@pytest_twisted.ensureDeferred
 async def test_both_ways_at_one_time_past_stalled_readers(ground: Ground) -> None:
     stream = await begin(ground)
     ends = [stream.ends(True), stream.ends(False)]
@@ -110,7 +107,6 @@ async def test_both_ways_at_one_time_past_stalled_readers(ground: Ground) -> Non
 
 @rows("S-03")
 @pytest.mark.parametrize("by_client", [True, False])
-@pytest_twisted.ensureDeferred
 async def test_each_side_may_end_first_and_hears_the_rest(ground: Ground, by_client: bool) -> None:
     stream = await begin(ground)
     one, other = stream.ends(by_client)
@@ -128,7 +124,6 @@ async def test_each_side_may_end_first_and_hears_the_rest(ground: Ground, by_cli
 
 
 @rows("S-03")
-@pytest_twisted.ensureDeferred
 async def test_both_sides_may_end_at_one_time(ground: Ground) -> None:
     stream = await begin(ground)
     stream.client.send(b"bye")
@@ -144,7 +139,6 @@ async def test_both_sides_may_end_at_one_time(ground: Ground) -> None:
 @needs_resets
 @pytest.mark.parametrize("by_client", [True, False])
 @pytest.mark.parametrize("before", ["nothing", "its own end", "the other's end"])
-@pytest_twisted.ensureDeferred
 async def test_a_reset_is_passed_on_whatever_ended_before(
     ground: Ground, before: str, by_client: bool
 ) -> None:
@@ -167,7 +161,6 @@ async def test_a_reset_is_passed_on_whatever_ended_before(
 
 @rows("S-03", "R-29")
 @pytest.mark.parametrize(("by_client", "seconds"), [(True, 30.0), (False, 300.0)])
-@pytest_twisted.ensureDeferred
 async def test_after_one_sides_end_a_silent_other_is_left(
     ground: Ground, by_client: bool, seconds: float
 ) -> None:
@@ -185,7 +178,6 @@ async def test_after_one_sides_end_a_silent_other_is_left(
 
 @rows("S-03")
 @pytest.mark.parametrize("ground", ["unix", "unix-spliced", "unix-by-protocols"], indirect=True)
-@pytest_twisted.ensureDeferred
 async def test_a_remote_that_has_not_taken_all_yet_may_answer_later(ground: Ground) -> None:
     """Over TCP too, but there its own buffers would have to be full first."""
     stream = await begin(ground)
@@ -208,7 +200,6 @@ async def test_a_remote_that_has_not_taken_all_yet_may_answer_later(ground: Grou
 
 
 @rows("S-03")
-@pytest_twisted.ensureDeferred
 async def test_five_minutes_after_the_clients_end_a_remote_that_still_speaks_is_left(
     ground: Ground,
 ) -> None:
@@ -230,7 +221,6 @@ async def test_five_minutes_after_the_clients_end_a_remote_that_still_speaks_is_
 @rows("S-03")
 @needs_resets
 @pytest.mark.parametrize("stops", [True, False])
-@pytest_twisted.ensureDeferred
 async def test_a_server_that_closes_a_stream_resets_both_sides(ground: Ground, stops: bool) -> None:
     stream = await begin(ground)
     protocol = stream.server.client
@@ -249,7 +239,6 @@ async def test_a_server_that_closes_a_stream_resets_both_sides(ground: Ground, s
 @rows("S-03")
 @needs_resets
 @pytest.mark.parametrize("by_client", [True, False])
-@pytest_twisted.ensureDeferred
 async def test_payload_behind_urgent_bytes_is_passed_on(ground: Ground, by_client: bool) -> None:
     stream = await begin(ground)
     one, other = stream.ends(by_client)

@@ -7,7 +7,6 @@ import random
 from collections.abc import Callable
 
 import pytest
-import pytest_twisted
 from twisted.internet.defer import Deferred, gatherResults
 
 from tests.support.fakes import plain
@@ -50,7 +49,6 @@ async def live(one: Peer, other: Peer, dice: random.Random) -> None:
 
 @rows("S-03", "R-29")
 @pytest.mark.parametrize("most", [0, 2, MOST_PIPES])
-@pytest_twisted.ensureDeferred
 async def test_streams_that_end_anyhow(
     ground: Ground, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

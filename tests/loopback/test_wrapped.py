@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest_twisted
 from twisted.protocols.policies import WrappingFactory
 
 from tests.support.fakes import plain
@@ -22,7 +21,6 @@ async def streams(ground: Ground) -> tuple[Peer, Peer]:
 
 
 @rows("S-03")
-@pytest_twisted.ensureDeferred
 async def test_the_far_ends_fin_ends_the_stream_after_its_last_byte(ground: Ground) -> None:
     client, far = await streams(ground)
     far.send(ANSWER)
@@ -32,7 +30,6 @@ async def test_the_far_ends_fin_ends_the_stream_after_its_last_byte(ground: Grou
 
 
 @rows("S-03")
-@pytest_twisted.ensureDeferred
 async def test_what_the_client_sent_before_its_end_still_arrives(ground: Ground) -> None:
     client, far = await streams(ground)
     client.send(ANSWER)

@@ -87,7 +87,6 @@ PAIRS_OF_WISHES = [
     [wishes[1:] for wishes in PAIRS_OF_WISHES],
     ids=[wishes[0] for wishes in PAIRS_OF_WISHES],
 )
-@pytest_twisted.ensureDeferred
 async def test_isolation_gives_each_identity_its_own_circuit(
     private_network: PrivateNetwork,
     ours: Proxy,
@@ -109,7 +108,6 @@ def straight(network: PrivateNetwork, place: str) -> Proxy:
 
 @rows("R-34", "P-35", "S-23")
 @pytest.mark.parametrize("place", ["tcp", "unix"])
-@pytest_twisted.ensureDeferred
 async def test_client_connects_to_the_socks_port_of_tor(
     private_network: PrivateNetwork, place: str
 ) -> None:
@@ -131,7 +129,6 @@ async def test_client_connects_to_the_socks_port_of_tor(
 
 @rows("S-24", "S-26", "S-27", "S-30")
 @pytest.mark.parametrize("through", ["ours", "tor"])
-@pytest_twisted.ensureDeferred
 async def test_client_resolves_names_and_addresses(
     private_network: PrivateNetwork, ours: Proxy, through: str
 ) -> None:
@@ -146,7 +143,6 @@ async def test_client_resolves_names_and_addresses(
 
 
 @rows("P-20", "P-21")
-@pytest_twisted.ensureDeferred
 async def test_an_unknown_key_is_refused_by_its_name(
     private_network: PrivateNetwork, ours: Proxy
 ) -> None:
@@ -155,7 +151,6 @@ async def test_an_unknown_key_is_refused_by_its_name(
     assert caught.value.pairs.get("UNSUPPORTED") == b"FAMILY"
 
 
-@pytest_twisted.ensureDeferred
 async def test_endpoint_string_connects(private_network: PrivateNetwork) -> None:
     host, port = private_network.client.socks_tcp
     text = f"socks:web.test:{private_network.web.port}:socksHost={host}:socksPort={port}"
@@ -187,7 +182,6 @@ async def outcome(
 
 @rows("P-01", "P-26", "P-27", "P-28")
 @pytest.mark.parametrize("scenario", SAID, ids=lambda scenario: scenario.name)
-@pytest_twisted.ensureDeferred
 async def test_failing_onion_services_are_explained(
     private_network: PrivateNetwork, ours: Proxy, scenario: Scenario
 ) -> None:

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ProcessProtocol
@@ -21,7 +20,6 @@ DEMO = Path(__file__).resolve().parents[2] / "tools" / "demo.py"
 
 
 @pytest.mark.slow
-@pytest_twisted.ensureDeferred
 async def test_every_step_of_the_demo_succeeds(tmp_path: Path) -> None:
     environment = {"TMPDIR": str(tmp_path), "NO_COLOR": "1"}
     ended = await run(sys.executable, str(DEMO), environment=environment, deadline=150)
@@ -49,7 +47,6 @@ class _Interrupted(ProcessProtocol):
         self.ended.callback(reason.value)
 
 
-@pytest_twisted.ensureDeferred
 async def test_demo_can_be_interrupted(tmp_path: Path) -> None:
     demo = _Interrupted()
     environment = {**os.environ, "TMPDIR": str(tmp_path)}

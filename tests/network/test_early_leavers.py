@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
@@ -56,7 +55,6 @@ def descriptors(pid: int) -> int:
 
 
 @rows("R-29", "S-40")
-@pytest_twisted.ensureDeferred
 async def test_clients_that_leave_early_free_their_slots(
     private_network: PrivateNetwork, tmp_path: Path
 ) -> None:

@@ -89,7 +89,6 @@ async def _circuit_of(network: PrivateNetwork, servers: list[str], who: Who) -> 
 @rows("S-13", "S-17", "S-23", "R-33")
 @pytest.mark.parametrize(("flags", "one", "other", "expected"), [c[1:] for c in CASES],
                          ids=[c[0] for c in CASES])  # fmt: skip
-@pytest_twisted.ensureDeferred
 async def test_streams_share_circuits_as_their_isolation_says(
     private_network: PrivateNetwork,
     server: Serving,

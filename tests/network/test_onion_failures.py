@@ -91,7 +91,6 @@ async def code_of(server: str, host: str, port: int = 80, **options: Any) -> int
     "S-21", "S-22", "S-41", "S-42", "S-43", "S-44", "S-45", "S-46", "S-47", "S-48", "S-49", "S-50"
 )
 @pytest.mark.parametrize("scenario", QUICK, ids=lambda scenario: scenario.name)
-@pytest_twisted.ensureDeferred
 async def test_onion_failure_is_its_reply_code(
     private_network: PrivateNetwork, servers: Servers, scenario: Scenario
 ) -> None:
@@ -112,7 +111,6 @@ async def test_onion_failure_is_its_reply_code(
 )
 @pytest.mark.parametrize("scenario", SLOW, ids=lambda scenario: scenario.name)
 @pytest.mark.slow
-@pytest_twisted.ensureDeferred
 async def test_slow_onion_failure_is_its_reply_code(
     private_network: PrivateNetwork, servers: Servers, scenario: Scenario
 ) -> None:
@@ -141,7 +139,6 @@ async def test_slow_onion_failure_is_its_reply_code(
 @rows("S-45", "S-46")
 @pytest.mark.parametrize("end", [killed, removed])
 @pytest.mark.slow
-@pytest_twisted.ensureDeferred
 async def test_service_that_has_stopped_is_its_reply_code(
     private_network: PrivateNetwork, servers: Servers, end: Provoke
 ) -> None:
@@ -157,7 +154,6 @@ async def test_service_that_has_stopped_is_its_reply_code(
 
 
 @rows("S-47")
-@pytest_twisted.ensureDeferred
 async def test_missing_key_is_reported_again_at_the_next_attempt(
     private_network: PrivateNetwork, servers: Servers
 ) -> None:
@@ -171,7 +167,6 @@ async def test_missing_key_is_reported_again_at_the_next_attempt(
 
 @rows("S-03", "S-43")
 @pytest.mark.slow
-@pytest_twisted.ensureDeferred
 async def test_working_streams_are_never_reported_as_failures(
     private_network: PrivateNetwork, servers: Servers, socks_only: Servers
 ) -> None:
@@ -191,7 +186,6 @@ async def test_working_streams_are_never_reported_as_failures(
 
 
 @rows("S-43", "S-51")
-@pytest_twisted.ensureDeferred
 async def test_reply_codes_without_a_control_port(
     private_network: PrivateNetwork, socks_only: Servers
 ) -> None:
@@ -204,7 +198,6 @@ async def test_reply_codes_without_a_control_port(
 
 
 @rows("S-41")
-@pytest_twisted.ensureDeferred
 async def test_lost_control_connection_loses_the_reason_only(
     private_network: PrivateNetwork, servers: Servers
 ) -> None:
@@ -222,7 +215,6 @@ async def test_lost_control_connection_loses_the_reason_only(
         assert await code_of(servers.extended, target.host) == 0xF0
 
 
-@pytest_twisted.ensureDeferred
 async def test_tor_is_killed_during_an_attempt(private_network: PrivateNetwork) -> None:
     client = await private_network.add_client()
     async with serving(client) as server, never_published(Stage(private_network, client)) as target:
@@ -292,7 +284,6 @@ async def keyed(network: PrivateNetwork, directory: Path, *options: str) -> Asyn
 
 
 @rows("S-47", "S-48")
-@pytest_twisted.ensureDeferred
 async def test_keys_of_a_directory_authorize_the_client(
     private_network: PrivateNetwork, tmp_path: Path
 ) -> None:
@@ -321,7 +312,6 @@ async def test_keys_of_a_directory_authorize_the_client(
 
 
 @rows("S-47", "S-48")
-@pytest_twisted.ensureDeferred
 async def test_keys_of_a_directory_authorize_every_worker(
     private_network: PrivateNetwork, tmp_path: Path
 ) -> None:

@@ -7,7 +7,6 @@ import socket
 from pathlib import Path
 
 import pytest
-import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import Factory
@@ -23,7 +22,6 @@ pytestmark = pytest.mark.network
 
 
 @rows("S-02", "R-20", "R-29")
-@pytest_twisted.ensureDeferred
 async def test_service_resumes_after_tor_was_killed(
     private_network: PrivateNetwork, tmp_path: Path
 ) -> None:
@@ -63,7 +61,6 @@ async def test_service_resumes_after_tor_was_killed(
 
 
 @rows("R-29")
-@pytest_twisted.ensureDeferred
 async def test_client_that_leaves_closes_the_stream_in_tor(private_network: PrivateNetwork) -> None:
     network = private_network
     # Nobody has this service, and tor looks for it for a while.
@@ -83,7 +80,6 @@ async def test_client_that_leaves_closes_the_stream_in_tor(private_network: Priv
 
 
 @rows("S-07")
-@pytest_twisted.ensureDeferred
 async def test_no_name_is_looked_up_on_this_machine(
     private_network: PrivateNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -123,7 +123,6 @@ async def place(private_network: PrivateNetwork, tmp_path: Path) -> AsyncIterato
 
 
 @rows("P-02")
-@pytest_twisted.ensureDeferred
 async def test_tor_starts_the_example_and_connects_through_it(place: Place) -> None:
     client = await place.client(EXEC)
     assert b"This is the IPv4 origin." in await place.visit(client)
@@ -153,7 +152,6 @@ run({{"plain": plain}})
 """
 
 
-@pytest_twisted.ensureDeferred
 async def test_log_and_status_lines_are_understood(place: Place, tmp_path: Path) -> None:
     program = tmp_path / "plain.py"
     program.write_text(NEWS.format(root=str(ROOT)), "utf-8")
@@ -202,7 +200,6 @@ class Proxy(SOCKSFactory):
         ("SOCKS4", Version.SOCKS4, ["Socks4Proxy"], Credentials(b"")),
     ),
 )
-@pytest_twisted.ensureDeferred
 async def test_transport_connects_through_the_socks_proxy_of_tor(
     place: Place, version: Version, lines: list[str], credentials: Credentials | None
 ) -> None:
@@ -218,7 +215,6 @@ async def test_transport_connects_through_the_socks_proxy_of_tor(
 
 
 @pytest.mark.parametrize("password", ["", "me:a@b:c"])
-@pytest_twisted.ensureDeferred
 async def test_transport_connects_through_the_http_proxy_of_tor(
     place: Place, password: str
 ) -> None:
@@ -306,7 +302,6 @@ def by_version() -> Iterator[Any]:
 
 @rows("P-02")
 @pytest.mark.parametrize(("version", "words", "arguments"), list(by_version()))
-@pytest_twisted.ensureDeferred
 async def test_arguments_arrive_intact(
     place: Place, version: str, words: Sequence[str], arguments: tuple[tuple[str, bytes], ...]
 ) -> None:
@@ -331,7 +326,6 @@ async def test_arguments_arrive_intact(
         ("too late", TimedOut("late"), "TTL expired"),
     ),
 )
-@pytest_twisted.ensureDeferred
 async def test_tor_understands_the_failures_of_a_transport(
     place: Place, failure: Exception, words: str
 ) -> None:

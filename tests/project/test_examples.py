@@ -74,7 +74,6 @@ async def visit(client: Peer, port: int) -> bytes:
 
 @pytest.mark.network
 @pytest.mark.parametrize("example", ["embed.py", "over_txtorcon.py"])
-@pytest_twisted.ensureDeferred
 async def test_embedding_example_connects_through_tor(
     run: Run, private_network: PrivateNetwork, example: str
 ) -> None:
@@ -87,7 +86,6 @@ async def test_embedding_example_connects_through_tor(
     )
 
 
-@pytest_twisted.ensureDeferred
 async def test_embedding_example_refuses_clients_without_tor(run: Run, tmp_path: Path) -> None:
     connect = await run("embed.py", f"unix:{tmp_path}/control")
     client = await connect()
@@ -95,7 +93,6 @@ async def test_embedding_example_refuses_clients_without_tor(run: Run, tmp_path:
     assert await client.take_rest() == b""
 
 
-@pytest_twisted.ensureDeferred
 async def test_backend_example_serves_its_own_answers(run: Run) -> None:
     connect = await run("own_backend.py")
     client = await connect()
@@ -116,7 +113,6 @@ async def log_in(client: Peer, name: bytes, password: bytes) -> bytes:
     return await client.take(2)
 
 
-@pytest_twisted.ensureDeferred
 async def test_password_example_accepts_its_users_only(run: Run, tmp_path: Path) -> None:
     """A scripted server in place of tor records what tor would get."""
     passwords = tmp_path / "passwords"
@@ -144,7 +140,6 @@ async def test_password_example_accepts_its_users_only(run: Run, tmp_path: Path)
     await tor.stop()
 
 
-@pytest_twisted.ensureDeferred
 async def test_password_example_needs_a_file() -> None:
     program = start_python(str(ROOT / "examples" / "with_passwords.py"))
     assert await program.end() == 1
@@ -157,7 +152,6 @@ async def fetch(*arguments: str) -> Program:
     return program
 
 
-@pytest_twisted.ensureDeferred
 async def test_client_example_fetches_a_page_and_explains_failures() -> None:
     server = ScriptedServer(reactor)
     address = await server.start()
@@ -175,7 +169,6 @@ async def test_client_example_fetches_a_page_and_explains_failures() -> None:
     await server.stop()
 
 
-@pytest_twisted.ensureDeferred
 async def test_client_example_reports_an_error_in_one_line() -> None:
     program = await fetch("web.test", "80", f"unix:{ROOT}/no/such/socket")
     assert (program.status, program.errors.count(b"\n")) == (1, 1)
@@ -185,7 +178,6 @@ async def test_client_example_reports_an_error_in_one_line() -> None:
     assert b"a port is 1 to 65535" in program.errors
 
 
-@pytest_twisted.ensureDeferred
 async def test_client_example_needs_a_destination() -> None:
     program = await fetch()
     assert program.status == 1
@@ -193,7 +185,6 @@ async def test_client_example_needs_a_destination() -> None:
 
 
 @pytest.mark.network
-@pytest_twisted.ensureDeferred
 async def test_client_example_fetches_a_page_through_tor(private_network: PrivateNetwork) -> None:
     host, port = private_network.client.socks_tcp
     program = await fetch("web.test", str(private_network.web.port), f"tcp:{host}:{port}")

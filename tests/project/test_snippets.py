@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint, clientFromString
 
@@ -134,7 +133,6 @@ async def ask(port: Any, request: bytes) -> Peer:
     return client
 
 
-@pytest_twisted.ensureDeferred
 async def test_embedding_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "passwords").write_text("alice:secret\n")
     monkeypatch.chdir(tmp_path)
@@ -156,7 +154,6 @@ async def test_embedding_snippets_run(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.network
-@pytest_twisted.ensureDeferred
 async def test_embedding_snippets_run_through_tor(private_network: PrivateNetwork) -> None:
     from torsocks_tx.backends.tor.authentication import connect
 

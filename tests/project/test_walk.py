@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import pytest_twisted
-
 from bench.walk import walk
 
 MODULES, CALLS = 18, 140
 """The most that a CONNECT through tor may enter and call."""
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_connect_through_tor_passes_few_modules_in_few_calls() -> None:
     calls = await walk()
     modules = {module for module, _ in calls}

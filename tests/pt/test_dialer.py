@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
@@ -76,7 +75,6 @@ def test_invalid_host_name_is_refused(kind: ProxyKind | None, host: str) -> None
 
 
 @pytest.mark.parametrize("bind", [None, "127.0.0.1"])
-@pytest_twisted.ensureDeferred
 async def test_name_without_a_proxy_is_looked_up_here(ground: Ground, bind: str | None) -> None:
     """A transport may connect to a host that it knows by name."""
     _, port = ground.address(await ground.listen(PeerFactory()))
@@ -123,7 +121,6 @@ async def through(
         ("SOCKS4a with a user", ProxyKind.SOCKS4A, Credentials(b"me"), PLACE),
     ),
 )
-@pytest_twisted.ensureDeferred
 async def test_stream_through_a_socks_proxy(
     ground: Ground, kind: ProxyKind, who: Credentials | None, to: Address
 ) -> None:
@@ -148,7 +145,6 @@ async def test_stream_through_a_socks_proxy(
     assert await far.take_rest() == b"more"
 
 
-@pytest_twisted.ensureDeferred
 async def test_refusal_of_a_socks_proxy_keeps_its_meaning(ground: Ground) -> None:
     endpoint = await ground.listen(Proxy(None, ConnectionRefused("no")))
     for kind, meaning in (
@@ -168,7 +164,6 @@ HEAD = b"CONNECT 192.0.2.1:4000 HTTP/1.1\r\nHost: 192.0.2.1:4000\r\n"
     [(None, b""), (Credentials(b"me", b"you"), b"Proxy-Authorization: Basic bWU6eW91\r\n")],
     ids=["nobody", "a user"],
 )
-@pytest_twisted.ensureDeferred
 async def test_stream_through_an_http_proxy(
     ground: Ground, who: Credentials | None, more: bytes
 ) -> None:
@@ -199,7 +194,6 @@ async def test_stream_through_an_http_proxy(
         (b"", GeneralFailure),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_refusal_of_an_http_proxy_keeps_its_meaning(
     ground: Ground, answer: bytes, kind: type[Refused]
 ) -> None:
@@ -220,7 +214,6 @@ def _start(coroutine: Any) -> Any:
     return Deferred.fromCoroutine(coroutine)
 
 
-@pytest_twisted.ensureDeferred
 async def test_nothing_goes_around_a_proxy_that_is_gone(ground: Ground) -> None:
     endpoint = await ground.listen(PeerFactory())
     origin = PeerFactory()

@@ -6,7 +6,6 @@ import re
 from typing import Any
 
 import pytest
-import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import Factory
@@ -32,7 +31,6 @@ async def connect(port: int) -> Peer:
     return client
 
 
-@pytest_twisted.ensureDeferred
 async def test_code_of_the_document_runs() -> None:
     names: dict[str, Any] = {"__name__": "document"}
     await execute(snippets("pluggable-transports.md"), names)

@@ -91,7 +91,6 @@ async def connect(cmethod: str) -> Peer:
 
 
 @rows("P-02")
-@pytest_twisted.ensureDeferred
 async def test_program_announces_its_transports_and_serves_them(start: Start) -> None:
     program = start(UNTIL_CLOSED)
     lines = await said(program, "CMETHODS DONE")
@@ -124,7 +123,6 @@ run({"one": held, "two": held})
 """
 
 
-@pytest_twisted.ensureDeferred
 async def test_streams_beyond_the_descriptor_limit_are_closed_and_logged_once(start: Start) -> None:
     program = start({**UNTIL_CLOSED, "TOR_PT_CLIENT_TRANSPORTS": "one,two"}, "-c", CRAMPED)
     _, one, two, _ = await said(program, "CMETHODS DONE")
@@ -145,7 +143,6 @@ async def test_streams_beyond_the_descriptor_limit_are_closed_and_logged_once(st
     assert program.lines.count(f'LOG SEVERITY=warning MESSAGE="{text}"') == 1
 
 
-@pytest_twisted.ensureDeferred
 async def test_transports_of_other_programs_are_not_announced(start: Start) -> None:
     program = start({**UNTIL_CLOSED, "TOR_PT_CLIENT_TRANSPORTS": "obfs4,9x,meek"})
     assert await said(program, "CMETHODS DONE") == ["VERSION 1", "CMETHODS DONE"]
@@ -153,7 +150,6 @@ async def test_transports_of_other_programs_are_not_announced(start: Start) -> N
     assert len(await said(program, "CMETHODS DONE")) == 3
 
 
-@pytest_twisted.ensureDeferred
 async def test_proxy_is_acknowledged_before_the_transports(start: Start) -> None:
     program = start({**UNTIL_CLOSED, "TOR_PT_PROXY": "socks5://me:hunter2@127.0.0.1:1"})
     lines = await said(program, "CMETHODS DONE")
@@ -187,7 +183,6 @@ ERRORS = table(
 
 
 @pytest.mark.parametrize(("environment", "lines"), ERRORS)
-@pytest_twisted.ensureDeferred
 async def test_unusable_environment_ends_the_program(
     start: Start, environment: dict[str, str], lines: list[str]
 ) -> None:
@@ -197,7 +192,6 @@ async def test_unusable_environment_ends_the_program(
     assert "hunter2" not in "".join(program.lines)
 
 
-@pytest_twisted.ensureDeferred
 async def test_state_directory_is_made_with_mode_0700(start: Start, tmp_path: Path) -> None:
     path = tmp_path / "deep" / "state"
     program = start({**UNTIL_CLOSED, "TOR_PT_STATE_LOCATION": str(path)})
@@ -206,7 +200,6 @@ async def test_state_directory_is_made_with_mode_0700(start: Start, tmp_path: Pa
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest_twisted.ensureDeferred
 async def test_signal_ends_the_program_and_its_streams(
     start: Start, number: signal.Signals
 ) -> None:
@@ -223,7 +216,6 @@ async def test_signal_ends_the_program_and_its_streams(
     await client.until(lambda: client.lost is not None)
 
 
-@pytest_twisted.ensureDeferred
 async def test_standard_input_may_be_closed_before_the_start(start: Start) -> None:
     program = start(UNTIL_CLOSED)
     program.transport.closeStdin()
@@ -232,7 +224,6 @@ async def test_standard_input_may_be_closed_before_the_start(start: Start) -> No
     assert "CMETHODS DONE" in program.lines
 
 
-@pytest_twisted.ensureDeferred
 async def test_standard_input_may_be_missing() -> None:
     words = ["/bin/sh", "-c", 'exec "$@" <&-', "sh", sys.executable, str(EXAMPLE)]
     program = start_program(words, dict(UNTIL_CLOSED))
@@ -241,7 +232,6 @@ async def test_standard_input_may_be_missing() -> None:
     assert program.errors == b""
 
 
-@pytest_twisted.ensureDeferred
 async def test_parent_that_closes_standard_output_is_still_served(start: Start) -> None:
     program = start(
         {**UNTIL_CLOSED, "TOR_PT_CLIENT_TRANSPORTS": "chatty"}, "-c", OWN.replace("DEBUG", "False")
@@ -256,7 +246,6 @@ async def test_parent_that_closes_standard_output_is_still_served(start: Start) 
     assert await program.end() == 0
 
 
-@pytest_twisted.ensureDeferred
 async def test_printed_text_status_and_faults_become_lines_of_the_protocol(start: Start) -> None:
     program = start(
         {**UNTIL_CLOSED, "TOR_PT_CLIENT_TRANSPORTS": "chatty,broken"},
@@ -288,7 +277,6 @@ async def test_printed_text_status_and_faults_become_lines_of_the_protocol(start
     assert all("192.0.2.1" not in line for line in program.lines)
 
 
-@pytest_twisted.ensureDeferred
 async def test_debug_lines_are_sent_with_debug(start: Start) -> None:
     code = OWN.replace("DEBUG", "True")
     program = start({**UNTIL_CLOSED, "TOR_PT_CLIENT_TRANSPORTS": "broken"}, "-c", code)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
@@ -74,7 +73,6 @@ class Tunnel:
 
 
 @rows("S-03", "P-02")
-@pytest_twisted.ensureDeferred
 async def test_two_megabytes_each_way_at_once_arrive_whole(ground: Ground) -> None:
     client, far = await Tunnel(ground, FarSide()).open()
     pumps = [Pump(peer, 2 * MEGABYTE) for peer in (client, far)]
@@ -84,7 +82,6 @@ async def test_two_megabytes_each_way_at_once_arrive_whole(ground: Ground) -> No
 
 
 @rows("S-03")
-@pytest_twisted.ensureDeferred
 async def test_half_close_passes_through_both_ways(ground: Ground) -> None:
     client, far = await Tunnel(ground, FarSide()).open()
     client.send(b"question")
@@ -97,7 +94,6 @@ async def test_half_close_passes_through_both_ways(ground: Ground) -> None:
 
 
 @rows("S-03")
-@pytest_twisted.ensureDeferred
 async def test_bridge_that_does_not_read_pauses_the_parent(ground: Ground) -> None:
     client, far = await Tunnel(ground, FarSide()).open()
     far.transport.pauseProducing()
@@ -110,7 +106,6 @@ async def test_bridge_that_does_not_read_pauses_the_parent(ground: Ground) -> No
 
 
 @rows("S-03")
-@pytest_twisted.ensureDeferred
 async def test_reset_by_the_bridge_is_forwarded_as_reset(ground: Ground) -> None:
     client, far = await Tunnel(ground, FarSide()).open()
     far.reset()
@@ -118,7 +113,6 @@ async def test_reset_by_the_bridge_is_forwarded_as_reset(ground: Ground) -> None
 
 
 @rows("R-29")
-@pytest_twisted.ensureDeferred
 async def test_reset_by_the_parent_during_the_handshake_closes_the_bridge(ground: Ground) -> None:
     mute = PeerFactory()
     tunnel = Tunnel(ground, mute)
@@ -139,7 +133,6 @@ async def test_reset_by_the_parent_during_the_handshake_closes_the_bridge(ground
     [(FarSide(b"another secret"), 5), (None, 5)],
     ids=["a bridge with another secret", "nobody"],
 )
-@pytest_twisted.ensureDeferred
 async def test_unusable_bridge_is_refused_with_05(ground: Ground, far: Any, code: int) -> None:
     tunnel = Tunnel(ground, far or PeerFactory())
     if far is None:
@@ -159,7 +152,6 @@ async def test_unusable_bridge_is_refused_with_05(ground: Ground, far: Any, code
 
 
 @rows("P-37")
-@pytest_twisted.ensureDeferred
 async def test_no_log_line_holds_an_address_or_an_argument(ground: Ground) -> None:
     events: list[LogEvent] = []
     globalLogPublisher.addObserver(events.append)
@@ -199,7 +191,6 @@ def parent(ground: Ground, tunnel: Tunnel, pairs: dict[str, bytes], port: int) -
 
 
 @rows("P-02", "P-03", "P-17")
-@pytest_twisted.ensureDeferred
 async def test_our_client_passes_a_long_secret_by_extended_authentication(ground: Ground) -> None:
     """A stream opens only if the secret of 60,000 bytes arrives whole, by method X'97'."""
     secret = bytes(range(256)) * 234
@@ -224,7 +215,6 @@ async def test_our_client_passes_a_long_secret_by_extended_authentication(ground
     ],
     ids=["F0", "F1", "F2"],
 )
-@pytest_twisted.ensureDeferred
 async def test_our_client_gets_the_error_of_the_transport(
     ground: Ground, raised: Refused, code: int, advice: Retry
 ) -> None:

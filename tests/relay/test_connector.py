@@ -65,7 +65,6 @@ async def nobody(ground: Ground) -> Target:
     return target
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_connection_carries_bytes(ground: Ground) -> None:
     target, factory = await origin(ground)
     dialling = Dialling(target)
@@ -85,7 +84,6 @@ async def test_a_connection_carries_bytes(ground: Ground) -> None:
     assert await far.ended_well()
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_refusal_is_told_as_one(ground: Ground) -> None:
     outcome = await Dialling(await nobody(ground)).outcome()
     assert isinstance(outcome, error.ConnectError)
@@ -93,7 +91,6 @@ async def test_a_refusal_is_told_as_one(ground: Ground) -> None:
 
 
 @pytest.mark.parametrize("ground", ["unix"], indirect=True)
-@pytest_twisted.ensureDeferred
 async def test_a_unix_listener_that_is_busy_is_tried_again(ground: Ground) -> None:
     target, _ = await origin(ground)
     tries = []
@@ -107,7 +104,6 @@ async def test_a_unix_listener_that_is_busy_is_tried_again(ground: Ground) -> No
     dialling.peer.close()
 
 
-@pytest_twisted.ensureDeferred
 async def test_targets_are_tried_in_turn(ground: Ground) -> None:
     dead = await nobody(ground)
     target, factory = await origin(ground)
@@ -117,7 +113,6 @@ async def test_targets_are_tried_in_turn(ground: Ground) -> None:
     dialling.peer.close()
 
 
-@pytest_twisted.ensureDeferred
 async def test_given_up_it_leaves_nothing(ground: Ground) -> None:
     target, _ = await origin(ground)
     dialling = Dialling(target, target)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-import pytest_twisted
 from twisted.cred.checkers import FilePasswordDB, InMemoryUsernamePasswordDatabaseDontUse
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
@@ -51,7 +50,6 @@ HERE, THERE = b"\x7f\0\0\x01", b"\xc0\0\2\1"
         (b"\xff\xfe", b"\xff", None),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_logins_with_a_password_file(
     checker: Any, tmp_path: Path, username: bytes, password: bytes, avatar: bytes | None
 ) -> None:
@@ -72,7 +70,6 @@ async def test_logins_with_a_password_file(
         (b"alice:", b"alice", b""),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_a_line_of_a_password_file_holds_a_name_and_any_password(
     tmp_path: Path, line: bytes, username: bytes, password: bytes
 ) -> None:
@@ -84,7 +81,6 @@ async def test_a_line_of_a_password_file_holds_a_name_and_any_password(
         assert await authenticator(Credentials(username, wrong)) is None
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_password_file_is_read_once_and_again_when_it_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str]
 ) -> None:
@@ -111,7 +107,6 @@ async def test_a_password_file_is_read_once_and_again_when_it_changes(
     assert len(lines) == 2
 
 
-@pytest_twisted.ensureDeferred
 async def test_checkers_are_asked_in_turn() -> None:
     first = InMemoryUsernamePasswordDatabaseDontUse(alice=b"1")
     second = PasswordTable({b"bob": b"2"})

@@ -6,7 +6,6 @@ import hashlib
 import os
 
 import pytest
-import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from zope.interface.verify import verifyObject
@@ -71,7 +70,6 @@ async def answer(ground: Ground, server: SOCKSFactory, request: bytes) -> bytes:
 # Replies.
 
 
-@pytest_twisted.ensureDeferred
 async def test_every_reply_code_of_socks5_is_sent(ground: Ground, server: ScriptedFactory) -> None:
     endpoint = await ground.listen(server)
     for code in range(1, 256):
@@ -83,7 +81,6 @@ async def test_every_reply_code_of_socks5_is_sent(ground: Ground, server: Script
         assert await client.ended_well()
 
 
-@pytest_twisted.ensureDeferred
 async def test_every_reply_code_of_socks4_is_sent(ground: Ground, server: ScriptedFactory) -> None:
     endpoint = await ground.listen(server)
     for code in range(1, 256):
@@ -158,7 +155,6 @@ async def test_every_reply_code_of_socks4_is_sent(ground: Ground, server: Script
         (b"\5\xf1\0\1" + bytes([198, 51, 100, 8, 0, 0]), refused(8)),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_request_is_answered_as_scripted(
     ground: Ground, server: ScriptedFactory, request_: bytes, reply: bytes
 ) -> None:
@@ -184,7 +180,6 @@ async def test_request_is_answered_as_scripted(
         (at4(bytes([192, 0, 2, 7])), GRANTED4),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_echo_includes_early_data_and_ends_with_the_client(
     ground: Ground, server: ScriptedFactory, request_: bytes, reply: bytes
 ) -> None:
@@ -200,7 +195,6 @@ async def test_echo_includes_early_data_and_ends_with_the_client(
     assert await client.ended_well()
 
 
-@pytest_twisted.ensureDeferred
 async def test_echo_of_four_megabytes_is_whole(ground: Ground, server: ScriptedFactory) -> None:
     client = await ground.client(server)
     assert await client.negotiate(named("echo.test", 80)) == GRANTED
@@ -210,7 +204,6 @@ async def test_echo_of_four_megabytes_is_whole(ground: Ground, server: ScriptedF
     client.close()
 
 
-@pytest_twisted.ensureDeferred
 async def test_banner_is_in_the_segment_of_the_reply(
     ground: Ground, server: ScriptedFactory
 ) -> None:
@@ -228,12 +221,10 @@ async def test_banner_is_in_the_segment_of_the_reply(
     await client.ended_well()
 
 
-@pytest_twisted.ensureDeferred
 async def test_bytes_sends_a_million_bytes(ground: Ground, server: ScriptedFactory) -> None:
     assert await answer(ground, server, named("bytes-1000000.test", 80)) == GRANTED + b"x" * 10**6
 
 
-@pytest_twisted.ensureDeferred
 async def test_sink_reads_everything_and_sends_nothing(
     ground: Ground, server: ScriptedFactory
 ) -> None:
@@ -247,7 +238,6 @@ async def test_sink_reads_everything_and_sends_nothing(
 
 
 @pytest.mark.parametrize(("name", "sent"), [("drop-0.test", b""), ("drop-10.test", b"x" * 10)])
-@pytest_twisted.ensureDeferred
 async def test_drop_resets_after_its_number_of_bytes(
     ground: Ground, server: ScriptedFactory, name: str, sent: bytes
 ) -> None:
@@ -258,7 +248,6 @@ async def test_drop_resets_after_its_number_of_bytes(
     assert not await client.ended_well()
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_reset_in_place_of_the_reply(ground: Ground, server: ScriptedFactory) -> None:
     client = await ground.client(server)
     client.send(b"\5\1\0")
@@ -269,7 +258,6 @@ async def test_a_reset_in_place_of_the_reply(ground: Ground, server: ScriptedFac
 
 
 @pytest.mark.parametrize("command", [1, RESOLVE])
-@pytest_twisted.ensureDeferred
 async def test_client_may_leave_a_silent_destination(
     ground: Ground, server: ScriptedFactory, command: int
 ) -> None:
@@ -284,7 +272,6 @@ async def test_client_may_leave_a_silent_destination(
 
 
 @pytest.mark.parametrize("name", ["split-10s.test", "split-10s.reply-05.test", "delay-600s.test"])
-@pytest_twisted.ensureDeferred
 async def test_client_that_leaves_stops_every_timer(
     ground: Ground, server: ScriptedFactory, name: str
 ) -> None:
@@ -311,7 +298,6 @@ async def test_client_that_leaves_stops_every_timer(
         ((), b"\5\3\0\2\x97", b"\5\xff"),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_method_is_selected_in_the_order_of_the_server(
     ground: Ground, methods: tuple[int, ...], offered: bytes, selected: bytes
 ) -> None:
@@ -345,7 +331,6 @@ USERS = {b"alice": b"secret", b"bob": b""}
         ({}, b"\1\5alice\6secret", 1),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_only_known_credentials_are_accepted(
     ground: Ground, users: dict[bytes, bytes] | None, sent: bytes, status: int
 ) -> None:
@@ -366,7 +351,6 @@ async def test_only_known_credentials_are_accepted(
     await client.ended_well()
 
 
-@pytest_twisted.ensureDeferred
 async def test_socks4_is_refused_where_users_are_given(ground: Ground) -> None:
     server = ScriptedFactory(reactor, users=USERS)
     assert await answer(ground, server, named4("echo.test")) == bytes.fromhex("005B000000000000")
@@ -375,7 +359,6 @@ async def test_socks4_is_refused_where_users_are_given(ground: Ground) -> None:
 # Records.
 
 
-@pytest_twisted.ensureDeferred
 async def test_requests_are_recorded(ground: Ground, server: ScriptedFactory) -> None:
     later = server.when_requested(1)
     early = b"\5\1\0" + named("bytes-0.test", 443) + b"GET /"
@@ -402,7 +385,6 @@ async def test_requests_are_recorded(ground: Ground, server: ScriptedFactory) ->
     assert second.mistake == "there is no label nonsense"
 
 
-@pytest_twisted.ensureDeferred
 async def test_ip_address_of_a_request_is_recorded(ground: Ground, server: ScriptedFactory) -> None:
     await answer(ground, server, b"\5\1\0\1" + bytes([198, 51, 100, 1]) + b"\0\x50")
     assert server.requests[0].address == Address(AddressType.IPV4, "198.51.100.1", 80)
@@ -411,7 +393,6 @@ async def test_ip_address_of_a_request_is_recorded(ground: Ground, server: Scrip
 # The server as a whole, and the backend alone.
 
 
-@pytest_twisted.ensureDeferred
 async def test_server_starts_and_stops(ground: Ground) -> None:
     """``ground`` fails the test if a socket is left."""
     server = ScriptedServer(reactor)
@@ -439,7 +420,6 @@ async def test_server_starts_and_stops(ground: Ground) -> None:
         (True, "v6.bytes-2.test", GRANTED + b"xx"),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_backend_serves_another_factory(
     ground: Ground, extended: bool, host: str, reply: bytes
 ) -> None:

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import pytest_twisted
 
 from tests.support.peers import GRANTED, named, refused
 from tests.support.processes import Program, process_ended, start_python
@@ -109,7 +108,6 @@ def test_process_that_cannot_listen_raises(capfd: pytest.CaptureFixture[str]) ->
     server.stop()
 
 
-@pytest_twisted.ensureDeferred
 async def test_process_ends_with_its_parent() -> None:
     starter = start_python(
         "-c",
@@ -145,7 +143,6 @@ async def person(*options: str) -> tuple[Program, tuple[str, int]]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest_twisted.ensureDeferred
 async def test_program_prints_grammar_and_requests(number: int) -> None:
     program, where = await person("--user", "alice:secret", "--methods", "02")
     for line in GRAMMAR.splitlines():
@@ -164,7 +161,6 @@ async def test_program_prints_grammar_and_requests(number: int) -> None:
     assert program.errors == b""
 
 
-@pytest_twisted.ensureDeferred
 async def test_program_prints_unix_paths_and_ipv6_addresses(tmp_path: Path) -> None:
     path = tmp_path / "socks"
     program = start_python("-m", MODULE, "--listen", f"unix:{path}")
@@ -179,7 +175,6 @@ async def test_program_prints_unix_paths_and_ipv6_addresses(tmp_path: Path) -> N
     await program.end()
 
 
-@pytest_twisted.ensureDeferred
 async def test_program_with_json_prints_requests_and_marks() -> None:
     program = start_python("-m", MODULE, "--json", "--listen", "tcp:0:interface=127.0.0.1")
     where = json.loads(await program.line())

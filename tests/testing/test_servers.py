@@ -100,7 +100,6 @@ def started(origin: Origin) -> Iterator[Origin]:
     pytest_twisted.blockon(origin.stop())
 
 
-@pytest_twisted.ensureDeferred
 async def test_origin_has_one_port_for_both_families_and_records_connections(
     any_origin: Origin,
 ) -> None:
@@ -112,7 +111,6 @@ async def test_origin_has_one_port_for_both_families_and_records_connections(
         await converse(any_origin.port, b"")
 
 
-@pytest_twisted.ensureDeferred
 async def test_front_page_names_the_address_family(web: Origin) -> None:
     status, page = await fetch(web.port, "GET / HTTP/1.0\r\n\r\n")
     assert status == 200
@@ -122,14 +120,12 @@ async def test_front_page_names_the_address_family(web: Origin) -> None:
 
 
 @pytest.mark.parametrize("length", [0, 1, 65536, 65537, 5 * MEBIBYTE])
-@pytest_twisted.ensureDeferred
 async def test_body_has_the_length_that_is_asked_for(web: Origin, length: int) -> None:
     status, body = await fetch(web.port, f"GET /bytes/{length} HTTP/1.0\r\n\r\n")
     assert status == 200
     assert body == b"x" * length
 
 
-@pytest_twisted.ensureDeferred
 async def test_client_may_abort_a_long_body(web: Origin) -> None:
     peer = await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", web.port), Peer())
     peer.transport.write(b"GET /bytes/1073741824 HTTP/1.0\r\n\r\n")
@@ -139,26 +135,22 @@ async def test_client_may_abort_a_long_body(web: Origin) -> None:
 
 
 @pytest.mark.parametrize("path", ["/bytes/x", "/bytes/-1", "/bytes/1073741825", "/bytes/", "/no"])
-@pytest_twisted.ensureDeferred
 async def test_other_pages_are_not_found(web: Origin, path: str) -> None:
     status, _ = await fetch(web.port, f"GET {path} HTTP/1.0\r\n\r\n")
     assert status == 404
 
 
-@pytest_twisted.ensureDeferred
 async def test_posted_body_is_echoed(web: Origin) -> None:
     body = "0123456789" * 50_000
     request = f"POST /echo HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n{body}"
     assert await fetch(web.port, request) == (200, body.encode())
 
 
-@pytest_twisted.ensureDeferred
 async def test_echo_is_complete_after_our_fin(echo: Origin) -> None:
     sent = bytes(range(256)) * 20_000
     assert await converse(echo.port, sent) == sent
 
 
-@pytest_twisted.ensureDeferred
 async def test_banner_is_sent_first() -> None:
     origin = banner_origin()
     origin.start(reactor)
@@ -190,7 +182,6 @@ async def server() -> AsyncIterator[tuple[NameServer, client.Resolver]]:
         ("doc6.test", dns.AAAA, ["2001:db8::9"]),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_addresses_of_a_name_are_answered(
     server: tuple[NameServer, client.Resolver], name: str, kind: int, answers: list[str]
 ) -> None:
@@ -205,7 +196,6 @@ async def test_addresses_of_a_name_are_answered(
 @pytest.mark.parametrize(
     ("address", "name"), [("203.0.113.9", b"doc.test"), ("2001:db8::9", b"doc6.test")]
 )
-@pytest_twisted.ensureDeferred
 async def test_name_of_an_address_is_answered(
     server: tuple[NameServer, client.Resolver], address: str, name: bytes
 ) -> None:
@@ -216,7 +206,6 @@ async def test_name_of_an_address_is_answered(
     assert names.asked == [Asked(pointer, "PTR")]
 
 
-@pytest_twisted.ensureDeferred
 async def test_unknown_name_is_nxdomain(server: tuple[NameServer, client.Resolver]) -> None:
     names, resolver = server
     with pytest.raises(DNSNameError):

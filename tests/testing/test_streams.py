@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import pytest_twisted
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.task import Clock
 
@@ -50,7 +49,6 @@ def test_stream_event_is_parsed() -> None:
     assert (closed.socks_password, closed.reason) == (None, "DONE")
 
 
-@pytest_twisted.ensureDeferred
 async def test_live_streams_have_their_paths() -> None:
     control = FakeControl(
         stream_status=f"5 SUCCEEDED 7 web.test:80\n6 NEW 0 {'a' * 56}.onion:80",
@@ -66,12 +64,10 @@ async def test_live_streams_have_their_paths() -> None:
     assert (waiting.status, waiting.circuit_id, waiting.path) == ("NEW", 0, ())
 
 
-@pytest_twisted.ensureDeferred
 async def test_client_without_streams_lists_none() -> None:
     assert await live_streams(FakeControl(stream_status="", circuit_status="")) == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_watch_records_until_it_is_closed() -> None:
     control = FakeControl()
     watch = await StreamWatch(Clock(), control).open()
@@ -87,7 +83,6 @@ async def test_watch_records_until_it_is_closed() -> None:
     assert len(watch.events) == 5
 
 
-@pytest_twisted.ensureDeferred
 async def test_watch_waits_for_streams_until_its_deadline() -> None:
     control, clock = FakeControl(), Clock()
     watch = await StreamWatch(clock, control).open()

@@ -57,7 +57,6 @@ async def resolve(network: PrivateNetwork, *arguments: str) -> tuple[int, str]:
         ("[::1]", "IPv6"),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_web_server_is_reached_by_name_and_by_address(
     private_network: PrivateNetwork, host: str, family: str
 ) -> None:
@@ -68,7 +67,6 @@ async def test_web_server_is_reached_by_name_and_by_address(
     assert len(private_network.web.peers) == before + 1
 
 
-@pytest_twisted.ensureDeferred
 async def test_every_socks_port_of_a_client_works(private_network: PrivateNetwork) -> None:
     client = private_network.client
     url = f"http://web.test:{private_network.web.port}/bytes/3"
@@ -84,7 +82,6 @@ async def test_every_socks_port_of_a_client_works(private_network: PrivateNetwor
     assert [line.endswith("ExtendedErrors") for line in flags.splitlines()] == [False, False, True]
 
 
-@pytest_twisted.ensureDeferred
 async def test_client_is_ready_when_it_has_reached_each_exit(
     private_network: PrivateNetwork, other: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,7 +116,6 @@ async def test_client_is_ready_when_it_has_reached_each_exit(
         (["-x", "203.0.113.9"], "doc.test", Asked("9.113.0.203.in-addr.arpa", "PTR")),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_names_are_looked_up_by_the_exits(
     private_network: PrivateNetwork, arguments: list[str], answer: str, asked: Asked
 ) -> None:
@@ -127,7 +123,6 @@ async def test_names_are_looked_up_by_the_exits(
     assert asked in private_network.names.asked, "now or, while the exits remember it, before"
 
 
-@pytest_twisted.ensureDeferred
 async def test_unknown_name_is_not_found(private_network: PrivateNetwork) -> None:
     status, _ = await resolve(private_network, "no.test")
     assert status == 1
@@ -135,7 +130,6 @@ async def test_unknown_name_is_not_found(private_network: PrivateNetwork) -> Non
 
 
 @pytest.mark.clients("torsocks")
-@pytest_twisted.ensureDeferred
 async def test_torsocks_resolves_and_connects_to_the_address(
     private_network: PrivateNetwork, tmp_path: Path
 ) -> None:
@@ -146,7 +140,6 @@ async def test_torsocks_resolves_and_connects_to_the_address(
     assert "This is the IPv4 origin" in page
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_exits_reach_nothing_but_loopback(private_network: PrivateNetwork) -> None:
     before = len(private_network.web.peers)
     status, _ = await curl(private_network, f"http://doc.test:{private_network.web.port}/")
@@ -155,7 +148,6 @@ async def test_the_exits_reach_nothing_but_loopback(private_network: PrivateNetw
     assert len(private_network.web.peers) == before
 
 
-@pytest_twisted.ensureDeferred
 async def test_onion_service_is_reached_until_it_is_removed(
     private_network: PrivateNetwork,
 ) -> None:
@@ -169,7 +161,6 @@ async def test_onion_service_is_reached_until_it_is_removed(
         await service.remove()
 
 
-@pytest_twisted.ensureDeferred
 async def test_onion_service_with_client_authorization_needs_the_key(
     private_network: PrivateNetwork,
 ) -> None:
@@ -182,7 +173,6 @@ async def test_onion_service_with_client_authorization_needs_the_key(
     await service.remove()
 
 
-@pytest_twisted.ensureDeferred
 async def test_streams_are_listed_with_their_circuits(private_network: PrivateNetwork) -> None:
     client = private_network.client
     watch = await client.watch_streams()
@@ -217,7 +207,6 @@ async def test_streams_are_listed_with_their_circuits(private_network: PrivateNe
     assert left.isdisjoint(stream.stream_id for stream in succeeded)
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_client_that_is_up_knows_each_relay(private_network: PrivateNetwork) -> None:
     control = await private_network.client.node.control()
     relays = await control.get_info("ns/all")
@@ -227,7 +216,6 @@ async def test_a_client_that_is_up_knows_each_relay(private_network: PrivateNetw
     assert described.count("ntor-onion-key ") == len(names)
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_suspended_client_is_silent_and_comes_back(private_network: PrivateNetwork) -> None:
     url = f"http://web.test:{private_network.web.port}/bytes/3"
     node = private_network.daemons["client0"]
@@ -251,7 +239,6 @@ async def other(private_network: PrivateNetwork) -> AsyncIterator[str]:
     del private_network.daemons[client.name]
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_killed_client_is_restarted_on_the_same_ports(
     private_network: PrivateNetwork, other: str
 ) -> None:
@@ -276,7 +263,6 @@ async def test_a_killed_client_is_restarted_on_the_same_ports(
     assert await run("curl", "-sS", "-m", "60", "-x", proxy, url) == (0, "xxx")
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_client_that_cannot_start_says_why(private_network: PrivateNetwork) -> None:
     names = list(private_network.daemons)
     count = len(private_network.clients)
@@ -287,7 +273,6 @@ async def test_a_client_that_cannot_start_says_why(private_network: PrivateNetwo
     assert len(private_network.clients) == count
 
 
-@pytest_twisted.ensureDeferred
 async def test_cancelled_start_leaves_no_process_and_no_file(tmp_path: Path) -> None:
     network = PrivateNetwork(reactor, tmp_path / "net")
     up: Deferred[None] = Deferred()
@@ -313,7 +298,6 @@ async def test_cancelled_start_leaves_no_process_and_no_file(tmp_path: Path) -> 
     await network.stop()
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_directory_that_exists_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("x")
     with pytest.raises(NetworkError, match=r"File exists.*give a new path"):
@@ -321,7 +305,6 @@ async def test_a_directory_that_exists_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "precious").read_text() == "x"
 
 
-@pytest_twisted.ensureDeferred
 async def test_path_too_long_for_sockets_is_refused(tmp_path: Path) -> None:
     long = tmp_path / ("x" * 80)
     with pytest.raises(NetworkError, match="too long for a socket"):
@@ -329,7 +312,6 @@ async def test_path_too_long_for_sockets_is_refused(tmp_path: Path) -> None:
     assert not long.exists()
 
 
-@pytest_twisted.ensureDeferred
 async def test_missing_tor_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("torsocks_tx.backends.tor.daemon._search_path", lambda: str(tmp_path))
     network = PrivateNetwork(reactor, tmp_path / "net")

@@ -8,7 +8,6 @@ import signal
 from pathlib import Path
 
 import pytest
-import pytest_twisted
 from twisted.internet.utils import getProcessOutputAndValue
 
 from tests.support.clients import client
@@ -59,7 +58,6 @@ def stub(start: str, *options: str) -> Program:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest_twisted.ensureDeferred
 async def test_signal_ends_a_running_network(number: signal.Signals) -> None:
     program = stub(AT_ONCE)
     assert json.loads(await program.line()) == {"up": True, "onion": None}
@@ -71,7 +69,6 @@ async def test_signal_ends_a_running_network(number: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest_twisted.ensureDeferred
 async def test_signal_ends_a_starting_network(number: signal.Signals) -> None:
     program = stub(NEVER)
     await program.complaint("tornet: starting\n")
@@ -81,14 +78,12 @@ async def test_signal_ends_a_starting_network(number: signal.Signals) -> None:
     assert program.errors.endswith(b"\ntornet: stopped before the network was up\n")
 
 
-@pytest_twisted.ensureDeferred
 async def test_network_stops_after_run_for() -> None:
     program = stub(AT_ONCE, "--run-for", "0.01")
     assert await program.line("stopped") == "stopped"
     assert await program.end() == 0
 
 
-@pytest_twisted.ensureDeferred
 async def test_network_stops_when_standard_input_ends() -> None:
     program = stub(AT_ONCE, "--stop-with-stdin")
     await program.line("{")
@@ -99,7 +94,6 @@ async def test_network_stops_when_standard_input_ends() -> None:
     assert await program.end() == 0
 
 
-@pytest_twisted.ensureDeferred
 async def test_network_that_does_not_start_is_one_line_of_error() -> None:
     program = stub(FAILS)
     assert await program.end() == 1
@@ -180,7 +174,6 @@ async def nothing_is_left(pids: list[int], directory: Path) -> None:
 
 @pytest.mark.clients("curl")
 @pytest.mark.slow
-@pytest_twisted.ensureDeferred
 async def test_killed_network_leaves_no_process_and_no_file(tmp_path: Path) -> None:
     """It starts in time, is used from another process, and is then killed by SIGKILL."""
     directory = tmp_path / "net"
@@ -205,7 +198,6 @@ async def test_killed_network_leaves_no_process_and_no_file(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 @pytest.mark.parametrize("moment", ["keys of the authorities made", "authorities and exits up"])
-@pytest_twisted.ensureDeferred
 async def test_starting_network_that_is_ended_leaves_nothing(
     tmp_path: Path, moment: str, number: signal.Signals
 ) -> None:

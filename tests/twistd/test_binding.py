@@ -11,7 +11,6 @@ from stat import S_IMODE
 from typing import Any
 
 import pytest
-import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint
 from twisted.internet.interfaces import IAddress, IListeningPort
@@ -83,7 +82,6 @@ async def hear(said: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("header", BAD_HEADERS)
-@pytest_twisted.ensureDeferred
 async def test_a_bad_proxy_header_is_refused_without_a_traceback(
     header: bytes, log: list[str]
 ) -> None:
@@ -94,7 +92,6 @@ async def test_a_bad_proxy_header_is_refused_without_a_traceback(
     assert "192.0.2.77" not in ours
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_client_address_that_is_none_is_refused_without_a_traceback(log: list[str]) -> None:
     header = b"PROXY TCP4 canary 127.0.0.1 1 80\r\n"
     assert await hear(header + REQUEST) == b"\5\0" + refused(2)
@@ -113,7 +110,6 @@ async def test_a_client_address_that_is_none_is_refused_without_a_traceback(log:
         "unix:{}",
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_burst_of_clients_is_accepted_in_portions(form: str, tmp_path: Path) -> None:
     accepted: list[IAddress] = []
 
@@ -145,7 +141,6 @@ PRIVATE = {
 
 
 @pytest.mark.parametrize(("text", "host"), PRIVATE.items())
-@pytest_twisted.ensureDeferred
 async def test_listener_is_bound_to_its_interface_alone(text: str, host: str | None) -> None:
     listener = parse_listener(text)
     check_reach(listener, authenticated=False)
@@ -182,7 +177,6 @@ class TestSocketFile:
         return bind(reactor, listener, Factory(), authenticated=False)
 
     @pytest.mark.parametrize("form", ["unix:{}", "haproxy:unix:{} AllowPublic", "unix:address={}"])
-    @pytest_twisted.ensureDeferred
     async def test_file_is_for_its_owner_and_goes_with_the_port(
         self, path: Path, form: str
     ) -> None:
@@ -191,7 +185,6 @@ class TestSocketFile:
         await port.stopListening()
         assert os.listdir(path.parent) == []
 
-    @pytest_twisted.ensureDeferred
     async def test_file_at_which_nobody_listens_is_replaced(self, path: Path) -> None:
         with socket.socket(socket.AF_UNIX) as stale:
             stale.bind(str(path))
@@ -227,7 +220,6 @@ class TestSocketFile:
         with pytest.raises(StartError, match="socks: No such file or directory; make its dir"):
             self.bind(path / "socks")
 
-    @pytest_twisted.ensureDeferred
     async def test_file_of_a_successor_is_left_alone(self, path: Path) -> None:
         port = self.bind(path)
         path.unlink()
@@ -236,7 +228,6 @@ class TestSocketFile:
         assert path.is_socket()
         await successor.stopListening()
 
-    @pytest_twisted.ensureDeferred
     async def test_of_many_that_start_at_once_one_has_it(self, path: Path) -> None:
         with socket.socket(socket.AF_UNIX) as stale:
             stale.bind(str(path))
@@ -251,7 +242,6 @@ class TestSocketFile:
 class TestInherited:
     """A listening socket that another process has made."""
 
-    @pytest_twisted.ensureDeferred
     async def test_unix_socket_keeps_its_mode_its_file_and_its_queue(self, tmp_path: Path) -> None:
         path = str(tmp_path / "socks")
         with socket.socket(socket.AF_UNIX) as maker:
@@ -272,7 +262,6 @@ class TestInherited:
                 waiting.connect(path)
 
     @pytest.mark.parametrize(("family", "host"), [("AF_INET", "127.0.0.1"), ("AF_INET6", "::1")])
-    @pytest_twisted.ensureDeferred
     async def test_tcp_socket_goes_on_listening(self, family: str, host: str) -> None:
         with socket.socket(getattr(socket, family)) as maker:
             maker.bind((host, 0))

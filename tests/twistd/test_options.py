@@ -7,7 +7,6 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-import pytest_twisted
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.selectreactor import SelectReactor
 from twisted.python import usage
@@ -181,7 +180,6 @@ def test_every_kind_of_checker_that_is_listed_can_be_made(
         assert len(options_of("--auth", kind)["credCheckers"]) == 1
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_user_on_the_command_line_may_have_colons_in_the_password() -> None:
     options = options_of("--auth", "memory:alice:se:cret", "--auth", "memory:bob:x")
     authenticator = CredAuthenticator(options["credCheckers"])

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
@@ -32,7 +31,6 @@ async def twistd(*arguments: str) -> Ended:
     return await run(*command)
 
 
-@pytest_twisted.ensureDeferred
 async def test_direct_says_so_loudly_and_ends_by_sigterm(tmp_path: Path) -> None:
     server = Twistd("--listen", LOOPBACK, *DIRECT, "--allow-internal", directory=tmp_path)
     await server.up()
@@ -43,7 +41,6 @@ async def test_direct_says_so_loudly_and_ends_by_sigterm(tmp_path: Path) -> None
     assert not list(tmp_path.iterdir())
 
 
-@pytest_twisted.ensureDeferred
 async def test_sighup_is_survived(tmp_path: Path) -> None:
     server = Twistd("--listen", LOOPBACK, *DIRECT, directory=tmp_path)
     await server.up()
@@ -53,7 +50,6 @@ async def test_sighup_is_survived(tmp_path: Path) -> None:
     assert await server.stop() == -signal.SIGTERM
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_storm_of_sighups_is_answered_by_a_few_readings(tmp_path: Path) -> None:
     server = Twistd("--listen", LOOPBACK, *DIRECT, directory=tmp_path)
     await server.up()
@@ -66,7 +62,6 @@ async def test_a_storm_of_sighups_is_answered_by_a_few_readings(tmp_path: Path) 
 
 
 @rows("R-33")
-@pytest_twisted.ensureDeferred
 async def test_unix_listener_is_for_its_owner_only(tmp_path: Path) -> None:
     place = tmp_path / "socks"
     server = Twistd("--listen", f"unix:{place}", *DIRECT, directory=tmp_path)
@@ -77,7 +72,6 @@ async def test_unix_listener_is_for_its_owner_only(tmp_path: Path) -> None:
 
 
 @rows("R-33", "P-39")
-@pytest_twisted.ensureDeferred
 async def test_public_listener_is_told_of(tmp_path: Path) -> None:
     server = Twistd("--listen", "tcp:0 AllowPublic", *DIRECT, directory=tmp_path)
     await server.up()
@@ -85,7 +79,6 @@ async def test_public_listener_is_told_of(tmp_path: Path) -> None:
     await server.stop()
 
 
-@pytest_twisted.ensureDeferred
 async def test_port_in_use_is_one_line_and_status_1() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -107,7 +100,6 @@ async def test_port_in_use_is_one_line_and_status_1() -> None:
         (["--tor-data-directory", "/dev/null/x"], "/dev/null"),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_a_tor_that_cannot_start_is_one_line_and_status_1(
     tmp_path: Path, arguments: list[str], words: str
 ) -> None:
@@ -118,7 +110,6 @@ async def test_a_tor_that_cannot_start_is_one_line_and_status_1(
     assert "Traceback" not in ended.text + ended.complaint
 
 
-@pytest_twisted.ensureDeferred
 async def test_usage_errors_are_told() -> None:
     ended = await twistd("--listen", "tcp:1080")
     # Older versions of twistd end with 0.
@@ -126,7 +117,6 @@ async def test_usage_errors_are_told() -> None:
     assert "others could reach this proxy" in ended.text + ended.complaint
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_running_tor_that_is_not_there(tmp_path: Path) -> None:
     """The server starts, says what is missing, and refuses clients at once."""
     place = tmp_path / "control"
@@ -148,7 +138,6 @@ def _host_and_port(server: Twistd) -> tuple[str, int]:
     return host, int(port)
 
 
-@pytest_twisted.ensureDeferred
 async def test_open_streams_get_their_grace(tmp_path: Path) -> None:
     """A stream that is open when the server stops may still end by itself; the next may not."""
     from twisted.internet.protocol import Factory, Protocol
@@ -179,7 +168,6 @@ async def test_open_streams_get_their_grace(tmp_path: Path) -> None:
     await port.stopListening()
 
 
-@pytest_twisted.ensureDeferred
 async def test_client_that_came_last_may_finish_its_request(tmp_path: Path) -> None:
     origin = PeerFactory()
     port = reactor.listenTCP(0, origin, interface="127.0.0.1")
@@ -200,7 +188,6 @@ async def test_client_that_came_last_may_finish_its_request(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("size", [10, 1 << 20])
-@pytest_twisted.ensureDeferred
 async def test_what_is_cut_by_the_end_of_the_grace_is_reset(tmp_path: Path, size: int) -> None:
     """On both sides: to the far one too a FIN would say that this was all."""
     from twisted.internet.error import ConnectionDone
@@ -239,7 +226,6 @@ async def test_what_is_cut_by_the_end_of_the_grace_is_reset(tmp_path: Path, size
 
 
 @rows("P-05", "P-37")
-@pytest_twisted.ensureDeferred
 async def test_passwords_and_isolation_at_once(tmp_path: Path) -> None:
     (tmp_path / "passwords").write_text("alice:secret\n")
     auth = ("--auth", f"file:{tmp_path / 'passwords'}")

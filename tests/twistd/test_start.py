@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from stat import S_IMODE
 
-import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import UNIXClientEndpoint
@@ -31,7 +30,6 @@ def lines_with(text: str, words: str) -> int:
     return sum(words in line for line in text.splitlines())
 
 
-@pytest_twisted.ensureDeferred
 async def test_start_that_fails_is_one_line_status_1_and_no_pidfile(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -61,7 +59,6 @@ async def test_start_that_fails_is_one_line_status_1_and_no_pidfile(tmp_path: Pa
             assert os.listdir(tmp_path / way) == left, way
 
 
-@pytest_twisted.ensureDeferred
 async def test_module_serves_in_the_foreground_and_writes_no_file(tmp_path: Path) -> None:
     command = (*MODULE, *DIRECT, "--listen", LOOPBACK)
     server = Twistd(directory=tmp_path, command=command)
@@ -73,7 +70,6 @@ async def test_module_serves_in_the_foreground_and_writes_no_file(tmp_path: Path
     assert lines_with(usage.complaint, "torsocks-tx: option --bogus") == 1
 
 
-@pytest_twisted.ensureDeferred
 async def test_workers_run_nothing_from_the_working_directory(tmp_path: Path) -> None:
     for name in ("json.py", "runpy.py", "sitecustomize.py", "OpenSSL.py", "twisted.py"):
         (tmp_path / name).write_text(INTRUDER)
@@ -83,7 +79,6 @@ async def test_workers_run_nothing_from_the_working_directory(tmp_path: Path) ->
     assert not (tmp_path / "has-run").exists()
 
 
-@pytest_twisted.ensureDeferred
 async def test_password_file_is_judged_by_the_user_that_serves(tmp_path: Path) -> None:
     passwords = tmp_path / "passwords"
     passwords.write_text("alice:secret\n")
@@ -97,7 +92,6 @@ async def test_password_file_is_judged_by_the_user_that_serves(tmp_path: Path) -
     assert lines_with(ended.text + ended.complaint, told) == 1
 
 
-@pytest_twisted.ensureDeferred
 async def test_uid_leaves_nothing_of_root_and_umask_opens_no_socket(tmp_path: Path) -> None:
     place = tmp_path / "socks"
     # Only root can become another user.
@@ -116,7 +110,6 @@ async def test_uid_leaves_nothing_of_root_and_umask_opens_no_socket(tmp_path: Pa
     await server.stop()
 
 
-@pytest_twisted.ensureDeferred
 async def test_relative_paths_and_a_reload_without_a_file(tmp_path: Path) -> None:
     """With workers, and in another directory; nothing changes while the file is missing."""
     passwords = tmp_path / "passwords"
@@ -153,7 +146,6 @@ async def test_relative_paths_and_a_reload_without_a_file(tmp_path: Path) -> Non
     assert sorted(os.listdir(tmp_path)) == ["passwords"]
 
 
-@pytest_twisted.ensureDeferred
 async def test_inherited_unix_socket_is_served_and_left_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "socks"
     with socket.socket(socket.AF_UNIX) as maker:

@@ -82,7 +82,6 @@ async def site(tmp_path: Path) -> Any:
 
 
 @rows("S-08")
-@pytest_twisted.ensureDeferred
 async def test_two_workers_share_the_listeners_and_the_isolation(site: Site) -> None:
     server = await site.start("--shutdown-grace", "0.2")
     first, second = workers_of(server)
@@ -108,7 +107,6 @@ async def test_two_workers_share_the_listeners_and_the_isolation(site: Site) -> 
     assert "Traceback" not in server.output
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_worker_that_is_killed_is_replaced(site: Site) -> None:
     server = await site.start()
     before = workers_of(server)
@@ -120,7 +118,6 @@ async def test_a_worker_that_is_killed_is_replaced(site: Site) -> None:
     assert await server.stop() == -signal.SIGTERM
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_signal_to_all_of_them_is_an_orderly_end(site: Site) -> None:
     server = await site.start()
     workers = workers_of(server)
@@ -133,7 +130,6 @@ async def test_a_signal_to_all_of_them_is_an_orderly_end(site: Site) -> None:
     assert "Traceback" not in server.output
 
 
-@pytest_twisted.ensureDeferred
 async def test_workers_end_with_a_supervisor_that_is_killed(site: Site) -> None:
     server = await site.start()
     workers = workers_of(server)
@@ -143,7 +139,6 @@ async def test_workers_end_with_a_supervisor_that_is_killed(site: Site) -> None:
         await process_ended(pid)
 
 
-@pytest_twisted.ensureDeferred
 async def test_sighup_starts_them_anew_and_streams_go_on(site: Site) -> None:
     server = await site.start("--shutdown-grace", "60")
     before = workers_of(server)
@@ -162,7 +157,6 @@ async def test_sighup_starts_them_anew_and_streams_go_on(site: Site) -> None:
     assert len(workers_of(server)) == 2
 
 
-@pytest_twisted.ensureDeferred
 async def test_second_sigterm_ends_the_grace_by_resets(site: Site) -> None:
     server = await site.start("--shutdown-grace", "60")
     client, leg = await site.ask()
@@ -475,7 +469,6 @@ def test_nobody_is_started_after_the_stop(monkeypatch: pytest.MonkeyPatch) -> No
     assert team.spawned == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_worker_is_not_for_people() -> None:
     from tests.support.processes import start_python
 

@@ -9,7 +9,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import pytest_twisted
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.task import Clock
 
@@ -56,7 +55,6 @@ def upstream_with(*flags: str) -> TorUpstream:
     return TorUpstream(clock, provider, None, [frozenset(), frozenset(flags)])
 
 
-@pytest_twisted.ensureDeferred
 async def test_flags_that_the_port_may_not_have_are_refused_at_the_start() -> None:
     upstream = upstream_with("NoIPv6Traffic")
     with pytest.raises(NoSuchPort, match="NoIPv6Traffic"):
@@ -64,7 +62,6 @@ async def test_flags_that_the_port_may_not_have_are_refused_at_the_start() -> No
     assert upstream.provider.state is ProviderState.STOPPED
 
 
-@pytest_twisted.ensureDeferred
 async def test_without_such_flags_it_starts() -> None:
     upstream = upstream_with()
     await upstream.start()

@@ -67,7 +67,6 @@ async def get(agent: Any, uri: bytes) -> bytes:
     return body
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_page_arrives_by_name_ipv4_and_ipv6(proxy: Proxy) -> None:
     agent = socks_agent(reactor, proxy.endpoint)
     for host in ("example.com", "192.0.2.1", "[2001:db8::1]"):
@@ -79,7 +78,6 @@ async def test_a_page_arrives_by_name_ipv4_and_ipv6(proxy: Proxy) -> None:
     ]
 
 
-@pytest_twisted.ensureDeferred
 async def test_two_identities_never_share_a_connection_of_one_pool(proxy: Proxy) -> None:
     pool = HTTPConnectionPool(reactor)
     alice, bob = (
@@ -93,7 +91,6 @@ async def test_two_identities_never_share_a_connection_of_one_pool(proxy: Proxy)
 
 
 @pytest.mark.parametrize("optimistic", [False, True])
-@pytest_twisted.ensureDeferred
 async def test_a_refusal_is_the_socks_error_itself(proxy: Proxy, optimistic: bool) -> None:
     proxy.refuse = True
     agent = socks_agent(reactor, proxy.endpoint, options=ClientOptions(optimistic=optimistic))
@@ -102,13 +99,11 @@ async def test_a_refusal_is_the_socks_error_itself(proxy: Proxy, optimistic: boo
     assert caught.value.code == 4
 
 
-@pytest_twisted.ensureDeferred
 async def test_other_schemes_are_refused(proxy: Proxy) -> None:
     with pytest.raises(SchemeNotSupported):
         await socks_agent(reactor, proxy.endpoint).request(b"GET", b"ftp://example.com/")
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_empty_port_of_the_proxy_is_its_own_error(proxy: Proxy) -> None:
     await proxy.port.stopListening()
     with pytest.raises(Exception, match="refused") as caught:

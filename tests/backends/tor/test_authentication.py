@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import (
@@ -86,7 +85,6 @@ def as_nobody() -> Iterator[None]:
         os.seteuid(0)
 
 
-@pytest_twisted.ensureDeferred
 async def test_connecting_takes_five_commands(fake_tor: FakeTor) -> None:
     control = await connect(reactor, fake_tor.endpoint)
     assert fake_tor.commands == COMMANDS
@@ -94,7 +92,6 @@ async def test_connecting_takes_five_commands(fake_tor: FakeTor) -> None:
 
 
 @pytest.mark.network
-@pytest_twisted.ensureDeferred
 async def test_a_real_tor_is_authenticated_by_cookie_before_password(real_tor: RealTor) -> None:
     await real_tor.start((*NO_NETWORK, "CookieAuthentication 1", hashed("right")))
     assert await works(await connect(reactor, real_tor.endpoint, password="wrong"))
@@ -111,7 +108,6 @@ async def test_a_real_tor_is_authenticated_by_cookie_before_password(real_tor: R
 
 
 @pytest.mark.network
-@pytest_twisted.ensureDeferred
 async def test_a_real_tor_is_authenticated_by_password(real_tor: RealTor) -> None:
     await real_tor.start((*NO_NETWORK, hashed('with "quotes" and \\')))
     assert await works(await connect(reactor, real_tor.endpoint, password='with "quotes" and \\'))
@@ -120,7 +116,6 @@ async def test_a_real_tor_is_authenticated_by_password(real_tor: RealTor) -> Non
 
 
 @pytest.mark.network
-@pytest_twisted.ensureDeferred
 async def test_a_real_tor_may_need_no_authentication(real_tor: RealTor) -> None:
     await real_tor.start(NO_NETWORK)
     assert await works(await connect(reactor, real_tor.endpoint))
@@ -167,7 +162,6 @@ def cookie(short_directory: Path) -> Path:
     return path
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_tor_that_knows_its_cookie_is_proven(fake_tor: FakeTor, cookie: Path) -> None:
     offer(fake_tor, "COOKIE,SAFECOOKIE", cookie)
     control = await connect(reactor, fake_tor.endpoint, proof=True)
@@ -177,14 +171,12 @@ async def test_a_tor_that_knows_its_cookie_is_proven(fake_tor: FakeTor, cookie: 
 
 
 @pytest.mark.parametrize("methods", ["COOKIE", "NULL,COOKIE", "COOKIE,HASHEDPASSWORD"])
-@pytest_twisted.ensureDeferred
 async def test_a_cookie_is_never_sent(fake_tor: FakeTor, cookie: Path, methods: str) -> None:
     offer(fake_tor, methods, cookie)
     await refusal(fake_tor, "^tor.s control port (cannot|does not|wants)", proof="NULL" in methods)
     assert sent(fake_tor) == ["PROTOCOLINFO"]
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_peer_that_does_not_know_the_cookie_is_refused(
     fake_tor: FakeTor, cookie: Path
 ) -> None:
@@ -197,7 +189,6 @@ CHALLENGE_ANSWERS = ["250 AUTHCHALLENGE", "250 AUTHCHALLENGE SERVERHASH=x SERVER
 
 
 @pytest.mark.parametrize("words", CHALLENGE_ANSWERS)
-@pytest_twisted.ensureDeferred
 async def test_an_answer_without_proof_is_refused(
     fake_tor: FakeTor, cookie: Path, words: str
 ) -> None:
@@ -229,7 +220,6 @@ def _pipe(path: Path) -> None:
     ],
     ids=["short", "long", "directory", "pipe", "mode", "missing"],
 )
-@pytest_twisted.ensureDeferred
 async def test_a_file_that_is_no_cookie_of_tors_is_refused(
     fake_tor: FakeTor, cookie: Path, change: Callable[[Path], None], reason: str
 ) -> None:
@@ -239,7 +229,6 @@ async def test_a_file_that_is_no_cookie_of_tors_is_refused(
     assert sent(fake_tor) == ["PROTOCOLINFO"]
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_cookie_that_belongs_to_another_user_is_refused(
     short_directory: Path, cookie: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,7 +248,6 @@ async def test_a_cookie_that_belongs_to_another_user_is_refused(
 
 
 @pytest.mark.parametrize("methods", ["NULL", "HASHEDPASSWORD", "COOKIE", "NULL,SAFECOOKIE"])
-@pytest_twisted.ensureDeferred
 async def test_a_tor_that_proved_itself_before_must_do_so_again(
     fake_tor: FakeTor, methods: str
 ) -> None:
@@ -268,7 +256,6 @@ async def test_a_tor_that_proved_itself_before_must_do_so_again(
     assert sent(fake_tor) == ["PROTOCOLINFO"]
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_password_is_not_sent_where_none_is_asked_for(fake_tor: FakeTor) -> None:
     offer(fake_tor, "NULL")
     await refusal(fake_tor, "does not ask for the password", password="secret")
@@ -283,7 +270,6 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("kind", ENDLESS)
-@pytest_twisted.ensureDeferred
 async def test_endless_lines_and_answers_end_the_connection(
     fake_tor: FakeTor, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -300,7 +286,6 @@ async def test_endless_lines_and_answers_end_the_connection(
 
 
 @pytest.mark.parametrize("is_hidden", [False, True])
-@pytest_twisted.ensureDeferred
 async def test_a_cookie_that_we_may_not_read_is_an_error_with_a_remedy(
     fake_tor: FakeTor, short_directory: Path, is_hidden: bool
 ) -> None:
@@ -350,7 +335,6 @@ NOT_CONTROL = [
 
 
 @pytest.mark.parametrize("words", NOT_CONTROL)
-@pytest_twisted.ensureDeferred
 async def test_a_peer_that_is_no_control_port_is_refused(
     short_directory: Path, words: bytes
 ) -> None:
@@ -365,7 +349,6 @@ async def test_a_peer_that_is_no_control_port_is_refused(
 
 
 @pytest.mark.network
-@pytest_twisted.ensureDeferred
 async def test_tors_own_socks_port_is_refused(real_tor: RealTor) -> None:
     socks = str(real_tor.directory / "socks")
     await real_tor.start(("SocksPort unix:" + socks, *UNREACHABLE))
@@ -373,7 +356,6 @@ async def test_tors_own_socks_port_is_refused(real_tor: RealTor) -> None:
         await connect(reactor, UNIXClientEndpoint(reactor, socks))
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_peer_that_never_answers_is_given_up(short_directory: Path) -> None:
     path = str(short_directory / "peer")
     factory = Factory.forProtocol(Speaker)
@@ -392,7 +374,6 @@ async def test_a_peer_that_never_answers_is_given_up(short_directory: Path) -> N
     await port.stopListening()
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_tor_that_hangs_after_its_authentication_is_given_up(fake_tor: FakeTor) -> None:
     asked: Deferred[None] = Deferred()
     intercept(fake_tor, "GETINFO events/names", lambda: asked.callback(None))
@@ -404,20 +385,17 @@ async def test_a_tor_that_hangs_after_its_authentication_is_given_up(fake_tor: F
         await connecting
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_connection_lost_during_authentication_is_an_error(fake_tor: FakeTor) -> None:
     intercept(fake_tor, "AUTHENTICATE", fake_tor.drop)
     with pytest.raises(ControlUnavailable, match="closed the connection before it was made"):
         await connect(reactor, fake_tor.endpoint)
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_error_after_authentication_is_passed_on(fake_tor: FakeTor) -> None:
     fake_tor.answers["GETINFO version"] = "510 Filtered"
     await refusal(fake_tor, "answered with an error: 510 Filtered")
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_unreachable_port_is_an_error_with_a_remedy(short_directory: Path) -> None:
     with pytest.raises(ControlUnavailable, match=r"\(No such file or directory\): tor must run"):
         await connect(reactor, UNIXClientEndpoint(reactor, str(short_directory / "none")))
@@ -429,7 +407,6 @@ async def test_an_unreachable_port_is_an_error_with_a_remedy(short_directory: Pa
         await connect(reactor, endpoint, name="X")
 
 
-@pytest_twisted.ensureDeferred
 async def test_connecting_can_be_cancelled(fake_tor: FakeTor) -> None:
     fake_tor.answers["AUTHENTICATE"] = None
     clock = Clock()
@@ -440,7 +417,6 @@ async def test_connecting_can_be_cancelled(fake_tor: FakeTor) -> None:
     assert clock.getDelayedCalls() == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_answer_that_txtorcon_does_not_know_is_an_error(fake_tor: FakeTor) -> None:
     """Tor may have no room for one more key (451); the connection stays usable."""
     add = "ONION_CLIENT_AUTH_ADD x x25519:y"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
@@ -18,7 +17,6 @@ def later(control: Control, line: str) -> Deferred[str]:
     return Deferred.fromCoroutine(control.command(line))
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_command_and_its_answer(fake_tor: FakeTor, control: Control) -> None:
     fake_tor.answers["SIGNAL NEWNYM"] = "250 OK"
     fake_tor.answers["TWO"] = "250-one=1\n250-two=2\n250 OK"
@@ -31,7 +29,6 @@ async def test_a_command_and_its_answer(fake_tor: FakeTor, control: Control) -> 
 
 
 @pytest.mark.parametrize("bad", ["GETINFO version\r\nQUIT", "A\n", "A\r", "A\0B"])
-@pytest_twisted.ensureDeferred
 async def test_a_command_is_one_line(fake_tor: FakeTor, control: Control, bad: str) -> None:
     sent = list(fake_tor.commands)
     with pytest.raises(ValueError, match="one line"):
@@ -40,7 +37,6 @@ async def test_a_command_is_one_line(fake_tor: FakeTor, control: Control, bad: s
     assert fake_tor.commands == [*sent, "NEXT"]
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_refusal_has_its_code(fake_tor: FakeTor, control: Control) -> None:
     fake_tor.answers["FOO"] = '510 Unrecognized command "FOO"'
     with pytest.raises(ControlError) as caught:
@@ -59,7 +55,6 @@ VALUES = [
 
 
 @pytest.mark.parametrize(("answer", "value"), VALUES)
-@pytest_twisted.ensureDeferred
 async def test_get_info_returns_the_raw_value_of_a_key(
     fake_tor: FakeTor, control: Control, answer: str, value: str
 ) -> None:
@@ -68,7 +63,6 @@ async def test_get_info_returns_the_raw_value_of_a_key(
 
 
 @pytest.mark.parametrize("answer", ["250-other=1\n250 OK", "250 OK", "250-k\n250 OK"])
-@pytest_twisted.ensureDeferred
 async def test_get_info_refuses_an_answer_about_something_else(
     fake_tor: FakeTor, control: Control, answer: str
 ) -> None:
@@ -77,7 +71,6 @@ async def test_get_info_refuses_an_answer_about_something_else(
         await control.get_info("k")
 
 
-@pytest_twisted.ensureDeferred
 async def test_time_for_which_this_process_was_stopped_does_not_count(control: Control) -> None:
     clock = Clock()
     asking = later(Control(control.protocol, clock, ours=True), "GETINFO version")
@@ -85,7 +78,6 @@ async def test_time_for_which_this_process_was_stopped_does_not_count(control: C
     assert await asking == "version=0.4.9.11"
 
 
-@pytest_twisted.ensureDeferred
 async def test_cancelling_a_command_keeps_the_order_of_answers(
     fake_tor: FakeTor, control: Control
 ) -> None:
@@ -96,7 +88,6 @@ async def test_cancelling_a_command_keeps_the_order_of_answers(
     assert await second == "version=0.4.9.11"
 
 
-@pytest_twisted.ensureDeferred
 async def test_nothing_hangs_when_tor_is_gone(fake_tor: FakeTor, control: Control) -> None:
     fake_tor.answers["SLOW"] = None
     answers = [later(control, "SLOW"), later(control, "QUEUED")]
@@ -112,7 +103,6 @@ async def test_nothing_hangs_when_tor_is_gone(fake_tor: FakeTor, control: Contro
     await control.unlisten("CIRC", print)
 
 
-@pytest_twisted.ensureDeferred
 async def test_every_listener_gets_every_event(fake_tor: FakeTor, control: Control) -> None:
     heard: list[tuple[int, str]] = []
 
@@ -148,7 +138,6 @@ async def test_every_listener_gets_every_event(fake_tor: FakeTor, control: Contr
     assert len(heard) == 3
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_event_that_tor_does_not_know_is_an_error(
     fake_tor: FakeTor, control: Control
 ) -> None:
@@ -161,7 +150,6 @@ async def test_an_event_that_tor_does_not_know_is_an_error(
 
 
 @pytest.mark.network
-@pytest_twisted.ensureDeferred
 async def test_commands_and_events_of_a_real_tor(real_tor: RealTor) -> None:
     await real_tor.start()
     control = await connect(reactor, real_tor.endpoint)
@@ -183,7 +171,6 @@ async def test_commands_and_events_of_a_real_tor(real_tor: RealTor) -> None:
 
 
 @pytest.mark.parametrize("ours", [True, False])
-@pytest_twisted.ensureDeferred
 async def test_a_mute_connection_is_dropped_if_it_is_ours(
     fake_tor: FakeTor, control: Control, log_lines: list[str], ours: bool
 ) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 
@@ -63,7 +62,6 @@ async def running(watchdog: Watchdog, directory: Path) -> TorDaemon:
     return daemon
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_daemon_has_a_private_directory_and_ends_when_it_is_stopped(
     watchdog: Watchdog, tmp_path: Path
 ) -> None:
@@ -86,7 +84,6 @@ async def test_a_daemon_has_a_private_directory_and_ends_when_it_is_stopped(
     await daemon.stop()
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_daemon_that_ended_can_be_started_again(watchdog: Watchdog, tmp_path: Path) -> None:
     daemon = await running(watchdog, tmp_path / "tor")
     with pytest.raises(RuntimeError):
@@ -101,7 +98,6 @@ async def test_a_daemon_that_ended_can_be_started_again(watchdog: Watchdog, tmp_
     assert await daemon.when_exited() == "SIGKILL"
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_suspended_daemon_stands_still_and_can_be_stopped(
     watchdog: Watchdog, tmp_path: Path
 ) -> None:
@@ -117,7 +113,6 @@ async def test_a_suspended_daemon_stands_still_and_can_be_stopped(
     assert await daemon.when_exited() in ENDED_BY_ITSELF
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_daemon_that_does_not_listen_is_killed(watchdog: Watchdog, tmp_path: Path) -> None:
     text = "signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); signal.pause()"
     ready = Lines("up")
@@ -128,7 +123,6 @@ async def test_a_daemon_that_does_not_listen_is_killed(watchdog: Watchdog, tmp_p
     assert await daemon.when_exited() == "SIGKILL"
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_child_that_keeps_the_output_open_does_not_hide_the_end(
     watchdog: Watchdog, tmp_path: Path
 ) -> None:
@@ -145,7 +139,6 @@ async def test_a_child_that_keeps_the_output_open_does_not_hide_the_end(
     await process_ended(pid)
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_tor_says_about_a_bad_configuration_is_kept(
     watchdog: Watchdog, tmp_path: Path
 ) -> None:
@@ -155,7 +148,6 @@ async def test_what_tor_says_about_a_bad_configuration_is_kept(
     assert any("Nonsense" in line for line in daemon.last_lines)
 
 
-@pytest_twisted.ensureDeferred
 async def test_waiting_for_the_end_can_be_given_up(tmp_path: Path) -> None:
     daemon = TorDaemon(reactor, tmp_path / "tor", (), watchdog=Watchdog(reactor))
     waiting = daemon.when_exited()
@@ -175,7 +167,6 @@ async def test_waiting_for_the_end_can_be_given_up(tmp_path: Path) -> None:
         ("[print(n) for n in range(1000)]", [str(n) for n in range(1000 - KEPT_LINES, 1000)]),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_output_is_cut_into_bounded_lines(
     watchdog: Watchdog, tmp_path: Path, text: str, expected: list[str]
 ) -> None:

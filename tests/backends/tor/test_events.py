@@ -276,7 +276,6 @@ async def launched_tor(
 
 
 @pytest.mark.network
-@pytest_twisted.ensureDeferred
 async def test_a_real_tor_takes_its_paths_and_tells_them(
     launched_tor: LaunchedTorProvider, odd_directory: Path
 ) -> None:

@@ -82,7 +82,6 @@ def socket_directory_of(provider: LaunchedTorProvider) -> Path:
     return provider._sockets
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_launched_tor_is_ready_when_it_is_bootstrapped(
     launch: Make, program: str, log_lines: list[str], tmp_path: Path
 ) -> None:
@@ -115,7 +114,6 @@ async def test_a_launched_tor_is_ready_when_it_is_bootstrapped(
     await provider.when_ready()
 
 
-@pytest_twisted.ensureDeferred
 async def test_clients_wait_while_tor_starts(launch: Make, program: str) -> None:
     provider = launch(("Nickname", "starting"), tor_binary=program)
     await provider.start()
@@ -126,7 +124,6 @@ async def test_clients_wait_while_tor_starts(launch: Make, program: str) -> None
         await asked
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_tor_that_is_killed_is_started_again(
     launch: Make, program: str, log_lines: list[str]
 ) -> None:
@@ -145,7 +142,6 @@ async def test_a_tor_that_is_killed_is_started_again(
     assert log_lines[-1] == "info: tor is ready"
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_tor_that_dies_again_and_again_is_down(
     launch: Make, program: str, log_lines: list[str]
 ) -> None:
@@ -163,7 +159,6 @@ async def test_a_tor_that_dies_again_and_again_is_down(
     assert provider.state in (ProviderState.DOWN, ProviderState.READY)
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_end_of_a_tor_that_lived_long_is_no_failure(
     launch: Make, program: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,7 +170,6 @@ async def test_the_end_of_a_tor_that_lived_long_is_no_failure(
     assert set(delays.failures) == {0}
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_tor_that_will_not_end_is_killed(
     launch: Make, program: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,7 +181,6 @@ async def test_a_tor_that_will_not_end_is_killed(
     assert not is_alive(pid)
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_tor_that_cannot_be_controlled_fails_the_start(
     launch: Make, program: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,7 +192,6 @@ async def test_a_tor_that_cannot_be_controlled_fails_the_start(
     assert provider._daemon is None
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_start_without_tor_or_without_processes_fails_and_leaves_nothing(
     launch: Make, program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,7 +209,6 @@ async def test_a_start_without_tor_or_without_processes_fails_and_leaves_nothing
     assert not list(tmp_path.glob(f"{files.PREFIX}*"))
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_program_that_is_no_program_fails_the_start(launch: Make, tmp_path: Path) -> None:
     (tmp_path / "tor").write_bytes(b"\x7fELF")
     (tmp_path / "tor").chmod(0o755)
@@ -234,7 +225,6 @@ def moved_away(program: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("why_not", [moved_away, lambda _: no_descriptors()])
-@pytest_twisted.ensureDeferred
 async def test_a_tor_that_cannot_be_started_again_is_a_failure_and_tried_again(
     launch: Make, program: str, log_lines: list[str], why_not: Any
 ) -> None:
@@ -251,7 +241,6 @@ async def test_a_tor_that_cannot_be_started_again_is_a_failure_and_tried_again(
     assert sum("tor cannot be started" in line for line in log_lines) >= QUICK_FAILURES - 1
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_data_directory_that_cannot_be_used_fails_the_start(
     launch: Make, tmp_path: Path
 ) -> None:
@@ -267,7 +256,6 @@ def test_options_and_policies_are_checked_at_once(launch: Make) -> None:
         launch(policies=[("NoSuchFlag",)])
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_launched_tor_can_be_stopped_while_it_starts(launch: Make, program: str) -> None:
     provider = launch(("Nickname", "mute"), tor_binary=program)
     starting = provider.start()
@@ -285,7 +273,6 @@ async def test_a_launched_tor_can_be_stopped_while_it_starts(launch: Make, progr
     assert not sockets.exists()
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_port_for_each_policy(launch: Make, program: str) -> None:
     provider = launch(tor_binary=program, policies=[("NoIPv6Traffic",), ("OnionTrafficOnly",)])
     await provider.start()
@@ -299,7 +286,6 @@ async def test_a_port_for_each_policy(launch: Make, program: str) -> None:
 
 
 @network
-@pytest_twisted.ensureDeferred
 async def test_a_real_tor_is_launched_killed_and_launched_again(
     launch: Make, tmp_path: Path, log_lines: list[str]
 ) -> None:
@@ -332,7 +318,6 @@ async def test_a_real_tor_is_launched_killed_and_launched_again(
 
 
 @network
-@pytest_twisted.ensureDeferred
 async def test_an_option_that_a_real_tor_refuses_fails_the_start(launch: Make) -> None:
     provider = launch(*OFFLINE, ("NoSuchOption", "1"))
     with pytest.raises(
@@ -343,7 +328,6 @@ async def test_an_option_that_a_real_tor_refuses_fails_the_start(launch: Make) -
 
 
 @network
-@pytest_twisted.ensureDeferred
 async def test_a_data_directory_that_a_real_tor_uses_fails_the_start(launch: Make) -> None:
     first = launch(*OFFLINE)
     await first.start()
@@ -355,7 +339,6 @@ async def test_a_data_directory_that_a_real_tor_uses_fails_the_start(launch: Mak
 
 
 @network
-@pytest_twisted.ensureDeferred
 async def test_a_real_tor_that_is_stopped_by_sigstop_is_ended(
     launch: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -385,7 +368,6 @@ reactor.run()
 
 
 @network
-@pytest_twisted.ensureDeferred
 async def test_nothing_is_left_when_we_are_killed(tmp_path: Path) -> None:
     owner = start_python("-W", "ignore", "-c", OWNER, str(tmp_path / "data"))
     _, pid, sockets = (await owner.line("up")).split()

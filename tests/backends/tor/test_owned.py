@@ -40,7 +40,6 @@ async def protocol(fake_tor: FakeTor) -> AsyncIterator[Any]:
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-@pytest_twisted.ensureDeferred
 async def test_the_protocol_or_the_tor_of_an_application_is_used_as_it_is(
     fake_tor: FakeTor, protocol: Any, wrapped: bool
 ) -> None:
@@ -61,7 +60,6 @@ async def test_the_protocol_or_the_tor_of_an_application_is_used_as_it_is(
     assert fake_tor.commands[-1] == "STILL THERE"
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_protocol_that_is_not_ready_yet_is_waited_for(fake_tor: FakeTor) -> None:
     protocol = await protocol_of(fake_tor)
     heard: list[object] = []
@@ -76,7 +74,6 @@ async def test_a_protocol_that_is_not_ready_yet_is_waited_for(fake_tor: FakeTor)
     fake_tor.drop()
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_applications_own_listeners_stay(fake_tor: FakeTor, protocol: Any) -> None:
     fake_tor.info["status/bootstrap-phase"] = STARTING
     heard: list[str] = []
@@ -93,7 +90,6 @@ async def test_the_applications_own_listeners_stay(fake_tor: FakeTor, protocol: 
     assert len(heard) == 2
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_observer_leaves_the_connection_as_it_was(
     fake_tor: FakeTor, protocol: Any
 ) -> None:
@@ -114,7 +110,6 @@ async def test_an_observer_leaves_the_connection_as_it_was(
     await until(lambda: circuits == ["7 BUILT"])
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_lost_connection_of_an_application_is_not_made_again(
     fake_tor: FakeTor, log_lines: list[str]
 ) -> None:
@@ -132,7 +127,6 @@ async def test_a_lost_connection_of_an_application_is_not_made_again(
     await provider.stop()
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_connection_that_was_lost_before_the_start_is_down(
     fake_tor: FakeTor, protocol: Any
 ) -> None:
@@ -143,7 +137,6 @@ async def test_a_connection_that_was_lost_before_the_start_is_down(
     assert provider.state is ProviderState.DOWN
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_application_that_may_not_control_tor_fails_the_start(fake_tor: FakeTor) -> None:
     fake_tor.answers["AUTHENTICATE"] = "515 Bad authentication"
     protocol = await protocol_of(fake_tor)
@@ -157,7 +150,6 @@ async def test_an_application_that_may_not_control_tor_fails_the_start(fake_tor:
     fake_tor.drop()
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_provider_can_be_stopped_while_it_waits_for_the_protocol(
     fake_tor: FakeTor,
 ) -> None:
@@ -175,7 +167,6 @@ async def test_the_provider_can_be_stopped_while_it_waits_for_the_protocol(
 
 
 @pytest.mark.network
-@pytest_twisted.ensureDeferred
 async def test_clients_of_an_applications_real_tor_are_refused_when_it_is_gone(
     real_tor: RealTor,
 ) -> None:

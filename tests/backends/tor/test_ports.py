@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import pytest_twisted
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import reactor
@@ -196,7 +195,6 @@ def test_complaints_are_sentences_about_flags() -> None:
 
 
 @pytest.mark.network
-@pytest_twisted.ensureDeferred
 async def test_the_ports_of_a_real_tor(real_tor: RealTor) -> None:
     directory = real_tor.directory
     await real_tor.start(

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessDone
@@ -58,7 +57,6 @@ def no_descriptors() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-@pytest_twisted.ensureDeferred
 async def test_arguments_and_environment_may_be_any_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     text = os.fsdecode(ODD_BYTES)
     monkeypatch.setenv("NAME", text)
@@ -84,7 +82,6 @@ def test_a_process_that_cannot_be_started_is_an_error_with_its_reason(tmp_path: 
     assert protocol.transport is None
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_watchdog_that_cannot_start_is_an_error_and_can_be_stopped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -201,7 +198,6 @@ def fill(directory: Path) -> None:
     (directory / "dangling").symlink_to("nowhere")
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_killed_owner_leaves_nothing(tmp_path: Path) -> None:
     guarded = tmp_path / "guarded dir\n"
     fill(guarded)
@@ -223,7 +219,6 @@ async def test_a_killed_owner_leaves_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "outside" / "kept").read_text() == "kept"
 
 
-@pytest_twisted.ensureDeferred
 async def test_stopping_ends_what_is_still_guarded_and_spares_the_released(
     watchdog: Watchdog, tmp_path: Path
 ) -> None:
@@ -243,7 +238,6 @@ async def test_stopping_ends_what_is_still_guarded_and_spares_the_released(
     await watchdog.stop()
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_reused_process_id_is_spared() -> None:
     """An order with another start time stands for a process that has ended."""
     process = start_python("-I", "-S", watchdog_process.__file__)
@@ -268,7 +262,6 @@ def test_processes_that_are_not_there_have_no_start() -> None:
     assert watchdog_process.process_start(child.pid) == ""
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_daemon_whose_owner_died_before_guarding_it_never_starts(tmp_path: Path) -> None:
     proof = tmp_path / "proof"
     program = start_python("-I", "-S", watchdog_process.__file__, "/usr/bin/touch", str(proof))
@@ -277,7 +270,6 @@ async def test_a_daemon_whose_owner_died_before_guarding_it_never_starts(tmp_pat
     assert not proof.exists()
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_daemon_that_cannot_be_executed_says_so() -> None:
     program = start_python("-I", "-S", watchdog_process.__file__, "/nonexistent/tor")
     program.transport.write(b"\n")
@@ -285,7 +277,6 @@ async def test_a_daemon_that_cannot_be_executed_says_so() -> None:
     assert program.errors == b"/nonexistent/tor: No such file or directory\n"
 
 
-@pytest_twisted.ensureDeferred
 async def test_guarded_programs_have_a_session_of_their_own_and_no_input(
     watchdog: Watchdog,
 ) -> None:
@@ -296,7 +287,6 @@ async def test_guarded_programs_have_a_session_of_their_own_and_no_input(
     assert await program.end() == 0
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_watchdog_that_dies_is_logged_and_orders_do_not_fail(
     watchdog: Watchdog, tmp_path: Path, log_lines: list[str]
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError
 from twisted.internet.endpoints import TCP4ClientEndpoint
@@ -33,7 +32,6 @@ def provider() -> FixedTorProvider:
     return provider
 
 
-@pytest_twisted.ensureDeferred
 async def test_clients_wait_while_tor_starts(provider: FixedTorProvider) -> None:
     first, second, third = (provider.when_ready() for _ in range(3))
     second.cancel()
@@ -48,7 +46,6 @@ async def test_clients_wait_while_tor_starts(provider: FixedTorProvider) -> None
     assert provider.state is ProviderState.READY
 
 
-@pytest_twisted.ensureDeferred
 async def test_clients_that_wait_are_refused_when_tor_is_down(provider: FixedTorProvider) -> None:
     waiting = [provider.when_ready(), provider.when_ready()]
     provider.mark_down("tor is gone")
@@ -112,7 +109,6 @@ def test_the_log_says_once_when_tor_goes_and_when_it_is_back(
     ]
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_fixed_endpoint_is_ready_from_start_to_stop() -> None:
     provider = FixedTorProvider(ENDPOINT, pipelined=True)
     assert provider.state is ProviderState.STARTING
@@ -184,7 +180,6 @@ def test_each_step_of_the_bootstrap_is_logged_once(
     ]
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_bootstrap_is_followed_to_its_end(fake_tor: FakeTor, control: Control) -> None:
     fake_tor.info["status/bootstrap-phase"] = STARTING
     heard: list[tuple[int, bool]] = []
@@ -200,7 +195,6 @@ async def test_the_bootstrap_is_followed_to_its_end(fake_tor: FakeTor, control: 
     assert fake_tor.commands[-1] == "SETEVENTS "
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_filtered_control_port_counts_as_bootstrapped(
     fake_tor: FakeTor, control: Control
 ) -> None:

@@ -82,7 +82,6 @@ async def connect_to(port: SocksPort) -> None:
     protocol.transport.abortConnection()
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_bootstrapped_tor_is_ready(
     fake_tor: FakeTor, running: Make, log_lines: list[str]
 ) -> None:
@@ -110,7 +109,6 @@ async def test_a_bootstrapped_tor_is_ready(
     assert provider.state is ProviderState.READY
 
 
-@pytest_twisted.ensureDeferred
 async def test_clients_wait_for_the_bootstrap(fake_tor: FakeTor, running: Make) -> None:
     fake_tor.info["status/bootstrap-phase"] = STARTING
     provider = running(fake_tor)
@@ -128,7 +126,6 @@ async def test_clients_wait_for_the_bootstrap(fake_tor: FakeTor, running: Make) 
     assert heard == [45, 90, 100]
 
 
-@pytest_twisted.ensureDeferred
 async def test_another_tor_than_c_tor_is_not_pipelined(fake_tor: FakeTor, running: Make) -> None:
     fake_tor.info["version"] = "Arti 2.0.0"
     provider = running(fake_tor)
@@ -136,7 +133,6 @@ async def test_another_tor_than_c_tor_is_not_pipelined(fake_tor: FakeTor, runnin
     assert not (await provider.when_ready()).pipelined
 
 
-@pytest_twisted.ensureDeferred
 async def test_tor_goes_and_comes_back(
     fake_tor: FakeTor, running: Make, log_lines: list[str]
 ) -> None:
@@ -168,7 +164,6 @@ async def test_tor_goes_and_comes_back(
     assert len(fake_tor.commands) <= MOST_COMMANDS - 1
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_socks_port_is_found_anew_at_each_return(
     fake_tor: FakeTor, running: Make
 ) -> None:
@@ -182,7 +177,6 @@ async def test_the_socks_port_is_found_anew_at_each_return(
     assert port.flags == {"ExtendedErrors", "NoIPv6Traffic"}
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_delays_grow_until_tor_is_ready(fake_tor: FakeTor, running: Make) -> None:
     delays = Delays()
     await fake_tor.stop()
@@ -200,7 +194,6 @@ async def test_the_delays_grow_until_tor_is_ready(fake_tor: FakeTor, running: Ma
     await state_of(provider, ProviderState.READY)
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_tor_that_is_not_there_yet_is_waited_for(
     fake_tor: FakeTor, running: Make, log_lines: list[str]
 ) -> None:
@@ -215,7 +208,6 @@ async def test_a_tor_that_is_not_there_yet_is_waited_for(
     assert len(log_lines) == 3
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_somebody_must_fix_fails_the_start(fake_tor: FakeTor, running: Make) -> None:
     offer(fake_tor, "HASHEDPASSWORD")
     provider = running(fake_tor)
@@ -227,7 +219,6 @@ async def test_what_somebody_must_fix_fails_the_start(fake_tor: FakeTor, running
     await running(fake_tor, password="right").start()
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_somebody_must_fix_later_is_logged_and_tried_again(
     fake_tor: FakeTor, running: Make, log_lines: list[str]
 ) -> None:
@@ -243,7 +234,6 @@ async def test_what_somebody_must_fix_later_is_logged_and_tried_again(
     await state_of(provider, ProviderState.READY)
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_tor_without_socks_port_is_down_until_it_has_one(
     fake_tor: FakeTor, running: Make, log_lines: list[str]
 ) -> None:
@@ -280,7 +270,6 @@ async def test_a_tor_without_socks_port_is_down_until_it_has_one(
         ("510 Filtered", r"does not tell its SocksPorts \(510 Filtered\)"),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_without_a_socks_port_that_can_be_used_tor_is_down(
     fake_tor: FakeTor, running: Make, answer: str, reason: str
 ) -> None:
@@ -291,7 +280,6 @@ async def test_without_a_socks_port_that_can_be_used_tor_is_down(
         await provider.when_ready()
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_reachable_port_is_used_before_a_better_one(
     fake_tor: FakeTor, running: Make, log_lines: list[str]
 ) -> None:
@@ -306,7 +294,6 @@ async def test_a_reachable_port_is_used_before_a_better_one(
     assert len([line for line in log_lines if "KeepAliveIsolateSOCKSAuth" in line]) == 1
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_port_for_each_policy(fake_tor: FakeTor, running: Make) -> None:
     other = fake_tor.socks + "6"
     factory = Factory.forProtocol(Protocol)
@@ -323,7 +310,6 @@ async def test_a_port_for_each_policy(fake_tor: FakeTor, running: Make) -> None:
     await listening.stopListening()
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_filter_that_hides_the_configuration_hides_the_flags(
     fake_tor: FakeTor, running: Make
 ) -> None:
@@ -337,7 +323,6 @@ async def test_a_filter_that_hides_the_configuration_hides_the_flags(
 
 
 @pytest.mark.parametrize("until", ["AUTHENTICATE", "SETEVENTS STATUS_CLIENT", "GETCONF SocksPort"])
-@pytest_twisted.ensureDeferred
 async def test_a_provider_can_be_stopped_at_any_time(
     fake_tor: FakeTor, running: Make, until: str
 ) -> None:
@@ -352,7 +337,6 @@ async def test_a_provider_can_be_stopped_at_any_time(
     assert provider.control is None
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_provider_can_be_stopped_by_its_own_callbacks(
     fake_tor: FakeTor, running: Make
 ) -> None:
@@ -372,7 +356,6 @@ async def test_a_provider_can_be_stopped_by_its_own_callbacks(
     assert other.state is ProviderState.STOPPED
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_search_that_ends_after_the_stop_revives_nothing(
     fake_tor: FakeTor, running: Make
 ) -> None:
@@ -386,7 +369,6 @@ async def test_a_search_that_ends_after_the_stop_revives_nothing(
 
 
 @network
-@pytest_twisted.ensureDeferred
 async def test_a_real_tor_that_is_killed_and_started_again(
     real_tor: RealTor, running: Make, log_lines: list[str]
 ) -> None:
@@ -418,7 +400,6 @@ async def test_a_real_tor_that_is_killed_and_started_again(
     await provider.stop()
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_stranger_who_answers_while_tor_is_down_is_not_followed(
     fake_tor: FakeTor, running: Make, short_directory: Path, log_lines: list[str]
 ) -> None:
@@ -440,7 +421,6 @@ async def test_a_stranger_who_answers_while_tor_is_down_is_not_followed(
     assert any("does not prove any more that it is tor" in line for line in log_lines)
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_tcp_port_that_proves_nothing_is_one_line_in_the_log(
     fake_tor: FakeTor, running: Make, log_lines: list[str]
 ) -> None:
