@@ -4,48 +4,56 @@ Serve a backend by listening with a factory::
 
     endpoint.listen(SOCKSFactory(TorBackend.from_tor(reactor, tor)))
 
-What is imported here is the public API, with ``torsocks_tx.errors``, ``torsocks_tx.errors``,
-``torsocks_tx.pt`` and ``torsocks_tx.testing``; everything else may move.
+What is imported here is the public API, with ``torsocks_tx.errors``, ``torsocks_tx.pt``,
+``torsocks_tx.web`` and ``torsocks_tx.testing``; everything else may move.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from torsocks_tx.errors import Refused
-from torsocks_tx.limits import Limits
-from torsocks_tx.policy.isolation import Isolation, IsolationFlags, Isolator
-from torsocks_tx.policy.listener import ListenerPolicy
-from torsocks_tx.socks.client_options import ClientOptions
-from torsocks_tx.socks.constants import CodeSet, Role
-from torsocks_tx.socks.extended import KeyHandler
-from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Request
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torsocks_tx.backends.direct import DirectBackend
     from torsocks_tx.backends.endpoint import EndpointBackend
-    from torsocks_tx.backends.memory import MemoryBackend
+    from torsocks_tx.backends.memory import MemoryBackend, MemoryOutbound
     from torsocks_tx.backends.names import NameResolver
     from torsocks_tx.backends.tor.backend import TorBackend
     from torsocks_tx.backends.tor.launched import LaunchedTorProvider
     from torsocks_tx.backends.tor.onion.client_auth import Keyring
+    from torsocks_tx.backends.tor.onion.diagnosis import Diagnosis, Finding
     from torsocks_tx.backends.tor.onion.observer import OnionObserver
+    from torsocks_tx.backends.tor.provider import Progress, ProviderState, SocksPort, TorProvider
     from torsocks_tx.backends.tor.providers import FixedTorProvider, RunningTorProvider
     from torsocks_tx.client.endpoint import SOCKSClientEndpoint, resolve, resolve_ptr
     from torsocks_tx.client.failures import SOCKSError
+    from torsocks_tx.errors import Refused
     from torsocks_tx.interfaces import IBackend, IOutbound, IReceiver
-    from torsocks_tx.server.auth import CredAuthenticator, PasswordFile
+    from torsocks_tx.limits import Limits
+    from torsocks_tx.policy.isolation import Isolation, IsolationFlags, Isolator
+    from torsocks_tx.policy.listener import ListenerPolicy
+    from torsocks_tx.server.auth import Authenticator, CredAuthenticator, PasswordFile
+    from torsocks_tx.server.connections import ConnectionLimiter
     from torsocks_tx.server.factory import SOCKS4Factory, SOCKS5Factory, SOCKSFactory
     from torsocks_tx.server.protocol import SOCKS4Protocol, SOCKS5Protocol, SOCKSProtocol
+    from torsocks_tx.socks.client_options import ClientOptions
+    from torsocks_tx.socks.constants import AddressType, CodeSet, Command, Role, Version
+    from torsocks_tx.socks.extended import KeyHandler
+    from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Request
 
 __all__ = [
     "Address",
+    "AddressType",
+    "Authenticator",
     "ClientOptions",
     "CodeSet",
+    "Command",
+    "ConnectionLimiter",
     "CredAuthenticator",
     "Credentials",
+    "Diagnosis",
     "DirectBackend",
     "EndpointBackend",
+    "Finding",
     "FixedTorProvider",
     "IBackend",
     "IOutbound",
@@ -60,9 +68,12 @@ __all__ = [
     "Limits",
     "ListenerPolicy",
     "MemoryBackend",
+    "MemoryOutbound",
     "NameResolver",
     "OnionObserver",
     "PasswordFile",
+    "Progress",
+    "ProviderState",
     "Refused",
     "Request",
     "Role",
@@ -75,46 +86,51 @@ __all__ = [
     "SOCKSError",
     "SOCKSFactory",
     "SOCKSProtocol",
+    "SocksPort",
     "TorBackend",
+    "TorProvider",
+    "Version",
     "resolve",
     "resolve_ptr",
 ]
 
-# Twisted installs its reactor at the first import of some modules, and txtorcon takes a second to
-# load: both happen when a name is used, not when the package is imported.
-_HOMES = {
-    "CredAuthenticator": "server.auth",
-    "DirectBackend": "backends.direct",
-    "EndpointBackend": "backends.endpoint",
-    "MemoryBackend": "backends.memory",
-    "NameResolver": "backends.names",
-    "FixedTorProvider": "backends.tor.providers",
-    "LaunchedTorProvider": "backends.tor.launched",
-    "RunningTorProvider": "backends.tor.providers",
-    "Keyring": "backends.tor.onion.client_auth",
-    "OnionObserver": "backends.tor.onion.observer",
-    "TorBackend": "backends.tor.backend",
-    "PasswordFile": "server.auth",
-    "IBackend": "interfaces",
-    "IOutbound": "interfaces",
-    "IReceiver": "interfaces",
-    "SOCKS4Factory": "server.factory",
-    "SOCKS5Factory": "server.factory",
-    "SOCKSFactory": "server.factory",
-    "SOCKS4Protocol": "server.protocol",
-    "SOCKS5Protocol": "server.protocol",
-    "SOCKSProtocol": "server.protocol",
-    "SOCKSClientEndpoint": "client.endpoint",
-    "resolve": "client.endpoint",
-    "resolve_ptr": "client.endpoint",
-    "SOCKSError": "client.failures",
-}
+# Twisted imports this package to list its plugins, in every program that reads an endpoint string:
+# so nothing is imported before it is used. Type checkers see the imports above in place of this.
+if not TYPE_CHECKING:
+    _HOMES = {
+        "backends.direct": "DirectBackend",
+        "backends.endpoint": "EndpointBackend",
+        "backends.memory": "MemoryBackend MemoryOutbound",
+        "backends.names": "NameResolver",
+        "backends.tor.backend": "TorBackend",
+        "backends.tor.launched": "LaunchedTorProvider",
+        "backends.tor.onion.client_auth": "Keyring",
+        "backends.tor.onion.diagnosis": "Diagnosis Finding",
+        "backends.tor.onion.observer": "OnionObserver",
+        "backends.tor.provider": "Progress ProviderState SocksPort TorProvider",
+        "backends.tor.providers": "FixedTorProvider RunningTorProvider",
+        "client.endpoint": "SOCKSClientEndpoint resolve resolve_ptr",
+        "client.failures": "SOCKSError",
+        "errors": "Refused",
+        "interfaces": "IBackend IOutbound IReceiver",
+        "limits": "Limits",
+        "policy.isolation": "Isolation IsolationFlags Isolator",
+        "policy.listener": "ListenerPolicy",
+        "server.auth": "Authenticator CredAuthenticator PasswordFile",
+        "server.connections": "ConnectionLimiter",
+        "server.factory": "SOCKS4Factory SOCKS5Factory SOCKSFactory",
+        "server.protocol": "SOCKS4Protocol SOCKS5Protocol SOCKSProtocol",
+        "socks.client_options": "ClientOptions",
+        "socks.constants": "AddressType CodeSet Command Role Version",
+        "socks.extended": "KeyHandler",
+        "socks.messages": "Address Credentials KeyValues Request",
+    }
 
+    def __getattr__(name):
+        """Import a public name from its module when it is first used."""
+        for home, names in _HOMES.items():
+            if name in names.split():
+                from importlib import import_module
 
-def __getattr__(name: str) -> Any:
-    """Import a public name from its module when it is first used."""
-    if name not in _HOMES:
+                return getattr(import_module(f"torsocks_tx.{home}"), name)
         raise AttributeError(f"module 'torsocks_tx' has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"torsocks_tx.{_HOMES[name]}"), name)

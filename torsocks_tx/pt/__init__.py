@@ -14,7 +14,7 @@ from __future__ import annotations
 from torsocks_tx.errors import Internal, InvalidBridge, Temporary
 from torsocks_tx.pt.channel import Codec, CodecEndpoint
 from torsocks_tx.pt.managed import run
-from torsocks_tx.pt.spec import parse_proxy
+from torsocks_tx.pt.spec import ProxyKind, UpstreamProxy, parse_proxy
 from torsocks_tx.pt.transport import Dialer, Setting, Target, Transport, TransportFactory
 from torsocks_tx.socks.messages import KeyValues
 
@@ -25,11 +25,13 @@ __all__ = [
     "Internal",
     "InvalidBridge",
     "KeyValues",
+    "ProxyKind",
     "Setting",
     "Target",
     "Temporary",
     "Transport",
     "TransportFactory",
+    "UpstreamProxy",
     "parse_proxy",
     "run",
 ]

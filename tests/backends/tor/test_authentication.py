@@ -24,14 +24,10 @@ from twisted.internet.task import Clock
 
 from tests.backends.tor.fake_tor import FakeTor
 from tests.backends.tor.real_tor import NO_NETWORK, UNREACHABLE, RealTor
-from torsocks_tx.backends.tor import authentication, files
-from torsocks_tx.backends.tor.authentication import (
-    MOST_BYTES,
-    ControlRefused,
-    ControlUnavailable,
-    connect,
-)
+from torsocks_tx.backends.tor import control_protocol, files
+from torsocks_tx.backends.tor.authentication import ControlRefused, ControlUnavailable, connect
 from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
+from torsocks_tx.backends.tor.control_protocol import MOST_BYTES
 from torsocks_tx.backends.tor.daemon import find_tor
 from torsocks_tx.backends.tor.events import quote_path
 
@@ -273,7 +269,7 @@ ENDLESS = {
 async def test_endless_lines_and_answers_end_the_connection(
     fake_tor: FakeTor, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(authentication, "MOST_ANSWER_BYTES", MOST_BYTES)  # takes less time
+    monkeypatch.setattr(control_protocol, "MOST_ANSWER_BYTES", MOST_BYTES)  # takes less time
     control = await connect(reactor, fake_tor.endpoint)
     fake_tor.answers["GETINFO version"] = None
     asking = Deferred.fromCoroutine(control.command("GETINFO version"))

@@ -11,34 +11,28 @@ import grp
 import hmac
 import os
 import pwd
-import re
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.error import ConnectError, ConnectingCancelledError
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
-from twisted.logger import Logger
-from txtorcon.torcontrolprotocol import Event, TorControlProtocol
 
 from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
 from torsocks_tx.backends.tor.events import EventError, parse_event, path_of, printable
 from torsocks_tx.backends.tor.files import UntrustedFile, read_trusted
 from torsocks_tx.backends.tor.waiting import limit
 
+if TYPE_CHECKING:
+    from torsocks_tx.backends.tor.control_protocol import ControlProtocol
+
 CONNECT_TIMEOUT = 10.0
 """Seconds from the first packet to the end of the authentication."""
-
-MOST_BYTES = 2**20
-"""The length of a line from tor, and of a whole event; tor's own limit for commands is the same."""
-
-MOST_ANSWER_BYTES = 16 * MOST_BYTES
-"""The length of an answer: a list of 1,000 circuits takes half a MiB."""
 
 TOR_USERS = ("debian-tor", "tor", "_tor", "toranon")
 """Users as whom tor runs on Debian, Arch and Alpine, BSD and macOS, Fedora."""
 
-_TEMPORARY = re.compile(rb"4\d\d ")
 _COOKIE_LENGTH = 32
 _BAD_AUTHENTICATION = 515
 _DEBIAN_GROUP = "debian-tor"
@@ -87,6 +81,9 @@ async def _open(
     password: str | None,
     proof: bool,
 ) -> Control:
+    # txtorcon installs the reactor when it is imported: only now is one surely chosen.
+    from torsocks_tx.backends.tor.control_protocol import ControlProtocol
+
     factory = Factory.forProtocol(ControlProtocol)
     factory.noisy = False
     try:
@@ -109,47 +106,10 @@ async def _open(
 
 async def _introduce(control: Control, protocol: ControlProtocol) -> None:
     """Ask tor for what txtorcon's protocol needs before it can be used."""
-    protocol.version = await control.get_info("version")
+    version = await control.get_info("version")
     names = await control.get_info("events/names")
-    protocol.valid_events = {name: Event(name) for name in names.split()}
     await control.command("USEFEATURE EXTENDED_EVENTS")
-    protocol.post_bootstrap.callback(protocol)
-
-
-class ControlProtocol(TorControlProtocol):  # type: ignore[misc]
-    """txtorcon's protocol; drops the connection at an endless or unreadable line or answer."""
-
-    _log = Logger()
-    MAX_LENGTH = MOST_BYTES  # of a line; txtorcon 22 has 16 KiB
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.on_disconnect = None  # deprecated; txtorcon 26 would warn about it at each loss
-        self.is_nonsense = False
-
-    def connectionMade(self) -> None:
-        """Send nothing yet: txtorcon's own authentication trusts whoever answers."""
-
-    def lineReceived(self, line: bytes) -> None:
-        """Take a line of an event or an answer."""
-        if _TEMPORARY.match(line) and self.command is not None and not self.response:
-            line = b"5" + line[1:]  # such as 451, no room: txtorcon knows no such answers
-        try:
-            super().lineReceived(line)
-        except Exception:
-            self._drop("a line is no control reply")
-        most = MOST_BYTES if self.code == 650 else MOST_ANSWER_BYTES
-        if len(self.response) > most:
-            self._drop("an event or an answer has no end")
-
-    def lineLengthExceeded(self, line: bytes) -> None:
-        """Drop a connection whose line has no end."""
-        self._drop("a line has no end")
-
-    def _drop(self, why: str) -> None:
-        self.is_nonsense = True
-        self._log.debug("tor's control connection is dropped: {why}", why=why)
-        self.transport.abortConnection()
+    protocol.introduce(version, names.split())
 
 
 class _Authentication:

@@ -17,7 +17,6 @@ from twisted.internet.defer import Deferred, TimeoutError, fail, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from txtorcon.torcontrolprotocol import TorDisconnectError, TorProtocolError
 
 from torsocks_tx.backends.tor.events import printable
 from torsocks_tx.backends.tor.waiting import Waiters, limit
@@ -155,6 +154,9 @@ class Control:
         return limit(answer, COMMAND_TIMEOUT, self._clock).addErrback(self._as_control_error)
 
     def _as_control_error(self, failure: Failure) -> NoReturn:
+        # txtorcon installs the reactor when it is imported: not before there is a connection.
+        from txtorcon.torcontrolprotocol import TorDisconnectError, TorProtocolError
+
         error = failure.value
         if isinstance(error, TorProtocolError):
             raise ControlError(int(error.code), str(error.text)) from None
