@@ -14,8 +14,8 @@ from twisted.logger import globalLogBeginner, textFileLogObserver
 from twisted.python.failure import Failure
 
 from torsocks_tx.backends.memory import MemoryBackend, MemoryOutbound
+from torsocks_tx.server.binding import server_endpoint
 from torsocks_tx.server.factory import SOCKSFactory
-from torsocks_tx.twistd.binding import server_endpoint
 
 
 class UntilTheEnd(Protocol):

@@ -229,7 +229,7 @@ async def test_a_server_that_closes_a_stream_resets_both_sides(ground: Ground, s
     empty = stream.server.when_empty()
     for _ in range(2):
         # Once more is harmless.
-        stream.server.close_all() if stops else protocol.reset()
+        stream.server.abort_all() if stops else protocol.reset()
     assert not await stream.client.ended_well()
     assert not await stream.remote.ended_well()
     await stream.gone()

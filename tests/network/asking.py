@@ -114,7 +114,7 @@ class Serving:
         """Stop listening, and close every connection."""
         for port, factory in self._listening:
             await port.stopListening()
-            factory.close_all()
+            factory.abort_all()
             await factory.when_empty()
         await self.provider.stop()
 

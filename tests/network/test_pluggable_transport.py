@@ -94,7 +94,7 @@ class Place:
         for port, factory in self.served:
             await port.stopListening()
             if isinstance(factory, SOCKSFactory):
-                factory.close_all()
+                factory.abort_all()
                 await factory.when_empty()
 
     async def visit(self, client: Client) -> bytes:

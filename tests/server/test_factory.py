@@ -120,10 +120,10 @@ class TestEmptiness:
         second.lose()
         assert (waiting, other) == ([None], [None])
 
-    def test_close_all_resets_every_connection(self) -> None:
+    def test_abort_all_resets_every_connection(self) -> None:
         clients = Clients()
         transports = [clients.come(), clients.come()]
-        clients.factory.close_all()
+        clients.factory.abort_all()
         for transport in transports:
             assert transport is not None
             assert transport.asked[-1] == "abortConnection"

@@ -163,7 +163,7 @@ class Ground:
         """End all clients; fail if a server then keeps a stream, a socket or a timer."""
         await self.stop_listening()
         for server in self._servers:
-            server.close_all()
+            server.abort_all()
         for client in self._clients:
             client.reset()
         for origin in [peer for factory in self._origins for peer in factory.peers]:

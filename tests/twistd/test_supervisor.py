@@ -26,10 +26,9 @@ from tests.support.peers import GRANTED, named
 from tests.support.processes import descendants, is_alive, process_ended
 from tests.support.rows import rows
 from tests.support.running import Twistd
+from torsocks_tx.server.listen import parse_listener
 from torsocks_tx.twistd import supervisor as module
-from torsocks_tx.twistd.binding import StartError
-from torsocks_tx.twistd.listen import parse_listener
-from torsocks_tx.twistd.service import ProcessSignals
+from torsocks_tx.twistd.service import ProcessSignals, StartError
 from torsocks_tx.twistd.supervisor import QUICK, START_TIMEOUT, Supervisor, Worker
 
 LOOPBACK = "tcp:0:interface=127.0.0.1"

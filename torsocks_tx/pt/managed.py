@@ -269,7 +269,7 @@ class ManagedTransports:
         while self._serving:
             port, factory = self._serving.pop()
             await maybeDeferred(port.stopListening)
-            factory.close_all()
+            factory.abort_all()
 
 
 def _make_state_location(wanted: spec.Environment) -> Path | None:

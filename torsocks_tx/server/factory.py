@@ -209,7 +209,7 @@ class SOCKSFactory(Factory):
             if not protocol.is_served:
                 protocol.reset()
 
-    def close_all(self) -> None:
+    def abort_all(self) -> None:
         """Reset every connection, for a server that stops."""
         for protocol in list(self.connections):
             protocol.reset()

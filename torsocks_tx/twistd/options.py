@@ -18,8 +18,8 @@ from torsocks_tx.backends.tor.files import check_directory
 from torsocks_tx.limits import RENDEZVOUS_TIMEOUT, Limits
 from torsocks_tx.policy.listener import flag_help
 from torsocks_tx.server.auth import AUTH_TEXT, OWN_CHECKERS, PasswordFile
-from torsocks_tx.twistd.binding import server_endpoint
-from torsocks_tx.twistd.listen import (
+from torsocks_tx.server.binding import server_endpoint
+from torsocks_tx.server.listen import (
     DEFAULT,
     INHERITABLE,
     Listener,
@@ -194,7 +194,7 @@ class Options(usage.Options, AuthOptionMixin):
         try:
             self.listeners.append(parse_listener(text, self.directory))
         except ListenError as error:
-            raise usage.UsageError(str(error)) from None
+            raise usage.UsageError(f"--listen {error}") from None
 
     def opt_auth(self, description: str) -> None:
         """Ask for user names and passwords, as file:/path checks them (see --help-auth)."""
@@ -264,7 +264,7 @@ class Options(usage.Options, AuthOptionMixin):
             try:
                 check_reach(listener, authenticated=bool(self.get("credCheckers")))
             except ListenError as error:
-                raise usage.UsageError(str(error)) from None
+                raise usage.UsageError(f"--listen {error}") from None
         no_control = self["tor-socks"] or self["backend"] == "direct"
         if no_control and self["rendezvous-timeout"] != RENDEZVOUS_TIMEOUT:
             fix = "this needs tor's control port, which says when a service was told"

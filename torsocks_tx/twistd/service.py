@@ -20,8 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from torsocks_tx.server.factory import SOCKSFactory
-from torsocks_tx.twistd.binding import StartError
-from torsocks_tx.twistd.listen import Listener
+from torsocks_tx.server.listen import Listener, ListenError
 
 GARBAGE = (10_000, 20, 20)
 """When Python looks for garbage: less often than it would, since a connection is many objects."""
@@ -53,8 +52,20 @@ def give_up(reactor: Any, service: Service) -> None:
     reactor.callLater(0, lambda: reactor.stop() if service.running else None)
 
 
+class StartError(SystemExit, Exception):
+    """The server cannot start; the text is the one line that a person reads.
+
+    To twistd it is an ``Exception``: it removes its pidfile, and its parent exits with status 1. To
+    Python it is a ``SystemExit``: status 1, and no traceback.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.code = 1
+
+
 class Ports:
-    """The listening ports of a service: ``bind`` makes each, or raises ``StartError``."""
+    """The listening ports of a service: ``bind`` makes each, or raises ``ListenError``."""
 
     def __init__(
         self,
@@ -72,8 +83,8 @@ class Ports:
         for listener, factory in self._listeners[len(self.opened) :]:
             try:
                 self.opened.append(self._bind(listener, factory))
-            except StartError as error:
-                self.abandon(error)
+            except ListenError as error:
+                self.abandon(StartError(f"--listen {error}"))
 
     def abandon(self, error: StartError) -> NoReturn:
         """Tell why the server cannot start, leave no socket file behind, and raise the error."""
@@ -191,10 +202,10 @@ signals = ProcessSignals()
 class TorsocksService(Service):
     """Starts the backend and the listeners, and stops them in order.
 
-    ``bind`` listens for a listener, or raises ``StartError``; so does ``check`` if the user that
-    serves cannot use what the options name. ``fail`` is told why the server cannot start. At the
-    end: first no new clients, then a grace for those that are served, then a reset for the rest,
-    then the backend.
+    ``bind`` listens for a listener, or raises ``ListenError``; ``check`` raises ``StartError`` if
+    the user that serves cannot use what the options name. ``fail`` is told why the server cannot
+    start. At the end: first no new clients, then a grace for those that are served, then a reset
+    for the rest, then the backend.
     """
 
     _log = Logger()
@@ -264,7 +275,7 @@ class TorsocksService(Service):
     def end_grace(self) -> None:
         """Reset the streams that are still open."""
         for factory in self._factories:
-            factory.close_all()
+            factory.abort_all()
 
     @inlineCallbacks
     def stopService(self) -> Any:

@@ -29,9 +29,8 @@ from torsocks_tx.backends.tor.process import (
 )
 from torsocks_tx.backends.tor.waiting import retry_delay
 from torsocks_tx.policy.isolation import SECRET_BYTES
-from torsocks_tx.twistd.binding import StartError
-from torsocks_tx.twistd.listen import Listener
-from torsocks_tx.twistd.service import Ports, give_up, log_failure, signals
+from torsocks_tx.server.listen import Listener
+from torsocks_tx.twistd.service import Ports, StartError, give_up, log_failure, signals
 
 STATUS_DESCRIPTOR = 3
 """Where a worker tells that it is ready, or why it cannot start."""
@@ -146,8 +145,8 @@ class _Unused(Factory):
 class Supervisor(Service):
     """Keeps ``workers`` processes that serve with ``orders``: starts another for each that ends.
 
-    ``listen`` opens a listener, and ``check`` sees that the user that serves can use what the
-    options name; both may raise ``StartError``. ``upstream`` is a tor that we start, or None.
+    ``listen`` opens a listener, or raises ``ListenError``; ``check`` raises ``StartError`` if the
+    user that serves cannot use what the options name. ``upstream`` is a tor that we start, or None.
     """
 
     _log = Logger()

@@ -16,12 +16,12 @@ from torsocks_tx.backends.tor.files import DirectoryError
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolator
 from torsocks_tx.server.auth import CredAuthenticator
+from torsocks_tx.server.binding import bind
 from torsocks_tx.server.connections import RESERVED, ConnectionLimiter, raise_descriptor_limit
 from torsocks_tx.server.factory import SOCKSFactory
-from torsocks_tx.twistd.binding import StartError, bind
-from torsocks_tx.twistd.listen import Listener
+from torsocks_tx.server.listen import Listener
 from torsocks_tx.twistd.options import Options
-from torsocks_tx.twistd.service import TorsocksService, log_failure
+from torsocks_tx.twistd.service import StartError, TorsocksService, log_failure
 from torsocks_tx.twistd.supervisor import Supervisor
 
 __all__ = ["Options", "makeService"]

@@ -19,9 +19,9 @@ from zope.interface import implementer
 
 from torsocks_tx.policy.isolation import Isolator
 from torsocks_tx.relay.pipes import share_pool
+from torsocks_tx.server.binding import adopt
 from torsocks_tx.server.factory import SOCKSFactory
-from torsocks_tx.twistd.binding import adopt
-from torsocks_tx.twistd.listen import Listener
+from torsocks_tx.server.listen import Listener
 from torsocks_tx.twistd.options import Options
 from torsocks_tx.twistd.service import TorsocksService
 from torsocks_tx.twistd.supervisor import FIRST_DESCRIPTOR, READY, STATUS_DESCRIPTOR

@@ -304,7 +304,7 @@ class ScriptedServer:
         port, self._port = self._port, None
         if port is not None:
             await maybeDeferred(port.stopListening)
-        self._factory.close_all()
+        self._factory.abort_all()
         await self._factory.when_empty()
 
 

@@ -1,4 +1,4 @@
-"""Where a server listens: ``--listen "ENDPOINT [FLAG ...]"``, and who could reach it there."""
+"""Where a server listens, as ``"ENDPOINT [FLAG ...]"``, and who could reach it there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BACKLOG = 1024
 
 
 class ListenError(ValueError):
-    """A ``--listen`` value cannot be used; the text says how to fix it."""
+    """A server cannot listen there, or should not; the text says how to fix it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +46,13 @@ def parse_listener(text: str, directory: str = "") -> Listener:
     try:
         words = _words(text)
     except ValueError as error:
-        raise ListenError(f"--listen {text!r}: {error}") from None
+        raise ListenError(f"{text!r}: {error}") from None
     if not words or ":" not in words[0]:
-        raise ListenError(
-            f"--listen {text!r}: begin with an endpoint, such as {DEFAULT} or unix:/run/socks"
-        )
+        raise ListenError(f"{text!r}: begin with an endpoint, such as {DEFAULT} or unix:/run/socks")
     try:
         policy, notes = parse_flags(words[1:])
     except FlagError as error:
-        raise ListenError(f"--listen {text!r}: {error}") from None
+        raise ListenError(f"{text!r}: {error}") from None
     endpoint = _with_defaults(absolute_endpoint(words[0], directory))
     return Listener(endpoint, policy, words[0], tuple(notes))
 
@@ -118,7 +116,7 @@ def check_reach(listener: Listener, *, authenticated: bool) -> None:
         return
     if listener.kind not in INHERITABLE:
         raise ListenError(
-            f"--listen {listener.text}: who can reach an endpoint of the kind {listener.kind!r} is"
+            f"{listener.text}: who can reach an endpoint of the kind {listener.kind!r} is"
             " not known here; add the flag AllowPublic if that is meant"
         )
     positional, named = fields_of(listener.endpoint)
@@ -126,8 +124,8 @@ def check_reach(listener: Listener, *, authenticated: bool) -> None:
         port = named.get("port") or positional[1]
         private = f"{listener.kind}:{port}:interface={_LOOPBACK[listener.kind]}"
         raise ListenError(
-            f"--listen {listener.text}: others could reach this proxy. Write {private} to serve"
-            " this machine only, or ask for passwords with --auth, or add the flag AllowPublic"
+            f"{listener.text}: others could reach this proxy. Write {private} to serve"
+            " this machine only, or ask for passwords (--auth), or add the flag AllowPublic"
         )
 
 

@@ -20,9 +20,9 @@ from twisted.logger import LogEvent, eventAsText, globalLogPublisher
 from tests.support.peers import Peer, PeerFactory, named, refused
 from tests.support.processes import start_python
 from torsocks_tx.backends.memory import MemoryBackend
+from torsocks_tx.server.binding import adopt, bind
 from torsocks_tx.server.factory import SOCKSFactory
-from torsocks_tx.twistd.binding import StartError, adopt, bind
-from torsocks_tx.twistd.listen import check_reach, parse_listener
+from torsocks_tx.server.listen import ListenError, check_reach, parse_listener
 
 V2 = b"\r\n\r\n\0\r\nQUIT\n"
 REQUEST = b"\5\1\0" + named("example.com", 80)
@@ -41,12 +41,12 @@ RACER = """
 import sys
 from twisted.internet import reactor
 from twisted.internet.protocol import Factory
-from torsocks_tx.twistd.binding import StartError, bind
-from torsocks_tx.twistd.listen import check_reach, parse_listener
+from torsocks_tx.server.binding import bind
+from torsocks_tx.server.listen import ListenError, check_reach, parse_listener
 try:
     bind(reactor, parse_listener(f"unix:{sys.argv[1]}"), Factory(), authenticated=False)
     print("bound", flush=True)
-except StartError:
+except ListenError:
     print("refused", flush=True)
 sys.stdin.read()
 """
@@ -145,7 +145,7 @@ async def test_listener_is_bound_to_its_interface_alone(text: str, host: str | N
     listener = parse_listener(text)
     check_reach(listener, authenticated=False)
     if host is None:
-        with pytest.raises(StartError):
+        with pytest.raises(ListenError):
             bind(reactor, listener, Factory(), authenticated=False)
         return
     port = bind(reactor, listener, Factory(), authenticated=False)
@@ -161,7 +161,7 @@ async def test_listener_is_bound_to_its_interface_alone(text: str, host: str | N
     ],
 )
 def test_place_that_cannot_be_had_is_told_with_the_fix(endpoint: str, words: str) -> None:
-    with pytest.raises(StartError, match=words):
+    with pytest.raises(ListenError, match=words):
         bind(reactor, parse_listener(f"{endpoint} AllowPublic"), Factory(), authenticated=False)
 
 
@@ -205,19 +205,19 @@ class TestSocketFile:
             waiting.connect(str(path))
             before = path.stat()
             for _ in range(2):
-                with pytest.raises(StartError, match="in use; end the program that has it"):
+                with pytest.raises(ListenError, match="in use; end the program that has it"):
                     self.bind(path)
             assert path.stat() == before
         assert os.listdir(path.parent) == ["socks"]
 
     def test_other_files_are_left_alone(self, path: Path) -> None:
         path.write_text("precious")
-        with pytest.raises(StartError, match="in use"):
+        with pytest.raises(ListenError, match="in use"):
             self.bind(path)
         assert path.read_text() == "precious"
 
     def test_missing_directory_is_told(self, path: Path) -> None:
-        with pytest.raises(StartError, match="socks: No such file or directory; make its dir"):
+        with pytest.raises(ListenError, match="socks: No such file or directory; make its dir"):
             self.bind(path / "socks")
 
     async def test_file_of_a_successor_is_left_alone(self, path: Path) -> None:

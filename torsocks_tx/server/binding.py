@@ -32,10 +32,11 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torsocks_tx.server.connections import RareWarning
-from torsocks_tx.twistd.listen import (
+from torsocks_tx.server.listen import (
     BACKLOG,
     PROXIED,
     Listener,
+    ListenError,
     bound_privately,
     describe,
     fields_of,
@@ -56,29 +57,17 @@ _FIXES = {
 _log = Logger()
 
 
-class StartError(SystemExit, Exception):
-    """The server cannot start; the text is the one line that a person reads.
-
-    To twistd it is an ``Exception``: it removes its pidfile, and its parent exits with status 1. To
-    Python it is a ``SystemExit``: status 1, and no traceback.
-    """
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.code = 1
-
-
 def bind(
     reactor: Any, listener: Listener, factory: Factory, *, authenticated: bool
 ) -> IListeningPort:
-    """Listen, and say where. Raises ``StartError`` if that cannot be, or would not be safe."""
+    """Listen, and say where. Raises ``ListenError`` if that cannot be, or would not be safe."""
     port = _listening_port(reactor, listener, factory)
     address = port.getHost()
     public = not bound_privately(address)
     if public and not (listener.policy.allow_public or authenticated):
-        raise StartError(
+        raise ListenError(
             f"{listener.text} is a socket at {describe(address)}, where others could reach it;"
-            " add the flag AllowPublic, or --auth, if that is meant"
+            " ask for passwords, or add the flag AllowPublic, if that is meant"
         )
     if public:
         _log.warn(
@@ -97,9 +86,9 @@ def _listening_port(reactor: Any, listener: Listener, factory: Factory) -> IList
         endpoint = server_endpoint(reactor, listener.endpoint)
         endpoint.listen(factory).addBoth(outcome.append)
     except Exception as error:
-        raise StartError(f"cannot listen at {listener.text}: {error}") from None
+        raise ListenError(f"{listener.text}: {error}") from None
     if not outcome:
-        raise StartError(f"cannot listen at {listener.text}: not ready at once")
+        raise ListenError(f"{listener.text}: not ready at once")
     port: IListeningPort | Failure = outcome[0]
     if isinstance(port, Failure):
         cause: Any = port.value
@@ -109,7 +98,7 @@ def _listening_port(reactor: Any, listener: Listener, factory: Factory) -> IList
         if isinstance(cause, OSError):
             number, reason = cause.errno, cause.strerror or reason
         fix = _FIXES.get(number or 0, "choose another place")
-        raise StartError(f"--listen {listener.text}: {reason}; {fix}")
+        raise ListenError(f"{listener.text}: {reason}; {fix}")
     return port
 
 
