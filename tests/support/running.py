@@ -124,9 +124,6 @@ class Twistd(ProcessProtocol):
 
     errReceived = outReceived
 
-    def __str__(self) -> str:
-        return self.output
-
     def processEnded(self, reason: Any) -> None:
         if not self._up.called:
             self._up.errback(AssertionError(f"twistd ended early:\n{self.output}"))
