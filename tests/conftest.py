@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 import pytest_twisted
-from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 
 from tests.support.processes import kill_programs
 
@@ -44,6 +44,30 @@ def _no_program_left() -> Iterator[None]:
     """Leave no program behind, though a test fails while one runs."""
     yield
     kill_programs()
+
+
+@pytest.fixture
+def logged() -> Iterator[list[LogEvent]]:
+    """Give the events that are logged, of every level."""
+    events: list[LogEvent] = []
+    globalLogPublisher.addObserver(events.append)
+    yield events
+    globalLogPublisher.removeObserver(events.append)
+
+
+@pytest.fixture
+def log_lines() -> Iterator[list[str]]:
+    """Give the lines that the package logs above debug, each with its level."""
+    lines: list[str] = []
+
+    def observe(event: LogEvent) -> None:
+        level = event.get("log_level", LogLevel.info)
+        if level > LogLevel.debug and event["log_namespace"].startswith("torsocks_tx"):
+            lines.append(f"{level.name}: {formatEvent(event)}")
+
+    globalLogPublisher.addObserver(observe)
+    yield lines
+    globalLogPublisher.removeObserver(observe)
 
 
 @pytest.fixture

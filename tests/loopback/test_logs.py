@@ -160,24 +160,18 @@ REFUSED = [
 @rows("R-31")
 @pytest.mark.parametrize("said", REFUSED)
 async def test_a_refusal_is_one_debug_line_without_secrets(
-    ground: Ground, log: Log, said: bytes
+    ground: Ground, log: Log, logged: list[LogEvent], said: bytes
 ) -> None:
     backend = EndpointBackend(reactor, lambda *_: fail_refused())
     backend.resolve = lambda *_: unknown(None)  # type: ignore[method-assign]
     server = WatchedServer(backend)
-    lines: list[LogEvent] = []
-
-    def debug(event: LogEvent) -> None:
-        if str(event.get("log_namespace", "")).startswith(("torsocks_tx", "tests.support.ground")):
-            lines.append(event)
-
-    globalLogPublisher.addObserver(debug)
     client = await canary_client(ground, server)
     client.send(said)
     await client.take_rest()
     client.close()
     await server.emptied()
-    globalLogPublisher.removeObserver(debug)
+    ours = ("torsocks_tx", "tests.support.ground")
+    lines = [event for event in logged if str(event.get("log_namespace")).startswith(ours)]
     assert [event["log_level"] for event in lines] == [LogLevel.debug]
     assert "WatchedProtocol: " in log.text
     assert [canary for canary in CANARIES if canary in log.text] == []

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
@@ -169,7 +170,7 @@ async def test_stream_through_an_http_proxy(
 ) -> None:
     proxy = PeerFactory()
     endpoint = await ground.listen(proxy)
-    connecting = _start(through(ground, ProxyKind.HTTP, endpoint, PLACE, who))
+    connecting = Deferred.fromCoroutine(through(ground, ProxyKind.HTTP, endpoint, PLACE, who))
     far = await proxy.peer()
     expected = HEAD + more + b"\r\n"
     assert await far.take(len(expected)) == expected
@@ -198,7 +199,9 @@ async def test_refusal_of_an_http_proxy_keeps_its_meaning(
     ground: Ground, answer: bytes, kind: type[Refused]
 ) -> None:
     proxy = PeerFactory()
-    connecting = _start(through(ground, ProxyKind.HTTP, await ground.listen(proxy), PLACE))
+    connecting = Deferred.fromCoroutine(
+        through(ground, ProxyKind.HTTP, await ground.listen(proxy), PLACE)
+    )
     far = await proxy.peer()
     await far.take(len(HEAD) + 2)  # a close with unread bytes is a reset
     far.send(answer)
@@ -208,14 +211,7 @@ async def test_refusal_of_an_http_proxy_keeps_its_meaning(
     assert type(caught.value.reason) is kind
 
 
-def _start(coroutine: Any) -> Any:
-    from twisted.internet.defer import Deferred
-
-    return Deferred.fromCoroutine(coroutine)
-
-
 async def test_nothing_goes_around_a_proxy_that_is_gone(ground: Ground) -> None:
-    endpoint = await ground.listen(PeerFactory())
     origin = PeerFactory()
     host, port = ground.address(await ground.listen(origin))
     gone = await ground.listen(PeerFactory())
@@ -224,4 +220,3 @@ async def test_nothing_goes_around_a_proxy_that_is_gone(ground: Ground) -> None:
         with pytest.raises(Exception, match="refused"):
             await through(ground, kind, gone, at(str(host), int(port)))
     assert origin.peers == []
-    assert endpoint is not gone

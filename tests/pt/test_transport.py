@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
-from pathlib import PurePath
 
 import pytest
 from twisted.internet import error
@@ -16,8 +14,8 @@ from tests.pt.ports import CONNECT, Port, pairs, userpass
 from tests.support.peers import GRANTED, refused
 from tests.support.rows import rows
 from tests.support.tables import at, octets, table
-from torsocks_tx.errors import Internal, InvalidBridge, ProtocolError, Temporary, TimedOut
-from torsocks_tx.pt.transport import HANDSHAKE_TIMEOUT, Dialer, Setting, Target, arguments_of
+from torsocks_tx.errors import Internal, InvalidBridge, Temporary, TimedOut
+from torsocks_tx.pt.transport import HANDSHAKE_TIMEOUT, Dialer, Setting, Target
 from torsocks_tx.socks.constants import Command, Version
 from torsocks_tx.socks.messages import Credentials, KeyValues, Request
 
@@ -220,20 +218,13 @@ class TestRequests:
         assert port.is_closing
 
     def test_credentials_isolate_nothing(self) -> None:
-        port = Port().greet(2)
-        port.say(userpass(b"k=v"))
-        port.say(CONNECT)
-        other = Port().greet(0)
-        other.say(CONNECT)
-        first, second = (
-            each.factory.admit(_request_of(each), each.transport.getPeer())
-            for each in (port, other)
-        )
+        port = Port()
+        requests = [
+            Request(Version.SOCKS5, Command.CONNECT, PLACE, credentials)
+            for credentials in (None, Credentials(b"k=v"))
+        ]
+        first, second = (port.factory.admit(each, port.transport.getPeer()) for each in requests)
         assert first == second
-
-
-def _request_of(port: Port):  # type: ignore[no-untyped-def]
-    return port.protocol._handler._request  # type: ignore[union-attr]
 
 
 # A failure; the code for a parent that did not offer method 0x97, and for one that did.
@@ -303,33 +294,6 @@ class TestOutcomes:
         return port.say(CONNECT)
 
 
-def request(credentials: Credentials | None = None, pairs: KeyValues | None = None) -> Request:
-    return Request(Version.SOCKS5, Command.CONNECT, PLACE, credentials, pairs=pairs)
-
-
-@pytest.mark.parametrize(
-    ("asked", "arguments"),
-    table(
-        ("nothing", request(), ()),
-        ("credentials", request(Credentials(b"k=v", b"\0")), (("k", b"v"),)),
-        ("both fields", request(Credentials(b"k=", b"v")), (("k", b"v"),)),
-        ("no pairs", request(None, KeyValues()), ()),
-        (
-            "pairs",
-            request(Credentials(b"x=y"), KeyValues((("PT.k", b"v"), ("X-k", b"")))),
-            (("k", b"v"),),
-        ),
-    ),
-)
-def test_arguments_of_a_request(asked: Request, arguments: tuple[tuple[str, bytes], ...]) -> None:
-    assert arguments_of(asked) == KeyValues(arguments)
-
-
-def test_malformed_arguments_of_a_request_are_an_error() -> None:
-    with pytest.raises(ProtocolError):
-        arguments_of(request(Credentials(b"k")))
-
-
 class TestTarget:
     def target(self, reactor: MemoryReactor, **options: object) -> Target:
         setting = Setting(Dialer(reactor), **options)  # type: ignore[arg-type]
@@ -349,13 +313,6 @@ class TestTarget:
         target.endpoint_to("198.51.100.7", 443).connect(None)  # type: ignore[arg-type]
         places = [client[:2] for client in reactor.tcpClients]
         assert places == [("192.0.2.1", 4000), ("198.51.100.7", 443)]
-
-    def test_setting_has_directory_and_report(self) -> None:
-        said: list[Mapping[str, str]] = []
-        target = self.target(MemoryReactor(), state_location=PurePath("/state"), report=said.append)
-        assert target.setting.state_location == PurePath("/state")
-        target.setting.report({"CONNECT": "Success"})
-        assert said == [{"CONNECT": "Success"}]
 
     def test_report_without_a_parent_goes_to_the_debug_log(self) -> None:
         Setting(Dialer(Clock())).report({"CONNECT": "Success"})

@@ -82,7 +82,7 @@ async def test_a_line_of_a_password_file_holds_a_name_and_any_password(
 
 
 async def test_a_password_file_is_read_once_and_again_when_it_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log_lines: list[str]
 ) -> None:
     reads: list[bytes] = []
     parse = auth._parse_passwords
@@ -91,7 +91,7 @@ async def test_a_password_file_is_read_once_and_again_when_it_changes(
     authenticator = CredAuthenticator([PasswordFile(str(path))])
     assert await authenticator(RIGHT) is None
     assert await authenticator(RIGHT) is None
-    assert lines == [
+    assert log_lines == [
         f"error: cannot read the password file {path}: No such file or directory; nobody can log in"
     ]
     path.write_text("alice:secret\n")
@@ -104,7 +104,7 @@ async def test_a_password_file_is_read_once_and_again_when_it_changes(
     assert len(reads) == 2
     path.unlink()
     assert await authenticator(WRONG) is None
-    assert len(lines) == 2
+    assert len(log_lines) == 2
 
 
 async def test_checkers_are_asked_in_turn() -> None:
@@ -165,7 +165,7 @@ def test_the_delay_doubles_with_each_refused_login_of_an_address() -> None:
         assert answers == [None]
 
 
-def test_guesses_of_one_address_are_checked_one_at_a_time(lines: list[str]) -> None:
+def test_guesses_of_one_address_are_checked_one_at_a_time(log_lines: list[str]) -> None:
     guarded = Guarded()
     for _ in range(3577):
         answers = guarded.log_in(WRONG)
@@ -175,9 +175,9 @@ def test_guesses_of_one_address_are_checked_one_at_a_time(lines: list[str]) -> N
     assert 2 + 93 / LONGEST_DELAY < len(guarded.asked) < 5 + 100 / LONGEST_DELAY
     # One line a minute, with a number but without an address.
     refused_at_once = 3577 - 1 - MOST_WAITING
-    assert lines[0] == "warn: logins are refused: 1 since the last such line"
-    assert len(lines) == 2
-    number = int(lines[1].split()[4])
+    assert log_lines[0] == "warn: logins are refused: 1 since the last such line"
+    assert len(log_lines) == 2
+    number = int(log_lines[1].split()[4])
     assert refused_at_once < number < refused_at_once + 60
 
 

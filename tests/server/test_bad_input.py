@@ -53,15 +53,15 @@ BAD = [
 )
 @pytest.mark.parametrize("portion", [1, 65536])
 def test_bad_input_is_answered_and_closed_with_one_debug_line(
-    events: list[LogEvent], portion: int, said: bytes, answer: bytes
+    logged: list[LogEvent], portion: int, said: bytes, answer: bytes
 ) -> None:
     stage = Stage()
     for place in range(0, len(said), portion):
         stage.protocol.dataReceived(said[place : place + portion])
     assert stage.transport.take() == answer
     assert stage.closes
-    assert [event["log_level"] for event in events] == [LogLevel.debug]
-    assert events[0]["reason"].isprintable()
+    assert [event["log_level"] for event in logged] == [LogLevel.debug]
+    assert logged[0]["reason"].isprintable()
     assert stage.backend.outbounds == []
     # Bytes that still come are dropped, and after a megabyte the connection is closed.
     for _ in range(17):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from stat import S_IMODE
 from typing import Any
@@ -15,7 +14,7 @@ from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint
 from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import Factory
-from twisted.logger import LogEvent, eventAsText, globalLogPublisher
+from twisted.logger import LogEvent, eventAsText
 
 from tests.support.peers import Peer, PeerFactory, named, refused
 from tests.support.processes import start_python
@@ -52,19 +51,6 @@ sys.stdin.read()
 """
 
 
-@pytest.fixture
-def log() -> Iterator[list[str]]:
-    """Give every line that is logged, tracebacks included."""
-    lines: list[str] = []
-
-    def keep(event: LogEvent) -> None:
-        lines.append(eventAsText(event))
-
-    globalLogPublisher.addObserver(keep)
-    yield lines
-    globalLogPublisher.removeObserver(keep)
-
-
 async def hear(said: bytes) -> bytes:
     """Return all that a server behind the PROXY protocol answers to these bytes."""
     # As with tor, whose credentials tell clients apart.
@@ -83,19 +69,21 @@ async def hear(said: bytes) -> bytes:
 
 @pytest.mark.parametrize("header", BAD_HEADERS)
 async def test_a_bad_proxy_header_is_refused_without_a_traceback(
-    header: bytes, log: list[str]
+    header: bytes, logged: list[LogEvent]
 ) -> None:
     assert await hear(header + REQUEST) == b""
-    ours = "".join(log)
+    ours = "".join(map(eventAsText, logged))
     assert "Traceback" not in ours
     assert "canary" not in ours
     assert "192.0.2.77" not in ours
 
 
-async def test_a_client_address_that_is_none_is_refused_without_a_traceback(log: list[str]) -> None:
+async def test_a_client_address_that_is_none_is_refused_without_a_traceback(
+    logged: list[LogEvent],
+) -> None:
     header = b"PROXY TCP4 canary 127.0.0.1 1 80\r\n"
     assert await hear(header + REQUEST) == b"\5\0" + refused(2)
-    ours = "".join(log)
+    ours = "".join(map(eventAsText, logged))
     assert "the client's address, from a PROXY header, is not valid" in ours
     assert "Traceback" not in ours
     assert "canary" not in ours

@@ -60,17 +60,17 @@ def test_without_a_bound_any_number_may_come() -> None:
     assert len(Limited().serve(1000, ATTACKER)) == 1000
 
 
-def test_a_full_server_says_so_at_most_once_a_minute(lines: list[str]) -> None:
+def test_a_full_server_says_so_at_most_once_a_minute(log_lines: list[str]) -> None:
     limited = Limited(1)
     [connection] = limited.serve(1)
     assert limited.serve(2) == []
-    assert lines == ["warn: 1 clients are connected: more are turned away"]
+    assert log_lines == ["warn: 1 clients are connected: more are turned away"]
     limited.clock.advance(WARNING_PAUSE - 1)
     assert limited.serve(1) == []
-    assert len(lines) == 1
+    assert len(log_lines) == 1
     limited.clock.advance(1)
     assert limited.serve(1) == []
-    assert len(lines) == 2
+    assert len(log_lines) == 2
     for _ in range(2):
         limited.limiter.leave(connection)
     assert len(limited.limiter) == 0
@@ -112,10 +112,10 @@ def test_a_half_closed_stream_makes_room_only_when_it_is_silent() -> None:
     assert [connection.was_reset for connection in connections] == [True, False, True]
 
 
-def test_one_address_gets_a_quarter_of_all_connections(lines: list[str]) -> None:
+def test_one_address_gets_a_quarter_of_all_connections(log_lines: list[str]) -> None:
     limited = Limited(200)
     assert len(limited.serve(220, ATTACKER)) == 50
-    assert lines == ["warn: 50 clients of one address are connected: more are turned away"]
+    assert log_lines == ["warn: 50 clients of one address are connected: more are turned away"]
     assert len(limited.serve(20, VICTIM)) == 20
     assert len(Limited(2).serve(2, ATTACKER)) == 1
 
@@ -165,7 +165,7 @@ def test_client_network_of_an_address(address: Any, network: bytes | None) -> No
     assert client_network(address) == network
 
 
-def test_listeners_share_one_bound(lines: list[str]) -> None:
+def test_listeners_share_one_bound(log_lines: list[str]) -> None:
     limited = Limited(1)
     one, other = (
         SOCKSFactory(MemoryBackend(), limits=Limits(), limiter=limited.limiter, clock=Clock())
@@ -174,7 +174,7 @@ def test_listeners_share_one_bound(lines: list[str]) -> None:
     limited.serve(1)
     assert one.buildProtocol(None) is None
     assert other.buildProtocol(None) is None
-    assert len(lines) == 1
+    assert len(log_lines) == 1
 
 
 def test_the_descriptor_limit_is_raised_and_says_how_many_connections_it_allows() -> None:

@@ -9,7 +9,7 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.task import Clock
-from twisted.logger import LogEvent, globalLogPublisher
+from twisted.logger import LogEvent
 from zope.interface.verify import verifyObject
 
 from tests.support.names import ONION
@@ -84,18 +84,18 @@ class Clients:
 
 
 class TestMaxConnections:
-    def test_one_client_too_many_is_closed_with_one_warning(self, lines: list[str]) -> None:
+    def test_one_client_too_many_is_closed_with_one_warning(self, log_lines: list[str]) -> None:
         clients = Clients(limits=Limits(max_connections=2))
         assert [clients.is_served() for _ in range(5)] == [True, True, False, False, False]
-        assert lines == ["warn: 2 clients are connected: more are turned away"]
+        assert log_lines == ["warn: 2 clients are connected: more are turned away"]
         next(iter(clients.factory.connections)).transport.lose()
         assert [clients.is_served() for _ in range(2)] == [True, False]
-        assert len(lines) == 1
+        assert len(log_lines) == 1
 
-    def test_clients_of_one_address_are_bounded(self, lines: list[str]) -> None:
+    def test_clients_of_one_address_are_bounded(self, log_lines: list[str]) -> None:
         clients = Clients(limits=Limits(max_connections=12, max_per_client=2))
         assert [clients.is_served() for _ in range(4)] == [True, True, False, False]
-        assert lines == ["warn: 2 clients of one address are connected: more are turned away"]
+        assert log_lines == ["warn: 2 clients of one address are connected: more are turned away"]
         assert clients.is_served(IPv4Address("TCP", "127.0.0.2", 1))
         assert all(clients.is_served(UNIXAddress(None)) for _ in range(5))
 
@@ -244,11 +244,11 @@ class TestPolicy:
         ],
     )
     def test_test_socks_logs_the_kind_of_address_and_not_the_address(
-        self, lines: list[str], request_: bytes, line: str
+        self, log_lines: list[str], request_: bytes, line: str
     ) -> None:
         stage = Stage(policy=ListenerPolicy(test_socks=True))
         stage.ask(request_)
-        assert lines == [f"info: TestSocks: {line}"]
+        assert log_lines == [f"info: TestSocks: {line}"]
 
     @rows("S-16", "S-15", "R-11", "P-35", "P-40")
     def test_method_selected_with_each_flag(self) -> None:
@@ -271,14 +271,11 @@ class TestPolicy:
             answer = stage.say(bytes([5, len(offered)]) + offered)
             assert answer == bytes([5, selected]), (policy, offered)
 
-    def test_debug_lines_can_be_switched_off(self) -> None:
-        seen: list[LogEvent] = []
-        globalLogPublisher.addObserver(seen.append)
+    def test_debug_lines_can_be_switched_off(self, logged: list[LogEvent]) -> None:
         stage = Stage(debugging=False)
         stage.say(b"garbage")
-        globalLogPublisher.removeObserver(seen.append)
         assert stage.closes
-        assert [event for event in seen if "torsocks_tx" in event["log_namespace"]] == []
+        assert [event for event in logged if "torsocks_tx" in event["log_namespace"]] == []
 
 
 def test_the_reactor_is_the_clock_by_default() -> None:

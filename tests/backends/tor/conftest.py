@@ -12,7 +12,6 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.endpoints import UNIXServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
-from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
 from tests.backends.tor.fake_tor import FakeTor
 from tests.backends.tor.real_tor import RealTor
@@ -65,18 +64,3 @@ async def real_tor(short_directory: Path, watchdog: Watchdog) -> AsyncIterator[R
     tor = RealTor(short_directory, watchdog)
     yield tor
     await tor.stop()
-
-
-@pytest.fixture
-def log_lines() -> Iterator[list[str]]:
-    """Give the lines that are logged above debug, each with its level."""
-    lines: list[str] = []
-
-    def observe(event: LogEvent) -> None:
-        level = event.get("log_level")
-        if level is not None and level.name != "debug" and "torsocks_tx" in event["log_namespace"]:
-            lines.append(f"{level.name}: {formatEvent(event)}")
-
-    globalLogPublisher.addObserver(observe)
-    yield lines
-    globalLogPublisher.removeObserver(observe)
