@@ -17,7 +17,7 @@ from torsocks_tx.policy.listener import ListenerPolicy
 from torsocks_tx.server.factory import SOCKSFactory
 from torsocks_tx.socks.constants import AddressType, Command, Version
 from torsocks_tx.socks.messages import Address, Credentials
-from torsocks_tx.testing.scripted import BANNER, ScriptedBackend, ScriptedServer
+from torsocks_tx.testing.scripted import BANNER, ScriptedBackend, ScriptedRequest, ScriptedServer
 from torsocks_tx.testing.scripted.server import ScriptedFactory
 
 GRANTED4 = bytes.fromhex("00 5A 0000 00000000")
@@ -171,6 +171,7 @@ async def test_request_is_answered_as_scripted(
         (named("reply-00.test", 80), GRANTED),
         (named("a-192-0-2-7.test", 80), GRANTED),
         (named("192.0.2.7", 80), GRANTED),
+        (named("split.test", 80), GRANTED),
         (named("split-1ms.v6.test", 80), ANSWER + BOUND6),
         (named("raw-ff.test", 80), b"\xff"),
         (named("drop-1000.test", 80), GRANTED),
@@ -371,18 +372,17 @@ async def test_requests_are_recorded(ground: Ground, server: ScriptedFactory) ->
     first, second = server.requests
     assert await later is second
     assert await server.when_requested(0) is first
-    assert first.version is Version.SOCKS5
-    assert first.command is Command.CONNECT
-    assert first.address == Address(AddressType.HOSTNAME, "bytes-0.test", 443)
-    assert first.credentials is None
-    assert first.handshake == early
-    assert first.mistake == ""
-    assert second.version is Version.SOCKS4
-    assert second.command is Command.RESOLVE
-    assert second.address == Address(AddressType.HOSTNAME, "nonsense.test", 80)
-    assert second.credentials == Credentials(b"me")
-    assert second.handshake == named4("nonsense.test", RESOLVE)
-    assert second.mistake == "there is no label nonsense"
+    assert first == ScriptedRequest(
+        Version.SOCKS5, Command.CONNECT, Address.of("bytes-0.test", 443), None, early, ""
+    )
+    assert second == ScriptedRequest(
+        Version.SOCKS4,
+        Command.RESOLVE,
+        Address.of("nonsense.test", 80),
+        Credentials(b"me"),
+        named4("nonsense.test", RESOLVE),
+        "there is no label nonsense",
+    )
 
 
 async def test_ip_address_of_a_request_is_recorded(ground: Ground, server: ScriptedFactory) -> None:

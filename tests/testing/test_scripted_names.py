@@ -30,38 +30,6 @@ ONION = "a" * 56 + ".onion"
 
 
 @pytest.mark.parametrize(
-    ("host", "script"),
-    [
-        ("echo.test", Script()),
-        ("banner.test", Script(Act.BANNER)),
-        ("sink.test", Script(Act.SINK)),
-        ("silent.test", Script(Act.SILENT)),
-        ("close.test", Script(Act.CLOSE)),
-        ("reset.test", Script(Act.RESET)),
-        ("bytes-1000000.test", Script(Act.BYTES, 1000000)),
-        ("drop-0.test", Script(Act.DROP, 0)),
-        ("reply-f4.test", Script(Act.REPLY, code=0xF4)),
-        ("reply-F4.TEST.", Script(Act.REPLY, code=0xF4)),
-        ("reply-f4.onion", Script(Act.REPLY, code=0xF4)),
-        (f"reply-f4.{ONION}", Script(Act.REPLY, code=0xF4)),
-        ("delay-200ms.test", Script(delay=0.2)),
-        ("delay-2s.silent.test", Script(Act.SILENT, delay=2.0)),
-        ("split.test", Script(pause=0.01)),
-        ("split-50ms.delay-1ms.banner.test", Script(Act.BANNER, delay=0.001, pause=0.05)),
-        ("truncated.test", Script(cut=4)),
-        ("truncated-9.close.test", Script(Act.CLOSE, cut=9)),
-        ("raw-00ff.test", Script(raw=b"\0\xff")),
-        ("a-192-0-2-7.test", Script(answer=Address.of("192.0.2.7"))),
-        ("aaaa-2001-db8--9.test", Script(answer=Address.of("2001:db8::9"))),
-        ("v6.test", Script(bound=Address.of("2001:db8::1", 80), answer=Address.of("2001:db8::1"))),
-        ("name.test", Script(bound=Address.of("bound.test", 80))),
-    ],
-)
-def test_name_is_parsed_into_a_script(host: str, script: Script) -> None:
-    assert parse_script(host) == script
-
-
-@pytest.mark.parametrize(
     ("host", "complaint"),
     [
         ("example.com", "example.com ends neither in .test nor in .onion"),

@@ -8,8 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,10 +23,8 @@ MODULE = "torsocks_tx.testing.scripted"
 TIMEOUT = 20
 
 
-@contextmanager
-def connected(host: str, port: int) -> Iterator[socket.socket]:
-    with socket.create_connection((host, port), TIMEOUT) as client:
-        yield client
+def connected(host: str, port: int) -> socket.socket:
+    return socket.create_connection((host, port), TIMEOUT)
 
 
 def take(client: socket.socket, count: int) -> bytes:

@@ -10,15 +10,12 @@ from ipaddress import ip_address
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, connectProtocol
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import ConnectError
-from twisted.internet.interfaces import IHalfCloseableProtocol
-from twisted.internet.protocol import Protocol
 from twisted.names import client, dns
 from twisted.names.error import DNSNameError
-from zope.interface import implementer
 
+from tests.support.peers import Peer, PeerFactory
 from torsocks_tx.testing.tornet import servers
 from torsocks_tx.testing.tornet.servers import (
     BANNER,
@@ -36,127 +33,94 @@ from torsocks_tx.testing.tornet.servers import (
 MEBIBYTE = 2**20
 
 
-@implementer(IHalfCloseableProtocol)
-class Peer(Protocol):
-    """Collects what comes until the other side ends."""
-
-    def __init__(self) -> None:
-        self.received = b""
-        self.ended: Deferred[bytes] = Deferred()
-
-    def dataReceived(self, data: bytes) -> None:
-        self.received += data
-
-    def readConnectionLost(self) -> None:
-        self.transport.loseConnection()
-
-    def writeConnectionLost(self) -> None:
-        pass
-
-    def connectionLost(self, reason: object = None) -> None:
-        self.ended.callback(self.received)
+async def connect(port: int, sent: bytes, endpoint: type = TCP4ClientEndpoint) -> Peer:
+    host = "127.0.0.1" if endpoint is TCP4ClientEndpoint else "::1"
+    peer: Peer = await endpoint(reactor, host, port).connect(PeerFactory())
+    peer.send(sent)
+    return peer
 
 
 async def converse(port: int, sent: bytes, endpoint: type = TCP4ClientEndpoint) -> bytes:
     """Send all, then our FIN; return what came back until theirs."""
     peer = await connect(port, sent, endpoint)
-    peer.transport.loseWriteConnection()
-    return await peer.ended.addTimeout(20, reactor)
-
-
-async def connect(port: int, sent: bytes, endpoint: type) -> Peer:
-    host = "127.0.0.1" if endpoint is TCP4ClientEndpoint else "::1"
-    peer = await connectProtocol(endpoint(reactor, host, port), Peer())
-    peer.transport.write(sent)
-    return peer
+    peer.shut()
+    return await peer.take_rest()
 
 
 async def fetch(port: int, request: str, endpoint: type = TCP4ClientEndpoint) -> tuple[int, bytes]:
     """Return the status and the body."""
     peer = await connect(port, request.encode(), endpoint)
-    answer = await peer.ended.addTimeout(20, reactor)
+    answer = await peer.take_rest()
+    peer.close()
     head, _, body = answer.partition(b"\r\n\r\n")
     return int(head.split()[1]), body
 
 
-@pytest.fixture(params=[web_origin, echo_origin, banner_origin])
-def any_origin(request: pytest.FixtureRequest) -> Iterator[Origin]:
-    yield from started(request.param())
-
-
 @pytest.fixture
-def web() -> Iterator[Origin]:
-    yield from started(web_origin())
-
-
-@pytest.fixture
-def echo() -> Iterator[Origin]:
-    yield from started(echo_origin())
-
-
-def started(origin: Origin) -> Iterator[Origin]:
+def origin(request: pytest.FixtureRequest) -> Iterator[Origin]:
+    """Give a running server of the kind that a test asks for, by default the web server."""
+    origin: Origin = getattr(request, "param", web_origin)()
     assert origin.start(reactor) == origin.port
     yield origin
     pytest_twisted.blockon(origin.stop())
 
 
+@pytest.mark.parametrize("origin", [web_origin, echo_origin, banner_origin], indirect=True)
 async def test_origin_has_one_port_for_both_families_and_records_connections(
-    any_origin: Origin,
+    origin: Origin,
 ) -> None:
     for endpoint in (TCP4ClientEndpoint, TCP6ClientEndpoint):
-        await converse(any_origin.port, b"GET / HTTP/1.0\r\n\r\n", endpoint)
-    assert [host for host, _ in any_origin.peers] == ["127.0.0.1", "::1"]
-    await any_origin.stop()
+        await converse(origin.port, b"GET / HTTP/1.0\r\n\r\n", endpoint)
+    assert [host for host, _ in origin.peers] == ["127.0.0.1", "::1"]
+    await origin.stop()
     with pytest.raises(ConnectError):
-        await converse(any_origin.port, b"")
+        await converse(origin.port, b"")
 
 
-async def test_front_page_names_the_address_family(web: Origin) -> None:
-    status, page = await fetch(web.port, "GET / HTTP/1.0\r\n\r\n")
+async def test_front_page_names_the_address_family(origin: Origin) -> None:
+    status, page = await fetch(origin.port, "GET / HTTP/1.0\r\n\r\n")
     assert status == 200
     assert b"This is the IPv4 origin" in page
-    _, page = await fetch(web.port, "GET / HTTP/1.0\r\n\r\n", TCP6ClientEndpoint)
+    _, page = await fetch(origin.port, "GET / HTTP/1.0\r\n\r\n", TCP6ClientEndpoint)
     assert b"This is the IPv6 origin" in page
 
 
 @pytest.mark.parametrize("length", [0, 1, 65536, 65537, 5 * MEBIBYTE])
-async def test_body_has_the_length_that_is_asked_for(web: Origin, length: int) -> None:
-    status, body = await fetch(web.port, f"GET /bytes/{length} HTTP/1.0\r\n\r\n")
+async def test_body_has_the_length_that_is_asked_for(origin: Origin, length: int) -> None:
+    status, body = await fetch(origin.port, f"GET /bytes/{length} HTTP/1.0\r\n\r\n")
     assert status == 200
     assert body == b"x" * length
 
 
-async def test_client_may_abort_a_long_body(web: Origin) -> None:
-    peer = await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", web.port), Peer())
-    peer.transport.write(b"GET /bytes/1073741824 HTTP/1.0\r\n\r\n")
-    peer.transport.abortConnection()
-    await peer.ended
-    assert (await fetch(web.port, "GET / HTTP/1.0\r\n\r\n"))[0] == 200
+async def test_client_may_abort_a_long_body(origin: Origin) -> None:
+    peer = await connect(origin.port, b"GET /bytes/1073741824 HTTP/1.0\r\n\r\n")
+    peer.reset()
+    await peer.until(lambda: peer.over)
+    assert (await fetch(origin.port, "GET / HTTP/1.0\r\n\r\n"))[0] == 200
 
 
 @pytest.mark.parametrize("path", ["/bytes/x", "/bytes/-1", "/bytes/1073741825", "/bytes/", "/no"])
-async def test_other_pages_are_not_found(web: Origin, path: str) -> None:
-    status, _ = await fetch(web.port, f"GET {path} HTTP/1.0\r\n\r\n")
+async def test_other_pages_are_not_found(origin: Origin, path: str) -> None:
+    status, _ = await fetch(origin.port, f"GET {path} HTTP/1.0\r\n\r\n")
     assert status == 404
 
 
-async def test_posted_body_is_echoed(web: Origin) -> None:
+async def test_posted_body_is_echoed(origin: Origin) -> None:
     body = "0123456789" * 50_000
     request = f"POST /echo HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n{body}"
-    assert await fetch(web.port, request) == (200, body.encode())
+    assert await fetch(origin.port, request) == (200, body.encode())
 
 
-async def test_echo_is_complete_after_our_fin(echo: Origin) -> None:
+@pytest.mark.parametrize("origin", [echo_origin], indirect=True)
+async def test_echo_is_complete_after_our_fin(origin: Origin) -> None:
     sent = bytes(range(256)) * 20_000
-    assert await converse(echo.port, sent) == sent
+    assert await converse(origin.port, sent) == sent
 
 
-async def test_banner_is_sent_first() -> None:
-    origin = banner_origin()
-    origin.start(reactor)
+@pytest.mark.parametrize("origin", [banner_origin], indirect=True)
+async def test_banner_is_sent_first(origin: Origin) -> None:
     assert await converse(origin.port, b"") == BANNER
     assert await converse(origin.port, b"hello") == BANNER + b"hello"
-    await origin.stop()
 
 
 @pytest_twisted.async_yield_fixture
@@ -251,17 +215,12 @@ def test_reserved_port_is_free_for_a_daemon_that_reuses_addresses() -> None:
         pass
 
 
-def test_reserved_port_without_a_listener_refuses() -> None:
-    reservations = PortReservations()
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection((LOOPBACK, reservations.take()))
-    reservations.release()
-
-
-def test_reserved_ports_are_all_different() -> None:
+def test_reserved_ports_are_all_different_and_refuse_without_a_listener() -> None:
     reservations = PortReservations()
     taken = [reservations.take() for _ in range(100)]
     assert len(set(taken)) == 100
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((LOOPBACK, taken[0]))
     reservations.release()
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.task import Clock
 
+from tests.backends.tor.onion.staged import staged
 from torsocks_tx.testing.tornet.client import WAIT_DEADLINE, StreamEvent, StreamWatch, live_streams
 
 NEW = (
@@ -15,29 +14,6 @@ NEW = (
     ' SOCKS_USERNAME="<torS0X>0" SOCKS_PASSWORD="a b" CLIENT_PROTOCOL=SOCKS5'
 )
 FIRST, SECOND, THIRD = ("$" + letter * 40 for letter in "ABC")
-
-
-class FakeControl:
-    """Answers GETINFO from a table and lets a test send events."""
-
-    def __init__(self, **answers: str) -> None:
-        self.answers = {key.replace("_", "-"): value for key, value in answers.items()}
-        self.listening: list[Any] = []
-
-    async def get_info(self, key: str) -> str:
-        return self.answers[key]
-
-    async def listen(self, event: str, callback: Any) -> None:
-        assert event == "STREAM"
-        self.listening.append(callback)
-
-    async def unlisten(self, event: str, callback: Any) -> None:
-        assert event == "STREAM"
-        self.listening.remove(callback)
-
-    def send(self, text: str) -> None:
-        for callback in self.listening:
-            callback(text)
 
 
 def test_stream_event_is_parsed() -> None:
@@ -50,13 +26,14 @@ def test_stream_event_is_parsed() -> None:
 
 
 async def test_live_streams_have_their_paths() -> None:
-    control = FakeControl(
-        stream_status=f"5 SUCCEEDED 7 web.test:80\n6 NEW 0 {'a' * 56}.onion:80",
-        circuit_status=(
+    control = staged()
+    control.answers = {
+        "GETINFO stream-status": f"5 SUCCEEDED 7 web.test:80\n6 NEW 0 {'a' * 56}.onion:80",
+        "GETINFO circuit-status": (
             f"7 BUILT {FIRST}~auth0,{SECOND}~exit1,{THIRD}=exit2 PURPOSE=GENERAL\n"
             "8 LAUNCHED PURPOSE=HS_CLIENT_REND"
         ),
-    )
+    }
     attached, waiting = await live_streams(control)
     assert (attached.stream_id, attached.circuit_id, attached.target) == (5, 7, "web.test:80")
     assert attached.path == ("auth0", "exit1", "exit2")
@@ -65,32 +42,32 @@ async def test_live_streams_have_their_paths() -> None:
 
 
 async def test_client_without_streams_lists_none() -> None:
-    assert await live_streams(FakeControl(stream_status="", circuit_status="")) == []
+    assert await live_streams(staged()) == []
 
 
 async def test_watch_records_until_it_is_closed() -> None:
-    control = FakeControl()
+    control = staged()
     watch = await StreamWatch(Clock(), control).open()
-    control.send(NEW)
-    control.send("21 SUCCEEDED 4 web.test:80")
-    control.send("22 NEW 0 web.test:80")
-    control.send("22 SUCCEEDED 5 127.0.0.1:80")
-    control.send("23 SUCCEEDED 6 other.test:80")
+    control.send(f"STREAM {NEW}")
+    control.send("STREAM 21 SUCCEEDED 4 web.test:80")
+    control.send("STREAM 22 NEW 0 web.test:80")
+    control.send("STREAM 22 SUCCEEDED 5 127.0.0.1:80")
+    control.send("STREAM 23 SUCCEEDED 6 other.test:80")
     await watch.close()
-    control.send("24 SUCCEEDED 7 web.test:80")
+    control.send("STREAM 24 SUCCEEDED 7 web.test:80")
     assert watch.circuits("web.test:80") == [4, 5]
     assert watch.circuits("web.test:80", "NEW") == [0, 0]
     assert len(watch.events) == 5
 
 
 async def test_watch_waits_for_streams_until_its_deadline() -> None:
-    control, clock = FakeControl(), Clock()
+    control, clock = staged(), Clock()
     watch = await StreamWatch(clock, control).open()
     waiting = Deferred.fromCoroutine(watch.wait_for("SUCCEEDED", "web.test:80", count=2))
-    control.send("21 SUCCEEDED 4 web.test:80")
-    control.send("21 CLOSED 4 web.test:80")
+    control.send("STREAM 21 SUCCEEDED 4 web.test:80")
+    control.send("STREAM 21 CLOSED 4 web.test:80")
     assert not waiting.called
-    control.send("22 SUCCEEDED 4 web.test:80")
+    control.send("STREAM 22 SUCCEEDED 4 web.test:80")
     assert [event.stream_id for event in await waiting] == [21, 22]
     late = Deferred.fromCoroutine(watch.wait_for("FAILED", "web.test:80"))
     clock.advance(WAIT_DEADLINE)
