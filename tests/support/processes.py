@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,54 +72,63 @@ class Program(ProcessProtocol):
         self.status: int | None = None
         self._pending = b""
         self._waiters: list[Deferred[None]] = []
-        self.ended: Deferred[Any] = Deferred()
+        self.ended: Deferred[int] = Deferred()
+
+    def start(
+        self,
+        arguments: Sequence[str],
+        environment: dict[str, str],
+        directory: Path | None = None,
+        descriptors: Mapping[int, str | int] | None = None,
+    ) -> None:
+        """Start it, in a directory and with descriptors of its own if some are given."""
+        path = None if directory is None else str(directory)
+        more = {} if descriptors is None else {"childFDs": descriptors}
+        reactor.spawnProcess(self, arguments[0], arguments, environment, path, **more)
 
     @property
     def pid(self) -> int:
-        return self.transport.pid
+        return int(self.transport.pid)
 
     def outReceived(self, data: bytes) -> None:
         *lines, self._pending = (self._pending + data).split(b"\n")
         self.lines.extend(line.decode() for line in lines)
-        self._wake()
+        self.wake()
 
     def errReceived(self, data: bytes) -> None:
         self.errors += data
-        self._wake()
+        self.wake()
 
     def processEnded(self, reason: Any) -> None:
         end = reason.value
         self.status = -end.signal if end.signal else end.exitCode
-        self._wake()
+        self.wake()
         self.ended.callback(self.status)
 
     async def line(self, start: str = "", deadline: float = DEADLINE) -> str:
         """Take the lines up to the first that begins so, and return that one."""
-        found = Deferred.fromCoroutine(self._find_line(start))
-        return await found.addTimeout(deadline, reactor)
+        await self.until(lambda: self._skip_to(start), deadline)
+        return self.lines.pop(0)
+
+    def _skip_to(self, start: str) -> bool:
+        while self.lines and not self.lines[0].startswith(start):
+            del self.lines[0]
+        return bool(self.lines)
 
     async def complaint(self, text: str, deadline: float = DEADLINE) -> None:
         """Wait until this is part of its standard error."""
-        found = Deferred.fromCoroutine(self._find_complaint(text.encode()))
-        await found.addTimeout(deadline, reactor)
+        await self.until(lambda: text.encode() in self.errors, deadline)
 
-    async def _find_line(self, start: str) -> str:
-        while True:
-            while self.lines:
-                line = self.lines.pop(0)
-                if line.startswith(start):
-                    return line
-            await self._news()
+    async def until(self, condition: Callable[[], bool], deadline: float = DEADLINE) -> None:
+        """Wait until this holds, which is looked at whenever it prints; fail if it ends before."""
+        await Deferred.fromCoroutine(self._until(condition)).addTimeout(deadline, reactor)
 
-    async def _find_complaint(self, text: bytes) -> None:
-        while text not in self.errors:
-            await self._news()
-
-    async def _news(self) -> None:
-        assert self.status is None, f"ended with {self.status}: {self.errors.decode()}"
-        waiter: Deferred[None] = Deferred()
-        self._waiters.append(waiter)
-        await waiter
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            assert self.status is None, f"ended with {self.status}: {self}"
+            waiter: Deferred[None] = Deferred()
+            self._waiters.append(waiter)
+            await waiter
 
     async def end(self, deadline: float = DEADLINE) -> int:
         """Wait for its end; return the exit status, or minus the signal."""
@@ -129,7 +138,11 @@ class Program(ProcessProtocol):
         assert self.status is not None
         return self.status
 
-    def _wake(self) -> None:
+    def __str__(self) -> str:
+        return self.errors.decode()
+
+    def wake(self) -> None:
+        """Look again at what is waited for."""
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.called:
@@ -137,10 +150,9 @@ class Program(ProcessProtocol):
 
 
 def start_program(arguments: Sequence[str], environment: dict[str, str] | None = None) -> Program:
-    """Start a program; the package is importable in it."""
+    """Start a program, which ends with the test; the package is importable in it."""
     program = Program()
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}
-    reactor.spawnProcess(program, arguments[0], list(arguments), env=environ)
+    program.start(arguments, {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})})
     _started.append(program)
     return program
 

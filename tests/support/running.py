@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from twisted.internet import reactor
-from twisted.internet.defer import Deferred
-from twisted.internet.error import ProcessExitedAlready
-from twisted.internet.protocol import ProcessProtocol
-
-DEADLINE = 60.0
-"""Seconds that one client may take."""
+from tests.support.processes import DEADLINE, Program
 
 
 @dataclass(frozen=True)
@@ -39,33 +31,15 @@ class Ended:
         return self.err.decode("utf-8", "replace")
 
 
-class _Program(ProcessProtocol):
-    def __init__(self, stdin: bytes) -> None:
-        self.stdin = stdin
-        self.out, self.err = b"", b""
-        self.ended: Deferred[Ended] = Deferred(self._cancelled)
+class _Client(Program):
+    """A program whose output is kept as it is."""
 
-    def connectionMade(self) -> None:
-        self.transport.write(self.stdin)
-        self.transport.closeStdin()
+    def __init__(self) -> None:
+        super().__init__()
+        self.output = b""
 
     def outReceived(self, data: bytes) -> None:
-        self.out += data
-
-    def errReceived(self, data: bytes) -> None:
-        self.err += data
-
-    def processEnded(self, reason: Any) -> None:
-        if not self.ended.called:
-            status = reason.value.exitCode
-            signalled = reason.value.signal
-            self.ended.callback(
-                Ended(-signalled if signalled else (status or 0), self.out, self.err)
-            )
-
-    def _cancelled(self, _: Deferred[Ended]) -> None:
-        with contextlib.suppress(ProcessExitedAlready):
-            self.transport.signalProcess("KILL")
+        self.output += data
 
 
 async def run(
@@ -76,13 +50,19 @@ async def run(
     deadline: float = DEADLINE,
 ) -> Ended:
     """Run a program to its end; it is killed, and the test fails, at the deadline."""
-    program = _Program(stdin)
-    variables = {**os.environ, **(environment or {})}
-    reactor.spawnProcess(program, argv[0], argv, variables, None if cwd is None else str(cwd))
-    return await program.ended.addTimeout(deadline, reactor)
+    program = _Client()
+    program.start(argv, {**os.environ, **(environment or {})}, cwd)
+    program.transport.write(stdin)
+    program.transport.closeStdin()
+    try:
+        status = await program.end(deadline)
+    finally:
+        if program.status is None:
+            program.transport.signalProcess("KILL")
+    return Ended(status, program.output, program.errors)
 
 
-class Twistd(ProcessProtocol):
+class Twistd(Program):
     """One ``twistd -n torsocks``, started as a user starts it, by this interpreter."""
 
     def __init__(
@@ -94,49 +74,30 @@ class Twistd(ProcessProtocol):
         inherited: int | None = None,
         command: Sequence[str] = (),
     ) -> None:
+        super().__init__()
         self.output = ""
-        self.ended: Deferred[int] = Deferred()
-        self._up: Deferred[None] = Deferred()
-        self._listening: list[tuple[str, Deferred[None]]] = []
         self._listeners = listeners
         twistd = str(Path(sys.executable).with_name("twistd"))
         command = command or [
             *(sys.executable, "-X", "dev", twistd, "-n", "--pidfile=", *of_twistd),
             *("torsocks", *arguments),
         ]
-        descriptors: dict[int, Any] = {0: "w", 1: "r", 2: "r"}
+        descriptors: dict[int, str | int] = {0: "w", 1: "r", 2: "r"}
         if inherited is not None:
             # As systemd passes a socket; the number of the process is known only there.
             export = "export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=socks"
             command = ["/bin/sh", "-c", f'{export}; exec "$@"', "sh", *command]
             descriptors[3] = inherited
-        reactor.spawnProcess(
-            self, command[0], command, os.environ, str(directory), childFDs=descriptors
-        )
+        self.start(command, dict(os.environ), directory, descriptors)
 
     def outReceived(self, data: bytes) -> None:
         self.output += data.decode("utf-8", "replace")
-        if len(self.addresses) >= self._listeners and not self._up.called:
-            self._up.callback(None)
-        for words, waiting in self._listening:
-            if words in self.output and not waiting.called:
-                waiting.callback(None)
+        self.wake()
 
     errReceived = outReceived
 
-    def processEnded(self, reason: Any) -> None:
-        if not self._up.called:
-            self._up.errback(AssertionError(f"twistd ended early:\n{self.output}"))
-        for _, waiting in self._listening:
-            if not waiting.called:
-                waiting.callback(None)
-        code = reason.value.exitCode
-        self.ended.callback(-reason.value.signal if reason.value.signal else code or 0)
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return int(self.transport.pid)
+    def __str__(self) -> str:
+        return self.output
 
     @property
     def addresses(self) -> Sequence[str]:
@@ -145,19 +106,15 @@ class Twistd(ProcessProtocol):
 
     async def up(self) -> None:
         """Wait until all its listeners listen, and it can be told to stop."""
-        await self._up
+        await self.until(lambda: len(self.addresses) >= self._listeners)
         await self.said("clients at one time")
 
     async def said(self, words: str, deadline: float = DEADLINE) -> None:
         """Wait until these words are in its log; fail if it ends without them."""
-        if words not in self.output and not self.ended.called:
-            waiting: Deferred[None] = Deferred()
-            self._listening.append((words, waiting))
-            await waiting.addTimeout(deadline, reactor)
-        assert words in self.output, self.output
+        await self.until(lambda: words in self.output, deadline)
 
     async def stop(self) -> int:
         """End it by SIGTERM, and wait; its exit status (minus a signal's number)."""
         if not self.ended.called:
             self.transport.signalProcess("TERM")
-        return await self.ended
+        return await self.end()
