@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.fakes import grant, plain, tor_like
+from tests.support.fakes import opened
 from tests.support.ground import Ground, WatchedServer
-from tests.support.peers import GRANTED, Peer, Pump, named
+from tests.support.peers import Peer, Pump
 from tests.support.rows import rows
 
 ENDLESS = 256 * 1024 * 1024
@@ -25,17 +25,6 @@ PIPE = 1024 * 1024
 def queued(transport: Any) -> int:
     """Return how many bytes a Twisted transport holds that the kernel has not taken."""
     return len(transport.dataBuffer) + transport._tempDataLen
-
-
-async def streams(ground: Ground, way: str) -> tuple[WatchedServer, Peer, Peer]:
-    """Return a server and the two ends of a stream through it."""
-    if way == "socks":
-        server, upstream = await tor_like(ground, grant)
-    else:
-        server, upstream = await plain(ground)
-    client = await ground.client(server)
-    assert await client.negotiate(named("example.com", 80)) == GRANTED
-    return server, client, await upstream.peer()
 
 
 async def pour(server: WatchedServer, source: Peer, sink: Peer) -> None:
@@ -61,22 +50,19 @@ async def pour(server: WatchedServer, source: Peer, sink: Peer) -> None:
 
 
 @rows("S-03")
-@pytest.mark.parametrize("way", ["socks", "plain"])
-async def test_a_client_that_does_not_read(ground: Ground, way: str) -> None:
-    server, client, far = await streams(ground, way)
-    await pour(server, source=far, sink=client)
-
-
-@rows("S-03")
-@pytest.mark.parametrize("way", ["socks", "plain"])
-async def test_a_far_end_that_does_not_read(ground: Ground, way: str) -> None:
-    server, client, far = await streams(ground, way)
-    await pour(server, source=client, sink=far)
+@pytest.mark.parametrize("tor", [True, False])
+@pytest.mark.parametrize("by_client", [True, False])
+async def test_a_side_that_does_not_read_stalls_the_other(
+    ground: Ground, tor: bool, by_client: bool
+) -> None:
+    server, client, far = await opened(ground, tor=tor)
+    source, sink = (far, client) if by_client else (client, far)
+    await pour(server, source, sink)
 
 
 @rows("S-03")
 async def test_one_stalled_way_leaves_the_other_open(ground: Ground) -> None:
-    _, client, far = await streams(ground, "socks")
+    _, client, far = await opened(ground, tor=True)
     client.transport.pauseProducing()
     pump = Pump(far, ENDLESS)
     await pump.stalled()

@@ -7,9 +7,8 @@ import os
 
 import pytest
 
-from tests.support.fakes import grant, tor_like
+from tests.support.fakes import opened
 from tests.support.ground import Ground
-from tests.support.peers import GRANTED, named
 from tests.support.rows import rows
 
 SIZE = 10 * 1024 * 1024
@@ -22,11 +21,8 @@ def digest(data: bytes) -> str:
 @rows("S-01", "S-03")
 @pytest.mark.parametrize("pipelined", [True, False])
 async def test_ten_megabytes_each_way_at_once(ground: Ground, pipelined: bool) -> None:
-    server, upstream = await tor_like(ground, grant, pipelined=pipelined)
-    client = await ground.client(server)
+    _, client, leg = await opened(ground, tor=True, pipelined=pipelined)
     up, down = os.urandom(SIZE), os.urandom(SIZE)
-    assert await client.negotiate(named("example.com", 80)) == GRANTED
-    leg = await upstream.asked()
     assert leg.asked == (1, 3, b"example.com", 80)
     client.send(up)
     leg.send(down)

@@ -12,6 +12,7 @@ from twisted.internet.task import Clock
 
 from tests.support.fakes import Leg, hold, refuse, tor_like
 from tests.support.ground import Ground
+from tests.support.names import ONION
 from tests.support.peers import Peer, named, refused
 from tests.support.rows import rows
 from torsocks_tx.server.protocol import State
@@ -70,11 +71,9 @@ async def test_a_client_that_stays_after_its_failure_has_two_seconds(ground: Gro
     assert clock.getDelayedCalls() == []
 
 
-@pytest.mark.parametrize(("host", "seconds"), [("example.com", 120.0), ("x.onion", 600.0)])
+@pytest.mark.parametrize(("host", "seconds"), [("example.com", 120.0), (ONION, 600.0)])
 async def test_an_upstream_that_never_answers(ground: Ground, host: str, seconds: float) -> None:
     clock = Clock()
-    if host == "x.onion":
-        host = "duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswzczad.onion"
     server, upstream = await tor_like(ground, hold, clock=clock)
     client = await ground.client(server)
     client.send(b"\5\1\0" + named(host, 80))

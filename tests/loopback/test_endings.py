@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support.fakes import Leg, grant, hold, plain, refuse, tor_like
+from tests.support.fakes import Leg, grant, hold, opened, refuse, tor_like
 from tests.support.ground import Ground, WatchedServer
 from tests.support.peers import GRANTED, Peer, named, refused, turn
 from tests.support.rows import rows
@@ -63,24 +63,9 @@ async def test_a_reset_of_the_far_end_is_a_reset_and_a_fin_a_fin(ground: Ground)
         await server.emptied()
 
 
-@rows("S-03")
-async def test_a_reset_of_the_client_is_a_reset(ground: Ground) -> None:
-    server, origin = await plain(ground)
-    client = await ground.client(server)
-    assert await client.negotiate(REQUEST) == GRANTED
-    far = await origin.peer()
-    client.reset()
-    assert await far.ended_well() == (not needs_resets(ground))
-    far.close()
-    await server.emptied()
-
-
 async def in_use(ground: Ground) -> tuple[WatchedServer, Peer, Peer]:
     """A server, and both ends of a stream that has carried bytes both ways."""
-    server, origin = await plain(ground)
-    client = await ground.client(server)
-    assert await client.negotiate(REQUEST) == GRANTED
-    far = await origin.peer()
+    server, client, far = await opened(ground)
     client.send(b"question")
     assert await far.take(8) == b"question"
     far.send(b"answer")

@@ -4,58 +4,19 @@ from __future__ import annotations
 
 from twisted.internet.task import Clock
 
-from tests.support.fakes import grant, plain, tor_like
+from tests.support.fakes import opened
 from tests.support.ground import Ground
-from tests.support.peers import GRANTED, named
 from tests.support.rows import rows
 
 ANSWER = b"0123456789abcdef" * 131072
-REQUEST = named("example.com", 80)
-
-
-@rows("S-03")
-async def test_the_clients_fin_reaches_the_origin_and_the_answer_comes_back(ground: Ground) -> None:
-    server, origin = await plain(ground)
-    client = await ground.client(server)
-    assert await client.negotiate(REQUEST) == GRANTED
-    client.send(b"question")
-    client.shut()
-    far = await origin.peer()
-    assert await far.take_rest() == b"question"
-    far.send(ANSWER)
-    far.close()
-    assert await client.take_rest() == ANSWER
-    assert await client.ended_well()
-    await server.emptied()
-
-
-@rows("S-03")
-async def test_the_origins_fin_reaches_the_client_which_may_go_on(ground: Ground) -> None:
-    server, origin = await plain(ground)
-    client = await ground.client(server)
-    assert await client.negotiate(REQUEST) == GRANTED
-    far = await origin.peer()
-    far.send(b"all I have to say")
-    far.shut()
-    assert await client.take_rest() == b"all I have to say"
-    client.send(ANSWER)
-    assert await far.take(len(ANSWER)) == ANSWER
-    client.shut()
-    assert await far.take_rest() == b""
-    assert await client.ended_well()
-    assert await far.ended_well()
-    await server.emptied()
 
 
 @rows("S-03")
 async def test_the_clients_fin_is_held_back_from_tor(ground: Ground) -> None:
-    server, upstream = await tor_like(ground, grant)
-    client = await ground.client(server)
-    assert await client.negotiate(REQUEST) == GRANTED
+    server, client, leg = await opened(ground, tor=True)
     client.send(b"question")
     client.shut()
     await server.until(lambda: server.ended == 1)
-    leg = await upstream.asked()
     assert await leg.take(8) == b"question"
     leg.send(ANSWER)
     assert await client.take(len(ANSWER)) == ANSWER
@@ -69,10 +30,7 @@ async def test_the_clients_fin_is_held_back_from_tor(ground: Ground) -> None:
 @rows("S-03")
 async def test_after_the_clients_fin_a_silent_tor_is_left_in_the_end(ground: Ground) -> None:
     clock = Clock()
-    server, upstream = await tor_like(ground, grant, clock=clock)
-    client = await ground.client(server)
-    assert await client.negotiate(REQUEST) == GRANTED
-    leg = await upstream.asked()
+    server, client, leg = await opened(ground, tor=True, clock=clock)
     client.shut()
     await server.until(lambda: server.ended == 1)
     clock.advance(29)
@@ -91,10 +49,7 @@ async def test_after_the_clients_fin_a_silent_tor_is_left_in_the_end(ground: Gro
 
 @rows("S-03")
 async def test_tors_fin_ends_the_stream_though_the_client_was_still_sending(ground: Ground) -> None:
-    server, upstream = await tor_like(ground, grant)
-    client = await ground.client(server)
-    assert await client.negotiate(REQUEST) == GRANTED
-    leg = await upstream.asked()
+    server, client, leg = await opened(ground, tor=True)
     # tor reads no more: what the client sends stays in our hands, and the client is paused.
     leg.transport.pauseProducing()
     client.send(ANSWER * 8)

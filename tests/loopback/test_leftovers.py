@@ -8,12 +8,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.support.fakes import grant, plain, tor_like
+from tests.support.fakes import opened
 from tests.support.ground import Ground, WatchedServer
-from tests.support.peers import GRANTED, Peer, named, turn
+from tests.support.peers import Peer, turn
 from tests.support.rows import rows
-
-REQUEST = named("example.com", 80)
 
 
 @pytest.fixture(autouse=True)
@@ -42,11 +40,8 @@ async def forgotten(server: WatchedServer, ends: list[weakref.ref[object]]) -> N
 @rows("R-29")
 @pytest.mark.parametrize("way", [Peer.close, Peer.reset])
 async def test_after_a_stream(ground: Ground, way: Callable[[Peer], None]) -> None:
-    server, origin = await plain(ground)
-    client = await ground.client(server)
-    assert await client.negotiate(REQUEST) == GRANTED
+    server, client, far = await opened(ground)
     ends = both_ends(server)
-    far = await origin.peer()
     client.send(b"ping")
     assert await far.take(4) == b"ping"
     way(client)
@@ -56,10 +51,8 @@ async def test_after_a_stream(ground: Ground, way: Callable[[Peer], None]) -> No
 
 @rows("R-29")
 async def test_after_a_stream_through_tor(ground: Ground) -> None:
-    server, upstream = await tor_like(ground, grant)
-    client = await ground.client(server)
-    assert await client.negotiate(REQUEST) == GRANTED
+    server, client, leg = await opened(ground, tor=True)
     ends = both_ends(server)
     client.close()
-    (await upstream.asked()).close()
+    leg.close()
     await forgotten(server, ends)

@@ -14,12 +14,11 @@ from zope.interface import implementer
 
 from tests.support.fakes import grant, refuse, tor_like
 from tests.support.ground import Ground, WatchedServer
+from tests.support.names import ONION
 from tests.support.peers import named, refused
 from tests.support.rows import rows
 from torsocks_tx.backends.direct import DirectBackend
 from torsocks_tx.backends.names import NameResolver
-
-ONION = "duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswzczad.onion"
 
 
 class Lookups(list[str]):

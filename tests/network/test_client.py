@@ -142,15 +142,6 @@ async def test_client_resolves_names_and_addresses(
     assert type(caught.value.reason) is HostUnreachable
 
 
-@rows("P-20", "P-21")
-async def test_an_unknown_key_is_refused_by_its_name(
-    private_network: PrivateNetwork, ours: Proxy
-) -> None:
-    with pytest.raises(SOCKSError) as caught:
-        await connected(ours, "web.test", 80, ClientOptions(require=("FAMILY",)))
-    assert caught.value.pairs.get("UNSUPPORTED") == b"FAMILY"
-
-
 async def test_endpoint_string_connects(private_network: PrivateNetwork) -> None:
     host, port = private_network.client.socks_tcp
     text = f"socks:web.test:{private_network.web.port}:socksHost={host}:socksPort={port}"

@@ -12,7 +12,7 @@ from twisted.internet import reactor
 from twisted.internet.address import UNIXAddress
 
 from tests.support.ground import Ground, WatchedServer
-from tests.support.peers import Peer, PeerFactory
+from tests.support.peers import GRANTED, Peer, PeerFactory, named
 from torsocks_tx.backends.endpoint import EndpointBackend
 from torsocks_tx.backends.tor.backend import TorBackend
 from torsocks_tx.backends.tor.providers import FixedTorProvider
@@ -178,3 +178,17 @@ async def plain(
     endpoint = ground.by_socket(await ground.listen(origin))
     backend: Any = EndpointBackend(reactor, lambda *_: endpoint)
     return WatchedServer(backend, **options), origin
+
+
+async def opened(
+    ground: Ground, *, tor: bool = False, **options: Any
+) -> tuple[WatchedServer, Peer, Any]:
+    """Return a server and both ends of an open stream through it, to an origin or to a fake tor."""
+    upstream: Any
+    if tor:
+        server, upstream = await tor_like(ground, grant, **options)
+    else:
+        server, upstream = await plain(ground, **options)
+    client = await ground.client(server)
+    assert await client.negotiate(named("example.com", 80)) == GRANTED
+    return server, client, await (upstream.asked() if tor else upstream.peer())
