@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from torsocks_tx.server.auth import Authenticator, CredAuthenticator, PasswordFile
     from torsocks_tx.server.connections import ConnectionLimiter
     from torsocks_tx.server.factory import SOCKS4Factory, SOCKS5Factory, SOCKSFactory
+    from torsocks_tx.server.listen import ListenError
     from torsocks_tx.server.protocol import SOCKS4Protocol, SOCKS5Protocol, SOCKSProtocol
+    from torsocks_tx.server.serving import Server, serve
     from torsocks_tx.socks.client_options import ClientOptions
     from torsocks_tx.socks.constants import AddressType, CodeSet, Command, Role, Version
     from torsocks_tx.socks.extended import KeyHandler
@@ -66,6 +68,7 @@ __all__ = [
     "Keyring",
     "LaunchedTorProvider",
     "Limits",
+    "ListenError",
     "ListenerPolicy",
     "MemoryBackend",
     "MemoryOutbound",
@@ -86,12 +89,14 @@ __all__ = [
     "SOCKSError",
     "SOCKSFactory",
     "SOCKSProtocol",
+    "Server",
     "SocksPort",
     "TorBackend",
     "TorProvider",
     "Version",
     "resolve",
     "resolve_ptr",
+    "serve",
 ]
 
 # Twisted imports this package to list its plugins, in every program that reads an endpoint string:
@@ -119,7 +124,9 @@ if not TYPE_CHECKING:
         "server.auth": "Authenticator CredAuthenticator PasswordFile",
         "server.connections": "ConnectionLimiter",
         "server.factory": "SOCKS4Factory SOCKS5Factory SOCKSFactory",
+        "server.listen": "ListenError",
         "server.protocol": "SOCKS4Protocol SOCKS5Protocol SOCKSProtocol",
+        "server.serving": "Server serve",
         "socks.client_options": "ClientOptions",
         "socks.constants": "AddressType CodeSet Command Role Version",
         "socks.extended": "KeyHandler",

@@ -24,10 +24,8 @@ MODULES = [
     "torsocks_tx.testing.scripted",
     "torsocks_tx.testing.tornet",
 ]
-INTERNAL = {
-    # Parts of what the private network is made of; users get them ready-made.
-    "torsocks_tx.testing.tornet": {"Control", "Watchdog"}
-}
+# Of what users get ready-made: they do not call its constructor.
+INTERNAL = {"torsocks_tx": {"Listener"}, "torsocks_tx.testing.tornet": {"Control", "Watchdog"}}
 
 
 def public(module: str) -> dict[str, Any]:

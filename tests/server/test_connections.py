@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import resource
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.epollreactor import EPollReactor
+from twisted.internet.selectreactor import SelectReactor
 from twisted.internet.task import Clock
 
 from torsocks_tx.backends.memory import MemoryBackend
 from torsocks_tx.limits import Limits
+from torsocks_tx.server import connections
 from torsocks_tx.server.connections import (
     SILENCE,
     WARNING_PAUSE,
@@ -186,3 +190,11 @@ def test_the_descriptor_limit_is_raised_and_says_how_many_connections_it_allows(
         assert allowed >= (len(os.listdir("/proc/self/fd")) - 96) // 2
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.parametrize(("kind", "most"), [(EPollReactor, 5000), (SelectReactor, 464)])
+def test_no_more_clients_are_promised_than_the_reactor_can_serve(
+    monkeypatch: pytest.MonkeyPatch, kind: type, most: int
+) -> None:
+    monkeypatch.setattr(connections, "raise_descriptor_limit", lambda: 5000)
+    assert connections.allowed_connections(Mock(spec=kind)) == most

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from unittest.mock import Mock
 
 import pytest
-from twisted.internet.epollreactor import EPollReactor
-from twisted.internet.selectreactor import SelectReactor
 from twisted.python import usage
 
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.listener import flag_help
 from torsocks_tx.server.auth import CredAuthenticator
 from torsocks_tx.socks.messages import Credentials
-from torsocks_tx.twistd import tap
 from torsocks_tx.twistd.options import TEXTS, Options
 from torsocks_tx.twistd.tap import make_limits
 
@@ -89,14 +85,6 @@ def test_paths_are_relative_to_where_the_command_was_given(path: str) -> None:
             Options("/base").parseOptions(arguments)
     with pytest.raises(usage.UsageError, match="/base/x"):
         Options("/base").parseOptions(["--tor", "unix:/x", "--tor-password-file", "x"])
-
-
-@pytest.mark.parametrize(("kind", "most"), [(EPollReactor, 5000), (SelectReactor, 464)])
-def test_no_more_clients_are_promised_than_the_reactor_can_serve(
-    monkeypatch: pytest.MonkeyPatch, kind: type, most: int
-) -> None:
-    monkeypatch.setattr(tap, "raise_descriptor_limit", lambda: 5000)
-    assert tap.allowed_connections(Mock(spec=kind)) == most
 
 
 MISTAKES = [

@@ -27,9 +27,10 @@ from tests.support.processes import descendants, is_alive, process_ended
 from tests.support.rows import rows
 from tests.support.running import Twistd
 from torsocks_tx.server.listen import parse_listener
+from torsocks_tx.server.serving import Server
 from torsocks_tx.twistd import supervisor as module
 from torsocks_tx.twistd.service import ProcessSignals, StartError
-from torsocks_tx.twistd.supervisor import QUICK, START_TIMEOUT, Supervisor, Worker
+from torsocks_tx.twistd.supervisor import QUICK, START_TIMEOUT, Supervisor, Unused, Worker
 
 LOOPBACK = "tcp:0:interface=127.0.0.1"
 
@@ -260,8 +261,8 @@ class Team:
         monkeypatch.setattr(module, "signals", Mock(ProcessSignals))
         monkeypatch.setattr(module, "retry_delay", lambda: lambda failures: float(2**failures))
         self.supervisor = Supervisor(
-            self.reactor, [parse_listener(LOOPBACK)], {"directory": "/", "keys": True}, tor,
-            listen=lambda *_: self.port, check=lambda: None, workers=2, grace=5,
+            self.reactor, Server([(parse_listener(LOOPBACK), Unused())], lambda *_: self.port),
+            {"directory": "/", "keys": True}, tor, check=lambda: None, workers=2, grace=5,
         )  # fmt: skip
 
     def _leave(self, _call: object) -> None:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from twisted.internet.interfaces import IAddress
+from twisted.internet.selectreactor import SelectReactor
 from twisted.logger import Logger
 
 from torsocks_tx.socks.extended import Budget
@@ -30,6 +31,9 @@ SILENCE = 5.0
 
 WARNING_PAUSE = 60.0
 """Seconds between two warnings of one kind."""
+
+SELECT_DESCRIPTORS = 1024
+"""FD_SETSIZE: select(2) takes no descriptor from here on, whatever the limit of open files."""
 
 _IPV6_NETWORK = 8
 _THIS_MACHINE = frozenset({packed_ip("127.0.0.1"), packed_ip("::1")[:_IPV6_NETWORK]})
@@ -55,6 +59,14 @@ def client_network(address: IAddress | None) -> bytes | None:
     except ValueError:
         return None
     return packed if packed is None or len(packed) == 4 else packed[:_IPV6_NETWORK]
+
+
+def allowed_connections(reactor: Any) -> int:
+    """Return how many clients the descriptors of this process allow, with this reactor."""
+    allowed = raise_descriptor_limit()
+    if isinstance(reactor, SelectReactor):
+        allowed = min(allowed, (SELECT_DESCRIPTORS - RESERVED) // 2)
+    return allowed
 
 
 class RareWarning:
@@ -186,7 +198,18 @@ class ConnectionLimiter:
     def linger(self, connection: Connection) -> None:
         """Note that a client has closed its sending side while its stream is open."""
         for group in self._groups.get(connection, ()):
+            group.lingering.pop(connection, None)  # those that linger longest stay first
             group.lingering[connection] = self._seconds(), connection.received
+
+    def find_silent(self, seconds: float) -> list[Connection]:
+        """Return the clients that closed their sending side and received nothing for so long."""
+        found, now = [], self._seconds()
+        for connection, (since, received) in list(self._all.lingering.items()):
+            if connection.received != received:
+                self.linger(connection)
+            elif now - since >= seconds:
+                found.append(connection)
+        return found
 
     def leave(self, connection: Connection) -> None:
         """Count a connection no more; a second call does nothing."""

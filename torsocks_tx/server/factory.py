@@ -18,6 +18,7 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from torsocks_tx.errors import NotAllowed
@@ -34,6 +35,15 @@ from torsocks_tx.socks.extended import ExtendedRules, KeyHandler, standard_keys
 from torsocks_tx.socks.messages import Credentials, Request
 from torsocks_tx.socks.replies import ReplyContext
 from torsocks_tx.socks.server import HandshakeOptions
+
+SHUTDOWN_GRACE = 5.0
+"""Seconds that clients have to end when a server stops."""
+
+REQUEST_GRACE = 1.0
+"""Seconds for a client's request when the server stops: one that came last is still speaking."""
+
+SILENCE = 1.0
+"""When the server stops: seconds after which a client with its sending side closed has left."""
 
 _listener_numbers = itertools.count(1)
 _isolator = Isolator()
@@ -203,14 +213,42 @@ class SOCKSFactory(Factory):
         self._empty.append(deferred)
         return deferred
 
-    def close_unserved(self) -> None:
-        """Reset the connections without a request."""
+    def shutdown(self, grace: float = SHUTDOWN_GRACE) -> Deferred[None]:
+        """Let clients end for so many seconds, then reset the rest; fires when none is left.
+
+        Close the listening port first. A client has a second for its request. One that has closed
+        its sending side, and has received nothing for a second, is counted as gone: it looks the
+        same as one that has closed altogether.
+        """
+        return Deferred.fromCoroutine(self._shutdown(grace))
+
+    async def _shutdown(self, grace: float) -> None:
+        ending = self.clock.callLater(grace, self.abort_all)
+        requests = self.clock.callLater(min(grace, REQUEST_GRACE), self._abort_unserved)
+        gone = LoopingCall(self._abort_gone)
+        gone.clock = self.clock
+        gone.start(SILENCE)
+        await self.when_empty()
+        gone.stop()
+        for timer in (ending, requests):
+            if timer.active():
+                timer.cancel()
+        # The far sides of clients that were reset are reset in the reactor's next turn. One that is
+        # still open when it stops is closed with a FIN, and what was cut there looks complete.
+        await deferLater(self.clock, 0, lambda: None)
+
+    def _abort_unserved(self) -> None:
         for protocol in list(self.connections):
             if not protocol.is_served:
                 protocol.reset()
 
+    def _abort_gone(self) -> None:
+        for protocol in self.limiter.find_silent(SILENCE):
+            if protocol in self.connections:
+                protocol.reset()
+
     def abort_all(self) -> None:
-        """Reset every connection, for a server that stops."""
+        """Reset every connection."""
         for protocol in list(self.connections):
             protocol.reset()
 

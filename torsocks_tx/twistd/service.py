@@ -8,25 +8,20 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, NoReturn, Protocol
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks, maybeDeferred
-from twisted.internet.interfaces import IListeningPort
-from twisted.internet.task import deferLater
+from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from torsocks_tx.server.factory import SOCKSFactory
-from torsocks_tx.server.listen import Listener, ListenError
+from torsocks_tx.server.listen import ListenError
+from torsocks_tx.server.serving import Server
 
 GARBAGE = (10_000, 20, 20)
 """When Python looks for garbage: less often than it would, since a connection is many objects."""
-
-REQUEST_GRACE = 1.0
-"""Seconds for a client's request when the server stops: one that came last is still speaking."""
 
 RELOAD_PAUSE = 0.1
 """Seconds between two times that everything is read again, for whoever sends many signals."""
@@ -64,38 +59,19 @@ class StartError(SystemExit, Exception):
         self.code = 1
 
 
-class Ports:
-    """The listening ports of a service: ``bind`` makes each, or raises ``ListenError``."""
+def open_ports(server: Server, fail: Callable[[str], None]) -> None:
+    """Bind the listeners that are not bound yet; ``StartError`` if one cannot be."""
+    try:
+        server.open()
+    except ListenError as error:
+        abandon(server, fail, f"--listen {error}")
 
-    def __init__(
-        self,
-        listeners: Iterable[tuple[Listener, Any]],
-        bind: Callable[[Listener, Any], Any],
-        fail: Callable[[str], None],
-    ) -> None:
-        self._listeners = tuple(listeners)
-        self._bind = bind
-        self._fail = fail
-        self.opened: list[Any] = []
 
-    def open(self) -> None:
-        """Open all that are not open yet, or none; ``StartError`` if one cannot be."""
-        for listener, factory in self._listeners[len(self.opened) :]:
-            try:
-                self.opened.append(self._bind(listener, factory))
-            except ListenError as error:
-                self.abandon(StartError(f"--listen {error}"))
-
-    def abandon(self, error: StartError) -> NoReturn:
-        """Tell why the server cannot start, leave no socket file behind, and raise the error."""
-        self._fail(str(error))
-        self.close()
-        raise error
-
-    def close(self) -> Deferred[Any]:
-        """Close all; fires when that is done."""
-        ports, self.opened = self.opened, []
-        return DeferredList([maybeDeferred(port.stopListening) for port in ports])
+def abandon(server: Server, fail: Callable[[str], None], reason: str) -> NoReturn:
+    """Tell why the server cannot start, leave no socket file behind, and raise ``StartError``."""
+    fail(reason)
+    server.close()
+    raise StartError(reason) from None
 
 
 class _Reloads(Enum):
@@ -202,10 +178,9 @@ signals = ProcessSignals()
 class TorsocksService(Service):
     """Starts the backend and the listeners, and stops them in order.
 
-    ``bind`` listens for a listener, or raises ``ListenError``; ``check`` raises ``StartError`` if
-    the user that serves cannot use what the options name. ``fail`` is told why the server cannot
-    start. At the end: first no new clients, then a grace for those that are served, then a reset
-    for the rest, then the backend.
+    ``check`` raises ``StartError`` if the user that serves cannot use what the options name.
+    ``fail`` is told why the server cannot start. At the end the server is shut down first, and then
+    the backend.
     """
 
     _log = Logger()
@@ -213,18 +188,16 @@ class TorsocksService(Service):
     def __init__(
         self,
         reactor: Any,
-        listeners: Sequence[tuple[Listener, SOCKSFactory]],
+        server: Server,
         upstream: Any,
         *,
-        bind: Callable[[Listener, SOCKSFactory], IListeningPort],
         grace: float,
         most: int,
         check: Callable[[], None] = lambda: None,
         fail: Callable[[str], None] = log_failure,
     ) -> None:
         self._reactor = reactor
-        self._factories = [factory for _, factory in listeners]
-        self._ports = Ports(listeners, bind, fail)
+        self._server = server
         self._upstream = upstream
         self._grace = grace
         self._most = most
@@ -235,13 +208,12 @@ class TorsocksService(Service):
 
     def privilegedStartService(self) -> None:
         """Bind the listeners, while that is still allowed; ``StartError`` if one cannot be."""
-        self._ports.open()
+        open_ports(self._server, self._fail)
 
     def startService(self) -> None:
         """Start the backend. Clients that come earlier wait for it."""
         super().startService()
-        if not self._ports.opened:
-            self.privilegedStartService()
+        self.privilegedStartService()
         failures: list[Failure] = []
         try:
             self._check()
@@ -250,7 +222,7 @@ class TorsocksService(Service):
             if failures:
                 raise StartError(failures[0].getErrorMessage())
         except StartError as error:
-            self._ports.abandon(error)
+            abandon(self._server, self._fail, str(error))
         starting.addCallback(lambda _: self._start_failed(*failures) if failures else None)
         # What is imported by now stays: nothing is gained by looking for garbage in it.
         gc.freeze()
@@ -274,40 +246,14 @@ class TorsocksService(Service):
 
     def end_grace(self) -> None:
         """Reset the streams that are still open."""
-        for factory in self._factories:
-            factory.abort_all()
+        self._server.abort_all()
 
     @inlineCallbacks
     def stopService(self) -> Any:
         """Stop in order; fires when nothing is left."""
         super().stopService()
         try:
-            yield from self._stop()
+            yield self._server.shutdown(self._grace)
+            yield self._upstream.stop()
         finally:
             signals.remove(self)
-
-    def _close_unserved(self) -> None:
-        for factory in self._factories:
-            factory.close_unserved()
-
-    def _stop(self) -> Any:
-        yield self._ports.close()
-        busy = sum(len(factory.connections) for factory in self._factories)
-        if busy:
-            self._log.info(
-                "stopping: open connections have {grace:g} s to end ({busy} now)",
-                busy=busy,
-                grace=self._grace,
-            )
-        timers = [
-            self._reactor.callLater(min(self._grace, REQUEST_GRACE), self._close_unserved),
-            self._reactor.callLater(self._grace, self.end_grace),
-        ]
-        yield DeferredList([factory.when_empty() for factory in self._factories])
-        for timer in timers:
-            if timer.active():
-                timer.cancel()
-        # The far sides of clients that were reset are reset in the reactor's next turn. One that is
-        # still open when it stops is closed with a FIN, and what was cut there looks complete.
-        yield deferLater(self._reactor, 0, lambda: None)
-        yield self._upstream.stop()

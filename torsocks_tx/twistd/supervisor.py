@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import secrets
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from twisted.application.service import Service
@@ -29,8 +29,15 @@ from torsocks_tx.backends.tor.process import (
 )
 from torsocks_tx.backends.tor.waiting import retry_delay
 from torsocks_tx.policy.isolation import SECRET_BYTES
-from torsocks_tx.server.listen import Listener
-from torsocks_tx.twistd.service import Ports, StartError, give_up, log_failure, signals
+from torsocks_tx.server.serving import Server
+from torsocks_tx.twistd.service import (
+    StartError,
+    abandon,
+    give_up,
+    log_failure,
+    open_ports,
+    signals,
+)
 
 STATUS_DESCRIPTOR = 3
 """Where a worker tells that it is ready, or why it cannot start."""
@@ -136,7 +143,7 @@ class Worker(LineProtocol):
         self.ended.callback(reason)
 
 
-class _Unused(Factory):
+class Unused(Factory):
     """A listener's factory here, where no client is ever accepted."""
 
     noisy = False
@@ -145,8 +152,8 @@ class _Unused(Factory):
 class Supervisor(Service):
     """Keeps ``workers`` processes that serve with ``orders``: starts another for each that ends.
 
-    ``listen`` opens a listener, or raises ``ListenError``; ``check`` raises ``StartError`` if the
-    user that serves cannot use what the options name. ``upstream`` is a tor that we start, or None.
+    ``server`` has their listeners. ``check`` raises ``StartError`` if the user that serves cannot
+    use what the options name. ``upstream`` is a tor that we start, or None.
     """
 
     _log = Logger()
@@ -154,20 +161,18 @@ class Supervisor(Service):
     def __init__(
         self,
         reactor: Any,
-        listeners: Sequence[Listener],
+        server: Server,
         orders: dict[str, Any],
         upstream: Any,
         *,
-        listen: Callable[[Listener, Factory], Any],
         check: Callable[[], None],
         workers: int,
         grace: float,
     ) -> None:
         self._reactor = reactor
-        self._ports = Ports([(listener, _Unused()) for listener in listeners], listen, log_failure)
+        self._server = server
         self._orders = {
             **orders,
-            "listeners": len(listeners),
             "secret": secrets.token_bytes(SECRET_BYTES).hex(),
             "share": workers,
         }
@@ -184,15 +189,14 @@ class Supervisor(Service):
 
     def privilegedStartService(self) -> None:
         """Bind the listeners; nobody is accepted here. ``StartError`` if one cannot be."""
-        self._ports.open()
-        for port in self._ports.opened:
+        open_ports(self._server, log_failure)
+        for port in self._server.ports:
             port.stopReading()
 
     def startService(self) -> None:
         """Start tor, if it is ours, and then the workers; ``StartError`` if that fails at once."""
         super().startService()
-        if not self._ports.opened:
-            self.privilegedStartService()
+        self.privilegedStartService()
         failures: list[Failure] = []
         try:
             self._check()
@@ -200,7 +204,7 @@ class Supervisor(Service):
             if failures:
                 raise StartError(failures[0].getErrorMessage())
         except StartError as error:
-            self._ports.abandon(error)
+            abandon(self._server, log_failure, str(error))
         starting.addCallback(lambda _: self._start_failed(*failures) if failures else None)
         signals.add(self._reactor, self)
 
@@ -235,10 +239,10 @@ class Supervisor(Service):
         return worker
 
     def _launch(self, worker: Worker) -> None:
-        orders = dict(self._orders)
+        orders = {**self._orders, "listeners": len(self._server.ports)}
         if self._upstream is not None:
             orders["tor"] = self._upstream.control_address()
-        ports = enumerate(self._ports.opened, FIRST_DESCRIPTOR)
+        ports = enumerate(self._server.ports, FIRST_DESCRIPTOR)
         worker.start(orders, {number: port.fileno() for number, port in ports})
 
     def _has_ended(self, reason: str, worker: Worker) -> None:
@@ -318,7 +322,7 @@ class Supervisor(Service):
         await DeferredList([worker.ended for worker in self._living])
         _cancel(self._killing)
         try:
-            await self._ports.close()
+            await self._server.close()
             if self._upstream is not None:
                 await self._upstream.stop()
         finally:

@@ -7,8 +7,6 @@ from functools import partial
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.protocol import Factory
-from twisted.internet.selectreactor import SelectReactor
 from twisted.python.usage import UsageError
 
 from torsocks_tx.backends.tor.daemon import TorNotFound
@@ -17,17 +15,13 @@ from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolator
 from torsocks_tx.server.auth import CredAuthenticator
 from torsocks_tx.server.binding import bind
-from torsocks_tx.server.connections import RESERVED, ConnectionLimiter, raise_descriptor_limit
-from torsocks_tx.server.factory import SOCKSFactory
-from torsocks_tx.server.listen import Listener
+from torsocks_tx.server.connections import allowed_connections
+from torsocks_tx.server.serving import Bind, Server, with_factories
 from torsocks_tx.twistd.options import Options
 from torsocks_tx.twistd.service import StartError, TorsocksService, log_failure
-from torsocks_tx.twistd.supervisor import Supervisor
+from torsocks_tx.twistd.supervisor import Supervisor, Unused
 
 __all__ = ["Options", "makeService"]
-
-SELECT_DESCRIPTORS = 1024
-"""FD_SETSIZE: select(2) takes no descriptor from here on, whatever the limit of open files."""
 
 
 def make_limits(options: Options, allowed: int, share: int = 1) -> Limits:
@@ -59,13 +53,8 @@ def makeService(options: Options) -> Service:
     from twisted.internet import reactor
 
     authenticated = bool(options.get("credCheckers"))
-
-    def listen_here(listener: Listener, factory: Any) -> Any:
-        return bind(reactor, listener, factory, authenticated=authenticated)
-
-    if options["workers"] > 1:
-        return make_supervisor(reactor, options, listen_here)
-    return make_server(reactor, options, listen_here)
+    make = make_supervisor if options["workers"] > 1 else make_server
+    return make(reactor, options, partial(bind, reactor, authenticated=authenticated))
 
 
 def check_files(options: Options) -> None:
@@ -76,18 +65,10 @@ def check_files(options: Options) -> None:
         raise StartError(str(error)) from None
 
 
-def allowed_connections(reactor: Any) -> int:
-    """How many connections the descriptors of this process allow, and this reactor."""
-    allowed = raise_descriptor_limit()
-    if isinstance(reactor, SelectReactor):
-        allowed = min(allowed, (SELECT_DESCRIPTORS - RESERVED) // 2)
-    return allowed
-
-
 def make_server(
     reactor: Any,
     options: Options,
-    bind: Callable[[Listener, SOCKSFactory], Any],
+    bind: Bind,
     *,
     isolator: Isolator | None = None,
     share: int = 1,
@@ -97,42 +78,25 @@ def make_server(
     allowed = allowed_connections(reactor)
     limits = make_limits(options, allowed, share)
     upstream = _upstream(reactor, options, options["onion-auth-dir"])
+    checkers = options.get("credCheckers")
+    listeners = with_factories(
+        options.listeners,
+        upstream.backend,
+        limits,
+        authenticator=CredAuthenticator(checkers) if checkers else None,
+        isolator=isolator,
+        clock=reactor,
+        debugging=bool(options["debug"]),
+    )
     return TorsocksService(
         reactor,
-        _with_factories(options, upstream.backend, limits, isolator),
+        Server(listeners, bind),
         upstream,
-        bind=bind,
         grace=options["shutdown-grace"],
         most=limits.max_connections or allowed,
         check=partial(check_files, options),
         fail=fail,
     )
-
-
-def _with_factories(
-    options: Options, backend: Any, limits: Limits, isolator: Isolator | None
-) -> list[tuple[Listener, SOCKSFactory]]:
-    """Each listener with the factory that serves its clients."""
-    limiter = ConnectionLimiter(limits.max_connections, limits.max_per_client)
-    checkers = options.get("credCheckers")
-    authenticator = CredAuthenticator(checkers) if checkers else None
-    return [
-        (
-            listener,
-            SOCKSFactory(
-                backend,
-                policy=listener.policy,
-                limits=limits,
-                authenticator=authenticator,
-                listener=f"listen-{number}",
-                isolator=isolator,
-                limiter=limiter,
-                tells_clients_apart=listener.kind != "haproxy",
-                debugging=bool(options["debug"]),
-            ),
-        )
-        for number, listener in enumerate(options.listeners)
-    ]
 
 
 def _upstream(reactor: Any, options: Options, keys: str | None = None) -> Any:
@@ -145,9 +109,7 @@ def _upstream(reactor: Any, options: Options, keys: str | None = None) -> Any:
         raise SystemExit(f"torsocks_tx: {error}") from None
 
 
-def make_supervisor(
-    reactor: Any, options: Options, listen: Callable[[Listener, Factory], Any]
-) -> Supervisor:
+def make_supervisor(reactor: Any, options: Options, bind: Bind) -> Supervisor:
     """A process that holds the listeners, and tor if it is ours, for its workers."""
     launched = options["backend"] == "tor" and not options["tor-socks"]
     launched = launched and (options["tor"] or "launch") in ("launch", "private")
@@ -159,11 +121,10 @@ def make_supervisor(
     }
     return Supervisor(
         reactor,
-        options.listeners,
+        Server([(listener, Unused()) for listener in options.listeners], bind),
         orders,
         # The workers give tor its keys, and follow its events.
         _upstream(reactor, options) if launched else None,
-        listen=listen,
         check=partial(check_files, options),
         workers=options["workers"],
         grace=options["shutdown-grace"],
