@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from torsocks_tx.backends.tor.onion.client_auth import Keyring
     from torsocks_tx.backends.tor.onion.diagnosis import Diagnosis, Finding
     from torsocks_tx.backends.tor.onion.observer import OnionObserver
-    from torsocks_tx.backends.tor.provider import Progress, ProviderState, SocksPort, TorProvider
+    from torsocks_tx.backends.tor.ports import SocksPort
+    from torsocks_tx.backends.tor.provider import Progress, ProviderState, TorProvider
     from torsocks_tx.backends.tor.providers import FixedTorProvider, RunningTorProvider
     from torsocks_tx.client.endpoint import SOCKSClientEndpoint, resolve, resolve_ptr
     from torsocks_tx.client.failures import SOCKSError
@@ -112,7 +113,8 @@ if not TYPE_CHECKING:
         "backends.tor.onion.client_auth": "Keyring",
         "backends.tor.onion.diagnosis": "Diagnosis Finding",
         "backends.tor.onion.observer": "OnionObserver",
-        "backends.tor.provider": "Progress ProviderState SocksPort TorProvider",
+        "backends.tor.ports": "SocksPort",
+        "backends.tor.provider": "Progress ProviderState TorProvider",
         "backends.tor.providers": "FixedTorProvider RunningTorProvider",
         "client.endpoint": "SOCKSClientEndpoint resolve resolve_ptr",
         "client.failures": "SOCKSError",

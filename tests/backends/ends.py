@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IProtocolFactory
+from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
@@ -41,6 +41,7 @@ class Receiver:
         self.heard.append(("lost", clean))
 
 
+@implementer(IStreamClientEndpoint)
 class FakeEndpoint:
     """An endpoint that connects when the test calls ``come``."""
 

@@ -15,15 +15,14 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torsocks_tx import errors
 from torsocks_tx.backends.names import NameResolver
 from torsocks_tx.client.connection import Stream
+from torsocks_tx.client.failures import log_fault
 from torsocks_tx.interfaces import IBackend, IReceiver
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.relay.connector import Connect, Target
@@ -128,8 +127,6 @@ class DirectBackend:
     system call, for tests.
     """
 
-    _log = Logger()
-
     def __init__(
         self,
         reactor: Any,
@@ -152,8 +149,7 @@ class DirectBackend:
                 self._dial([target], stream)
                 return stream
         looking = Deferred.fromCoroutine(self._targets(request.address, isolation.port_flags))
-        looking.addErrback(self._fault)
-        stream.wait_for(looking)
+        stream.wait_for(looking.addErrback(log_fault))
         looking.addCallback(self._dial, stream)
         return stream
 
@@ -180,12 +176,6 @@ class DirectBackend:
     def _dial(self, targets: Sequence[Target] | None, stream: Stream) -> None:
         if targets:
             stream.dial(self.reactor, targets, connect=self.connect)
-
-    def _fault(self, failure: Failure) -> Failure:
-        if failure.check(errors.Refused, CancelledError) is None:
-            text = "a fault while looking up; the client is refused"
-            self._log.failure(text, errors.without_text(failure))
-        return failure
 
     def resolve(self, request: Request, isolation: Isolation) -> Deferred[Address]:
         """Look up an address of a name; an IPv4 address if there is one."""

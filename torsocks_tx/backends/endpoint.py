@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torsocks_tx.client.connection import Stream
 from torsocks_tx.client.endpoint import SOCKSClientEndpoint
-from torsocks_tx.client.failures import SOCKSError, refused_by
-from torsocks_tx.errors import CommandNotSupported, GeneralFailure, Refused, without_text
+from torsocks_tx.client.failures import SOCKSError, log_fault, refused_by
+from torsocks_tx.errors import CommandNotSupported, GeneralFailure, Refused
 from torsocks_tx.interfaces import IBackend, IReceiver
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.socks.messages import Address, Request
@@ -28,23 +27,21 @@ class EndpointBackend:
     """Connects to the endpoint that ``choose`` gives; refuses look-ups, which endpoints cannot do.
 
     What ``choose`` or ``connect`` itself raises, other than ``Refused``, is a fault: it is logged
-    with its traceback. ``meaning`` gives the refusal for a failed attempt. Where the endpoint is a
-    ``SOCKSClientEndpoint``, it is asked about replies of that server only: a SOCKS server that
+    with its traceback. ``refusal_for`` gives the refusal for a failed attempt. Where the endpoint
+    is a ``SOCKSClientEndpoint``, it is asked about replies of that server only: a SOCKS server that
     cannot be reached is a general failure, since nothing is known of the destination.
     """
-
-    _log = Logger()
 
     def __init__(
         self,
         reactor: IReactorTime,
         choose: EndpointChooser,
         *,
-        meaning: Callable[[Failure], Refused] = refused_by,
+        refusal_for: Callable[[Failure], Refused] = refused_by,
     ) -> None:
         self._reactor = reactor
         self._choose = choose
-        self._meaning = meaning
+        self._refusal_for = refusal_for
 
     def open(self, request: Request, isolation: Isolation, receiver: IReceiver) -> Stream:
         """Begin a stream. ``choose`` is called in the reactor's next turn."""
@@ -54,24 +51,17 @@ class EndpointBackend:
             chosen.append(endpoint)
             stream.connect(endpoint)
 
-        def meaning(failure: Failure) -> Refused:
+        def refusal_for(failure: Failure) -> Refused:
             by_proxy = bool(chosen) and isinstance(chosen[0], SOCKSClientEndpoint)
             if by_proxy and not failure.check(SOCKSError, Refused):
                 return GeneralFailure("the SOCKS server cannot be reached")
-            return self._meaning(failure)
+            return self._refusal_for(failure)
 
-        stream = Stream(self._reactor, receiver, half_close=True, meaning=meaning)
+        stream = Stream(self._reactor, receiver, half_close=True, refusal_for=refusal_for)
         # Never from inside ``open``: an endpoint may connect at once.
         next_turn = deferLater(self._reactor, 0.0, self._choose, request, isolation)
-        next_turn.addCallback(connect).addErrback(self._fault)
-        stream.wait_for(next_turn)
+        stream.wait_for(next_turn.addCallback(connect).addErrback(log_fault))
         return stream
-
-    def _fault(self, failure: Failure) -> Failure:
-        if failure.check(Refused, CancelledError) is None:
-            text = "a fault while choosing an endpoint; the client is refused"
-            self._log.failure(text, without_text(failure))
-        return failure
 
     def resolve(self, request: Request, isolation: Isolation) -> Deferred[Address]:
         """Refuse the look-up."""

@@ -87,9 +87,9 @@ class Stream(Protocol):
     """An ``IOutbound`` that is itself the protocol of its connection.
 
     ``half_close``: the remote may be told that no more will come; tor may not, since it would drop
-    the answer with the rest of the stream. ``meaning`` says what a failed attempt to connect is to
-    the receiver. ``outcome`` is that of the handshake, while the receiver is told of it;
-    ``end`` says why there is no connection.
+    the answer with the rest of the stream. ``refusal_for`` returns what the receiver hears of a
+    failed attempt to connect. ``outcome`` is that of the handshake, while the receiver is told of
+    it; ``end`` says why there is no connection.
     """
 
     transport: Any = None
@@ -100,14 +100,14 @@ class Stream(Protocol):
         receiver: IReceiver,
         *,
         half_close: bool,
-        meaning: Callable[[Failure], Refused] = refused_by,
+        refusal_for: Callable[[Failure], Refused] = refused_by,
     ) -> None:
         self.outcome: Opened | Failed | None = None
         self.end: Failure | None = None
         self._deadline = Deadline(clock)
         self._receiver = receiver
         self._half_close = half_close
-        self._meaning = meaning
+        self._refusal_for = refusal_for
         self._state = State.CONNECTING
         self._early = bytearray()
         self._takes_early = False
@@ -163,7 +163,7 @@ class Stream(Protocol):
         self._pending = None
         if self._state is State.CONNECTING:
             self.end = failure
-            self.refuse(self._meaning(failure))
+            self.refuse(self._refusal_for(failure))
 
     def refuse(self, reason: Refused) -> None:
         """End a stream that is not open, for this reason."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 
 from twisted.internet import error
+from twisted.internet.defer import CancelledError
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from torsocks_tx.errors import (
@@ -15,8 +17,11 @@ from torsocks_tx.errors import (
     Refused,
     Retry,
     TimedOut,
+    without_text,
 )
 from torsocks_tx.socks.messages import NO_PAIRS, KeyValues
+
+_log = Logger()
 
 
 class SOCKSError(error.ConnectError):
@@ -74,6 +79,14 @@ _BY_EXCEPTION: tuple[tuple[type[BaseException], type[Refused]], ...] = (
     (error.UnknownHostError, HostUnreachable),
     (error.NoRouteError, NetworkUnreachable),
 )
+
+
+def log_fault(failure: Failure) -> Failure:
+    """Log an unexpected failure of ours to prepare a connection; an errback that passes it on."""
+    if failure.check(Refused, CancelledError) is None:
+        text = "a fault while preparing a connection; the client is refused"
+        _log.failure(text, without_text(failure))
+    return failure
 
 
 def refused_by(failure: Failure) -> Refused:

@@ -189,7 +189,7 @@ class TransportBackend(EndpointBackend):
     def __init__(self, reactor: Any, transport: Transport, setting: Setting) -> None:
         self._transport = transport
         self._setting = setting
-        super().__init__(reactor, self._choose_endpoint, meaning=_refusal)
+        super().__init__(reactor, self._choose_endpoint, refusal_for=_refusal)
 
     def _choose_endpoint(self, request: Request, isolation: Isolation) -> IStreamClientEndpoint:
         address = request.address.literal()

@@ -26,7 +26,8 @@ from torsocks_tx.backends.tor.files import default_data_directory
 from torsocks_tx.backends.tor.launched import LaunchedTorProvider
 from torsocks_tx.backends.tor.onion.client_auth import Keyring
 from torsocks_tx.backends.tor.onion.observer import OnionObserver
-from torsocks_tx.backends.tor.provider import NoSuchPort, TorProvider
+from torsocks_tx.backends.tor.ports import NoSuchPort
+from torsocks_tx.backends.tor.provider import TorProvider
 from torsocks_tx.backends.tor.providers import FixedTorProvider, RunningTorProvider
 from torsocks_tx.errors import TorDown
 from torsocks_tx.limits import RENDEZVOUS_TIMEOUT
@@ -84,7 +85,7 @@ class TorUpstream:
         self._keyring = keyring
         observer = OnionObserver(reactor, rendezvous_timeout=rendezvous_timeout, keyring=keyring)
         self.backend = TorBackend(
-            reactor, provider, optimistic_data=optimistic_data, observer=observer
+            reactor, provider, optimistic_data=optimistic_data, onion_observer=observer
         )
 
     def start(self) -> Deferred[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,8 +14,9 @@ from tests.backends.tor.onion.staged import staged
 from tests.support.names import ONION
 from tests.support.rows import rows
 from torsocks_tx.backends.tor.backend import TorBackend
-from torsocks_tx.backends.tor.provider import SocksPort
-from torsocks_tx.backends.tor.providers import FixedTorProvider
+from torsocks_tx.backends.tor.ports import SocksPort
+from torsocks_tx.backends.tor.provider import NotStarted
+from torsocks_tx.backends.tor.providers import FixedTorProvider, RunningTorProvider
 from torsocks_tx.errors import InvalidOnionAddress
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.socks.constants import Command, Version
@@ -114,4 +116,42 @@ def test_an_application_may_give_its_own_observer() -> None:
 
     observer = OnionObserver(Clock())
     provider = FixedTorProvider(FakeEndpoint(succeed(None)))  # type: ignore[arg-type]
-    assert TorBackend(Clock(), provider, observer=observer).observer is observer
+    assert TorBackend(Clock(), provider, onion_observer=observer).observer is observer
+
+
+def test_a_provider_that_was_never_started_is_said_once_and_no_client_waits(
+    log_lines: list[str],
+) -> None:
+    backend = TorBackend(Clock(), FixedTorProvider(FakeEndpoint()))
+    receivers = [Receiver(), Receiver()]
+    for receiver in receivers:
+        request = Request(Version.SOCKS5, Command.CONNECT, Address.of("example.com", 80))
+        backend.open(request, ISOLATION, receiver)
+    for receiver in receivers:
+        (reason,) = receiver.heard
+        assert (type(reason), reason.code) == (NotStarted, 1)
+    text = "clients are refused: the provider of tor was never started (call its start())"
+    assert log_lines == [f"warn: {text}"]
+
+
+ENDPOINT = FakeEndpoint()
+WRONG = [
+    (lambda: TorBackend(Clock(), ENDPOINT), "provider must be a TorProvider, .* not FakeEndpoint"),
+    (lambda: TorBackend(None, FixedTorProvider(ENDPOINT)), "reactor must be a reactor, not None"),
+    (
+        lambda: TorBackend(Clock(), FixedTorProvider(ENDPOINT), onion_observer=print),
+        "onion_observer must be an OnionObserver, not builtin",
+    ),
+    (lambda: FixedTorProvider("127.0.0.1:9050"), "wanted a client endpoint, .* not str"),
+    (lambda: RunningTorProvider(Clock(), None), "wanted a client endpoint, .* not NoneType"),
+    (
+        lambda: TorBackend(Clock(), FixedTorProvider(ENDPOINT)).replace_tor(None),
+        "a backend that TorBackend.from_tor has made",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "wanted"), WRONG, ids=str)
+def test_wrong_arguments_are_refused_at_the_call(call: Callable[[], object], wanted: str) -> None:
+    with pytest.raises(TypeError, match=wanted):
+        call()

@@ -33,8 +33,9 @@ from torsocks_tx.backends.tor.launched import (
     policy_sets,
     torrc_lines,
 )
+from torsocks_tx.backends.tor.ports import NoSuchPort
 from torsocks_tx.backends.tor.process import SpawnError
-from torsocks_tx.backends.tor.provider import NoSuchPort, ProviderState
+from torsocks_tx.backends.tor.provider import ProviderState
 from torsocks_tx.errors import TorDown
 
 network = pytest.mark.network
@@ -88,10 +89,10 @@ async def test_a_launched_tor_is_ready_when_it_is_bootstrapped(
     provider = launch(tor_binary=program)
     heard: list[str] = []
     provider.on_progress(lambda progress: heard.append(str(progress)))
-    asked = provider.when_ready()
+    started = provider.start()
     assert provider.state is ProviderState.STARTING
-    await provider.start()
-    port = await asked
+    port = await provider.when_ready()
+    await started
     assert provider.state is ProviderState.READY
     assert provider.port_for(()) == port
     assert (port.pipelined, port.flags) == (True, frozenset())
@@ -281,8 +282,8 @@ async def test_a_port_for_each_policy(launch: Make, program: str) -> None:
     assert no_ipv6.flags == {"NoIPv6Traffic"}
     assert no_ipv6.endpoint is not plain.endpoint
     assert provider.port_for(["OnionTrafficOnly"]).flags >= {"NoIPv4Traffic", "NoIPv6Traffic"}
-    with pytest.raises(NoSuchPort, match="without a SocksPort for"):
-        provider.port_for(["NoIPv4Traffic"])
+    with pytest.raises(NoSuchPort, match="without a SocksPort for NoOnionTraffic: add that"):
+        provider.port_for(["NoOnionTraffic"])
 
 
 @network
@@ -429,15 +430,15 @@ OUTPUTS = [
 ]
 
 
-def test_policy_sets_are_distinct_and_begin_with_none() -> None:
+def test_policy_sets_are_distinct_and_the_fewest_flags_come_first() -> None:
     assert policy_sets([]) == [NONE]
     assert policy_sets(
         [("NoIPv6Traffic",), ("noipv6traffic",), (), ("OnionTrafficOnly",), ("PreferIPv6",)]
     ) == [
         NONE,
         {"NoIPv6Traffic"},
-        {"NoDNSRequest", "NoIPv4Traffic", "NoIPv6Traffic"},
         {"PreferIPv6"},
+        {"NoDNSRequest", "NoIPv4Traffic", "NoIPv6Traffic"},
     ]
 
 

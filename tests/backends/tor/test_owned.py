@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import AsyncIterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
-from txtorcon import TorProtocolFactory
+from twisted.internet.endpoints import UNIXClientEndpoint
+from txtorcon import Tor, TorProtocolFactory
 
 from tests.backends.tor.fake_tor import BOOTSTRAPPED, STARTING, FakeTor
 from tests.backends.tor.real_tor import UNREACHABLE, RealTor
 from tests.backends.tor.test_running import until
+from tests.support.processes import ROOT, start_python
 from torsocks_tx.backends.tor.authentication import ControlUnavailable
 from torsocks_tx.backends.tor.backend import TorBackend
-from torsocks_tx.backends.tor.onion.observer import Following
+from torsocks_tx.backends.tor.onion.observer import Following, OnionObserver
 from torsocks_tx.backends.tor.provider import ProviderState
 from torsocks_tx.backends.tor.providers import OwnedTorProvider
 from torsocks_tx.errors import TorDown
@@ -44,7 +47,7 @@ async def test_the_protocol_or_the_tor_of_an_application_is_used_as_it_is(
     fake_tor: FakeTor, protocol: Any, wrapped: bool
 ) -> None:
     commands = len(fake_tor.commands)
-    tor = SimpleNamespace(protocol=protocol) if wrapped else protocol
+    tor = Tor(reactor, protocol) if wrapped else protocol
     provider = OwnedTorProvider(reactor, tor)
     await provider.start()
     port = await provider.when_ready()
@@ -110,21 +113,69 @@ async def test_an_observer_leaves_the_connection_as_it_was(
     await until(lambda: circuits == ["7 BUILT"])
 
 
-async def test_a_lost_connection_of_an_application_is_not_made_again(
+async def test_an_application_replaces_the_tor_whose_connection_was_lost(
     fake_tor: FakeTor, log_lines: list[str]
 ) -> None:
-    protocol = await protocol_of(fake_tor)
-    provider = OwnedTorProvider(reactor, protocol)
-    await provider.start()
+    backend = TorBackend.from_tor(reactor, await protocol_of(fake_tor))
+    provider = backend.provider
+    await provider.when_ready()
     fake_tor.drop()
     await until(lambda: provider.state is ProviderState.DOWN)
-    with pytest.raises(TorDown, match="the application's control connection is lost"):
+    with pytest.raises(TorDown, match="the application's control connection to tor is lost"):
         await provider.when_ready()
     assert provider.control is None
     assert provider.port_for(()).pipelined
-    assert fake_tor.connections == []
-    assert log_lines[-1].startswith("warn: tor is gone (the application's")
-    await provider.stop()
+    assert fake_tor.connections == [], "it is not made again"
+    assert log_lines[-1] == (
+        "warn: the application's control connection to tor is lost;"
+        " clients are refused until the backend's replace_tor is called"
+    )
+    with pytest.raises(TypeError, match=r"tor must be a txtorcon\.Tor"):
+        backend.replace_tor(None)
+    backend.replace_tor(Tor(reactor, await protocol_of(fake_tor)))
+    assert provider.state is ProviderState.STARTING
+    await provider.when_ready()
+    assert log_lines[-1] == "info: tor is ready"
+    second = provider.control
+    backend.replace_tor(third := await protocol_of(fake_tor))
+    await provider.when_ready()
+    assert second is not provider.control
+    assert provider.control.protocol is third
+    await until(lambda: fake_tor.commands.count("SETEVENTS ") == 1)
+    await backend.stop()
+    assert provider.state is ProviderState.STOPPED
+    assert len(fake_tor.connections) == 2, "they are the application's"
+    fake_tor.drop()
+
+
+async def test_a_backend_over_an_applications_tor_takes_all_that_a_backend_takes(
+    fake_tor: FakeTor, protocol: Any
+) -> None:
+    observer = OnionObserver(reactor)
+    backend = TorBackend.from_tor(reactor, protocol, onion_observer=observer, optimistic_data=False)
+    assert backend.observer is observer
+    assert backend._optimistic_data is False
+    await backend.stop()
+
+
+@pytest.mark.parametrize("tor", [None, object(), UNIXClientEndpoint(reactor, "/run/tor/control")])
+def test_what_is_no_tor_is_refused_at_the_call(tor: object) -> None:
+    wanted = rf"tor must be a txtorcon\.Tor, .* not {type(tor).__name__}"
+    with pytest.raises(TypeError, match=wanted):
+        TorBackend.from_tor(reactor, tor)
+
+
+async def test_program_of_the_readme_ends_without_a_word_at_ctrl_c(fake_tor: FakeTor) -> None:
+    text = (ROOT / "README.md").read_text()
+    program = text.partition("```python\n")[2].partition("```")[0]
+    program = program.replace("/run/tor/control", fake_tor.path).replace("tcp:1080", "tcp:0")
+    for key in ("config/names", "config/defaults"):  # what txtorcon.connect asks for
+        fake_tor.answers[f"GETINFO {key}"] = f"250+{key}=\n.\n250 OK"
+    running = start_python("-W", "ignore", "-c", program)
+    await until(lambda: "GETCONF SocksPort __SocksPort" in fake_tor.commands)
+    os.kill(running.pid, signal.SIGINT)
+    assert await running.end() in (0, -signal.SIGINT)
+    assert running.errors == b""
 
 
 async def test_a_connection_that_was_lost_before_the_start_is_down(

@@ -13,7 +13,7 @@ from torsocks_tx.backends.tor.events import EventError
 from torsocks_tx.backends.tor.ports import (
     Place,
     SocksListener,
-    choose,
+    best_first,
     complaints,
     parse_config,
     parse_flags,
@@ -100,7 +100,7 @@ def test_listeners_are_read(value: str, places: tuple[Place, ...]) -> None:
 
 @pytest.mark.parametrize(("answer", "expected"), CONFIGS)
 def test_configuration_lines_are_read(answer: str, expected: list[tuple[Place, set[str]]]) -> None:
-    found = [(listener.place, set(listener.known_flags)) for listener in parse_config(answer)]
+    found = [(listener.place, set(listener.flags or ())) for listener in parse_config(answer)]
     assert found == expected
 
 
@@ -161,36 +161,22 @@ WORSE_AND_BETTER = [
 
 
 @pytest.mark.parametrize(("worse", "better"), WORSE_AND_BETTER)
-def test_the_better_port_is_chosen(worse: SocksListener, better: SocksListener) -> None:
-    assert choose([worse, better], NONE) is better
-    assert choose([better, worse], NONE) is better
-    assert choose([worse], NONE) is worse
+def test_the_better_port_comes_first(worse: SocksListener, better: SocksListener) -> None:
+    assert best_first([worse, better]) == best_first([better, worse]) == [better, worse]
 
 
-def test_a_port_with_the_wanted_flags_is_chosen() -> None:
-    plain, only_v4 = listener("/s"), listener(TCP, "NoIPv6Traffic")
-    onion = listener("/o", "OnionTrafficOnly")
-    wanted = parse_flags(["NoIPv6Traffic"])
-    assert choose([plain, onion, only_v4], wanted) is only_v4
-    assert choose([plain, onion], wanted) is onion
-    assert choose([plain, SocksListener("/x", None)], wanted) is None
-    assert choose([plain], parse_flags(["IPv6Traffic"])) is plain
-
-
-def test_the_first_of_equals_is_chosen() -> None:
-    first, second = listener("/1"), listener("/2")
-    assert choose([first, second], NONE) is first
-    assert choose([], NONE) is None
+def test_of_equals_the_first_stays_first() -> None:
+    equals = [listener("/1"), listener("/2")]
+    assert best_first(equals) == equals
 
 
 def test_complaints_are_sentences_about_flags() -> None:
-    assert complaints(listener("/s", "ExtendedErrors")) == []
-    assert complaints(SocksListener("/s", None)) == []
-    (isolation,) = complaints(listener("/s", "NoIsolateSOCKSAuth"))
+    assert complaints(frozenset({"ExtendedErrors"})) == []
+    (isolation,) = complaints(frozenset({"NoIsolateSOCKSAuth"}))
     assert "no stream can be isolated" in isolation
-    (keep,) = complaints(listener("/s", "KeepAliveIsolateSOCKSAuth"))
+    (keep,) = complaints(frozenset({"KeepAliveIsolateSOCKSAuth"}))
     assert "circuits are never renewed" in keep
-    (both,) = complaints(listener("/s", "NoIPv6Traffic", "PreferIPv6"))
+    (both,) = complaints(frozenset({"NoIPv6Traffic", "PreferIPv6"}))
     assert "has NoIPv6Traffic PreferIPv6: this holds" in both
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from twisted.internet import reactor
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.task import Clock
+from twisted.logger import LogEvent
 
 from tests.backends.tor.fake_tor import BOOTSTRAPPED, STARTING, FakeTor
-from torsocks_tx.backends.tor.control import Control, ControlLost
+from torsocks_tx.backends.tor.control import Control
+from torsocks_tx.backends.tor.ports import NoSuchPort, SocksPort
 from torsocks_tx.backends.tor.provider import (
-    BootstrapWatch,
-    NoSuchPort,
+    NotStarted,
     Progress,
     ProviderState,
-    SocksPort,
+    Session,
+    TorProvider,
     parse_progress,
 )
 from torsocks_tx.backends.tor.providers import FixedTorProvider
@@ -24,15 +29,36 @@ ENDPOINT = TCP4ClientEndpoint(reactor, "127.0.0.1", 9050)
 PORT = SocksPort(ENDPOINT, pipelined=True)
 
 
+class Scripted(TorProvider):
+    """A provider that does what the test says: ``script`` is called with it by ``_run``."""
+
+    __module__ = TorProvider.__module__  # by which its log lines are found
+
+    def __init__(self, script: Script | None = None) -> None:
+        self.clock = Clock()
+        self.waiting: Deferred[None] = Deferred()
+        self.script = script
+        super().__init__(self.clock)
+        self.use_ports([PORT])
+
+    async def _run(self) -> None:
+        if self.script is not None:
+            self.script(self)
+        await self.waiting
+
+
+Script = Callable[[Scripted], None]
+
+
 @pytest.fixture
-def provider() -> FixedTorProvider:
-    """Give a provider that was not started, with a port."""
-    provider = FixedTorProvider(ENDPOINT)
-    provider.use_ports(lambda flags: PORT)
+def provider() -> Scripted:
+    """Give a provider that was started, with a port."""
+    provider = Scripted()
+    provider.start()
     return provider
 
 
-async def test_clients_wait_while_tor_starts(provider: FixedTorProvider) -> None:
+async def test_clients_wait_while_tor_starts(provider: Scripted) -> None:
     first, second, third = (provider.when_ready() for _ in range(3))
     second.cancel()
     with pytest.raises(CancelledError):
@@ -46,7 +72,7 @@ async def test_clients_wait_while_tor_starts(provider: FixedTorProvider) -> None
     assert provider.state is ProviderState.READY
 
 
-async def test_clients_that_wait_are_refused_when_tor_is_down(provider: FixedTorProvider) -> None:
+async def test_clients_that_wait_are_refused_when_tor_is_down(provider: Scripted) -> None:
     waiting = [provider.when_ready(), provider.when_ready()]
     provider.mark_down("tor is gone")
     for asked in (*waiting, provider.when_ready()):
@@ -55,7 +81,7 @@ async def test_clients_that_wait_are_refused_when_tor_is_down(provider: FixedTor
     provider.mark_starting()
     later = provider.when_ready()
     assert not later.called
-    provider.mark_stopped()
+    await provider.stop()
     for asked in (later, provider.when_ready()):
         with pytest.raises(TorDown, match="stopped"):
             await asked
@@ -63,21 +89,68 @@ async def test_clients_that_wait_are_refused_when_tor_is_down(provider: FixedTor
     provider.mark_ready()
     provider.mark_down("late")
     assert provider.state is ProviderState.STOPPED
-    provider.mark_started()
+    provider.waiting = Deferred()
+    provider.start()
     again = provider.when_ready()
     provider.mark_ready()
     assert await again is PORT
 
 
-def test_there_is_a_usable_port_only_while_connections_can_be_made(
-    provider: FixedTorProvider,
+async def test_a_provider_that_was_never_started_says_so() -> None:
+    with pytest.raises(NotStarted, match=r"never started \(call its start\(\)\)"):
+        await Scripted().when_ready()
+
+
+async def test_a_start_fires_when_it_has_begun_and_a_stop_when_all_is_over() -> None:
+    provider = Scripted(lambda provider: provider._begun())
+    assert await provider.start() is None
+    with pytest.raises(RuntimeError, match="was started before"):
+        provider.start()
+    await provider.stop()
+    await provider.stop()
+    waiting = Scripted()
+    started = waiting.start()
+    assert not started.called
+    await waiting.stop()
+    assert await started is None
+
+
+async def test_an_error_before_a_start_has_begun_fails_it_and_refuses_clients() -> None:
+    provider = Scripted(lambda _: {}["x"])
+    started = provider.start()
+    with pytest.raises(KeyError):
+        await started
+    assert provider.state is ProviderState.STOPPED
+    with pytest.raises(TorDown):
+        await provider.when_ready()
+
+
+def test_an_error_after_the_start_is_logged_and_clients_are_refused(
+    logged_failures: list[LogEvent], log_lines: list[str]
 ) -> None:
+    provider = Scripted()
+    provider.start()
+    provider._begun()
+    provider.waiting.errback(KeyError("x"))
+    assert logged_failures.pop()["log_failure"].check(KeyError)
+    assert provider.state is ProviderState.DOWN
+    text = "tor is not followed any more; clients are refused until this program is started again"
+    assert log_lines[-1] == f"warn: {text}"
+
+
+@pytest.mark.parametrize("turns", [1, 2])
+def test_a_provider_may_be_stopped_from_within(turns: int) -> None:
+    provider = Scripted(lambda provider: provider.stop())
+    started = provider.start()
+    for _ in range(turns):
+        provider.clock.advance(0)
+    assert started.called
+    assert provider.waiting.called
+
+
+def test_there_is_a_usable_port_only_while_connections_can_be_made(provider: Scripted) -> None:
     assert provider.usable_port is None
-    for leave in (
-        provider.mark_starting,
-        lambda: provider.mark_down("gone"),
-        provider.mark_stopped,
-    ):
+    for leave in (provider.mark_starting, lambda: provider.mark_down("gone"), provider.stop):
         provider.mark_ready()
         assert provider.usable_port is PORT
         leave()
@@ -87,7 +160,7 @@ def test_there_is_a_usable_port_only_while_connections_can_be_made(
 
 
 def test_the_log_says_once_when_tor_goes_and_when_it_is_back(
-    provider: FixedTorProvider, log_lines: list[str]
+    provider: Scripted, log_lines: list[str]
 ) -> None:
     provider.mark_starting()
     provider.mark_ready()
@@ -99,7 +172,7 @@ def test_the_log_says_once_when_tor_goes_and_when_it_is_back(
     provider.mark_starting()
     provider.mark_ready()
     provider.mark_down("tor is gone")
-    provider.mark_stopped()
+    provider.stop()
     assert log_lines == [
         "info: tor is ready",
         "warn: tor is gone; clients are refused until tor is back",
@@ -111,13 +184,11 @@ def test_the_log_says_once_when_tor_goes_and_when_it_is_back(
 
 async def test_a_fixed_endpoint_is_ready_from_start_to_stop() -> None:
     provider = FixedTorProvider(ENDPOINT, pipelined=True)
-    assert provider.state is ProviderState.STARTING
     assert provider.control is None
     with pytest.raises(TorDown):
         provider.port_for(())
-    asked = provider.when_ready()
     await provider.start()
-    port = await asked
+    port = await provider.when_ready()
     assert port == SocksPort(ENDPOINT, pipelined=True)
     assert provider.port_for(()) == provider.port_for(["IPv6Traffic"]) == port
     with pytest.raises(NoSuchPort, match="cannot be known without tor's control port"):
@@ -165,7 +236,7 @@ def test_other_events_are_no_steps_of_the_bootstrap(text: str) -> None:
 
 
 def test_each_step_of_the_bootstrap_is_logged_once(
-    provider: FixedTorProvider, log_lines: list[str]
+    provider: Scripted, log_lines: list[str]
 ) -> None:
     heard: list[Progress] = []
     provider.on_progress(heard.append)
@@ -180,32 +251,20 @@ def test_each_step_of_the_bootstrap_is_logged_once(
     ]
 
 
-async def test_the_bootstrap_is_followed_to_its_end(fake_tor: FakeTor, control: Control) -> None:
-    fake_tor.info["status/bootstrap-phase"] = STARTING
-    heard: list[tuple[int, bool]] = []
-    watch = BootstrapWatch(control, lambda step: heard.append((step.percent, watch.is_done)))
-    await watch.begin()
-    assert not watch.is_done
-    fake_tor.event("STATUS_CLIENT NOTICE CIRCUIT_ESTABLISHED")
-    fake_tor.event(f"STATUS_CLIENT {BOOTSTRAPPED}")
-    await control.command("FENCE")
-    assert watch.is_done
-    assert heard == [(45, False), (100, True)]
-    await watch.end()
-    assert fake_tor.commands[-1] == "SETEVENTS "
-
-
 async def test_a_filtered_control_port_counts_as_bootstrapped(
-    fake_tor: FakeTor, control: Control
+    fake_tor: FakeTor, control: Control, provider: Scripted
 ) -> None:
     fake_tor.answers["GETINFO status/bootstrap-phase"] = "510 Filtered"
-    watch = BootstrapWatch(control, [].append)
-    await watch.begin()
-    assert watch.is_done
+    begun: Deferred[None] = Deferred()
+    following = Deferred.fromCoroutine(
+        Session(control, provider).follow(lambda: begun.callback(None))
+    )
+    await begun
+    assert provider.state is ProviderState.READY
+    assert provider.control is control
     fake_tor.drop()
-    await control.when_lost()
-    with pytest.raises(ControlLost):
-        await BootstrapWatch(control, [].append).begin()
+    await following
+    assert provider.control is None
 
 
 def test_endpoint_alone_is_not_said_to_be_ready(log_lines: list[str]) -> None:

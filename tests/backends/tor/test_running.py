@@ -17,7 +17,8 @@ from tests.backends.tor.fake_tor import BOOTSTRAPPED, STARTING, FakeTor
 from tests.backends.tor.real_tor import UNREACHABLE, RealTor
 from tests.backends.tor.test_authentication import COOKIE, intercept, offer
 from torsocks_tx.backends.tor.authentication import ControlRefused
-from torsocks_tx.backends.tor.provider import NoSuchPort, ProviderState, SocksPort, TorProvider
+from torsocks_tx.backends.tor.ports import NoSuchPort, SocksPort
+from torsocks_tx.backends.tor.provider import ProviderState, TorProvider
 from torsocks_tx.backends.tor.providers import RunningTorProvider
 from torsocks_tx.errors import TorDown
 
@@ -86,9 +87,10 @@ async def test_a_bootstrapped_tor_is_ready(
     fake_tor: FakeTor, running: Make, log_lines: list[str]
 ) -> None:
     provider = running(fake_tor)
-    asked = provider.when_ready()
+    started = provider.start()
     assert provider.state is ProviderState.STARTING
-    await provider.start()
+    asked = provider.when_ready()
+    await started
     assert provider.state is ProviderState.READY
     port = await asked
     assert (port.pipelined, port.flags) == (True, frozenset())
@@ -208,12 +210,15 @@ async def test_a_tor_that_is_not_there_yet_is_waited_for(
     assert len(log_lines) == 3
 
 
-async def test_what_somebody_must_fix_fails_the_start(fake_tor: FakeTor, running: Make) -> None:
+async def test_what_somebody_must_fix_fails_the_start(
+    fake_tor: FakeTor, running: Make, log_lines: list[str]
+) -> None:
     offer(fake_tor, "HASHEDPASSWORD")
     provider = running(fake_tor)
     with pytest.raises(ControlRefused, match="wants a password"):
         await provider.start()
-    assert provider.state is ProviderState.DOWN
+    assert provider.state is ProviderState.STOPPED
+    assert log_lines == [], "whoever has called start says it"
     with pytest.raises(TorDown, match="wants a password"):
         await provider.when_ready()
     await running(fake_tor, password="right").start()
@@ -350,8 +355,9 @@ async def test_a_provider_can_be_stopped_by_its_own_callbacks(
     assert provider.control is None
     other = running(fake_tor)
     fake_tor.info["status/bootstrap-phase"] = BOOTSTRAPPED
+    started = other.start()
     stopping = other.when_ready().addCallback(lambda _: other.stop())
-    await other.start()
+    await started
     await stopping
     assert other.state is ProviderState.STOPPED
 

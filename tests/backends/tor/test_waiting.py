@@ -1,4 +1,4 @@
-"""Many who wait for one thing, timeouts, tasks from their start to their end, and delays."""
+"""Many who wait for one thing, timeouts, and delays."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.task import Clock
-from twisted.logger import LogEvent
 
 from tests.support.clocks import TurnClock
 from torsocks_tx.backends.tor.waiting import (
@@ -18,7 +17,6 @@ from torsocks_tx.backends.tor.waiting import (
     LONGEST_DELAY,
     MOST_EXTENSIONS,
     SLICE,
-    SupervisedTask,
     Waiters,
     limit,
     retry_delay,
@@ -133,91 +131,6 @@ def test_cancelling_is_no_timeout(play: Play) -> None:
     waiting.cancel()
     assert heard[0].check(CancelledError)
     assert clock.getDelayedCalls() == []
-
-
-def fail_test(reason: str) -> None:
-    raise AssertionError(reason)
-
-
-def test_a_task_begins_and_is_stopped_where_it_waits() -> None:
-    task, heard = SupervisedTask(Clock()), []
-
-    async def run() -> None:
-        task.begun()
-        task.begun()
-        try:
-            await Deferred()
-        except CancelledError:
-            heard.append("cancelled")
-            raise
-
-    started = task.start(run(), fail_test)
-    assert started.called
-    assert task.has_begun
-    task.stop()
-    assert heard == ["cancelled"]
-    task.stop()
-    assert task.start(run(), fail_test).called
-
-
-def test_a_task_runs_once_at_a_time_and_its_stop_ends_a_start_that_waits() -> None:
-    task, waiting = SupervisedTask(Clock()), Deferred()
-
-    async def run() -> None:
-        await waiting
-
-    started = task.start(run(), fail_test)
-    assert not task.has_begun
-    with pytest.raises(RuntimeError, match="was started before"):
-        task.start(run(), fail_test)
-    task.stop()
-    assert started.result is None
-
-
-def test_an_error_before_a_task_has_begun_fails_the_start() -> None:
-    task = SupervisedTask(Clock())
-
-    async def run() -> None:
-        raise KeyError("x")
-
-    failures: list[Any] = []
-    task.start(run(), fail_test).addErrback(failures.append)
-    assert failures[0].check(KeyError)
-
-
-def test_an_error_after_a_task_has_begun_is_logged_and_reported(
-    logged_failures: list[LogEvent],
-) -> None:
-    task, heard = SupervisedTask(Clock()), []
-
-    async def run() -> None:
-        task.begun()
-        raise KeyError("x")
-
-    task.start(run(), heard.append)
-    assert heard == ["tor is not followed any more"]
-    assert logged_failures.pop()["log_failure"].check(KeyError)
-    assert logged_failures == []
-
-
-@pytest.mark.parametrize("turns", [1, 2])
-def test_a_task_may_be_stopped_from_within(turns: int) -> None:
-    clock = Clock()
-    task, waiting = SupervisedTask(clock), Deferred()
-    went_on: list[int] = []
-
-    async def run() -> None:
-        task.begun()
-        task.stop()
-        went_on.append(1)
-        await waiting
-        went_on.append(2)
-
-    task.start(run(), fail_test)
-    for _ in range(turns):
-        clock.advance(0)
-    waiting.callback(None)
-    assert went_on == [1]
 
 
 def test_delays_grow_to_their_longest() -> None:

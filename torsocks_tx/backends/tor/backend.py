@@ -15,7 +15,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torsocks_tx.backends.tor.onion.observer import OnionAttempt, OnionObserver
-from torsocks_tx.backends.tor.provider import NoSuchPort, SocksPort, TorProvider
+from torsocks_tx.backends.tor.ports import NoSuchPort, SocksPort
+from torsocks_tx.backends.tor.provider import NotStarted, TorProvider
 from torsocks_tx.backends.tor.providers import OwnedTorProvider
 from torsocks_tx.client.connection import LookUp, Stream
 from torsocks_tx.errors import GeneralFailure, Refused, TorDown
@@ -27,7 +28,7 @@ from torsocks_tx.socks.messages import Address, Request
 from torsocks_tx.socks.onion_address import check_onion
 
 QUIET_SECONDS = 60.0
-"""Seconds for which a line about an unreachable SocksPort is not repeated."""
+"""Seconds for which a line about a tor that cannot be used is not repeated."""
 
 
 @implementer(IBackend)
@@ -35,8 +36,8 @@ class TorBackend:
     """Carries everything through the tor that ``provider`` provides.
 
     ``optimistic_data``: send a client's early data along with the request. None: if tor is C Tor,
-    which takes it; Arti closes the connection instead. ``observer`` finds out why onion services
-    could not be reached; by default one with its own defaults.
+    which takes it; Arti closes the connection instead. ``onion_observer`` finds out why onion
+    services could not be reached; by default one with its own defaults.
     """
 
     _log = Logger()
@@ -47,28 +48,57 @@ class TorBackend:
         provider: TorProvider,
         *,
         optimistic_data: bool | None = None,
-        observer: OnionObserver | None = None,
+        onion_observer: OnionObserver | None = None,
     ) -> None:
+        _check("reactor", clock, "a reactor", IReactorTime.providedBy(clock))
+        wanted = "a TorProvider, such as RunningTorProvider(reactor, control_endpoint)"
+        _check("provider", provider, wanted, isinstance(provider, TorProvider))
+        is_observer = onion_observer is None or isinstance(onion_observer, OnionObserver)
+        _check("onion_observer", onion_observer, "an OnionObserver", is_observer)
         self.provider = provider
-        self.observer = observer or OnionObserver(clock)
+        self.observer = onion_observer or OnionObserver(clock)
         provider.at_stop(self.observer.detach)
         self._clock = clock
         self._optimistic_data = optimistic_data
         self._quiet_until = 0.0
 
     @classmethod
-    def from_tor(cls, reactor: Any, tor: Any) -> TorBackend:
+    def from_tor(
+        cls,
+        reactor: Any,
+        tor: Any,
+        *,
+        optimistic_data: bool | None = None,
+        onion_observer: OnionObserver | None = None,
+    ) -> TorBackend:
         """A backend over the application's own txtorcon ``Tor``, or over its control protocol.
 
-        tor's SocksPort is found by asking tor; its configuration is not touched.
+        tor's SocksPort is found by asking tor; its configuration is not touched. When the control
+        connection is lost, clients are refused: connect again, and call ``replace_tor``.
         """
         provider = OwnedTorProvider(reactor, tor)
+        backend = cls(
+            reactor, provider, optimistic_data=optimistic_data, onion_observer=onion_observer
+        )
         provider.start().addErrback(cls._say_not_started)
-        return cls(reactor, provider)
+        return backend
+
+    def replace_tor(self, tor: Any) -> None:
+        """Use another ``Tor`` of the application; only for a backend made by ``from_tor``."""
+        if not isinstance(self.provider, OwnedTorProvider):
+            raise TypeError("replace_tor is for a backend that TorBackend.from_tor has made")
+        self.provider.replace(tor).addErrback(self._say_not_started)
+
+    def stop(self) -> Deferred[None]:
+        """Stop the provider: new streams are refused, and open ones go on.
+
+        Fires when nothing is left; an application's own tor and control connection go on.
+        """
+        return self.provider.stop()
 
     @classmethod
     def _say_not_started(cls, failure: Failure) -> None:
-        cls._log.error("{reason}", reason=failure.getErrorMessage())
+        cls._log.error("{reason}; clients are refused", reason=failure.getErrorMessage())
 
     def open(self, request: Request, isolation: Isolation, receiver: IReceiver) -> Stream:
         """Begin a stream. While tor starts, the client waits."""
@@ -78,7 +108,7 @@ class TorBackend:
         onion = upstream.command is Command.CONNECT and upstream.address.is_onion
         if onion:
             check_onion(upstream.address.host)
-        stream = Stream(self._clock, receiver, half_close=False, meaning=self._connect_failed)
+        stream = Stream(self._clock, receiver, half_close=False, refusal_for=self._refusal_for)
         port = None if isolation.port_flags else self.provider.usable_port
         if port is not None and (not onion or self.observer.is_ready(self.provider.control)):
             self._connect(port, stream, upstream)
@@ -110,13 +140,14 @@ class TorBackend:
         attempt.watch(stream.refuse)
         return attempt
 
-    def _connect_failed(self, failure: Failure) -> Refused:
-        """Return the failure for a client when tor's SocksPort cannot be reached."""
-        if isinstance(failure.value, NoSuchPort):
-            self._say(str(failure.value))
-        if isinstance(failure.value, Refused):
-            return failure.value
-        kind = type(failure.value).__name__
+    def _refusal_for(self, failure: Failure) -> Refused:
+        """Return what the client hears when the connection to tor's SocksPort cannot be made."""
+        error = failure.value
+        if isinstance(error, NoSuchPort | NotStarted):
+            self._say(str(error))
+        if isinstance(error, Refused):
+            return error
+        kind = type(error).__name__
         self._say(f"tor's SocksPort cannot be reached ({kind}): clients are refused until it can")
         return TorDown("tor's SocksPort cannot be reached")
 
@@ -134,13 +165,18 @@ class TorBackend:
             look_up.stream = self.open(request, isolation, look_up)
         except Refused:
             return fail()
-        return look_up.answer.addCallback(_check)
+        return look_up.answer.addCallback(_check_answer)
 
     resolve_ptr = resolve
 
 
-def _check(answer: Address) -> Address:
+def _check_answer(answer: Address) -> Address:
     """Return the answer; raise ``GeneralFailure`` if its name has blanks or control characters."""
     if not all("!" <= character <= "~" for character in answer.host):
         raise GeneralFailure("an answer with a name that cannot be one")
     return answer
+
+
+def _check(name: str, given: object, wanted: str, is_right: bool) -> None:
+    if not is_right:
+        raise TypeError(f"{name} must be {wanted}, not {type(given).__name__}")

@@ -11,8 +11,6 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
@@ -21,18 +19,11 @@ from torsocks_tx.backends.tor.authentication import ControlUnavailable, connect
 from torsocks_tx.backends.tor.control import Control, ControlError
 from torsocks_tx.backends.tor.daemon import DaemonState, TorDaemon, TorNotFound
 from torsocks_tx.backends.tor.events import quote_path, unix_endpoint
-from torsocks_tx.backends.tor.ports import TRAFFIC_FLAGS, parse_flags
+from torsocks_tx.backends.tor.ports import TRAFFIC_FLAGS, SocksPort, endpoint_at, parse_flags
 from torsocks_tx.backends.tor.process import SpawnError, Watchdog
-from torsocks_tx.backends.tor.provider import (
-    BootstrapWatch,
-    NoSuchPort,
-    Progress,
-    SocksPort,
-    TorProvider,
-)
-from torsocks_tx.backends.tor.waiting import RetryDelay, SupervisedTask, retry_delay
+from torsocks_tx.backends.tor.provider import Session, TorProvider
+from torsocks_tx.backends.tor.waiting import RetryDelay, retry_delay
 from torsocks_tx.backends.tor.watchdog_process import CANNOT_EXECUTE
-from torsocks_tx.relay.connector import SocketEndpoint, Target
 
 START_TIMEOUT = 60.0
 """Seconds until the control socket must answer: tor opens it within one, a busy machine in ten."""
@@ -50,7 +41,11 @@ _POLL = 0.1
 
 
 class LaunchedTorProvider(TorProvider):
-    """Provides SocksPorts of a tor that it starts; a ``TorProvider``.
+    """Provides SocksPorts of a tor that it starts.
+
+    ``start`` fires when tor runs and can be controlled, before it is bootstrapped. It fails with
+    ``LaunchError``, ``DirectoryError``, ``TorNotFound``, ``SpawnError`` or ``WatchdogError``, and
+    then nothing is left. ``stop`` ends tor; its data directory stays.
 
     Args:
         reactor: starts processes, makes connections and tells the time.
@@ -64,6 +59,7 @@ class LaunchedTorProvider(TorProvider):
     """
 
     _log = Logger()
+    _no_such_port = "this tor was started without a SocksPort for {flags}: add that to policies"
 
     def __init__(
         self,
@@ -84,19 +80,9 @@ class LaunchedTorProvider(TorProvider):
         torrc_lines(Path(), self._policies, self._options)
         self._delays = delays or retry_delay()
         self._failures = 0
-        self._task = SupervisedTask(reactor)
-        self._ports: dict[frozenset[str], SocksPort] = {}
         self._sockets: Path | None = None
         self._watchdog: Watchdog | None = None
         self._daemon: TorDaemon | None = None
-
-    def start(self) -> Deferred[None]:
-        """Start tor; fires when it runs and can be controlled, before it is bootstrapped.
-
-        Fails with ``LaunchError``, ``DirectoryError``, ``TorNotFound``, ``SpawnError`` or
-        ``WatchdogError``, and then nothing is left.
-        """
-        return Deferred.fromCoroutine(self._start())
 
     @property
     def control_address(self) -> str:
@@ -104,43 +90,27 @@ class LaunchedTorProvider(TorProvider):
         assert self._sockets is not None
         return unix_endpoint(self._sockets / CONTROL_SOCKET)
 
-    def stop(self) -> Deferred[None]:
-        """End tor and remove what belongs to it, all but its data directory."""
-        self.mark_stopped()
-        self._task.stop()
-        return Deferred.fromCoroutine(self._close())
-
-    async def _start(self) -> None:
-        self.mark_started()
-        try:
-            await self._task.start(self._keep_running(), self.mark_down)
-        except Exception:
-            self.mark_stopped()
-            await self._close()
-            raise
-
-    async def _close(self) -> None:
-        daemon, self._daemon = self._daemon, None
-        sockets, self._sockets = self._sockets, None
-        watchdog, self._watchdog = self._watchdog, None
-        if daemon is not None:
-            await daemon.stop(STOP_GRACE)
-        if sockets is not None:
-            files.remove_directory(sockets)
-        if watchdog is not None:
-            await watchdog.stop()
-
-    async def _keep_running(self) -> None:
+    async def _run(self) -> None:
         data = files.prepare_data_directory(self._data_directory)
         sockets = self._sockets = files.make_socket_directory()
-        watchdog = self._watchdog = Watchdog(self._reactor)
-        await watchdog.start()
-        watchdog.guard_directory(sockets)
-        self._ports = {
-            flags: SocksPort(self._endpoint(socket_of(sockets, number)), True, flags)
-            for number, flags in enumerate(self._policies)
-        }
-        self.use_ports(self._own_port)
+        watchdog = Watchdog(self._reactor)
+        try:
+            await watchdog.start()
+            watchdog.guard_directory(sockets)
+            self.use_ports([self._port(sockets, flags) for flags in self._policies])
+            await self._keep_running(data, sockets, watchdog)
+        finally:
+            daemon, self._daemon = self._daemon, None
+            if daemon is not None:
+                await daemon.stop(STOP_GRACE)
+            files.remove_directory(sockets)
+            await watchdog.stop()
+
+    def _port(self, sockets: Path, flags: frozenset[str]) -> SocksPort:
+        path = socket_of(sockets, self._policies.index(flags))
+        return SocksPort(endpoint_at(self._reactor, str(path)), True, flags)
+
+    async def _keep_running(self, data: Path, sockets: Path, watchdog: Watchdog) -> None:
         daemon = self._daemon = TorDaemon(
             self._reactor,
             data,
@@ -150,11 +120,11 @@ class LaunchedTorProvider(TorProvider):
         )
         while True:
             began = self._reactor.seconds()
-            reason = await self._run(daemon, sockets / CONTROL_SOCKET)
+            reason = await self._run_once(daemon, sockets / CONTROL_SOCKET)
             delay = self._note_end(reason, self._reactor.seconds() - began)
             await deferLater(self._reactor, delay)
 
-    async def _run(self, daemon: TorDaemon, socket: Path) -> str:
+    async def _run_once(self, daemon: TorDaemon, socket: Path) -> str:
         """Run tor from its start to its end, and return how it ended.
 
         The first time, an end before it could be controlled is a ``LaunchError``.
@@ -162,7 +132,7 @@ class LaunchedTorProvider(TorProvider):
         try:
             daemon.start()
         except (TorNotFound, SpawnError, OSError) as error:
-            if not self._task.has_begun:
+            if not self._started.called:
                 raise
             return f"tor cannot be started ({error})"
         trouble = await self._serve(daemon, socket)
@@ -172,29 +142,23 @@ class LaunchedTorProvider(TorProvider):
         if trouble is None:
             return complaint(ending)
         text = trouble if is_alive else complaint(ending, daemon.last_lines)
-        if not self._task.has_begun:
+        if not self._started.called:
             raise LaunchError(text)
         return text
 
     async def _serve(self, daemon: TorDaemon, socket: Path) -> str | None:
         """Serve until the control connection is lost; return why if there was none."""
         try:
-            control = self.control = await self._reach(daemon, socket)
+            control = await self._reach(daemon, socket)
         except ControlError as error:
             return f"tor runs, but cannot be controlled: {error}"
-        watch = BootstrapWatch(control, lambda step: self._progressed(step, watch))
-        lost = control.when_lost()
         try:
             await control.command("TAKEOWNERSHIP")
-            await watch.begin()
-            self._task.begun()
-            self._settle(watch)
-            await lost
+            await Session(control, self).follow(self._begun)
         except ControlError as error:
             self._log.debug("tor's control connection: {error}", error=error)
         finally:
             control.close()
-            self.control = None
         return None
 
     async def _reach(self, daemon: TorDaemon, socket: Path) -> Control:
@@ -202,32 +166,17 @@ class LaunchedTorProvider(TorProvider):
         deadline = self._reactor.seconds() + START_TIMEOUT
         while True:
             try:
-                return await connect(self._reactor, self._endpoint(socket))
+                return await connect(self._reactor, endpoint_at(self._reactor, str(socket)))
             except ControlUnavailable:
                 is_late = self._reactor.seconds() > deadline
                 if is_late or daemon.state is not DaemonState.RUNNING:
                     raise
             await deferLater(self._reactor, _POLL)
 
-    def _endpoint(self, socket: Path) -> SocketEndpoint:
-        path, reactor = str(socket), self._reactor
-        return SocketEndpoint(reactor, Target.unix(path), UNIXClientEndpoint(reactor, path))
-
-    def _own_port(self, flags: Iterable[str]) -> SocksPort:
-        wanted = parse_flags(flags, strict=True)
-        if wanted not in self._ports:
-            raise NoSuchPort(f"this tor was started without a SocksPort for {sorted(wanted)}")
-        return self._ports[wanted]
-
-    def _progressed(self, progress: Progress, watch: BootstrapWatch) -> None:
-        self.note_progress(progress)
-        self._settle(watch)
-
-    def _settle(self, watch: BootstrapWatch) -> None:
-        if watch.is_done:
-            self.mark_ready()
-        elif self._failures < QUICK_FAILURES:
-            self.mark_starting()
+    def mark_starting(self) -> None:
+        """Have clients wait, unless tor has ended too often for that."""
+        if self._failures < QUICK_FAILURES:
+            super().mark_starting()
 
     def _note_end(self, reason: str, lived: float) -> float:
         """Log that tor has ended, and return the seconds until it is started again."""
@@ -236,9 +185,8 @@ class LaunchedTorProvider(TorProvider):
         delay = self._delays(self._failures)
         self._failures += 1
         self._log.warn("{reason}; it is started again in {s:.1f} s", reason=reason, s=delay)
-        if self._failures < QUICK_FAILURES:
-            self.mark_starting()
-        else:
+        self.mark_starting()
+        if self._failures >= QUICK_FAILURES:
             self.mark_down(f"tor has ended {QUICK_FAILURES} times soon after its start")
         return delay
 
@@ -264,7 +212,7 @@ class LaunchError(Exception):
 
 
 def policy_sets(policies: Iterable[Iterable[str]]) -> list[frozenset[str]]:
-    """Return the distinct sets of flags, the empty one first.
+    """Return the distinct sets of flags, those with the fewest first.
 
     A ``ValueError`` says which flags cannot be those of a SocksPort of ours.
     """
@@ -274,7 +222,7 @@ def policy_sets(policies: Iterable[Iterable[str]]) -> list[frozenset[str]]:
             raise ValueError(f"{' '.join(sorted(strange))} is not a flag for tor's own SocksPort")
         if flags >= {"NoIPv4Traffic", "NoIPv6Traffic", "NoOnionTraffic"}:
             raise ValueError(f"{' '.join(sorted(flags))} together leave nothing to connect to")
-    return list(dict.fromkeys(sets))
+    return sorted(dict.fromkeys(sets), key=len)
 
 
 def socket_of(directory: Path, number: int) -> Path:

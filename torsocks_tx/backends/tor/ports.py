@@ -1,14 +1,14 @@
-"""The SocksPorts of a running tor: which there are, what their flags mean, and which one to use.
+"""The SocksPorts of a tor: which there are, what their flags mean, and which are better.
 
-Found by its control port: ``GETINFO net/listeners/socks`` (where they are) and ``GETCONF SocksPort
-__SocksPort`` (their flags, by tor's own rules). Only asks: tor's configuration is never changed.
+Those of a running tor are found by its control port: ``GETINFO net/listeners/socks`` (where they
+are) and ``GETCONF SocksPort __SocksPort`` (their flags). tor's configuration is never changed.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
@@ -20,8 +20,8 @@ from twisted.logger import Logger
 
 from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
 from torsocks_tx.backends.tor.events import EventError, parse_strings, path_of, printable, unquote
-from torsocks_tx.backends.tor.provider import NoSuchPort, SocksPort
 from torsocks_tx.backends.tor.waiting import limit
+from torsocks_tx.errors import GeneralFailure
 from torsocks_tx.policy.listener import ONION_ONLY, parse_word
 from torsocks_tx.relay.connector import SocketEndpoint, Target
 
@@ -57,21 +57,33 @@ _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 _LINE = re.compile(r'(?P<place>unix:"(?:[^"\\]|\\.)*"|\S+)(?P<flags>.*)')
 
 
+class NoSuchPort(GeneralFailure):
+    """Tor has no SocksPort with the flags that this listener asks for."""
+
+
+class NoSocksPort(Exception):
+    """The tor has no SocksPort that we can use; the text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class SocksPort:
+    """A SocksPort of tor and how to speak to it.
+
+    ``pipelined``: it is C Tor's, so greeting, request and early data may go in one write.
+    ``flags``: those that differ from tor's defaults, spelled as in tor(1) (``NoIPv6Traffic``).
+    """
+
+    endpoint: IStreamClientEndpoint
+    pipelined: bool
+    flags: frozenset[str] = frozenset()
+
+
 @dataclass(frozen=True, slots=True)
 class SocksListener:
-    """One SocksPort of a tor.
-
-    ``flags`` are those that differ from tor's defaults, spelled as in tor(1) (``NoIPv6Traffic``);
-    None if unknown.
-    """
+    """Where tor listens, and with which ``flags``; None: unknown."""
 
     place: Place
     flags: frozenset[str] | None
-
-    @property
-    def known_flags(self) -> frozenset[str]:
-        """The flags, none if unknown."""
-        return self.flags or frozenset()
 
 
 def parse_flags(words: Iterable[str], strict: bool = False) -> frozenset[str]:
@@ -134,20 +146,30 @@ def seen_from_here(place: Place, control_host: str | None) -> Place | None:
     return place if host == control_host else None
 
 
-def choose(listeners: Iterable[SocksListener], wanted: frozenset[str]) -> SocksListener | None:
-    """Pick the best port that has the flags ``wanted``; None if there is no such port.
+def best_first(listeners: Iterable[SocksListener]) -> list[SocksListener]:
+    """Sort ports: the fewest restrictions first, then isolation before none.
 
-    If none are wanted, a port with restrictions is better than none. Otherwise: isolation before
-    none, plain before ExtendedErrors (whose answers about onion services cannot be trusted), unix
-    before TCP.
+    Then plain before ExtendedErrors (whose answers about onion services cannot be trusted), known
+    flags before unknown ones, and unix before TCP.
     """
-    fitting = [listener for listener in listeners if wanted <= listener.known_flags]
-    return min(fitting, key=lambda listener: _demerits(listener, wanted), default=None)
+    return sorted(listeners, key=_demerits)
 
 
-def complaints(listener: SocksListener) -> list[str]:
-    """Return a sentence for each flag of the chosen port that a user should know of."""
-    flags, found = listener.known_flags, []
+def _demerits(listener: SocksListener) -> tuple[int | bool, ...]:
+    flags = listener.flags or frozenset()
+    return (
+        len(flags & TRAFFIC_FLAGS),
+        "NoIsolateSOCKSAuth" in flags,
+        "ExtendedErrors" in flags,
+        "KeepAliveIsolateSOCKSAuth" in flags,
+        listener.flags is None,
+        not isinstance(listener.place, str),
+    )
+
+
+def complaints(flags: frozenset[str]) -> list[str]:
+    """Return a sentence for each flag of the port in use that a user should know of."""
+    found = []
     if "NoIsolateSOCKSAuth" in flags:
         found.append(
             "tor's SocksPort has NoIsolateSOCKSAuth: no stream can be isolated from another;"
@@ -162,18 +184,6 @@ def complaints(listener: SocksListener) -> list[str]:
     if restrictions:
         found.append(f"tor's SocksPort has {' '.join(restrictions)}: this holds for all clients")
     return found
-
-
-def _demerits(listener: SocksListener, wanted: frozenset[str]) -> tuple[int | bool, ...]:
-    flags = listener.known_flags
-    return (
-        len((flags & TRAFFIC_FLAGS) - wanted),
-        "NoIsolateSOCKSAuth" in flags,
-        "ExtendedErrors" in flags,
-        "KeepAliveIsolateSOCKSAuth" in flags,
-        listener.flags is None,
-        not isinstance(listener.place, str),
-    )
 
 
 def _flags_at(place: Place, configured: Sequence[SocksListener]) -> frozenset[str] | None:
@@ -220,46 +230,6 @@ def _parse_place(text: str) -> Place | None:
 PROBE_TIMEOUT = 5.0
 """Seconds to see whether a SocksPort takes connections; on this machine it is under one."""
 
-_NONE = frozenset[str]()
-
-
-class NoSocksPort(Exception):
-    """The tor has no SocksPort that we can use; the text says why and what to do."""
-
-
-class PortTable:
-    """The usable SocksPorts of one tor."""
-
-    def __init__(self, reactor: Any, listeners: Sequence[SocksListener], pipelined: bool) -> None:
-        self._listeners = tuple(listeners)
-        self._pipelined = pipelined
-        self._chosen: dict[tuple[str, ...], SocksPort] = {}
-        self._endpoints = {
-            listener.place: endpoint_at(reactor, listener.place) for listener in listeners
-        }
-
-    def best(self) -> SocksListener | None:
-        """Return the port for clients that ask for no flags."""
-        return choose(self._listeners, _NONE)
-
-    def port_for(self, flags: Iterable[str]) -> SocksPort:
-        """Return the best port with these flags; see ``TorProvider.port_for``."""
-        wanted = tuple(flags)
-        if wanted not in self._chosen:
-            self._chosen[wanted] = self._choose(parse_flags(wanted, strict=True))
-        return self._chosen[wanted]
-
-    def _choose(self, wanted: frozenset[str]) -> SocksPort:
-        listener = choose(self._listeners, wanted)
-        if listener is None:
-            words = " ".join(sorted(wanted)) or "no flags"
-            raise NoSuchPort(
-                f"tor has no SocksPort with {words}: add such a line to its torrc,"
-                f" for example 'SocksPort 127.0.0.1:9052 {words}'"
-            )
-        endpoint = self._endpoints[listener.place]
-        return SocksPort(endpoint, self._pipelined, listener.known_flags)
-
 
 class PortFinder:
     """Asks a tor for its SocksPorts; warns once about each flag that weakens or restricts them."""
@@ -270,8 +240,8 @@ class PortFinder:
         self._reactor = reactor
         self._complained: set[str] = set()
 
-    async def find(self, control: Control) -> PortTable:
-        """Return the ports that can be reached now.
+    async def find(self, control: Control) -> list[SocksPort]:
+        """Return the ports that can be reached now, the best first.
 
         Raises:
             NoSocksPort: there is none.
@@ -283,29 +253,26 @@ class PortFinder:
                 "this tor has no SocksPort (SocksPort 0 or DisableNetwork 1): give it one,"
                 " for example 'SocksPort unix:/run/tor/socks'"
             )
-        listeners = with_flags(places, await _configured(control))
-        usable = [listener async for listener in self._reachable(listeners, control.peer_host)]
-        if not usable:
+        is_c_tor = control.version.startswith("0.")  # Arti has no such control port
+        ports = []
+        for listener in best_first(with_flags(places, await _configured(control))):
+            place = seen_from_here(listener.place, control.peer_host)
+            if place is not None and await _takes_connections(self._reactor, place):
+                endpoint = endpoint_at(self._reactor, place)
+                ports.append(SocksPort(endpoint, is_c_tor, listener.flags or frozenset()))
+        if not ports:
             raise NoSocksPort(
                 f"no SocksPort of this tor can be reached from here ({_listed(places)}): give it"
                 " one on a unix socket or on loopback that this user may use"
             )
-        table = PortTable(self._reactor, usable, _is_c_tor(control.version))
-        self._complain(table)
-        return table
+        self._complain(ports[0].flags)
+        return ports
 
-    async def _reachable(self, listeners: Iterable[SocksListener], control_host: str | None) -> Any:
-        for listener in listeners:
-            place = seen_from_here(listener.place, control_host)
-            if place is not None and await _takes_connections(self._reactor, place):
-                yield replace(listener, place=place)
-
-    def _complain(self, table: PortTable) -> None:
-        best = table.best()
-        new = [text for text in (complaints(best) if best else []) if text not in self._complained]
-        for text in new:
-            self._log.warn("{text}", text=text)
-        self._complained.update(new)
+    def _complain(self, flags: frozenset[str]) -> None:
+        for text in complaints(flags):
+            if text not in self._complained:
+                self._complained.add(text)
+                self._log.warn("{text}", text=text)
 
 
 def endpoint_at(
@@ -342,11 +309,6 @@ async def _configured(control: Control) -> tuple[SocksListener, ...] | None:
         raise
     except ControlError:
         return None
-
-
-def _is_c_tor(version: str) -> bool:
-    # Arti has no such control port, and its versions do not begin so.
-    return version.startswith("0.")
 
 
 def _listed(places: Iterable[Place]) -> str:

@@ -8,23 +8,39 @@ start is read from ``GETINFO status/bootstrap-phase`` and STATUS_CLIENT events (
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import partial
+from inspect import CORO_RUNNING, getcoroutinestate
+from typing import Any
 
-from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
 from torsocks_tx.backends.tor.events import EventError, parse_event, printable
+from torsocks_tx.backends.tor.ports import (
+    NoSocksPort,
+    NoSuchPort,
+    PortFinder,
+    SocksPort,
+    parse_flags,
+)
 from torsocks_tx.backends.tor.waiting import Waiters
-from torsocks_tx.errors import GeneralFailure, TorDown, without_text
+from torsocks_tx.errors import TorDown, without_text
+
+BOOTSTRAP_EVENT = "STATUS_CLIENT"
+CONFIGURATION_EVENT = "CONF_CHANGED"
+PORT_OPTIONS = ("socksport", "disablenetwork")
+DONE = 100
+NEVER_STARTED = "clients are refused: the provider of tor was never started (call its start())"
 
 
 class ProviderState(Enum):
-    """Whether connections can be made through tor now."""
+    """Whether connections can be made through tor now; STOPPED: no tor is looked for."""
 
     STARTING = auto()
     READY = auto()
@@ -32,28 +48,8 @@ class ProviderState(Enum):
     STOPPED = auto()
 
 
-class NoSuchPort(GeneralFailure):
-    """Tor has no SocksPort with the flags that this listener asks for."""
-
-
-@dataclass(frozen=True, slots=True)
-class SocksPort:
-    """A SocksPort of tor and how to speak to it.
-
-    ``pipelined``: it is C Tor's, so greeting, request and early data may go in one write.
-    ``flags``: those that differ from tor's defaults, spelled as in tor(1).
-    """
-
-    endpoint: IStreamClientEndpoint
-    pipelined: bool
-    flags: frozenset[str] = frozenset()
-
-
-PortFor = Callable[[Iterable[str]], SocksPort]
-"""Returns the SocksPort for some flags, or raises, as ``TorProvider.port_for`` does."""
-
-BOOTSTRAP_EVENT = "STATUS_CLIENT"
-DONE = 100
+class NotStarted(TorDown):
+    """There is no tor to carry the connection: the program has not started its provider."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,47 +83,6 @@ def parse_progress(text: str) -> Progress | None:
     return Progress(percent, words.get("TAG", ""), words.get("SUMMARY", ""), stuck)
 
 
-class BootstrapWatch:
-    """Follows the bootstrap of one tor over its control connection.
-
-    ``on_progress`` is called with each step; by then ``is_done`` says whether tor can make
-    circuits.
-    """
-
-    _log = Logger()
-
-    def __init__(self, control: Control, on_progress: ProgressCallback) -> None:
-        self._control = control
-        self._on_progress = on_progress
-        self.is_done = False
-
-    async def begin(self) -> None:
-        """Ask for the events and for the phase now. Raises ``ControlLost`` only.
-
-        A control port behind a filter that forbids the question counts as bootstrapped.
-        """
-        try:
-            await self._control.listen(BOOTSTRAP_EVENT, self._progressed)
-            phase = await self._control.get_info("status/bootstrap-phase")
-        except ControlLost:
-            raise
-        except ControlError as error:
-            self._log.debug("the progress of tor's bootstrap is not known: {error}", error=error)
-            self.is_done = True
-        else:
-            self._progressed(phase)
-
-    async def end(self) -> None:
-        """Listen no more."""
-        await self._control.unlisten(BOOTSTRAP_EVENT, self._progressed)
-
-    def _progressed(self, text: str) -> None:
-        progress = parse_progress(text)
-        if progress is not None:
-            self.is_done = progress.percent >= DONE
-            self._on_progress(progress)
-
-
 class TorProvider(ABC):
     """Provides SocksPorts of one tor, from ``start`` to ``stop``, and says when there are none.
 
@@ -135,35 +90,88 @@ class TorProvider(ABC):
     is one; it changes when tor is restarted. ``usable_port``: the SocksPort without special flags,
     while connections can be made through it.
 
-    The ``mark_*`` methods are for those who follow tor: they change the state, tell those who wait,
-    and log one line when tor goes and one when it is back. ``use_ports`` comes before the first
-    ``mark_ready``.
+    A subclass follows its tor in ``_run``, and says what it finds by ``use_ports``, ``mark_...``,
+    and ``_begun``. Each change of the state is told to those who wait, and is one line in the log.
 
     Args:
         clock: the reactor, where clients may have to wait for tor.
     """
 
     _log = Logger()
+    _no_such_port = (
+        "tor has no SocksPort with {flags}: add such a line to its torrc,"
+        " for example 'SocksPort 127.0.0.1:9052 {flags}'"
+    )
 
     def __init__(self, clock: IReactorTime | None = None) -> None:
-        self.state = ProviderState.STARTING
+        self.state = ProviderState.STOPPED
         self.control: Control | None = None
         self.usable_port: SocksPort | None = None
-        self._port_for: PortFor | None = None
-        self._reason = ""
+        self._clock = clock
+        self._ports: Sequence[SocksPort] = ()
+        self._refusal: Callable[[], TorDown] = partial(NotStarted, NEVER_STARTED)
         self._logged_reason = ""
         self._waiters: Waiters[SocksPort] = Waiters(clock)
         self._at_stop: list[Callable[[], None]] = []
         self._progress_callbacks: list[ProgressCallback] = []
         self._last_progress: Progress | None = None
+        self._coroutine: Coroutine[Any, Any, None] | None = None
+        self._running: Deferred[None] = succeed(None)
+        self._started: Deferred[None] = succeed(None)
 
     @abstractmethod
+    async def _run(self) -> None:
+        """Follow tor until this is cancelled, and then leave nothing."""
+
     def start(self) -> Deferred[None]:
-        """Begin; fires after the first try, fails if somebody must fix something first."""
+        """Begin; fires after the first try, and fails if somebody must fix something first."""
+        if not self._running.called:
+            raise RuntimeError("this was started before and has not been stopped")
+        self.mark_started()
+        started = self._started = Deferred()
+        self._coroutine = self._run()
+        self._running = Deferred.fromCoroutine(self._coroutine)
+        self._running.addCallbacks(lambda _: self._begun(), self._failed, errbackArgs=(started,))
+        return started
 
-    @abstractmethod
+    def _begun(self) -> None:
+        """Fire what ``start`` has returned, if that is not done yet."""
+        if not self._started.called:
+            self._started.callback(None)
+
+    def _failed(self, failure: Failure, started: Deferred[None]) -> None:
+        if failure.check(CancelledError):
+            if not started.called:
+                started.callback(None)
+        elif not started.called:
+            self._stopped(failure.getErrorMessage())
+            started.errback(failure)
+        else:
+            self._log.failure("what follows tor has failed", without_text(failure))
+            self.mark_down("tor is not followed any more", until="this program is started again")
+
     def stop(self) -> Deferred[None]:
         """End; fires when all that belongs to this provider is gone."""
+        self._stopped("stopped")
+        self._cancel()
+        ended: Deferred[None] = Deferred()
+        self._running.addBoth(lambda _: ended.callback(None))
+        return ended
+
+    def _cancel(self) -> None:
+        if self._coroutine is not None and getcoroutinestate(self._coroutine) == CORO_RUNNING:
+            # A callback has stopped us; a coroutine that runs cannot be cancelled.
+            assert self._clock is not None
+            self._clock.callLater(0, self._cancel)
+        else:
+            self._running.cancel()
+
+    def _stopped(self, reason: str) -> None:
+        self.state, self.usable_port = ProviderState.STOPPED, None
+        self._logged_reason = ""
+        for callback in self._at_stop:
+            callback()
+        self._refuse(reason)
 
     def when_ready(self) -> Deferred[SocksPort]:
         """Fire with the port: at once when READY, later when STARTING; else fail with TorDown.
@@ -172,9 +180,9 @@ class TorProvider(ABC):
         """
         if self.state is ProviderState.STARTING:
             return self._waiters.wait()
-        if self.state is ProviderState.READY and self._port_for is not None:
-            return succeed(self._port_for(()))
-        return fail(TorDown(self._reason))
+        if self.usable_port is not None:
+            return succeed(self.usable_port)
+        return fail(self._refusal())
 
     def port_for(self, flags: Iterable[str]) -> SocksPort:
         """Return the port last known for these flags of tor's SocksPort, also while tor is down.
@@ -184,9 +192,13 @@ class TorProvider(ABC):
             NoSuchPort: none has these flags.
             ValueError: tor has no such flag.
         """
-        if self._port_for is None:
+        wanted = parse_flags(flags, strict=True)
+        if not self._ports:
             raise TorDown("no SocksPort of tor is known yet")
-        return self._port_for(flags)
+        for port in self._ports:
+            if wanted <= port.flags:
+                return port
+        raise NoSuchPort(self._no_such_port.format(flags=" ".join(sorted(wanted))))
 
     def on_progress(self, callback: ProgressCallback) -> None:
         """Have ``callback`` called with each step of tor's bootstrap from now on."""
@@ -196,9 +208,9 @@ class TorProvider(ABC):
         """Have ``callback`` called when the provider is stopped, while there is a control."""
         self._at_stop.append(callback)
 
-    def use_ports(self, port_for: PortFor) -> None:
-        """Find ports by this function from now on, whether they can be used now or not."""
-        self._port_for = port_for
+    def use_ports(self, ports: Sequence[SocksPort]) -> None:
+        """Use these from now on, the first ones rather than others, once they can be used."""
+        self._ports = ports
 
     def note_progress(self, progress: Progress) -> None:
         """Log a step of the bootstrap and pass it on, unless it is the same as the last."""
@@ -224,34 +236,130 @@ class TorProvider(ABC):
 
     def mark_ready(self, text: str = "tor is ready") -> None:
         """Let connections be made; ``text`` is what the log says of it the first time."""
-        if self.state is ProviderState.STOPPED or self._port_for is None:
+        if self.state is ProviderState.STOPPED:
             return
         before, self.state = self.state, ProviderState.READY
         if before is not ProviderState.READY:
             self._log.info("tor is back" if self._logged_reason else text)
         self._logged_reason = ""
-        self.usable_port = port = self._port_for(())
+        self.usable_port = port = self.port_for(())
         self._waiters.fire(port)
 
-    def mark_down(self, reason: str) -> None:
-        """Refuse clients; the log says why, each reason once."""
+    def mark_down(self, reason: str, until: str = "tor is back") -> None:
+        """Refuse clients; the log says why and until when, each reason once."""
         if self.state is ProviderState.STOPPED:
             return
         self.state, self.usable_port = ProviderState.DOWN, None
         if reason != self._logged_reason:
-            self._log.warn("{reason}; clients are refused until tor is back", reason=reason)
+            self._log.warn("{why}; clients are refused until {until}", why=reason, until=until)
         self._logged_reason = reason
         self._refuse(reason)
 
-    def mark_stopped(self) -> None:
-        """Refuse clients from now on, and call what waits for the stop."""
-        self.state, self.usable_port = ProviderState.STOPPED, None
-        self._logged_reason = ""
-        self._reason = "stopped"
-        for callback in self._at_stop:
-            callback()
-        self._refuse("stopped")
-
     def _refuse(self, reason: str) -> None:
-        self._reason = reason
-        self._waiters.fail(lambda: TorDown(reason))
+        self._refusal = partial(TorDown, reason)
+        self._waiters.fail(self._refusal)
+
+
+class Session:
+    """One control connection that a provider follows; it sets the state of the provider.
+
+    It follows tor's bootstrap and, where there is a ``finder``, its SocksPorts (CONF_CHANGED).
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, control: Control, provider: TorProvider, finder: PortFinder | None = None
+    ) -> None:
+        self._control = control
+        self._provider = provider
+        self._finder = finder
+        self._is_over = False
+        self._is_bootstrapped = False
+        self._trouble = "" if finder is None else None  # None: not known yet
+        self._searches = 0
+
+    async def follow(self, on_begun: Callable[[], None]) -> None:
+        """Follow tor until the connection is lost; ``on_begun``: its state is known by then."""
+        lost = self._control.when_lost()
+        self._provider.control = self._control
+        try:
+            await self._follow_bootstrap()
+            if self._finder is not None:
+                await self._follow_ports(self._finder)
+            self._settle()
+            on_begun()
+            await lost
+        except ControlLost:
+            return
+        finally:
+            self._is_over = True  # whatever is still under way sets no state any more
+            self._provider.control = None
+
+    async def end(self) -> None:
+        """Have tor send no more events for us; the connection goes on."""
+        await self._control.unlisten(BOOTSTRAP_EVENT, self._progressed)
+        await self._control.unlisten(CONFIGURATION_EVENT, self._changed)
+
+    async def _follow_bootstrap(self) -> None:
+        """Follow it; a control port behind a filter that forbids it counts as bootstrapped."""
+        try:
+            await self._control.listen(BOOTSTRAP_EVENT, self._progressed)
+            phase = await self._control.get_info("status/bootstrap-phase")
+        except ControlLost:
+            raise
+        except ControlError as error:
+            self._log.debug("the progress of tor's bootstrap is not known: {error}", error=error)
+            self._is_bootstrapped = True
+        else:
+            self._progressed(phase)
+
+    async def _follow_ports(self, finder: PortFinder) -> None:
+        try:
+            await self._control.listen(CONFIGURATION_EVENT, self._changed)
+        except ControlLost:
+            raise
+        except ControlError as error:
+            self._log.debug("changes of tor's configuration are not followed: {error}", error=error)
+        await self._search(finder)
+
+    def _changed(self, text: str) -> None:
+        if self._finder is not None and any(option in text.lower() for option in PORT_OPTIONS):
+            searching = Deferred.fromCoroutine(self._search(self._finder))
+            searching.addErrback(lambda failure: failure.trap(ControlLost))
+
+    async def _search(self, finder: PortFinder) -> None:
+        """Find the ports; of several searches at once the last one counts."""
+        self._searches += 1
+        mine = self._searches
+        ports: Sequence[SocksPort] = ()
+        trouble = ""
+        try:
+            ports = await finder.find(self._control)
+        except NoSocksPort as error:
+            trouble = str(error)
+        except ControlLost:
+            raise
+        except (ControlError, ValueError) as error:
+            trouble = f"tor does not tell its SocksPorts ({error})"
+        if mine == self._searches and not self._is_over:
+            if ports:
+                self._provider.use_ports(ports)
+            self._trouble = trouble
+            self._settle()
+
+    def _progressed(self, text: str) -> None:
+        progress = parse_progress(text)
+        if progress is not None and not self._is_over:
+            self._is_bootstrapped = progress.percent >= DONE
+            self._provider.note_progress(progress)
+            self._settle()
+
+    def _settle(self) -> None:
+        """Set the state that follows from what is known."""
+        if self._trouble:
+            self._provider.mark_down(self._trouble)
+        elif self._is_bootstrapped and self._trouble is not None:
+            self._provider.mark_ready()
+        else:
+            self._provider.mark_starting()

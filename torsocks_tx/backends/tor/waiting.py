@@ -1,19 +1,15 @@
-"""Waiting for tor: many for one thing, with a deadline, and between tries; tasks with a start."""
+"""Waiting for tor: many for one thing, with a deadline, and between tries."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Coroutine, Iterator
-from inspect import CORO_RUNNING, getcoroutinestate
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
 
 from twisted.application.internet import backoffPolicy
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed
+from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.logger import Logger
 from twisted.python.failure import Failure
-
-from torsocks_tx.errors import without_text
 
 SLICE = 0.005
 """Seconds of one turn of the reactor that are spent on those who wait; the rest go on in the next
@@ -95,26 +91,19 @@ class _Limit:
         else:
             self._waiting.cancel()
 
-    def convert(self, failure: Failure) -> Failure:
-        """Make a ``TimeoutError`` of whatever comes of our own cancelling."""
-        if self._call is None:
-            raise TimeoutError(self._seconds, "Deferred")
-        return failure
-
-    def stop(self, result: _T) -> _T:
-        """End the timer: the answer is here, in time or not."""
+    def end(self, result: _T | Failure) -> _T | Failure:
+        """Stop the timer; make a ``TimeoutError`` of whatever comes of our own cancelling."""
         call, self._call = self._call, None
         if call is not None:
             call.cancel()
+        elif isinstance(result, Failure):
+            raise TimeoutError(self._seconds, "Deferred")
         return result
 
 
 def limit(waiting: Deferred[_T], seconds: float, clock: IReactorTime) -> Deferred[_T]:
     """Cancel ``waiting`` after so many seconds; it then fails with ``TimeoutError``."""
-    timer = _Limit(waiting, seconds, clock)
-    waiting.addErrback(timer.convert)
-    waiting.addBoth(timer.stop)
-    return waiting
+    return waiting.addBoth(_Limit(waiting, seconds, clock).end)
 
 
 FIRST_DELAY = 0.5
@@ -139,64 +128,3 @@ def retry_delay(random_fraction: Callable[[], float] = random.random) -> RetryDe
         jitter=lambda: random_fraction() * _MOST_JITTER,
     )
     return policy
-
-
-class SupervisedTask:
-    """Runs a coroutine that calls ``begun`` once it has got so far that the start has succeeded."""
-
-    _log = Logger()
-
-    def __init__(self, clock: IReactorTime) -> None:
-        self._clock = clock
-        self._started: Deferred[None] = succeed(None)
-        self._running: Deferred[None] = succeed(None)
-        self._coroutine: Coroutine[Any, Any, None] | None = None
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether the start is over, by success or otherwise."""
-        return self._started.called
-
-    def start(
-        self, coroutine: Coroutine[Any, Any, None], on_failure: Callable[[str], None]
-    ) -> Deferred[None]:
-        """Run it; fires when it has begun, and fails with what it raises before that.
-
-        What it raises later is logged as a fault, and ``on_failure`` is called with a reason.
-        """
-        if not self._running.called:
-            coroutine.close()
-            raise RuntimeError("this was started before and has not ended")
-        started = self._started = Deferred()
-        self._coroutine = coroutine
-        self._running = Deferred.fromCoroutine(coroutine)
-        self._running.addErrback(self._ended, on_failure)
-        return started
-
-    def begun(self) -> None:
-        """Fire what ``start`` has returned, if that is not done yet."""
-        if not self._started.called:
-            self._started.callback(None)
-
-    def stop(self) -> None:
-        """Cancel the coroutine where it waits; a start that still waits fires.
-
-        If the coroutine itself calls this (through a callback), it is cancelled in the next turn of
-        the reactor: a coroutine that runs cannot be cancelled.
-        """
-        if self._coroutine is not None and getcoroutinestate(self._coroutine) == CORO_RUNNING:
-            self._clock.callLater(0, self._cancel)
-        else:
-            self._cancel()
-
-    def _cancel(self) -> None:
-        self._running.cancel()
-
-    def _ended(self, failure: Failure, on_failure: Callable[[str], None]) -> None:
-        if failure.check(CancelledError):
-            self.begun()
-        elif not self._started.called:
-            self._started.errback(failure)
-        else:
-            self._log.failure("what follows tor has failed", without_text(failure))
-            on_failure("tor is not followed any more")

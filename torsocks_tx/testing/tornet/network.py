@@ -260,6 +260,7 @@ class PrivateTorProvider(RunningTorProvider):
 
     def start(self) -> Deferred[None]:
         """Start the network, which takes about 15 s; clients of the server wait until then."""
+        self.mark_started()
         self._beginning = Deferred.fromCoroutine(self._begin())
         return self._beginning
 
