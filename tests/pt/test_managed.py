@@ -26,7 +26,7 @@ from tests.support.rows import rows
 from tests.support.tables import octets, table
 from tests.support.transports import FakeTransport
 from torsocks_tx.pt import run
-from torsocks_tx.pt.managed import ManagedTransports, Parent
+from torsocks_tx.pt.managed import DEBUG_LOG, ManagedTransports, Parent
 
 ENVIRONMENT = {"TOR_PT_MANAGED_TRANSPORT_VER": "1", "TOR_PT_CLIENT_TRANSPORTS": "veil"}
 UNTIL_CLOSED = {**ENVIRONMENT, "TOR_PT_EXIT_ON_STDIN_CLOSE": "1"}
@@ -72,12 +72,10 @@ async def start() -> AsyncIterator[Start]:
 
 
 async def said(program: Program, last: str) -> list[str]:
-    """Return the lines up to this one, without those for the log."""
+    """Return the lines up to this one."""
     found: list[str] = []
     while not found or not found[-1].startswith(last):
-        line = await program.line()
-        if not line.startswith("LOG SEVERITY=debug"):
-            found.append(line)
+        found.append(await program.line())
     return found
 
 
@@ -277,15 +275,32 @@ async def test_printed_text_status_and_faults_become_lines_of_the_protocol(start
     assert all("192.0.2.1" not in line for line in program.lines)
 
 
-async def test_debug_lines_are_sent_with_debug(start: Start) -> None:
-    code = OWN.replace("DEBUG", "True")
-    program = start({**UNTIL_CLOSED, "TOR_PT_CLIENT_TRANSPORTS": "broken"}, "-c", code)
-    lines = await said(program, "CMETHODS DONE")
-    client = await connect(lines[1])
-    assert await client.negotiate(CONNECT) == refused(1)
-    client.close()
-    await program.line("LOG SEVERITY=error")
-    assert "in broken" in await program.line("LOG SEVERITY=debug")
+async def test_debug_log_has_the_text_and_traceback_of_a_fault(
+    start: Start, tmp_path: Path
+) -> None:
+    state = {"TOR_PT_STATE_LOCATION": str(tmp_path), "TOR_PT_CLIENT_TRANSPORTS": "broken"}
+    for debug in (False, True):
+        program = start({**UNTIL_CLOSED, **state}, "-c", OWN.replace("DEBUG", str(debug)))
+        lines = await said(program, "CMETHODS DONE")
+        client = await connect(lines[1])
+        assert await client.negotiate(CONNECT) == refused(1)
+        client.close()
+        program.transport.closeStdin()
+        assert await program.end() == 0
+        assert "192.0.2.1" not in "".join(program.lines)
+        assert (tmp_path / DEBUG_LOG).exists() is debug
+    assert stat.S_IMODE((tmp_path / DEBUG_LOG).stat().st_mode) == 0o600
+    text = (tmp_path / DEBUG_LOG).read_text("utf-8")
+    assert "in broken" in text
+    assert "ValueError: to 192.0.2.1" in text
+
+
+async def test_debug_log_that_cannot_be_written_is_told(start: Start, tmp_path: Path) -> None:
+    (tmp_path / DEBUG_LOG).mkdir()
+    state = {"TOR_PT_STATE_LOCATION": str(tmp_path)}
+    program = start({**UNTIL_CLOSED, **state}, "-c", OWN.replace("DEBUG", "True"))
+    told = 'LOG SEVERITY=warning MESSAGE="there is no debug log: Is a directory"'
+    assert told in await said(program, "CMETHODS DONE")
 
 
 def test_invalid_transport_name_is_refused() -> None:

@@ -87,16 +87,15 @@ def test_flushing_ends_after_its_timeout() -> None:
 
 
 class TestLog:
-    def said(self, *, debug: bool = True, **event: Any) -> bytes:
+    def said(self, **event: Any) -> bytes:
         stage = Stage()
         base: LogEvent = {"log_namespace": "test", "log_level": LogLevel.info, "log_format": "x"}
-        ParentLog(stage.parent, debug=debug)({**base, **event})
+        ParentLog(stage.parent)({**base, **event})
         return stage.transport.take()
 
     @pytest.mark.parametrize(
         ("level", "severity"),
         [
-            (LogLevel.debug, b"debug"),
             (LogLevel.info, b"info"),
             (LogLevel.warn, b"warning"),
             (LogLevel.error, b"error"),
@@ -109,8 +108,8 @@ class TestLog:
         assert self.said(log_level=level) == expected
 
     @pytest.mark.parametrize("namespace", ["twisted.internet.tcp", "log_legacy", "twisted"])
-    def test_info_lines_of_twisted_are_debug_lines(self, namespace: str) -> None:
-        assert self.said(log_namespace=namespace).startswith(b"LOG SEVERITY=debug")
+    def test_info_lines_of_twisted_are_left_out(self, namespace: str) -> None:
+        assert self.said(log_namespace=namespace) == b""
         warned = self.said(log_namespace=namespace, log_level=LogLevel.warn)
         assert warned.startswith(b"LOG SEVERITY=warning")
 
@@ -120,39 +119,35 @@ class TestLog:
     def test_event_without_text_writes_nothing(self) -> None:
         assert self.said(log_format="") == b""
 
-    def test_text_of_an_exception_is_in_the_debug_line_only(self) -> None:
+    def test_text_of_an_exception_is_left_out(self) -> None:
         try:
             raise ValueError("to 192.0.2.1")
         except ValueError:
             failure = Failure()
         event = {"log_level": LogLevel.critical, "log_format": "a fault", "log_failure": failure}
-        first, second = self.said(**event).splitlines()
         place = rb"ValueError at test_parent\.py:[0-9]+"
-        assert re.fullmatch(rb'LOG SEVERITY=error MESSAGE="a fault \(' + place + rb'\)"', first)
-        assert second.startswith(b"LOG SEVERITY=debug")
-        assert b"192.0.2.1" in second
-        assert self.said(debug=False, **event) == first + b"\n"
+        expected = rb'LOG SEVERITY=error MESSAGE="a fault \(' + place + rb'\)"\n'
+        assert re.fullmatch(expected, self.said(**event))
 
     @pytest.mark.parametrize(
         ("why", "text"), [(None, b"Unhandled error"), ("it broke", b"it broke")]
     )
-    def test_text_of_an_exception_logged_by_log_err_is_in_the_debug_line_only(
+    def test_text_of_an_exception_logged_by_log_err_is_left_out(
         self, why: str | None, text: bytes
     ) -> None:
         stage = Stage()
-        publisher = LogPublisher(publishPublisher=ParentLog(stage.parent, debug=True))
+        publisher = LogPublisher(publishPublisher=ParentLog(stage.parent))
         try:
             raise ValueError("to 192.0.2.1")
         except ValueError:
             publisher.msg(failure=Failure(), why=why, isError=1)
-        first, second = stage.transport.take().splitlines()
-        assert first.startswith(b'LOG SEVERITY=error MESSAGE="' + text + b" (ValueError at ")
-        assert b"192.0.2.1" not in first
-        assert second.startswith(b"LOG SEVERITY=debug")
+        line = stage.transport.take()
+        assert line.startswith(b'LOG SEVERITY=error MESSAGE="' + text + b" (ValueError at ")
+        assert b"192.0.2.1" not in line
 
     def test_exception_that_was_never_raised_is_logged_without_a_place(self) -> None:
-        said = self.said(log_failure=Failure(ValueError("x")), debug=False)
+        said = self.said(log_failure=Failure(ValueError("x")))
         assert said == b'LOG SEVERITY=info MESSAGE="x (ValueError)"\n'
 
-    def test_debug_lines_are_dropped_without_debug(self) -> None:
-        assert self.said(log_level=LogLevel.debug, debug=False) == b""
+    def test_debug_lines_are_left_out(self) -> None:
+        assert self.said(log_level=LogLevel.debug) == b""

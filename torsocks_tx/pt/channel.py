@@ -36,6 +36,12 @@ from torsocks_tx.relay.connector import OneProtocol
 from torsocks_tx.relay.sockets import abort, can_half_close, prepare
 
 
+def log_fault(log: Logger, message: str, failure: Failure) -> None:
+    """Log the kind and place of an exception, and its text, which may be secret, for debugging."""
+    log.failure(message, without_text(failure))
+    log.debug("{traceback()}", traceback=failure.getTraceback)
+
+
 class Codec:
     """Encodes and decodes the bytes of one stream, without I/O. This one changes nothing.
 
@@ -162,9 +168,7 @@ class Channel(Protocol):
         except Exception as error:
             failure = Failure()
             if self._state is State.OPEN and not isinstance(error, Refused):
-                self._log.failure(
-                    "a fault of a transport; its stream is reset", without_text(failure)
-                )
+                log_fault(self._log, "a fault of a transport; its stream is reset", failure)
             self._fail(failure)
             abort(self.transport)
             return None

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from enum import Enum, auto
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,16 @@ from twisted.internet.interfaces import IHalfCloseableProtocol, IListeningPort, 
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.stdio import StandardIO
 from twisted.internet.task import react
-from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, formatEvent, globalLogBeginner
+from twisted.logger import (
+    ILogObserver,
+    LogEvent,
+    Logger,
+    LogLevel,
+    formatEvent,
+    globalLogBeginner,
+    globalLogPublisher,
+    textFileLogObserver,
+)
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -35,13 +45,15 @@ from torsocks_tx.pt import spec
 from torsocks_tx.pt.transport import Dialer, Setting, Transport, TransportFactory
 from torsocks_tx.server.connections import ConnectionLimiter, raise_descriptor_limit
 
+DEBUG_LOG = "debug.log"
+"""The file of ``run(debug=True)`` in the state directory."""
+
 FLUSH_TIMEOUT = 2.0
 """Seconds that a parent may take to read the last spec."""
 
 _LOOPBACK = "127.0.0.1"
 _TWISTED_NAMESPACES = ("twisted", "log_legacy")
 _SEVERITIES = {
-    LogLevel.debug: "debug",
     LogLevel.info: "info",
     LogLevel.warn: "warning",
     LogLevel.error: "error",
@@ -144,34 +156,27 @@ def _own(stream: TextIO | None, mode: int) -> int:
 
 @implementer(ILogObserver)
 class ParentLog:
-    """Turns log events into LOG lines; those of the debug level only if ``debug`` is set.
+    """Turns log events above debug into LOG lines, which tor repeats in its own log.
 
-    The text of an exception may hold addresses: above debug only its kind and place are named, also
-    where Twisted's old ``log.err`` made a traceback the text. tor writes every LOG line, debug or
-    not, to its own log at the level info.
+    The text of an exception may hold addresses: only its kind and place are named, also where
+    Twisted's old ``log.err`` made a traceback the text.
     """
 
-    def __init__(self, parent: Parent, *, debug: bool = False) -> None:
+    def __init__(self, parent: Parent) -> None:
         self._parent = parent
-        self._debug = debug
 
     def __call__(self, event: LogEvent) -> None:
-        """Write an event, and its traceback if it has one."""
-        severity = _SEVERITIES.get(event.get("log_level") or LogLevel.info, "info")
+        """Write an event."""
+        level = event.get("log_level") or LogLevel.info
         # Twisted itself says at this level when factories start and when the reactor ends.
-        if severity == "info" and event.get("log_namespace", "").startswith(_TWISTED_NAMESPACES):
-            severity = "debug"
+        noise = event.get("log_namespace", "").startswith(_TWISTED_NAMESPACES)
+        if level not in _SEVERITIES or (noise and level is LogLevel.info):
+            return
         text, failure = _text_and_failure(event)
         if failure is not None:
             text = f"{text or 'Unhandled error'} ({_kind_and_place(failure)})"
         if text:
-            self._say(severity, text)
-        if failure is not None:
-            self._say("debug", failure.getTraceback())
-
-    def _say(self, severity: str, text: str) -> None:
-        if self._debug or severity != "debug":
-            self._parent.say_log(severity, text)
+            self._parent.say_log(_SEVERITIES[level], text)
 
 
 def _text_and_failure(event: LogEvent) -> tuple[str, Failure | None]:
@@ -191,14 +196,11 @@ def _kind_and_place(failure: Failure) -> str:
     return f"{kind} at {os.path.basename(path)}:{line}"
 
 
-def log_to(parent: Parent, *, debug: bool = False) -> None:
-    """Send everything that is logged or printed to the parent's log."""
-    observer = ParentLog(parent, debug=debug)
-    globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=True)
-
-
 class ManagedTransports:
-    """Serves transports, by name, to one parent; at most ``most`` streams at one time."""
+    """Serves transports, by name, to one parent; at most ``most`` streams at one time.
+
+    ``debug``: everything that is logged is written to ``DEBUG_LOG`` too.
+    """
 
     log = Logger()
 
@@ -217,6 +219,7 @@ class ManagedTransports:
         self._parent = parent
         self._transports = transports
         self._serving: list[tuple[IListeningPort, TransportFactory]] = []
+        self._debug_log = ExitStack()
 
     async def start(self, environ: Mapping[str, str]) -> spec.Environment:
         """Listen, and say so to the parent. Raises ``Unusable``, whose line is said already."""
@@ -231,6 +234,8 @@ class ManagedTransports:
         self._parent.say(spec.VERSION_DONE)
         wanted = spec.read_environment(environ)
         state_location = _make_state_location(wanted)
+        if self._debug and state_location is not None:
+            self._open_debug_log(state_location / DEBUG_LOG)
         dialer = self._dialer(wanted)
         for name in dict.fromkeys(wanted.transports):
             # A parent asks for all the transports that it may need: some are of other programs.
@@ -239,6 +244,17 @@ class ManagedTransports:
                 await self._serve(name, Setting(dialer, state_location, report))
         self._parent.say(spec.CMETHODS_DONE)
         return wanted
+
+    def _open_debug_log(self, path: Path) -> None:
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        except OSError as error:
+            self.log.warn("there is no debug log: {reason}", reason=error.strerror)
+            return
+        file = self._debug_log.enter_context(os.fdopen(descriptor, "w", encoding="utf-8"))
+        observer = textFileLogObserver(file)
+        globalLogPublisher.addObserver(observer)
+        self._debug_log.callback(globalLogPublisher.removeObserver, observer)
 
     def _dialer(self, wanted: spec.Environment) -> Dialer:
         proxy = None
@@ -265,11 +281,12 @@ class ManagedTransports:
         self._parent.say(spec.status(name, values))
 
     async def stop(self) -> None:
-        """Stop listening, and end every stream."""
+        """Stop listening, end every stream, and close the debug log."""
         while self._serving:
             port, factory = self._serving.pop()
             await maybeDeferred(port.stopListening)
             factory.abort_all()
+        self._debug_log.close()
 
 
 def _make_state_location(wanted: spec.Environment) -> Path | None:
@@ -287,7 +304,7 @@ def _make_state_location(wanted: spec.Environment) -> Path | None:
 async def serve(reactor: Any, transports: Mapping[str, Transport], debug: bool) -> None:
     """Serve until the parent wants no more, or until a signal; SystemExit(1) for a failure."""
     parent = take_standard_io(reactor)
-    log_to(parent, debug=debug)
+    globalLogBeginner.beginLoggingTo([ParentLog(parent)], redirectStandardIO=True)
     most = raise_descriptor_limit()
     managed = ManagedTransports(reactor, parent, transports, debug=debug, most=most)
     ending: Deferred[None] = Deferred()
@@ -298,13 +315,13 @@ async def serve(reactor: Any, transports: Mapping[str, Transport], debug: bool) 
         if wanted.exit_on_stdin_close:
             parent.input_closed.addCallback(lambda _: _end(ending, ended))
         await ending
-        await managed.stop()
     except spec.Unusable:
         raise SystemExit(1) from None
     except Exception:
         managed.log.failure("a fault of this program")
         raise SystemExit(1) from None
     finally:
+        await managed.stop()
         await parent.flush()
         ended.callback(None)
 
@@ -319,8 +336,9 @@ def _end(ending: Deferred[None], ended: Deferred[None]) -> Deferred[None]:
 def run(transports: Mapping[str, Transport], *, debug: bool = False) -> NoReturn:
     """Serve these transports, by name, to the tor that started this program; never return.
 
-    ``debug`` sends debug lines to tor's log too: they may hold addresses. Raises ValueError for a
-    name that no transport may have.
+    ``debug`` writes everything that is logged, with the texts and tracebacks of exceptions, to
+    ``debug.log`` in the state directory, anew at each start: it may hold addresses. Raises
+    ValueError for a name that no transport may have.
     """
     for name in transports:
         if not spec.is_transport_name(name):

@@ -30,10 +30,10 @@ from torsocks_tx import errors
 from torsocks_tx.backends.endpoint import EndpointBackend
 from torsocks_tx.client.endpoint import HTTPClientEndpoint, SOCKSClientEndpoint
 from torsocks_tx.client.failures import refused_by
-from torsocks_tx.errors import without_text
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.policy.listener import ListenerPolicy
+from torsocks_tx.pt.channel import log_fault
 from torsocks_tx.pt.spec import ProxyKind, UpstreamProxy
 from torsocks_tx.server.connections import ConnectionLimiter
 from torsocks_tx.server.factory import SOCKSFactory
@@ -178,7 +178,7 @@ def _refusal(failure: Failure) -> errors.Refused:
     reason = refused_by(failure)
     network = failure.check(errors.Refused, ConnectError, ConnectionClosed, CancelledError)
     if network is None and type(reason) is errors.GeneralFailure:
-        _log.failure("a fault of a transport; the parent is refused", without_text(failure))
+        log_fault(_log, "a fault of a transport; the parent is refused", failure)
         return errors.Internal("fault")
     return reason
 
