@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,21 +13,9 @@ sys.path.insert(0, str(ROOT))
 from torsocks_tx import errors  # noqa: E402
 from torsocks_tx.errors import OnionRefused, Refused, TransportRefused  # noqa: E402
 from torsocks_tx.policy.listener import FLAGS, ListenerPolicy  # noqa: E402
-from torsocks_tx.twistd.options import Options  # noqa: E402
+from torsocks_tx.twistd.help import HELP, parse_help  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "reference.md"
-
-VALUES = {
-    "listen": '"ENDPOINT [FLAG ...]"',
-    "auth": "KIND:ARGUMENT",
-    "tor": "launch|private|ENDPOINT",
-    "tor-socks": "ENDPOINT",
-    "tor-binary": "PATH",
-    "tor-option": '"NAME VALUE"',
-    "backend": "tor|direct",
-    "early-data": "BYTES",
-}
-"""The placeholder of an option's value, where it does not follow from the name or default."""
 
 
 def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
@@ -35,44 +24,18 @@ def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def text_of(function: object) -> str:
-    """Return the docstring of an option's method, in one line."""
-    return " ".join((function.__doc__ or "").split())
-
-
-def usage_of(name: str, default: object) -> str:
-    """Return an option with the placeholder of its value."""
-    last = name.rpartition("-")[2]
-    if name in VALUES:
-        value = VALUES[name]
-    elif last in ("file", "dir", "directory", "bytes"):
-        value = last.upper()
-    else:
-        value = "SECONDS" if isinstance(default, float) else "N"
-    # A bar would end the cell of the table.
-    return f"`--{name} {value}`".replace("|", "\\|")
-
-
 def options() -> str:
     """Every option of ``twistd torsocks`` with its default and what it means."""
-    rows = [
-        (
-            usage_of(name, default),
-            ""
-            if default is None
-            else f"{default:g}"
-            if isinstance(default, float)
-            else str(default),
-            text,
-        )
-        for name, _short, default, text, *_ in Options.optParameters
-    ]
-    rows += [(f"`--{name}`", "off", text) for name, _short, text in Options.optFlags]
-    for name in ("listen", "auth", "tor-option"):
-        method = getattr(Options, "opt_" + name.replace("-", "_"))
-        default = "`tcp:1080:interface=127.0.0.1`" if name == "listen" else ""
-        rows.append((usage_of(name, default), default, text_of(method)))
-    return table(("option", "default", "meaning"), sorted(rows))
+    rows = []
+    for topic in re.split(r"\n\n", HELP)[1:]:
+        heading, _, entries = topic.partition(":\n")
+        rows.append((f"**{heading}**", "", ""))
+        # A bar would end the cell of the table.
+        rows += [
+            (f"`--{o.name} {o.value}".rstrip().replace("|", "\\|") + "`", o.default, o.text)
+            for o in parse_help(entries + "\n")
+        ]
+    return table(("option", "default", "meaning"), rows)
 
 
 def flags() -> str:

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from torsocks_tx.socks.extended import KeyHandler
     from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Request
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Address",
     "AddressType",

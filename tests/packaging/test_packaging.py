@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tarfile
-from configparser import ConfigParser
 from email import message_from_bytes
 from pathlib import Path
 from zipfile import ZipFile
@@ -13,6 +12,7 @@ from packaging.requirements import Requirement
 
 from tests.packaging.conftest import ROOT
 from tests.packaging.environment import Environment, run
+from torsocks_tx import __version__
 
 # The pytest plugin needs pytest; all other modules work without.
 LEFT_OUT = ("__main__", "pytest_plugin")
@@ -61,12 +61,10 @@ def test_wheel_requires_what_setup_cfg_lists(wheel: Path, requirements: list[str
     assert metadata.get_payload(decode=True).decode().strip() == readme  # type: ignore[union-attr]
 
 
-def test_the_wheel_holds_the_package_the_plugin_and_nothing_else(
-    wheel: Path, settings: ConfigParser
-) -> None:
+def test_the_wheel_holds_the_package_the_plugin_and_nothing_else(wheel: Path) -> None:
     with ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    about = f"torsocks_tx-{settings['metadata']['version']}.dist-info/"
+    about = f"torsocks_tx-{__version__}.dist-info/"
     assert {name for name in names if not name.startswith(about)} == sources()
     assert "torsocks_tx/py.typed" in names
     assert any(name.startswith(about) and name.endswith("/LICENSE") for name in names)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+from importlib import metadata
 from pathlib import Path
 
 import pytest
-from twisted.python import usage
+from twisted.copyright import version
 
+import torsocks_tx
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.listener import flag_help
 from torsocks_tx.server.auth import CredAuthenticator
 from torsocks_tx.socks.messages import Credentials
-from torsocks_tx.twistd.options import TEXTS, Options
+from torsocks_tx.twistd.help import OPTIONS
+from torsocks_tx.twistd.options import Options
 from torsocks_tx.twistd.tap import make_limits
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,7 +58,7 @@ def test_values_arrive() -> None:
         max_per_client=3,
     )
     assert [listener.kind for listener in options.listeners] == ["unix", "tcp"]
-    assert options.tor_options == [("ExitNodes", "{de}"), ("__Hidden", "1")]
+    assert options["tor-option"] == [("ExitNodes", "{de}"), ("__Hidden", "1")]
 
 
 def test_more_clients_than_descriptors_allow_are_not_promised() -> None:
@@ -81,9 +84,9 @@ def test_paths_are_relative_to_where_the_command_was_given(path: str) -> None:
     assert options["tor"] == "unix:/base/x"
     assert Options("/base").parseOptions(["--tor-socks", "tcp:127.0.0.1:9050"]) is None
     for arguments in (["--auth", "file:x"], ["--onion-auth-dir", "x"]):
-        with pytest.raises(usage.UsageError, match=r"/base/x'.*uid"):
+        with pytest.raises(SystemExit, match=r"/base/x'.*uid"):
             Options("/base").parseOptions(arguments)
-    with pytest.raises(usage.UsageError, match="/base/x"):
+    with pytest.raises(SystemExit, match="/base/x"):
         Options("/base").parseOptions(["--tor", "unix:/x", "--tor-password-file", "x"])
 
 
@@ -97,7 +100,10 @@ MISTAKES = [
     ),
     (["--onion-auth-dir", "/", "--backend", "direct"], ["--onion-auth-dir", "has no tor"]),
     (["--rendezvous-timeout", "30", "--tor-socks", "tcp:127.0.0.1:9"], ["control port"]),
-    (["--rendezvous-timeout", "30", "--backend", "direct"], ["--rendezvous-timeout 30"]),
+    (
+        ["--rendezvous-timeout", "30", "--backend", "direct"],
+        ["--rendezvous-timeout", "control port"],
+    ),
     (["--rendezvous-timeout", "0"], ["--rendezvous-timeout '0'", "seconds"]),
     (["--listen", "foo"], ["--listen", "'foo'", "tcp:1080"]),
     (["--listen", "tcp:1080"], ["--listen", "tcp:1080", "interface=127.0.0.1", "--auth"]),
@@ -106,15 +112,18 @@ MISTAKES = [
     (["--listen", "systemd:domain=INET:index=0"], ["--listen", "systemd", "inherited socket"]),
     (["--listen", "tcp:1:interface=127.0.0.1 Nope"], ["--listen", "Nope"]),
     (["--tor", "nonsense"], ["--tor", "'nonsense'", "unix:/run/tor/control"]),
-    (["--tor-socks", "tcp:x"], ["--tor-socks", "'tcp:x'", "write it as"]),
-    (["--tor", "launch", "--tor-socks", "tcp:127.0.0.1:1"], ["--tor-socks", "leave --tor out"]),
+    (["--tor-socks", "tcp:x"], ["--tor-socks 'tcp:x'", "unix:/run/tor/socks"]),
+    (["--tor-socks", "127.0.0.1:9050"], ["write it as", "tcp:127.0.0.1:9050"]),
+    (["--connect-timeout", "9" * 5000], ["--connect-timeout", "number of seconds"]),
+    (["--workers", "9" * 5000], ["--workers", "whole number"]),
+    (["--tor", "launch", "--tor-socks", "tcp:127.0.0.1:1"], ["--tor-socks", "instead of --tor"]),
     (["--backend", "foo"], ["--backend", "'foo'", "choose tor or direct"]),
-    (["--backend", "direct", "--tor", "launch"], ["--tor 'launch'", "--backend direct"]),
-    (["--backend", "direct", "--tor-option", "A b"], ["--tor-option 'A b'", "--backend direct"]),
+    (["--backend", "direct", "--tor", "launch"], ["--tor: ", "--backend direct"]),
+    (["--backend", "direct", "--tor-option", "A b"], ["--tor-option: ", "--backend direct"]),
     (["--allow-internal"], ["--allow-internal", "--backend direct"]),
-    (["--tor", "private", "--tor-binary", "/x"], ["--tor-binary '/x'", "--tor launch"]),
-    (["--tor", "unix:/x", "--tor-option", "A b"], ["--tor-option 'A b'", "--tor launch"]),
-    (["--tor-password-file", "/x"], ["--tor-password-file '/x'", "control port"]),
+    (["--tor", "private", "--tor-binary", "/x"], ["--tor-binary: ", "--tor launch"]),
+    (["--tor", "unix:/x", "--tor-option", "A b"], ["--tor-option: ", "--tor launch"]),
+    (["--tor-password-file", "/x"], ["--tor-password-file: ", "--tor ENDPOINT"]),
     (["--tor", "unix:/x", "--tor-password-file", "/none"], ["--tor-password-file", "No such file"]),
     (["--tor-option", "Alone"], ["--tor-option", "'Alone'", "a name and a value"]),
     (["--tor-option", "A b\nC d"], ["--tor-option", "a name and a value"]),
@@ -132,19 +141,21 @@ MISTAKES = [
     (["--auth", "memory::secret"], ["memory:name:password"]),
     (["--auth", "unix"], ["'unix'", "in the clear", "file:/path"]),
     (["--help-auth-type", "bogus"], ["bogus", "--help-auth lists"]),
-    (["--bogus"], ["--bogus", "--help lists the options"]),
-    (["--listen"], ["--listen requires argument", "--help lists the options"]),
+    (["--bogus"], ["--bogus", "not recognized"]),
+    (["--listen"], ["--listen requires argument"]),
     (["--listen", "tcp:0", "IsolateDestAddr"], ["'IsolateDestAddr'", "in one argument, in quotes"]),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "words"), MISTAKES, ids=[" ".join(m[0]) for m in MISTAKES])
 def test_usage_error_names_option_value_and_fix(arguments: list[str], words: list[str]) -> None:
-    with pytest.raises(usage.UsageError) as caught:
+    with pytest.raises(SystemExit) as caught:
         options_of(*arguments)
+    mistake, advice = str(caught.value).rsplit("\n", 1)
     for word in words:
-        assert word in str(caught.value)
-    assert "enforcement" not in str(caught.value)
+        assert word in mistake
+    assert "enforcement" not in mistake
+    assert advice == "Try 'torsocks-tx --help'."
 
 
 def test_passwords_open_a_public_listener(tmp_path: Path) -> None:
@@ -183,11 +194,44 @@ def test_the_password_of_the_control_port(tmp_path: Path) -> None:
     assert options["tor-password"] == "tr\u00fcgerisch "
 
 
-def test_help_names_every_option_and_its_default() -> None:
+@pytest.mark.parametrize("word", ["--help", "--version"])
+def test_help_that_is_printed_ends_the_program_well(
+    word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        options_of(word)
+    assert caught.value.code == 0
+    assert capsys.readouterr().out
+
+
+def test_help_is_by_topic_and_fits_a_terminal() -> None:
     text = str(Options())
-    for name in (*TEXTS, "listen", "tor-option", "auth", "help-flags"):
-        assert f"--{name}" in text
-    assert "[default: 120.0]" in text
+    assert max(map(len, text.splitlines())) <= 80
+    topics = [line for line in text.splitlines() if line.endswith(":") and line[0] != " "]
+    assert topics[:2] == ["Where clients connect:", "Which tor:"]
+    assert "--connect-timeout SECONDS  [default: 120]" in text
+
+
+def test_help_names_every_option_once() -> None:
+    options = Options()
+    names = [option.name for option in OPTIONS]
+    assert sorted(names) == sorted(option.rstrip("=") for option in options.longOpt)
+
+
+def test_versions_are_ours_twisted_and_tors(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tor = tmp_path / "tor"
+    tor.write_text("#!/bin/sh\necho 'Tor version 0.4.9.\necho more'\n")
+    for mode, said in ((0o755, f"Tor version 0.4.9 ({tor})"), (0o644, "no tor: ")):
+        tor.chmod(mode)
+        with pytest.raises(SystemExit):
+            options_of("--tor-binary", str(tor), "--version")
+        ours, theirs, last = capsys.readouterr().out.splitlines()
+        assert ours == f"torsocks_tx {torsocks_tx.__version__}"
+        assert theirs == f"Twisted {version}"
+        assert last.startswith(said)
+    assert torsocks_tx.__version__ == metadata.version("torsocks_tx")
 
 
 def test_help_flags(capsys: pytest.CaptureFixture[str]) -> None:

@@ -114,12 +114,12 @@ class Flag:
 FLAGS: tuple[Flag, ...] = (
     Flag("ExtendedErrors", "extended_errors", "tell SOCKS5 clients why an onion service failed"),
     Flag("ExtendedAuth", "extended_auth", "extended authentication for clients that offer it"),
-    Flag("SwapE0E1", "swap_e0_e1", "codes E0 and E1 as proposal 229's sentences have them"),
-    Flag("IsolateClientAddr", "client_addr", "separate circuits for each client address", True),
-    Flag("IsolateSOCKSAuth", "socks_auth", "separate circuits for each login", True),
-    Flag("IsolateClientProtocol", "client_protocol", "separate circuits for SOCKS4 and 5", True),
-    Flag("IsolateDestPort", "dest_port", "separate circuits for each destination port", True),
-    Flag("IsolateDestAddr", "dest_addr", "separate circuits for each destination address", True),
+    Flag("SwapE0E1", "swap_e0_e1", "swap E0 and E1: proposal 229 contradicts itself there"),
+    Flag("IsolateClientAddr", "client_addr", "client addresses never share a circuit", True),
+    Flag("IsolateSOCKSAuth", "socks_auth", "logins never share a circuit", True),
+    Flag("IsolateClientProtocol", "client_protocol", "SOCKS4 and 5 never share a circuit", True),
+    Flag("IsolateDestPort", "dest_port", "destination ports never share a circuit", True),
+    Flag("IsolateDestAddr", "dest_addr", "destination addresses never share a circuit", True),
     Flag("PreferSOCKSNoAuth", "prefer_socks_no_auth", "no authentication wherever it is offered"),
     Flag("OnionTraffic", "onion_traffic", "allow onion services"),
     Flag("IPv4Traffic", "ipv4_traffic", "allow IPv4 destinations"),
@@ -159,6 +159,11 @@ def flag_help() -> str:
     together = "NoIPv4Traffic, NoIPv6Traffic and NoDNSRequest together"
     lines.append(f"  {'OnionTrafficOnly':<24}off  {together}")
     lines.append(f"  {'SessionGroup=N':<24}     listeners with the same N may share circuits")
+    lines += [
+        "",
+        "On a unix socket, and behind a balancer without PROXY headers (haproxy:), all clients",
+        "have one address: IsolateClientAddr does not keep them apart.",
+    ]
     return "\n".join(lines)
 
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
+from twisted.copyright import version as version_of_twisted
 from twisted.cred.credentials import IUsernamePassword
 from twisted.cred.strcred import AuthOptionMixin, findCheckerFactories
 from twisted.internet.endpoints import clientFromString
 from twisted.python import usage
 
 from torsocks_tx.backends.tor.files import check_directory
-from torsocks_tx.limits import RENDEZVOUS_TIMEOUT, Limits
 from torsocks_tx.policy.listener import flag_help
 from torsocks_tx.server.auth import AUTH_TEXT, OWN_CHECKERS, PasswordFile
 from torsocks_tx.server.binding import server_endpoint
@@ -28,160 +29,61 @@ from torsocks_tx.server.listen import (
     check_reach,
     parse_listener,
 )
+from torsocks_tx.twistd.help import HELP, OPTIONS
 
-DESCRIPTION = """A SOCKS4, SOCKS4a and SOCKS5 server in front of Tor. Without options it launches
-a tor of its own and listens at 127.0.0.1:1080. A listener's flags follow its endpoint in the same
-argument, as in --listen "tcp:9150:interface=127.0.0.1 ExtendedErrors IsolateDestAddr";
---help-flags lists them."""
+_BY_METHOD = ("listen", "auth", "tor-option", "version")
+_KEPT = [o for o in OPTIONS if not (o.name in _BY_METHOD or o.name.startswith("help"))]
+"""The options of which only the value is kept; a method takes each of the others."""
 
-SHUTDOWN_GRACE = 5.0
-
-_LIMITS = Limits()
-
-WITH_VALUE: tuple[tuple[str, Any], ...] = (
-    ("tor", None),
-    ("tor-socks", None),
-    ("tor-password-file", None),
-    ("tor-data-directory", None),
-    ("tor-binary", None),
-    ("onion-auth-dir", None),
-    ("backend", "tor"),
-    ("handshake-timeout", _LIMITS.handshake_timeout),
-    ("connect-timeout", _LIMITS.connect_timeout),
-    ("onion-timeout", _LIMITS.onion_timeout),
-    ("rendezvous-timeout", RENDEZVOUS_TIMEOUT),
-    ("idle-timeout", 0.0),
-    ("linger-timeout", _LIMITS.linger_timeout),
-    ("linger-limit", _LIMITS.linger_limit),
-    ("shutdown-grace", SHUTDOWN_GRACE),
-    ("early-data", _LIMITS.early_data),
-    ("extended-bytes", _LIMITS.extended_bytes),
-    ("extended-pairs", _LIMITS.extended_pairs),
-    ("max-connections", None),
-    ("max-per-client", None),
-    ("workers", 1),
-)
-"""The options that take a value, with their defaults."""
-
-FLAGS_WITHOUT_VALUE = ("allow-internal", "optimistic-data", "debug")
-
-TEXTS = {
-    "tor": "launch: a tor of our own (the default). private: a private Tor network on this machine,"
-    " for trials. Else the control port of a running tor: unix:/run/tor/control,"
-    " tcp:127.0.0.1:9051.",
-    "tor-socks": "The SocksPort of a running tor whose control port is out of reach, such as"
-    " tcp:127.0.0.1:9050.",
-    "tor-password-file": "File with the password of the control port, if it has one.",
-    "tor-data-directory": "Where the launched tor keeps its state, its entry guards above all"
-    " [default: torsocks_tx/tor in $XDG_STATE_HOME or ~/.local/state; /var/lib/torsocks_tx/tor for"
-    " root].",
-    "tor-binary": "The tor to launch, if not the one in PATH.",
-    "onion-auth-dir": "Directory of client authorization keys for onion services: .auth_private"
-    " files as for tor's ClientOnionAuthDir, read again at SIGHUP. Every user of that tor gets in"
-    " by them.",
-    "backend": "tor, or direct: no Tor at all; internal addresses are refused.",
-    "handshake-timeout": "Seconds for a client's whole request.",
-    "connect-timeout": "Seconds until a connection is made or a name is looked up.",
-    "onion-timeout": "Seconds until a connection to an onion service is made; tor itself gives most"
-    " of them up sooner.",
-    "rendezvous-timeout": "Seconds that an onion service has to come to the rendezvous point once"
-    " it has the request; then clients hear F3.",
-    "idle-timeout": "Seconds that an open stream may carry nothing; 0: for ever.",
-    "linger-timeout": "Seconds that the destination may be silent after the client closed its"
-    " side.",
-    "linger-limit": "Seconds that a stream may last in all after the client closed its side.",
-    "shutdown-grace": "Seconds that open streams get when the server stops.",
-    "early-data": "Bytes taken from a client before its stream is open.",
-    "extended-bytes": "Bytes of key-value pairs that a client may send by extended authentication"
-    " (method X'97').",
-    "extended-pairs": "Key-value pairs that a client may send by extended authentication.",
-    "max-connections": "Clients at one time [default: what the descriptor limit allows].",
-    "max-per-client": "Clients at one time from one address (of IPv6: one /64 network) [default: a"
-    " quarter of --max-connections; for 127.0.0.1 and ::1, which all programs here share, no bound"
-    " of their own]. Not for unix sockets, nor behind haproxy:.",
-    "workers": "Processes that serve together; listeners, and a tor of our own, are one for all.",
-    "allow-internal": "With --backend direct: also reach loopback and private addresses.",
-    "optimistic-data": "Send early data before tor's answer even where tor is not known to be C"
-    " Tor (Arti closes on it).",
-    "debug": "Log a line for each refused request (never its destination).",
-}
-"""What each option is for."""
-
-_OF_TOR = (
-    "tor",
-    "tor-socks",
-    "tor-password-file",
-    "tor-data-directory",
-    "tor-binary",
-    "onion-auth-dir",
-)
-_OF_LAUNCHED_TOR = ("tor-data-directory", "tor-binary")
 _PATHS = ("tor-data-directory", "tor-password-file", "onion-auth-dir")
-
-
-def _seconds(name: str) -> Callable[[str], float]:
-    """Reads the seconds of an option: above 0, or 0 too where that means something."""
-    least = 0.0 if name in ("idle-timeout", "shutdown-grace") else 0.001
-
-    def read(text: str) -> float:
-        try:
-            number = float(text)
-        except ValueError:
-            number = -1.0
-        if not least <= number < 1e9:
-            raise usage.UsageError(f"--{name} {text!r}: write a number of seconds, such as 30")
-        return number
-
-    return read
-
-
-def _count(name: str) -> Callable[[str], int]:
-    """Reads the count of an option, at least 1."""
-
-    def read(text: str) -> int:
-        if not (text.isdecimal() and text.isascii() and int(text) >= 1):
-            fix = "write a whole number above 0, such as 1000"
-            raise usage.UsageError(f"--{name} {text!r}: {fix}")
-        return int(text)
-
-    return read
-
-
-def _parameter(name: str, default: Any) -> list[Any]:
-    """One entry of ``optParameters``; the kind of its value follows from its name."""
-    if name.endswith(("-timeout", "-limit", "-grace")):
-        return [name, None, default, TEXTS[name], _seconds(name)]
-    if name.startswith(("max-", "extended-")) or name in ("early-data", "workers"):
-        return [name, None, default, TEXTS[name], _count(name)]
-    return [name, None, default, TEXTS[name]]
+_EXAMPLES = {
+    "tor": "unix:/run/tor/control or tcp:127.0.0.1:9051",
+    "tor-socks": "unix:/run/tor/socks or tcp:127.0.0.1:9050",
+}
 
 
 class Options(usage.Options, AuthOptionMixin):
     """The options; ``postOptions`` checks them against each other."""
 
-    synopsis = "[--listen 'ENDPOINT [FLAG ...]']... [--tor launch|private|ENDPOINT] [option ...]"
-    longdesc = DESCRIPTION
     supportedInterfaces = (IUsernamePassword,)
-    optParameters = tuple(_parameter(name, default) for name, default in WITH_VALUE)
-    optFlags = tuple([name, None, TEXTS[name]] for name in FLAGS_WITHOUT_VALUE)
+    optParameters = tuple(
+        [o.name, None, o.read(o.default) if o.default else None, o.text, o.read]
+        for o in _KEPT
+        if o.value
+    )
+    optFlags = tuple([o.name, None, o.text] for o in _KEPT if not o.value)
 
     def __init__(self, directory: str | None = None) -> None:
         usage.Options.__init__(self)
         self.directory = _working_directory() if directory is None else directory
         """What relative paths are relative to: twistd goes elsewhere when it becomes a daemon."""
         self.listeners: list[Listener] = []
-        self.tor_options: list[tuple[str, str]] = []
+        self["tor-option"] = []
         self.arguments: list[str] = []
 
+    @property
+    def _command(self) -> str:
+        return "torsocks-tx" if self.parent is None else "twistd torsocks"
+
+    def getSynopsis(self) -> str:
+        """The first line of the help."""
+        return f"Usage: {self._command} [OPTION ...]"
+
+    def getUsage(self, width: int | None = None) -> str:
+        """The rest of the help."""
+        return HELP
+
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        """Read the arguments, and keep them as they are: workers get the same."""
+        """Read the arguments, and keep them as they are: workers get the same.
+
+        A mistake ends the program with one line, and one on how to get help.
+        """
         self.arguments = list(sys.argv[1:] if options is None else options)
         try:
             super().parseOptions(self.arguments)
         except usage.UsageError as error:
-            # These are getopt's own words.
-            fix = "; --help lists the options" if str(error).startswith("option ") else ""
-            raise usage.UsageError(f"{error}{fix}") from None
+            command = self._command
+            raise SystemExit(f"{command}: {error}\nTry '{command} --help'.") from None
 
     def parseArgs(self, *words: str) -> None:
         """Refuse words that belong to no option."""
@@ -207,8 +109,7 @@ class Options(usage.Options, AuthOptionMixin):
             else:
                 super().opt_auth(description)
         except (ValueError, usage.UsageError) as error:
-            fix = "--help-auth lists what there is"
-            raise usage.UsageError(f"--auth {description!r}: {error}; {fix}") from None
+            _refuse("auth", description, f"{error}; --help-auth lists what there is")
 
     def opt_help_auth(self) -> None:
         """List what --auth takes."""
@@ -234,16 +135,16 @@ class Options(usage.Options, AuthOptionMixin):
         name, _, value = text.strip().partition(" ")
         one_line = "\n" not in text and "\r" not in text
         if not (name.replace("_", "").isalnum() and value.strip() and one_line):
-            fix = "write a name and a value, such as 'ExitNodes {de}'"
-            raise usage.UsageError(f"--tor-option {text!r}: {fix}")
-        self.tor_options.append((name, value.strip()))
+            _refuse("tor-option", text, "write a name and a value, such as 'ExitNodes {de}'")
+        self["tor-option"] = [*self["tor-option"], (name, value.strip())]
 
-    def opt_version(self) -> None:
-        """Say which version this is."""
-        print("torsocks_tx", metadata.version("torsocks_tx"))
+    def opt_version(self) -> NoReturn:
+        """Say which versions these are."""
+        print(f"torsocks_tx {metadata.version('torsocks_tx')}\nTwisted {version_of_twisted}")
+        print(_version_of_tor(self["tor-binary"]))
         raise SystemExit(0)
 
-    def opt_help_flags(self) -> None:
+    def opt_help_flags(self) -> NoReturn:
         """List the flags of --listen."""
         print(flag_help())
         raise SystemExit(0)
@@ -251,24 +152,9 @@ class Options(usage.Options, AuthOptionMixin):
     def postOptions(self) -> None:
         """Check what one option alone cannot tell, and what it names."""
         self.complete()
-        self._check_backend()
+        self._check_together()
         self._check_endpoints()
-        if self["onion-auth-dir"] is not None and self["tor-socks"]:
-            fix = "keys are given to tor by its control port: use --tor"
-            raise usage.UsageError(f"--onion-auth-dir {self['onion-auth-dir']!r}: {fix}")
         self.check_files()
-        for listener in self.listeners:
-            if self["workers"] > 1 and listener.kind not in INHERITABLE:
-                fix = "workers share plain sockets only: tcp, tcp6, unix or systemd"
-                raise usage.UsageError(f"--listen {listener.text!r}: {fix}")
-            try:
-                check_reach(listener, authenticated=bool(self.get("credCheckers")))
-            except ListenError as error:
-                raise usage.UsageError(f"--listen {error}") from None
-        no_control = self["tor-socks"] or self["backend"] == "direct"
-        if no_control and self["rendezvous-timeout"] != RENDEZVOUS_TIMEOUT:
-            fix = "this needs tor's control port, which says when a service was told"
-            raise usage.UsageError(f"--rendezvous-timeout {self['rendezvous-timeout']:g}: {fix}")
         if self["tor-password-file"]:
             self["tor-password"] = _read_password(self["tor-password-file"])
 
@@ -281,7 +167,7 @@ class Options(usage.Options, AuthOptionMixin):
                 self[name] = self._absolute(self[name])
         if os.sep in (self["tor-binary"] or ""):
             self["tor-binary"] = self._absolute(self["tor-binary"])
-        for name in ("tor", "tor-socks"):
+        for name in _EXAMPLES:
             if self[name]:
                 self[name] = absolute_endpoint(self[name], self.directory)
 
@@ -298,38 +184,33 @@ class Options(usage.Options, AuthOptionMixin):
                 check_directory(path)
             except OSError as error:
                 fix = f"name a directory that uid {os.geteuid()} can read"
-                raise usage.UsageError(
-                    f"--onion-auth-dir {path!r}: {error.strerror}; {fix}"
-                ) from None
+                _refuse("onion-auth-dir", path, f"{error.strerror}; {fix}")
 
     def _absolute(self, path: str) -> str:
         return os.path.join(self.directory, os.path.expanduser(path))
 
-    def _given(self, names: tuple[str, ...]) -> str | None:
-        given = [name for name in names if self[name]] + ["tor-option"] * bool(self.tor_options)
-        return given[0] if given else None
-
-    def _check_backend(self) -> None:
+    def _check_together(self) -> None:
+        """Refuse options that mean nothing, or something else, beside others."""
         if self["backend"] not in ("tor", "direct"):
-            raise usage.UsageError(f"--backend {self['backend']!r}: choose tor or direct")
-        if self["backend"] == "direct":
-            if name := self._given(_OF_TOR):
-                raise usage.UsageError(f"--{name} {self._value(name)}: --backend direct has no tor")
-        elif self["allow-internal"]:
-            raise usage.UsageError("--allow-internal: this needs --backend direct")
-        if self["tor"] and self["tor-socks"]:
-            fix = "it is for a tor without a control port, so leave --tor out"
-            raise usage.UsageError(f"--tor-socks {self['tor-socks']!r}: {fix}")
-        launched = (self["tor"] or "launch") == "launch" and not self["tor-socks"]
-        if not launched and (name := self._given(_OF_LAUNCHED_TOR)):
-            fix = "this needs --tor launch; another tor is not ours to set up"
-            raise usage.UsageError(f"--{name} {self._value(name)}: {fix}")
-        if self["tor-password-file"] and (launched or self["tor-socks"]):
-            fix = "this needs --tor with the control port of a running tor"
-            raise usage.UsageError(f"--tor-password-file {self['tor-password-file']!r}: {fix}")
-
-    def _value(self, name: str) -> str:
-        return repr(" ".join(self.tor_options[0]) if name == "tor-option" else self[name])
+            _refuse("backend", self["backend"], "choose tor or direct")
+        direct, socks = self["backend"] == "direct", bool(self["tor-socks"])
+        launched = self["tor"] in (None, "launch") and not socks
+        running = not (direct or launched or socks) and self["tor"] != "private"
+        of_launched = ("tor-data-directory", "tor-binary", "tor-option")
+        of_tor = ("tor", "tor-socks", "tor-password-file", "onion-auth-dir", *of_launched)
+        of_control = ("onion-auth-dir", "rendezvous-timeout")
+        rules: tuple[tuple[bool, tuple[str, ...], str], ...] = (
+            (direct, of_tor, "--backend direct has no tor"),
+            (not direct, ("allow-internal",), "this needs --backend direct"),
+            (bool(self["tor"]), ("tor-socks",), "this is instead of --tor: leave that out"),
+            (not launched, of_launched, "this needs --tor launch: no other tor is set up"),
+            (not running, ("tor-password-file",), "this needs --tor ENDPOINT"),
+            (direct or socks, of_control, "this needs the control port of a tor: use --tor"),
+        )
+        for is_wrong, names, reason in rules:
+            for name in names:
+                if is_wrong and self[name] != self.defaults.get(name, []):
+                    raise usage.UsageError(f"--{name}: {reason}")
 
     def _check_endpoints(self) -> None:
         from twisted.internet import reactor
@@ -339,18 +220,48 @@ class Options(usage.Options, AuthOptionMixin):
                 server_endpoint(reactor, listener.endpoint)
             except Exception as error:
                 fix = f"write it as {DEFAULT} or unix:/run/socks"
-                raise usage.UsageError(
-                    f"--listen {listener.text!r}: {_why(error)}; {fix}"
-                ) from None
-        for name in ("tor", "tor-socks"):
+                _refuse("listen", listener.text, f"{_why(error)}; {fix}")
+            if self["workers"] > 1 and listener.kind not in INHERITABLE:
+                fix = "workers share plain sockets only: tcp, tcp6, unix or systemd"
+                _refuse("listen", listener.text, fix)
+            try:
+                check_reach(listener, authenticated=bool(self.get("credCheckers")))
+            except ListenError as error:
+                raise usage.UsageError(f"--listen {error}") from None
+        for name, examples in _EXAMPLES.items():
             text = self[name]
             if not text or (name == "tor" and text in ("launch", "private")):
                 continue
             try:
                 clientFromString(reactor, text)
             except Exception as error:
-                fix = "write it as unix:/run/tor/control or tcp:127.0.0.1:9051"
-                raise usage.UsageError(f"--{name} {text!r}: {_why(error)}; {fix}") from None
+                _refuse(name, text, f"{_why(error)}; write it as {examples}")
+
+
+def _refuse(name: str, value: str, reason: str) -> NoReturn:
+    raise usage.UsageError(f"--{name} {value!r}: {reason}") from None
+
+
+def _read_password(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+    except OSError as error:
+        _refuse("tor-password-file", path, f"{error.strerror}; name a file that this user can read")
+    except UnicodeError:
+        _refuse("tor-password-file", path, "it holds something else than text")
+
+
+def _version_of_tor(binary: str | None) -> str:
+    """Return what tor says of its version, or why there is none."""
+    # txtorcon takes a second to load: only this option needs it here.
+    from torsocks_tx.backends.tor.daemon import TorNotFound, find_tor
+
+    try:
+        command = [find_tor(binary), "--version"]
+        said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (TorNotFound, OSError, subprocess.SubprocessError) as error:
+        return f"no tor: {error}"
+    return f"{said.stdout.partition(chr(10))[0].rstrip('.')} ({command[0]})"
 
 
 def _working_directory() -> str:
@@ -376,15 +287,4 @@ def _check_password_file(path: str) -> None:
             return
     except OSError as error:
         fix = f"make that file, with lines of user:password, for uid {os.geteuid()} to read"
-        raise usage.UsageError(f"--auth 'file:{path}': {error.strerror}; {fix}") from None
-
-
-def _read_password(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
-    except OSError as error:
-        fix = "name a file that this user can read"
-        raise usage.UsageError(f"--tor-password-file {path!r}: {error.strerror}; {fix}") from None
-    except UnicodeError:
-        fix = "it holds something else than text"
-        raise usage.UsageError(f"--tor-password-file {path!r}: {fix}") from None
+        _refuse("auth", f"file:{path}", f"{error.strerror}; {fix}")

@@ -1,12 +1,14 @@
-"""``twistd torsocks``: from options to a service."""
+"""``twistd torsocks`` and ``torsocks-tx``: from options to a service."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from twisted.application.service import Service
+from twisted.logger import globalLogBeginner, textFileLogObserver
 from twisted.python.usage import UsageError
 
 from torsocks_tx.backends.tor.daemon import TorNotFound
@@ -55,6 +57,24 @@ def makeService(options: Options) -> Service:
     authenticated = bool(options.get("credCheckers"))
     make = make_supervisor if options["workers"] > 1 else make_server
     return make(reactor, options, partial(bind, reactor, authenticated=authenticated))
+
+
+def main() -> None:
+    """``torsocks-tx``: serve in the foreground, log to the terminal, and write no file.
+
+    SIGINT and SIGTERM end it with status 0.
+    """
+    options = Options()
+    options.parseOptions()
+    from twisted.internet import reactor as installed
+
+    reactor: Any = installed
+    service: Any = makeService(options)
+    globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stdout)])
+    service.privilegedStartService()
+    service.startService()
+    reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
+    reactor.run()
 
 
 def check_files(options: Options) -> None:

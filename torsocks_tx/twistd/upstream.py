@@ -167,11 +167,11 @@ def _make_provider(
     # With ``twistd --uid`` the directory is for the user that will serve.
     server = options.parent["uid"] if options.parent else None
     directory = options["tor-data-directory"] or default_data_directory(server)
-    _check_torrc(find_tor(options["tor-binary"]), options.tor_options, directory, server)
+    _check_torrc(find_tor(options["tor-binary"]), options["tor-option"], directory, server)
     return LaunchedTorProvider(
         reactor,
         directory,
-        torrc_options=options.tor_options,
+        torrc_options=options["tor-option"],
         tor_binary=options["tor-binary"],
         policies=[tuple(sorted(policy)) for policy in policies],
     )
