@@ -9,7 +9,7 @@ import os
 import sys
 from typing import Any
 
-from twisted.internet import defer, endpoints, error, protocol, task
+from twisted.internet import defer, endpoints, protocol, task
 from twisted.python.failure import Failure
 
 from torsocks_tx import ClientOptions, SOCKSClientEndpoint, SOCKSError
@@ -49,8 +49,6 @@ async def main(
         page: Any = await endpoint.connect(protocol.Factory.forProtocol(Page))
     except SOCKSError as failed:
         raise SystemExit(f"{failed} Try again: {failed.retry.name.lower()}.") from None
-    except (error.ConnectError, error.DNSLookupError) as failed:
-        raise SystemExit(f"The SOCKS server at {proxy} cannot be reached: {failed}") from None
     except ValueError as wrong:
         raise SystemExit(f"{host} {port} {proxy}: {wrong}") from None
     await page.done

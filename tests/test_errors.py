@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
+from twisted.internet.error import ConnectError
 from twisted.python.failure import Failure
 
 from tests.support.rows import rows
 from torsocks_tx import errors
-from torsocks_tx.errors import OnionRefused, Refused, Retry, TransportRefused, without_text
+from torsocks_tx.errors import OnionRefused, ProxyFault, Refused, Retry, SOCKSError, without_text
+from torsocks_tx.socks.messages import KeyValues
 from torsocks_tx.socks.replies import HIDDEN_SERVICE, ONION, PLAIN, TRANSPORT
 
 PROXY = {errors.LoginRefused, errors.ArgumentsRefused, errors.NotIsolated}
@@ -19,18 +23,11 @@ SECRET = "".join(["can", "ary"])
 """Joined here, so that the source lines of a traceback do not show it."""
 
 
-def all_refusals() -> list[type[Refused]]:
-    """Return every class of refusal."""
-    found, waiting = [], [Refused]
-    while waiting:
-        kind = waiting.pop()
-        waiting += kind.__subclasses__()
-        if (
-            kind not in (Refused, OnionRefused, TransportRefused)
-            and kind.__module__ == errors.__name__
-        ):
-            found.append(kind)
-    return found
+def all_refusals() -> list[type[SOCKSError]]:
+    """Return every class that says what happened, without those that only group others."""
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    groups = (SOCKSError, Refused, ProxyFault, OnionRefused)
+    return [kind for kind in kinds if issubclass(kind, SOCKSError) and kind not in groups]
 
 
 @rows("P-30", "P-32", "P-34")
@@ -51,16 +48,55 @@ def test_advice() -> None:
     }
 
 
-def test_the_lists_are_complete() -> None:
-    others = {errors.TorDown, errors.Busy, errors.Fault, errors.ProxyBroken, *PROXY}
+def test_every_code_has_a_class() -> None:
+    others = {kind for kind in all_refusals() if issubclass(kind, ProxyFault)}
     assert {*PLAIN, *ONION, *HIDDEN_SERVICE, *TRANSPORT, *others} == set(all_refusals())
 
 
 @pytest.mark.parametrize("kind", all_refusals())
-def test_every_refusal_is_a_sentence(kind: type[Refused]) -> None:
-    reason = kind("for the log")
-    assert re.fullmatch(r"[A-Z][^\n]+\.", reason.sentence)
-    assert str(reason) == "for the log"
+def test_every_class_has_a_sentence_and_is_of_one_kind(kind: type[SOCKSError]) -> None:
+    assert re.fullmatch(r"[A-Z][^\n]+\.", kind.sentence)
+    assert kind.__doc__ == kind.sentence
+    assert "sentence" in vars(kind)
+    assert issubclass(kind, Refused) is not issubclass(kind, ProxyFault)
+    assert issubclass(kind, ConnectError)
+    if issubclass(kind, ProxyFault):
+        assert kind.code == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (errors.TimedOut("why"), "The connection was not made in time. (why)"),
+        (errors.TimedOut("why", reply=6), "The connection was not made in time. (reply 06)"),
+        (
+            errors.LoginRefused("why", status=1),
+            "The proxy refused the login: it wants other credentials, or another method."
+            " (status 01)",
+        ),
+        (errors.ProxyUnreachable(), "The proxy could not be reached, or did not answer."),
+        (Refused(), "The request was not carried out."),
+    ],
+)
+def test_the_text_of_an_error_is_its_sentence_with_what_is_known(
+    error: SOCKSError, text: str
+) -> None:
+    assert str(error) == text
+    assert repr(error) == f"<{type(error).__name__}: {text}>"
+
+
+def test_an_error_has_all_that_the_proxy_said() -> None:
+    error = errors.ArgumentsRefused("x", status=2)
+    assert (error.detail, error.reply, error.status) == ("x", None, 2)
+    assert error.pairs == KeyValues()
+
+
+def test_sentences_survive_an_optimized_python() -> None:
+    program = "from torsocks_tx.errors import *; print(HostUnreachable(reply=4), Busy.__doc__)"
+    command = [sys.executable, "-OO", "-c", program]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    text = f"{errors.HostUnreachable.sentence} (reply 04) {errors.Busy.sentence}\n"
+    assert said == text
 
 
 def test_a_protocol_error_may_have_no_answer() -> None:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from torsocks_tx import errors  # noqa: E402
-from torsocks_tx.errors import OnionRefused, Refused, TransportRefused  # noqa: E402
+from torsocks_tx.errors import OnionRefused, ProxyFault, Refused, SOCKSError  # noqa: E402
 from torsocks_tx.policy.listener import FLAGS, ListenerPolicy  # noqa: E402
 from torsocks_tx.twistd.help import HELP, parse_help  # noqa: E402
 
@@ -51,30 +51,28 @@ def flags() -> str:
     return table(("flag", "default", "meaning"), rows)
 
 
-def refusals() -> list[type[Refused]]:
-    """Every public class of refusal, in the order of the module."""
-    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
-    bases = (Refused, OnionRefused, TransportRefused)
-    return [kind for kind in kinds if issubclass(kind, Refused) and kind not in bases]
-
-
-def codes() -> str:
-    """Every refusal with the codes that clients hear and the advice for them."""
+def failures(base: type[SOCKSError]) -> str:
+    """Every class of failure below ``base``, in the order of the module."""
     rows = []
-    for kind in refusals():
-        extended = ""
-        if issubclass(kind, OnionRefused):
-            extended = f"{kind.onion_code:02X}"
-        elif issubclass(kind, TransportRefused):
-            extended = f"{kind.transport_code:02X}"
-        sentence = kind("").sentence
-        rows.append(
-            (f"`{kind.__name__}`", f"{kind.code:02X}", extended, kind.retry.name.lower(), sentence)
-        )
-    return table(("class in `torsocks_tx.errors`", "code", "extended", "retry", "meaning"), rows)
+    for kind in vars(errors).values():
+        if not isinstance(kind, type) or not issubclass(kind, base) or kind in GROUPS:
+            continue
+        code = kind.onion_code if issubclass(kind, OnionRefused) else kind.transport_code
+        extended = "" if code is None else f"{code:02X}"
+        retry = kind.retry.name.lower()
+        name = f"`{kind.__name__}`"
+        rows.append((name, f"{kind.code:02X}", extended, retry, kind.blame, kind.sentence))
+    head = ("class in `torsocks_tx.errors`", "code", "extended", "retry", "to blame", "meaning")
+    return table(head, rows)
 
 
-TABLES = {"options": options, "flags": flags, "codes": codes}
+GROUPS = (Refused, ProxyFault, OnionRefused)
+TABLES = {
+    "options": options,
+    "flags": flags,
+    "refusals": lambda: failures(Refused),
+    "proxy faults": lambda: failures(ProxyFault),
+}
 
 
 def filled(document: str) -> str:

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from torsocks_tx.backends.tor.provider import Progress, ProviderState, TorProvider
     from torsocks_tx.backends.tor.providers import FixedTorProvider, RunningTorProvider
     from torsocks_tx.client.endpoint import SOCKSClientEndpoint, resolve, resolve_ptr
-    from torsocks_tx.client.failures import SOCKSError
-    from torsocks_tx.errors import Refused
+    from torsocks_tx.errors import ProxyFault, Refused, SOCKSError
     from torsocks_tx.interfaces import IBackend, IOutbound, IReceiver
     from torsocks_tx.limits import Limits
     from torsocks_tx.policy.isolation import Isolation, IsolationFlags, Isolator
@@ -80,6 +79,7 @@ __all__ = [
     "PasswordFile",
     "Progress",
     "ProviderState",
+    "ProxyFault",
     "Refused",
     "Request",
     "Role",
@@ -119,8 +119,7 @@ if not TYPE_CHECKING:
         "backends.tor.provider": "Progress ProviderState TorProvider",
         "backends.tor.providers": "FixedTorProvider RunningTorProvider",
         "client.endpoint": "SOCKSClientEndpoint resolve resolve_ptr",
-        "client.failures": "SOCKSError",
-        "errors": "Refused",
+        "errors": "ProxyFault Refused SOCKSError",
         "interfaces": "IBackend IOutbound IReceiver",
         "limits": "Limits",
         "policy.isolation": "Isolation IsolationFlags Isolator",

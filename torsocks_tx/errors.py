@@ -1,15 +1,19 @@
-"""All exceptions of the package, in three kinds.
+"""All exceptions of the package.
 
-``ProtocolError``: the peer broke the protocol. ``Refused``: the network, tor or the rules of this
-server do not allow a request. Any other exception is a fault of this server: it is logged with its
-traceback but without its text, which may quote a client, and the client gets a general failure.
-``Incomplete`` is not an error: more bytes are needed.
+``SOCKSError``: a request was not carried out. What a backend raises, what our server turns into a
+reply code, and what applications get from the client are the same classes, of two kinds:
+``Refused``, by the destination, the network, tor or a rule, and ``ProxyFault``, where the proxy
+itself failed. ``ProtocolError``: the peer broke the protocol. ``Incomplete`` is not an error: more
+bytes are needed. Any other exception is a fault of this server: it is logged with its traceback but
+without its text, which may quote a client, and the client gets a general failure.
 """
 
 from __future__ import annotations
 
 from enum import Enum, auto
 from typing import Any, ClassVar
+
+from twisted.internet.error import ConnectError
 
 from torsocks_tx.socks.constants import OnionReply, Reply5, TransportReply
 from torsocks_tx.socks.messages import NO_PAIRS, KeyValues
@@ -50,13 +54,13 @@ class InvalidArguments(Exception):
     ``pairs`` go with that answer. The text is for debug logs and never quotes the client.
     """
 
-    def __init__(self, reason: str, pairs: KeyValues | None = None) -> None:
+    def __init__(self, reason: str, pairs: KeyValues = NO_PAIRS) -> None:
         super().__init__(reason)
-        self.pairs = pairs or NO_PAIRS
+        self.pairs = pairs
 
 
 class Retry(Enum):
-    """When a client may repeat a request that was refused: at once, some time later, or never.
+    """When a client may repeat a request that failed: at once, some time later, or never.
 
     NEVER: the same request with the same keys will fail again.
     """
@@ -66,105 +70,107 @@ class Retry(Enum):
     NEVER = auto()
 
 
-class Refused(Exception):
-    """A request was understood but not carried out.
+class SOCKSError(ConnectError):
+    """A request was not carried out; there is a subclass for each reason.
 
-    There is a subclass for each reason. Its docstring is the sentence for a person; ``code`` is the
-    nearest code of RFC 1928, ``retry`` the advice for a client. The text given to the constructor
-    is for debug logs.
+    Of the class: ``sentence`` says what happened, to a person; ``blame`` names who or what is at
+    fault; ``code`` is the nearest code of RFC 1928; ``transport_code`` replaces it on the port of a
+    pluggable transport; ``retry`` is the advice for a client.
+
+    Of an instance: ``detail`` says more, and names no destination. What the client was told by its
+    proxy: ``reply`` is the REP byte (SOCKS4: the second byte), None if there was no reply;
+    ``status`` is the STATUS byte that refused credentials or pairs, else None; ``pairs`` came by
+    extended authentication.
     """
 
+    sentence: ClassVar[str] = "The request was not carried out."
+    blame: ClassVar[str] = "unknown"
     code: ClassVar[int] = Reply5.GENERAL_FAILURE
+    transport_code: ClassVar[TransportReply | None] = None
     retry: ClassVar[Retry] = Retry.LATER
+    detail: str = ""
+    reply: int | None = None
+    status: int | None = None
+    pairs: KeyValues = NO_PAIRS
 
-    @property
-    def sentence(self) -> str:
-        """Return what happened, in a sentence for a person."""
-        return (type(self).__doc__ or "").strip().split("\n")[0]
+    def __init_subclass__(cls) -> None:
+        # One text for those who read help() and for those who meet the error, also under -OO.
+        cls.__doc__ = cls.__doc__ or cls.sentence
+
+    def __init__(
+        self, detail: str = "", *, reply: int | None = None, status: int | None = None
+    ) -> None:
+        super().__init__()
+        self.detail = detail
+        self.reply = reply
+        self.status = status
+
+    def __str__(self) -> str:
+        if self.reply is not None:
+            return f"{self.sentence} (reply {self.reply:02X})"
+        if self.status is not None:
+            return f"{self.sentence} (status {self.status:02X})"
+        return f"{self.sentence} ({self.detail})" if self.detail else self.sentence
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self}>"
+
+
+class Refused(SOCKSError):
+    """The proxy did its part: the destination, the network, tor or a rule refused the request."""
+
+    blame = "the destination or the way to it"
+
+
+class ProxyFault(SOCKSError):
+    """The proxy itself failed, or could not be used: nothing is known of the destination."""
+
+    blame = "the proxy"
 
 
 class GeneralFailure(Refused):
-    """The connection could not be made, and nothing more is known."""
-
-
-class TorDown(GeneralFailure):
-    """There is no tor to carry the connection."""
-
-
-# The next four are failures of the client of this package with its SOCKS server.
-
-
-class ProxyBroken(GeneralFailure):
-    """The SOCKS server broke the protocol, or closed the connection without an answer."""
-
-
-class LoginRefused(GeneralFailure):
-    """The SOCKS server refused the login: it wants other credentials, or another method."""
-
-    retry = Retry.NEVER
-
-
-class ArgumentsRefused(GeneralFailure):
-    """The SOCKS server has no extended authentication, or did not accept what was sent by it."""
-
-    retry = Retry.NEVER
-
-
-class NotIsolated(GeneralFailure):
-    """The SOCKS server cannot keep this connection apart from others, so it was not made."""
-
-    retry = Retry.NEVER
-
-
-class Fault(GeneralFailure):
-    """The server has a fault; its log has the details."""
-
-
-class Busy(GeneralFailure):
-    """The server has too much to do at the moment."""
+    sentence = "The connection could not be made, and nothing more is known."
+    blame = "unknown"
 
 
 class NotAllowed(Refused):
-    """The rules of this server, or of the exit relay, do not allow the connection."""
-
+    sentence = "The rules of the proxy, or of the exit relay, do not allow the connection."
+    blame = "a rule of the proxy or of the exit relay"
     code = Reply5.NOT_ALLOWED
     retry = Retry.NEVER
 
 
 class NetworkUnreachable(Refused):
-    """The network could not be reached."""
-
+    sentence = "The network could not be reached."
     code = Reply5.NETWORK_UNREACHABLE
 
 
 class HostUnreachable(Refused):
-    """The host was not found or could not be reached."""
-
+    sentence = "The host was not found or could not be reached."
     code = Reply5.HOST_UNREACHABLE
 
 
 class ConnectionRefused(Refused):
-    """The destination refused the connection."""
-
+    sentence = "The destination refused the connection."
+    blame = "the destination"
     code = Reply5.CONNECTION_REFUSED
 
 
 class TimedOut(Refused):
-    """The connection was not made in time."""
-
+    sentence = "The connection was not made in time."
     code = Reply5.TTL_EXPIRED
 
 
 class CommandNotSupported(Refused):
-    """The command is not supported."""
-
+    sentence = "The command is not supported."
+    blame = "the request"
     code = Reply5.COMMAND_NOT_SUPPORTED
     retry = Retry.NEVER
 
 
 class AddressTypeNotSupported(Refused):
-    """Addresses of this kind are not supported."""
-
+    sentence = "Addresses of this kind are not supported."
+    blame = "the request"
     code = Reply5.ADDRESS_TYPE_NOT_SUPPORTED
     retry = Retry.NEVER
 
@@ -176,105 +182,126 @@ class OnionRefused(Refused):
     a port without ExtendedErrors (measured on tor 0.4.9.11; tor never sends F1 or F3).
     """
 
+    blame = "the onion service"
     onion_code: ClassVar[OnionReply]
 
 
 class DescriptorNotFound(OnionRefused):
-    """No directory has a descriptor of the onion service: it is not running, or never was."""
-
+    sentence = (
+        "No directory has a descriptor of the onion service: it is not running, or never was."
+    )
     code = Reply5.HOST_UNREACHABLE
     onion_code = OnionReply.DESCRIPTOR_NOT_FOUND
 
 
 class DescriptorInvalid(OnionRefused):
-    """The descriptor of the onion service cannot be read or its signature is wrong."""
-
+    sentence = "The descriptor of the onion service cannot be read or its signature is wrong."
     code = Reply5.HOST_UNREACHABLE
     onion_code = OnionReply.DESCRIPTOR_INVALID
 
 
 class IntroductionFailed(OnionRefused):
-    """The onion service is no longer at its introduction points."""
-
+    sentence = "The onion service is no longer at its introduction points."
     code = Reply5.HOST_UNREACHABLE
     onion_code = OnionReply.INTRODUCTION_FAILED
 
 
 class RendezvousFailed(OnionRefused):
-    """The onion service got the request, but did not come to the rendezvous point."""
-
+    sentence = "The onion service got the request, but did not come to the rendezvous point."
     code = Reply5.TTL_EXPIRED
     onion_code = OnionReply.RENDEZVOUS_FAILED
 
 
 class MissingClientAuth(OnionRefused):
-    """The onion service wants client authorization, and tor holds no key for it."""
-
+    sentence = "The onion service wants client authorization, and tor holds no key for it."
+    blame = "the keys in tor"
     onion_code = OnionReply.MISSING_CLIENT_AUTH
     retry = Retry.NEVER
 
 
 class WrongClientAuth(OnionRefused):
-    """The onion service does not accept the client authorization key that tor holds."""
-
+    sentence = "The onion service does not accept the client authorization key that tor holds."
+    blame = "the keys in tor"
     onion_code = OnionReply.WRONG_CLIENT_AUTH
     retry = Retry.NEVER
 
 
 class InvalidOnionAddress(OnionRefused):
-    """The address of the onion service is not valid: it was mistyped, or is of an older kind."""
-
+    sentence = (
+        "The address of the onion service is not valid: it was mistyped, or is of an older kind."
+    )
+    blame = "the address"
     onion_code = OnionReply.INVALID_ADDRESS
     retry = Retry.NEVER
 
 
 class IntroductionTimedOut(OnionRefused):
-    """No introduction point of the onion service answered in time."""
-
+    sentence = "No introduction point of the onion service answered in time."
     code = Reply5.HOST_UNREACHABLE
     onion_code = OnionReply.INTRODUCTION_TIMED_OUT
 
 
 class OnionNotFound(OnionRefused):
-    """The onion service was not found."""
-
+    sentence = "The onion service was not found."
     code = Reply5.HOST_UNREACHABLE
     onion_code = OnionReply.DESCRIPTOR_NOT_FOUND
 
 
 class OnionNotReachable(OnionRefused):
-    """The onion service was found, but could not be reached."""
-
+    sentence = "The onion service was found, but could not be reached."
     code = Reply5.HOST_UNREACHABLE
     onion_code = OnionReply.INTRODUCTION_FAILED
 
 
-class TransportRefused(Refused):
-    """A pluggable transport could not make the connection.
-
-    ``transport_code`` is its code of proposal 229; ``code`` is sent instead to a tor that did not
-    offer extended authentication.
-    """
-
-    transport_code: ClassVar[TransportReply]
-
-
-class Temporary(TransportRefused):
-    """The pluggable transport failed, but the same attempt is likely to succeed now."""
-
-    transport_code = TransportReply.TEMPORARY
-    retry = Retry.NOW
-
-
-class InvalidBridge(TransportRefused):
-    """The bridge does not speak this pluggable transport, and is not likely to."""
-
+class InvalidBridge(Refused):
+    sentence = "The bridge does not speak this pluggable transport, and is not likely to."
+    blame = "the bridge"
     code = Reply5.CONNECTION_REFUSED
     transport_code = TransportReply.INVALID_BRIDGE
     retry = Retry.NEVER
 
 
-class Internal(TransportRefused):
-    """The pluggable transport has a fault; it may help to restart it, or to wait."""
+class Temporary(Refused):
+    sentence = "The pluggable transport did not connect, but is likely to if asked again now."
+    blame = "the bridge or the way to it"
+    transport_code = TransportReply.TEMPORARY
+    retry = Retry.NOW
 
+
+class Internal(ProxyFault):
+    sentence = "The proxy, or the pluggable transport, has a fault; its log has the details."
     transport_code = TransportReply.INTERNAL
+
+
+class Busy(ProxyFault):
+    sentence = "The proxy has too much to do at the moment."
+
+
+class TorDown(ProxyFault):
+    sentence = "There is no tor to carry the connection."
+    blame = "tor, behind the proxy"
+
+
+class ProxyUnreachable(ProxyFault):
+    sentence = "The proxy could not be reached, or did not answer."
+
+
+class ProxyBroken(ProxyFault):
+    sentence = "The proxy broke the protocol, or closed the connection without an answer."
+
+
+class LoginRefused(ProxyFault):
+    sentence = "The proxy refused the login: it wants other credentials, or another method."
+    blame = "the login"
+    retry = Retry.NEVER
+
+
+class ArgumentsRefused(ProxyFault):
+    sentence = "The proxy has no extended authentication, or did not accept what was sent by it."
+    blame = "the pairs, or the proxy"
+    retry = Retry.NEVER
+
+
+class NotIsolated(ProxyFault):
+    sentence = "The proxy cannot keep this connection apart from others, so it was not made."
+    retry = Retry.NEVER

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import Attribute, Interface
 
-from torsocks_tx.errors import Refused
+from torsocks_tx.errors import SOCKSError
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.socks.messages import Address, Request
 
@@ -25,7 +25,7 @@ class IReceiver(Interface):
     def opened() -> None:
         """The remote is connected."""
 
-    def refused(reason: Refused) -> None:
+    def refused(reason: SOCKSError) -> None:
         """The stream could not be opened."""
 
     def data(data: bytes) -> None:
@@ -76,17 +76,17 @@ class IBackend(Interface):
     def open(request: Request, isolation: Isolation, receiver: IReceiver) -> IOutbound:
         """Open a stream to ``request.address``, and report its events to the receiver.
 
-        Raises ``Refused`` if it fails at once: then the receiver is never called.
+        Raises ``SOCKSError`` if it fails at once: then the receiver is never called.
         """
 
     def resolve(request: Request, isolation: Isolation) -> Deferred[Address]:
         """Look up the address of the name ``request.address.host``.
 
-        Fires with an IPv4 or IPv6 address and port 0; errback ``Refused``. It can be cancelled.
+        Fires with an IPv4 or IPv6 address and port 0; errback ``SOCKSError``. It can be cancelled.
         """
 
     def resolve_ptr(request: Request, isolation: Isolation) -> Deferred[Address]:
         """Look up the canonical name of the IP address ``request.address``.
 
-        Fires with a host name whose port is 0; errback ``Refused``. It can be cancelled.
+        Fires with a host name whose port is 0; errback ``SOCKSError``. It can be cancelled.
         """

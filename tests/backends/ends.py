@@ -11,7 +11,7 @@ from zope.interface import implementer
 
 from tests.support.transports import FakeTransport, WholeTransport
 from torsocks_tx.client.connection import FailureExplainer, Stream
-from torsocks_tx.errors import Refused
+from torsocks_tx.errors import SOCKSError
 from torsocks_tx.interfaces import IReceiver
 from torsocks_tx.socks.client import ClientHandshake
 from torsocks_tx.socks.constants import AddressType, Command, Version
@@ -28,7 +28,7 @@ class Receiver:
     def opened(self) -> None:
         self.heard.append("opened")
 
-    def refused(self, reason: Refused) -> None:
+    def refused(self, reason: SOCKSError) -> None:
         self.heard.append(reason)
 
     def data(self, data: bytes) -> None:

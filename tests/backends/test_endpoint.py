@@ -7,7 +7,6 @@ from typing import Any, NoReturn
 import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionRefusedError as ConnectionRefusedByHost
-from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent
 from zope.interface.verify import verifyObject
@@ -17,13 +16,13 @@ from tests.support.relaying import ISOLATION, REQUEST
 from tests.support.transports import FakeTransport
 from torsocks_tx.backends.endpoint import EndpointBackend
 from torsocks_tx.client.endpoint import SOCKSClientEndpoint
-from torsocks_tx.client.failures import SOCKSError
 from torsocks_tx.errors import (
     CommandNotSupported,
     ConnectionRefused,
     GeneralFailure,
+    HostUnreachable,
     NotAllowed,
-    Refused,
+    ProxyUnreachable,
 )
 from torsocks_tx.interfaces import IBackend, IOutbound
 
@@ -67,23 +66,25 @@ class TestOpen:
         [reason] = self.receiver.heard
         assert isinstance(reason, ConnectionRefused)
 
-    @pytest.mark.parametrize(
-        ("failure", "kind"),
-        [
-            (ConnectionRefusedByHost(), GeneralFailure),
-            (ConnectTimeout(), GeneralFailure),
-            (SOCKSError(ConnectionRefused("reply 05"), 5), ConnectionRefused),
-        ],
-    )
-    def test_unreachable_socks_server_is_a_general_failure(
-        self, failure: Exception, kind: type[Refused]
-    ) -> None:
+    @pytest.mark.parametrize("failure", [ConnectionRefusedByHost(), HostUnreachable("a chain")])
+    def test_unreachable_proxy_is_a_general_failure(self, failure: Exception) -> None:
         proxy = self.endpoint
         self.open(lambda *_: SOCKSClientEndpoint(self.clock, proxy, "example.com", 80))
         self.clock.advance(0)
         proxy.fail(failure)
         [reason] = self.receiver.heard
-        assert type(reason) is kind
+        assert type(reason) is ProxyUnreachable
+        assert reason.code == 1
+
+    def test_reply_of_a_proxy_is_passed_on(self) -> None:
+        self.open(lambda *_: SOCKSClientEndpoint(self.clock, self.endpoint, "example.com", 80))
+        self.clock.advance(0)
+        transport = FakeTransport()
+        self.endpoint.come(transport)
+        self.endpoint.protocol.dataReceived(b"\5\0\5\5\0\1\0\0\0\0\0\0")
+        [reason] = self.receiver.heard
+        assert type(reason) is ConnectionRefused
+        assert reason.reply == 5
 
     def test_chooser_may_refuse(self) -> None:
         def choose(*_: object) -> NoReturn:

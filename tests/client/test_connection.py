@@ -21,8 +21,9 @@ from torsocks_tx.errors import (
     DescriptorNotFound,
     GeneralFailure,
     HostUnreachable,
-    Refused,
+    ProxyBroken,
     RendezvousFailed,
+    SOCKSError,
 )
 from torsocks_tx.interfaces import IOutbound
 from torsocks_tx.socks.client import UNCONFIRMED_TIMEOUT, ClientHandshake
@@ -98,7 +99,7 @@ class TestHandshake:
             assert stage.transport.asked[-1] == "abortConnection"
         stage.transport.finish()
         [reason] = stage.heard
-        assert isinstance(reason, GeneralFailure)
+        assert isinstance(reason, ProxyBroken)
 
     def test_a_receiver_that_gives_up_when_it_opens_hears_no_more(self) -> None:
         stage = StreamStage(pipelined=True).come()
@@ -254,12 +255,12 @@ class Explainer:
 
     def __init__(self) -> None:
         self.heard: list[object] = []
-        self.explanation: Deferred[Refused] = Deferred(lambda _: self.heard.append("cancelled"))
+        self.explanation: Deferred[SOCKSError] = Deferred(lambda _: self.heard.append("cancelled"))
 
     def opened(self) -> None:
         self.heard.append("opened")
 
-    def refused(self, reason: Refused) -> Deferred[Refused]:
+    def refused(self, reason: SOCKSError) -> Deferred[SOCKSError]:
         self.heard.append(type(reason))
         return self.explanation
 

@@ -22,7 +22,7 @@ from tests.support.rows import rows
 from tests.support.tables import octets
 from tests.support.transports import BareTransport, FakeTransport
 from torsocks_tx.client.endpoint import SOCKSClientEndpoint, resolve, resolve_ptr
-from torsocks_tx.client.failures import SOCKSError, refused_by
+from torsocks_tx.client.failures import destination_failed
 from torsocks_tx.errors import (
     ArgumentsRefused,
     ConnectionRefused,
@@ -35,7 +35,8 @@ from torsocks_tx.errors import (
     OnionNotFound,
     OnionNotReachable,
     ProxyBroken,
-    Refused,
+    ProxyUnreachable,
+    SOCKSError,
     Temporary,
     TimedOut,
 )
@@ -253,7 +254,11 @@ REFUSALS = [
 @rows("P-09", "P-14", "P-15", "P-19", "P-20", "P-22", "P-34", "R-34")
 @pytest.mark.parametrize(("server", "wishes", "kind", "code", "status"), REFUSALS)
 def test_every_refusal_of_a_server_has_its_error(
-    server: str, wishes: dict[str, Any], kind: type[Refused], code: int | None, status: int | None
+    server: str,
+    wishes: dict[str, Any],
+    kind: type[SOCKSError],
+    code: int | None,
+    status: int | None,
 ) -> None:
     for size in (1, 1000):
         scene = Scene(ClientOptions(**wishes))
@@ -261,16 +266,12 @@ def test_every_refusal_of_a_server_has_its_error(
         data = octets(server)
         for place in range(0, len(data), size):
             scene.hear(data[place : place + size])
-        assert (type(scene.error.reason), scene.error.code, scene.error.status) == (
-            kind,
-            code,
-            status,
-        )
+        assert (type(scene.error), scene.error.reply, scene.error.status) == (kind, code, status)
         assert scene.transport.asked[-1] == "abortConnection"
         scene.transport.finish()
         assert scene.app.heard == ["fired"]
         assert scene.clock.getDelayedCalls() == []
-        assert type(refused_by(Failure(scene.error))) is kind
+        assert type(destination_failed(Failure(scene.error))) is kind
 
 
 @rows("S-43")
@@ -288,8 +289,8 @@ class TestUnconfirmed:
     def test_a_close_behind_f0_is_a_refusal(self) -> None:
         scene = self.unconfirmed()
         scene.transport.lose()
-        assert type(scene.error.reason) is DescriptorNotFound
-        assert scene.error.code == 0xF0
+        assert type(scene.error) is DescriptorNotFound
+        assert scene.error.reply == 0xF0
         assert scene.clock.getDelayedCalls() == []
 
     def test_silence_behind_f0_means_that_the_stream_works(self) -> None:
@@ -303,7 +304,7 @@ class TestUnconfirmed:
         scene = Scene(host=host)
         scene.come()
         scene.hear(octets("05 00") + refused(0xF0))
-        assert scene.error.code == 0xF0
+        assert scene.error.reply == 0xF0
 
     def test_data_behind_f0_means_that_the_stream_works(self) -> None:
         scene = self.unconfirmed()
@@ -324,13 +325,13 @@ class TestUnconfirmed:
     ],
 )
 def test_the_announced_set_of_codes_decides_what_a_code_means(
-    codes: bytes, code: int, kind: type[Refused]
+    codes: bytes, code: int, kind: type[SOCKSError]
 ) -> None:
     scene = Scene(ClientOptions(reply_codes=CodeSet.PROP229), ONION)
     scene.come()
     assert scene.hear(octets("05 97")) == said(REPLY_CODES=b"prop229")
     scene.hear(answered(ACCEPTED=b"REPLY_CODES", REPLY_CODES=codes) + refused(code))
-    assert type(scene.error.reason) is kind
+    assert type(scene.error) is kind
     assert scene.error.pairs.get("REPLY_CODES") == codes
 
 
@@ -339,7 +340,7 @@ def test_an_unsupported_key_is_named() -> None:
     scene = Scene(ClientOptions(require=("A", "B")))
     scene.come()
     scene.hear(octets("05 97") + answered(2, UNSUPPORTED=b"B"))
-    assert type(scene.error.reason) is ArgumentsRefused
+    assert type(scene.error) is ArgumentsRefused
     assert (scene.error.status, scene.error.pairs.get("UNSUPPORTED")) == (2, b"B")
 
 
@@ -350,7 +351,7 @@ def test_a_status_whose_pairs_never_come_is_still_told() -> None:
     scene.hear(octets("05 97 01 01 0001 00"))
     assert scene.results == []
     scene.transport.lose()
-    assert (type(scene.error.reason), scene.error.status) == (LoginRefused, 1)
+    assert (type(scene.error), scene.error.status) == (LoginRefused, 1)
 
 
 @rows("P-20")
@@ -359,22 +360,22 @@ def test_a_status_whose_pairs_never_come_is_still_told() -> None:
     [("01 01 0001", LoginRefused, 1), ("01 02 0001", ArgumentsRefused, 2)],
 )
 def test_a_status_whose_pairs_never_come_is_told_when_the_time_is_up(
-    server: str, kind: type[Refused], status: int
+    server: str, kind: type[SOCKSError], status: int
 ) -> None:
     scene = Scene(ClientOptions(timeout=1))
     scene.come()
     scene.hear(octets("05 97" + server))
     scene.clock.advance(2)
-    assert (type(scene.error.reason), scene.error.status) == (kind, status)
+    assert (type(scene.error), scene.error.status) == (kind, status)
 
 
 class TestEnds:
-    def test_the_error_of_a_proxy_that_cannot_be_reached_is_passed_on(self) -> None:
+    def test_a_proxy_that_cannot_be_reached_is_to_blame(self) -> None:
         scene = Scene()
         scene.proxy._outcome.errback(ConnectionRefusedError())
-        assert [type(result) for result in scene.results] == [ConnectionRefusedError]
+        assert type(scene.error) is ProxyUnreachable
+        assert isinstance(scene.error.__cause__, ConnectionRefusedError)
         assert scene.clock.getDelayedCalls() == []
-        assert type(refused_by(Failure(scene.results[0]))) is ConnectionRefused
 
     @pytest.mark.parametrize("server", ["", "05", "05 00", "05 97 01", "05 00 05 00 00"])
     def test_a_server_that_closes_without_an_answer_broke_the_protocol(self, server: str) -> None:
@@ -385,7 +386,7 @@ class TestEnds:
             if isinstance(app, HalfApp):
                 scene.proxy.protocol.readConnectionLost()
             scene.transport.lose()
-            assert type(scene.error.reason) is ProxyBroken
+            assert type(scene.error) is ProxyBroken
             assert app.heard == ["fired"]
 
     def test_cancelling_before_the_connection_gives_it_up(self) -> None:
@@ -407,17 +408,24 @@ class TestEnds:
         assert scene.app.heard == ["fired"]
         assert scene.clock.getDelayedCalls() == []
 
-    @pytest.mark.parametrize("connected", [False, True])
-    def test_the_deadline_covers_everything(self, connected: bool) -> None:
+    @pytest.mark.parametrize(
+        ("answer", "kind"),
+        [(None, ProxyUnreachable), ("", ProxyUnreachable), ("05 00", TimedOut)],
+        ids=["no connection", "no answer", "no reply"],
+    )
+    def test_the_deadline_covers_everything(
+        self, answer: str | None, kind: type[SOCKSError]
+    ) -> None:
         scene = Scene(ClientOptions(timeout=10))
         scene.clock.advance(5)
-        if connected:
+        connected = answer is not None
+        if answer is not None:
             scene.come()
-            scene.hear(octets("05 00"))
+            scene.hear(octets(answer))
         scene.clock.advance(4.9)
         assert scene.results == []
         scene.clock.advance(0.2)
-        assert type(scene.error.reason) is TimedOut
+        assert type(scene.error) is kind
         assert (scene.proxy.cancelled, "abortConnection" in scene.transport.asked) == (
             not connected,
             connected,
@@ -441,13 +449,13 @@ class TestWithoutAbort:
     def test_a_refusal_closes_a_transport_without_abort(self) -> None:
         scene = self.scene()
         scene.hear(refused(5))
-        assert type(scene.error.reason) is ConnectionRefused
+        assert type(scene.error) is ConnectionRefused
         assert scene.transport.asked == ["loseConnection"]
 
     def test_the_deadline_closes_a_transport_without_abort(self) -> None:
         scene = self.scene()
         scene.clock.advance(2)
-        assert type(scene.error.reason) is TimedOut
+        assert type(scene.error) is TimedOut
         assert scene.transport.asked == ["loseConnection"]
 
     def test_cancelling_closes_a_transport_without_abort(self) -> None:
@@ -462,7 +470,7 @@ class TestWithoutAbort:
         assert scene.transport.asked == ["loseConnection"]
         scene.transport.protocol = scene.proxy.protocol
         scene.transport.finish()
-        assert type(scene.app.heard[-1].reason) is ConnectionRefused
+        assert type(scene.app.heard[-1]) is ConnectionRefused
 
 
 class Stubborn(FakeTransport):
@@ -478,7 +486,7 @@ def test_nobody_waits_for_a_transport_that_fails() -> None:
     scene.come()
     with pytest.raises(RuntimeError, match="stubborn"):
         scene.hear(octets("05 FF"))
-    assert type(scene.error.reason) is LoginRefused
+    assert type(scene.error) is LoginRefused
 
 
 @pytest.mark.parametrize("optimistic", [False, True])
@@ -595,7 +603,7 @@ class TestOptimistic:
         scene.transport.finish()
         [error] = scene.app.heard[2:]
         assert isinstance(error, SOCKSError)
-        assert type(error.reason) is ConnectionRefused
+        assert type(error) is ConnectionRefused
 
     def test_the_deadline_is_the_reason_of_the_connections_end(self) -> None:
         scene = self.scene(timeout=1)
@@ -603,7 +611,7 @@ class TestOptimistic:
         scene.hear(octets("05 00"))
         scene.clock.advance(2)
         scene.transport.finish()
-        assert type(scene.app.heard[-1].reason) is TimedOut
+        assert type(scene.app.heard[-1]) is TimedOut
 
     @pytest.mark.parametrize("half", [False, True])
     def test_a_server_that_leaves_is_the_reason_of_the_connections_end(self, half: bool) -> None:
@@ -613,7 +621,7 @@ class TestOptimistic:
         if half:
             scene.proxy.protocol.readConnectionLost()
         scene.transport.lose()
-        assert type(scene.app.heard[-1].reason) is ProxyBroken
+        assert type(scene.app.heard[-1]) is ProxyBroken
         assert "eof" not in scene.app.heard
 
     def test_an_application_may_leave_first(self) -> None:
@@ -684,7 +692,7 @@ class TestLookUps:
     ) -> None:
         _, protocol, heard = self.ask(kind, text)
         protocol.dataReceived(octets("05 00") + octets("05 00 00" + answer + "0000"))
-        assert type(heard[0].value.reason) is ProxyBroken
+        assert type(heard[0].value) is ProxyBroken
 
     def test_an_answer_that_is_an_ip_address_as_text_is_one(self) -> None:
         _, protocol, heard = self.ask(resolve, "a")
@@ -700,7 +708,7 @@ class TestLookUps:
     def test_a_look_up_that_fails_has_the_code_of_the_reply(self) -> None:
         _, protocol, heard = self.ask(resolve, "example.com")
         protocol.dataReceived(octets("05 00") + refused(4))
-        assert heard[0].value.code == 4
+        assert heard[0].value.reply == 4
 
     @pytest.mark.parametrize(
         "host", ["", b"", "b\u00fccher.example", "b\u00fccher.example".encode(), "a" * 256]

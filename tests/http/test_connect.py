@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.tables import assert_parsed, at, cuts, table
 from torsocks_tx import errors
-from torsocks_tx.errors import GeneralFailure, Incomplete, ProtocolError, Refused
+from torsocks_tx.errors import GeneralFailure, Incomplete, ProtocolError, ProxyBroken, SOCKSError
 from torsocks_tx.http import connect as http_connect
 from torsocks_tx.http.connect import HTTPClientHandshake
 from torsocks_tx.socks.client import Failed, Opened, Step
@@ -103,7 +103,7 @@ def test_bytes_after_the_answer_are_kept() -> None:
 REFUSALS = table(
     ("403", 403, errors.NotAllowed),
     ("405", 405, errors.NotAllowed),
-    ("407", 407, GeneralFailure),
+    ("407", 407, errors.LoginRefused),
     ("500", 500, GeneralFailure),
     ("502", 502, errors.HostUnreachable),
     ("503", 503, errors.HostUnreachable),
@@ -113,7 +113,7 @@ REFUSALS = table(
 
 
 @pytest.mark.parametrize(("code", "kind"), REFUSALS)
-def test_every_refusal_of_a_proxy_has_its_meaning(code: int, kind: type[Refused]) -> None:
+def test_every_refusal_of_a_proxy_has_its_meaning(code: int, kind: type[SOCKSError]) -> None:
     [step] = hear((b"HTTP/1.1 %d No\r\n\r\n" % code,))
     assert isinstance(step, Failed)
     assert type(step.reason) is kind
@@ -122,7 +122,7 @@ def test_every_refusal_of_a_proxy_has_its_meaning(code: int, kind: type[Refused]
 def test_an_answer_of_another_protocol_is_a_failure() -> None:
     [step] = hear((b"\5\0",))
     assert isinstance(step, Failed)
-    assert type(step.reason) is GeneralFailure
+    assert type(step.reason) is ProxyBroken
 
 
 def test_a_close_before_the_answer_is_a_failure() -> None:

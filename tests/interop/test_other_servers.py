@@ -18,7 +18,7 @@ from tests.support.processes import Program, start_program
 from tests.support.rows import rows
 from torsocks_tx import errors
 from torsocks_tx.client.endpoint import SOCKSClientEndpoint, resolve
-from torsocks_tx.client.failures import SOCKSError
+from torsocks_tx.errors import SOCKSError
 from torsocks_tx.socks.client_options import ClientOptions
 from torsocks_tx.socks.messages import Credentials
 from torsocks_tx.testing.tornet.servers import LOOPBACK, PortReservations
@@ -147,7 +147,7 @@ async def test_a_refused_connection_is_reported(start: Start, name: str) -> None
     ports = PortReservations()
     error = await error_of(await start(name), LOOPBACK, ports.take(), ClientOptions())
     ports.release()
-    assert (type(error.reason), error.code) == (errors.ConnectionRefused, 5)
+    assert (type(error), error.reply) == (errors.ConnectionRefused, 5)
 
 
 @rows("R-34", "S-23")
@@ -157,7 +157,7 @@ async def test_a_server_that_cannot_isolate_is_not_used(
 ) -> None:
     origins, port = origin
     error = await error_of(await start(name), LOOPBACK, port, ClientOptions(isolation=b"x"))
-    assert type(error.reason) is errors.NotIsolated
+    assert type(error) is errors.NotIsolated
     assert origins.peers == []
 
 
@@ -171,7 +171,7 @@ async def test_a_login_to_microsocks(start: Start, origin: tuple[PeerFactory, in
     wrong = ClientOptions(credentials=Credentials(b"alice", b"wrong"))
     for options in (wrong, ClientOptions()):
         error = await error_of(proxy, LOOPBACK, port, options)
-        assert type(error.reason) is errors.LoginRefused
+        assert type(error) is errors.LoginRefused
 
 
 @rows("S-24")
@@ -180,7 +180,7 @@ async def test_look_ups_fail_as_these_servers_have_none(start: Start, name: str)
     proxy = await start(name)
     with pytest.raises(SOCKSError) as caught:
         await resolve(reactor, proxy, "localhost").addTimeout(DEADLINE, reactor)
-    assert isinstance(caught.value.reason, errors.GeneralFailure) or caught.value.code == 7
+    assert isinstance(caught.value, errors.GeneralFailure) or caught.value.reply == 7
 
 
 @pytest.mark.clients("microsocks")

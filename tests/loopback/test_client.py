@@ -26,7 +26,6 @@ from tests.support.tables import cuts, octets
 from torsocks_tx.backends.endpoint import EndpointBackend
 from torsocks_tx.backends.memory import MemoryBackend, MemoryOutbound
 from torsocks_tx.client.endpoint import SOCKSClientEndpoint, resolve
-from torsocks_tx.client.failures import SOCKSError
 from torsocks_tx.errors import (
     ConnectionRefused,
     DescriptorNotFound,
@@ -37,6 +36,7 @@ from torsocks_tx.errors import (
     OnionNotFound,
     OnionNotReachable,
     Refused,
+    SOCKSError,
     Temporary,
 )
 from torsocks_tx.policy.listener import ListenerPolicy
@@ -235,7 +235,7 @@ async def test_refusals(
 
     server = SOCKSFactory(MemoryBackend(script), policy=policy)
     error = await error_of(ground, await ground.listen(server), options, host)
-    assert (type(error.reason), error.code) == (heard, code)
+    assert (type(error), error.reply) == (heard, code)
 
 
 @rows("P-05", "P-21")
@@ -258,7 +258,7 @@ async def test_logins(ground: Ground) -> None:
         ClientOptions(),
     ):
         error = await error_of(ground, proxy, wrong, "example.com")
-        assert type(error.reason) is LoginRefused
+        assert type(error) is LoginRefused
     assert len(origin.peers) == 1
 
 
@@ -297,7 +297,7 @@ async def test_a_listener_that_does_not_isolate_is_refused(ground: Ground) -> No
     server, origin = await plain(ground, policy=policy)
     proxy = await ground.listen(server)
     error = await error_of(ground, proxy, ClientOptions(isolation=b"x"), "example.com")
-    assert type(error.reason) is NotIsolated
+    assert type(error) is NotIsolated
     assert origin.peers == []
 
 
@@ -327,9 +327,9 @@ async def test_a_code_of_an_upstream_never_passes_as_it_is(ground: Ground) -> No
     proxy = await ground.listen(server)
     for options, code in ((ClientOptions(), 0xE0), (ClientOptions(extended=False), 4)):
         error = await error_of(ground, proxy, options, ONION)
-        assert error.code == code
+        assert error.reply == code
         error = await error_of(ground, proxy, options, "example.com")
-        assert error.code == 4
+        assert error.reply == 4
 
 
 async def test_a_chain_of_two_servers(ground: Ground) -> None:
@@ -342,7 +342,7 @@ async def test_a_chain_of_two_servers(ground: Ground) -> None:
 
     first = await ground.listen(SOCKSFactory(EndpointBackend(reactor, through)))
     error = await error_of(ground, first, ClientOptions(), "example.com")
-    assert error.code == 5
+    assert error.reply == 5
 
 
 @rows("S-24", "S-27")
@@ -376,7 +376,7 @@ async def test_optimistic_data_and_a_refusal(ground: Ground) -> None:
     await client.until(lambda: client.lost is not None)
     assert client.lost is not None
     assert isinstance(client.lost.value, SOCKSError)
-    assert client.lost.value.code == 5
+    assert client.lost.value.reply == 5
     assert client.received == b""
 
 

@@ -139,7 +139,7 @@ async def test_client_resolves_names_and_addresses(
     assert name == "doc.test"
     with pytest.raises(SOCKSError) as caught:
         await resolve(reactor, proxy, "nx.test")
-    assert type(caught.value.reason) is HostUnreachable
+    assert type(caught.value) is HostUnreachable
 
 
 async def test_endpoint_string_connects(private_network: PrivateNetwork) -> None:
@@ -166,7 +166,7 @@ async def outcome(
     try:
         peer = await connected(proxy, host, port, options, deadline=200.0)
     except SOCKSError as error:
-        return error.code, type(error.reason)
+        return error.reply, type(error)
     peer.reset()
     return 0, None
 

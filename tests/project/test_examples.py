@@ -172,7 +172,7 @@ async def test_client_example_fetches_a_page_and_explains_failures() -> None:
 async def test_client_example_reports_an_error_in_one_line() -> None:
     program = await fetch("web.test", "80", f"unix:{ROOT}/no/such/socket")
     assert (program.status, program.errors.count(b"\n")) == (1, 1)
-    assert b"cannot be reached" in program.errors
+    assert b"The proxy could not be reached" in program.errors
     program = await fetch("web.test", "99999")
     assert (program.status, program.errors.count(b"\n")) == (1, 1)
     assert b"a port is 1 to 65535" in program.errors

@@ -18,8 +18,7 @@ from tests.support.ground import Ground
 from tests.support.peers import GRANTED, Peer, PeerFactory, Pump, refused
 from tests.support.rows import rows
 from torsocks_tx.client.endpoint import SOCKSClientEndpoint
-from torsocks_tx.client.failures import SOCKSError
-from torsocks_tx.errors import Internal, InvalidBridge, Refused, Retry, Temporary
+from torsocks_tx.errors import Internal, InvalidBridge, Retry, SOCKSError, Temporary
 from torsocks_tx.pt import Target, TransportFactory
 from torsocks_tx.pt.channel import Channel
 from torsocks_tx.socks.client_options import ClientOptions
@@ -196,7 +195,7 @@ async def test_our_client_passes_a_long_secret_by_extended_authentication(ground
     ids=["F0", "F1", "F2"],
 )
 async def test_our_client_gets_the_error_of_the_transport(
-    ground: Ground, raised: Refused, code: int, advice: Retry
+    ground: Ground, raised: SOCKSError, code: int, advice: Retry
 ) -> None:
     tunnel = Tunnel(ground, FarSide())
 
@@ -206,5 +205,5 @@ async def test_our_client_gets_the_error_of_the_transport(
     tunnel.factory = TransportFactory(reactor, refuse)
     with pytest.raises(SOCKSError) as caught:
         await parent(ground, tunnel, {"PT.secret": b"x"}, 4000)
-    assert type(caught.value.reason) is type(raised)
-    assert (caught.value.code, caught.value.retry) == (code, advice)
+    assert type(caught.value) is type(raised)
+    assert (caught.value.reply, caught.value.retry) == (code, advice)

@@ -20,7 +20,6 @@ from tests.support.transports import FakeTransport
 from torsocks_tx.backends.memory import MemoryBackend
 from torsocks_tx.errors import (
     DescriptorNotFound,
-    Fault,
     Internal,
     InvalidArguments,
     InvalidBridge,
@@ -431,7 +430,7 @@ class TestExtended:
     @rows("P-29", "P-31", "P-33")
     @pytest.mark.parametrize(
         ("reason", "offered", "plain"),
-        [(Temporary, 0xF0, 1), (InvalidBridge, 0xF1, 5), (Internal, 0xF2, 1), (Fault, 0xF2, 1)],
+        [(Temporary, 0xF0, 1), (InvalidBridge, 0xF1, 5), (Internal, 0xF2, 1)],
     )
     def test_reply_codes_of_a_transport(
         self, reason: type[Refused], offered: int, plain: int

@@ -17,7 +17,7 @@ from torsocks_tx.errors import (
     GeneralFailure,
     HostUnreachable,
     NotAllowed,
-    Refused,
+    SOCKSError,
     TorDown,
 )
 from torsocks_tx.policy.listener import ListenerPolicy
@@ -55,7 +55,7 @@ class TestConnect:
             ("example.com", True, DescriptorNotFound("x"), 4),
         ],
     )
-    def test_failure(self, host: str, extended: bool, reason: Refused, code: int) -> None:
+    def test_failure(self, host: str, extended: bool, reason: SOCKSError, code: int) -> None:
         stage = Stage(policy=ListenerPolicy(extended_errors=extended))
         stage.ask(named(host, 80))
         stage.backend.outbounds[0].receiver.refused(reason)
@@ -183,7 +183,7 @@ class TestLookUp:
             (TorDown("x"), 1),
         ],
     )
-    def test_failure(self, reason: Refused, code: int) -> None:
+    def test_failure(self, reason: SOCKSError, code: int) -> None:
         stage = Stage(answering(reason), policy=ListenerPolicy(extended_errors=True))
         assert stage.ask(named(ONION, 0, RESOLVE)) == refused(code)
         assert stage.closes

@@ -12,7 +12,7 @@ from tests.support.rows import rows
 from tests.support.tables import at, octets, table
 from tests.test_errors import all_refusals
 from torsocks_tx import errors
-from torsocks_tx.errors import Refused
+from torsocks_tx.errors import SOCKSError
 from torsocks_tx.socks import replies
 from torsocks_tx.socks.constants import AddressType, CodeSet, Command, OnionReply, Role, Version
 from torsocks_tx.socks.messages import Address, KeyValues, Request
@@ -39,11 +39,12 @@ CODES = table(
     ("general failure", errors.GeneralFailure, 0x01, 0x01, 0x01, 0x01, 0x04),
     ("no tor", errors.TorDown, 0x01, 0x01, 0x01, 0x01, 0x01),
     ("too much to do", errors.Busy, 0x01, 0x01, 0x01, 0x01, 0x01),
-    ("an upstream that breaks off", errors.ProxyBroken, 0x01, 0x01, 0x01, 0x01, 0x04),
-    ("an upstream's login", errors.LoginRefused, 0x01, 0x01, 0x01, 0x01, 0x04),
-    ("an upstream's arguments", errors.ArgumentsRefused, 0x01, 0x01, 0x01, 0x01, 0x04),
-    ("an upstream that shares", errors.NotIsolated, 0x01, 0x01, 0x01, 0x01, 0x04),
-    ("a fault of ours", errors.Fault, 0x01, 0x01, 0x01, 0xF2, 0x01),
+    ("an upstream that is dead", errors.ProxyUnreachable, 0x01, 0x01, 0x01, 0x01, 0x01),
+    ("an upstream that breaks off", errors.ProxyBroken, 0x01, 0x01, 0x01, 0x01, 0x01),
+    ("an upstream's login", errors.LoginRefused, 0x01, 0x01, 0x01, 0x01, 0x01),
+    ("an upstream's arguments", errors.ArgumentsRefused, 0x01, 0x01, 0x01, 0x01, 0x01),
+    ("an upstream that shares", errors.NotIsolated, 0x01, 0x01, 0x01, 0x01, 0x01),
+    ("a fault of ours", errors.Internal, 0x01, 0x01, 0x01, 0xF2, 0x01),
     ("not allowed", errors.NotAllowed, 0x02, 0x02, 0x02, 0x02, 0x02),
     ("network unreachable", errors.NetworkUnreachable, 0x03, 0x03, 0x03, 0x03, 0x04),
     ("host unreachable", errors.HostUnreachable, 0x04, 0x04, 0x04, 0x04, 0x04),
@@ -63,7 +64,6 @@ CODES = table(
     ("an upstream's E1", errors.OnionNotReachable, 0x04, 0xF2, 0xE1, 0x04, 0x04),
     ("temporary", errors.Temporary, 0x01, 0x01, 0x01, 0xF0, 0x04),
     ("invalid bridge", errors.InvalidBridge, 0x05, 0x05, 0x05, 0xF1, 0x04),
-    ("internal", errors.Internal, 0x01, 0x01, 0x01, 0xF2, 0x04),
 )
 Codes = tuple[int, int, int, int, int]
 
@@ -92,7 +92,7 @@ CONTEXTS = [
 @rows("P-25", "P-27", "P-28", "P-29", "P-31", "P-33")
 @pytest.mark.parametrize(("kind", *"abcde"), CODES)
 def test_reply_code_of_each_refusal_in_each_context(
-    kind: type[Refused], a: int, b: int, c: int, d: int, e: int
+    kind: type[SOCKSError], a: int, b: int, c: int, d: int, e: int
 ) -> None:
     for context in CONTEXTS:
         assert code_for(kind("for the log"), context) == expected_code((a, b, c, d, e), context)
@@ -198,7 +198,7 @@ def test_names_of_the_sets_of_codes() -> None:
 
 @rows("R-20", "S-26", "S-29")
 @pytest.mark.parametrize("kind", all_refusals())
-def test_failure_replies(kind: type[Refused]) -> None:
+def test_failure_replies(kind: type[SOCKSError]) -> None:
     for context in CONTEXTS:
         reply = failure(kind(), context)
         if context.version is V4:
@@ -285,6 +285,6 @@ HEARD = table(
 @rows("P-26", "P-34")
 @pytest.mark.parametrize(("code", "role", "codes", "kind"), HEARD)
 def test_what_a_code_means_on_a_port_of_each_role(
-    code: int, role: Role | None, codes: CodeSet | None, kind: type[Refused]
+    code: int, role: Role | None, codes: CodeSet | None, kind: type[SOCKSError]
 ) -> None:
     assert type(extended_refusal(code, role, codes)) is kind

@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 
 from tests.support.transports import FakeTransport, WholeTransport
 from torsocks_tx.backends.memory import MemoryOutbound
-from torsocks_tx.errors import Refused
+from torsocks_tx.errors import SOCKSError
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.relay.relay import Relay
@@ -46,7 +46,7 @@ class RelayStage:
     def relay_opened(self) -> None:
         self.heard.append("opened")
 
-    def relay_refused(self, reason: Refused) -> None:
+    def relay_refused(self, reason: SOCKSError) -> None:
         self.heard.append(f"refused: {type(reason).__name__}")
 
     def relay_over(self, clean: bool) -> None:

@@ -143,7 +143,7 @@ class DirectBackend:
     def open(self, request: Request, isolation: Isolation, receiver: IReceiver) -> Stream:
         """Begin a stream."""
         stream = Stream(self.reactor, receiver, half_close=True)
-        with suppress(errors.Refused):
+        with suppress(errors.SOCKSError):
             target = self.target(request)
             if target is not None:
                 self._dial([target], stream)
@@ -156,7 +156,7 @@ class DirectBackend:
     def target(self, request: Request) -> Target | None:
         """Return where to connect for this request, if it needs no look-up, else None.
 
-        Raises ``Refused`` for an address that is not allowed.
+        Raises ``SOCKSError`` for an address that is not allowed.
         """
         address = request.address.literal()
         if not address.is_ip:
@@ -193,7 +193,7 @@ class DirectBackend:
         return Address(AddressType.HOSTNAME, await self._resolver.name_of(host))
 
     async def _look_up(self, address: Address, flags: frozenset[str]) -> list[str]:
-        """Return the allowed IP addresses of a destination. Raises ``Refused``.
+        """Return the allowed IP addresses of a destination. Raises ``SOCKSError``.
 
         A name with internal addresses only is not found, so that its existence stays hidden.
         ``flags`` are those of a SocksPort of tor that concern names: ``NoIPv4Traffic``,

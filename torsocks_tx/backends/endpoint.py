@@ -11,25 +11,24 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torsocks_tx.client.connection import Stream
-from torsocks_tx.client.endpoint import SOCKSClientEndpoint
-from torsocks_tx.client.failures import SOCKSError, log_fault, refused_by
-from torsocks_tx.errors import CommandNotSupported, GeneralFailure, Refused
+from torsocks_tx.client.failures import destination_failed, log_fault
+from torsocks_tx.errors import CommandNotSupported, SOCKSError
 from torsocks_tx.interfaces import IBackend, IReceiver
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.socks.messages import Address, Request
 
 EndpointChooser = Callable[[Request, Isolation], IStreamClientEndpoint]
-"""Returns the endpoint for ``request.address``; raises ``Refused`` to refuse the request."""
+"""Returns the endpoint for ``request.address``; raises ``SOCKSError`` to refuse the request."""
 
 
 @implementer(IBackend)
 class EndpointBackend:
     """Connects to the endpoint that ``choose`` gives; refuses look-ups, which endpoints cannot do.
 
-    What ``choose`` or ``connect`` itself raises, other than ``Refused``, is a fault: it is logged
-    with its traceback. ``refusal_for`` gives the refusal for a failed attempt. Where the endpoint
-    is a ``SOCKSClientEndpoint``, it is asked about replies of that server only: a SOCKS server that
-    cannot be reached is a general failure, since nothing is known of the destination.
+    What ``choose`` or ``connect`` itself raises, other than ``SOCKSError``, is a fault: it is
+    logged with its traceback. ``refusal_for`` says what a failed attempt means. A ``SOCKSError``
+    stays as it is: clients hear whether the destination refused, or a ``SOCKSClientEndpoint``
+    found its proxy dead.
     """
 
     def __init__(
@@ -37,7 +36,7 @@ class EndpointBackend:
         reactor: IReactorTime,
         choose: EndpointChooser,
         *,
-        refusal_for: Callable[[Failure], Refused] = refused_by,
+        refusal_for: Callable[[Failure], SOCKSError] = destination_failed,
     ) -> None:
         self._reactor = reactor
         self._choose = choose
@@ -45,22 +44,10 @@ class EndpointBackend:
 
     def open(self, request: Request, isolation: Isolation, receiver: IReceiver) -> Stream:
         """Begin a stream. ``choose`` is called in the reactor's next turn."""
-        chosen: list[IStreamClientEndpoint] = []
-
-        def connect(endpoint: IStreamClientEndpoint) -> None:
-            chosen.append(endpoint)
-            stream.connect(endpoint)
-
-        def refusal_for(failure: Failure) -> Refused:
-            by_proxy = bool(chosen) and isinstance(chosen[0], SOCKSClientEndpoint)
-            if by_proxy and not failure.check(SOCKSError, Refused):
-                return GeneralFailure("the SOCKS server cannot be reached")
-            return self._refusal_for(failure)
-
-        stream = Stream(self._reactor, receiver, half_close=True, refusal_for=refusal_for)
+        stream = Stream(self._reactor, receiver, half_close=True, refusal_for=self._refusal_for)
         # Never from inside ``open``: an endpoint may connect at once.
         next_turn = deferLater(self._reactor, 0.0, self._choose, request, isolation)
-        stream.wait_for(next_turn.addCallback(connect).addErrback(log_fault))
+        stream.wait_for(next_turn.addCallback(stream.connect).addErrback(log_fault))
         return stream
 
     def resolve(self, request: Request, isolation: Isolation) -> Deferred[Address]:

@@ -272,7 +272,7 @@ class NameResolver:
         self._look_ups: dict[object, tuple[Deferred[tuple[Any, ...]], Waiters]] = {}
 
     def addresses(self, name: str) -> Deferred[list[str]]:
-        """Fire with the IP addresses of a host name, IPv4 first; errback ``Refused``."""
+        """Fire with the IP addresses of a host name, IPv4 first; errback ``SOCKSError``."""
         name = name.lower().removesuffix(".")
         if any(not 0 < len(label) < 64 for label in name.split(".")) or not name.isascii():
             return fail(HostUnreachable("not a name that can be looked up"))
@@ -282,7 +282,7 @@ class NameResolver:
         return self._share(name, dns.A, dns.AAAA).addCallback(_addresses)
 
     def name_of(self, ip: str) -> Deferred[str]:
-        """Fire with the host name of an IP address; errback ``Refused``."""
+        """Fire with the host name of an IP address; errback ``SOCKSError``."""
         address = ipaddress.ip_address(ip)
         known = self._hosts.read()[1].get(str(address))
         if known is not None:

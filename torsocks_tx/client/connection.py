@@ -26,8 +26,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from torsocks_tx.client.failures import refused_by
-from torsocks_tx.errors import Refused, TimedOut, without_text
+from torsocks_tx.client.failures import destination_failed
+from torsocks_tx.errors import ProxyUnreachable, SOCKSError, TimedOut, without_text
 from torsocks_tx.http.connect import HTTPClientHandshake
 from torsocks_tx.interfaces import IOutbound, IReceiver
 from torsocks_tx.relay.connector import Attempt, OneProtocol, SocketEndpoint, Target
@@ -55,7 +55,7 @@ class FailureExplainer(Interface):
     def opened(self) -> None:
         """The stream is open."""
 
-    def refused(self, reason: Refused) -> Deferred[Refused]:
+    def refused(self, reason: SOCKSError) -> Deferred[SOCKSError]:
         """Fire with what the client is to hear; never fails. Cancelled if nobody will hear."""
 
     def over(self) -> None:
@@ -88,8 +88,8 @@ class Stream(Protocol):
 
     ``half_close``: the remote may be told that no more will come; tor may not, since it would drop
     the answer with the rest of the stream. ``refusal_for`` returns what the receiver hears of a
-    failed attempt to connect. ``outcome`` is that of the handshake, while the receiver is told of
-    it; ``end`` says why there is no connection.
+    failed attempt to connect. ``outcome`` is what the proxy has said, while the receiver is told
+    that the stream is open; ``end`` says why there is no connection.
     """
 
     transport: Any = None
@@ -100,9 +100,9 @@ class Stream(Protocol):
         receiver: IReceiver,
         *,
         half_close: bool,
-        refusal_for: Callable[[Failure], Refused] = refused_by,
+        refusal_for: Callable[[Failure], SOCKSError] = destination_failed,
     ) -> None:
-        self.outcome: Opened | Failed | None = None
+        self.outcome: Opened | None = None
         self.end: Failure | None = None
         self._deadline = Deadline(clock)
         self._receiver = receiver
@@ -133,9 +133,8 @@ class Stream(Protocol):
         if self._state is State.CONNECTING:
             self._handshake, self._takes_early = handshake, early_data
             self._explainer, self._application = explainer, application
-            late = TimedOut("the proxy did not answer in time")
             if timeout is not None:
-                self._deadline.start(timeout, partial(self._go_on, handshake.give_up, late))
+                self._deadline.start(timeout, self._timed_out)
         elif explainer is not None:
             explainer.over()
 
@@ -165,7 +164,7 @@ class Stream(Protocol):
             self.end = failure
             self.refuse(self._refusal_for(failure))
 
-    def refuse(self, reason: Refused) -> None:
+    def refuse(self, reason: SOCKSError) -> None:
         """End a stream that is not open, for this reason."""
         self.abort()
         self._receiver.refused(reason)
@@ -288,7 +287,6 @@ class Stream(Protocol):
             self._receiver.lost(isinstance(reason.value, ConnectionDone))
 
     def _follow(self, steps: Sequence[Step]) -> None:
-        handshake = self._handshake
         for step in steps:
             match step:
                 case Send(data):
@@ -299,17 +297,22 @@ class Stream(Protocol):
                 case Opened():
                     self._open(step)
                 case Failed():
-                    self._failed(step)
-                case Unconfirmed() if handshake is not None:
-                    self._deadline.start(
-                        UNCONFIRMED_TIMEOUT, partial(self._go_on, handshake.confirm)
-                    )
+                    self._failed(step.reason)
+                case Unconfirmed():
+                    self._deadline.start(UNCONFIRMED_TIMEOUT, self._confirm)
         # Only now: a server may have said so much that there is more than one step.
         if self._application is not None and self._has_asked:
             self._application.requested()
 
-    def _go_on(self, turn: Callable[..., list[Step]], *said: Any) -> None:
-        self._follow(turn(*said))
+    def _timed_out(self) -> None:
+        if self._handshake is not None:
+            # Until it has taken the request, the proxy is to blame, and not the destination.
+            kind = TimedOut if self._handshake.requested else ProxyUnreachable
+            self._follow(self._handshake.give_up(kind("the proxy did not answer in time")))
+
+    def _confirm(self) -> None:
+        if self._handshake is not None:
+            self._follow(self._handshake.confirm())
 
     def _end_handshake(self) -> None:
         if self._handshake is not None:
@@ -330,22 +333,21 @@ class Stream(Protocol):
         if outcome is not None and outcome.rest and self._state is State.OPEN:
             self._receiver.data(outcome.rest)
 
-    def _failed(self, outcome: Failed) -> None:
+    def _failed(self, reason: SOCKSError) -> None:
         """The server said no; the explainer may know why."""
-        self.outcome = outcome
         explainer, self._explainer = self._explainer, None
         try:
             self._hang_up()
         finally:
             # Whatever a transport does, nobody waits for ever.
             if explainer is None:
-                self._receiver.refused(outcome.reason)
+                self._receiver.refused(reason)
             else:
-                explaining = _explain(explainer, outcome.reason, self._receiver)
+                explaining = _explain(explainer, reason, self._receiver)
                 self._pending = Deferred.fromCoroutine(explaining)
 
 
-async def _explain(explainer: FailureExplainer, reason: Refused, receiver: IReceiver) -> None:
+async def _explain(explainer: FailureExplainer, reason: SOCKSError, receiver: IReceiver) -> None:
     try:
         reason = await explainer.refused(reason)
     except CancelledError:
@@ -359,7 +361,7 @@ async def _explain(explainer: FailureExplainer, reason: Refused, receiver: IRece
 class LookUp:
     """The receiver of a stream that asks for an address and carries nothing.
 
-    ``answer`` fires with the address of the reply; errback ``Refused``.
+    ``answer`` fires with the address of the reply; errback ``SOCKSError``.
     """
 
     def __init__(self) -> None:
@@ -372,11 +374,11 @@ class LookUp:
 
     def opened(self) -> None:
         """The reply is there."""
-        if self.stream is not None and isinstance(self.stream.outcome, Opened):
+        if self.stream is not None and self.stream.outcome is not None:
             self.stream.close()
             self.answer.callback(self.stream.outcome.reply.address)
 
-    def refused(self, reason: Refused) -> None:
+    def refused(self, reason: SOCKSError) -> None:
         """There is no answer."""
         self.answer.errback(reason)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from twisted.internet.address import HostnameAddress, IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, fail
+from twisted.internet.error import NoProtocol
 from twisted.internet.interfaces import (
     IAddress,
     IHalfCloseableProtocol,
@@ -26,13 +27,13 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torsocks_tx.client.connection import LookUp, Stream
-from torsocks_tx.client.failures import SOCKSError
-from torsocks_tx.errors import ProtocolError, ProxyBroken, Refused
+from torsocks_tx.client.failures import proxy_failed
+from torsocks_tx.errors import ProtocolError, ProxyBroken, SOCKSError
 from torsocks_tx.http.connect import HTTPClientHandshake
 from torsocks_tx.interfaces import IReceiver
 from torsocks_tx.relay.connector import OneProtocol
 from torsocks_tx.relay.sockets import abort
-from torsocks_tx.socks.client import ClientHandshake, Failed
+from torsocks_tx.socks.client import ClientHandshake
 from torsocks_tx.socks.client_options import ClientOptions
 from torsocks_tx.socks.constants import AddressType, Command, Role
 from torsocks_tx.socks.messages import Address, Credentials, KeyValues
@@ -70,9 +71,9 @@ class SOCKSClientEndpoint:
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """Connect; fires with the protocol once it is connected.
 
-        Errback ``SOCKSError`` if the SOCKS server refuses, or the error of ``proxy``. Cancelling
-        closes the connection. With ``optimistic`` the protocol is connected before the server has
-        answered, and a refusal is the reason of its ``connectionLost``.
+        Errback ``SOCKSError``: ``Refused`` or ``ProxyFault``. Cancelling closes the connection.
+        With ``optimistic`` the protocol is connected before the server has answered, and a failure
+        is the reason of its ``connectionLost``.
         """
         return self.connect_with_answer(protocolFactory).addCallback(lambda answer: answer[0])
 
@@ -146,7 +147,7 @@ class _Tunnel(Factory):
     ) -> Deferred[IProtocol]:
         """Connect and ask. ``optimistic``: the application need not wait for the answer."""
         self._optimistic = optimistic
-        self._stream = Stream(self._clock, self, half_close=True)
+        self._stream = Stream(self._clock, self, half_close=True, refusal_for=proxy_failed)
         self._stream.ask(handshake, timeout=timeout, application=self)
         self._stream.wait_for(proxy.connect(self))
         return self._done
@@ -197,13 +198,14 @@ class _Tunnel(Factory):
         if not self._done.called:
             self._done.callback(self._protocol)
 
-    def refused(self, reason: Refused) -> None:
+    def refused(self, reason: SOCKSError) -> None:
         """There is no stream; a protocol that has the connection already hears why."""
-        error = _error_of(self._stream, Failure(reason))
+        error, end = Failure(reason), self._stream.end
         if self._given is None:
-            self._done.errback(error)
-        elif self._stream.end is not None and _is_closing(self._given):
-            self._protocol.connectionLost(self._stream.end)  # the application left first
+            # The application's factory may have refused the connection to the proxy.
+            self._done.errback(end if end is not None and end.check(NoProtocol) else error)
+        elif end is not None and _is_closing(self._given):
+            self._protocol.connectionLost(end)  # the application left first
         else:
             self._protocol.connectionLost(error)
 
@@ -253,7 +255,7 @@ def resolve(
 ) -> Deferred[str]:
     """Look up a name by way of a tor's SOCKS server: fires with the text of an IP address.
 
-    Errback ``SOCKSError``, or the error of ``proxy``. Tor's command RESOLVE: other servers refuse
+    Errback ``SOCKSError``. Tor's command RESOLVE: other servers refuse
     it. Cancelling gives it up.
     """
     return _look_up(reactor, proxy, Command.RESOLVE, name, options)
@@ -288,7 +290,7 @@ def _look_up(
         return fail()
     handshake = ClientHandshake(request, offer=options.offer)
     look_up = LookUp()
-    stream = look_up.stream = Stream(reactor, look_up, half_close=False)
+    stream = look_up.stream = Stream(reactor, look_up, half_close=False, refusal_for=proxy_failed)
     stream.ask(handshake, timeout=options.timeout)
     stream.wait_for(proxy.connect(OneProtocol(stream)))
 
@@ -299,19 +301,10 @@ def _look_up(
             if answer.is_ip is (command is Command.RESOLVE_PTR):
                 raise ProtocolError("the SOCKS server answered with another kind of address")
         except ProtocolError as error:
-            raise SOCKSError(ProxyBroken(str(error)), pairs=handshake.pairs) from None
+            raise ProxyBroken(str(error)) from None
         return answer.literal().host
 
-    return look_up.answer.addCallbacks(check, lambda failure: _error_of(stream, failure))
-
-
-def _error_of(stream: Stream, otherwise: Failure) -> Failure:
-    """Why there is no stream: what the proxy has said, or why it could not be reached."""
-    outcome = stream.outcome
-    if isinstance(outcome, Failed):
-        error = SOCKSError(outcome.reason, outcome.code, outcome.status, outcome.pairs)
-        return Failure(error)
-    return stream.end or otherwise
+    return look_up.answer.addCallback(check)
 
 
 def _address(host: str | bytes, port: int) -> Address:

@@ -1,4 +1,4 @@
-"""What a client gets in place of a connection, and what a failed attempt to connect means."""
+"""What a failed attempt to connect means, to a destination or to a proxy."""
 
 from __future__ import annotations
 
@@ -14,56 +14,14 @@ from torsocks_tx.errors import (
     GeneralFailure,
     HostUnreachable,
     NetworkUnreachable,
+    ProxyUnreachable,
     Refused,
-    Retry,
+    SOCKSError,
     TimedOut,
     without_text,
 )
-from torsocks_tx.socks.messages import NO_PAIRS, KeyValues
 
 _log = Logger()
-
-
-class SOCKSError(error.ConnectError):
-    """A SOCKS server was reached, and the connection or the look-up failed.
-
-    Attributes:
-        reason: a ``Refused`` of ``torsocks_tx.errors``; its class is the meaning.
-        code: the REP byte of the reply (SOCKS4: its second byte), None if there was no reply.
-        status: the STATUS byte that answered credentials or pairs with a refusal, else None.
-        pairs: what the server said by method X'97'.
-    """
-
-    def __init__(
-        self,
-        reason: Refused,
-        code: int | None = None,
-        status: int | None = None,
-        pairs: KeyValues = NO_PAIRS,
-    ) -> None:
-        super().__init__()
-        self.reason = reason
-        self.code = code
-        self.status = status
-        self.pairs = pairs
-
-    @property
-    def sentence(self) -> str:
-        """What happened, in a sentence for a person."""
-        return self.reason.sentence
-
-    @property
-    def retry(self) -> Retry:
-        """Whether to try again at once, later, or never."""
-        return self.reason.retry
-
-    def __str__(self) -> str:
-        if self.code is not None:
-            return f"{self.sentence} (reply {self.code:02X})"
-        if self.status is not None:
-            return f"{self.sentence} (status {self.status:02X})"
-        return self.sentence
-
 
 _BY_ERRNO: dict[int, type[Refused]] = {
     errno.ECONNREFUSED: ConnectionRefused,
@@ -83,20 +41,20 @@ _BY_EXCEPTION: tuple[tuple[type[BaseException], type[Refused]], ...] = (
 
 def log_fault(failure: Failure) -> Failure:
     """Log an unexpected failure of ours to prepare a connection; an errback that passes it on."""
-    if failure.check(Refused, CancelledError) is None:
+    if failure.check(SOCKSError, CancelledError) is None:
         text = "a fault while preparing a connection; the client is refused"
         _log.failure(text, without_text(failure))
     return failure
 
 
-def refused_by(failure: Failure) -> Refused:
-    """The ``Refused`` for a failed attempt; it names the kind of error, not the destination."""
+def destination_failed(failure: Failure) -> SOCKSError:
+    """Return what it means that the destination cannot be reached; a ``SOCKSError`` stays as it is.
+
+    The detail names the kind of error, since its text may hold the destination.
+    """
     reason = failure.value
-    if isinstance(reason, Refused):
-        return reason
     if isinstance(reason, SOCKSError):
-        # A chain of SOCKS servers: the first hears what the last has said.
-        return reason.reason
+        return reason
     name = type(reason).__name__
     for exception, kind in _BY_EXCEPTION:
         if isinstance(reason, exception):
@@ -105,3 +63,13 @@ def refused_by(failure: Failure) -> Refused:
     if isinstance(reason, OSError):
         number = reason.errno
     return _BY_ERRNO.get(number or 0, GeneralFailure)(name)
+
+
+def proxy_failed(failure: Failure) -> SOCKSError:
+    """Return what it means that the proxy cannot be reached; the original is the ``__cause__``.
+
+    That is so whatever the failure is: also what another proxy says on the way to this one.
+    """
+    unreachable = ProxyUnreachable(type(failure.value).__name__)
+    unreachable.__cause__ = failure.value
+    return unreachable

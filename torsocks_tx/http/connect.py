@@ -13,7 +13,7 @@ from base64 import b64encode
 from http import HTTPStatus
 
 from torsocks_tx import errors
-from torsocks_tx.errors import GeneralFailure, Incomplete, ProtocolError, Refused
+from torsocks_tx.errors import GeneralFailure, Incomplete, ProtocolError, ProxyBroken, SOCKSError
 from torsocks_tx.socks.client import Failed, Opened, Step
 from torsocks_tx.socks.constants import AddressType, Reply5
 from torsocks_tx.socks.messages import NO_PAIRS, Address, Credentials, Reply
@@ -25,7 +25,8 @@ MAX_HEAD = 16 * 1024
 _HOST = re.compile(r"[!-~]+")
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _STATUS = re.compile(rb"HTTP/1\.[0-9] ([1-5][0-9][0-9])(?: [^\r\n]*)?")
-_REFUSALS: dict[int, type[Refused]] = {
+_REFUSALS: dict[int, type[SOCKSError]] = {
+    HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: errors.LoginRefused,
     HTTPStatus.FORBIDDEN: errors.NotAllowed,
     HTTPStatus.METHOD_NOT_ALLOWED: errors.NotAllowed,
     HTTPStatus.BAD_GATEWAY: errors.HostUnreachable,
@@ -95,7 +96,7 @@ class HTTPClientHandshake:
             except Incomplete:
                 break
             except ProtocolError as error:
-                return self.give_up(GeneralFailure(str(error)))
+                return self.give_up(ProxyBroken(str(error)))
             del self._buffer[: reader.position]
             if code in _SUCCESS:
                 opened = Opened(Reply(Reply5.SUCCEEDED), bytes(self._buffer))
@@ -108,9 +109,9 @@ class HTTPClientHandshake:
 
     def eof(self) -> list[Step]:
         """The proxy has closed: a refusal, if that is before its answer."""
-        return self.give_up(GeneralFailure("the HTTP proxy closed without an answer"))
+        return self.give_up(ProxyBroken("the HTTP proxy closed without an answer"))
 
-    def give_up(self, reason: Refused) -> list[Step]:
+    def give_up(self, reason: SOCKSError) -> list[Step]:
         """Wait no longer."""
         if self._buffer is None:
             return []

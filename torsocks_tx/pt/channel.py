@@ -31,7 +31,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from torsocks_tx.errors import ConnectionRefused, GeneralFailure, Refused, Temporary, without_text
+from torsocks_tx.errors import (
+    ConnectionRefused,
+    GeneralFailure,
+    SOCKSError,
+    Temporary,
+    without_text,
+)
 from torsocks_tx.relay.connector import OneProtocol
 from torsocks_tx.relay.sockets import abort, can_half_close, prepare
 
@@ -46,7 +52,7 @@ class Codec:
     """Encodes and decodes the bytes of one stream, without I/O. This one changes nothing.
 
     ``ready`` says whether the handshake is finished; nothing is encoded before. A codec that raises
-    ``Refused`` ends the connection; during the handshake that is also the answer to the parent.
+    ``SOCKSError`` ends the connection; during the handshake that is also the answer to the parent.
     """
 
     ready = True
@@ -55,7 +61,7 @@ class Codec:
         """Return the bytes to send first; none where the bridge begins."""
         return b""
 
-    def ended(self) -> Refused:
+    def ended(self) -> SOCKSError:
         """Return the error for a bridge that closes the connection during the handshake."""
         return Temporary("the far end closed during the handshake")
 
@@ -167,7 +173,7 @@ class Channel(Protocol):
             return act(*arguments)
         except Exception as error:
             failure = Failure()
-            if self._state is State.OPEN and not isinstance(error, Refused):
+            if self._state is State.OPEN and not isinstance(error, SOCKSError):
                 log_fault(self._log, "a fault of a transport; its stream is reset", failure)
             self._fail(failure)
             abort(self.transport)

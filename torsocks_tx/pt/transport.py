@@ -7,7 +7,7 @@
 
 A transport is a function: given arguments and an address, it gives an endpoint. What that raises,
 or what its ``connect`` fails with, decides the reply to the parent: ``Temporary``,
-``InvalidBridge``, ``Internal``, any other ``Refused``, or an error of the operating system. Any
+``InvalidBridge``, ``Internal``, any other ``SOCKSError``, or an error of the operating system. Any
 other exception is a fault: it is logged with its traceback, and the reply is that of ``Internal``.
 """
 
@@ -29,7 +29,7 @@ from twisted.python.failure import Failure
 from torsocks_tx import errors
 from torsocks_tx.backends.endpoint import EndpointBackend
 from torsocks_tx.client.endpoint import HTTPClientEndpoint, SOCKSClientEndpoint
-from torsocks_tx.client.failures import refused_by
+from torsocks_tx.client.failures import destination_failed
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.policy.listener import ListenerPolicy
@@ -173,10 +173,10 @@ def arguments_of(request: Request) -> KeyValues:
     return userpass.parse_arguments(request.credentials)
 
 
-def _refusal(failure: Failure) -> errors.Refused:
+def _refusal(failure: Failure) -> errors.SOCKSError:
     """Return the refusal that a failed attempt is to the parent; log it if it is a fault."""
-    reason = refused_by(failure)
-    network = failure.check(errors.Refused, ConnectError, ConnectionClosed, CancelledError)
+    reason = destination_failed(failure)
+    network = failure.check(errors.SOCKSError, ConnectError, ConnectionClosed, CancelledError)
     if network is None and type(reason) is errors.GeneralFailure:
         log_fault(_log, "a fault of a transport; the parent is refused", failure)
         return errors.Internal("fault")
@@ -256,7 +256,7 @@ class TransportFactory(SOCKSFactory):
         )
 
     def admit(self, request: Request, peer: IAddress) -> Isolation:
-        """Check a request; return an isolation that is the same for all. Raises ``Refused``."""
+        """Check a request; return an isolation that is the same for all. Raises ``SOCKSError``."""
         if not request.address.is_ip:
             raise errors.AddressTypeNotSupported("a bridge is known by its IP address")
         try:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from twisted.internet.interfaces import IPushProducer, IReactorTime
 from zope.interface import implementer
 
-from torsocks_tx.errors import Refused, TimedOut
+from torsocks_tx.errors import SOCKSError, TimedOut
 from torsocks_tx.interfaces import IOutbound, IReceiver
 from torsocks_tx.limits import Limits
 from torsocks_tx.relay.hangups import watcher_of
@@ -33,7 +33,7 @@ class RelayOwner(Protocol):
     def relay_opened(self) -> None:
         """The remote is reached: send the success reply now. Data follows."""
 
-    def relay_refused(self, reason: Refused) -> None:
+    def relay_refused(self, reason: SOCKSError) -> None:
         """It is not reached. The relay is over."""
 
     def relay_over(self, clean: bool) -> None:
@@ -203,7 +203,7 @@ class Relay:
         else:
             self._watch_silence().both_open(self._limits.idle_timeout)
 
-    def refused(self, reason: Refused) -> None:
+    def refused(self, reason: SOCKSError) -> None:
         """The remote is not reached."""
         if self._state is State.OPENING:
             self._release()

@@ -148,7 +148,7 @@ class SOCKSFactory(Factory):
         return self._guard.check(credentials, client_network(client))
 
     def admit(self, request: Request, peer: IAddress) -> Isolation:
-        """Check a request; return which streams it may share circuits with. Raises ``Refused``."""
+        """Check a request; return its isolation. Raises ``SOCKSError``."""
         if self.policy.test_socks:
             self._say_test(request)
         if self._is_restrictive:

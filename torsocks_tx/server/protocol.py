@@ -28,7 +28,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from torsocks_tx.errors import Fault, Refused, without_text
+from torsocks_tx.errors import Internal, SOCKSError, without_text
 from torsocks_tx.interfaces import IBackend
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolation
@@ -67,7 +67,7 @@ class ConnectionOwner(Interface):
         """Fire with the user's name, or None for a refusal."""
 
     def admit(self, request: Request, peer: IAddress) -> Isolation:
-        """Check a request; raises ``Refused``."""
+        """Check a request; raises ``SOCKSError``."""
 
     def request_handler(self, client: SOCKSProtocol, request: Request) -> RequestHandler:
         """Return what carries a request out."""
@@ -238,13 +238,13 @@ class SOCKSProtocol(Protocol):
         try:
             isolation = self.factory.admit(request, self.transport.getPeer())
             handler.begin(self.factory.backend, isolation, rest)
-        except Refused as reason:
+        except SOCKSError as reason:
             handler.relay_refused(reason)
         except Exception:
             text = "a fault of this server; the client gets a general failure"
             self._log.failure(text, without_text(Failure()))
             handler.client_lost(clean=False)
-            handler.relay_refused(Fault("fault"))
+            handler.relay_refused(Internal("fault"))
 
     @property
     def is_served(self) -> bool:

@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from torsocks_tx.errors import Fault, HostUnreachable, Refused, TimedOut, without_text
+from torsocks_tx.errors import HostUnreachable, Internal, SOCKSError, TimedOut, without_text
 from torsocks_tx.interfaces import IBackend
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolation
@@ -108,9 +108,9 @@ class RequestHandler:
         """The far end is reached: tell the client."""
         self.send_reply(replies.success(self._request), final=False)
 
-    def relay_refused(self, reason: Refused) -> None:
+    def relay_refused(self, reason: SOCKSError) -> None:
         """The answer is no: tell the client why, as far as it may know."""
-        self._client.note(f"{type(reason).__name__}: {reason}")
+        self._client.note(f"{type(reason).__name__}: {reason.detail}")
         self.send_reply(replies.failure(reason, self._reply_context(self._request)), final=True)
 
     def send_reply(self, reply: bytes, *, final: bool) -> None:
@@ -152,7 +152,7 @@ class RequestHandler:
         if self._look_up is None:
             return
         self._look_up = None
-        if isinstance(failure.value, Refused):
+        if isinstance(failure.value, SOCKSError):
             self.relay_refused(failure.value)
         else:
             self._fault(failure)
@@ -160,7 +160,7 @@ class RequestHandler:
     def _fault(self, failure: Failure) -> None:
         text = "a fault while looking up; the client gets a general failure"
         self._log.failure(text, without_text(failure))
-        self.relay_refused(Fault("fault"))
+        self.relay_refused(Internal("fault"))
 
     def _timed_out(self) -> None:
         self._give_up_look_up()

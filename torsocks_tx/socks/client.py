@@ -12,8 +12,15 @@ import contextlib
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from torsocks_tx import errors
-from torsocks_tx.errors import Incomplete, ProtocolError, ProxyBroken, Refused
+from torsocks_tx.errors import (
+    DescriptorNotFound,
+    GeneralFailure,
+    Incomplete,
+    LoginRefused,
+    ProtocolError,
+    ProxyBroken,
+    SOCKSError,
+)
 from torsocks_tx.socks import extended, socks4, socks5, userpass
 from torsocks_tx.socks.client_options import Offer
 from torsocks_tx.socks.constants import CodeSet, Command, Method, Reply4, Reply5, Version
@@ -28,7 +35,7 @@ UNCONFIRMED_TIMEOUT = 0.5
 
 _ANONYMOUS = Offer((Method.NO_AUTH,))
 _NAMED = Offer((Method.USERNAME_PASSWORD,))
-_NOT_FOUND = bytes([Version.SOCKS5, errors.DescriptorNotFound.onion_code])
+_NOT_FOUND = bytes([Version.SOCKS5, DescriptorNotFound.onion_code])
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +52,9 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The request was refused, or the server broke the protocol (then a ``ProxyBroken``).
+    """The request was refused, or the server broke the protocol (then a ``ProxyBroken``)."""
 
-    ``code`` is the reply code, ``status`` the status that answered credentials or pairs; None if
-    the refusal came without one.
-    """
-
-    reason: Refused
-    code: int | None = None
-    status: int | None = None
-    pairs: KeyValues = NO_PAIRS
+    reason: SOCKSError
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,7 @@ class ClientHandshake:
         """The server has closed: a refusal, if that is before the reply."""
         return self.give_up(ProxyBroken("the SOCKS server closed without a reply"))
 
-    def give_up(self, otherwise: Refused) -> list[Step]:
+    def give_up(self, otherwise: SOCKSError) -> list[Step]:
         """Wait no longer: return the refusal known by now, ``otherwise`` if there is none."""
         if self._state is _State.OVER:
             return []
@@ -182,13 +182,14 @@ class ClientHandshake:
         self._buffer.clear()
         return [Opened(self._unconfirmed, rest, self.pairs)]
 
-    def _fail(self, reason: Refused, code: int | None = None, status: int | None = None) -> Failed:
+    def _fail(self, reason: SOCKSError) -> Failed:
         self._state = _State.OVER
         self._buffer.clear()
-        return Failed(reason, code, status, self.pairs)
+        reason.pairs = self.pairs
+        return Failed(reason)
 
     def _refused(self, code: int) -> Failed:
-        return self._fail(self._offer.refusal(code, self._codes), code)
+        return self._fail(self._offer.refusal(code, self._codes))
 
     def _next(self, reader: Reader) -> Step | None:
         if self._response is not None:
@@ -241,7 +242,7 @@ class ClientHandshake:
         return self._send_request()
 
     def _refused_pairs(self, status: int) -> Failed:
-        return self._fail(self._offer.pairs_refusal(status, self.pairs), None, status)
+        return self._fail(self._offer.pairs_refusal(status, self.pairs))
 
     def _status(self, reader: Reader) -> Step | None:
         if self._pipelined and reader.data[0] == 0:
@@ -249,16 +250,17 @@ class ClientHandshake:
             return self._refused(Reply5.NOT_ALLOWED)
         status = userpass.parse_status(reader)
         if status != 0:
-            reason = errors.LoginRefused("the SOCKS server refused the credentials")
-            return self._fail(reason, None, status)
+            return self._fail(
+                LoginRefused("the SOCKS server refused the credentials", status=status)
+            )
         return self._send_request()
 
     def _reply(self, reader: Reader) -> Step:
         if self._request.version is Version.SOCKS4:
             reply = socks4.parse_reply(reader)
             if reply.code != Reply4.GRANTED:
-                reason = errors.GeneralFailure("the SOCKS4 server rejected the request")
-                return self._fail(reason, reply.code)
+                reason = "the SOCKS4 server rejected the request"
+                return self._fail(GeneralFailure(reason, reply=reply.code))
         else:
             # The code is in the second byte, and some servers send no more than that.
             start = reader.data[:2]

@@ -11,7 +11,7 @@ import math
 import os
 from dataclasses import dataclass, field
 
-from torsocks_tx.errors import ArgumentsRefused, LoginRefused, NotIsolated, Refused
+from torsocks_tx.errors import ArgumentsRefused, LoginRefused, NotIsolated, ProxyFault, SOCKSError
 from torsocks_tx.socks import extended, socks4, socks5, userpass
 from torsocks_tx.socks.constants import (
     AddressType,
@@ -42,23 +42,23 @@ class Offer:
 
     methods: tuple[Method, ...]
     needed: frozenset[str] = frozenset()
-    on_unsupported: type[Refused] = LoginRefused
+    on_unsupported: type[ProxyFault] = LoginRefused
     role: Role | None = None
 
-    def refusal(self, code: int, announced: CodeSet | None) -> Refused:
+    def refusal(self, code: int, announced: CodeSet | None) -> SOCKSError:
         """Return what a reply code means; ``announced``: the set of codes that the server named."""
         if Method.EXTENDED not in self.methods and self.role is None:
             return refusal(code)
         return extended_refusal(code, self.role, announced)
 
-    def pairs_refusal(self, status: int, pairs: KeyValues) -> Refused:
+    def pairs_refusal(self, status: int, pairs: KeyValues) -> ProxyFault:
         """Return what a failure status of extended authentication means; ``pairs`` came with it."""
-        kind: type[Refused] = ArgumentsRefused
+        kind: type[ProxyFault] = ArgumentsRefused
         if status == ExtendedStatus.AUTHENTICATION_FAILED:
             kind = LoginRefused
         elif pairs.get(extended.UNSUPPORTED) is not None:
             kind = self.on_unsupported
-        return kind(f"the SOCKS server answered with status {status}")
+        return kind(f"the SOCKS server answered with status {status}", status=status)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torsocks_tx import errors
-from torsocks_tx.errors import OnionRefused, Refused, TransportRefused
+from torsocks_tx.errors import OnionRefused, ProxyFault, Refused, SOCKSError
 from torsocks_tx.socks import socks4, socks5
 from torsocks_tx.socks.constants import (
     CodeSet,
@@ -33,14 +33,12 @@ _NOT_FOUND = {
     OnionReply.DESCRIPTOR_INVALID,
     OnionReply.INVALID_ADDRESS,
 }
-# The refusals of a look-up that are not about the name keep their own codes.
+# The failures of a look-up that are not about the name keep their own codes.
 _OF_THE_SERVER = (
+    ProxyFault,
     errors.AddressTypeNotSupported,
-    errors.Busy,
     errors.CommandNotSupported,
-    errors.Fault,
     errors.NotAllowed,
-    errors.TorDown,
 )
 _CODE_SETS = {**{codes.value.encode(): codes for codes in CodeSet}, b"none": CodeSet.RFC1928}
 
@@ -101,7 +99,7 @@ class ReplyContext:
         return cls(request.version, request.command, onion, role, codes, swap_e0_e1)
 
 
-def code_for(reason: Refused, context: ReplyContext) -> int:
+def code_for(reason: SOCKSError, context: ReplyContext) -> int:
     """Return the reply code for this reason."""
     if context.version is Version.SOCKS4:
         return Reply4.REJECTED
@@ -113,7 +111,7 @@ def code_for(reason: Refused, context: ReplyContext) -> int:
     return reason.code
 
 
-def _onion_code(reason: Refused, context: ReplyContext) -> int:
+def _onion_code(reason: SOCKSError, context: ReplyContext) -> int:
     if not isinstance(reason, OnionRefused) or not context.onion:
         return reason.code
     if context.codes is CodeSet.PROP304:
@@ -124,13 +122,11 @@ def _onion_code(reason: Refused, context: ReplyContext) -> int:
     return HiddenServiceReply.NOT_REACHABLE
 
 
-def _transport_code(reason: Refused, context: ReplyContext) -> int:
-    if isinstance(reason, TransportRefused):
-        return reason.transport_code
-    return TransportReply.INTERNAL if isinstance(reason, errors.Fault) else reason.code
+def _transport_code(reason: SOCKSError, context: ReplyContext) -> int:
+    return reason.code if reason.transport_code is None else reason.transport_code
 
 
-def failure(reason: Refused, context: ReplyContext) -> bytes:
+def failure(reason: SOCKSError, context: ReplyContext) -> bytes:
     """Return the bytes of the failure reply."""
     if context.version is Version.SOCKS4:
         return socks4.REJECTED
@@ -180,31 +176,29 @@ ONION: tuple[type[OnionRefused], ...] = (
 )
 # The two codes of a server that follows proposal 229.
 HIDDEN_SERVICE: tuple[type[OnionRefused], ...] = (errors.OnionNotFound, errors.OnionNotReachable)
-TRANSPORT: tuple[type[TransportRefused], ...] = (
-    errors.Temporary,
-    errors.InvalidBridge,
-    errors.Internal,
-)
+TRANSPORT: tuple[type[SOCKSError], ...] = (errors.Temporary, errors.InvalidBridge, errors.Internal)
 _BY_CODE: dict[int, type[Refused]] = {
     **{kind.code: kind for kind in PLAIN},
     **{kind.onion_code: kind for kind in ONION},
 }
-_BY_TRANSPORT_CODE: dict[int, type[Refused]] = {kind.transport_code: kind for kind in TRANSPORT}
+_BY_TRANSPORT_CODE: dict[int | None, type[SOCKSError]] = {
+    kind.transport_code: kind for kind in TRANSPORT
+}
 _BY_PROPOSAL_229: dict[int, type[Refused]] = dict(
     zip(HiddenServiceReply, HIDDEN_SERVICE, strict=True)
 )
 
 
-def refusal(code: int) -> Refused:
-    """Return the ``Refused`` that this REP byte of a tor stands for; unknown: a general failure.
+def refusal(code: int) -> SOCKSError:
+    """Return the failure that this REP byte of a tor stands for; unknown: a general failure.
 
     X'F0' to X'F7' are read as tor's onion codes, never as those of a pluggable transport.
     """
     return _refusal(_BY_CODE.get(code), code)
 
 
-def extended_refusal(code: int, role: Role | None, codes: CodeSet | None) -> Refused:
-    """Return the ``Refused`` for a REP byte of a server that was offered extended authentication.
+def extended_refusal(code: int, role: Role | None, codes: CodeSet | None) -> SOCKSError:
+    """Return the failure for a REP byte of a server that was offered extended authentication.
 
     X'F0' to X'F2' mean one thing from a tor and another from a pluggable transport. ``role`` is the
     kind of port, where that is known; otherwise the set of ``codes`` that the server announced
@@ -218,7 +212,7 @@ def extended_refusal(code: int, role: Role | None, codes: CodeSet | None) -> Ref
     return _refusal(_BY_CODE.get(code), code)
 
 
-def _refusal(kind: type[Refused] | None, code: int) -> Refused:
-    if kind is None:
-        return errors.GeneralFailure(f"upstream answered with unknown code {code}")
-    return kind(f"upstream answered with code {code}")
+def _refusal(kind: type[SOCKSError] | None, code: int) -> SOCKSError:
+    unknown = "" if kind else "unknown "
+    kind = kind or errors.GeneralFailure
+    return kind(f"the proxy answered with {unknown}code {code}", reply=code)

@@ -28,7 +28,7 @@ from twisted.web.iweb import (
 from zope.interface import implementer
 
 from torsocks_tx.client.endpoint import SOCKSClientEndpoint
-from torsocks_tx.client.failures import SOCKSError
+from torsocks_tx.errors import SOCKSError
 from torsocks_tx.socks.client_options import ClientOptions
 
 

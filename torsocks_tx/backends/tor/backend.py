@@ -19,7 +19,7 @@ from torsocks_tx.backends.tor.ports import NoSuchPort, SocksPort
 from torsocks_tx.backends.tor.provider import NotStarted, TorProvider
 from torsocks_tx.backends.tor.providers import OwnedTorProvider
 from torsocks_tx.client.connection import LookUp, Stream
-from torsocks_tx.errors import GeneralFailure, Refused, TorDown
+from torsocks_tx.errors import GeneralFailure, SOCKSError, TorDown
 from torsocks_tx.interfaces import IBackend, IReceiver
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.socks.client import ClientHandshake
@@ -140,12 +140,12 @@ class TorBackend:
         attempt.watch(stream.refuse)
         return attempt
 
-    def _refusal_for(self, failure: Failure) -> Refused:
+    def _refusal_for(self, failure: Failure) -> SOCKSError:
         """Return what the client hears when the connection to tor's SocksPort cannot be made."""
         error = failure.value
         if isinstance(error, NoSuchPort | NotStarted):
-            self._say(str(error))
-        if isinstance(error, Refused):
+            self._say(error.detail)
+        if isinstance(error, SOCKSError):
             return error
         kind = type(error).__name__
         self._say(f"tor's SocksPort cannot be reached ({kind}): clients are refused until it can")
@@ -163,7 +163,7 @@ class TorBackend:
         look_up = LookUp()
         try:
             look_up.stream = self.open(request, isolation, look_up)
-        except Refused:
+        except SOCKSError:
             return fail()
         return look_up.answer.addCallback(_check_answer)
 

@@ -49,7 +49,9 @@ class ProviderState(Enum):
 
 
 class NotStarted(TorDown):
-    """There is no tor to carry the connection: the program has not started its provider."""
+    """The program has not started its provider of tor."""
+
+    sentence = "There is no tor to carry the connection: the program has not started its provider."
 
 
 @dataclass(frozen=True, slots=True)

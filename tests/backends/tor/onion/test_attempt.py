@@ -42,8 +42,8 @@ from torsocks_tx.errors import (
     InvalidOnionAddress,
     MissingClientAuth,
     NotAllowed,
-    Refused,
     RendezvousFailed,
+    SOCKSError,
     TimedOut,
     WrongClientAuth,
 )
@@ -64,7 +64,7 @@ class Play:
         self.control = staged()
         self.observer = OnionObserver(self.clock, **options)
         self.observer.follow(self.control)
-        self.given_up: list[Refused] = []
+        self.given_up: list[SOCKSError] = []
         self.outcomes: list[object] = []
         self.attempt = self.begin()
 
@@ -73,13 +73,15 @@ class Play:
         attempt.watch(self.given_up.append)
         return attempt
 
-    def refuse(self, reason: Refused, attempt: OnionAttempt | None = None) -> Deferred[Refused]:
+    def refuse(
+        self, reason: SOCKSError, attempt: OnionAttempt | None = None
+    ) -> Deferred[SOCKSError]:
         explaining = (attempt or self.attempt).refused(reason)
         explaining.addBoth(self.outcomes.append)
         self.clock.advance(0)
         return explaining
 
-    def outcome(self, reason: Refused, attempt: OnionAttempt | None = None) -> Any:
+    def outcome(self, reason: SOCKSError, attempt: OnionAttempt | None = None) -> Any:
         self.refuse(reason, attempt)
         return self.outcomes[-1]
 
@@ -120,7 +122,7 @@ OUTCOMES = table(
 @rows("S-41", "S-43", "S-44", "S-46", "S-47", "S-48")
 @pytest.mark.parametrize(("events", "plain", "answers", "expected"), OUTCOMES)
 def test_the_reason_follows_from_events_and_tors_answers(
-    events: list[str], plain: Refused, answers: dict[str, Any], expected: type[Refused] | None
+    events: list[str], plain: SOCKSError, answers: dict[str, Any], expected: type[SOCKSError] | None
 ) -> None:
     """Where nothing is ``expected``, tor's own answer stands."""
     play = Play()
@@ -139,7 +141,7 @@ def test_embedders_get_each_diagnosis_in_words() -> None:
     heard: list[object] = []
     play = Play(on_diagnosis=lambda address, diagnosis: heard.append((address, diagnosis.words)))
     play.control.send(*ALL_404)
-    assert str(play.outcome(HostUnreachable())) == "6 directories answered: 6 NOT_FOUND"
+    assert play.outcome(HostUnreachable()).detail == "6 directories answered: 6 NOT_FOUND"
     second = play.begin()
     play.control.send(acknowledged())
     play.clock.advance(RENDEZVOUS_TIMEOUT)
@@ -159,7 +161,11 @@ def test_embedders_get_each_diagnosis_in_words() -> None:
     ],
 )
 def test_events_behind_the_refusal_are_read_before_the_fence(
-    early: list[str], late: list[str], plain: Refused, expected: type[Refused], commands: list[str]
+    early: list[str],
+    late: list[str],
+    plain: SOCKSError,
+    expected: type[SOCKSError],
+    commands: list[str],
 ) -> None:
     play = Play()
     play.control.send(*early)
@@ -292,7 +298,7 @@ class TestRendezvous:
         play.clock.advance(0.1)
         (reason,) = play.given_up
         assert isinstance(reason, RendezvousFailed)
-        assert str(reason) == "introductions: 2 ACKNOWLEDGED; nobody came"
+        assert reason.detail == "introductions: 2 ACKNOWLEDGED; nobody came"
         assert play.clock.getDelayedCalls() == []
 
     def test_time_is_an_option(self) -> None:
@@ -420,7 +426,9 @@ def test_newnym_makes_tor_forget_refused_introductions() -> None:
     play.control.send(nacked(), "SIGNAL NEWNYM", "SIGNAL CLEARDNSCACHE", 'SIGNAL "', "SIGNAL ")
     later = play.begin()
     play.control.send(*FETCHED)
-    assert str(play.outcome(HostUnreachable(), later)) == "no introduction point in the descriptor"
+    assert (
+        play.outcome(HostUnreachable(), later).detail == "no introduction point in the descriptor"
+    )
 
 
 def test_cancelling_an_explanation_leaves_nothing() -> None:
@@ -440,7 +448,7 @@ def test_cancelling_an_explanation_leaves_nothing() -> None:
 @pytest.mark.parametrize("host", NOT_KEYS)
 @pytest.mark.parametrize("reason", [GeneralFailure(), HostUnreachable(), DescriptorNotFound()])
 def test_an_address_that_no_service_can_have_is_f6(
-    host: str, followed: bool, reason: Refused
+    host: str, followed: bool, reason: SOCKSError
 ) -> None:
     play = Play(host.removesuffix(".onion"))
     if not followed:

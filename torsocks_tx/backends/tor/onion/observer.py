@@ -29,7 +29,7 @@ from torsocks_tx.errors import (
     DescriptorNotFound,
     HostUnreachable,
     InvalidOnionAddress,
-    Refused,
+    SOCKSError,
     without_text,
 )
 from torsocks_tx.limits import RENDEZVOUS_TIMEOUT
@@ -261,10 +261,10 @@ class OnionAttempt:
         self._observer = observer
         self._attempt_log = log
         self._deadline = Deadline(observer.clock)
-        self._give_up: Callable[[Refused], None] | None = None
+        self._give_up: Callable[[SOCKSError], None] | None = None
         log.changed = self._changed
 
-    def watch(self, give_up: Callable[[Refused], None]) -> None:
+    def watch(self, give_up: Callable[[SOCKSError], None]) -> None:
         """Call ``give_up`` if the service does not come to the rendezvous in time.
 
         The time begins when an introduction is acknowledged.
@@ -283,7 +283,7 @@ class OnionAttempt:
         self._deadline.stop()
         self._observer.tracker.end(self._attempt_log)
 
-    def refused(self, reason: Refused) -> Deferred[Refused]:
+    def refused(self, reason: SOCKSError) -> Deferred[SOCKSError]:
         """Fire with the failure to report: tor's own, or the one that the events prove."""
         self._give_up = None
         self._observer.tracker.refused(self._attempt_log)
@@ -318,7 +318,7 @@ class OnionAttempt:
             self._observer.diagnosed(log.address, diagnosis)
             give_up(diagnosis.refused)
 
-    async def _explain(self, reason: Refused) -> Refused:
+    async def _explain(self, reason: SOCKSError) -> SOCKSError:
         log = self._attempt_log
         if reason.code not in DIAGNOSED:
             self._observer.tracker.end(log)
@@ -337,7 +337,7 @@ class OnionAttempt:
             self._observer.tracker.end(log)
         return reason
 
-    async def _diagnosed(self, reason: Refused) -> Refused:
+    async def _diagnosed(self, reason: SOCKSError) -> SOCKSError:
         log, tracker = self._attempt_log, self._observer.tracker
         try:
             await self._observer.queries().fence()
@@ -353,7 +353,7 @@ class OnionAttempt:
             return HostUnreachable("tor says F0, and its events do not")
         return diagnosis.refused or reason
 
-    async def _key_checked(self, reason: Refused) -> Refused:
+    async def _key_checked(self, reason: SOCKSError) -> SOCKSError:
         """Return F6 if no service can have this address; asked where no sign of one was seen."""
         address, clock = self._attempt_log.address, self._observer.clock
         try:
