@@ -282,6 +282,11 @@ class TorDown(ProxyFault):
     blame = "tor, behind the proxy"
 
 
+class NoSuchPort(ProxyFault):
+    sentence = "Tor has no SocksPort with the flags that this connection needs."
+    blame = "tor, behind the proxy"
+
+
 class ProxyUnreachable(ProxyFault):
     sentence = "The proxy could not be reached, or did not answer."
 

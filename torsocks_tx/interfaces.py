@@ -73,6 +73,8 @@ class IBackend(Interface):
     does not pay for them.
     """
 
+    uses_tor = Attribute("Whether every stream goes over the Tor network: HTTP clients are told.")
+
     def open(request: Request, isolation: Isolation, receiver: IReceiver) -> IOutbound:
         """Open a stream to ``request.address``, and report its events to the receiver.
 

@@ -24,8 +24,10 @@ hosts = st.sampled_from(["a.example", "A.example", "b.example", "192.0.2.1", "::
 listeners = st.sampled_from(["one", "two", "1", "group"])
 clients = st.sampled_from(["192.0.2.1", "::ffff:192.0.2.1", "192.0.2.2", "::1", "0:0::1", None,
                            "fe80::1", "fe80::1%lo", "fe80::1%e", "fe80:0::1%e"])  # fmt: skip
-keys_of_pairs = ("USERNAME", "PASSWD", "ISOLATION")
-pairs = st.dictionaries(st.sampled_from(keys_of_pairs), words).map(KeyValues.of)
+KEYS_OF_PAIRS = {
+    Version.SOCKS5: ("USERNAME", "PASSWD", "ISOLATION"),
+    Version.HTTP: ("Proxy-Authorization", "Tor-Stream-Isolation", "X-Tor-Stream-Isolation"),
+}
 flags = st.builds(
     IsolationFlags,
     client_addr=st.booleans(),
@@ -41,12 +43,15 @@ flags = st.builds(
 def streams(draw: st.DrawFn) -> tuple[str, str | None, Request]:
     """A listener, a client and what it asks for."""
     version = draw(st.sampled_from(Version))
-    known: Credentials | None = Credentials(draw(words))
+    known: Credentials | None = Credentials(draw(words)) if version is Version.SOCKS4 else None
     if version is Version.SOCKS5:
         known = draw(st.none() | st.builds(Credentials, words, words))
     address = Address.of(draw(hosts), draw(st.sampled_from([80, 443])))
     avatar = draw(st.sampled_from([None, None, b"a", b"b", b"anyone"]))
-    said = draw(st.none() | pairs) if version is Version.SOCKS5 else None
+    said = None
+    if version in KEYS_OF_PAIRS:
+        pairs = st.dictionaries(st.sampled_from(KEYS_OF_PAIRS[version]), words).map(KeyValues.of)
+        said = draw(pairs if version is Version.HTTP else st.none() | pairs)
     request = Request(version, Command.CONNECT, address, known, avatar, said)
     return draw(listeners), draw(clients), request
 
@@ -57,7 +62,7 @@ def model(kept: IsolationFlags, stream: tuple[str, str | None, Request]) -> list
     known, version = request.credentials, request.version
     auth: Any = ("4 or 4a", known.username if known else None)
     if request.pairs is not None:
-        auth = ("pairs", *map(request.pairs.get, keys_of_pairs))
+        auth = (f"pairs of {version.name}", *map(request.pairs.get, KEYS_OF_PAIRS[version]))
     elif version is Version.SOCKS5 and known is None:
         auth = "none"
     elif version is Version.SOCKS5 and known is not None:

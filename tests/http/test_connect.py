@@ -7,8 +7,8 @@ import pytest
 from tests.support.tables import assert_parsed, at, cuts, table
 from torsocks_tx import errors
 from torsocks_tx.errors import GeneralFailure, Incomplete, ProtocolError, ProxyBroken, SOCKSError
-from torsocks_tx.http import connect as http_connect
-from torsocks_tx.http.connect import HTTPClientHandshake
+from torsocks_tx.http import client as http_connect
+from torsocks_tx.http.client import HTTPClientHandshake
 from torsocks_tx.socks.client import Failed, Opened, Step
 from torsocks_tx.socks.constants import Reply5
 from torsocks_tx.socks.messages import Address, Credentials, Reply

@@ -229,6 +229,6 @@ def test_flags_that_the_socks_port_of_tor_must_have(
 def test_flags_that_are_on_by_default() -> None:
     on = {field.name for field in fields(ListenerPolicy) if getattr(ALLOWS_ALL, field.name) is True}
     traffic = {"onion_traffic", "ipv4_traffic", "ipv6_traffic", "dns_request", "ipv6_connect"}
-    assert on == {*traffic, "extended_auth"}
+    assert on == {*traffic, "extended_auth", "http_connect"}
     assert ALLOWS_ALL.role is Role.TOR
     assert ALLOWS_ALL.isolation == IsolationFlags()

@@ -14,7 +14,10 @@ def numbered(letter: str, *ranges: tuple[int, int]) -> list[str]:
 
 
 EXPECTED = (
-    numbered("S", (1, 51)) + numbered("R", (1, 8), (10, 13), (20, 34)) + numbered("P", (1, 40))
+    numbered("S", (1, 51))
+    + numbered("R", (1, 8), (10, 13), (20, 34))
+    + numbered("P", (1, 40))
+    + numbered("H", (1, 19))
 )
 
 

@@ -99,7 +99,6 @@ OPENINGS = {
     "HTTP CONNECT": b"CONNECT example.com:443 HTTP/1.1\r\n\r\n",
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "HTTP in lower case": b"get / http/1.1\r\n\r\n",
-    "HTTP without an end": b"OPTIONS",
     "TLS": b"\x16\3\1\0\x05\1\0\0\1\3",
     "TLS alert": b"\x15\3\3\0\2\2\x28",
     "SSL 2": b"\x80\x2e\1\3\1",

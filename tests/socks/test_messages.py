@@ -20,7 +20,7 @@ from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Reply, R
 
 
 def test_numbers_of_versions_methods_commands_and_address_types() -> None:
-    assert {v.name: int(v) for v in Version} == {"SOCKS4": 4, "SOCKS5": 5}
+    assert {v.name: int(v) for v in Version} == {"SOCKS4": 4, "SOCKS5": 5, "HTTP": ord("C")}
     assert {m.name: int(m) for m in Method} == {
         "NO_AUTH": 0x00,
         "GSSAPI": 0x01,

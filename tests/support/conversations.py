@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from tests.support.tables import cuts
+from torsocks_tx.http.server import MAX_HEAD, HTTPOptions, HTTPServerHandshake
 from torsocks_tx.socks import extended, socks5, userpass
 from torsocks_tx.socks.client import ClientHandshake, Opened
 from torsocks_tx.socks.client import Step as ClientStep
@@ -46,11 +47,17 @@ def feed(
 class Conversation:
     """A server's handshake with one client. Only the user ``me`` with password ``you`` is known."""
 
-    def __init__(self, options: HandshakeOptions | None = None) -> None:
-        self.handshake = ServerHandshake(options)
+    def __init__(self, options: HandshakeOptions | HTTPOptions | None = None) -> None:
         self.steps: list[Step] = []
-        by_transport = options is not None and options.role is Role.PT
-        self._longest_frame = LONGEST_FRAME + (userpass.MAX_TEXT if by_transport else 0)
+        self.handshake: ServerHandshake | HTTPServerHandshake
+        self._longest_frame = LONGEST_FRAME
+        if isinstance(options, HTTPOptions):
+            self.handshake = HTTPServerHandshake(options)
+            self._longest_frame = MAX_HEAD + 1
+        else:
+            self.handshake = ServerHandshake(options)
+            if options is not None and options.role is Role.PT:
+                self._longest_frame += userpass.MAX_TEXT
 
     def feed(self, chunk: bytes) -> None:
         """Hand in bytes of the client; after its request they are early data."""
@@ -76,7 +83,9 @@ class Conversation:
         return bool(self.steps) and isinstance(self.steps[-1], Requested | Rejected)
 
 
-def converse(chunks: Iterable[bytes], options: HandshakeOptions | None = None) -> list[Step]:
+def converse(
+    chunks: Iterable[bytes], options: HandshakeOptions | HTTPOptions | None = None
+) -> list[Step]:
     """Return the steps for these bytes; check that nothing follows the last step."""
     conversation = Conversation(options)
     for chunk in chunks:

@@ -14,9 +14,9 @@ from twisted.internet.task import Clock
 
 from torsocks_tx.backends.direct import DirectBackend
 from torsocks_tx.backends.tor.launched import LaunchedTorProvider
-from torsocks_tx.backends.tor.ports import NoSuchPort
 from torsocks_tx.backends.tor.provider import ProviderState
 from torsocks_tx.backends.tor.providers import FixedTorProvider, RunningTorProvider
+from torsocks_tx.errors import NoSuchPort
 from torsocks_tx.testing.tornet.network import PrivateTorProvider
 from torsocks_tx.twistd.options import Options
 from torsocks_tx.twistd.upstream import TorUpstream, make_upstream

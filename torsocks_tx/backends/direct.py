@@ -127,6 +127,8 @@ class DirectBackend:
     system call, for tests.
     """
 
+    uses_tor = False
+
     def __init__(
         self,
         reactor: Any,

@@ -31,6 +31,8 @@ class EndpointBackend:
     found its proxy dead.
     """
 
+    uses_tor = False
+
     def __init__(
         self,
         reactor: IReactorTime,

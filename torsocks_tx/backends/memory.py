@@ -87,6 +87,8 @@ class MemoryBackend:
     ``lookups`` record all that was asked.
     """
 
+    uses_tor = False
+
     def __init__(self, script: Script | None = None, look_up: LookUp | None = None) -> None:
         self._script = script
         self._look_up = look_up

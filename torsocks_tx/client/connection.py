@@ -28,7 +28,7 @@ from zope.interface import implementer
 
 from torsocks_tx.client.failures import destination_failed
 from torsocks_tx.errors import ProxyUnreachable, SOCKSError, TimedOut, without_text
-from torsocks_tx.http.connect import HTTPClientHandshake
+from torsocks_tx.http.client import HTTPClientHandshake
 from torsocks_tx.interfaces import IOutbound, IReceiver
 from torsocks_tx.relay.connector import Attempt, OneProtocol, SocketEndpoint, Target
 from torsocks_tx.relay.sockets import abort, can_half_close, prepare, send, shut, was_reset

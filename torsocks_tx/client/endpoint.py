@@ -29,7 +29,7 @@ from zope.interface import implementer
 from torsocks_tx.client.connection import LookUp, Stream
 from torsocks_tx.client.failures import proxy_failed
 from torsocks_tx.errors import ProtocolError, ProxyBroken, SOCKSError
-from torsocks_tx.http.connect import HTTPClientHandshake
+from torsocks_tx.http.client import HTTPClientHandshake
 from torsocks_tx.interfaces import IReceiver
 from torsocks_tx.relay.connector import OneProtocol
 from torsocks_tx.relay.sockets import abort

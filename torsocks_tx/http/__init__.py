@@ -1,9 +1,10 @@
-"""HTTP: the answer to a request that came to a SOCKS port, and CONNECT through an HTTP proxy.
+"""HTTP: CONNECT, both sides, and the page for any other request that came to a SOCKS port.
 
-It must not know Twisted or sockets. Begin reading here, then in ``connect``.
+It must not know Twisted or sockets. Begin reading in ``server``, then in ``answers``.
 
-A first byte of ``G``, ``H``, ``P`` (socks-extensions, section 4) or ``C`` (C Tor) means HTTP. The
-answer is the same for every request and repeats nothing of it. Wallets find a SOCKS port of Tor by
+The page is for a first byte of ``G``, ``H`` or ``P`` (socks-extensions, section 4), and for ``C``
+where CONNECT is not spoken, as by C Tor. It is the same for every request and repeats nothing of
+it. Wallets find a SOCKS port of Tor by
 sending ``GET`` and a newline and looking for "Tor is not an HTTP Proxy" in the first 1,024 bytes of
 the answer, within 100 ms.
 """
@@ -28,13 +29,15 @@ code{background:#38303f}}
 </head>
 <body>
 <h1>This is a SOCKS proxy, not an HTTP proxy</h1>
-<p>Your browser or program is set up to use this port as an <strong>HTTP proxy</strong>. It
-speaks only <strong>SOCKS</strong>, so nothing was sent on, and your request did not reach the web
-site.</p>
+<p>Your browser or program is set up to use this port as an <strong>HTTP proxy</strong> for plain
+HTTP. It does not do that, so nothing was sent on, and your request did not reach the web site.</p>
 <p><strong>To fix it</strong>, open the proxy settings and move this host and port from
 <em>HTTP&nbsp;Proxy</em> to <em>SOCKS&nbsp;Host</em>. Choose <em>SOCKS&nbsp;v5</em>, let the proxy
 look up host names, and leave the HTTP proxy empty. On a command line, write
 <code>socks5h://</code> in place of <code>http://</code>.</p>
+<p><strong>For a program without SOCKS</strong>, unless its owner has switched it off, this port is
+also a proxy for <code>https://</code> addresses (<code>HTTPS&nbsp;Proxy</code>,
+<code>https_proxy=http://host:port</code>): it serves the method <code>CONNECT</code>.</p>
 </body>
 </html>
 """

@@ -14,6 +14,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from torsocks_tx.http.answers import ISOLATION_HEADERS
 from torsocks_tx.socks.constants import Version
 from torsocks_tx.socks.messages import Credentials, Request
 from torsocks_tx.socks.userpass import ISOLATION_USERNAME
@@ -90,6 +91,8 @@ def isolation_key(
 
 def _auth_parts(request: Request) -> list[bytes]:
     credentials = request.credentials
+    if request.version is Version.HTTP and request.pairs is not None:
+        return [b"http", *map(_present, map(request.pairs.get, ISOLATION_HEADERS))]
     if request.pairs is not None:
         return [b"extended", *map(_present, map(request.pairs.get, _EXTENDED_KEYS))]
     if request.version is Version.SOCKS4:

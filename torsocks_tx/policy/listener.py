@@ -40,6 +40,8 @@ class ListenerPolicy:
     prefer_ipv6: bool = False
     dns_request: bool = True
     ipv6_connect: bool = True
+    http_connect: bool = True
+    http_ask_for_credentials: bool = False
     safe_socks: bool = False
     test_socks: bool = False
     allow_public: bool = False
@@ -59,6 +61,23 @@ class ListenerPolicy:
             "PreferIPv6": self.prefer_ipv6,
         }
         return frozenset(name for name, on in wanted.items() if on)
+
+    def for_family(self, preference: bytes | None) -> ListenerPolicy:
+        """Return this policy with what a ``Tor-Family-Preference`` asks for a request.
+
+        Raises ``NotAllowed`` where the flags leave no family.
+        """
+        if preference not in _FAMILIES:
+            return self
+        prefer_ipv6, ipv4, ipv6 = _FAMILIES[preference]
+        if not ((ipv4 and self.ipv4_traffic) or (ipv6 and self.ipv6_traffic)):
+            raise NotAllowed("Tor-Family-Preference, and a traffic flag of this listener")
+        return replace(
+            self,
+            prefer_ipv6=prefer_ipv6,
+            ipv4_traffic=self.ipv4_traffic and ipv4,
+            ipv6_traffic=self.ipv6_traffic and ipv6,
+        )
 
     @property
     def is_restrictive(self) -> bool:
@@ -94,6 +113,15 @@ class ListenerPolicy:
         return self.onion_traffic if address.is_onion else self.dns_request
 
 
+# What each value of Tor-Family-Preference means: IPv6 first, IPv4 at all, IPv6 at all.
+_FAMILIES: dict[bytes | None, tuple[bool, bool, bool]] = {
+    b"ipv4-preferred": (False, True, True),
+    b"ipv6-preferred": (True, True, True),
+    b"ipv4-only": (False, True, False),
+    b"ipv6-only": (False, False, True),
+}
+
+
 class FlagError(ValueError):
     """A flag is unknown, has a bad value, or contradicts another; the text says how to fix it."""
 
@@ -117,7 +145,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("SwapE0E1", "swap_e0_e1", "swap E0 and E1: proposal 229 contradicts itself there"),
     Flag("IsolateClientAddr", "client_addr", "client addresses never share a circuit", True),
     Flag("IsolateSOCKSAuth", "socks_auth", "logins never share a circuit", True),
-    Flag("IsolateClientProtocol", "client_protocol", "SOCKS4 and 5 never share a circuit", True),
+    Flag("IsolateClientProtocol", "client_protocol", "SOCKS4, 5, HTTP never share a circuit", True),
     Flag("IsolateDestPort", "dest_port", "destination ports never share a circuit", True),
     Flag("IsolateDestAddr", "dest_addr", "destination addresses never share a circuit", True),
     Flag("PreferSOCKSNoAuth", "prefer_socks_no_auth", "no authentication wherever it is offered"),
@@ -127,6 +155,8 @@ FLAGS: tuple[Flag, ...] = (
     Flag("PreferIPv6", "prefer_ipv6", "prefer IPv6 for names that have both"),
     Flag("DNSRequest", "dns_request", "allow destinations by name, and look-ups"),
     Flag("IPv6Connect", "ipv6_connect", "off: answer 08 to CONNECT with an IPv6 address"),
+    Flag("HTTPConnect", "http_connect", "serve CONNECT of HTTP on the same port"),
+    Flag("HTTPAskForCredentials", "http_ask_for_credentials", "ask browsers for a login, once"),
     Flag("SafeSocks", "safe_socks", "refuse clients that give an IP address in place of a name"),
     Flag("TestSocks", "test_socks", "log for each request whether it was by name"),
     Flag("AllowPublic", "allow_public", "allow an address that other machines can reach"),

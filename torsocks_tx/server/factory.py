@@ -22,6 +22,8 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from torsocks_tx.errors import NotAllowed
+from torsocks_tx.http.answers import FAMILY_PREFERENCE, Answers
+from torsocks_tx.http.server import HTTPOptions
 from torsocks_tx.interfaces import IBackend
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolation, Isolator, is_for_exit, isolation_key
@@ -30,11 +32,11 @@ from torsocks_tx.server.auth import Authenticator, LoginGuard
 from torsocks_tx.server.connections import ConnectionLimiter, client_network
 from torsocks_tx.server.protocol import SOCKS4Protocol, SOCKS5Protocol, SOCKSProtocol
 from torsocks_tx.server.request import Client, RequestHandler
-from torsocks_tx.socks.constants import Command, Role
+from torsocks_tx.socks.constants import Command, Role, Version
 from torsocks_tx.socks.extended import ExtendedRules, KeyHandler, standard_keys
 from torsocks_tx.socks.messages import Credentials, Request
 from torsocks_tx.socks.replies import ReplyContext
-from torsocks_tx.socks.server import HandshakeOptions
+from torsocks_tx.socks.server import BOTH_VERSIONS, HandshakeOptions
 
 SHUTDOWN_GRACE = 5.0
 """Seconds that clients have to end when a server stops."""
@@ -128,6 +130,16 @@ class SOCKSFactory(Factory):
             role=policy.role,
         )
 
+    @cached_property
+    def http_options(self) -> HTTPOptions | None:
+        """What is accepted by HTTP; None where it is not spoken."""
+        policy = self.policy
+        serves_all = self.protocol.versions == BOTH_VERSIONS and policy.role is Role.TOR
+        if not (serves_all and policy.http_connect):
+            return None
+        answers = Answers(tor=self.backend.uses_tor, isolates=policy.isolation.socks_auth)
+        return HTTPOptions(answers, self._guard is not None, policy.http_ask_for_credentials)
+
     def _extended_rules(self, keys: Mapping[str, KeyHandler]) -> ExtendedRules | None:
         policy = self.policy
         if not policy.extended_auth:
@@ -151,9 +163,13 @@ class SOCKSFactory(Factory):
         """Check a request; return its isolation. Raises ``SOCKSError``."""
         if self.policy.test_socks:
             self._say_test(request)
-        if self._is_restrictive:
-            self.policy.check(request)
         flags = self._port_flags
+        if request.version is Version.HTTP and request.pairs is not None:
+            policy = self.policy.for_family(request.pairs.get(FAMILY_PREFERENCE))
+            policy.check(request)
+            flags = policy.port_flags
+        elif self._is_restrictive:
+            self.policy.check(request)
         if flags and not is_for_exit(request):
             flags = frozenset()
         return Isolation(partial(self._credentials, request, peer), flags)
@@ -168,8 +184,14 @@ class SOCKSFactory(Factory):
 
     def request_handler(self, client: Client, request: Request) -> RequestHandler:
         """Return the handler of a request."""
+        http = self.http_options if request.version is Version.HTTP else None
         return RequestHandler(
-            client, request, clock=self.clock, limits=self.limits, reply_context=self.reply_context
+            client,
+            request,
+            clock=self.clock,
+            limits=self.limits,
+            reply_context=self.reply_context,
+            answers=http.answers if http is not None else None,
         )
 
     def reply_context(self, request: Request) -> ReplyContext:

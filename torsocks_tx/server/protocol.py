@@ -29,6 +29,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torsocks_tx.errors import Internal, SOCKSError, without_text
+from torsocks_tx.http.server import FIRST_LETTERS, HTTPOptions, HTTPServerHandshake
 from torsocks_tx.interfaces import IBackend
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolation
@@ -61,7 +62,11 @@ class ConnectionOwner(Interface):
 
     @property
     def handshake_options(self) -> HandshakeOptions:
-        """What a handshake accepts."""
+        """What a SOCKS handshake accepts."""
+
+    @property
+    def http_options(self) -> HTTPOptions | None:
+        """What is accepted by HTTP; None where it is not spoken."""
 
     def authenticate(self, credentials: Credentials, client: IAddress) -> Deferred[bytes | None]:
         """Fire with the user's name, or None for a refusal."""
@@ -110,13 +115,13 @@ class SOCKSProtocol(Protocol):
 
     def __init__(self) -> None:
         self.state = State.HANDSHAKE
+        self._handshake: ServerHandshake | HTTPServerHandshake | None = None
         self._authentication: Deferred[bytes | None] | None = None
         self._dropped = 0
 
     def connectionMade(self) -> None:
         """Start the handshake and its deadline."""
         factory = self.factory
-        self._handshake = ServerHandshake(factory.handshake_options)
         # Twisted's own name for a transport holds the client's address, and it heads log lines.
         self.transport.logstr = type(self).__name__
         is_socket = prepare(self.transport)
@@ -142,7 +147,15 @@ class SOCKSProtocol(Protocol):
             if self._dropped > self.factory.limits.drain_bytes:
                 self.transport.loseConnection()
         elif self.state in _UNSERVED:
-            self._converse(self._handshake.receive, data)
+            handshake = self._handshake
+            if handshake is None:
+                http = self.factory.http_options
+                if http is not None and data.startswith(FIRST_LETTERS):
+                    handshake = HTTPServerHandshake(http)
+                else:
+                    handshake = ServerHandshake(self.factory.handshake_options)
+                self._handshake = handshake
+            self._converse(handshake.receive, data)
 
     def readConnectionLost(self) -> None:
         """The client will send no more. Before the reply that means that it is gone."""
@@ -170,7 +183,7 @@ class SOCKSProtocol(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The client's connection is gone: nothing of it stays behind."""
         self.state = State.CLOSED
-        handshake = self.__dict__.get("_handshake")
+        handshake = self._handshake
         handler = self.__dict__.pop("_handler", None)
         try:
             self.deadline.stop()
@@ -222,6 +235,7 @@ class SOCKSProtocol(Protocol):
         if self.state is State.AUTHENTICATING:
             self.state = State.HANDSHAKE
             self.transport.resumeProducing()
+            assert self._handshake is not None, "it has asked for this"
             self._converse(self._handshake.authenticated, avatar)
 
     def _authentication_failed(self, failure: Failure) -> None:
@@ -234,7 +248,7 @@ class SOCKSProtocol(Protocol):
         self._handler = handler = self.factory.request_handler(self, request)
         self.state = State.BUSY
         self.factory.limiter.serve(self)
-        del self._handshake  # an idle stream is to cost little
+        self._handshake = None  # an idle stream is to cost little
         try:
             isolation = self.factory.admit(request, self.transport.getPeer())
             handler.begin(self.factory.backend, isolation, rest)

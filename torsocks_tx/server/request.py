@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from torsocks_tx.errors import HostUnreachable, Internal, SOCKSError, TimedOut, without_text
+from torsocks_tx.http.answers import Answers
 from torsocks_tx.interfaces import IBackend
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolation
@@ -46,9 +47,20 @@ def _without_used_pairs(request: Request, pairs: KeyValues) -> Request:
 
 
 class RequestHandler:
-    """Carries one request out and answers it; afterwards it is the client's end of the relay."""
+    """Carries one request out and answers it; afterwards it is the client's end of the relay.
 
-    __slots__ = ("_client", "_limits", "_look_up", "_reply_context", "_request", "relay")
+    ``answers``: those of a request by HTTP.
+    """
+
+    __slots__ = (
+        "_answers",
+        "_client",
+        "_limits",
+        "_look_up",
+        "_reply_context",
+        "_request",
+        "relay",
+    )
     _log = Logger()
 
     def __init__(
@@ -59,11 +71,13 @@ class RequestHandler:
         clock: IReactorTime,
         limits: Limits,
         reply_context: Callable[[Request], replies.ReplyContext],
+        answers: Answers | None = None,
     ) -> None:
         self._client = client
         self._request = request
         self._limits = limits
         self._reply_context = reply_context
+        self._answers = answers
         self.relay = Relay(self, client.transport, clock, client.deadline, limits)
         self._look_up: Deferred[Address] | None = None
 
@@ -106,12 +120,18 @@ class RequestHandler:
 
     def relay_opened(self) -> None:
         """The far end is reached: tell the client."""
-        self.send_reply(replies.success(self._request), final=False)
+        http = self._answers
+        reply = replies.success(self._request) if http is None else http.connected
+        self.send_reply(reply, final=False)
 
     def relay_refused(self, reason: SOCKSError) -> None:
         """The answer is no: tell the client why, as far as it may know."""
         self._client.note(f"{type(reason).__name__}: {reason.detail}")
-        self.send_reply(replies.failure(reason, self._reply_context(self._request)), final=True)
+        if self._answers is not None:
+            reply = self._answers.refused(reason)
+        else:
+            reply = replies.failure(reason, self._reply_context(self._request))
+        self.send_reply(reply, final=True)
 
     def send_reply(self, reply: bytes, *, final: bool) -> None:
         """Write the one reply; ``final``: the connection ends with it."""

@@ -11,10 +11,11 @@ from enum import Enum, IntEnum
 
 
 class Version(IntEnum):
-    """The version of SOCKS, in the first byte of a message."""
+    """The version of SOCKS, in the first byte of a message; or HTTP, by that of CONNECT."""
 
     SOCKS4 = 0x04
     SOCKS5 = 0x05
+    HTTP = 0x43
 
 
 class Method(IntEnum):

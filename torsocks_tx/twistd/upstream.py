@@ -26,10 +26,9 @@ from torsocks_tx.backends.tor.files import default_data_directory
 from torsocks_tx.backends.tor.launched import LaunchedTorProvider
 from torsocks_tx.backends.tor.onion.client_auth import Keyring
 from torsocks_tx.backends.tor.onion.observer import OnionObserver
-from torsocks_tx.backends.tor.ports import NoSuchPort
 from torsocks_tx.backends.tor.provider import TorProvider
 from torsocks_tx.backends.tor.providers import FixedTorProvider, RunningTorProvider
-from torsocks_tx.errors import TorDown
+from torsocks_tx.errors import NoSuchPort, TorDown
 from torsocks_tx.limits import RENDEZVOUS_TIMEOUT
 from torsocks_tx.relay.connector import endpoint_from_string
 from torsocks_tx.twistd.options import Options

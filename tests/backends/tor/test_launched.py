@@ -33,10 +33,9 @@ from torsocks_tx.backends.tor.launched import (
     policy_sets,
     torrc_lines,
 )
-from torsocks_tx.backends.tor.ports import NoSuchPort
 from torsocks_tx.backends.tor.process import SpawnError
 from torsocks_tx.backends.tor.provider import ProviderState
-from torsocks_tx.errors import TorDown
+from torsocks_tx.errors import NoSuchPort, TorDown
 
 network = pytest.mark.network
 OFFLINE = [tuple(line.split(" ", 1)) for line in NO_NETWORK]

@@ -13,7 +13,7 @@ from twisted.logger import LogEvent
 
 from tests.backends.tor.fake_tor import BOOTSTRAPPED, STARTING, FakeTor
 from torsocks_tx.backends.tor.control import Control
-from torsocks_tx.backends.tor.ports import NoSuchPort, SocksPort
+from torsocks_tx.backends.tor.ports import SocksPort
 from torsocks_tx.backends.tor.provider import (
     NotStarted,
     Progress,
@@ -23,7 +23,7 @@ from torsocks_tx.backends.tor.provider import (
     parse_progress,
 )
 from torsocks_tx.backends.tor.providers import FixedTorProvider
-from torsocks_tx.errors import TorDown
+from torsocks_tx.errors import NoSuchPort, TorDown
 
 ENDPOINT = TCP4ClientEndpoint(reactor, "127.0.0.1", 9050)
 PORT = SocksPort(ENDPOINT, pipelined=True)

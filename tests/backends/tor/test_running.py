@@ -17,10 +17,10 @@ from tests.backends.tor.fake_tor import BOOTSTRAPPED, STARTING, FakeTor
 from tests.backends.tor.real_tor import UNREACHABLE, RealTor
 from tests.backends.tor.test_authentication import COOKIE, intercept, offer
 from torsocks_tx.backends.tor.authentication import ControlRefused
-from torsocks_tx.backends.tor.ports import NoSuchPort, SocksPort
+from torsocks_tx.backends.tor.ports import SocksPort
 from torsocks_tx.backends.tor.provider import ProviderState, TorProvider
 from torsocks_tx.backends.tor.providers import RunningTorProvider
-from torsocks_tx.errors import TorDown
+from torsocks_tx.errors import NoSuchPort, TorDown
 
 network = pytest.mark.network
 DEADLINE = 30.0

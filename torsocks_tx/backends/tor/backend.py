@@ -15,11 +15,11 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torsocks_tx.backends.tor.onion.observer import OnionAttempt, OnionObserver
-from torsocks_tx.backends.tor.ports import NoSuchPort, SocksPort
+from torsocks_tx.backends.tor.ports import SocksPort
 from torsocks_tx.backends.tor.provider import NotStarted, TorProvider
 from torsocks_tx.backends.tor.providers import OwnedTorProvider
 from torsocks_tx.client.connection import LookUp, Stream
-from torsocks_tx.errors import GeneralFailure, SOCKSError, TorDown
+from torsocks_tx.errors import GeneralFailure, NoSuchPort, SOCKSError, TorDown
 from torsocks_tx.interfaces import IBackend, IReceiver
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.socks.client import ClientHandshake
@@ -40,6 +40,7 @@ class TorBackend:
     services could not be reached; by default one with its own defaults.
     """
 
+    uses_tor = True
     _log = Logger()
 
     def __init__(

@@ -21,7 +21,6 @@ from twisted.logger import Logger
 from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
 from torsocks_tx.backends.tor.events import EventError, parse_strings, path_of, printable, unquote
 from torsocks_tx.backends.tor.waiting import limit
-from torsocks_tx.errors import ProxyFault
 from torsocks_tx.policy.listener import ONION_ONLY, parse_word
 from torsocks_tx.relay.connector import SocketEndpoint, Target
 
@@ -55,12 +54,6 @@ _AUTO = 0
 _DEFAULT_PLACE = ("127.0.0.1", 9050)
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 _LINE = re.compile(r'(?P<place>unix:"(?:[^"\\]|\\.)*"|\S+)(?P<flags>.*)')
-
-
-class NoSuchPort(ProxyFault):
-    """Tor has no SocksPort with the flags that this listener asks for."""
-
-    sentence = "Tor has no SocksPort with the flags that this listener asks for."
 
 
 class NoSocksPort(Exception):

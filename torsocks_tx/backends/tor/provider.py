@@ -22,15 +22,9 @@ from twisted.python.failure import Failure
 
 from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
 from torsocks_tx.backends.tor.events import EventError, parse_event, printable
-from torsocks_tx.backends.tor.ports import (
-    NoSocksPort,
-    NoSuchPort,
-    PortFinder,
-    SocksPort,
-    parse_flags,
-)
+from torsocks_tx.backends.tor.ports import NoSocksPort, PortFinder, SocksPort, parse_flags
 from torsocks_tx.backends.tor.waiting import Waiters
-from torsocks_tx.errors import TorDown, without_text
+from torsocks_tx.errors import NoSuchPort, TorDown, without_text
 
 BOOTSTRAP_EVENT = "STATUS_CLIENT"
 CONFIGURATION_EVENT = "CONF_CHANGED"

@@ -161,6 +161,8 @@ class ScriptedStream:
 class ScriptedBackend:
     """Opens, refuses and looks up as the name of each destination says."""
 
+    uses_tor = False
+
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
 

@@ -1,0 +1,290 @@
+"""The server's side of HTTP CONNECT: what the client sends, and the steps that follow."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+
+import pytest
+
+from tests.support.conversations import converse, without_reasons
+from tests.support.http import Answer, answers_in
+from tests.support.rows import rows
+from tests.support.tables import at, cuts, table
+from torsocks_tx.http.answers import Answers
+from torsocks_tx.http.server import MAX_ANSWERS, MAX_HEAD, MAX_HEADERS, HTTPOptions
+from torsocks_tx.socks.constants import Command, Version
+from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Request
+from torsocks_tx.socks.server import Authenticate, Rejected, Requested, Send, Step
+
+ANSWERS = Answers(tor=True, isolates=True)
+PLAIN = HTTPOptions(ANSWERS)
+GUARDED = HTTPOptions(ANSWERS, require_auth=True)
+ASKING = HTTPOptions(ANSWERS, ask_for_credentials=True)
+
+EXAMPLE = at("example.com", 443)
+ASK = b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n"
+
+
+def basic(text: bytes) -> bytes:
+    return b"Basic " + b64encode(text)
+
+
+def asked(
+    address: Address = EXAMPLE, rest: bytes = b"", avatar: bytes | None = None, **headers: bytes
+) -> Requested:
+    pairs = KeyValues.of({name.replace("_", "-"): value for name, value in headers.items()})
+    command = Command.CONNECT
+    return Requested(Request(Version.HTTP, command, address, None, avatar, pairs), rest)
+
+
+def answer_of(step: Step, method: str = "CONNECT") -> Answer:
+    """Return the answer that a step sends."""
+    assert isinstance(step, Send | Rejected)
+    [answer] = answers_in(step.data, method)
+    assert (answer.headers.get("connection") == "close") is isinstance(step, Rejected)
+    return answer
+
+
+GOOD = table(
+    ("a name", ASK + b"\r\n", asked()),
+    ("HTTP/1.0 without Host", b"CONNECT example.com:443 HTTP/1.0\r\n\r\n", asked()),
+    ("line feeds alone", ASK.replace(b"\r", b"") + b"\n", asked()),
+    ("IPv4", b"CONNECT 192.0.2.1:1 HTTP/1.0\r\n\r\n", asked(at("192.0.2.1", 1))),
+    ("IPv6", b"CONNECT [2001:DB8::1]:65535 HTTP/1.0\r\n\r\n", asked(at("2001:db8::1", 65535))),
+    ("a last dot", b"CONNECT a.b.:80 HTTP/1.0\r\n\r\n", asked(at("a.b.", 80))),
+    ("onion", b"CONNECT x.onion.:80 HTTP/1.0\r\n\r\n", asked(at("x.onion", 80))),
+    ("early data", ASK + b"\r\n\x16\x03\x01", asked(rest=b"\x16\3\1")),
+    ("an empty line behind", ASK + b"\r\n\r\n", asked(rest=b"\r\n")),
+    ("a second request is payload", ASK + b"\r\n" + ASK + b"\r\n", asked(rest=ASK + b"\r\n")),
+    ("a length is ignored", ASK + b"Content-Length: 5\r\n\r\nhello!", asked(rest=b"hello!")),
+    (
+        "a coding is ignored",
+        ASK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        asked(rest=b"5\r\nhello\r\n0\r\n\r\n"),
+    ),
+    (
+        "every header that isolates",
+        ASK + b"tor-stream-isolation: a\r\nX-TOR-STREAM-ISOLATION:\r\n"
+        b"Proxy-Authorization: " + basic(b"tor-iso:b") + b"\r\nCookie: c\r\n\r\n",
+        asked(
+            Tor_Stream_Isolation=b"a",
+            X_Tor_Stream_Isolation=b"",
+            Proxy_Authorization=basic(b"tor-iso:b"),
+        ),
+    ),
+    (
+        "the family",
+        ASK + b"Tor-Family-Preference: ipv6-only\r\n\r\n",
+        asked(Tor_Family_Preference=b"ipv6-only"),
+    ),
+    ("a folded line", ASK + b"Tor-Stream-Isolation: a\r\n  b\r\n\r\n",
+     asked(Tor_Stream_Isolation=b"a b")),
+    ("100 headers", ASK + b"a: b\r\n" * (MAX_HEADERS - 1) + b"\r\n", asked()),
+    (
+        "16 KiB",
+        ASK + b"a:" + b"x" * (MAX_HEAD - len(ASK) - 6) + b"\r\n\r\nmore",
+        asked(rest=b"more"),
+    ),
+)  # fmt: skip
+
+
+@rows("H-01", "H-02", "H-03", "H-08", "H-10")
+@pytest.mark.parametrize(("said", "step"), GOOD)
+def test_requests_are_understood_in_portions_of_any_size(said: bytes, step: Step) -> None:
+    for chunks in cuts(said) if len(said) < 1000 else [(said,), (said[:9], said[9:])]:
+        assert converse(chunks, PLAIN) == [step]
+
+
+@rows("H-09")
+def test_the_first_of_two_isolation_headers_counts() -> None:
+    [step] = converse([ASK + b"Tor-Stream-Isolation: a\r\n" * 2 + b"\r\n"], PLAIN)
+    assert isinstance(step, Requested)
+    assert step.request.pairs is not None
+    assert step.request.pairs.get("Tor-Stream-Isolation") == b"a"
+
+
+def target(text: bytes) -> bytes:
+    return b"CONNECT " + text + b" HTTP/1.0\r\n\r\n"
+
+
+BAD = table(
+    ("no port", target(b"example.com"), 400),
+    ("an empty port", target(b"example.com:"), 400),
+    ("port 0", target(b"example.com:0"), 400),
+    ("port 65536", target(b"example.com:65536"), 400),
+    ("a port with letters", target(b"example.com:80x"), 400),
+    ("a port in other digits", target("example.com:٨٠".encode()), 400),
+    ("a signed port", target(b"example.com:+80"), 400),
+    ("no host", target(b":80"), 400),
+    ("an absolute URL", target(b"http://example.com/"), 400),
+    ("an absolute URL with a port", target(b"http://example.com:80"), 400),
+    ("a path", target(b"/"), 400),
+    ("a star", target(b"*"), 400),
+    ("user information", target(b"me:you@example.com:80"), 400),
+    ("IPv6 without brackets", target(b"2001:db8::1:80"), 400),
+    ("IPv6 with a scope", target(b"[fe80::1%eth0]:80"), 400),
+    ("IPv4 in brackets", target(b"[192.0.2.1]:80"), 400),
+    ("a name in brackets", target(b"[example.com]:80"), 400),
+    ("an empty label", target(b"a..b:80"), 400),
+    ("a long name", target(b"a" * 256 + b":80"), 400),
+    ("a name with a quote", target(b'a"b:80'), 400),
+    ("a blank in the target", target(b"a b:80"), 400),
+    ("a NUL in the target", target(b"a\0b:80"), 400),
+    ("no version", b"CONNECT example.com:443\r\n\r\n", 400),
+    ("HTTP/2.0", b"CONNECT example.com:443 HTTP/2.0\r\n\r\n", 505),
+    ("HTTP/1.2", ASK.replace(b"1.1", b"1.2") + b"\r\n", 505),
+    ("HTTP/1.1 without Host", b"CONNECT example.com:443 HTTP/1.1\r\n\r\n", 400),
+    ("two hosts", ASK + b"Host: b\r\n\r\n", 400),
+    ("a blank before a colon", ASK + b"a : b\r\n\r\n", 400),
+    ("no colon", ASK + b"a\r\n\r\n", 400),
+    ("a NUL in a header", ASK + b"a: \0\r\n\r\n", 400),
+    ("a bare CR in a header", ASK + b"a: b\rc: d\r\n\r\n", 400),
+    ("a folded line first", b"CONNECT a:1 HTTP/1.1\r\n a: b\r\n\r\n", 400),
+    ("a bad length", ASK + b"Content-Length: -1\r\n\r\n", 400),
+    ("two lengths", ASK + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
+    ("an unknown coding", ASK + b"Transfer-Encoding: gzip\r\n\r\n", 501),
+    ("RPC", ASK + b"Tor-RPC-Target: x\r\n\r\n", 501),
+    ("101 headers", ASK + b"a: b\r\n" * MAX_HEADERS + b"\r\n", 431),
+    ("10,000 headers", ASK + b"a:\r\n" * 10_000 + b"\r\n", 431),
+    ("a line too many", ASK + b"a:" + b"x" * (MAX_HEAD - len(ASK) - 5) + b"\r\n\r\n", 431),
+    ("20 KiB", ASK + b"a: " + b"x" * 20_480 + b"\r\n\r\n", 431),
+    ("20 KiB without an end", b"C" * 20_480, 431),
+    ("a method that begins as one", b"CONNECTED a:1 HTTP/1.0\r\nHost: localhost\r\n\r\n", 405),
+    ("DELETE", b"DELETE / HTTP/1.1\r\nHost: localhost\r\n\r\n", 405),
+    ("TRACE", b"TRACE / HTTP/1.1\r\nHost: 127.0.0.1:9050\r\n\r\n", 405),
+)
+
+
+@rows("H-01", "H-02", "H-04", "H-05", "H-11")
+@pytest.mark.parametrize(("said", "status"), BAD)
+def test_a_request_that_cannot_be_served_gets_a_status_and_a_close(
+    said: bytes, status: int
+) -> None:
+    whole = converse([said + b"behind"], PLAIN)
+    [step] = whole
+    answer = answer_of(step)
+    assert answer.status == status
+    assert answer.headers["content-length"] == str(len(answer.body))
+    assert answer.body.isascii()
+    portions = [1, 7, 4096] if len(said) < 1000 else [4096]
+    for portion in portions:
+        chunks = [said[place : place + portion] for place in range(0, len(said), portion)]
+        assert converse(chunks, PLAIN) == whole
+
+
+@rows("H-07", "H-13")
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:9050", "127.0.0.1", "[::1]:80"])
+@pytest.mark.parametrize("place", ["*", "/", "example.com:80"])
+def test_options_is_answered_and_the_connection_stays(host: str, place: str) -> None:
+    said = f"OPTIONS {place} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+    for chunks in cuts(said + ASK + b"\r\n"):
+        options, request = converse(chunks, PLAIN)
+        assert request == asked()
+    answer = answer_of(options, "OPTIONS")
+    assert (answer.status, answer.body) == (200, b"")
+    assert answer.headers["allow"] == "CONNECT, OPTIONS"
+    assert answer.headers["server"].startswith("tor/1.0 (torsocks_tx ")
+    assert "Tor-Stream-Isolation" in answer.headers["tor-capabilities"].split()
+
+
+@rows("H-06")
+@pytest.mark.parametrize("method", ["OPTIONS", "DELETE", "TRACE"])
+@pytest.mark.parametrize(
+    "host", ["", "example.com", "localhost.example.com", "127.0.0.1.example.com", "127.0.0.2",
+             "127.0.0.1:x", "::1", "a@localhost", "192.0.2.1:9050"]
+)  # fmt: skip
+def test_another_host_than_this_machine_is_closed_without_a_byte(method: str, host: str) -> None:
+    said = f"{method} * HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+    assert without_reasons(converse([said], PLAIN)) == [Rejected(b"", "")]
+    without = f"{method} * HTTP/1.0\r\n\r\n".encode()
+    assert without_reasons(converse([without], PLAIN)) == [Rejected(b"", "")]
+
+
+@pytest.mark.parametrize(
+    "more", ["Connection: close", "Connection: a, Close", "Content-Length: 5",
+             "Transfer-Encoding: chunked"]
+)  # fmt: skip
+def test_options_that_wants_a_close_or_has_a_body_ends_the_connection(more: str) -> None:
+    said = f"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n{more}\r\n\r\n".encode()
+    [step] = converse([said + ASK + b"\r\n"], PLAIN)
+    assert isinstance(step, Rejected)
+    assert answer_of(step, "OPTIONS").status == 200
+
+
+def test_a_connection_ends_after_some_answers() -> None:
+    said = b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    steps = converse([said * 100], PLAIN)
+    assert [type(step) for step in steps] == [Send] * (MAX_ANSWERS - 1) + [Rejected]
+
+
+def login(text: bytes) -> bytes:
+    return ASK + b"Proxy-Authorization: " + text + b"\r\n\r\n"
+
+
+RIGHT, WRONG = login(basic(b"me:you")), login(basic(b"me:no"))
+
+
+@rows("H-17")
+class TestCredentialsThatAreChecked:
+    def test_right_ones_are_served(self) -> None:
+        for chunks in cuts(RIGHT + b"early"):
+            assert converse(chunks, GUARDED) == [
+                Authenticate(Credentials(b"me", b"you")),
+                asked(rest=b"early", avatar=b"me", Proxy_Authorization=basic(b"me:you")),
+            ]
+
+    @pytest.mark.parametrize(
+        "head",
+        [
+            ASK + b"\r\n",
+            ASK + b"Tor-Stream-Isolation: a\r\n\r\n",
+            login(b"Bearer bWU6eW91"),
+            login(b"Basic"),
+            login(b"Basic !"),
+            login(basic(b"no colon")),
+            WRONG,
+        ],
+    )
+    def test_others_are_asked_for_and_the_connection_stays(self, head: bytes) -> None:
+        steps = converse([head, RIGHT], GUARDED)
+        answer = answer_of(next(step for step in steps if isinstance(step, Send)))
+        assert answer.status == 407
+        assert answer.headers["proxy-authenticate"] == 'Basic realm="torsocks_tx", charset="UTF-8"'
+        assert answer.headers["content-length"] == str(len(answer.body))
+        assert isinstance(steps[-1], Requested)
+
+    def test_three_wrong_ones_close(self) -> None:
+        steps = converse([ASK + b"\r\n", WRONG, WRONG, WRONG, RIGHT], GUARDED)
+        sent = [step for step in steps if not isinstance(step, Authenticate)]
+        assert [type(step) for step in sent] == [Send, Send, Send, Rejected]
+        assert {answer_of(step).status for step in sent} == {407}
+
+    def test_data_behind_a_head_that_is_refused_is_not_read_as_a_head(self) -> None:
+        for head in (ASK + b"\r\n", WRONG):
+            steps = converse([head + RIGHT], GUARDED)
+            assert isinstance(steps[-1], Rejected)
+            assert answer_of(steps[-1]).status == 407
+
+    def test_a_client_of_http_1_0_is_asked_and_closed_upon(self) -> None:
+        [step] = converse([b"CONNECT a:1 HTTP/1.0\r\n\r\n"], GUARDED)
+        assert isinstance(step, Rejected)
+        assert answer_of(step).status == 407
+
+
+class TestAskingForCredentials:
+    def test_a_request_that_isolates_nothing_is_asked_once(self) -> None:
+        asks, granted = converse([ASK + b"\r\n", ASK + b"\r\n"], ASKING)
+        assert answer_of(asks).status == 407
+        assert granted == asked()
+
+    def test_credentials_are_not_checked_then(self) -> None:
+        asks, granted = converse([ASK + b"\r\n", WRONG], ASKING)
+        assert isinstance(asks, Send)
+        assert granted == asked(Proxy_Authorization=basic(b"me:no"))
+
+    @pytest.mark.parametrize(
+        "header", ["Proxy-Authorization", "Tor-Stream-Isolation", "X-Tor-Stream-Isolation"]
+    )
+    def test_a_request_that_isolates_is_served(self, header: str) -> None:
+        said = ASK + header.encode() + b": x\r\n\r\n"
+        assert converse([said], ASKING) == [asked(**{header.replace("-", "_"): b"x"})]

@@ -1,0 +1,135 @@
+"""What an HTTP proxy answers: the table of failures, and the bytes of each answer.
+
+The headers are those of Tor's http-connect and of RFC 9209 (``Proxy-Status``). Nothing of a request
+is repeated in an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from http import HTTPStatus
+from importlib import metadata
+from typing import NamedTuple
+
+from torsocks_tx import errors
+from torsocks_tx.errors import SOCKSError
+
+PROXY_AUTHORIZATION = "Proxy-Authorization"
+STREAM_ISOLATION = "Tor-Stream-Isolation"
+OLD_STREAM_ISOLATION = "X-Tor-Stream-Isolation"
+FAMILY_PREFERENCE = "Tor-Family-Preference"
+
+ISOLATION_HEADERS = (PROXY_AUTHORIZATION, STREAM_ISOLATION, OLD_STREAM_ISOLATION)
+"""Two streams share circuits only if they agree in each of these, as values or as absent."""
+
+_NAME = "torsocks_tx"
+_REALM = (("Proxy-Authenticate", f'Basic realm="{_NAME}", charset="UTF-8"'),)
+_ALLOW = (("Allow", "CONNECT, OPTIONS"),)
+_TEXT = (("Content-Type", "text/plain; charset=utf-8"),)
+_CLOSE = (("Connection", "close"),)
+
+
+class Meaning(NamedTuple):
+    """How a failure is told: a status, an error type of RFC 9209, and a word of our own."""
+
+    status: int
+    error: str
+    token: str
+
+
+MEANINGS: dict[type[SOCKSError], Meaning] = {
+    errors.GeneralFailure: Meaning(502, "connection_terminated", "failed"),
+    errors.NotAllowed: Meaning(403, "http_request_denied", "not-allowed"),
+    errors.NetworkUnreachable: Meaning(503, "destination_ip_unroutable", "network-unreachable"),
+    errors.HostUnreachable: Meaning(503, "destination_unavailable", "host-unreachable"),
+    errors.ConnectionRefused: Meaning(403, "connection_refused", "connection-refused"),
+    errors.TimedOut: Meaning(504, "connection_timeout", "timed-out"),
+    errors.CommandNotSupported: Meaning(501, "http_request_error", "command-not-supported"),
+    errors.AddressTypeNotSupported: Meaning(
+        501, "destination_ip_prohibited", "address-type-not-supported"
+    ),
+    errors.DescriptorNotFound: Meaning(503, "destination_not_found", "onion-descriptor-not-found"),
+    errors.DescriptorInvalid: Meaning(503, "destination_unavailable", "onion-descriptor-invalid"),
+    errors.IntroductionFailed: Meaning(503, "destination_unavailable", "onion-introduction-failed"),
+    errors.RendezvousFailed: Meaning(503, "destination_unavailable", "onion-rendezvous-failed"),
+    errors.MissingClientAuth: Meaning(403, "http_request_denied", "onion-missing-client-auth"),
+    errors.WrongClientAuth: Meaning(403, "http_request_denied", "onion-wrong-client-auth"),
+    errors.InvalidOnionAddress: Meaning(400, "http_request_error", "onion-invalid-address"),
+    errors.IntroductionTimedOut: Meaning(504, "connection_timeout", "onion-introduction-timed-out"),
+    errors.ProxyFault: Meaning(502, "proxy_internal_error", "proxy-fault"),
+    errors.Internal: Meaning(500, "proxy_internal_error", "internal"),
+    errors.Busy: Meaning(503, "connection_limit_reached", "busy"),
+    errors.TorDown: Meaning(502, "proxy_internal_error", "tor-down"),
+    errors.NoSuchPort: Meaning(501, "proxy_configuration_error", "no-such-port"),
+    errors.OnionNotFound: Meaning(503, "destination_not_found", "onion-not-found"),
+    errors.OnionNotReachable: Meaning(503, "destination_unavailable", "onion-not-reachable"),
+}
+"""The one table of failures; a class that is not in it is told as its nearest base."""
+
+
+def meaning_of(reason: SOCKSError) -> Meaning:
+    """Return how a failure is told."""
+    kinds = (kind for kind in type(reason).__mro__ if kind in MEANINGS)
+    return MEANINGS[next(kinds, errors.GeneralFailure)]
+
+
+def build(status: int, headers: Iterable[tuple[str, str]], body: str | None = None) -> bytes:
+    """Return the bytes of an answer; ``body`` is a sentence, None for an answer without a body."""
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
+    lines += [f"{name}: {value}" for name, value in headers]
+    text = "" if body is None else f"{body}\n"
+    if body is not None:
+        lines.append(f"Content-Length: {len(text)}")
+    return "\r\n".join([*lines, "", text]).encode("ascii")
+
+
+class Answers:
+    """The answers of one listener.
+
+    ``tor``: its streams go over the Tor network. ``isolates``: the headers of a request decide
+    which streams may share a circuit.
+    """
+
+    def __init__(self, *, tor: bool, isolates: bool) -> None:
+        version = metadata.version(_NAME)
+        via, server = f"1.1 {_NAME}", f"{_NAME}/{version}"
+        if tor:
+            via = f"tor/1.0 tor-network ({_NAME} {version})"
+            server = f"tor/1.0 ({_NAME} {version})"
+        headers = [*(ISOLATION_HEADERS if tor and isolates else ()), FAMILY_PREFERENCE]
+        capabilities = ("Tor-Capabilities", " ".join(headers))
+        self._to_connect = (("Via", via), capabilities)
+        self._to_others = (("Server", server), capabilities)
+        self.connected = build(200, self._to_connect)
+
+    def refused(self, reason: SOCKSError) -> bytes:
+        """Return the answer to a request that was not carried out; it ends the connection."""
+        status, error, token = meaning_of(reason)
+        failed = (
+            ("Tor-Request-Failed", f"{_NAME}/{token}"),
+            ("Proxy-Status", f'{_NAME}; error={error}; details="{reason.sentence}"'),
+        )
+        headers = (*self._to_connect, *failed, *_TEXT, *_CLOSE)
+        return build(status, headers, reason.sentence)
+
+    def mistaken(self, status: int, sentence: str) -> bytes:
+        """Return the answer to a request that is not as it should be; it ends the connection."""
+        proxy_status = ("Proxy-Status", f'{_NAME}; error=http_request_error; details="{sentence}"')
+        return build(status, (*self._to_connect, proxy_status, *_TEXT, *_CLOSE), sentence)
+
+    def ask_for_credentials(self, *, close: bool) -> bytes:
+        """Return the answer that asks for a user name and a password."""
+        sentence = "This proxy wants a user name and a password."
+        headers = (*self._to_connect, *_REALM, *_TEXT, *(_CLOSE if close else ()))
+        return build(407, headers, sentence)
+
+    def options(self, *, close: bool) -> bytes:
+        """Return the answer to OPTIONS: what this proxy can do."""
+        headers = (*self._to_others, *_ALLOW, ("Content-Length", "0"), *(_CLOSE if close else ()))
+        return build(200, headers)
+
+    def method_not_allowed(self) -> bytes:
+        """Return the answer to any other method; it ends the connection."""
+        sentence = "This proxy has the methods CONNECT and OPTIONS only."
+        headers = (*self._to_others, *_ALLOW, *_TEXT, *_CLOSE)
+        return build(405, headers, sentence)

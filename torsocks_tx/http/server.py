@@ -1,0 +1,225 @@
+"""The server's side of HTTP CONNECT, from the first byte to one request.
+
+Used like ``socks.server.ServerHandshake``, with the same steps. ``h11`` reads each head. What
+follows the head of a CONNECT is early data and never a body, whatever the head says. A connection
+stays open behind the answers to OPTIONS and 407, and for no other answer.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode
+from binascii import Error as NotBase64
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+
+import h11
+
+from torsocks_tx.errors import Incomplete, ProtocolError
+from torsocks_tx.http.answers import (
+    FAMILY_PREFERENCE,
+    ISOLATION_HEADERS,
+    PROXY_AUTHORIZATION,
+    Answers,
+)
+from torsocks_tx.socks.constants import Command, Version
+from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Request
+from torsocks_tx.socks.server import Authenticate, Rejected, Requested, Send, Step
+from torsocks_tx.socks.wire import check_destination
+
+MAX_HEAD = 16 * 1024
+"""Bytes of a head at most, and ``MAX_HEADERS`` lines of headers: else 431."""
+
+MAX_HEADERS = 100
+
+MAX_REFUSED = 3
+"""Wrong credentials on one connection, before it is closed."""
+
+MAX_ANSWERS = 8
+"""Answers on one connection, before it is closed."""
+
+FIRST_LETTERS = (b"C", b"O", b"D", b"T")
+"""First bytes of CONNECT, OPTIONS, DELETE and TRACE. The methods in G, H and P get the page."""
+
+_HEAD_END = re.compile(rb"\n\r?\n")
+_PORT = re.compile(r"[0-9]{1,5}")
+_RPC_TARGET = b"tor-rpc-target"
+_THIS_MACHINE = re.compile(rb"(?:localhost|127\.0\.0\.1|\[::1\])(?::[0-9]*)?", re.IGNORECASE)
+_FRAMING = (b"content-length", b"transfer-encoding")
+_KEPT = {name.lower().encode(): name for name in (*ISOLATION_HEADERS, FAMILY_PREFERENCE)}
+
+
+@dataclass(frozen=True, slots=True)
+class HTTPOptions:
+    """What a listener accepts by HTTP.
+
+    ``require_auth``: the credentials of each request are checked. ``ask_for_credentials``: the
+    first request without any isolation header is answered with 407, since browsers send
+    credentials only when they are asked.
+    """
+
+    answers: Answers
+    require_auth: bool = False
+    ask_for_credentials: bool = False
+
+
+class _State(Enum):
+    HEAD = auto()
+    CHECKING = auto()
+    OVER = auto()
+
+
+class HTTPServerHandshake:
+    """The handshake with one client that speaks HTTP.
+
+    Holds at most ``MAX_HEAD`` bytes, and what came in the same read.
+    """
+
+    def __init__(self, options: HTTPOptions) -> None:
+        self._options = options
+        self._answers = options.answers
+        self._state = _State.HEAD
+        self._buffer = bytearray()
+        self._request: Request | None = None
+        self._may_stay = False
+        self._has_asked = False
+        self._refused = self._answered = 0
+
+    def receive(self, data: bytes) -> list[Step]:
+        """Take bytes from the client; return the steps to carry out, in order."""
+        if self._state is _State.OVER:
+            return []
+        self._buffer += data
+        steps: list[Step] = []
+        while self._buffer and self._state is _State.HEAD:
+            try:
+                steps.append(self._answer(self._take_head()))
+            except Incomplete:
+                break
+            except ProtocolError as error:
+                steps.append(self._reject(error.answer, str(error)))
+        return steps
+
+    def authenticated(self, avatar: bytes | None) -> list[Step]:
+        """Take the answer to ``Authenticate``: the user's name, or None to refuse the client."""
+        if self._state is not _State.CHECKING or self._request is None:
+            return []
+        self._state = _State.HEAD
+        if avatar is not None:
+            return [self._grant(replace(self._request, avatar=avatar))]
+        self._refused += 1
+        return [self._ask(), *self.receive(b"")]
+
+    def close(self) -> None:
+        """Free what is held: the client is gone, or has made its request."""
+        self._state = _State.OVER
+        self._buffer.clear()
+
+    def _take_head(self) -> h11.Request:
+        """Take one head from the buffer. Raises Incomplete or ProtocolError."""
+        end = _HEAD_END.search(self._buffer)
+        length = len(self._buffer) if end is None else end.end()
+        # The line of the request and the empty one are no headers.
+        if length > MAX_HEAD or self._buffer.count(b"\n", 0, length) > MAX_HEADERS + 2:
+            raise self._mistake(431, "The head of the request is too large.")
+        if end is None:
+            raise Incomplete
+        reader = h11.Connection(h11.SERVER, MAX_HEAD)
+        reader.receive_data(bytes(self._buffer[:length]))
+        del self._buffer[:length]
+        try:
+            head = reader.next_event()
+        except h11.RemoteProtocolError as error:
+            raise self._mistake(error.error_status_hint, "This is not valid HTTP.") from None
+        assert isinstance(head, h11.Request), "a whole head was given"
+        if head.http_version not in (b"1.0", b"1.1"):
+            raise self._mistake(505, "This proxy speaks HTTP/1.0 and HTTP/1.1.")
+        return head
+
+    def _answer(self, head: h11.Request) -> Step:
+        self._answered += 1
+        self._may_stay = _may_stay(head) and self._answered < MAX_ANSWERS
+        if head.method == b"CONNECT":
+            return self._connect(head)
+        # A web site can make a browser send this, under a name that leads to this machine.
+        host = next((value for name, value in head.headers if name == b"host"), b"")
+        if not _THIS_MACHINE.fullmatch(host):
+            return self._reject(b"", "HTTP, with another host than this machine")
+        if head.method != b"OPTIONS":
+            return self._reject(self._answers.method_not_allowed(), "an HTTP method")
+        stays = self._may_stay and not _has_body(head)
+        answer = self._answers.options(close=not stays)
+        return Send(answer) if stays else self._reject(answer, "OPTIONS")
+
+    def _connect(self, head: h11.Request) -> Step:
+        if any(name == _RPC_TARGET for name, _ in head.headers):
+            raise self._mistake(501, "This proxy has no Tor-RPC-Target.")
+        try:
+            address = parse_target(head.target)
+        except ProtocolError as error:
+            raise self._mistake(400, "The target is not a valid HOST:PORT.") from error
+        pairs = KeyValues(
+            tuple((_KEPT[name], value) for name, value in head.headers if name in _KEPT)
+        )
+        request = Request(Version.HTTP, Command.CONNECT, address, pairs=pairs)
+        if self._options.require_auth:
+            credentials = parse_basic(pairs.get(PROXY_AUTHORIZATION))
+            if credentials is None:
+                return self._ask()
+            self._state, self._request = _State.CHECKING, request
+            return Authenticate(credentials)
+        asks = self._options.ask_for_credentials and not self._has_asked
+        if asks and all(pairs.get(name) is None for name in ISOLATION_HEADERS):
+            return self._ask()
+        return self._grant(request)
+
+    def _grant(self, request: Request) -> Requested:
+        rest = bytes(self._buffer)
+        self.close()
+        return Requested(request, rest)
+
+    def _ask(self) -> Step:
+        self._has_asked = True
+        # What is there behind this head is early data, and must not be read as a head.
+        stays = self._may_stay and not self._buffer and self._refused < MAX_REFUSED
+        answer = self._answers.ask_for_credentials(close=not stays)
+        return Send(answer) if stays else self._reject(answer, "credentials are wanted")
+
+    def _mistake(self, status: int, sentence: str) -> ProtocolError:
+        return ProtocolError(sentence, self._answers.mistaken(status, sentence))
+
+    def _reject(self, answer: bytes, reason: str) -> Rejected:
+        self.close()
+        return Rejected(answer, reason)
+
+
+def _may_stay(head: h11.Request) -> bool:
+    """Whether the client lets the connection stay open."""
+    tokens = (value.lower() for name, value in head.headers if name == b"connection")
+    return head.http_version == b"1.1" and not any(b"close" in token for token in tokens)
+
+
+def _has_body(head: h11.Request) -> bool:
+    return any(name in _FRAMING and value != b"0" for name, value in head.headers)
+
+
+def parse_target(target: bytes) -> Address:
+    """Return the address of a CONNECT's target. Raises ProtocolError."""
+    host, _, port = target.decode("latin-1").rpartition(":")
+    address = Address.of(host, 0)
+    # Without brackets nobody could tell where an IPv6 address ends.
+    if not _PORT.fullmatch(port) or (":" in host and not host.startswith("[")):
+        raise ProtocolError("no HOST:PORT")
+    if not 0 < int(port) < 65536:
+        raise ProtocolError("no such port")
+    return check_destination(replace(address, port=int(port)))
+
+
+def parse_basic(value: bytes | None) -> Credentials | None:
+    """Return the credentials of the Basic scheme (RFC 7617); None if they are of no such form."""
+    scheme, _, token = (value or b"").partition(b" ")
+    try:
+        username, colon, password = b64decode(token.strip(), validate=True).partition(b":")
+    except NotBase64:
+        return None
+    return Credentials(username, password) if scheme.lower() == b"basic" and colon else None
