@@ -35,10 +35,9 @@ def choose_way(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(splice, "LARGE", 1)
     if way == "by-clock":
         monkeypatch.setattr(splice, "LARGE", 1 << 30)
-        monkeypatch.setattr(splice, "STEADY", 1)
+        monkeypatch.setattr(splice, "PERIOD", 0)
+        monkeypatch.setattr(splice, "LEAST", 0)
         monkeypatch.setattr(splice, "BY_EVENT_ONLY", ())
-        monkeypatch.setattr(splice, "PATIENCE", 1)
-        monkeypatch.setattr(splice, "IN_A_ROW", -1)
 
 
 @pytest_twisted.async_yield_fixture(params=[*GROUNDS, WITHOUT_EXTENDED])

@@ -38,7 +38,7 @@ async def pour(server: WatchedServer, source: Peer, sink: Peer) -> None:
     relay = server.client._handler.relay
     ours = [server.client.transport, outbound.transport]
     sides = () if relay._splice is None else relay._splice._sides
-    held = sum(side._left + len(side._pending) for side in sides)
+    held = sum(side._in_pipe + len(side._untaken) for side in sides)
     assert relay.is_blocked
     assert sum(map(queued, ours)) <= QUEUED
     assert held <= PIPE

@@ -25,17 +25,7 @@ from torsocks_tx.relay import splice as module
 from torsocks_tx.relay.clock import TICK, clock_of
 from torsocks_tx.relay.pipes import IDLE_PIPES, LEAST_PIPE, Pipe, PipePool, share_pool
 from torsocks_tx.relay.sockets import was_reset
-from torsocks_tx.relay.splice import (
-    FULL,
-    IN_A_ROW,
-    LARGE,
-    PATIENCE,
-    READ,
-    STEADY,
-    Reading,
-    Side,
-    Splice,
-)
+from torsocks_tx.relay.splice import PERIOD, READ, Reading, Side, Splice
 
 LOST = Failure(ConnectionLost())
 
@@ -137,9 +127,7 @@ def each(request: pytest.FixtureRequest, stream: Stream) -> Stream:
 def set_way(stream: Stream, way: str) -> None:
     stream.side._uses_pipe = way == "by pipe"
     if way == "by clock":
-        stream.reactor.removeReader(stream.side)
-        stream.side.reading = Reading.BY_CLOCK
-        stream.splice.clock.add(stream.side)
+        stream.side.read(Reading.BY_CLOCK)
 
 
 @rows("S-03")
@@ -360,7 +348,7 @@ class TestPipes:
         set_way(stream, "by pipe")
         stream.remote.fill()
         stream.come(b"held")
-        assert (pool.lent, stream.side._left) == (1, 4)
+        assert (pool.lent, stream.side._in_pipe) == (1, 4)
         stream.splice.stop()
         pipe = pool.borrow()
         assert pipe is not None
@@ -464,67 +452,45 @@ class TestClock:
     """When a side is read by the clock."""
 
     @pytest.fixture(autouse=True)
-    def _every_family(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(module, "BY_EVENT_ONLY", ())
+    def _in_small(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, value in {"BY_EVENT_ONLY": (), "LEAST": 10, "MOST": 100}.items():
+            monkeypatch.setattr(module, name, value)
+
+    def flow(self, stream: Stream, count: int) -> bool:
+        """Let so many bytes come in each of two periods; whether it is read by the clock then."""
+        for _ in range(2):
+            stream.client.far.sendall(bytes(count))
+            stream.reactor.advance(PERIOD + TICK)
+            stream.side.doRead()
+        assert stream.remote.take() == bytes(2 * count)
+        return stream.side.reading is Reading.BY_CLOCK
+
+    @pytest.mark.parametrize("way", ["copied", "by pipe", "by clock"])
+    @pytest.mark.parametrize(
+        ("count", "by_clock"), [(0, False), (5, False), (50, True), (200, False)]
+    )
+    def test_one_that_flows_steadily_is_and_a_slower_or_faster_one_is_not(
+        self, stream: Stream, way: str, count: int, by_clock: bool
+    ) -> None:
+        set_way(stream, way)
+        self.flow(stream, 1)
+        assert self.flow(stream, count) is by_clock
+        readers = [stream.other] if by_clock else [stream.other, stream.side]
+        assert set(stream.reactor.getReaders()) == set(readers)
+        assert len(stream.reactor.getDelayedCalls()) == by_clock
 
     def test_a_unix_socket_never_is(self, stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "BY_EVENT_ONLY", (socket.AF_UNIX,))
-        self.flow(stream, 2 * STEADY // 20_000, 20_000, 0.003)
-        assert not self.is_by_clock(stream)
+        assert not self.flow(stream, 50)
 
-    def flow(self, stream: Stream, count: int, size: int, seconds: float) -> None:
-        """Let so many pieces come by event, with so much time between them."""
-        for _ in range(count):
-            stream.reactor.advance(seconds)
-            stream.client.far.sendall(bytes(size))
-            stream.side.doRead()
-            stream.run()
-
-    def is_by_clock(self, stream: Stream) -> bool:
-        return stream.side.reading is Reading.BY_CLOCK
-
-    def test_one_that_flows_steadily_is(self, stream: Stream) -> None:
-        pieces = STEADY // 20_000
-        self.flow(stream, pieces, 20_000, 0.003)
-        assert not self.is_by_clock(stream)
-        self.flow(stream, 1, 20_000, 0.003)
-        assert self.is_by_clock(stream)
-        assert stream.reactor.getReaders() == [stream.other]
-        stream.come(bytes(70_000))
-        assert self.is_by_clock(stream)
-        assert len(stream.run()) == 70_000
-
-    @pytest.mark.parametrize(("size", "seconds"), [(20_000, 0.06), (100_000, 0.001)])
-    def test_one_with_pauses_or_large_reads_is_not(
-        self, stream: Stream, size: int, seconds: float
-    ) -> None:
-        set_way(stream, "by pipe" if size > LARGE else "copied")
-        self.flow(stream, 6 * STEADY // size, size, seconds)
-        assert not self.is_by_clock(stream)
-
-    def test_it_is_left_after_some_reads_that_find_nothing(self, stream: Stream) -> None:
-        set_way(stream, "by clock")
-        for _ in range(IN_A_ROW - 1):
-            stream.reactor.advance(TICK)
-        stream.come(b"some")
-        for _ in range(IN_A_ROW):
-            assert self.is_by_clock(stream)
-            stream.reactor.advance(TICK)
-        assert stream.side in stream.reactor.getReaders()
+    def test_it_is_not_while_the_other_side_is_full(self, stream: Stream) -> None:
+        assert self.flow(stream, 50)
+        stream.remote.fill()
+        stream.come(bytes(50))
+        assert stream.splice.is_blocked
         assert stream.reactor.getDelayedCalls() == []
-
-    def test_it_is_left_after_reads_that_find_much_and_not_tried_soon(self, stream: Stream) -> None:
-        set_way(stream, "by clock")
-        for _ in range(IN_A_ROW):
-            assert self.is_by_clock(stream)
-            stream.come(bytes(FULL))
-            stream.run()
-        assert not self.is_by_clock(stream)
-        pieces = PATIENCE * STEADY // 20_000
-        self.flow(stream, pieces, 20_000, 0.003)
-        assert not self.is_by_clock(stream)
-        self.flow(stream, 1, 20_000, 0.003)
-        assert self.is_by_clock(stream)
+        stream.run()
+        assert stream.side in stream.reactor.getReaders()
 
     def test_one_tick_reads_all_even_if_one_has_a_fault(
         self, stream: Stream, monkeypatch: pytest.MonkeyPatch, logged_failures: list[LogEvent]

@@ -10,8 +10,8 @@ from twisted.python.failure import Failure
 
 from torsocks_tx.errors import without_text
 
-TICK = 0.01
-"""Seconds between two reads by the clock."""
+TICK = 0.02
+"""Seconds between two reads by the clock: each wake-up costs more than what it reads."""
 
 _log = Logger()
 

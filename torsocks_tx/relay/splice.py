@@ -5,8 +5,8 @@ stands in the reactor for each socket. It reads into one buffer that all share, 
 amounts through a pipe (``splice(2)``). What the other side does not take waits here, and this side
 is not read meanwhile. At an end, or an error, both sockets go back to their transports.
 
-A stream that flows steadily but not fast, as through tor, is read by a clock: every 10 ms one read
-finds what would have been four events.
+A stream that flows steadily but not fast, as through tor, is read by a clock: one read finds what
+would have been several events.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torsocks_tx.relay.clock import clock_of
 from torsocks_tx.relay.pipes import Pipe, pool, splice
 from torsocks_tx.relay.sockets import abort, note_partly_spliced, note_unsent, send
 
-READ = 256 * 1024
+READ = 512 * 1024
 """Bytes that are copied at one time."""
 
 LARGE = 64 * 1024
@@ -37,16 +37,9 @@ TURN, TRIES = 1024 * 1024, 4
 """Bytes that go through a pipe in one turn of the reactor, and in how many tries: to sleep and be
 woken costs more than to ask again, but then it is another stream's turn."""
 
-STEADY, PAUSE = 64 * 1024, 0.05
-"""A side is read by the clock once so many bytes came in reads that are not large, and without such
-a pause (in seconds)."""
-
-IN_A_ROW = 3
-"""It is not any more after so many reads in a row that find nothing, or too much."""
-
-FULL, PATIENCE = 128 * 1024, 8
-"""A read by the clock that finds so many bytes finds too much: the stream is faster than that. Then
-it takes so many times as much until the clock is tried again."""
+PERIOD, LEAST, MOST = 0.05, 64 * 1024, 1024 * 1024
+"""A side through which so many bytes come in each period, in seconds, is read by the clock. Less is
+not worth it; more would wait for the clock."""
 
 BY_EVENT_ONLY = (socket.AF_UNIX,)
 """Families of sockets that are never read by the clock: a unix socket holds so little that its
@@ -85,8 +78,8 @@ class Side:
     ``has_ended``: its peer has sent its last byte before, so that it is never read again.
     """
 
-    __slots__ = ("_empty", "_full", "_last", "_left", "_pending", "_pipe", "_run", "_splice",
-                 "_steady", "_uses_pipe", "fd", "has_ended", "is_client", "peer", "reading", "sock",
+    __slots__ = ("_came", "_in_pipe", "_pipe", "_since", "_splice", "_untaken", "_uses_pipe", "fd",
+                 "has_ended", "is_client", "peer", "reading", "sock",
                  "transport")  # fmt: skip
 
     def __init__(self, splice: Splice, transport: Any, *, is_client: bool, has_ended: bool) -> None:
@@ -98,13 +91,13 @@ class Side:
         self.peer: Side
         self.reading = Reading.OVER
         self._splice = splice
-        # What the peer has not taken: bytes, or so many bytes in a pipe.
-        self._pending = b""
+        # What was read here and the peer has not taken: bytes, or so many bytes in a pipe.
+        self._untaken: bytes | memoryview = b""
         self._pipe: Pipe | None = None
-        self._left = 0
+        self._in_pipe = 0
         self._uses_pipe = False
-        self._run, self._last, self._steady = 0, 0.0, STEADY
-        self._empty, self._full = 0, 0
+        # How many bytes have come since when.
+        self._came, self._since = 0, 0.0
 
     # What the reactor calls: any of it may be meant for a descriptor that had this number before.
 
@@ -127,15 +120,16 @@ class Side:
                 _yield()
             count = self._move_by_pipe(left) if self._uses_pipe else self._move_by_copy()
             if count and self.reading is Reading.BY_EVENT:
-                self._weigh(count)
+                self._uses_pipe = count >= LARGE
+                self._choose_reading(count)
             left -= count
             if count < LARGE or left <= 0:
                 break
 
     def doWrite(self) -> None:
         """The socket takes more: what waits for it goes out."""
-        if self.fd != -1 and (self.peer._pending or self.peer._left):
-            self.peer._pass_on_rest()
+        if self.fd != -1 and (self.peer._untaken or self.peer._in_pipe):
+            self.peer._pass_on()
 
     def connectionLost(self, reason: Failure) -> None:
         """The connection is lost, or the reactor has stopped: as if the transport had heard it."""
@@ -145,59 +139,43 @@ class Side:
     def tick(self) -> None:
         """Read by the clock."""
         count = self._move_by_copy()
-        if self.reading is not Reading.BY_CLOCK:
-            return
-        self._empty = 0 if count else self._empty + 1
-        self._full = self._full + 1 if count >= FULL else 0
-        if IN_A_ROW in (self._empty, self._full):
-            self._steady = self._steady * PATIENCE if self._full else STEADY
-            self.read_by_event()
+        if self.reading is Reading.BY_CLOCK:
+            self._choose_reading(count)
 
     # How it is read.
 
-    def read_by_event(self) -> None:
-        """Be read whenever something has come."""
-        if self.reading is Reading.BY_CLOCK:
-            self._leave_clock()
-        self._run, self.reading = 0, Reading.BY_EVENT
-        self._splice.reactor.addReader(self)
-
-    def _weigh(self, count: int) -> None:
-        """Choose how the next bytes are moved, after so many have come."""
-        self._uses_pipe = count >= LARGE
-        now = self._splice.reactor.seconds()
-        is_new = now - self._last > PAUSE
-        self._run = 0 if self._uses_pipe else count if is_new else self._run + count
-        self._last = now
-        if self._run >= self._steady and self.sock.family not in BY_EVENT_ONLY:
-            self._read_by_clock()
-
-    def _read_by_clock(self) -> None:
-        self._empty, self._full, self.reading = 0, 0, Reading.BY_CLOCK
-        self._splice.reactor.removeReader(self)
-        self._splice.clock.add(self)
-        # Linux makes its receive buffer wide enough for this, and goes on to let it grow.
-        self._set_lowat(2 * FULL)
-
-    def _leave_clock(self) -> None:
-        self._splice.clock.discard(self)
-        self._set_lowat(1)
-
-    def _stop_reading(self, reading: Reading) -> None:
-        """Be read neither by the reactor nor by the clock."""
-        if self.reading is Reading.BY_CLOCK:
-            self._leave_clock()
-        self._splice.reactor.removeReader(self)
-        self.reading = reading
+    def read(self, reading: Reading) -> None:
+        """Be read in this way from now on."""
+        before, self.reading = self.reading, reading
+        if before is Reading.BY_EVENT:
+            self._splice.reactor.removeReader(self)
+        elif before is Reading.BY_CLOCK:
+            self._splice.clock.discard(self)
+            self._set_lowat(1)
+        if reading is Reading.BY_EVENT:
+            self._splice.reactor.addReader(self)
+        elif reading is Reading.BY_CLOCK:
+            self._splice.clock.add(self)
+            # Linux makes its receive buffer wide enough for this, and goes on to let it grow.
+            self._set_lowat(READ)
 
     def _set_lowat(self, size: int) -> None:
         with contextlib.suppress(OSError):
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
 
-    def _block(self) -> None:
-        """Read no more until the peer has taken what waits."""
-        self._stop_reading(Reading.BLOCKED)
-        self._splice.reactor.addWriter(self.peer)
+    def _choose_reading(self, count: int) -> None:
+        """Note that so many bytes have come; after each period, choose how to read."""
+        now = self._splice.reactor.seconds()
+        self._came += count
+        passed = now - self._since
+        if passed < PERIOD:
+            return
+        is_steady = LEAST * passed <= self._came * PERIOD <= MOST * passed
+        by_clock = is_steady and self.sock.family not in BY_EVENT_ONLY
+        reading = Reading.BY_CLOCK if by_clock else Reading.BY_EVENT
+        if reading is not self.reading:
+            self.read(reading)
+        self._came, self._since = 0, now
 
     # How bytes are moved: so many, 0 if there are none now or this is the end.
 
@@ -214,17 +192,8 @@ class Side:
             # The transport finds the same, and tells of it.
             self._splice.stop()
             return 0
-        try:
-            sent = self.peer.sock.send(_block[:count])
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            self._pending = bytes(_block[:count])
-            self._peer_is_gone(error.errno)
-            return count
-        if sent < count:
-            self._pending = bytes(_block[sent:count])
-            self._block()
+        self._untaken = _block[:count]
+        self._pass_on()
         self._splice.stream.spliced(self.is_client, count)
         return count
 
@@ -248,63 +217,67 @@ class Side:
                 return 0
             # A splice never gets past urgent data: it finds nothing, or an end, whatever follows.
             return self._move_by_copy()
-        self._pipe, self._left = pipe, count
-        self._pass_on_rest()
+        self._pipe, self._in_pipe = pipe, count
+        self._pass_on()
         self._splice.stream.spliced(self.is_client, count)
         return count
 
-    def _pass_on_rest(self) -> None:
-        """Let the peer take what waits for it."""
+    def _pass_on(self) -> None:
+        """Let the peer take what it has not taken; what it leaves is kept."""
+        reason = None
         try:
             if self._pipe is not None:
                 # Exactly what is there: asked for more, the kernel waits with the last segment.
-                self._left -= splice(self._pipe.reader, self.peer.fd, self._left)
-                if self._left:
+                self._in_pipe -= splice(self._pipe.reader, self.peer.fd, self._in_pipe)
+                if self._in_pipe:
                     note_partly_spliced(self.peer.transport)
             else:
-                self._pending = self._pending[self.peer.sock.send(self._pending) :]
+                self._untaken = self._untaken[self.peer.sock.send(self._untaken) :]
         except BlockingIOError:
             pass
         except OSError as error:
-            self._peer_is_gone(error.errno)
+            reason = error.errno
+        if not self._untaken and not self._in_pipe:
+            self._forget_untaken()
+            if self.reading is Reading.BLOCKED:
+                self._splice.reactor.removeWriter(self.peer)
+                self.read(Reading.BY_EVENT)
             return
-        if self._pending or self._left:
-            if self.reading is not Reading.BLOCKED:
-                self._block()
-            return
-        self._forget_rest()
-        if self.reading is Reading.BLOCKED:
-            self._splice.reactor.removeWriter(self.peer)
-            self.read_by_event()
+        self._untaken = bytes(self._untaken)
+        if reason is not None:
+            self._peer_is_gone(reason)
+        elif self.reading is not Reading.BLOCKED:
+            self.read(Reading.BLOCKED)
+            self._splice.reactor.addWriter(self.peer)
 
-    def _peer_is_gone(self, reason: int | None) -> None:
+    def _peer_is_gone(self, reason: int) -> None:
         """The peer takes no more. What it had said before is still heard, and then its end.
 
         What waits for it shows its transport the same error later.
         """
         note_unsent(self.peer.transport, reason)
-        self._stop_reading(Reading.OVER)
+        self.read(Reading.OVER)
         self._splice.reactor.removeWriter(self.peer)
         if self.peer.reading is Reading.OVER:
             self._splice.fail(self.peer.transport)
 
-    def _forget_rest(self) -> None:
-        self._pending = b""
+    def _forget_untaken(self) -> None:
+        self._untaken = b""
         pipe, self._pipe = self._pipe, None
         if pipe is not None:
-            pool.give_back(pipe, is_empty=not self._left)
-        self._left = 0
+            pool.give_back(pipe, is_empty=not self._in_pipe)
+        self._in_pipe = 0
 
     def leave(self) -> bytes:
         """Give the socket back to its transport; returns what the peer has not taken."""
-        self._stop_reading(Reading.OVER)
+        self.read(Reading.OVER)
         self._splice.reactor.removeWriter(self)
         self.fd = -1
-        rest = self._pending
-        if self._pipe is not None and self._left:
-            rest = os.read(self._pipe.reader, self._left)
-            self._left -= len(rest)
-        self._forget_rest()
+        rest = bytes(self._untaken)
+        if self._pipe is not None and self._in_pipe:
+            rest = os.read(self._pipe.reader, self._in_pipe)
+            self._in_pipe -= len(rest)
+        self._forget_untaken()
         return rest
 
 
@@ -334,7 +307,7 @@ class Splice:
             side.transport.pauseProducing()
         for side in self._sides:
             if not side.has_ended:
-                side.read_by_event()
+                side.read(Reading.BY_EVENT)
 
     @property
     def is_blocked(self) -> bool:

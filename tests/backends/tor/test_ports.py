@@ -149,14 +149,14 @@ def listener(place: Place, *flags: str) -> SocksListener:
 
 TCP: Place = ("127.0.0.1", 9050)
 WORSE_AND_BETTER = [
-    (listener(TCP), listener("/s")),
+    (listener("/s"), listener(TCP)),
     (listener("/s", "ExtendedErrors"), listener(TCP)),
     (listener("/s", "NoIsolateSOCKSAuth"), listener(TCP, "ExtendedErrors")),
     (listener("/s", "KeepAliveIsolateSOCKSAuth"), listener(TCP)),
     (listener("/s", "NoIPv6Traffic"), listener(TCP, "NoIsolateSOCKSAuth", "ExtendedErrors")),
     (listener("/s", "OnionTrafficOnly"), listener(TCP, "PreferIPv6")),
     (SocksListener("/s", None), listener(TCP)),
-    (SocksListener(TCP, None), SocksListener("/s", None)),
+    (SocksListener("/s", None), SocksListener(TCP, None)),
 ]
 
 
