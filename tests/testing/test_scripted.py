@@ -7,6 +7,7 @@ import os
 
 import pytest
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from zope.interface.verify import verifyObject
 
@@ -361,7 +362,7 @@ async def test_socks4_is_refused_where_users_are_given(ground: Ground) -> None:
 
 
 async def test_requests_are_recorded(ground: Ground, server: ScriptedFactory) -> None:
-    later = server.when_requested(1)
+    later = Deferred.fromCoroutine(server.when_requested(1))
     early = b"\5\1\0" + named("bytes-0.test", 443) + b"GET /"
     client = await ground.client(server)
     client.send(early)

@@ -17,7 +17,6 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
-    IAddress,
     IConsumer,
     IHalfCloseableProtocol,
     IProtocol,
@@ -28,6 +27,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
+from twisted.python.components import proxyForInterface
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -82,8 +82,13 @@ class State(Enum):
     OVER = auto()
 
 
-@implementer(ITransport, IConsumer, IPushProducer, IHalfCloseableProtocol)
-class Channel(Protocol):
+_Transport: Any = proxyForInterface(ITransport, "transport")
+_Consumer: Any = proxyForInterface(IConsumer, "transport")
+_Producer: Any = proxyForInterface(IPushProducer, "transport")
+
+
+@implementer(IHalfCloseableProtocol)
+class Channel(Protocol, _Transport, _Consumer, _Producer):  # type: ignore[misc]
     """The transport of the protocol that ``factory`` makes once the codec is ready."""
 
     transport: Any = None
@@ -191,7 +196,7 @@ class Channel(Protocol):
         elif self._connecting is not None:
             self._connecting.cancel()
 
-    # ITransport, IConsumer and IPushProducer, for the protocol.
+    # The transport of the protocol: what is not here is that of the connection.
 
     def write(self, data: bytes) -> None:
         """Encode and send."""
@@ -203,10 +208,6 @@ class Channel(Protocol):
         """Encode and send."""
         self.write(b"".join(data))
 
-    def loseConnection(self) -> None:
-        """Send what was written, then close."""
-        self.transport.loseConnection()
-
     def abortConnection(self) -> None:
         """Close with a reset."""
         abort(self.transport)
@@ -215,36 +216,6 @@ class Channel(Protocol):
         """Send what was written, then a FIN, where the connection can do that."""
         if can_half_close(self.transport):
             self.transport.loseWriteConnection()
-
-    def getPeer(self) -> IAddress:
-        """Return the address of the bridge, or of the proxy before it."""
-        peer: IAddress = self.transport.getPeer()
-        return peer
-
-    def getHost(self) -> IAddress:
-        """Return our address of the connection."""
-        host: IAddress = self.transport.getHost()
-        return host
-
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """Pause this producer while the connection takes no more bytes."""
-        self.transport.registerProducer(producer, streaming)
-
-    def unregisterProducer(self) -> None:
-        """Forget the producer."""
-        self.transport.unregisterProducer()
-
-    def pauseProducing(self) -> None:
-        """Read no more."""
-        self.transport.pauseProducing()
-
-    def resumeProducing(self) -> None:
-        """Read on."""
-        self.transport.resumeProducing()
-
-    def stopProducing(self) -> None:
-        """Close."""
-        self.transport.stopProducing()
 
 
 @implementer(IStreamClientEndpoint)

@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IAddress, IReactorTime, IStreamServerEndpoint
 
+from torsocks_tx.backends.tor.waiting import Waiters
 from torsocks_tx.limits import Limits
 from torsocks_tx.relay.timeouts import Deadline
 from torsocks_tx.server.factory import SOCKSFactory
@@ -195,7 +196,7 @@ class ScriptedFactory(SOCKSFactory):
         self._methods = tuple(map(Method, methods))
         self._must_authenticate = users is not None
         self._on_request = on_request
-        self._waiting: list[tuple[int, Deferred[ScriptedRequest]]] = []
+        self._news: Waiters[None] = Waiters()
 
     @cached_property
     def handshake_options(self) -> HandshakeOptions:
@@ -225,18 +226,13 @@ class ScriptedFactory(SOCKSFactory):
         self.requests.append(request)
         if self._on_request is not None:
             self._on_request(request)
-        due = [entry for entry in self._waiting if entry[0] < len(self.requests)]
-        for entry in due:
-            self._waiting.remove(entry)
-            entry[1].callback(self.requests[entry[0]])
+        self._news.fire(None)
 
-    def when_requested(self, number: int) -> Deferred[ScriptedRequest]:
-        """Fires with the request of this number, counted from 0."""
-        if number < len(self.requests):
-            return succeed(self.requests[number])
-        waiting: Deferred[ScriptedRequest] = Deferred()
-        self._waiting.append((number, waiting))
-        return waiting
+    async def when_requested(self, number: int) -> ScriptedRequest:
+        """Return the request of this number, counted from 0, once it is there."""
+        while number >= len(self.requests):
+            await self._news.wait()
+        return self.requests[number]
 
 
 def _check(users: Mapping[bytes, bytes], credentials: Credentials) -> Deferred[bytes | None]:
@@ -284,7 +280,7 @@ class ScriptedServer:
 
     def when_requested(self, number: int = 0) -> Deferred[ScriptedRequest]:
         """Fires with the request of this number, counted from 0, once it is there."""
-        return self._factory.when_requested(number)
+        return Deferred.fromCoroutine(self._factory.when_requested(number))
 
     async def _start(self) -> IAddress:
         self._port = await self._endpoint.listen(self._factory)

@@ -11,17 +11,16 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import clientFromString
-from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.logger import Logger
-from zope.interface import implementer
 
 from torsocks_tx.backends.tor.daemon import DaemonState
+from torsocks_tx.backends.tor.events import unix_endpoint
 from torsocks_tx.backends.tor.process import Watchdog
 from torsocks_tx.backends.tor.providers import RunningTorProvider
 from torsocks_tx.testing.tornet import servers
 from torsocks_tx.testing.tornet.builder import Builder
 from torsocks_tx.testing.tornet.client import Client
-from torsocks_tx.testing.tornet.node import NetworkError, Node, Progress, all_of
+from torsocks_tx.testing.tornet.node import NetworkError, Node, Progress, all_of, control_socket
 from torsocks_tx.testing.tornet.onion import ClientKey, OnionService, add_onion_service
 
 AUTHORITIES = 4
@@ -229,33 +228,24 @@ def _fresh_path() -> Path:
     return Path(tempfile.gettempdir(), f"torsocks_tx-{secrets.token_hex(6)}")
 
 
-@implementer(IStreamClientEndpoint)
-class _ControlOfClient:
-    """The endpoint of the control port of the first client; that exists once the network does."""
-
-    def __init__(self, reactor: Any, network: PrivateNetwork) -> None:
-        self._reactor = reactor
-        self._network = network
-
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        endpoint = clientFromString(self._reactor, self._network.client.control_endpoint)
-        connected: Deferred[IProtocol] = endpoint.connect(protocolFactory)
-        return connected
-
-
 class PrivateTorProvider(RunningTorProvider):
     """Starts a private Tor network, logs the addresses of its servers, and ends it.
 
     Args:
         reactor: the running reactor.
         network: a network that was not started; by default a new one.
+
+    Attributes:
+        control_address: the endpoint string of the control port of its first client.
     """
 
     _log = Logger()
 
     def __init__(self, reactor: Any, network: PrivateNetwork | None = None) -> None:
         self.network = network or PrivateNetwork(reactor)
-        super().__init__(reactor, _ControlOfClient(reactor, self.network), name="the private tor")
+        self.control_address = unix_endpoint(control_socket(self.network.directory / "client0"))
+        endpoint = clientFromString(reactor, self.control_address)
+        super().__init__(reactor, endpoint, name="the private tor")
         self._beginning: Deferred[None] | None = None
 
     def start(self) -> Deferred[None]:
@@ -277,11 +267,6 @@ class PrivateTorProvider(RunningTorProvider):
         port = self.network.web.port
         for url in (f"http://web.test:{port}/", f"http://{service.address}/"):
             self._log.info("private network: visit {url}", url=url)
-
-    @property
-    def control_address(self) -> str:
-        """The endpoint string of the control port, once started."""
-        return self.network.client.control_endpoint
 
     def stop(self) -> Deferred[None]:
         """End the network; no process and no file is left."""
