@@ -71,14 +71,14 @@ class Place:
 
     async def client(self, plugin: str, *lines: str, arguments: str = SECRET_ARGUMENT) -> Client:
         """Start a tor that connects through the transport only, and wait until it has circuits."""
+        transport = f"ClientTransportPlugin veil {plugin}"
+        bridge = f"Bridge veil 127.0.0.1:{self.port} {self.fingerprint} {arguments}"
+        return await self.start(transport, bridge, *lines)
+
+    async def start(self, *lines: str) -> Client:
+        """Start a tor with bridges only, and wait until it has circuits."""
         client = await self.network.add_client(
-            [
-                "UseBridges 1",
-                f"ClientTransportPlugin veil {plugin}",
-                f"Bridge veil 127.0.0.1:{self.port} {self.fingerprint} {arguments}",
-                f"Log info file {self.directory / 'parent.log'}",
-                *lines,
-            ]
+            ["UseBridges 1", f"Log info file {self.directory / 'parent.log'}", *lines]
         )
         assert client.node.bootstrapped == 100
         return client
@@ -157,15 +157,10 @@ async def test_log_and_status_lines_are_understood(place: Place, tmp_path: Path)
     program.write_text(NEWS.format(root=str(ROOT)), "utf-8")
     relay = place.bridge.endpoint
     assert isinstance(relay, TCP4ClientEndpoint)
-    client = await place.network.add_client(
-        [
-            "UseBridges 1",
-            f"ClientTransportPlugin plain exec {sys.executable} {program}",
-            f"Log info file {tmp_path / 'parent.log'}",
-            f"Bridge plain 127.0.0.1:{relay._port} {place.fingerprint}",
-        ]
+    client = await place.start(
+        f"ClientTransportPlugin plain exec {sys.executable} {program}",
+        f"Bridge plain 127.0.0.1:{relay._port} {place.fingerprint}",
     )
-    assert client.node.bootstrapped == 100
     for words in ('a "quoted" \\ word', "mind the gap", "by accident"):
         assert f": {words}" in place.log or words in place.log
     assert {line.rpartition(": ")[2] for line in place.warnings} == {"mind the gap"}
