@@ -105,10 +105,6 @@ def _reaches_itself(host: str) -> bool:
         return error.errno in (errno.EMFILE, errno.ENFILE)
 
 
-def _is_near(host: str) -> bool:
-    return is_internal(host) or is_own(host)
-
-
 def _chosen(hosts: Iterable[str], flags: frozenset[str]) -> list[str]:
     """Return the addresses that these flags allow: IPv4 first, unless IPv6 is preferred."""
     allowed = [
@@ -148,11 +144,10 @@ class DirectBackend:
         with suppress(errors.SOCKSError):
             target = self.target(request)
             if target is not None:
-                self._dial([target], stream)
+                stream.dial(self.reactor, [target], connect=self.connect)
                 return stream
-        looking = Deferred.fromCoroutine(self._targets(request.address, isolation.port_flags))
-        stream.wait_for(looking.addErrback(log_fault))
-        looking.addCallback(self._dial, stream)
+        looking = self._dial_name(request.address, isolation.port_flags, stream)
+        stream.wait_for(Deferred.fromCoroutine(looking).addErrback(log_fault))
         return stream
 
     def target(self, request: Request) -> Target | None:
@@ -168,16 +163,13 @@ class DirectBackend:
         except OSError:
             return None
 
-    async def _targets(self, address: Address, flags: frozenset[str]) -> list[Target]:
+    async def _dial_name(self, address: Address, flags: frozenset[str], stream: Stream) -> None:
         hosts = await self._look_up(address, flags)
         try:
-            return [Target.of(host, address.port) for host in hosts]
+            targets = [Target.of(host, address.port) for host in hosts]
         except OSError:
             raise errors.NetworkUnreachable("no such interface") from None
-
-    def _dial(self, targets: Sequence[Target] | None, stream: Stream) -> None:
-        if targets:
-            stream.dial(self.reactor, targets, connect=self.connect)
+        stream.dial(self.reactor, targets, connect=self.connect)
 
     def resolve(self, request: Request, isolation: Isolation) -> Deferred[Address]:
         """Look up an address of a name; an IPv4 address if there is one."""
@@ -214,7 +206,11 @@ class DirectBackend:
             raise errors.HostUnreachable("no address that is allowed") from None
 
     def _judge(self, hosts: Sequence[str]) -> list[str]:
-        allowed = [host for host in hosts if self._allow_internal or not _is_near(host)]
+        allowed = [
+            host
+            for host in hosts
+            if self._allow_internal or not (is_internal(host) or is_own(host))
+        ]
         if not allowed:
             raise errors.NotAllowed("an internal address")
         return allowed

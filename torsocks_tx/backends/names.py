@@ -87,7 +87,6 @@ class _ParsedFile(Generic[T]):
         self._value = parse("")
 
     def read(self) -> T:
-        """Return the parsed content."""
         # A file that cannot be read just now (no descriptor is free, say) counts as unchanged.
         with suppress(OSError):
             try:
@@ -130,7 +129,6 @@ class _Answers:
         return messages
 
     def received(self, data: bytes) -> None:
-        """Take an answer; ignore anything else."""
         message = dns.Message()
         try:
             message.fromStr(data)
@@ -149,7 +147,6 @@ class _Answers:
             self._finish()
 
     def fail(self) -> None:
-        """Finish without more answers."""
         self.complete = False
         self._finish()
 
@@ -182,15 +179,12 @@ class _DNSSocket:
             raise
 
     def fileno(self) -> int:
-        """The descriptor's number."""
         return self._socket.fileno()
 
     def logPrefix(self) -> str:
-        """The name for log lines."""
         return "DNS"
 
     def doRead(self) -> None:
-        """Take one answer."""
         try:
             data = self._socket.recv(65535)
         except BlockingIOError:
@@ -213,7 +207,6 @@ class _DNSSocket:
             self._reactor.addReader(self)
 
     def close(self) -> None:
-        """Stop, and close the socket."""
         self._reactor.removeReader(self)
         self._socket.close()
 
@@ -225,12 +218,10 @@ class _DNSStream(Int16StringReceiver):
         self._answers = answers
 
     def connectionMade(self) -> None:
-        """Send the queries."""
         for message in self._answers.messages():
             self.sendString(message)
 
     def stringReceived(self, string: bytes) -> None:
-        """Take one answer."""
         self._answers.received(string)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

@@ -109,8 +109,21 @@ class Control:
         return Deferred.fromCoroutine(self._listen(event, callback))
 
     def unlisten(self, event: str, callback: Listener) -> Deferred[None]:
-        """Undo one ``listen``; after the last one tor stops sending such events."""
-        return Deferred.fromCoroutine(self._unlisten(event, callback))
+        """Undo one ``listen``; after the last one tor is asked to send no more such events.
+
+        The Deferred fires when tor has answered, and never fails.
+        """
+        subscription = self._subscriptions.get(event)
+        if subscription is None or callback not in subscription.callbacks:
+            return succeed(None)
+        subscription.callbacks.remove(callback)
+        if subscription.callbacks:
+            return succeed(None)
+        del self._subscriptions[event]
+        if self._loss_waiters is None:
+            return succeed(None)
+        removed = self.protocol.remove_event_listener(event, subscription.deliver)
+        return self._deadline(removed).addErrback(lambda failure: None)
 
     def when_lost(self) -> Deferred[None]:
         """Fire, and never fail, when the connection is gone; cancelling ends only this waiting."""
@@ -137,17 +150,6 @@ class Control:
             )
         subscription.callbacks.append(callback)
         await subscription.when_accepted()
-
-    async def _unlisten(self, event: str, callback: Listener) -> None:
-        subscription = self._subscriptions.get(event)
-        if subscription is None or callback not in subscription.callbacks:
-            return
-        subscription.callbacks.remove(callback)
-        if subscription.callbacks:
-            return
-        del self._subscriptions[event]
-        if self._loss_waiters is not None:
-            await self._deadline(self.protocol.remove_event_listener(event, subscription.deliver))
 
     def _deadline(self, answer: Deferred[_T]) -> Deferred[_T]:
         """Give ``answer`` a deadline, and turn every failure into a ``ControlError``."""

@@ -6,7 +6,6 @@ import errno
 import fcntl
 import os
 import pwd
-import shutil
 import stat
 import tempfile
 from collections.abc import Iterable
@@ -20,11 +19,8 @@ SYSTEM_DIRECTORY = Path("/var/lib/torsocks_tx/tor")
 _PRIVATE, _TRAVERSABLE = 0o700, 0o755
 PREFIX = "torsocks-tx-"
 _LOCK = "lock"
-_LONGEST_SOCKET_PATH = 107
-"""Bytes in the path of a unix socket on Linux (103 on other systems); see unix(7)."""
-
-_SAFE_LENGTH = _LONGEST_SOCKET_PATH - 40
-"""Of the directory: leaves room for a socket's name and for other systems."""
+_SAFE_LENGTH = 67
+"""Bytes of a directory's path: with a socket's name it is under 103, the most of any system."""
 
 
 class DirectoryError(Exception):
@@ -108,11 +104,6 @@ def make_socket_directory() -> Path:
             return directory
         directory.rmdir()
     raise DirectoryError("no directory for temporary files has a path short enough for sockets")
-
-
-def remove_directory(path: Path) -> None:
-    """Remove a directory with all that is in it; it may be gone."""
-    shutil.rmtree(path, ignore_errors=True)
 
 
 def _check_lock(directory: Path) -> None:

@@ -7,6 +7,7 @@ goes with it. It serves no one else.
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ class LaunchedTorProvider(TorProvider):
             daemon, self._daemon = self._daemon, None
             if daemon is not None:
                 await daemon.stop(STOP_GRACE)
-            files.remove_directory(sockets)
+            shutil.rmtree(sockets, ignore_errors=True)
             await watchdog.stop()
 
     def _port(self, sockets: Path, flags: frozenset[str]) -> SocksPort:

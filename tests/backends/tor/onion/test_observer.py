@@ -203,8 +203,10 @@ class TestKeys:
 
     def test_that_tor_does_not_answer_to_do_not_end_the_following(self, directory: Path) -> None:
         observer, control = OnionObserver(Clock(), keyring=Keyring(directory)), staged()
-        for line in Keyring(directory)._keys.values():
-            control.answers[line.add_command] = ControlError(0, "tor did not answer in time")
+        observer.follow(control)
+        (add,) = control.commands
+        observer, control = OnionObserver(Clock(), keyring=Keyring(directory)), staged()
+        control.answers[add] = ControlError(0, "tor did not answer in time")
         observer.follow(control)
         assert observer.following is Following.YES
 

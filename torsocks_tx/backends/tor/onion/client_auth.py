@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from twisted.internet.defer import DeferredLock
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 
 from torsocks_tx.backends.tor.control import Control, ControlError
@@ -27,12 +27,6 @@ from torsocks_tx.socks.onion_address import check_onion
 SUFFIX = ".auth_private"
 MAX_FILE_BYTES = 4096
 """A file that is longer is not read: a key takes 130 bytes."""
-
-NO_ANSWER = 0
-"""The code of a ``ControlError`` without an answer from tor."""
-
-MOST_COMPLAINTS = 20
-"""Bad files that are named in the log at one time."""
 
 _KEY_BYTES = 32
 _ADDRESS = re.compile(r"[a-z2-7]{56}", re.IGNORECASE)
@@ -45,26 +39,11 @@ class BadKeyFile(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ClientAuthKey:
-    """A key that opens one onion service.
-
-    ``address``: 56 characters in lower case, without ``.onion``. ``private``: 32 bytes. ``path``:
-    the file it came from.
-    """
+    """A key that opens one onion service: the ``address`` in lower case, without ``.onion``."""
 
     address: str
     private: bytes = field(repr=False)
     path: Path
-
-    @property
-    def add_command(self) -> str:
-        """The command that gives it to tor (control-spec, ONION_CLIENT_AUTH_ADD)."""
-        blob = base64.b64encode(self.private).decode("ascii")
-        return f"ONION_CLIENT_AUTH_ADD {self.address} x25519:{blob}"
-
-    @property
-    def remove_command(self) -> str:
-        """The command that takes it from tor again."""
-        return f"ONION_CLIENT_AUTH_REMOVE {self.address}"
 
 
 def name_of(path: Path) -> str:
@@ -136,14 +115,7 @@ def _read(path: Path) -> str:
 
 
 class Keyring:
-    """The keys of one directory.
-
-    Args:
-        directory: where the ``.auth_private`` files are.
-
-    Raises:
-        OSError: the directory cannot be read.
-    """
+    """The keys in the ``.auth_private`` files of a directory; an ``OSError`` if it is none."""
 
     _log = Logger()
 
@@ -164,11 +136,8 @@ class Keyring:
         ``OSError`` if the directory cannot be read; the keys are then those of before.
         """
         keys, complaints = load_directory(self._directory)
-        for complaint in complaints[:MOST_COMPLAINTS]:
+        for complaint in complaints:
             self._log.warn("{complaint}", complaint=complaint)
-        if len(complaints) > MOST_COMPLAINTS:
-            more = len(complaints) - MOST_COMPLAINTS
-            self._log.warn("and {more} more files of that kind", more=more)
         gone = {address: key for address, key in self._keys.items() if address not in keys}
         self._withdrawn.update(gone)
         self._keys = keys
@@ -180,25 +149,23 @@ class Keyring:
             ControlError: tor is gone or does not answer. A key that tor refuses is only logged.
         """
         # One call at a time: a key that an earlier call still sends may be withdrawn meanwhile.
-        await self._lock.acquire()
-        try:
-            await self._install(control)
-        finally:
-            self._lock.release()
+        await self._lock.run(lambda: Deferred.fromCoroutine(self._install(control)))
 
     async def _install(self, control: Control) -> None:
         for address, key in tuple(self._withdrawn.items()):
             if address not in self._keys:
-                await self._tell(control, key, key.remove_command)
+                await self._tell(control, key, f"ONION_CLIENT_AUTH_REMOVE {address}")
             self._withdrawn.pop(address, None)
         for key in tuple(self._keys.values()):
-            await self._tell(control, key, key.add_command)
+            private = base64.b64encode(key.private).decode("ascii")
+            command = f"ONION_CLIENT_AUTH_ADD {key.address} x25519:{private}"
+            await self._tell(control, key, command)
 
     async def _tell(self, control: Control, key: ClientAuthKey, command: str) -> None:
         try:
             await control.command(command)
         except ControlError as error:
-            if error.code == NO_ANSWER:
+            if not error.code:  # no answer
                 raise
             self._log.warn(
                 "{path}: tor does not take this key ({code} {text})",

@@ -22,7 +22,7 @@ from torsocks_tx.backends.tor.onion.client_auth import Keyring
 from torsocks_tx.backends.tor.onion.diagnosis import Diagnosis, Finding, diagnose, no_rendezvous
 from torsocks_tx.backends.tor.onion.events import parse_circuit, parse_hs_desc
 from torsocks_tx.backends.tor.onion.history import AttemptLog
-from torsocks_tx.backends.tor.onion.queries import KeyChecker, TorQueries
+from torsocks_tx.backends.tor.onion.queries import TorQueries, check_key
 from torsocks_tx.backends.tor.onion.tracker import AttemptTracker
 from torsocks_tx.backends.tor.waiting import Waiters, limit
 from torsocks_tx.errors import (
@@ -41,7 +41,6 @@ FOLLOW_TIMEOUT = 2.0
 
 RETRY_SECONDS = 60.0
 """Seconds until a tor that would not tell its events is asked again."""
-
 
 CHECK_TIMEOUT = 1.0
 """Seconds for which a client waits until the public key in its address is checked."""
@@ -89,8 +88,7 @@ class OnionObserver:
         self._queries: TorQueries | None = None
         self._retry_at = 0.0
         self._waiters: Waiters[None] = Waiters(clock)
-        self._cooperator = one_step_a_turn(clock)
-        self.keys = KeyChecker(self._cooperator)
+        self.cooperator = one_step_a_turn(clock)
         self._listeners = (
             ("HS_DESC", lambda text: self.tracker.note_fetch(parse_hs_desc(text))),
             ("CIRC", lambda text: self.tracker.note_circuit(parse_circuit(text))),
@@ -102,7 +100,8 @@ class OnionObserver:
         """Whether an attempt may begin now: events are followed, or cannot be."""
         if control is not self._control or self.following is Following.STARTING:
             return False
-        return control is None or self.following is Following.YES or self._now() < self._retry_at
+        is_refused = self.clock.seconds() < self._retry_at
+        return control is None or self.following is Following.YES or is_refused
 
     def follow(self, control: Control | None) -> Deferred[None]:
         """Follow the events on this connection; fires, and never fails, when that is settled.
@@ -123,9 +122,7 @@ class OnionObserver:
 
     async def _begin_to_follow(self, control: Control) -> None:
         self.following = Following.STARTING
-        self._queries = TorQueries(
-            lambda line: Deferred.fromCoroutine(control.command(line)), self.clock, self._cooperator
-        )
+        self._queries = TorQueries(control, self.clock)
         control.when_lost().addCallback(lambda _: self._lost(control))
         timeout = self.clock.callLater(FOLLOW_TIMEOUT, self._waiters.fire, None)
         try:
@@ -142,9 +139,6 @@ class OnionObserver:
                 timeout.cancel()
             if self._control is control:
                 self._waiters.fire(None)
-
-    def _now(self) -> float:
-        return self.clock.seconds()
 
     def attempt(self, address: str, token: str | None) -> OnionAttempt:
         """Begin an attempt on ``address`` (56 characters) by a stream with this SOCKS password.
@@ -204,7 +198,7 @@ class OnionObserver:
     def _do_without_events(self, control: Control, error: Exception) -> None:
         """Try again at a later attempt."""
         self.following = Following.NO
-        self._retry_at = self._now() + RETRY_SECONDS
+        self._retry_at = self.clock.seconds() + RETRY_SECONDS
         self._unlisten(control)
         if isinstance(error, ControlError):
             self._log.warn(
@@ -217,7 +211,7 @@ class OnionObserver:
 
     def _unlisten(self, control: Control) -> None:
         for event, callback in self._listeners:
-            control.unlisten(event, callback).addErrback(self._ignore)
+            control.unlisten(event, callback)
 
     def _lost(self, control: Control | None) -> None:
         """Note that events are no longer followed on this connection."""
@@ -247,9 +241,6 @@ class OnionObserver:
         if self._control is not None:
             with suppress(ControlLost):  # the next connection gets the keys
                 await self._keyring.install(self._control)
-
-    def _ignore(self, failure: Failure) -> None:
-        failure.trap(ControlError)
 
 
 class OnionAttempt:
@@ -295,12 +286,12 @@ class OnionAttempt:
         if log.proof_of_work or not log.awaits_service:
             self._deadline.stop()
         elif self._give_up is not None and not self._deadline.is_waiting:
-            self._deadline.start(self._observer.rendezvous_timeout, self._no_rendezvous)
+            self._deadline.start(self._observer.rendezvous_timeout, self._rendezvous_is_late)
 
-    def _no_rendezvous(self) -> None:
-        Deferred.fromCoroutine(self._give_up_late())
+    def _rendezvous_is_late(self) -> None:
+        Deferred.fromCoroutine(self._no_rendezvous())
 
-    async def _give_up_late(self) -> None:
+    async def _no_rendezvous(self) -> None:
         """Give up, unless events that were not read yet say that the service came."""
         log = self._attempt_log
         try:
@@ -357,7 +348,7 @@ class OnionAttempt:
         """Return F6 if no service can have this address; asked where no sign of one was seen."""
         address, clock = self._attempt_log.address, self._observer.clock
         try:
-            if await limit(self._observer.keys.is_valid(address), CHECK_TIMEOUT, clock):
+            if await limit(check_key(address, self._observer.cooperator), CHECK_TIMEOUT, clock):
                 return reason
         except TimeoutError:
             return reason

@@ -5,16 +5,15 @@ A thousand streams that fail at once share one command and its answer.
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Cooperator
 from twisted.python.failure import Failure
 
-from torsocks_tx.backends.tor.control import ControlLost
+from torsocks_tx.backends.tor.control import Control, ControlLost
 from torsocks_tx.backends.tor.onion.events import Step, parse_circuit
 from torsocks_tx.backends.tor.waiting import Waiters, limit
 from torsocks_tx.socks.onion_address import has_public_key
@@ -22,39 +21,30 @@ from torsocks_tx.socks.onion_address import has_public_key
 ANSWER_TIMEOUT = 1.0
 """Seconds for tor to answer once it has refused a stream; it takes under a millisecond."""
 
-LINES_AT_ONCE = 50
-"""Circuits of tor's list that are read in one turn of the reactor: it takes a millisecond."""
 
-Ask = Callable[[str], Deferred[str]]
-_T = TypeVar("_T")
-
-_Joined = dict[str, set[str | None]]
-"""For each onion service, the tokens of the circuits to it that are open."""
-
-
-class SharedCommands(Generic[_T]):
+class SharedCommands:
     """Sends each command at most once at a time; ``ask`` sends one and fires with its answer.
 
     An answer is at least as new as the question: a command that is under way already is not
     waited for, but the one after it.
     """
 
-    def __init__(self, ask: Callable[[str], Deferred[_T]], clock: IReactorTime) -> None:
+    def __init__(self, ask: Callable[[str], Deferred[str]], clock: IReactorTime) -> None:
         self._ask = ask
         self._clock = clock
         self._sent: set[str] = set()
-        self._next: dict[str, Waiters[_T]] = {}
+        self._next: dict[str, Waiters[str]] = {}
 
-    def answer_to(self, command: str) -> Deferred[_T]:
+    def answer_to(self, command: str) -> Deferred[str]:
         """Fire with tor's answer; fail as ``ask`` does. Can be cancelled."""
         if command in self._sent:
             return self._next.setdefault(command, Waiters(self._clock)).wait()
-        waiters: Waiters[_T] = Waiters(self._clock)
+        waiters: Waiters[str] = Waiters(self._clock)
         waiting = waiters.wait()
         self._send(command, waiters)
         return waiting
 
-    def _send(self, command: str, waiters: Waiters[_T]) -> None:
+    def _send(self, command: str, waiters: Waiters[str]) -> None:
         self._sent.add(command)
         asked = self._ask(command)
         asked.addCallbacks(waiters.fire, lambda failure: _fail(waiters, failure))
@@ -68,80 +58,61 @@ class SharedCommands(Generic[_T]):
             self._send(command, waiters)
 
 
-class TorQueries:
-    """Asks by one control connection; ``ask`` sends a command.
-
-    All fail with ``ControlError`` or, where tor is silent, ``TimeoutError``.
-    """
-
-    def __init__(self, ask: Ask, clock: IReactorTime, cooperator: Cooperator) -> None:
-        self._ask = lambda command: limit(ask(command), ANSWER_TIMEOUT, clock)
-        self._cooperator = cooperator
-        self._texts: SharedCommands[str] = SharedCommands(self._ask, clock)
-        self._circuits: SharedCommands[_Joined] = SharedCommands(self._list_joined, clock)
-
-    async def fence(self) -> None:
-        """Return when all events that tor has sent so far are read."""
-        await self._texts.answer_to("GETINFO version")
-
-    async def has_joined_circuit(self, address: str, token: str | None) -> bool:
-        """Whether a circuit to the service is open that streams with this token use."""
-        joined = await self._circuits.answer_to("GETINFO circuit-status")
-        tokens = joined.get(address, set())
-        return bool(tokens) if token is None else not tokens.isdisjoint((token, None))
-
-    async def has_key(self, address: str) -> bool:
-        """Whether tor holds a client authorization key for the service."""
-        answer = await self._texts.answer_to(f"ONION_CLIENT_AUTH_VIEW {address}")
-        return any(line.startswith(f"CLIENT {address} ") for line in answer.splitlines())
-
-    def _list_joined(self, command: str) -> Deferred[_Joined]:
-        return Deferred.fromCoroutine(self._read_joined(command))
-
-    async def _read_joined(self, command: str) -> _Joined:
-        joined: _Joined = defaultdict(set)
-        reading = _read_circuits(await self._ask(command), joined)
-        for _ in reading:  # a short answer is read at once
-            await self._cooperator.coiterate(reading)
-        return joined
-
-
-def _read_circuits(answer: str, joined: _Joined) -> Iterator[None]:
-    """Add the circuits of an answer to ``joined``, some of them in each step."""
-    for number, line in enumerate(answer.splitlines(), 1):
-        if "HSCR_JOINED" in line:  # spare the others the parsing
-            circuit = parse_circuit(line.removeprefix("circuit-status="))
-            if circuit is not None and circuit.step is Step.JOINED:
-                joined[circuit.address].add(circuit.token)
-        if number % LINES_AT_ONCE == 0:
-            yield
-
-
-def _fail(waiters: Waiters[_T], failure: Failure) -> None:
+def _fail(waiters: Waiters[str], failure: Failure) -> None:
     error = failure.value
     waiters.fail(lambda: error if isinstance(error, Exception) else ControlLost())
 
 
-class KeyChecker:
-    """Checks the public keys in addresses, one at a time, by steps of ``cooperator``."""
+class TorQueries:
+    """Asks by one control connection.
 
-    def __init__(self, cooperator: Cooperator) -> None:
-        self._cooperator = cooperator
-        self._waiting: OrderedDict[Deferred[bool], str] = OrderedDict()
+    All fail with ``ControlError`` or, where tor is silent, ``TimeoutError``.
+    """
 
-    def is_valid(self, address: str) -> Deferred[bool]:
-        """Fire with whether a service can have this address (without ``.onion``)."""
-        if not self._waiting:
-            self._cooperator.cooperate(self._check_all())
-        waiting: Deferred[bool] = Deferred(self._give_up)
-        self._waiting[waiting] = f"{address}.onion"
-        return waiting
+    def __init__(self, control: Control, clock: IReactorTime) -> None:
+        def ask(command: str) -> Deferred[str]:
+            return limit(Deferred.fromCoroutine(control.command(command)), ANSWER_TIMEOUT, clock)
 
-    def _give_up(self, waiting: Deferred[bool]) -> None:
-        self._waiting.pop(waiting, None)
+        self._commands = SharedCommands(ask, clock)
+        self._circuits = ""
+        self._joined: Mapping[str, set[str | None]] = {}
 
-    def _check_all(self) -> Iterator[None]:
-        while self._waiting:
-            waiting, host = self._waiting.popitem(last=False)
-            waiting.callback(has_public_key(host))
-            yield
+    async def fence(self) -> None:
+        """Return when all events that tor has sent so far are read."""
+        await self._commands.answer_to("GETINFO version")
+
+    async def has_joined_circuit(self, address: str, token: str | None) -> bool:
+        """Whether a circuit to the service is open that streams with this token use."""
+        circuits = await self._commands.answer_to("GETINFO circuit-status")
+        if circuits is not self._circuits:
+            self._circuits, self._joined = circuits, read_joined(circuits)
+        tokens = self._joined.get(address, set())
+        return bool(tokens) if token is None else not tokens.isdisjoint((token, None))
+
+    async def has_key(self, address: str) -> bool:
+        """Whether tor holds a client authorization key for the service."""
+        answer = await self._commands.answer_to(f"ONION_CLIENT_AUTH_VIEW {address}")
+        return any(line.startswith(f"CLIENT {address} ") for line in answer.splitlines())
+
+
+def read_joined(circuits: str) -> Mapping[str, set[str | None]]:
+    """Return, for each onion service, the tokens of the circuits to it that are open."""
+    joined: dict[str, set[str | None]] = defaultdict(set)
+    for line in circuits.splitlines():
+        if "HSCR_JOINED" in line:  # spare the others the parsing
+            circuit = parse_circuit(line.removeprefix("circuit-status="))
+            if circuit is not None and circuit.step is Step.JOINED:
+                joined[circuit.address].add(circuit.token)
+    return joined
+
+
+def check_key(address: str, cooperator: Cooperator) -> Deferred[bool]:
+    """Fire with whether a service can have this address, by a step of ``cooperator``."""
+
+    def check() -> Iterator[None]:
+        checked.callback(has_public_key(f"{address}.onion"))
+        yield from ()
+
+    checked: Deferred[bool] = Deferred(lambda _: task.stop())
+    task = cooperator.cooperate(check())
+    return checked

@@ -30,23 +30,18 @@ class _Service:
         self._attempts: dict[str | None, dict[AttemptLog, None]] = {}
 
     def __bool__(self) -> bool:
-        """Whether an attempt is under way."""
         return bool(self._attempts)
 
     def __contains__(self, log: AttemptLog) -> bool:
-        """Whether this is an attempt that is under way."""
         return log in self._attempts.get(log.token, {})
 
     def __iter__(self) -> Iterator[AttemptLog]:
-        """Every attempt."""
         return iter([each for attempts in self._attempts.values() for each in attempts])
 
     def add(self, log: AttemptLog) -> None:
-        """Add an attempt."""
         self._attempts.setdefault(log.token, {})[log] = None
 
     def remove(self, log: AttemptLog) -> None:
-        """Remove an attempt."""
         attempts = self._attempts[log.token]
         del attempts[log]
         if not attempts:
