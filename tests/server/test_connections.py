@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+from functools import partial
 from typing import Any
 from unittest.mock import Mock
 
@@ -13,10 +14,13 @@ from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.selectreactor import SelectReactor
 from twisted.internet.task import Clock
 
+from tests.support.clocks import TurnClock
 from torsocks_tx.backends.memory import MemoryBackend
 from torsocks_tx.limits import Limits
 from torsocks_tx.server import connections
 from torsocks_tx.server.connections import (
+    NEW_TURN,
+    REQUESTS_PER_TURN,
     SILENCE,
     WARNING_PAUSE,
     ConnectionLimiter,
@@ -35,6 +39,9 @@ class FakeConnection:
     was_reset = False
     received = 0
 
+    def __init__(self, network: bytes | None = None) -> None:
+        self.network = network
+
     def reset(self) -> None:
         self.was_reset = True
 
@@ -43,16 +50,16 @@ class Limited:
     """A limiter with a clock, and its connections."""
 
     def __init__(self, most: int | None = None, per_client: int | None = None) -> None:
-        self.clock = Clock()
-        self.limiter = ConnectionLimiter(most, per_client, self.clock.seconds)
+        self.clock = TurnClock()
+        self.limiter = ConnectionLimiter(most, per_client, self.clock)
 
     def come(self, client: bytes | None = None, *, served: bool = False) -> FakeConnection | None:
         if not self.limiter.has_room(client):
             return None
-        connection = FakeConnection()
-        self.limiter.join(connection, client)
+        connection = FakeConnection(client)
+        self.limiter.join(connection)
         if served:
-            self.limiter.serve(connection)
+            self.limiter.serve(connection, lambda: None)
         return connection
 
     def serve(self, count: int, client: bytes | None = None) -> list[FakeConnection]:
@@ -149,6 +156,64 @@ def test_nothing_is_kept_of_clients_that_left() -> None:
             limited.limiter.leave(connection)
     assert limited.limiter._clients == {}
     assert limited.limiter._groups == {}
+
+
+class TestTurns:
+    """How many requests are begun in one turn of the reactor, and whose."""
+
+    def setup_method(self) -> None:
+        self.limited = Limited()
+        self.begun: list[FakeConnection] = []
+
+    def ask(self, count: int, client: bytes | None = None) -> list[FakeConnection]:
+        connections = [FakeConnection(client) for _ in range(count)]
+        for connection in connections:
+            self.limited.limiter.join(connection)
+            self.limited.limiter.serve(connection, partial(self.begun.append, connection))
+        return connections
+
+    def turn(self) -> list[FakeConnection]:
+        """Make one turn; return whose requests were begun in it."""
+        before = len(self.begun)
+        self.limited.clock.turn()
+        return self.begun[before:]
+
+    def test_a_few_requests_are_begun_in_one_turn_and_the_others_in_the_next(self) -> None:
+        connections = self.ask(3 * REQUESTS_PER_TURN)
+        for turns in (1, 2, 3, 3):
+            assert self.begun == connections[: turns * REQUESTS_PER_TURN]
+            self.turn()
+
+    def test_requests_of_a_later_turn_do_not_count(self) -> None:
+        for _ in range(3 * REQUESTS_PER_TURN):
+            self.limited.clock.advance(NEW_TURN * 1.1)
+            assert self.ask(1) == self.begun[-1:]
+        assert self.limited.clock.getDelayedCalls() == []
+
+    def test_addresses_take_turns(self) -> None:
+        self.ask(100, ATTACKER)
+        victims = self.ask(2, VICTIM)
+        assert {*victims} < {*self.turn()}
+
+    def test_a_client_that_left_is_not_served(self) -> None:
+        connections = self.ask(REQUESTS_PER_TURN + 3)
+        for connection in connections:
+            self.limited.limiter.leave(connection)
+        assert self.turn() == []
+        assert self.limited.clock.getDelayedCalls() == []
+        assert self.ask(1) == self.begun[-1:]
+
+    def test_a_request_that_raises_does_not_keep_the_others(self) -> None:
+        def fail() -> None:
+            raise RuntimeError("out of order")
+
+        self.ask(REQUESTS_PER_TURN)
+        broken = FakeConnection()
+        self.limited.limiter.serve(broken, fail)
+        [last] = self.ask(1)
+        with pytest.raises(RuntimeError):
+            self.turn()
+        assert self.turn() == [last]
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,8 @@ def token(factory: SOCKSFactory, said: bytes, peer: Any = HERE) -> bytes:
     transport.getPeer = lambda: peer  # type: ignore[method-assign]
     transport.connect(protocol)
     protocol.dataReceived(said)
+    if isinstance(factory.clock, Clock):
+        factory.clock.advance(0)
     outbound = factory.backend.outbounds[-1]  # type: ignore[attr-defined]
     transport.lose(clean=False)
     assert outbound.isolation.credentials.username == b"<torS0X>0"
@@ -165,7 +167,7 @@ def socks4(user: bytes) -> bytes:
 
 class TestIsolation:
     def setup_method(self) -> None:
-        self.factory = SOCKSFactory(MemoryBackend())
+        self.factory = SOCKSFactory(MemoryBackend(), clock=Clock())
 
     @rows("S-13", "S-17", "S-19", "S-23")
     def test_streams_share_credentials_upstream_only_with_equal_authentication(self) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
 from twisted.logger import LogEvent, LogLevel
 
 from tests.support.http import Answer, answers_in
@@ -129,6 +130,8 @@ def token(factory: SOCKSFactory, said: bytes) -> bytes:
     assert protocol is not None
     transport.connect(protocol)
     protocol.dataReceived(said)
+    if isinstance(factory.clock, Clock):
+        factory.clock.advance(0)
     backend: Any = factory.backend
     password: bytes = backend.outbounds[-1].isolation.credentials.password
     return password
@@ -139,7 +142,7 @@ HEADERS = ["Proxy-Authorization", "Tor-Stream-Isolation", "X-Tor-Stream-Isolatio
 
 @rows("H-08", "H-09")
 def test_streams_with_different_isolation_headers_never_share() -> None:
-    factory = SOCKSFactory(MemoryBackend(), listener="one")
+    factory = SOCKSFactory(MemoryBackend(), listener="one", clock=Clock())
     values = ("", "a", "b", "Basic dG9yLWlzbzph", "Basic dG9yOmE=", "Basic eC10b3I6YQ==")
     said = [
         CONNECT + f"{header}: {value}\r\n\r\n".encode() for header in HEADERS for value in values

@@ -9,12 +9,15 @@ from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol
 from twisted.logger import LogEvent
 from zope.interface.verify import verifyObject
 
+from tests.support.clocks import TurnClock
 from tests.support.peers import GRANTED, named, refused
 from tests.support.rows import rows
 from tests.support.stage import GREETING, Stage
 from tests.support.transports import FakeTransport, WholeTransport
 from torsocks_tx.backends.memory import MemoryBackend, MemoryOutbound
+from torsocks_tx.errors import TorDown
 from torsocks_tx.limits import Limits
+from torsocks_tx.server.connections import REQUESTS_PER_TURN
 from torsocks_tx.server.factory import SOCKS4Factory, SOCKS5Factory
 from torsocks_tx.server.protocol import SOCKS4Protocol, SOCKS5Protocol, SOCKSProtocol, State
 
@@ -319,3 +322,45 @@ def test_a_client_that_left_is_not_counted_even_if_the_backend_raises() -> None:
         stage.transport.lose(clean=False)
     assert stage.server.limiter.has_room()
     assert not stage.server.connections
+
+
+class TestWaitingForATurn:
+    """A client whose request is begun in a later turn of the reactor."""
+
+    def setup_method(self) -> None:
+        self.stage = Stage(clock=TurnClock(), limits=Limits(early_data=100))
+        for _ in range(REQUESTS_PER_TURN):
+            self.stage.server.limiter.serve(self.stage.protocol, lambda: None)
+        assert self.stage.ask(CONNECT + b"early ") == b""
+        assert self.stage.backend.outbounds == []
+
+    def test_it_is_served_in_the_next_turn_with_what_it_sent_meanwhile(self) -> None:
+        assert self.stage.say(b"and late") == b""
+        self.stage.clock.turn()
+        [outbound] = self.stage.backend.outbounds
+        assert outbound.written == b"early and late"
+        outbound.receiver.opened()
+        assert self.stage.transport.take() == GRANTED
+
+    def test_early_data_has_the_same_bound(self) -> None:
+        self.stage.say(bytes(99))
+        assert not self.stage.transport.reading
+        self.stage.clock.turn()
+        [outbound] = self.stage.backend.outbounds
+        assert not self.stage.transport.reading
+        outbound.receiver.refused(TorDown("x"))
+        assert self.stage.transport.reading
+
+    @pytest.mark.parametrize("leave", ["is lost", "is closed"])
+    def test_a_client_that_is_gone_by_then_is_not_served(self, leave: str) -> None:
+        if leave == "is lost":
+            self.stage.transport.lose(clean=True)
+        else:
+            self.stage.protocol.finish(b"")
+        self.stage.clock.turn()
+        assert self.stage.backend.outbounds == []
+
+    def test_a_server_that_stops_lets_it_be_served_or_resets_it(self) -> None:
+        assert self.stage.protocol.is_served
+        self.stage.server.abort_all()
+        assert self.stage.transport.asked[-1] == "abortConnection"

@@ -22,9 +22,10 @@ class Stage:
         *,
         kind: type[SOCKSFactory] = SOCKSFactory,
         transport: WholeTransport | None = None,
+        clock: Clock | None = None,
         **options: Any,
     ) -> None:
-        self.clock = Clock()
+        self.clock = clock or Clock()
         self.backend = MemoryBackend() if backend is None else backend
         self.server = kind(self.backend, clock=self.clock, **options)
         self.transport = transport or FakeTransport()

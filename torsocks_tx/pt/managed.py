@@ -214,7 +214,7 @@ class ManagedTransports:
         most: int | None = None,
     ) -> None:
         self._reactor = reactor
-        self._limiter = ConnectionLimiter(most)
+        self._limiter = ConnectionLimiter(most, clock=reactor)
         self._debug = debug
         self._parent = parent
         self._transports = transports

@@ -3,17 +3,17 @@
 It bounds all clients together and those of one address. When a bound is reached, the oldest client
 without a request is reset to make room for a new one. If there is none, a client that has closed
 its sending side is reset once its stream has carried nothing for a while: one that has closed
-altogether looks the same.
+altogether looks the same. It also bounds how many requests are begun in one turn of the reactor.
 """
 
 from __future__ import annotations
 
 import resource
-import time
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from twisted.internet.interfaces import IAddress
+from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.selectreactor import SelectReactor
 from twisted.logger import Logger
 
@@ -34,6 +34,13 @@ WARNING_PAUSE = 60.0
 
 SELECT_DESCRIPTORS = 1024
 """FD_SETSIZE: select(2) takes no descriptor from here on, whatever the limit of open files."""
+
+REQUESTS_PER_TURN = 4
+"""Requests that are begun in one turn of the reactor, about a millisecond each. The others wait for
+the next turn, and new clients are greeted between."""
+
+NEW_TURN = 0.02
+"""Seconds without a request after which the next one is begun at once: the reactor has turned."""
 
 _IPV6_NETWORK = 8
 _THIS_MACHINE = frozenset({packed_ip("127.0.0.1"), packed_ip("::1")[:_IPV6_NETWORK]})
@@ -89,7 +96,9 @@ class RareWarning:
 
 
 class Connection(Protocol):
-    """A client's connection, as the limiter sees it."""
+    """A client's connection, as the limiter sees it; ``network`` is its ``client_network``."""
+
+    network: bytes | None
 
     @property
     def received(self) -> int:
@@ -127,6 +136,36 @@ class _Group:
         return None
 
 
+class _WaitingRequests:
+    """What begins each request that waits; addresses take turns, and each has its oldest first."""
+
+    def __init__(self) -> None:
+        self._clients: OrderedDict[bytes | None, OrderedDict[Connection, Callable[[], None]]]
+        self._clients = OrderedDict()
+
+    def __bool__(self) -> bool:
+        """Whether any waits."""
+        return bool(self._clients)
+
+    def add(self, connection: Connection, begin: Callable[[], None]) -> None:
+        """Add the request of a connection."""
+        self._clients.setdefault(connection.network, OrderedDict())[connection] = begin
+
+    def remove(self, connection: Connection) -> None:
+        """Remove the request of a connection, if it waits."""
+        requests = self._clients.get(connection.network, OrderedDict())
+        if requests.pop(connection, None) is not None and not requests:
+            del self._clients[connection.network]
+
+    def take(self) -> Callable[[], None]:
+        """Remove the next request."""
+        client, requests = self._clients.popitem(last=False)
+        _, begin = requests.popitem(last=False)
+        if requests:
+            self._clients[client] = requests
+        return begin
+
+
 class ConnectionLimiter:
     """Bounds the number of clients: ``most`` in all, ``per_client`` from one address.
 
@@ -134,6 +173,7 @@ class ConnectionLimiter:
     does not bound 127.0.0.1 and ::1, since all programs of a machine share them. Clients without an
     address, as on unix sockets, are bounded by ``most`` alone. ``pairs_budget`` bounds what
     all clients send by extended authentication.
+    ``clock``: the reactor in which requests are begun.
     """
 
     _log = Logger()
@@ -142,20 +182,27 @@ class ConnectionLimiter:
         self,
         most: int | None = None,
         per_client: int | None = None,
-        seconds: Callable[[], float] = time.monotonic,
+        clock: IReactorTime | None = None,
     ) -> None:
+        if clock is None:
+            from twisted.internet import reactor
+
+            clock = reactor
         self._exempt: frozenset[bytes | None] = _THIS_MACHINE if per_client is None else frozenset()
         if per_client is None and most is not None:
             per_client = max(most // SHARE, 1)
         self._per_client = per_client
-        self._seconds = seconds
+        self._clock = clock
         self._all = _Group(most)
         self.pairs_budget = Budget()
         self._everyone = (self._all,)
         self._clients: dict[bytes | None, tuple[_Group, ...]] = {}
         self._groups: dict[Connection, tuple[_Group, ...]] = {}
         text = "{most} {whose} are connected: more are turned away"
-        self._warning = RareWarning(self._log, text, seconds)
+        self._warning = RareWarning(self._log, text, clock.seconds)
+        self._waiting = _WaitingRequests()
+        self._begun, self._last_request = 0, 0.0
+        self._counts_turns = False
 
     def __len__(self) -> int:
         """Return how many clients there are."""
@@ -172,15 +219,16 @@ class ConnectionLimiter:
         return True
 
     def _make_room(self, group: _Group) -> bool:
-        connection = group.find_dispensable(self._seconds())
+        connection = group.find_dispensable(self._clock.seconds())
         if connection is None:
             return False
         self.leave(connection)
         connection.reset()
         return True
 
-    def join(self, connection: Connection, client: bytes | None = None) -> None:
-        """Count a connection of this ``client_network``, which has made no request yet."""
+    def join(self, connection: Connection) -> None:
+        """Count a connection, which has made no request yet."""
+        client = connection.network
         groups = self._clients.get(client, self._everyone)
         bounded = self._per_client is not None and client not in self._exempt
         if bounded and client is not None and len(groups) == 1:
@@ -190,20 +238,43 @@ class ConnectionLimiter:
             group.count += 1
             group.unfinished[connection] = None
 
-    def serve(self, connection: Connection) -> None:
-        """Note that a connection has made its request."""
+    def serve(self, connection: Connection, begin: Callable[[], None]) -> None:
+        """Note that a connection has made its request; call ``begin`` now or in a later turn."""
         for group in self._groups.get(connection, ()):
             group.unfinished.pop(connection, None)
+        now = self._clock.seconds()
+        if not self._counts_turns and now - self._last_request > NEW_TURN:
+            self._begun = 0
+        self._last_request = now
+        if self._begun < REQUESTS_PER_TURN:
+            self._begun += 1
+            begin()
+            return
+        self._waiting.add(connection, begin)
+        if not self._counts_turns:
+            self._counts_turns = True
+            self._clock.callLater(0, self._begin_some)
+
+    def _begin_some(self) -> None:
+        """Begin requests that have waited for this turn of the reactor."""
+        self._begun = 0
+        self._counts_turns = bool(self._waiting)
+        if self._counts_turns:
+            # First of all, for whatever follows might raise.
+            self._clock.callLater(0, self._begin_some)
+        while self._waiting and self._begun < REQUESTS_PER_TURN:
+            self._begun += 1
+            self._waiting.take()()
 
     def linger(self, connection: Connection) -> None:
         """Note that a client has closed its sending side while its stream is open."""
         for group in self._groups.get(connection, ()):
             group.lingering.pop(connection, None)  # those that linger longest stay first
-            group.lingering[connection] = self._seconds(), connection.received
+            group.lingering[connection] = self._clock.seconds(), connection.received
 
     def find_silent(self, seconds: float) -> list[Connection]:
         """Return the clients that closed their sending side and received nothing for so long."""
-        found, now = [], self._seconds()
+        found, now = [], self._clock.seconds()
         for connection, (since, received) in list(self._all.lingering.items()):
             if connection.received != received:
                 self.linger(connection)
@@ -212,7 +283,9 @@ class ConnectionLimiter:
         return found
 
     def leave(self, connection: Connection) -> None:
-        """Count a connection no more; a second call does nothing."""
+        """Count a connection no more, nor serve it; a second call does nothing."""
+        if self._counts_turns:
+            self._waiting.remove(connection)
         for group in self._groups.pop(connection, ()):
             group.count -= 1
             group.unfinished.pop(connection, None)

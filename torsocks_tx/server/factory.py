@@ -99,7 +99,8 @@ class SOCKSFactory(Factory):
         self._port_flags = self.policy.port_flags
         self._is_restrictive = self.policy.is_restrictive
         if limiter is None:
-            limiter = ConnectionLimiter(self.limits.max_connections, self.limits.max_per_client)
+            most, per_client = self.limits.max_connections, self.limits.max_per_client
+            limiter = ConnectionLimiter(most, per_client, clock)
         self.limiter = limiter
         self._extended = self._extended_rules(keys or {})
         self._empty: list[Deferred[None]] = []
@@ -216,7 +217,7 @@ class SOCKSFactory(Factory):
     def connected(self, protocol: SOCKSProtocol) -> None:
         """Count a connection."""
         self.connections.add(protocol)
-        self.limiter.join(protocol, protocol.network)
+        self.limiter.join(protocol)
 
     def disconnected(self, protocol: SOCKSProtocol) -> None:
         """Count it no more."""

@@ -1,4 +1,4 @@
-"""One client's connection: bytes -> handshake -> request handler.
+"""One client's connection: bytes -> handshake -> turn to be served -> request handler.
 
 From every state to CLOSING, where the client can still read everything that was written to it:
 flush, shut our sending side down, take and drop what still comes for a bounded time, close. (To
@@ -85,10 +85,15 @@ class ConnectionOwner(Interface):
 
 
 class State(Enum):
-    """How far a client's connection is. CLIENT_EOF: busy, and the client will send no more."""
+    """How far a client's connection is.
+
+    WAITING: its request is begun in a later turn of the reactor. CLIENT_EOF: busy, and the client
+    will send no more.
+    """
 
     HANDSHAKE = auto()
     AUTHENTICATING = auto()
+    WAITING = auto()
     BUSY = auto()
     CLIENT_EOF = auto()
     CLOSING = auto()
@@ -111,6 +116,7 @@ class SOCKSProtocol(Protocol):
     transport: Any = None
     deadline: Deadline
     _handler: RequestHandler
+    _early: bytearray
     _log = Logger()
 
     def __init__(self) -> None:
@@ -146,6 +152,10 @@ class SOCKSProtocol(Protocol):
             self._dropped += len(data)
             if self._dropped > self.factory.limits.drain_bytes:
                 self.transport.loseConnection()
+        elif self.state is State.WAITING:
+            self._early += data
+            if len(self._early) >= self.factory.limits.early_data:
+                self.transport.pauseProducing()
         elif self.state in _UNSERVED:
             handshake = self._handshake
             if handshake is None:
@@ -168,7 +178,7 @@ class SOCKSProtocol(Protocol):
         elif self.state is State.CLOSING:
             self.transport.loseConnection()
         else:
-            self.note("the client closed before its request")
+            self.note("the client closed before its request was begun")
             self.transport.loseConnection()
 
     def fileDescriptorReceived(self, descriptor: int) -> None:
@@ -216,7 +226,8 @@ class SOCKSProtocol(Protocol):
                 case Authenticate(credentials):
                     self._authenticate(credentials)
                 case Requested(request, rest):
-                    self._set_out(request, rest)
+                    self.state, self._early = State.WAITING, bytearray(rest)
+                    self.factory.limiter.serve(self, partial(self._set_out, request))
                 case Rejected(data, reason):
                     self.note(reason)
                     self.finish(data)
@@ -244,14 +255,19 @@ class SOCKSProtocol(Protocol):
             self._log.failure(text, without_text(failure))
             self._authenticated(None)
 
-    def _set_out(self, request: Request, rest: bytes) -> None:
+    def _set_out(self, request: Request) -> None:
+        if self.state is not State.WAITING:
+            return
         self._handler = handler = self.factory.request_handler(self, request)
         self.state = State.BUSY
-        self.factory.limiter.serve(self)
+        early = bytes(self._early)
+        del self._early
         self._handshake = None  # an idle stream is to cost little
+        if len(early) >= self.factory.limits.early_data:
+            self.transport.resumeProducing()
         try:
             isolation = self.factory.admit(request, self.transport.getPeer())
-            handler.begin(self.factory.backend, isolation, rest)
+            handler.begin(self.factory.backend, isolation, early)
         except SOCKSError as reason:
             handler.relay_refused(reason)
         except Exception:

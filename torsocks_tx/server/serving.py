@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
-from twisted.internet.interfaces import IAddress, IListeningPort
+from twisted.internet.interfaces import IAddress, IListeningPort, IReactorTime
 from twisted.logger import Logger
 
 from torsocks_tx.interfaces import IBackend
@@ -84,13 +84,17 @@ class Server:
 
 
 def with_factories(
-    listeners: Iterable[Listener], backend: IBackend, limits: Limits, **options: Any
+    listeners: Iterable[Listener],
+    backend: IBackend,
+    limits: Limits,
+    clock: IReactorTime,
+    **options: Any,
 ) -> list[tuple[Listener, SOCKSFactory]]:
     """Return each listener with the factory that serves its clients; all are counted together.
 
     ``options``: further arguments of ``SOCKSFactory``.
     """
-    limiter = ConnectionLimiter(limits.max_connections, limits.max_per_client)
+    limiter = ConnectionLimiter(limits.max_connections, limits.max_per_client, clock)
     return [
         (
             listener,
@@ -99,6 +103,7 @@ def with_factories(
                 policy=listener.policy,
                 limits=limits,
                 limiter=limiter,
+                clock=clock,
                 tells_clients_apart=listener.kind != "haproxy",
                 **options,
             ),
@@ -136,10 +141,10 @@ def serve(
         listeners,
         backend,
         limits,
+        reactor,
         authenticator=authenticator,
         keys=keys,
         isolator=isolator,
-        clock=reactor,
     )
     server = Server(ready, partial(bind, reactor, authenticated=authenticator is not None))
     server.open()

@@ -103,9 +103,9 @@ def make_server(
         options.listeners,
         upstream.backend,
         limits,
+        reactor,
         authenticator=CredAuthenticator(checkers) if checkers else None,
         isolator=isolator,
-        clock=reactor,
         debugging=bool(options["debug"]),
     )
     return TorsocksService(
