@@ -28,15 +28,21 @@ from tests.support.rows import rows
 from tests.support.running import Twistd
 from torsocks_tx.server.listen import parse_listener
 from torsocks_tx.server.serving import Server
+from torsocks_tx.twistd import service
 from torsocks_tx.twistd import supervisor as module
-from torsocks_tx.twistd.service import ProcessSignals, StartError
-from torsocks_tx.twistd.supervisor import QUICK, START_TIMEOUT, Supervisor, Unused, Worker
+from torsocks_tx.twistd.service import ProcessSignals, StartError, TorsocksService
+from torsocks_tx.twistd.supervisor import MOST_OLD, QUICK, START_TIMEOUT, Supervisor, Unused, Worker
 
 LOOPBACK = "tcp:0:interface=127.0.0.1"
 
 
 def workers_of(server: Twistd) -> list[int]:
     return [pid for pid in descendants(server.pid) if is_alive(pid)]
+
+
+async def said(server: Twistd, words: str, times: int) -> None:
+    """Wait until these words are so often in its log."""
+    await server.until(lambda: server.output.count(words) >= times)
 
 
 class Site:
@@ -139,22 +145,48 @@ async def test_workers_end_with_a_supervisor_that_is_killed(site: Site) -> None:
         await process_ended(pid)
 
 
-async def test_sighup_starts_them_anew_and_streams_go_on(site: Site) -> None:
-    server = await site.start("--shutdown-grace", "60")
+async def test_streams_outlive_the_workers_that_sighup_replaces(site: Site) -> None:
+    server = await site.start("--shutdown-grace", "0")
     before = workers_of(server)
-    client, leg = await site.ask()
-    os.kill(server.pid, signal.SIGHUP)
-    await server.said("started anew")
-    await server.said("open connections have 60 s to end (1 now)")
-    client.send(b"still there")
-    assert await leg.take(11) == b"still there"
-    late, _ = await site.ask()
-    # A FIN would let the streams linger.
-    late.reset()
-    client.reset()
+    streams = []
+    for count in (1, 2):
+        streams.append(await site.ask())
+        os.kill(server.pid, signal.SIGHUP)
+        await said(server, "SIGHUP: the workers have been started anew\n", count)
+    await said(server, "replaced: open connections have 3600 s to end (1 now)", 2)
+    for client, leg in streams:
+        client.send(b"still there")
+        assert await leg.take(11) == b"still there"
+        leg.send(bytes(1 << 20))
+        assert await client.take(1 << 20) == bytes(1 << 20)
+        # A FIN would let the stream linger.
+        client.reset()
     for pid in before:
         await process_ended(pid)
+    await said(server, "an old worker", 4)
     assert len(workers_of(server)) == 2
+
+
+async def test_streams_of_an_old_worker_are_reset_at_the_drain_limit(site: Site) -> None:
+    server = await site.start("--drain-limit", "0.5")
+    client, leg = await site.ask()
+    os.kill(server.pid, signal.SIGHUP)
+    await server.said("replaced: open connections have 0.5 s to end (1 now)")
+    assert not await client.ended_well()
+    assert not await leg.ended_well()
+    await said(server, "an old worker", 2)
+
+
+async def test_old_workers_stop_with_the_server(site: Site) -> None:
+    server = await site.start("--shutdown-grace", "0")
+    before = workers_of(server)
+    client, _ = await site.ask()
+    os.kill(server.pid, signal.SIGHUP)
+    await server.said("started anew")
+    assert await server.stop() == -signal.SIGTERM
+    assert not await client.ended_well()
+    for pid in before:
+        await process_ended(pid)
 
 
 async def test_second_sigterm_ends_the_grace_by_resets(site: Site) -> None:
@@ -176,7 +208,10 @@ class Process:
         self.has_ended = False
 
     def write(self, data: bytes) -> None:
-        self.written += data
+        if self.written:
+            self.asked.append(data.decode().strip())
+        else:
+            self.written = data
 
     def closeStdin(self) -> None:
         self.asked.append("stop")
@@ -257,20 +292,20 @@ class Team:
         self.said: list[str] = []
         self.left = 0
         monkeypatch.setattr(atexit, "register", self._leave)
-        monkeypatch.setattr(module, "log_failure", self.said.append)
-        monkeypatch.setattr(module, "signals", Mock(ProcessSignals))
+        monkeypatch.setattr(service, "signals", Mock(ProcessSignals))
         monkeypatch.setattr(module, "retry_delay", lambda: lambda failures: float(2**failures))
         self.supervisor = Supervisor(
             self.reactor, Server([(parse_listener(LOOPBACK), Unused())], lambda *_: self.port),
-            {"directory": "/", "keys": True}, tor, check=lambda: None, workers=2, grace=5,
+            {"directory": "/", "keys": True}, tor, workers=2, grace=5, drain_limit=60,
         )  # fmt: skip
+        self.service = TorsocksService(self.reactor, self.supervisor, fail=self.said.append)
 
     def _leave(self, _call: object) -> None:
         self.left += 1
 
     def start(self) -> list[Worker]:
         """Start, and have both workers ready."""
-        self.supervisor.startService()
+        self.service.startService()
         self.get_ready(0, 1)
         return self.spawned
 
@@ -300,11 +335,6 @@ def team(monkeypatch: pytest.MonkeyPatch) -> Team:
     return Team(monkeypatch)
 
 
-def test_supervisor_accepts_nobody(team: Team) -> None:
-    team.start()
-    assert team.port.asked == ["stopReading"]
-
-
 def test_all_workers_have_the_same_orders(team: Team) -> None:
     first, second = (json.loads(worker.transport.written) for worker in team.start())
     assert first == second
@@ -317,7 +347,7 @@ def test_all_workers_have_the_same_orders(team: Team) -> None:
 def test_workers_start_once_a_launched_tor_has(monkeypatch: pytest.MonkeyPatch) -> None:
     tor = Tor(Deferred())
     team = Team(monkeypatch, tor)
-    team.supervisor.startService()
+    team.service.startService()
     assert team.spawned == []
     tor.outcome.callback(None)
     assert json.loads(team.spawned[0].transport.written)["tor"] == "unix:/control"
@@ -328,28 +358,28 @@ def test_tor_that_cannot_start_ends_the_start(monkeypatch: pytest.MonkeyPatch, l
     tor = Tor(Deferred())
     team = Team(monkeypatch, tor)
     if later:
-        team.supervisor.startService()
+        team.service.startService()
         tor.outcome.errback(RuntimeError("no tor"))
         team.reactor.advance(0)
         assert (team.reactor.stopped, team.left) == (True, 1)
     else:
         tor.outcome.errback(RuntimeError("no tor"))
         with pytest.raises(StartError):
-            team.supervisor.startService()
+            team.service.startService()
     assert team.said == ["no tor"]
 
 
 def test_worker_that_cannot_be_spawned_at_first_ends_the_start(team: Team) -> None:
     team.reactor.trouble = BlockingIOError(errno.EAGAIN, "Try again")
     with pytest.raises(StartError, match=r"worker 1 cannot start: .*Try again"):
-        team.supervisor.startService()
+        team.service.startService()
     assert len(team.said) == 1
     assert team.port.asked[-1] == "stopListening"
 
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_worker_that_ends_before_it_is_ready_ends_the_start(team: Team, number: int) -> None:
-    team.supervisor.startService()
+    team.service.startService()
     team.get_ready(1 - number)
     team.end(number, b"it has no file")
     team.reactor.advance(0)
@@ -358,7 +388,7 @@ def test_worker_that_ends_before_it_is_ready_ends_the_start(team: Team, number: 
 
 
 def test_worker_that_is_never_ready_is_killed(team: Team) -> None:
-    team.supervisor.startService()
+    team.service.startService()
     team.reactor.advance(START_TIMEOUT)
     assert team.asked() == [["SIGKILL"], ["SIGKILL"]]
 
@@ -405,13 +435,36 @@ def test_reload_replaces_one_worker_after_the_other(team: Team) -> None:
     # The old ones see at once which keys of onion services have gone.
     assert team.asked() == [["SIGHUP"], ["SIGHUP"], []]
     team.get_ready(2)
-    assert team.asked() == [["SIGHUP", "stop"], ["SIGHUP"], [], []]
+    assert team.asked() == [["SIGHUP", "drain"], ["SIGHUP"], [], []]
     team.end(0)
     assert not outcome
     team.get_ready(3)
     assert [worker.number for worker in team.spawned] == [1, 2, 1, 2]
-    assert team.spawned[1].transport.asked == ["SIGHUP", "stop"]
+    assert team.spawned[1].transport.asked == ["SIGHUP", "drain"]
     assert outcome == ["the workers have been started anew"]
+
+
+def test_old_workers_are_few_and_none_is_for_ever(team: Team) -> None:
+    team.start()
+    for generation in range(MOST_OLD + 1):
+        assert all("stop" not in asked for asked in team.asked())
+        team.supervisor.reload()
+        team.get_ready(-1)
+        team.get_ready(2 * generation + 3)
+    assert ["stop" in asked for asked in team.asked()].count(True) == 2
+    assert team.asked()[0][-2:] == team.asked()[1][-2:] == ["SIGHUP", "stop"]
+    team.reactor.advance(60 + QUICK)
+    killed = ["SIGKILL" in asked for asked in team.asked()]
+    assert killed == [True] * 2 * (MOST_OLD + 1) + [False] * 2
+
+
+def test_worker_that_is_replaced_before_it_is_ready_is_stopped(team: Team) -> None:
+    team.start()
+    team.end(0)
+    team.reactor.advance(1)
+    team.supervisor.reload()
+    team.get_ready(3)
+    assert team.asked()[2] == ["stop"]
 
 
 def test_reload_that_fails_leaves_the_old_workers(team: Team) -> None:
@@ -445,7 +498,7 @@ def test_stop_waits_for_the_workers_and_kills_those_that_are_stuck(
     team = Team(monkeypatch, tor)
     team.start()
     done: list[Any] = []
-    team.supervisor.stopService().addCallback(done.append)
+    team.service.stopService().addCallback(done.append)
     assert team.asked() == [["stop"], ["stop"]]
     team.end(0)
     assert not tor.stopped
@@ -463,8 +516,8 @@ def test_stop_waits_for_the_workers_and_kills_those_that_are_stuck(
 def test_nobody_is_started_after_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     tor = Tor(Deferred())
     team = Team(monkeypatch, tor)
-    team.supervisor.startService()
-    team.supervisor.stopService()
+    team.service.startService()
+    team.service.stopService()
     tor.outcome.callback(None)
     assert team.spawned == []
 

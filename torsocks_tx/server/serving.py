@@ -71,11 +71,18 @@ class Server:
 
     async def _shutdown(self, grace: float) -> None:
         await self.close()
-        factories = [factory for _, factory in self._listeners]
-        if busy := sum(len(factory.connections) for factory in factories):
+        if busy := self.count():
             text = "stopping: open connections have {grace:g} s to end ({busy} now)"
             self._log.info(text, busy=busy, grace=grace)
-        await DeferredList([factory.shutdown(grace) for factory in factories])
+        await DeferredList([factory.shutdown(grace) for _, factory in self._listeners])
+
+    def count(self) -> int:
+        """Return how many clients are connected."""
+        return sum(len(factory.connections) for _, factory in self._listeners)
+
+    def when_empty(self) -> Deferred[Any]:
+        """Fire when no client is connected."""
+        return DeferredList([factory.when_empty() for _, factory in self._listeners])
 
     def abort_all(self) -> None:
         """Reset every client."""

@@ -100,6 +100,9 @@ The server itself:
       one for all. Endpoints may be tcp, tcp6, unix and systemd.
   --shutdown-grace SECONDS  [default: 5]
       Time for open streams to end when the server stops; then they are reset.
+  --drain-limit SECONDS  [default: 3600]
+      With --workers: time for the open streams of an old worker when SIGHUP has
+      put a new one in its place; then they are reset.
   --debug
       Log a line for each refused request, never with its destination.
 
@@ -126,7 +129,7 @@ _NUMBERS: dict[str, tuple[str, type, str]] = {
 }
 """The values that are numbers: how they are written, their type, and how to mend a mistake."""
 
-_MAY_BE_ZERO = ("idle-timeout", "shutdown-grace")
+_MAY_BE_ZERO = ("idle-timeout", "shutdown-grace", "drain-limit")
 
 
 @dataclass(frozen=True)

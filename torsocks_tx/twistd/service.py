@@ -1,4 +1,4 @@
-"""The running server of ``twistd torsocks``: a backend, its listeners, and an orderly end."""
+"""The service of ``twistd torsocks``: its start, its signals, and its orderly end."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from enum import Enum, auto
 from typing import Any, NoReturn, Protocol
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
+from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -59,29 +59,6 @@ class StartError(SystemExit, Exception):
         self.code = 1
 
 
-def open_ports(server: Server, fail: Callable[[str], None]) -> None:
-    """Bind the listeners that are not bound yet; ``StartError`` if one cannot be."""
-    try:
-        server.open()
-    except ListenError as error:
-        abandon(server, fail, f"--listen {error}")
-
-
-def abandon(server: Server, fail: Callable[[str], None], reason: str) -> NoReturn:
-    """Tell why the server cannot start, leave no socket file behind, and raise ``StartError``."""
-    fail(reason)
-    server.close()
-    raise StartError(reason) from None
-
-
-class _Reloads(Enum):
-    """Whether a reload is under way, and whether another has been asked for since it began."""
-
-    NONE = auto()
-    UNDER_WAY = auto()
-    ONE_MORE = auto()
-
-
 class ISignalled(Protocol):
     """A service that obeys the signals of its process."""
 
@@ -102,29 +79,29 @@ class ProcessSignals:
     """
 
     def __init__(self) -> None:
-        self._services: dict[ISignalled, _Reloads] = {}
+        self._services: list[ISignalled] = []
         self._previous: dict[int, Any] = {}
-        self._reactors: set[Any] = set()
         self._reactor: Any = None
+        self._is_asked = False
+        self._is_reloading = False
 
     def add(self, reactor: Any, service: ISignalled) -> None:
         """Let signals reach a service."""
         self._reactor = reactor
-        self._services[service] = _Reloads.NONE
-        self._take(signal.SIGHUP, self._reload_all)
-        if reactor not in self._reactors:
-            self._reactors.add(reactor)
-            reactor.addSystemEventTrigger("before", "shutdown", self._shut_down)
+        self._services.append(service)
+        self._take(signal.SIGHUP, lambda: Deferred.fromCoroutine(self._reload_all()))
+        reactor.addSystemEventTrigger("before", "shutdown", self._shut_down)
 
     def remove(self, service: ISignalled) -> None:
         """Let them reach it no more; harmless if they never did."""
-        self._services.pop(service, None)
+        if service in self._services:
+            self._services.remove(service)
         if not self._services:
             while self._previous:
                 number, handler = self._previous.popitem()
                 signal.signal(number, handler or signal.SIG_DFL)
 
-    def _take(self, number: int, call: Callable[[], None]) -> None:
+    def _take(self, number: int, call: Callable[[], object]) -> None:
         def handle(_number: int, _frame: Any) -> None:
             self._reactor.callFromThread(call)
 
@@ -141,100 +118,76 @@ class ProcessSignals:
         for service in list(self._services):
             service.end_grace()
 
-    def _reload_all(self) -> None:
-        for service in list(self._services):
-            if service.running:
-                self._reload(service)
-
-    def _reload(self, service: ISignalled) -> None:
+    async def _reload_all(self) -> None:
         """Reload; of the signals that come meanwhile, one more time serves them all."""
-        state = self._services.get(service)
-        if state is _Reloads.NONE:
-            self._services[service] = _Reloads.UNDER_WAY
-            reloading = maybeDeferred(service.reload)
-            reloading.addCallback(lambda text: _log.info("SIGHUP: {text}", text=text))
-            reloading.addErrback(self._reload_failed)
-            reloading.addCallback(self._reloaded, service)
-        elif state is _Reloads.UNDER_WAY:
-            self._services[service] = _Reloads.ONE_MORE
+        self._is_asked = True
+        if self._is_reloading:
+            return
+        self._is_reloading = True
+        try:
+            while self._is_asked:
+                self._is_asked = False
+                for service in list(self._services):
+                    if service.running:
+                        await self._reload(service)
+                if self._is_asked:
+                    await deferLater(self._reactor, RELOAD_PAUSE, lambda: None)
+        finally:
+            self._is_reloading = False
 
-    def _reload_failed(self, failure: Failure) -> None:
-        error = failure.value
-        reason = error.strerror if isinstance(error, OSError) else failure.getErrorMessage()
-        _log.error("SIGHUP: {reason}; what was read before stands", reason=reason)
-
-    def _reloaded(self, _: object, service: ISignalled) -> None:
-        state = self._services.get(service)
-        if state is not None:
-            self._services[service] = _Reloads.NONE
-        if state is _Reloads.ONE_MORE:
-            self._reactor.callLater(RELOAD_PAUSE, self._reload, service)
+    async def _reload(self, service: ISignalled) -> None:
+        try:
+            _log.info("SIGHUP: {text}", text=await service.reload())
+        except Exception as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            _log.error("SIGHUP: {reason}; what was read before stands", reason=reason)
 
 
 signals = ProcessSignals()
 """Those of this process."""
 
 
-class TorsocksService(Service):
-    """Starts the backend and the listeners, and stops them in order.
+class IServing(Protocol):
+    """What serves the clients of the listeners: this process, or workers."""
 
-    ``check`` raises ``StartError`` if the user that serves cannot use what the options name.
-    ``fail`` is told why the server cannot start. At the end the server is shut down first, and then
-    the backend.
-    """
+    server: Server
+    """The listening ports."""
+
+    def start(self) -> Deferred[None]:
+        """Fire when clients are served, or fail with the reason why they never will be."""
+
+    def reload(self) -> Deferred[str]:
+        """Read files again: fire with what has been done, or fail with why nothing was."""
+
+    def end_grace(self) -> None:
+        """Reset the streams that are still open."""
+
+    def stop(self) -> Deferred[None]:
+        """Take no more clients, give the others their grace; fire when nothing is left."""
+
+
+class OwnProcess:
+    """Serves clients in this process, by a backend that starts and stops with it."""
 
     _log = Logger()
 
     def __init__(
-        self,
-        reactor: Any,
-        server: Server,
-        upstream: Any,
-        *,
-        grace: float,
-        most: int,
-        check: Callable[[], None] = lambda: None,
-        fail: Callable[[str], None] = log_failure,
+        self, reactor: Any, server: Server, upstream: Any, *, grace: float, most: int
     ) -> None:
         self._reactor = reactor
-        self._server = server
+        self.server = server
         self._upstream = upstream
         self._grace = grace
         self._most = most
-        self._check = check
-        self._fail = fail
-        self.started: Deferred[None] = Deferred()
-        """Fires once the backend has started; never if it cannot."""
 
-    def privilegedStartService(self) -> None:
-        """Bind the listeners, while that is still allowed; ``StartError`` if one cannot be."""
-        open_ports(self._server, self._fail)
-
-    def startService(self) -> None:
+    def start(self) -> Deferred[None]:
         """Start the backend. Clients that come earlier wait for it."""
-        super().startService()
-        self.privilegedStartService()
-        failures: list[Failure] = []
-        try:
-            self._check()
-            starting = maybeDeferred(self._upstream.start)
-            starting.addCallbacks(self.started.callback, failures.append)
-            if failures:
-                raise StartError(failures[0].getErrorMessage())
-        except StartError as error:
-            abandon(self._server, self._fail, str(error))
-        starting.addCallback(lambda _: self._start_failed(*failures) if failures else None)
         # What is imported by now stays: nothing is gained by looking for garbage in it.
         gc.freeze()
         gc.set_threshold(*GARBAGE)
-        signals.add(self._reactor, self)
         self._reactor.callWhenRunning(self._say_running)
-
-    def _start_failed(self, failure: Failure) -> None:
-        if self.running:
-            # Whatever stops a backend from starting is something that a person must fix.
-            self._fail(failure.getErrorMessage())
-            give_up(self._reactor, self)
+        starting: Deferred[None] = self._upstream.start()
+        return starting
 
     def _say_running(self) -> None:
         self._log.info("serving up to {most} clients at one time", most=self._most)
@@ -244,16 +197,98 @@ class TorsocksService(Service):
         reloading: Deferred[str] = self._upstream.reload()
         return reloading
 
+    async def drain(self, limit: float) -> None:
+        """Take no more clients; return when the last has gone, or reset those left at the limit."""
+        await self.server.close()
+        if busy := self.server.count():
+            text = "replaced: open connections have {limit:g} s to end ({busy} now)"
+            self._log.info(text, limit=limit, busy=busy)
+        ending = self._reactor.callLater(limit, self.server.abort_all)
+        await self.server.when_empty()
+        if ending.active():
+            ending.cancel()
+
     def end_grace(self) -> None:
         """Reset the streams that are still open."""
-        self._server.abort_all()
+        self.server.abort_all()
+
+    @inlineCallbacks
+    def stop(self) -> Any:
+        """Let clients end, and then stop the backend."""
+        yield self.server.shutdown(self._grace)
+        yield self._upstream.stop()
+
+
+class TorsocksService(Service):
+    """Opens the listeners, and starts and stops what serves their clients.
+
+    ``check`` raises an exception if the user that serves cannot use what the options name. ``fail``
+    is told why the server cannot start.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        serving: IServing,
+        *,
+        check: Callable[[], None] = lambda: None,
+        fail: Callable[[str], None] = log_failure,
+    ) -> None:
+        self._reactor = reactor
+        self._serving = serving
+        self._check = check
+        self._fail = fail
+        self.started: Deferred[None] = Deferred()
+        """Fires once clients are served; never if they cannot be."""
+
+    def privilegedStartService(self) -> None:
+        """Bind the listeners, while that is still allowed; ``StartError`` if one cannot be."""
+        try:
+            self._serving.server.open()
+        except ListenError as error:
+            self._abandon(f"--listen {error}")
+
+    def startService(self) -> None:
+        """Start; ``StartError`` if that fails at once."""
+        super().startService()
+        self.privilegedStartService()
+        failures: list[Failure] = []
+        starting = Deferred.fromCoroutine(self._start()).addErrback(failures.append)
+        if failures:
+            self._abandon(failures[0].getErrorMessage())
+        starting.addCallback(lambda _: self._start_failed(*failures) if failures else None)
+        signals.add(self._reactor, self)
+
+    async def _start(self) -> None:
+        self._check()
+        await self._serving.start()
+        self.started.callback(None)
+
+    def _abandon(self, reason: str) -> NoReturn:
+        self._fail(reason)
+        # No socket file stays behind.
+        self._serving.server.close()
+        raise StartError(reason) from None
+
+    def _start_failed(self, failure: Failure) -> None:
+        if self.running:
+            # Whatever stops a backend from starting is something that a person must fix.
+            self._fail(failure.getErrorMessage())
+            give_up(self._reactor, self)
+
+    def reload(self) -> Deferred[str]:
+        """Read files again."""
+        return self._serving.reload()
+
+    def end_grace(self) -> None:
+        """Reset the streams that are still open."""
+        self._serving.end_grace()
 
     @inlineCallbacks
     def stopService(self) -> Any:
         """Stop in order; fires when nothing is left."""
         super().stopService()
         try:
-            yield self._server.shutdown(self._grace)
-            yield self._upstream.stop()
+            yield self._serving.stop()
         finally:
             signals.remove(self)

@@ -10,14 +10,11 @@ from __future__ import annotations
 import json
 import secrets
 import signal
-from collections.abc import Callable
 from typing import Any
 
-from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from torsocks_tx.backends.tor.process import (
     Ending,
@@ -30,14 +27,6 @@ from torsocks_tx.backends.tor.process import (
 from torsocks_tx.backends.tor.waiting import retry_delay
 from torsocks_tx.policy.isolation import SECRET_BYTES
 from torsocks_tx.server.serving import Server
-from torsocks_tx.twistd.service import (
-    StartError,
-    abandon,
-    give_up,
-    log_failure,
-    open_ports,
-    signals,
-)
 
 STATUS_DESCRIPTOR = 3
 """Where a worker tells that it is ready, or why it cannot start."""
@@ -55,6 +44,10 @@ START_TIMEOUT = 60.0
 """Seconds in which a worker must be ready."""
 
 
+MOST_OLD = 4
+"""Old workers for each new one: of more, the oldest ends as when the server stops."""
+
+
 def _cancel(call: Any) -> None:
     """Cancel a delayed call, if there is one and it has not been made."""
     if call is not None and call.active():
@@ -66,7 +59,10 @@ class WorkerFailed(Exception):
 
 
 class Worker(LineProtocol):
-    """One process: its lines go to our log, its status to whoever waits for it."""
+    """One process: its lines go to our log, its status to whoever waits for it.
+
+    It is killed if it is not ready in time, or does not end in time once it is told to.
+    """
 
     _log = Logger()
 
@@ -81,7 +77,7 @@ class Worker(LineProtocol):
         self.lifetime = 0.0
         self._began = reactor.seconds()
         self._status = b""
-        self._deadline = reactor.callLater(START_TIMEOUT, self.kill)
+        self._killing: Any = None
 
     def start(self, orders: dict[str, Any], descriptors: dict[int, Any]) -> None:
         """Start the process, and say what is to be done."""
@@ -93,6 +89,7 @@ class Worker(LineProtocol):
             self._finish(str(error))
         else:
             process.write(json.dumps(orders).encode() + b"\n")
+            self._kill_after(START_TIMEOUT)
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         """Take its status from its descriptor, and lines for the log from the others."""
@@ -102,13 +99,22 @@ class Worker(LineProtocol):
         self._status += data
         if self._status == READY.encode() and not self.is_ready:
             self.is_ready = True
-            self._deadline.cancel()
+            _cancel(self._killing)
             self.ready.callback(READY)
 
-    def stop(self) -> None:
-        """Let it end in order."""
+    def retire(self, limit: float) -> None:
+        """Let it take no more clients, and end with the last, or after so many seconds."""
+        if self.is_ready:
+            self.transport.write(b"drain\n")  # type: ignore[union-attr]
+            self._kill_after(limit + QUICK)
+        else:
+            self.stop(0)
+
+    def stop(self, grace: float) -> None:
+        """Let it end in order: its streams have so many seconds."""
         if self.transport is not None:
             self.transport.closeStdin()
+            self._kill_after(grace + QUICK)
 
     def reload(self) -> None:
         """Let it see what there is no more; a worker that is not ready has not seen it."""
@@ -117,15 +123,14 @@ class Worker(LineProtocol):
 
     def end_grace(self) -> None:
         """Let it reset its streams, if it has been told to stop before."""
-        self._signal(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """End it now."""
-        self._signal(signal.SIGKILL)
-
-    def _signal(self, number: int) -> None:
         if self.transport is not None:
-            signal_if_alive(self.transport, number)
+            signal_if_alive(self.transport, signal.SIGTERM)
+            self._kill_after(QUICK)
+
+    def _kill_after(self, seconds: float) -> None:
+        _cancel(self._killing)
+        kill = signal_if_alive, self.transport, signal.SIGKILL
+        self._killing = self._reactor.callLater(seconds, *kill)
 
     def _log_line(self, line: str) -> None:
         self._log.info("worker {number}: {line}", number=self.number, line=line)
@@ -137,8 +142,8 @@ class Worker(LineProtocol):
 
     def _finish(self, reason: str) -> None:
         self.lifetime = self._reactor.seconds() - self._began
+        _cancel(self._killing)
         if not self.is_ready:
-            _cancel(self._deadline)
             self.ready.callback(reason)
         self.ended.callback(reason)
 
@@ -149,11 +154,11 @@ class Unused(Factory):
     noisy = False
 
 
-class Supervisor(Service):
+class Supervisor:
     """Keeps ``workers`` processes that serve with ``orders``: starts another for each that ends.
 
-    ``server`` has their listeners. ``check`` raises ``StartError`` if the user that serves cannot
-    use what the options name. ``upstream`` is a tor that we start, or None.
+    ``server`` has their listeners. ``upstream`` is a tor that we start, or None. ``grace``: seconds
+    for open streams when the server stops; ``drain_limit``: those of a worker that is replaced.
     """
 
     _log = Logger()
@@ -165,53 +170,33 @@ class Supervisor(Service):
         orders: dict[str, Any],
         upstream: Any,
         *,
-        check: Callable[[], None],
         workers: int,
         grace: float,
+        drain_limit: float,
     ) -> None:
         self._reactor = reactor
-        self._server = server
-        self._orders = {
-            **orders,
-            "secret": secrets.token_bytes(SECRET_BYTES).hex(),
-            "share": workers,
-        }
+        self.server = server
+        secret = secrets.token_bytes(SECRET_BYTES).hex()
+        self._orders = {**orders, "secret": secret, "share": workers}
         self._upstream = upstream
-        self._check = check
         self._grace = grace
+        self._drain_limit = drain_limit
         self._delay = retry_delay()
         self._failures = dict.fromkeys(range(1, workers + 1), 0)
         self._workers: dict[int, Worker] = {}
-        self._living: set[Worker] = set()
+        self._living: list[Worker] = []
         self._replacements: dict[int, Any] = {}
-        self._killing: Any = None
         self._has_started = False
+        self._is_stopping = False
 
-    def privilegedStartService(self) -> None:
-        """Bind the listeners; nobody is accepted here. ``StartError`` if one cannot be."""
-        open_ports(self._server, log_failure)
-        for port in self._server.ports:
-            port.stopReading()
-
-    def startService(self) -> None:
-        """Start tor, if it is ours, and then the workers; ``StartError`` if that fails at once."""
-        super().startService()
-        self.privilegedStartService()
-        failures: list[Failure] = []
-        try:
-            self._check()
-            starting = Deferred.fromCoroutine(self._start()).addErrback(failures.append)
-            if failures:
-                raise StartError(failures[0].getErrorMessage())
-        except StartError as error:
-            abandon(self._server, log_failure, str(error))
-        starting.addCallback(lambda _: self._start_failed(*failures) if failures else None)
-        signals.add(self._reactor, self)
+    def start(self) -> Deferred[None]:
+        """Start tor, if it is ours, and then the workers."""
+        return Deferred.fromCoroutine(self._start())
 
     async def _start(self) -> None:
         if self._upstream is not None:
             await self._upstream.start()
-        if not self.running:
+        if self._is_stopping:
             return
         started = [self._serve(number) for number in self._failures]
         for worker in started:
@@ -220,38 +205,30 @@ class Supervisor(Service):
         self._has_started = True
         self._log.info("{count} workers serve", count=len(started))
 
-    def _start_failed(self, failure: Failure) -> None:
-        if self.running:
-            log_failure(failure.getErrorMessage())
-            give_up(self._reactor, self)
-
     def _serve(self, number: int) -> Worker:
         """Start a worker for a place that has none."""
-        worker = self._new_worker(number)
-        self._workers[number] = worker
+        worker = self._workers[number] = Worker(self._reactor, number)
         self._launch(worker)
         return worker
 
-    def _new_worker(self, number: int) -> Worker:
-        worker = Worker(self._reactor, number)
-        self._living.add(worker)
-        worker.ended.addCallback(self._has_ended, worker)
-        return worker
-
     def _launch(self, worker: Worker) -> None:
-        orders = {**self._orders, "listeners": len(self._server.ports)}
+        self._living.append(worker)
+        worker.ended.addCallback(self._has_ended, worker)
+        orders = {**self._orders, "listeners": len(self.server.ports)}
         if self._upstream is not None:
             orders["tor"] = self._upstream.control_address()
-        ports = enumerate(self._server.ports, FIRST_DESCRIPTOR)
+        ports = enumerate(self.server.ports, FIRST_DESCRIPTOR)
         worker.start(orders, {number: port.fileno() for number, port in ports})
 
     def _has_ended(self, reason: str, worker: Worker) -> None:
         number = worker.number
-        self._living.discard(worker)
+        self._living.remove(worker)
         if self._workers.get(number) is not worker:
+            if worker.is_ready:
+                self._log.info("an old worker {number} has ended", number=number)
             return
         del self._workers[number]
-        if not self.running or not (worker.is_ready or self._has_started):
+        if self._is_stopping or not (worker.is_ready or self._has_started):
             return
         if worker.lifetime >= QUICK:
             self._failures[number] = 0
@@ -268,8 +245,8 @@ class Supervisor(Service):
     def reload(self) -> Deferred[str]:
         """Put a new worker in the place of each, one after the other.
 
-        An old one serves until the new one is ready, and then its streams to the end of the grace.
-        If a new one cannot start, the old ones stay.
+        An old one serves until the new one is ready, and then its streams until they end, up to the
+        drain limit. If a new one cannot start, the old ones stay.
         """
         return Deferred.fromCoroutine(self._renew())
 
@@ -279,51 +256,39 @@ class Supervisor(Service):
             for worker in self._living:
                 worker.reload()
         for number in self._failures:
-            new = self._new_worker(number)
+            new = Worker(self._reactor, number)
             self._launch(new)
             reason = await new.ready
-            if not self.running:
+            if self._is_stopping:
                 break
             if reason != READY:
                 raise WorkerFailed(f"a new worker cannot start: {reason}")
-            old = self._workers.get(number)
             _cancel(self._replacements.pop(number, None))
+            if number in self._workers:
+                self._workers[number].retire(self._drain_limit)
             self._workers[number] = new
-            if old is not None:
-                old.stop()
+            old = [each for each in self._living if each.number == number and each is not new]
+            for worker in old[:-MOST_OLD]:
+                worker.stop(self._grace)
         return "the workers have been started anew"
 
     def end_grace(self) -> None:
         """Have the workers reset their streams, and kill those that are stuck."""
         for worker in self._living:
             worker.end_grace()
-        self._kill_after(QUICK)
 
-    def _kill_after(self, seconds: float) -> None:
-        _cancel(self._killing)
-        self._killing = self._reactor.callLater(seconds, self._kill_all)
-
-    def _kill_all(self) -> None:
-        for worker in self._living:
-            worker.kill()
-
-    def stopService(self) -> Deferred[Any]:
-        """Stop the workers in order, then the listeners, then tor."""
-        super().stopService()
+    def stop(self) -> Deferred[None]:
+        """Stop the workers in order, then tor."""
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        self._is_stopping = True
         for call in self._replacements.values():
             _cancel(call)
+        # The workers hold the sockets of the listeners, too: they close them when they stop.
+        await self.server.close()
         for worker in self._living:
-            worker.stop()
-        # They end by themselves after the grace.
-        self._kill_after(self._grace + QUICK)
+            worker.stop(self._grace)
         await DeferredList([worker.ended for worker in self._living])
-        _cancel(self._killing)
-        try:
-            await self._server.close()
-            if self._upstream is not None:
-                await self._upstream.stop()
-        finally:
-            signals.remove(self)
+        if self._upstream is not None:
+            await self._upstream.stop()

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.logger import globalLogBeginner, textFileLogObserver
-from twisted.python.usage import UsageError
 
 from torsocks_tx.backends.tor.daemon import TorNotFound
 from torsocks_tx.backends.tor.files import DirectoryError
@@ -18,9 +16,10 @@ from torsocks_tx.policy.isolation import Isolator
 from torsocks_tx.server.auth import CredAuthenticator
 from torsocks_tx.server.binding import bind
 from torsocks_tx.server.connections import allowed_connections
+from torsocks_tx.server.listen import Listener
 from torsocks_tx.server.serving import Bind, Server, with_factories
 from torsocks_tx.twistd.options import Options
-from torsocks_tx.twistd.service import StartError, TorsocksService, log_failure
+from torsocks_tx.twistd.service import OwnProcess, TorsocksService
 from torsocks_tx.twistd.supervisor import Supervisor, Unused
 
 __all__ = ["Options", "makeService"]
@@ -55,8 +54,9 @@ def makeService(options: Options) -> Service:
     from twisted.internet import reactor
 
     authenticated = bool(options.get("credCheckers"))
-    make = make_supervisor if options["workers"] > 1 else make_server
-    return make(reactor, options, partial(bind, reactor, authenticated=authenticated))
+    make = make_supervisor if options["workers"] > 1 else make_own_process
+    serving = make(reactor, options, partial(bind, reactor, authenticated=authenticated))
+    return TorsocksService(reactor, serving, check=options.check_files)
 
 
 def main() -> None:
@@ -77,24 +77,10 @@ def main() -> None:
     reactor.run()
 
 
-def check_files(options: Options) -> None:
-    """Raise ``StartError`` if the user that serves cannot read what the options name."""
-    try:
-        options.check_files()
-    except UsageError as error:
-        raise StartError(str(error)) from None
-
-
-def make_server(
-    reactor: Any,
-    options: Options,
-    bind: Bind,
-    *,
-    isolator: Isolator | None = None,
-    share: int = 1,
-    fail: Callable[[str], None] = log_failure,
-) -> TorsocksService:
-    """A server in this process; it is one of ``share`` that divide the clients among them."""
+def make_own_process(
+    reactor: Any, options: Options, bind: Bind, isolator: Isolator | None = None, share: int = 1
+) -> OwnProcess:
+    """What serves in this process, one of ``share`` that divide the clients among them."""
     allowed = allowed_connections(reactor)
     limits = make_limits(options, allowed, share)
     upstream = _upstream(reactor, options, options["onion-auth-dir"])
@@ -108,14 +94,12 @@ def make_server(
         isolator=isolator,
         debugging=bool(options["debug"]),
     )
-    return TorsocksService(
+    return OwnProcess(
         reactor,
         Server(listeners, bind),
         upstream,
         grace=options["shutdown-grace"],
         most=limits.max_connections or allowed,
-        check=partial(check_files, options),
-        fail=fail,
     )
 
 
@@ -130,7 +114,7 @@ def _upstream(reactor: Any, options: Options, keys: str | None = None) -> Any:
 
 
 def make_supervisor(reactor: Any, options: Options, bind: Bind) -> Supervisor:
-    """A process that holds the listeners, and tor if it is ours, for its workers."""
+    """What keeps workers, and holds the listeners, and tor if it is ours, for them."""
     launched = options["backend"] == "tor" and not options["tor-socks"]
     launched = launched and (options["tor"] or "launch") in ("launch", "private")
     orders = {
@@ -139,13 +123,19 @@ def make_supervisor(reactor: Any, options: Options, bind: Bind) -> Supervisor:
         "keys": options["onion-auth-dir"] is not None,
         "password": options.get("tor-password"),
     }
+
+    def bind_without_accepting(listener: Listener, factory: Any) -> Any:
+        port: Any = bind(listener, factory)
+        port.stopReading()
+        return port
+
     return Supervisor(
         reactor,
-        Server([(listener, Unused()) for listener in options.listeners], bind),
+        Server([(listener, Unused()) for listener in options.listeners], bind_without_accepting),
         orders,
         # The workers give tor its keys, and follow its events.
         _upstream(reactor, options) if launched else None,
-        check=partial(check_files, options),
         workers=options["workers"],
         grace=options["shutdown-grace"],
+        drain_limit=options["drain-limit"],
     )

@@ -1,6 +1,7 @@
 """One of the processes of ``--workers N``, started by the supervisor.
 
-Its orders are one line of JSON on standard input; the end of that input is the order to stop.
+Its orders are one line of JSON on standard input. A second line there says that another serves in
+its place: it then ends with its last client. The end of that input is the order to stop.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 from typing import Any
 
 from twisted.internet import stdio
+from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import ILogObserver, LogEvent, eventAsText, globalLogBeginner
 from twisted.python.failure import Failure
@@ -23,19 +25,27 @@ from torsocks_tx.server.binding import adopt
 from torsocks_tx.server.factory import SOCKSFactory
 from torsocks_tx.server.listen import Listener
 from torsocks_tx.twistd.options import Options
-from torsocks_tx.twistd.service import TorsocksService
+from torsocks_tx.twistd.service import OwnProcess, TorsocksService
 from torsocks_tx.twistd.supervisor import FIRST_DESCRIPTOR, READY, STATUS_DESCRIPTOR
-from torsocks_tx.twistd.tap import make_server
+from torsocks_tx.twistd.tap import make_own_process
 
 
 class _StopOrder(Protocol):
     """Stops the reactor when standard input ends, or at SIGTERM; both may come, in any order."""
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, serving: OwnProcess, drain_limit: float) -> None:
         self._reactor = reactor
+        self._serving = serving
+        self._drain_limit = drain_limit
         self._is_given = False
 
+    def dataReceived(self, data: bytes) -> None:
+        """Serve the clients that there are, and then stop."""
+        draining = Deferred.fromCoroutine(self._serving.drain(self._drain_limit))
+        draining.addCallback(lambda _: self.connectionLost())
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Stop."""
         if not self._is_given and self._reactor.running:
             self._is_given = True
             self._reactor.stop()
@@ -86,8 +96,13 @@ def tell(status: str) -> None:
     os.write(STATUS_DESCRIPTOR, status.encode("utf-8", "backslashreplace"))
 
 
-def make_worker(reactor: Any, orders: dict[str, Any]) -> TorsocksService:
-    """The service of this worker."""
+def main() -> None:
+    """Serve until standard input ends."""
+    from twisted.internet import reactor as installed
+
+    reactor: Any = installed
+    orders = read_orders()
+    globalLogBeginner.beginLoggingTo([_Output()], redirectStandardIO=False)
     options = _WorkerOptions(orders["directory"])
     options.parseOptions(orders["arguments"])
     options["tor-password"] = orders["password"]
@@ -101,23 +116,12 @@ def make_worker(reactor: Any, orders: dict[str, Any]) -> TorsocksService:
 
     share_pool(orders["share"])
     isolator = Isolator(bytes.fromhex(orders["secret"]))
-    return make_server(
-        reactor, options, adopt_next, isolator=isolator, share=orders["share"], fail=tell
-    )
-
-
-def main() -> None:
-    """Serve until standard input ends."""
-    from twisted.internet import reactor as installed
-
-    reactor: Any = installed
-    orders = read_orders()
-    globalLogBeginner.beginLoggingTo([_Output()], redirectStandardIO=False)
-    service = make_worker(reactor, orders)
+    serving = make_own_process(reactor, options, adopt_next, isolator, orders["share"])
+    service = TorsocksService(reactor, serving, check=options.check_files, fail=tell)
     service.startService()
     service.started.addCallback(lambda _: reactor.callWhenRunning(tell, READY))
     reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
-    order = _StopOrder(reactor)
+    order = _StopOrder(reactor, serving, options["drain-limit"])
     stdio.StandardIO(order)
     order.take_signals()
     reactor.run(installSignalHandlers=False)
