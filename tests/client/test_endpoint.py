@@ -156,7 +156,7 @@ class TestHandshake:
     def test_a_connection_by_user_name_and_password(self) -> None:
         scene = Scene(ClientOptions(credentials=Credentials(b"me", b"you"), extended=False))
         assert scene.come() == octets("05 01 02")
-        assert scene.hear(octets("05 02")) == octets("01 02 6D65 03 796F75")
+        assert scene.hear(octets("05 02")) == octets('01 02 "me" 03 "you"')
         assert scene.hear(octets("01 00")) == ASK
         scene.hear(GRANTED)
         assert scene.results == [scene.app]
@@ -664,7 +664,7 @@ class TestLookUps:
         transport, protocol, heard = self.ask(resolve_ptr, "8.8.8.8", optimistic=True)
         protocol.dataReceived(octets("05 00"))
         assert transport.take().endswith(octets("05 F1 00 01 08080808 0000"))
-        protocol.dataReceived(octets("05 00 00 03 0A 646E732E676F6F676C65 0000") + b"more")
+        protocol.dataReceived(octets('05 00 00 03 0A "dns.google" 0000') + b"more")
         assert heard == ["dns.google"]
 
     def test_a_name_is_looked_up_by_socks4(self) -> None:
@@ -677,11 +677,11 @@ class TestLookUps:
     @pytest.mark.parametrize(
         ("kind", "text", "answer"),
         [
-            (resolve, "a", "03 07 6578616D706C65"),
+            (resolve, "a", '03 07 "example"'),
             (resolve, "a", "03 00"),
             (resolve, "a", "03 04 FF00613B"),
             (resolve_ptr, "192.0.2.1", "01 C0000201"),
-            (resolve_ptr, "192.0.2.1", "03 09 3139322E302E322E31"),
+            (resolve_ptr, "192.0.2.1", '03 09 "192.0.2.1"'),
             (resolve_ptr, "192.0.2.1", "03 00"),
             (resolve_ptr, "192.0.2.1", "03 06 61002F2E2E2F"),
             (resolve_ptr, "192.0.2.1", "03 06 6576696C0A61"),
@@ -696,7 +696,7 @@ class TestLookUps:
 
     def test_an_answer_that_is_an_ip_address_as_text_is_one(self) -> None:
         _, protocol, heard = self.ask(resolve, "a")
-        protocol.dataReceived(octets("05 00 05 00 00 03 09 3139322E302E322E31 0000"))
+        protocol.dataReceived(octets('05 00 05 00 00 03 09 "192.0.2.1" 0000'))
         assert heard == ["192.0.2.1"]
 
     def test_the_name_of_a_name_cannot_be_asked(self) -> None:

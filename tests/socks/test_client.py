@@ -21,8 +21,8 @@ from torsocks_tx.socks.constants import Command, Version
 from torsocks_tx.socks.messages import Address, Credentials, Reply, Request
 from torsocks_tx.socks.server import Send
 
-ASK = "05 01 00 03 0B 6578616D706C652E636F6D 0050"
-ME = "01 02 6D65 03 796F75"
+ASK = '05 01 00 03 0B "example.com" 0050'
+ME = '01 02 "me" 03 "you"'
 OK = "05 00 00 01 00000000 0000"
 OK_22 = "05 00 00 04" + "00" * 16 + "0000"
 
@@ -77,7 +77,7 @@ RESOLVE_PTR = asking(address=at("8.8.8.8"), command=Command.RESOLVE_PTR)
 SENT = {
     PLAIN: ["05 01 00", ASK],
     KNOWN: ["05 01 02", ME, ASK],
-    RESOLVE: ["05 01 00", "05 F0 00 03 0B 6578616D706C652E636F6D 0000"],
+    RESOLVE: ["05 01 00", '05 F0 00 03 0B "example.com" 0000'],
     RESOLVE_PTR: ["05 01 00", "05 F1 00 01 08080808 0000"],
 }
 REFUSED_22 = "05 06 00 04" + "00" * 18
@@ -147,7 +147,7 @@ def test_outcome_of_each_answer_to_a_pipelined_request(
     assert_outcome(request_, server, ["".join(SENT[request_]), *expected], pipelined=True)
 
 
-FIRST_4 = "04 01 0050 00000001 6D65 00 6578616D706C652E636F6D 00"
+FIRST_4 = '04 01 0050 00000001 "me" 00 "example.com" 00'
 SOCKS4 = table(
     ("granted", "00 5A 0000 00000000", [(Reply(0x5A), b"")]),
     ("early data", "00 5A 0050 C0000201 00 5B", [(Reply(0x5A, at("192.0.2.1", 80)), b"\0[")]),

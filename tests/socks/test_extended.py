@@ -45,9 +45,9 @@ REQUESTS = table(
     (
         "V11",
         KeyValues.of({"USERNAME": b"alice", "PASSWD": b"pw"}),
-        "01 0002 0008 555345524E414D45 0005 616C696365 0006 504153535744 0002 7077",
+        '01 0002 0008 "USERNAME" 0005 "alice" 0006 "PASSWD" 0002 "pw"',
     ),
-    ("V12, no value", KeyValues.of({"ISOLATION": b""}), "01 0001 0009 49534F4C4154494F4E 0000"),
+    ("V12, no value", KeyValues.of({"ISOLATION": b""}), '01 0001 0009 "ISOLATION" 0000'),
     ("no pairs", KeyValues(), "01 0000"),
     (
         "a pair behind an empty value",

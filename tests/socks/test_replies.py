@@ -224,12 +224,7 @@ SUCCESSES = table(
         "05 00 00 04 20010DB8000000000000000000000001 0000",
     ),
     ("RESOLVE by SOCKS4", asked(V4, RESOLVE), at("192.0.2.1"), "00 5A 0000 C0000201"),
-    (
-        "RESOLVE_PTR",
-        asked(V5, RESOLVE_PTR),
-        at("dns.google"),
-        "05 00 00 03 0A 646E732E676F6F676C65 0000",
-    ),
+    ("RESOLVE_PTR", asked(V5, RESOLVE_PTR), at("dns.google"), '05 00 00 03 0A "dns.google" 0000'),
 )
 
 

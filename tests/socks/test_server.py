@@ -28,8 +28,8 @@ from torsocks_tx.socks.server import (
 
 CONNECT, RESOLVE, RESOLVE_PTR = Command.CONNECT, Command.RESOLVE, Command.RESOLVE_PTR
 EXAMPLE = at("example.com", 80)
-ASK = "05 01 00 03 0B 6578616D706C652E636F6D 0050"
-ME = "01 02 6D65 03 796F75"
+ASK = '05 01 00 03 0B "example.com" 0050'
+ME = '01 02 "me" 03 "you"'
 ME_YOU = Credentials(b"me", b"you")
 
 
@@ -73,26 +73,26 @@ SOCKS4 = table(
     ("V1", "04 01 0050 C0000201 00", [asked4(at("192.0.2.1", 80))]),
     (
         "V2",
-        "04 01 01BB 00000001 6D65 00 7777772E6578616D706C652E636F6D 00",
+        '04 01 01BB 00000001 "me" 00 "www.example.com" 00',
         [asked4(at("www.example.com", 443), b"me")],
     ),
     (
         "V8",
-        "04 F0 0000 00000001 00 746F7270726F6A6563742E6F7267 00",
+        '04 F0 0000 00000001 00 "torproject.org" 00',
         [asked4(at("torproject.org"), command=RESOLVE)],
     ),
     (
         "early data",
-        "04 01 0050 C0000201 00 474554 00 0D0A",
+        '04 01 0050 C0000201 00 "GET" 00 0D0A',
         [asked4(at("192.0.2.1", 80), rest=b"GET\0\r\n")],
     ),
     (
         "early data behind a name",
-        "04 01 0050 00000001 6D65 00 61 00 0501000000",
+        '04 01 0050 00000001 "me" 00 61 00 0501000000',
         [asked4(at("a", 80), b"me", rest=b"\5\1\0\0\0")],
     ),
     ("a bad command with eight bytes", "04 03 1111 C0000201", [REJECTED_4]),
-    ("4a with half its name", "04 01 0050 00000001 6D65 00 6578", []),
+    ("4a with half its name", '04 01 0050 00000001 "me" 00 "ex"', []),
     ("a second request behind a bad one", "04 02 0050 C0000201 00" * 2, [REJECTED_4]),
 )
 
@@ -136,29 +136,21 @@ def with_credentials(user: bytes, password: bytes) -> list[Step]:
 AUTHENTICATIONS = table(
     ("V4 and V5", "05 02 00 02" + ME + ASK, with_credentials(b"me", b"you")),
     ("both empty", "05 01 02 01 00 00" + ASK, with_credentials(b"", b"")),
-    (
-        "V6",
-        "05 01 02 01 09 3C746F725330583E30 03 313233" + ASK,
-        with_credentials(b"<torS0X>0", b"123"),
-    ),
-    ("V6, type 9", "05 01 02 01 09 3C746F725330583E39 00" + ASK, [USERPASS, REFUSED]),
+    ("V6", '05 01 02 01 09 "<torS0X>0" 03 313233' + ASK, with_credentials(b"<torS0X>0", b"123")),
+    ("V6, type 9", '05 01 02 01 09 "<torS0X>9" 00' + ASK, [USERPASS, REFUSED]),
     (
         "sent though 00 was selected",
         "05 01 00" + ME + ASK,
         [NO_AUTH, ACCEPTED, asked5(EXAMPLE, ME_YOU)],
     ),
-    (
-        "extended though 00 was selected",
-        "05 01 00 01 09 3C746F725330583E39 00" + ASK,
-        [NO_AUTH, REFUSED],
-    ),
+    ("extended though 00 was selected", '05 01 00 01 09 "<torS0X>9" 00' + ASK, [NO_AUTH, REFUSED]),
     ("twice", "05 01 02" + ME + ME, [USERPASS, ACCEPTED, fail5("01")]),
     ("twice though 00 was selected", "05 01 00" + ME + ME, [NO_AUTH, ACCEPTED, fail5("01")]),
     ("before a greeting", ME, [CLOSED]),
-    ("version 02", "05 01 02 02 02 6D65 03 796F75", [USERPASS, REFUSED]),
+    ("version 02", '05 01 02 02 02 "me" 03 "you"', [USERPASS, REFUSED]),
     ("a request in their place", "05 01 02" + ASK, [USERPASS, REFUSED]),
-    ("HTTP in their place", "05 01 02 474554", [USERPASS, REFUSED]),
-    ("half of them", "05 01 02 01 02 6D65 03 79", [USERPASS]),
+    ("HTTP in their place", '05 01 02 "GET"', [USERPASS, REFUSED]),
+    ("half of them", '05 01 02 01 02 "me" 03 79', [USERPASS]),
 )
 
 
@@ -170,11 +162,7 @@ def test_steps_after_credentials(client: str, steps: list[Step]) -> None:
 
 REQUESTS = table(
     ("V5", ASK, asked5()),
-    (
-        "V7",
-        "05 F0 00 03 0E 746F7270726F6A6563742E6F7267 0000",
-        asked5(at("torproject.org"), command=RESOLVE),
-    ),
+    ("V7", '05 F0 00 03 0E "torproject.org" 0000', asked5(at("torproject.org"), command=RESOLVE)),
     ("V9", "05 F1 00 01 08080808 0000", asked5(at("8.8.8.8"), command=RESOLVE_PTR)),
     ("early data", ASK + "16 03 01 00", asked5(rest=octets("16 03 01 00"))),
     ("early data that looks like a request", ASK + ASK, asked5(rest=octets(ASK))),
@@ -189,7 +177,7 @@ REQUESTS = table(
     ("an unknown address type, at once", "05 01 00 02", fail5("08")),
     ("a SOCKS4 request", "04 01 0050 C0000201 00", fail5("01")),
     ("HTTP GET", "474554202F20485454502F312E310D0A", PAGE),
-    ("HTTP CONNECT", "434F4E4E454354", PAGE),
+    ("HTTP CONNECT", '"CONNECT"', PAGE),
 )
 
 
@@ -269,7 +257,7 @@ REQUIREMENTS = table(
     ),
     (
         "an unknown user",
-        "05 01 02 01 02 6D65 02 6D65" + ASK,
+        '05 01 02 01 02 "me" 02 "me"' + ASK,
         [USERPASS, Authenticate(Credentials(b"me", b"me")), REFUSED],
     ),
     (
@@ -279,13 +267,13 @@ REQUIREMENTS = table(
     ),
     ("only 00", "05 01 00" + ME + ASK, [NONE_ACCEPTABLE]),
     ("00 among others", "05 03 00 01 03", [NONE_ACCEPTABLE]),
-    ("an extended format", "05 01 02 01 09 3C746F725330583E39 00", [USERPASS, REFUSED]),
+    ("an extended format", '05 01 02 01 09 "<torS0X>9" 00', [USERPASS, REFUSED]),
     ("a request in their place", "05 01 02" + ASK, [USERPASS, REFUSED]),
     ("twice", "05 01 02" + ME + ME, [USERPASS, Authenticate(ME_YOU), ACCEPTED, fail5("01")]),
-    ("SOCKS4", "04 01 0050 C0000201 6D65 00", [REJECTED_4]),
-    ("SOCKS4a", "04 01 0050 00000001 6D65 00 61 00", [REJECTED_4]),
+    ("SOCKS4", '04 01 0050 C0000201 "me" 00', [REJECTED_4]),
+    ("SOCKS4a", '04 01 0050 00000001 "me" 00 61 00', [REJECTED_4]),
     ("half a SOCKS4 request", "04 01 0050 C0000201", []),
-    ("HTTP", "474554", [PAGE]),
+    ("HTTP", '"GET"', [PAGE]),
 )
 
 
@@ -316,10 +304,10 @@ def test_bytes_that_come_while_credentials_are_checked_are_kept() -> None:
 ONLY = table(
     ("4 takes 4", Version.SOCKS4, "04 01 0050 C0000201 00", [asked4(at("192.0.2.1", 80))]),
     ("4 is closed upon 5", Version.SOCKS4, "05 01 00", [CLOSED]),
-    ("4 shows the page", Version.SOCKS4, "474554", [PAGE]),
+    ("4 shows the page", Version.SOCKS4, '"GET"', [PAGE]),
     ("5 takes 5", Version.SOCKS5, "05 01 00" + ASK, [NO_AUTH, asked5()]),
     ("5 is closed upon 4", Version.SOCKS5, "04 01 0050 C0000201 00", [CLOSED]),
-    ("5 shows the page", Version.SOCKS5, "474554", [PAGE]),
+    ("5 shows the page", Version.SOCKS5, '"GET"', [PAGE]),
 )
 
 

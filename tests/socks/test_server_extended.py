@@ -80,10 +80,10 @@ def said(accepted: str, codes: str = "prop229") -> Send:
     return Send(extended.build_response(0, pairs))
 
 
-V11 = "01 0002 0008 555345524E414D45 0005 616C696365 0006 504153535744 0002 7077"
-V12 = "01 0001 0009 49534F4C4154494F4E 0000"
+V11 = '01 0002 0008 "USERNAME" 0005 "alice" 0006 "PASSWD" 0002 "pw"'
+V12 = '01 0001 0009 "ISOLATION" 0000'
 ALICE = {"USERNAME": b"alice", "PASSWD": b"pw"}
-TOR_NAME = "0008 555345524E414D45 0009 3C746F725330583E"
+TOR_NAME = '0008 "USERNAME" 0009 "<torS0X>"'
 
 CONVERSATIONS = table(
     ("no pairs", "01 0000" + ASK, [said(""), asked({})]),
@@ -93,7 +93,7 @@ CONVERSATIONS = table(
         [said("USERNAME,PASSWD"), asked(ALICE, credentials=Credentials(b"alice", b"pw"))],
     ),
     ("V12", V12 + ASK, [said("ISOLATION"), asked({"ISOLATION": b""})]),
-    ("early data", V12 + ASK + "474554", [said("ISOLATION"), asked({"ISOLATION": b""}, b"GET")]),
+    ("early data", V12 + ASK + '"GET"', [said("ISOLATION"), asked({"ISOLATION": b""}, b"GET")]),
     ("no request yet", V12, [said("ISOLATION")]),
     ("an unknown key", "01 0001 0001 41 0001 42" + ASK, [said(""), asked({})]),
     (
@@ -106,14 +106,14 @@ CONVERSATIONS = table(
     ),
     ("an unknown format of names", "01 0001" + TOR_NAME + "39" + ASK, [INVALID]),
     ("a request in its place", ASK, [CLOSED]),
-    ("HTTP in its place", "474554", [CLOSED]),
+    ("HTTP in its place", '"GET"', [CLOSED]),
     ("RFC 1929 in its place", ME + ASK, [INVALID]),
     ("too many pairs", "01 FFFF", [INVALID]),
-    ("a key twice", "01 0002" + "0009 49534F4C4154494F4E 0000" * 2 + ASK, [INVALID]),
+    ("a key twice", "01 0002" + '0009 "ISOLATION" 0000' * 2 + ASK, [INVALID]),
     (
         "an unknown key is required",
-        "01 0001 0007 52455155495245 0005 46414D494C" + ASK,
-        [Rejected(octets("01 02 0001 000B 554E535550504F52544544 0005 46414D494C"), "")],
+        '01 0001 0007 "REQUIRE" 0005 46414D494C' + ASK,
+        [Rejected(octets('01 02 0001 000B "UNSUPPORTED" 0005 46414D494C'), "")],
     ),
     ("a second one", "01 0000 01 0000", [said(""), fail5("01")]),
 )

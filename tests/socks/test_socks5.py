@@ -32,22 +32,18 @@ SELECTIONS = table(("00", 0, "05 00"), ("02", 2, "05 02"), ("FF", 255, "05 FF"))
 REQUESTS = table(
     ("IPv4", asked(at("192.0.2.1", 80)), "05 01 00 01 C0000201 0050"),
     ("IPv6", asked(at("2001:db8::1", 443)), "05 01 00 04 20010DB8000000000000000000000001 01BB"),
-    ("V5", asked(at("example.com", 80)), "05 01 00 03 0B 6578616D706C652E636F6D 0050"),
-    (
-        "V7",
-        asked(at("torproject.org"), Command.RESOLVE),
-        "05 F0 00 03 0E 746F7270726F6A6563742E6F7267 0000",
-    ),
+    ("V5", asked(at("example.com", 80)), '05 01 00 03 0B "example.com" 0050'),
+    ("V7", asked(at("torproject.org"), Command.RESOLVE), '05 F0 00 03 0E "torproject.org" 0000'),
     ("V9", asked(at("8.8.8.8"), Command.RESOLVE_PTR), "05 F1 00 01 08080808 0000"),
     (
         "RESOLVE_PTR of IPv4 as text",
         asked(Address(NAME, "8.8.8.8"), Command.RESOLVE_PTR),
-        "05 F1 00 03 07 382E382E382E38 0000",
+        '05 F1 00 03 07 "8.8.8.8" 0000',
     ),
     (
         "RESOLVE_PTR of IPv6 in brackets",
         asked(Address(NAME, "[::1]"), Command.RESOLVE_PTR),
-        "05 F1 00 03 05 5B3A3A315D 0000",
+        '05 F1 00 03 05 "[::1]" 0000',
     ),
     ("the longest", asked(Address(NAME, LONGEST, 65535)), "05 01 00 03 FF" + "61" * 255 + "FFFF"),
 )
@@ -59,7 +55,7 @@ REPLIES = table(
         Reply(0, at("2001:db8::1")),
         "05 00 00 04 20010DB8000000000000000000000001 0000",
     ),
-    ("V9's answer", Reply(0, at("dns.google")), "05 00 00 03 0A 646E732E676F6F676C65 0000"),
+    ("V9's answer", Reply(0, at("dns.google")), '05 00 00 03 0A "dns.google" 0000'),
     ("a code without a name", Reply(0x42, at("1.2.3.4", 5)), "05 42 00 01 01020304 0005"),
     ("longest name", Reply(0, Address(NAME, LONGEST)), "05 00 00 03 FF" + "61" * 255 + "0000"),
 )
@@ -118,7 +114,7 @@ def test_other_malformed_messages_are_refused(
 OTHER_COMMANDS = (0, 2, 3, 9, 0xEF, 0xF2, 0xFF)
 REFUSED = table(
     ("a SOCKS4 request", "04 01 0050 C0000201 00", 1, 0x01),
-    ("a second message of credentials", "01 02 6D65 02 6D65", 1, 0x01),
+    ("a second message of credentials", '01 02 "me" 02 "me"', 1, 0x01),
     *((f"{n:02X}", f"05 {n:02X} 00 01 C0000201 0050", 2, 7) for n in OTHER_COMMANDS),
     ("invalid name", "05 01 00 03 03 612062 0050", 10, 0x01),
     ("reserved byte", "05 01 01 01 C0000201 0050", 3, 0x01),

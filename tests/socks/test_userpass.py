@@ -11,10 +11,10 @@ from torsocks_tx.socks import userpass
 from torsocks_tx.socks.messages import Credentials, KeyValues
 
 MESSAGES = table(
-    ("V4", Credentials(b"me", b"you"), "01 02 6D65 03 796F75"),
+    ("V4", Credentials(b"me", b"you"), '01 02 "me" 03 "you"'),
     ("both empty", Credentials(b"", b""), "01 00 00"),
     ("bytes of all kinds", Credentials(b"\0\xff", b"\n\0"), "01 02 00FF 02 0A00"),
-    ("V6", Credentials(b"<torS0X>0", b"123"), "01 09 3C746F725330583E30 03 313233"),
+    ("V6", Credentials(b"<torS0X>0", b"123"), '01 09 "<torS0X>0" 03 313233'),
     ("the longest", Credentials(b"u" * 255, b"p" * 255), "01 FF" + "75" * 255 + "FF" + "70" * 255),
 )
 
@@ -29,7 +29,7 @@ def test_credentials_both_ways(credentials: Credentials, text: str) -> None:
 @rows("S-20")
 @pytest.mark.parametrize("version", [0x00, 0x02, 0x04, 0x05, 0xFF])
 def test_another_version_is_refused(version: int) -> None:
-    frame = bytes([version]) + octets("02 6D65 02 6D65")
+    frame = bytes([version]) + octets('02 "me" 02 "me"')
     assert_refused(userpass.parse_credentials, frame, 1, b"")
 
 

@@ -26,7 +26,7 @@ FRAMES = table(
     ("two bytes, high one first", Reader.take_u16, 0x1234, "12 34"),
     ("largest number", Reader.take_u16, 65535, "FFFF"),
     ("three bytes", lambda reader: reader.take(3), b"abc", "61 62 63"),
-    ("up to NUL", Reader.take_until_nul, b"me", "6D65 00"),
+    ("up to NUL", Reader.take_until_nul, b"me", '"me" 00'),
     ("up to NUL at once", Reader.take_until_nul, b"", "00"),
 )
 
@@ -69,7 +69,7 @@ FRAMES = table(
     ("IPv4 in IPv6, any", at("::ffff:0.0.0.0", 1), "04 00000000000000000000FFFF00000000 0001"),
     ("IPv6, FFFF elsewhere", at("0:0:0:ffff::", 1), "04 000000000000FFFF0000000000000000 0001"),
     ("IPv6, any", at("::", 1), "04 00000000000000000000000000000000 0001"),
-    ("name", at("example.com", 80), "03 0B 6578616D706C652E636F6D 0050"),
+    ("name", at("example.com", 80), '03 0B "example.com" 0050'),
     ("name of one byte", at("a", 256), "03 01 61 0100"),
     ("name, not judged here", Address(NAME, "", 80), "03 00 0050"),
     ("bytes of all kinds, not judged here", Address(NAME, "\0\xff", 80), "03 02 00FF 0050"),

@@ -16,8 +16,9 @@ Parse = Callable[[Reader], T]
 
 
 def octets(text: str) -> bytes:
-    """Return bytes from hexadecimal digits, which may have blanks."""
-    return bytes.fromhex(text)
+    """Return bytes from hexadecimal digits with blanks, and from ASCII between double quotes."""
+    parts = enumerate(text.split('"'))
+    return b"".join(part.encode() if i % 2 else bytes.fromhex(part) for i, part in parts)
 
 
 def at(host: str, port: int = 0) -> Address:
