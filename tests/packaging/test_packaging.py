@@ -14,8 +14,8 @@ from tests.packaging.conftest import ROOT
 from tests.packaging.environment import Environment, run
 from torsocks_tx import __version__
 
-# The pytest plugin needs pytest; all other modules work without.
-LEFT_OUT = ("__main__", "pytest_plugin")
+# These need pytest or Scrapy; all other modules work without.
+LEFT_OUT = ("__main__", "pytest_plugin", "scrapy_handler")
 PLUGIN = "twisted/plugins/torsocks_tx_plugin.py"
 IMPORT_ALL = f"""
 import importlib, json, pkgutil, torsocks_tx

@@ -16,7 +16,8 @@ from twisted.internet import selectreactor
 selectreactor.install()
 import torsocks_tx
 for module in pkgutil.walk_packages(torsocks_tx.__path__, "torsocks_tx."):
-    importlib.import_module(module.name)
+    if module.name != "torsocks_tx.web.scrapy_handler":  # its imports are optional
+        importlib.import_module(module.name)
 """
 
 

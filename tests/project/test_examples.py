@@ -61,8 +61,9 @@ async def run() -> AsyncIterator[Run]:
 def test_every_example_is_run_here() -> None:
     examples = {path.name for path in (ROOT / "examples").iterdir()} - {"__pycache__"}
     servers = {"embed.py", "over_txtorcon.py", "own_backend.py", "with_passwords.py"}
-    # tor starts the last one: in tests/network/test_pluggable_transport.py.
-    assert examples == {*servers, "fetch.py", "pluggable_transport.py"}
+    # tor starts a transport in tests/network; a spider crawls in tests/web.
+    elsewhere = {"pluggable_transport.py", "scrapy_spider.py"}
+    assert examples == {*servers, "fetch.py", *elsewhere}
 
 
 async def visit(client: Peer, port: int) -> bytes:

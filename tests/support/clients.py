@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Generator, Iterator, Mapping
 
 import pytest
@@ -23,9 +24,15 @@ def nothing_may_be_missing(environment: Mapping[str, str]) -> bool:
     return bool(environment.get("CI")) or environment.get("TORSOCKS_TX_NO_SKIP") == "1"
 
 
+def find(name: str) -> str | None:
+    """Return the path of a program, in ``PATH`` or beside our Python; None if it is not there."""
+    beside = os.path.dirname(sys.executable)
+    return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), beside]))
+
+
 def client(name: str) -> str:
     """Return the path of a client that the test has named by its mark."""
-    path = shutil.which(name)
+    path = find(name)
     assert path is not None, f'{name} is not installed: mark this test clients("{name}")'
     return path
 
@@ -45,7 +52,7 @@ def _needed_by(item: pytest.Item) -> Iterator[str]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test that needs a program that is not installed, before its fixtures are made."""
-    missing = [name for name in _needed_by(item) if shutil.which(name) is None]
+    missing = [name for name in _needed_by(item) if find(name) is None]
     if missing:
         pytest.skip(MISSING + " ".join(missing))
 
