@@ -538,27 +538,23 @@ def test_memory_reactors_have_clocks_of_their_own() -> None:
 
 
 class TestTurn:
-    """How long a bulk stream goes on in one turn of the reactor."""
+    """How many bytes of a bulk stream one event moves: the more streams, the fewer."""
 
-    def test_it_ends_after_so_many_bytes_or_tries(
-        self, stream: Stream, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("way", ["copied", "by pipe"])
+    @pytest.mark.parametrize(("streams", "expected"), [(1, 40), (4, 20), (100, 10)])
+    def test_it_is_bounded(
+        self, stream: Stream, way: str, streams: int, expected: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        real, given = pipes.splice, stream.side.fd
-        sizes = [0]
-
-        def splice(source: int, sink: int, count: int) -> int:
-            return real(source, sink, min(count, *sizes) if source == given else count)
-
-        monkeypatch.setattr(module, "splice", splice)
-        monkeypatch.setattr(module, "LARGE", 10)
-        for most, size, expected in ((20, 10, 20), (15, 10, 15), (1000, 10, 40), (1000, 9, 9)):
-            monkeypatch.setattr(module, "TURN", most)
-            sizes[:] = [size]
-            set_way(stream, "by pipe")
-            stream.moved[True] = 0
-            stream.come(bytes(50))
-            assert stream.moved[True] == expected
-            set_way(stream, "copied")
-            while stream.moved[True] < 50:
-                stream.read()
-            stream.run()
+        for name, value in {"LARGE": 10, "MOST_AT_ONCE": 40, "ALL_AT_ONCE": 80}.items():
+            monkeypatch.setattr(module, name, value)
+        assert stream.splice.clock.streams == 1
+        stream.splice.clock.streams = streams
+        set_way(stream, way)
+        stream.come(bytes(50))
+        assert stream.moved[True] == expected
+        while stream.moved[True] < 50:
+            stream.read()
+        stream.run()
+        stream.splice.clock.streams = 1
+        stream.splice.stop()
+        assert stream.splice.clock.streams == 0

@@ -27,12 +27,16 @@ class Ticking(Protocol):
 
 
 class Clock:
-    """Reads the sides that flow steadily, all at one time, while there are any."""
+    """Reads the sides that flow steadily, all at one time, while there are any.
+
+    ``streams``: how many are spliced, however they are read.
+    """
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
         self._sides: dict[Ticking, None] = {}
         self._call: IDelayedCall | None = None
+        self.streams = 0
 
     def add(self, side: Ticking) -> None:
         """Read this one from now on."""

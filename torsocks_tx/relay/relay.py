@@ -8,7 +8,6 @@ ends. Half-close goes both ways. What ends the client's connection is the owner'
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, Protocol
 
@@ -64,11 +63,11 @@ class Throttle:
     that would mean closing: the relay decides that, so here it does nothing.
     """
 
-    __slots__ = ("_producer", "_resumed", "paused")
+    __slots__ = ("_producer", "_relay", "paused")
 
-    def __init__(self, producer: Any, resumed: Callable[[], None]) -> None:
+    def __init__(self, producer: Any, relay: Relay) -> None:
         self._producer = producer
-        self._resumed = resumed
+        self._relay = relay
         self.paused = False
 
     def pauseProducing(self) -> None:
@@ -80,7 +79,7 @@ class Throttle:
         """Read on: everything that was written to the other side is out."""
         self.paused = False
         self._producer.resumeProducing()
-        self._resumed()
+        self._relay.splice_if_bulk()
 
     def stopProducing(self) -> None:
         """Do nothing."""
@@ -151,7 +150,7 @@ class Relay:
         self.sent += len(data)
         self._outbound.write(data)
         if self._state is not State.OPENING:
-            self._weigh(len(data))
+            self._note_flow(len(data))
         elif self.sent >= self._limits.early_data and self._watched is None:
             self._transport.pauseProducing()
             # Paused it would not notice that the client has gone; nor does it ask for more.
@@ -190,8 +189,8 @@ class Relay:
             return
         self._state = State.OPEN
         self._owner.relay_opened()
-        client = Throttle(self._transport, self._splice_if_bulk)
-        remote = Throttle(self._outbound, self._splice_if_bulk)
+        client = Throttle(self._transport, self)
+        remote = Throttle(self._outbound, self)
         self._throttles = client, remote
         self._outbound.register_producer(client)
         self._transport.registerProducer(remote, True)
@@ -214,7 +213,7 @@ class Relay:
         if self._state in _FLOWING_OUT:
             self.received += len(data)
             send(self._transport, data)
-            self._weigh(len(data))
+            self._note_flow(len(data))
 
     def eof(self) -> None:
         """The remote will send no more, but still listens."""
@@ -235,17 +234,17 @@ class Relay:
 
     # Bulk.
 
-    def _weigh(self, count: int) -> None:
-        """Note that so many bytes went through."""
+    def _note_flow(self, count: int) -> None:
+        """Note that so many bytes went through; splice the stream if it is bulk now."""
         now = self._clock.seconds()
         if now - self.last_activity > BULK_PAUSE:
             self._run = 0
         self.last_activity = now
         self._run += count
         if self._run >= BULK:
-            self._splice_if_bulk()
+            self.splice_if_bulk()
 
-    def _splice_if_bulk(self) -> None:
+    def splice_if_bulk(self) -> None:
         """Splice a bulk stream, if both are plain sockets to which nothing waits to be sent."""
         if self._run < BULK or self._splice is not None or self._outbound is None:
             return

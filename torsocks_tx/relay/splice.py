@@ -33,9 +33,9 @@ READ = 512 * 1024
 LARGE = 64 * 1024
 """After a read of so many bytes, the next goes through a pipe."""
 
-TURN, TRIES = 1024 * 1024, 4
-"""Bytes that go through a pipe in one turn of the reactor, and in how many tries: to sleep and be
-woken costs more than to ask again, but then it is another stream's turn."""
+MOST_AT_ONCE, ALL_AT_ONCE = 1024 * 1024, 4 * 1024 * 1024
+"""Bytes that one event moves at most, and what all streams together may move in a turn of the
+reactor: what one stream takes, the others wait for."""
 
 PERIOD, LEAST, MOST = 0.05, 64 * 1024, 1024 * 1024
 """A side through which so many bytes come in each period, in seconds, is read by the clock. Less is
@@ -49,7 +49,6 @@ _CANNOT_SPLICE = (errno.EINVAL, errno.ENOSYS)
 
 # Every side reads into the same bytes, and has no use for them once it returns.
 _block = memoryview(bytearray(READ))
-_yield = getattr(os, "sched_yield", bool)  # not every system has it
 
 
 class SplicedStream(Interface):
@@ -111,20 +110,12 @@ class Side:
 
     def doRead(self) -> None:
         """Move what has come, up to a bound: if there is more, the reactor asks again."""
-        left = TURN
-        for attempt in range(TRIES):
-            if self.reading is not Reading.BY_EVENT:
-                break
-            if attempt:
-                # Lets the source run, and the sink, where they share this processor.
-                _yield()
-            count = self._move_by_pipe(left) if self._uses_pipe else self._move_by_copy()
+        if self.reading is Reading.BY_EVENT:
+            most = max(LARGE, min(MOST_AT_ONCE, ALL_AT_ONCE // self._splice.clock.streams))
+            count = self._move_by_pipe(most) if self._uses_pipe else self._move_by_copy(most)
             if count and self.reading is Reading.BY_EVENT:
                 self._uses_pipe = count >= LARGE
                 self._choose_reading(count)
-            left -= count
-            if count < LARGE or left <= 0:
-                break
 
     def doWrite(self) -> None:
         """The socket takes more: what waits for it goes out."""
@@ -138,7 +129,7 @@ class Side:
 
     def tick(self) -> None:
         """Read by the clock."""
-        count = self._move_by_copy()
+        count = self._move_by_copy(READ)
         if self.reading is Reading.BY_CLOCK:
             self._choose_reading(count)
 
@@ -179,9 +170,9 @@ class Side:
 
     # How bytes are moved: so many, 0 if there are none now or this is the end.
 
-    def _move_by_copy(self) -> int:
+    def _move_by_copy(self, most: int) -> int:
         try:
-            count = int(self.sock.recv_into(_block))
+            count = int(self.sock.recv_into(_block, min(most, READ)))
         except BlockingIOError:
             return 0
         except OSError:
@@ -200,7 +191,7 @@ class Side:
     def _move_by_pipe(self, most: int) -> int:
         pipe = pool.borrow()
         if pipe is None:
-            return self._move_by_copy()
+            return self._move_by_copy(most)
         count, reason = 0, None
         try:
             count = splice(self.fd, pipe.writer, most)
@@ -216,7 +207,7 @@ class Side:
                 self._splice.fail(self.transport)
                 return 0
             # A splice never gets past urgent data: it finds nothing, or an end, whatever follows.
-            return self._move_by_copy()
+            return self._move_by_copy(most)
         self._pipe, self._in_pipe = pipe, count
         self._pass_on()
         self._splice.stream.spliced(self.is_client, count)
@@ -303,6 +294,7 @@ class Splice:
 
     def start(self) -> None:
         """Take the sockets from their transports."""
+        self.clock.streams += 1
         for side in self._sides:
             side.transport.pauseProducing()
         for side in self._sides:
@@ -319,6 +311,7 @@ class Splice:
         sides, self._sides = self._sides, ()
         if not sides:
             return False
+        self.clock.streams -= 1
         rests = [(side.peer.transport, side.leave()) for side in sides]
         for side in sides:
             # No cycle is to outlive the stream.
