@@ -109,7 +109,7 @@ class Stream(Protocol):
         self._half_close = half_close
         self._refusal_for = refusal_for
         self._state = State.CONNECTING
-        self._early = bytearray()
+        self._early = b""
         self._takes_early = False
         self._handshake: ClientHandshake | HTTPClientHandshake | None = None
         self._application: Application | None = None
@@ -217,7 +217,7 @@ class Stream(Protocol):
 
     def _hang_up(self) -> None:
         self._state = State.OVER
-        self._early.clear()
+        self._early = b""
         self._deadline.stop()
         pending, self._pending = self._pending, None
         if pending is not None:
@@ -292,7 +292,7 @@ class Stream(Protocol):
                 case Send(data):
                     if self._early and self._takes_early and self._has_asked:
                         data += self._early
-                        self._early.clear()
+                        self._early = b""
                     send(self.transport, data)
                 case Opened():
                     self._open(step)
@@ -326,8 +326,8 @@ class Stream(Protocol):
         self._state, self.outcome = State.OPEN, outcome
         self._handshake = None
         if self._early:
-            send(self.transport, bytes(self._early))
-            self._early.clear()
+            send(self.transport, self._early)
+            self._early = b""
         self._receiver.opened()
         self.outcome = None  # an idle stream is to cost little
         if outcome is not None and outcome.rest and self._state is State.OPEN:

@@ -123,6 +123,8 @@ class RequestHandler:
         http = self._answers
         reply = replies.success(self._request) if http is None else http.connected
         self.send_reply(reply, final=False)
+        # An idle stream is to cost little.
+        del self._request, self._reply_context
 
     def relay_refused(self, reason: SOCKSError) -> None:
         """The answer is no: tell the client why, as far as it may know."""
