@@ -58,6 +58,7 @@ OPTIONS: list[tuple[str, ClientOptions]] = [
     (":username=me", ClientOptions(credentials=Credentials(b"me", b""))),
     (":password=you", ClientOptions(credentials=Credentials(b"", b"you"))),
     (":timeout=5.5", ClientOptions(timeout=5.5)),
+    (":protocol=http:isolation=a", ClientOptions(protocol="http", isolation=b"a")),
     (":extended=no:optimistic=yes", ClientOptions(extended=False, optimistic=True)),
 ]
 

@@ -73,6 +73,9 @@ WISHES = [
     ClientOptions(credentials=Credentials(b"me", b"you")),
     ClientOptions(credentials=Credentials(b"me", b"you"), extended=False),
     ClientOptions(optimistic=True),
+    ClientOptions(protocol="http"),
+    ClientOptions(protocol="http", credentials=Credentials(b"tor-iso", b"x")),
+    ClientOptions(protocol="http", optimistic=True),
 ]
 
 
@@ -188,7 +191,7 @@ async def error_of(ground: Ground, proxy: Any, options: ClientOptions, host: str
 
 FLAGGED = ListenerPolicy(extended_errors=True)
 PT = ListenerPolicy(role=Role.PT)
-REFUSALS: list[tuple[ListenerPolicy, ClientOptions, str, type[Refused], type[Refused], int]] = [
+REFUSALS: list[tuple[ListenerPolicy, ClientOptions, str, type[Refused], type[Refused], Any]] = [
     (ListenerPolicy(), ClientOptions(), ONION, DescriptorNotFound, OnionNotFound, 0xE0),
     (ListenerPolicy(), ClientOptions(), ONION, IntroductionFailed, OnionNotReachable, 0xE1),
     (FLAGGED, ClientOptions(), ONION, DescriptorNotFound, DescriptorNotFound, 0xF0),
@@ -203,6 +206,14 @@ REFUSALS: list[tuple[ListenerPolicy, ClientOptions, str, type[Refused], type[Ref
     (PT, ClientOptions(), "192.0.2.1", Temporary, Temporary, 0xF0),
     (PT, ClientOptions(), "192.0.2.1", InvalidBridge, InvalidBridge, 0xF1),
     (PT, ClientOptions(extended=False), "192.0.2.1", InvalidBridge, ConnectionRefused, 5),
+    (
+        ListenerPolicy(),
+        ClientOptions(protocol="http"),
+        ONION,
+        DescriptorNotFound,
+        DescriptorNotFound,
+        None,
+    ),
 ]
 
 
@@ -215,7 +226,7 @@ async def test_refusals(
     host: str,
     reason: type[Refused],
     heard: type[Refused],
-    code: int,
+    code: int | None,
 ) -> None:
     def script(outbound: MemoryOutbound) -> None:
         reactor.callLater(0, outbound.receiver.refused, reason("x"))
@@ -232,21 +243,29 @@ async def test_logins(ground: Ground) -> None:
     users = CredAuthenticator([Database(me=b"you")])
     server, origin = await plain(ground, authenticator=users)
     proxy = await ground.listen(server)
-    good = ClientOptions(credentials=Credentials(b"me", b"you"), isolation=b"x")
-    client = await connected(ground, proxy, good)
-    client.send(b"hello")
-    far = await origin.peer()
-    assert await far.take(5) == b"hello"
-    client.close()
-    await far.ended_well()
+    known = Credentials(b"me", b"you")
+    for number, good in enumerate(
+        (
+            ClientOptions(credentials=known, isolation=b"x"),
+            ClientOptions(credentials=known, protocol="http"),
+        )
+    ):
+        client = await connected(ground, proxy, good)
+        client.send(b"hello")
+        far = await origin.peer(number)
+        assert await far.take(5) == b"hello"
+        client.close()
+        await far.ended_well()
     for wrong in (
         ClientOptions(credentials=Credentials(b"me", b"me"), isolation=b"x"),
         ClientOptions(credentials=Credentials(b"me", b"me"), extended=False),
         ClientOptions(),
+        ClientOptions(credentials=Credentials(b"me", b"me"), protocol="http"),
+        ClientOptions(protocol="http"),
     ):
         error = await error_of(ground, proxy, wrong, "example.com")
         assert type(error) is LoginRefused
-    assert len(origin.peers) == 1
+    assert len(origin.peers) == 2
 
 
 @rows("P-20", "P-21")
@@ -276,19 +295,24 @@ async def test_keys_of_an_application(ground: Ground) -> None:
     await (await origin.peer()).ended_well()
 
 
-@rows("S-23")
+@rows("S-23", "H-20")
 async def test_a_listener_that_does_not_isolate_is_refused(ground: Ground) -> None:
     from torsocks_tx.policy.isolation import IsolationFlags
 
     policy = ListenerPolicy(isolation=IsolationFlags(socks_auth=False))
     server, origin = await plain(ground, policy=policy)
     proxy = await ground.listen(server)
-    error = await error_of(ground, proxy, ClientOptions(isolation=b"x"), "example.com")
-    assert type(error) is NotIsolated
+    for options in (
+        ClientOptions(isolation=b"x"),
+        ClientOptions(isolation=b"x", protocol="http"),
+        ClientOptions(isolation=b"x", protocol="http", optimistic=True),
+    ):
+        error = await error_of(ground, proxy, options, "example.com")
+        assert type(error) is NotIsolated
     assert origin.peers == []
 
 
-@rows("S-17", "S-23", "P-23")
+@rows("S-17", "S-23", "P-23", "H-08", "H-20")
 async def test_isolation_reaches_tor(ground: Ground) -> None:
     server, upstream = await tor_like(ground, grant)
     proxy = await ground.listen(server)
@@ -299,13 +323,15 @@ async def test_isolation_reaches_tor(ground: Ground) -> None:
         ClientOptions(isolation=b"y"),
         ClientOptions(isolation=b"x", extended=False),
         ClientOptions(),
+        ClientOptions(isolation=b"x", protocol="http"),
+        ClientOptions(isolation=b"y", protocol="http"),
     ]
     for number, options in enumerate(wishes):
         await connected(ground, proxy, options)
         leg = await upstream.asked(number)
         tokens.append(leg.credentials)
     assert tokens[0] == tokens[1]
-    assert len(set(tokens)) == 4
+    assert len(set(tokens)) == 6
 
 
 @rows("P-26", "S-22")

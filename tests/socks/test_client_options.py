@@ -185,6 +185,12 @@ def test_socks4_sends_ipv6_as_a_name() -> None:
         ({"pairs": KeyValues.of({"a b": b""})}, "a key is"),
         ({"isolation": b"x" * 65536}, "65535"),
         ({"credentials": LONG, "extended": False}, "255 bytes"),
+        ({"protocol": "https"}, "protocol is"),
+        ({"protocol": "http", "version": 4}, "of SOCKS, not of HTTP"),
+        ({"protocol": "http", "pairs": COLOUR}, "of SOCKS, not of HTTP"),
+        ({"protocol": "http", "require": ("A",)}, "of SOCKS, not of HTTP"),
+        ({"protocol": "http", "role": Role.TOR}, "of SOCKS, not of HTTP"),
+        ({"protocol": "http", "credentials": Credentials(b"a:b")}, "with a colon"),
     ],
 )
 def test_options_that_are_refused(wishes: dict[str, object], complaint: str) -> None:
@@ -199,6 +205,11 @@ def test_options_that_are_refused(wishes: dict[str, object], complaint: str) -> 
 def test_requests_that_do_not_fit_their_version(version: int, command: Command, host: str) -> None:
     with pytest.raises(ValueError, match=r"255|NUL|SOCKS4"):
         ClientOptions(version=version).request(command, at(host, 80))
+
+
+def test_http_has_no_look_ups() -> None:
+    with pytest.raises(ValueError, match="no look-ups"):
+        ClientOptions(protocol="http").request(RESOLVE, at("example.com"))
 
 
 def test_a_user_id_with_a_nul_is_refused() -> None:

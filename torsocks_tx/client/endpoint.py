@@ -36,7 +36,7 @@ from torsocks_tx.relay.sockets import abort
 from torsocks_tx.socks.client import ClientHandshake
 from torsocks_tx.socks.client_options import ClientOptions
 from torsocks_tx.socks.constants import AddressType, Command, Role
-from torsocks_tx.socks.messages import Address, Credentials, KeyValues
+from torsocks_tx.socks.messages import Address, KeyValues
 from torsocks_tx.socks.wire import MAX_NAME, check_destination
 
 _DEFAULTS = ClientOptions()
@@ -84,39 +84,18 @@ class SOCKSClientEndpoint:
 
         There are none unless method X'97' was selected.
         """
-        options, offer = self._options, self._options.offer
-        # Of other hosts, and on other ports, tor does not say F0 at all.
-        verify_f0 = self._address.is_onion and offer.role is not Role.PT
-        handshake = ClientHandshake(self._request, offer=offer, verify_f0=verify_f0)
+        options, handshake = self._options, self._handshake()
         tunnel = _Tunnel(self._reactor, protocolFactory, self._address)
         opening = tunnel.connect(self._proxy, handshake, options.timeout, options.optimistic)
         return opening.addCallback(lambda protocol: (protocol, handshake.pairs))
 
-
-@implementer(IStreamClientEndpoint)
-class HTTPClientEndpoint:
-    """An endpoint that leads to ``address`` by way of the HTTP proxy at ``proxy``, by CONNECT.
-
-    Names go to the proxy as they are. It fails as ``SOCKSClientEndpoint`` does.
-    """
-
-    def __init__(
-        self,
-        reactor: IReactorTime,
-        proxy: IStreamClientEndpoint,
-        address: Address,
-        credentials: Credentials | None = None,
-    ) -> None:
-        self._reactor = reactor
-        self._proxy = proxy
-        self._address = address
-        self._credentials = credentials
-
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        """Connect; fires with the protocol once it is connected."""
-        handshake = HTTPClientHandshake(self._address, self._credentials)
-        tunnel = _Tunnel(self._reactor, protocolFactory, self._address)
-        return tunnel.connect(self._proxy, handshake)
+    def _handshake(self) -> ClientHandshake | HTTPClientHandshake:
+        options, offer = self._options, self._options.offer
+        if options.protocol == "http":
+            return HTTPClientHandshake(self._address, options.credentials, options.isolation_token)
+        # Of other hosts, and on other ports, tor does not say F0 at all.
+        verify_f0 = self._address.is_onion and offer.role is not Role.PT
+        return ClientHandshake(self._request, offer=offer, verify_f0=verify_f0)
 
 
 @implementer(IReceiver)
@@ -142,8 +121,8 @@ class _Tunnel(Factory):
         self,
         proxy: IStreamClientEndpoint,
         handshake: ClientHandshake | HTTPClientHandshake,
-        timeout: float | None = None,
-        optimistic: bool = False,
+        timeout: float | None,
+        optimistic: bool,
     ) -> Deferred[IProtocol]:
         """Connect and ask. ``optimistic``: the application need not wait for the answer."""
         self._optimistic = optimistic

@@ -21,9 +21,10 @@ class SOCKSClientParser:
     """Reads ``socks:HOST:PORT[:option=value]...``.
 
     Where the server is: ``socksHost`` and ``socksPort``, or ``socksPath`` of a unix socket; by
-    default tor's own 127.0.0.1:9050. How to speak to it: ``version`` (4 or 5), ``isolation`` (any
-    text), ``username``, ``password``, ``extended`` and ``optimistic`` (yes or no). ``timeout``:
-    seconds up to the reply; ``connectTimeout``: seconds to reach the server.
+    default tor's own 127.0.0.1:9050. How to speak to it: ``version`` (4 or 5), ``protocol``
+    (socks or http), ``isolation`` (any text), ``username``, ``password``, ``extended`` and
+    ``optimistic`` (yes or no). ``timeout``: seconds up to the reply; ``connectTimeout``: seconds to
+    reach the server.
     """
 
     prefix = "socks"
@@ -71,6 +72,7 @@ def _options(given: dict[str, str]) -> Any:
         credentials = Credentials(_encoded(username or ""), _encoded(password or ""))
     return ClientOptions(
         version=int(given.pop("version", "5")),
+        protocol=given.pop("protocol", "socks"),
         isolation=None if isolation is None else _encoded(isolation),
         credentials=credentials,
         extended=_yes_or_no("extended", given.pop("extended", "yes")),

@@ -1,4 +1,4 @@
-"""What an HTTP proxy answers: the table of failures, and the bytes of each answer.
+"""What an HTTP proxy answers, both ways: the table of failures, and the bytes of each answer.
 
 The headers are those of Tor's http-connect and of RFC 9209 (``Proxy-Status``). Nothing of a request
 is repeated in an answer.
@@ -6,13 +6,17 @@ is repeated in an answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from importlib import metadata
 from typing import NamedTuple
 
 from torsocks_tx import errors
 from torsocks_tx.errors import SOCKSError
+
+MAX_HEAD = 16 * 1024
+"""Bytes of the head of a request or of an answer at most."""
 
 PROXY_AUTHORIZATION = "Proxy-Authorization"
 STREAM_ISOLATION = "Tor-Stream-Isolation"
@@ -133,3 +137,52 @@ class Answers:
         sentence = "This proxy has the methods CONNECT and OPTIONS only."
         headers = (*self._to_others, *_ALLOW, *_TEXT, *_CLOSE)
         return build(405, headers, sentence)
+
+
+# From an answer back to its meaning.
+
+_BY_TOKEN: dict[str, type[SOCKSError]] = {
+    **{f"{_NAME}/{meaning.token}": kind for kind, meaning in MEANINGS.items()},
+    "end/RESOLVEFAILED": errors.HostUnreachable,
+    "end/NOROUTE": errors.HostUnreachable,
+    "end/CONNECTREFUSED": errors.ConnectionRefused,
+    "end/CONNRESET": errors.ConnectionRefused,
+    "end/EXITPOLICY": errors.NotAllowed,
+    "end/TIMEOUT": errors.TimedOut,
+}
+_BY_ERROR: dict[str, type[SOCKSError]] = {
+    "dns_timeout": errors.HostUnreachable,
+    "dns_error": errors.HostUnreachable,
+    "destination_not_found": errors.HostUnreachable,
+    "destination_unavailable": errors.HostUnreachable,
+    "destination_ip_unroutable": errors.NetworkUnreachable,
+    "destination_ip_prohibited": errors.NotAllowed,
+    "http_request_denied": errors.NotAllowed,
+    "connection_refused": errors.ConnectionRefused,
+    "connection_timeout": errors.TimedOut,
+    "connection_limit_reached": errors.Busy,
+    "proxy_internal_error": errors.ProxyFault,
+    "proxy_configuration_error": errors.ProxyFault,
+}
+_BY_STATUS: dict[int, type[SOCKSError]] = {
+    403: errors.NotAllowed,
+    405: errors.NotAllowed,
+    407: errors.LoginRefused,
+    502: errors.HostUnreachable,
+    503: errors.HostUnreachable,
+    504: errors.TimedOut,
+}
+_ERROR = re.compile(r";\s*error=([a-z_]+)")
+
+
+def refusal(status: int, headers: Mapping[str, str]) -> SOCKSError:
+    """Return what the answer of a proxy means; ``headers`` by their names in lower case.
+
+    What tor or torsocks_tx says of a failure goes before ``Proxy-Status``, and that before the
+    status.
+    """
+    kinds = [_BY_TOKEN.get(token) for token in headers.get("tor-request-failed", "").split()]
+    kinds += [_BY_ERROR.get(error) for error in _ERROR.findall(headers.get("proxy-status", ""))]
+    by_status = _BY_STATUS.get(status, errors.GeneralFailure)
+    kind = by_status if status == 407 else next(filter(None, kinds), by_status)
+    return kind(f"the HTTP proxy answered {status}")

@@ -19,6 +19,7 @@ from torsocks_tx.errors import Incomplete, ProtocolError
 from torsocks_tx.http.answers import (
     FAMILY_PREFERENCE,
     ISOLATION_HEADERS,
+    MAX_HEAD,
     PROXY_AUTHORIZATION,
     Answers,
 )
@@ -27,10 +28,8 @@ from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Request
 from torsocks_tx.socks.server import Authenticate, Rejected, Requested, Send, Step
 from torsocks_tx.socks.wire import check_destination
 
-MAX_HEAD = 16 * 1024
-"""Bytes of a head at most, and ``MAX_HEADERS`` lines of headers: else 431."""
-
 MAX_HEADERS = 100
+"""Lines of headers at most, in a head of ``MAX_HEAD`` bytes: else 431."""
 
 MAX_REFUSED = 3
 """Wrong credentials on one connection, before it is closed."""

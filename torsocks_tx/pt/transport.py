@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
 
@@ -28,7 +28,7 @@ from twisted.python.failure import Failure
 
 from torsocks_tx import errors
 from torsocks_tx.backends.endpoint import EndpointBackend
-from torsocks_tx.client.endpoint import HTTPClientEndpoint, SOCKSClientEndpoint
+from torsocks_tx.client.endpoint import SOCKSClientEndpoint
 from torsocks_tx.client.failures import destination_failed
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolation
@@ -51,7 +51,11 @@ PREFIX = "PT."
 """What the keys of arguments begin with in method X'97'."""
 
 _NO_ISOLATION = Isolation(Credentials(b""))
-_VERSIONS = {ProxyKind.SOCKS5: 5, ProxyKind.SOCKS4A: 4}
+_OPTIONS = {
+    ProxyKind.SOCKS5: ClientOptions(extended=False),
+    ProxyKind.SOCKS4A: ClientOptions(4, extended=False),
+    ProxyKind.HTTP: ClientOptions(protocol="http"),
+}
 _log = Logger()
 
 
@@ -86,11 +90,8 @@ class Dialer:
         if self._proxy is None:
             return self._direct(address)
         proxy, credentials = self._direct(self._proxy.address), self._proxy.credentials
-        if self._proxy.kind is ProxyKind.HTTP:
-            return HTTPClientEndpoint(self._reactor, proxy, address, credentials)
         # Nothing that needs method 0x97 is said, and common proxies do not know it.
-        version = _VERSIONS[self._proxy.kind]
-        options = ClientOptions(version, credentials=credentials, extended=False)
+        options = replace(_OPTIONS[self._proxy.kind], credentials=credentials)
         return SOCKSClientEndpoint(self._reactor, proxy, address.host, address.port, options)
 
     def _direct(self, address: Address) -> IStreamClientEndpoint:

@@ -79,6 +79,9 @@ class ClientOptions:
     ``extended``: whether to offer extended authentication. ``optimistic``: hand the connection over
     as soon as the request is sent. ``timeout``: seconds for everything up to the reply; None: no
     limit.
+    ``protocol``: "socks", or "http" to go by CONNECT through an HTTP proxy. That proxy must
+    announce ``Tor-Stream-Isolation`` where ``isolation`` is asked for, and gets credentials by the
+    scheme Basic; the rest is for SOCKS only.
     """
 
     version: int = 5
@@ -92,9 +95,12 @@ class ClientOptions:
     extended: bool = True
     optimistic: bool = False
     timeout: float | None = 180.0
+    protocol: str = "socks"
 
     def __post_init__(self) -> None:
         self._check_kinds()
+        if self.protocol not in ("socks", "http"):
+            raise ValueError('a protocol is "socks" or "http"')
         if self.version not in (4, 5):
             raise ValueError("SOCKS has versions 4 and 5")
         if any(key in _OWN_KEYS for key in self.pairs.names):
@@ -103,6 +109,9 @@ class ClientOptions:
             raise ValueError("this needs extended authentication, which is switched off")
         if self.version == 4:
             self._check_socks4()
+        if self.protocol == "http":
+            self._check_http()
+            return
         extended.build_request(self._all_pairs)
         if Method.USERNAME_PASSWORD in self.offer.methods and self._legacy_credentials:
             userpass.build_credentials(self._legacy_credentials)
@@ -121,6 +130,13 @@ class ClientOptions:
             raise ValueError("require is a tuple of keys, not one text")
         if self.timeout is not None and not 0 < self.timeout < math.inf:
             raise ValueError("a timeout is a number of seconds above 0, or None")
+
+    def _check_http(self) -> None:
+        of_socks = self.version == 4 or self.pairs or self.require or self.reply_codes or self.role
+        if of_socks:
+            raise ValueError("SOCKS4, pairs, reply codes and roles are of SOCKS, not of HTTP")
+        if self.credentials is not None and b":" in self.credentials.username:
+            raise ValueError("HTTP has no user names with a colon")
 
     def _check_socks4(self) -> None:
         password = self.credentials is not None and self.credentials.password
@@ -158,6 +174,10 @@ class ClientOptions:
 
     def request(self, command: Command, address: Address) -> Request:
         """Return the request to make; ValueError if it does not fit this version."""
+        if self.protocol == "http":
+            if command is not Command.CONNECT:
+                raise ValueError("HTTP has no look-ups")
+            return Request(Version.HTTP, command, address, self.credentials)
         version = Version(self.version)
         if version is Version.SOCKS4 and address.type is AddressType.IPV6:
             # SOCKS4 has no IPv6, but servers with SOCKS4a understand it as a name.
@@ -188,13 +208,19 @@ class ClientOptions:
         return KeyValues.of([*given, *self.pairs])
 
     @property
+    def isolation_token(self) -> str | None:
+        """Return what stands for the isolation where a server gets no pairs."""
+        if self.isolation is None:
+            return None
+        # A hash fits at any length; with a key, nobody who sees it can test guesses.
+        return hmac.digest(self.isolation_secret, self.isolation, "sha256").hex()
+
+    @property
     def _legacy_credentials(self) -> Credentials | None:
         """Return what to send by method 02, or in a SOCKS4 user id."""
         if self.isolation is None or self._both:
             return self.credentials or (Credentials(b"") if self.version == 4 else None)
-        # A hash fits at any length; with a key, nobody who sees it can test guesses.
-        digest = hmac.digest(self.isolation_secret, self.isolation, "sha256")
-        token = digest.hex().encode("ascii")
+        token = (self.isolation_token or "").encode("ascii")
         if self.version == 4:
             return Credentials(token)
         return Credentials(userpass.ISOLATION_USERNAME, token)
