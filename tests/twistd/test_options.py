@@ -140,7 +140,6 @@ MISTAKES = [
     (["--auth", "memory"], ["'memory'", "memory:name:password"]),
     (["--auth", "memory::secret"], ["memory:name:password"]),
     (["--auth", "unix"], ["'unix'", "in the clear", "file:/path"]),
-    (["--help-auth-type", "bogus"], ["bogus", "--help-auth lists"]),
     (["--bogus"], ["--bogus", "not recognized"]),
     (["--listen"], ["--listen requires argument"]),
     (["--listen", "tcp:0", "IsolateDestAddr"], ["'IsolateDestAddr'", "in one argument, in quotes"]),

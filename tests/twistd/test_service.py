@@ -35,7 +35,6 @@ async def test_direct_says_so_loudly_and_ends_by_sigterm(tmp_path: Path) -> None
     server = Twistd("--listen", LOOPBACK, *DIRECT, "--allow-internal", directory=tmp_path)
     await server.up()
     await server.said("NO TOR")
-    await server.said("--allow-internal: clients can reach this machine")
     assert await server.stop() == -signal.SIGTERM
     assert "Traceback" not in server.output
     assert not list(tmp_path.iterdir())
@@ -58,7 +57,7 @@ async def test_a_storm_of_sighups_is_answered_by_a_few_readings(tmp_path: Path) 
         os.kill(server.pid, signal.SIGHUP)
     await server.said("SIGHUP")
     assert await server.stop() == -signal.SIGTERM
-    assert server.output.count("SIGHUP: there is nothing to read again") < 20
+    assert server.output.count("SIGHUP: there is no --onion-auth-dir to read again") < 20
 
 
 @rows("R-33")

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -271,6 +272,7 @@ class Tor:
     def __init__(self, outcome: Deferred[None]) -> None:
         self.outcome = outcome
         self.stopped = False
+        self.provider = SimpleNamespace(control_address="unix:/control")
 
     def start(self) -> Deferred[None]:
         return self.outcome
@@ -278,9 +280,6 @@ class Tor:
     def stop(self) -> Deferred[None]:
         self.stopped = True
         return succeed(None)
-
-    def control_address(self) -> str:
-        return "unix:/control"
 
 
 class Team:
@@ -325,6 +324,9 @@ class Team:
         worker.transport.has_ended = True
         worker.processExited(Failure(ProcessTerminated(signal=9)))
         worker.processEnded(Failure(ProcessTerminated(signal=9)))
+
+    def reload(self) -> Deferred[str]:
+        return Deferred.fromCoroutine(self.supervisor.reload())
 
     def asked(self) -> list[list[str]]:
         return [worker.transport.asked for worker in self.spawned]
@@ -431,7 +433,7 @@ def test_worker_that_cannot_be_spawned_later_is_tried_again(team: Team) -> None:
 def test_reload_replaces_one_worker_after_the_other(team: Team) -> None:
     team.start()
     outcome: list[str] = []
-    team.supervisor.reload().addCallback(outcome.append)
+    team.reload().addCallback(outcome.append)
     # The old ones see at once which keys of onion services have gone.
     assert team.asked() == [["SIGHUP"], ["SIGHUP"], []]
     team.get_ready(2)
@@ -448,7 +450,7 @@ def test_old_workers_are_few_and_none_is_for_ever(team: Team) -> None:
     team.start()
     for generation in range(MOST_OLD + 1):
         assert all("stop" not in asked for asked in team.asked())
-        team.supervisor.reload()
+        team.reload()
         team.get_ready(-1)
         team.get_ready(2 * generation + 3)
     assert ["stop" in asked for asked in team.asked()].count(True) == 2
@@ -462,7 +464,7 @@ def test_worker_that_is_replaced_before_it_is_ready_is_stopped(team: Team) -> No
     team.start()
     team.end(0)
     team.reactor.advance(1)
-    team.supervisor.reload()
+    team.reload()
     team.get_ready(3)
     assert team.asked()[2] == ["stop"]
 
@@ -471,7 +473,7 @@ def test_reload_that_fails_leaves_the_old_workers(team: Team) -> None:
     team.start()
     for _ in range(3):
         outcome: list[Failure] = []
-        team.supervisor.reload().addErrback(outcome.append)
+        team.reload().addErrback(outcome.append)
         team.end(-1, b"it has no file")
         assert outcome[0].getErrorMessage() == "a new worker cannot start: it has no file"
     team.reactor.advance(1000)
@@ -484,7 +486,7 @@ def test_reload_that_fails_leaves_the_old_workers(team: Team) -> None:
 
 def test_worker_that_ends_during_a_reload_has_one_successor(team: Team) -> None:
     team.start()
-    team.supervisor.reload()
+    team.reload()
     team.end(0)
     team.get_ready(2)
     team.reactor.advance(1000)

@@ -13,13 +13,14 @@ from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.task import Clock
 
 from torsocks_tx.backends.direct import DirectBackend
+from torsocks_tx.backends.tor.backend import TorBackend
 from torsocks_tx.backends.tor.launched import LaunchedTorProvider
 from torsocks_tx.backends.tor.provider import ProviderState
 from torsocks_tx.backends.tor.providers import FixedTorProvider, RunningTorProvider
 from torsocks_tx.errors import NoSuchPort
 from torsocks_tx.testing.tornet.network import PrivateTorProvider
 from torsocks_tx.twistd.options import Options
-from torsocks_tx.twistd.upstream import TorUpstream, make_upstream
+from torsocks_tx.twistd.upstream import Upstream, make_upstream
 
 
 def provider_of(*arguments: str) -> object:
@@ -47,13 +48,14 @@ def test_no_tor_is_not_a_kind_of_tor() -> None:
     options.parseOptions(["--backend", "direct"])
     upstream = make_upstream(reactor, options)
     assert isinstance(upstream.backend, DirectBackend)
-    assert not hasattr(upstream, "provider")
+    assert upstream.provider is None
 
 
-def upstream_with(*flags: str) -> TorUpstream:
+def upstream_with(*flags: str) -> Upstream:
     clock = Clock()
     provider = FixedTorProvider(UNIXClientEndpoint(clock, "/nowhere"))
-    return TorUpstream(clock, provider, None, [frozenset(), frozenset(flags)])
+    policies = [frozenset(), frozenset(flags)]
+    return Upstream(TorBackend(clock, provider), provider, policies)
 
 
 async def test_flags_that_the_port_may_not_have_are_refused_at_the_start() -> None:

@@ -114,7 +114,7 @@ Help:
   --help-auth
       List what --auth takes.
   --help-auth-type KIND
-      Describe one kind of --auth.
+      The same.
   --version
       Print the versions of this server, Twisted and tor.
 """

@@ -111,7 +111,7 @@ class Options(usage.Options, AuthOptionMixin):
         except (ValueError, usage.UsageError) as error:
             _refuse("auth", description, f"{error}; --help-auth lists what there is")
 
-    def opt_help_auth(self) -> None:
+    def opt_help_auth(self) -> NoReturn:
         """List what --auth takes."""
         others = [
             f"  {plugin.authType}:{plugin.argStringFormat}"
@@ -121,14 +121,9 @@ class Options(usage.Options, AuthOptionMixin):
         print("\n".join([AUTH_TEXT, *others]))
         raise SystemExit(0)
 
-    def opt_help_auth_type(self, kind: str) -> None:
-        """Describe one kind of --auth."""
-        if kind in OWN_CHECKERS:
-            self.opt_help_auth()
-        try:
-            super().opt_help_auth_type(kind)
-        except usage.UsageError as error:
-            raise usage.UsageError(f"{error}; --help-auth lists what there is") from None
+    def opt_help_auth_type(self, _kind: str) -> NoReturn:
+        """List what --auth takes."""
+        self.opt_help_auth()
 
     def opt_tor_option(self, text: str) -> None:
         """A line for the launched tor's torrc, "Name value" (may be given more than once)."""
@@ -189,23 +184,31 @@ class Options(usage.Options, AuthOptionMixin):
     def _absolute(self, path: str) -> str:
         return os.path.join(self.directory, os.path.expanduser(path))
 
+    @property
+    def upstream(self) -> str:
+        """What serves requests: direct, or a tor, which is launch, private, running or socks."""
+        if self["backend"] == "direct":
+            return "direct"
+        if self["tor-socks"]:
+            return "socks"
+        tor = self["tor"] or "launch"
+        return tor if tor in ("launch", "private") else "running"
+
     def _check_together(self) -> None:
         """Refuse options that mean nothing, or something else, beside others."""
         if self["backend"] not in ("tor", "direct"):
             _refuse("backend", self["backend"], "choose tor or direct")
-        direct, socks = self["backend"] == "direct", bool(self["tor-socks"])
-        launched = self["tor"] in (None, "launch") and not socks
-        running = not (direct or launched or socks) and self["tor"] != "private"
+        upstream = self.upstream
         of_launched = ("tor-data-directory", "tor-binary", "tor-option")
         of_tor = ("tor", "tor-socks", "tor-password-file", "onion-auth-dir", *of_launched)
         of_control = ("onion-auth-dir", "rendezvous-timeout")
         rules: tuple[tuple[bool, tuple[str, ...], str], ...] = (
-            (direct, of_tor, "--backend direct has no tor"),
-            (not direct, ("allow-internal",), "this needs --backend direct"),
+            (upstream == "direct", of_tor, "--backend direct has no tor"),
+            (upstream != "direct", ("allow-internal",), "this needs --backend direct"),
             (bool(self["tor"]), ("tor-socks",), "this is instead of --tor: leave that out"),
-            (not launched, of_launched, "this needs --tor launch: no other tor is set up"),
-            (not running, ("tor-password-file",), "this needs --tor ENDPOINT"),
-            (direct or socks, of_control, "this needs the control port of a tor: use --tor"),
+            (upstream != "launch", of_launched, "this needs --tor launch: no other tor is set up"),
+            (upstream != "running", ("tor-password-file",), "this needs --tor ENDPOINT"),
+            (upstream in ("direct", "socks"), of_control, "this needs a control port: use --tor"),
         )
         for is_wrong, names, reason in rules:
             for name in names:

@@ -9,16 +9,21 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from torsocks_tx.server.listen import ListenError
 from torsocks_tx.server.serving import Server
+from torsocks_tx.twistd.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    # txtorcon takes a second to load: a usage error need not wait for it.
+    from torsocks_tx.twistd.upstream import Upstream
 
 GARBAGE = (10_000, 20, 20)
 """When Python looks for garbage: less often than it would, since a connection is many objects."""
@@ -59,18 +64,6 @@ class StartError(SystemExit, Exception):
         self.code = 1
 
 
-class ISignalled(Protocol):
-    """A service that obeys the signals of its process."""
-
-    running: Any
-
-    def reload(self) -> Deferred[str]:
-        """SIGHUP: fire with what has been done, or fail with the reason why nothing was."""
-
-    def end_grace(self) -> None:
-        """A second SIGINT or SIGTERM: end now what still waits for clients."""
-
-
 class ProcessSignals:
     """The signals of this process, which reach all services that run in it.
 
@@ -79,20 +72,20 @@ class ProcessSignals:
     """
 
     def __init__(self) -> None:
-        self._services: list[ISignalled] = []
+        self._services: list[TorsocksService] = []
         self._previous: dict[int, Any] = {}
         self._reactor: Any = None
         self._is_asked = False
         self._is_reloading = False
 
-    def add(self, reactor: Any, service: ISignalled) -> None:
+    def add(self, reactor: Any, service: TorsocksService) -> None:
         """Let signals reach a service."""
         self._reactor = reactor
         self._services.append(service)
         self._take(signal.SIGHUP, lambda: Deferred.fromCoroutine(self._reload_all()))
         reactor.addSystemEventTrigger("before", "shutdown", self._shut_down)
 
-    def remove(self, service: ISignalled) -> None:
+    def remove(self, service: TorsocksService) -> None:
         """Let them reach it no more; harmless if they never did."""
         if service in self._services:
             self._services.remove(service)
@@ -135,7 +128,7 @@ class ProcessSignals:
         finally:
             self._is_reloading = False
 
-    async def _reload(self, service: ISignalled) -> None:
+    async def _reload(self, service: TorsocksService) -> None:
         try:
             _log.info("SIGHUP: {text}", text=await service.reload())
         except Exception as error:
@@ -147,32 +140,13 @@ signals = ProcessSignals()
 """Those of this process."""
 
 
-class IServing(Protocol):
-    """What serves the clients of the listeners: this process, or workers."""
-
-    server: Server
-    """The listening ports."""
-
-    def start(self) -> Deferred[None]:
-        """Fire when clients are served, or fail with the reason why they never will be."""
-
-    def reload(self) -> Deferred[str]:
-        """Read files again: fire with what has been done, or fail with why nothing was."""
-
-    def end_grace(self) -> None:
-        """Reset the streams that are still open."""
-
-    def stop(self) -> Deferred[None]:
-        """Take no more clients, give the others their grace; fire when nothing is left."""
-
-
 class OwnProcess:
     """Serves clients in this process, by a backend that starts and stops with it."""
 
     _log = Logger()
 
     def __init__(
-        self, reactor: Any, server: Server, upstream: Any, *, grace: float, most: int
+        self, reactor: Any, server: Server, upstream: Upstream, *, grace: float, most: int
     ) -> None:
         self._reactor = reactor
         self.server = server
@@ -180,22 +154,20 @@ class OwnProcess:
         self._grace = grace
         self._most = most
 
-    def start(self) -> Deferred[None]:
+    async def start(self) -> None:
         """Start the backend. Clients that come earlier wait for it."""
         # What is imported by now stays: nothing is gained by looking for garbage in it.
         gc.freeze()
         gc.set_threshold(*GARBAGE)
         self._reactor.callWhenRunning(self._say_running)
-        starting: Deferred[None] = self._upstream.start()
-        return starting
+        await self._upstream.start()
 
     def _say_running(self) -> None:
         self._log.info("serving up to {most} clients at one time", most=self._most)
 
-    def reload(self) -> Deferred[str]:
-        """Have the backend read its files again."""
-        reloading: Deferred[str] = self._upstream.reload()
-        return reloading
+    async def reload(self) -> str:
+        """Have the backend read its files again; return what it says of that."""
+        return await self._upstream.reload()
 
     async def drain(self, limit: float) -> None:
         """Take no more clients; return when the last has gone, or reset those left at the limit."""
@@ -212,11 +184,10 @@ class OwnProcess:
         """Reset the streams that are still open."""
         self.server.abort_all()
 
-    @inlineCallbacks
-    def stop(self) -> Any:
+    async def stop(self) -> None:
         """Let clients end, and then stop the backend."""
-        yield self.server.shutdown(self._grace)
-        yield self._upstream.stop()
+        await self.server.shutdown(self._grace)
+        await self._upstream.stop()
 
 
 class TorsocksService(Service):
@@ -229,7 +200,7 @@ class TorsocksService(Service):
     def __init__(
         self,
         reactor: Any,
-        serving: IServing,
+        serving: OwnProcess | Supervisor,
         *,
         check: Callable[[], None] = lambda: None,
         fail: Callable[[str], None] = log_failure,
@@ -276,19 +247,21 @@ class TorsocksService(Service):
             self._fail(failure.getErrorMessage())
             give_up(self._reactor, self)
 
-    def reload(self) -> Deferred[str]:
-        """Read files again."""
-        return self._serving.reload()
+    async def reload(self) -> str:
+        """Read files again: return what has been done, or raise the reason why nothing was."""
+        return await self._serving.reload()
 
     def end_grace(self) -> None:
         """Reset the streams that are still open."""
         self._serving.end_grace()
 
-    @inlineCallbacks
-    def stopService(self) -> Any:
+    def stopService(self) -> Deferred[None]:
         """Stop in order; fires when nothing is left."""
         super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
         try:
-            yield self._serving.stop()
+            await self._serving.stop()
         finally:
             signals.remove(self)

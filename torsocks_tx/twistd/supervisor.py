@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import secrets
 import signal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.protocol import Factory
@@ -27,6 +27,10 @@ from torsocks_tx.backends.tor.process import (
 from torsocks_tx.backends.tor.waiting import retry_delay
 from torsocks_tx.policy.isolation import SECRET_BYTES
 from torsocks_tx.server.serving import Server
+
+if TYPE_CHECKING:
+    # txtorcon takes a second to load: a usage error need not wait for it.
+    from torsocks_tx.twistd.upstream import Upstream
 
 STATUS_DESCRIPTOR = 3
 """Where a worker tells that it is ready, or why it cannot start."""
@@ -168,7 +172,7 @@ class Supervisor:
         reactor: Any,
         server: Server,
         orders: dict[str, Any],
-        upstream: Any,
+        upstream: Upstream | None,
         *,
         workers: int,
         grace: float,
@@ -189,11 +193,8 @@ class Supervisor:
         self._has_started = False
         self._is_stopping = False
 
-    def start(self) -> Deferred[None]:
+    async def start(self) -> None:
         """Start tor, if it is ours, and then the workers."""
-        return Deferred.fromCoroutine(self._start())
-
-    async def _start(self) -> None:
         if self._upstream is not None:
             await self._upstream.start()
         if self._is_stopping:
@@ -216,7 +217,7 @@ class Supervisor:
         worker.ended.addCallback(self._has_ended, worker)
         orders = {**self._orders, "listeners": len(self.server.ports)}
         if self._upstream is not None:
-            orders["tor"] = self._upstream.control_address()
+            orders["tor"] = self._upstream.provider.control_address
         ports = enumerate(self.server.ports, FIRST_DESCRIPTOR)
         worker.start(orders, {number: port.fileno() for number, port in ports})
 
@@ -242,15 +243,12 @@ class Supervisor:
         )
         self._replacements[number] = self._reactor.callLater(delay, self._serve, number)
 
-    def reload(self) -> Deferred[str]:
+    async def reload(self) -> str:
         """Put a new worker in the place of each, one after the other.
 
         An old one serves until the new one is ready, and then its streams until they end, up to the
         drain limit. If a new one cannot start, the old ones stay.
         """
-        return Deferred.fromCoroutine(self._renew())
-
-    async def _renew(self) -> str:
         if self._orders["keys"]:
             # A new worker cannot take keys of onion services from tor that it has never known.
             for worker in self._living:
@@ -277,11 +275,8 @@ class Supervisor:
         for worker in self._living:
             worker.end_grace()
 
-    def stop(self) -> Deferred[None]:
+    async def stop(self) -> None:
         """Stop the workers in order, then tor."""
-        return Deferred.fromCoroutine(self._stop())
-
-    async def _stop(self) -> None:
         self._is_stopping = True
         for call in self._replacements.values():
             _cancel(call)

@@ -115,8 +115,6 @@ def _upstream(reactor: Any, options: Options, keys: str | None = None) -> Any:
 
 def make_supervisor(reactor: Any, options: Options, bind: Bind) -> Supervisor:
     """What keeps workers, and holds the listeners, and tor if it is ours, for them."""
-    launched = options["backend"] == "tor" and not options["tor-socks"]
-    launched = launched and (options["tor"] or "launch") in ("launch", "private")
     orders = {
         "arguments": options.arguments,
         "directory": options.directory,
@@ -134,7 +132,7 @@ def make_supervisor(reactor: Any, options: Options, bind: Bind) -> Supervisor:
         Server([(listener, Unused()) for listener in options.listeners], bind_without_accepting),
         orders,
         # The workers give tor its keys, and follow its events.
-        _upstream(reactor, options) if launched else None,
+        _upstream(reactor, options) if options.upstream in ("launch", "private") else None,
         workers=options["workers"],
         grace=options["shutdown-grace"],
         drain_limit=options["drain-limit"],

@@ -1,8 +1,4 @@
-"""What stands behind the listeners of ``twistd torsocks``: which backend, from which options.
-
-Each has ``backend``, ``start`` and ``stop``. ``start`` fails with a sentence that says what to
-fix.
-"""
+"""What stands behind the listeners of ``twistd torsocks``: which backend, from which options."""
 
 from __future__ import annotations
 
@@ -13,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import clientFromString
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -29,40 +24,12 @@ from torsocks_tx.backends.tor.onion.observer import OnionObserver
 from torsocks_tx.backends.tor.provider import TorProvider
 from torsocks_tx.backends.tor.providers import FixedTorProvider, RunningTorProvider
 from torsocks_tx.errors import NoSuchPort, TorDown
-from torsocks_tx.limits import RENDEZVOUS_TIMEOUT
 from torsocks_tx.relay.connector import endpoint_from_string
 from torsocks_tx.twistd.options import Options
 
 
-class DirectUpstream:
-    """No Tor at all."""
-
-    _log = Logger()
-
-    def __init__(self, reactor: Any, *, allow_internal: bool) -> None:
-        self.backend = DirectBackend(reactor, allow_internal=allow_internal)
-        self._allow_internal = allow_internal
-
-    def start(self) -> Deferred[None]:
-        """Say so."""
-        self._log.warn("NO TOR: connections leave from this machine, and names are looked up here")
-        if self._allow_internal:
-            self._log.warn(
-                "--allow-internal: clients can reach this machine and its local networks"
-            )
-        return succeed(None)
-
-    def reload(self) -> Deferred[str]:
-        """Fire with what to say about it."""
-        return succeed("there is nothing to read again")
-
-    def stop(self) -> Deferred[None]:
-        """Nothing is held."""
-        return succeed(None)
-
-
-class TorUpstream:
-    """A tor, however it is come by.
+class Upstream:
+    """A backend, and the tor that it connects by: ``provider``, or None for no Tor at all.
 
     ``policies``: what the listeners ask of tor's SocksPorts. ``keyring``: keys of onion services.
     """
@@ -71,97 +38,93 @@ class TorUpstream:
 
     def __init__(
         self,
-        reactor: Any,
-        provider: TorProvider,
-        optimistic_data: bool | None,
+        backend: Any,
+        provider: Any = None,
         policies: Sequence[frozenset[str]] = (),
-        *,
-        rendezvous_timeout: float = RENDEZVOUS_TIMEOUT,
         keyring: Keyring | None = None,
     ) -> None:
+        self.backend = backend
         self.provider = provider
         self._policies = policies
         self._keyring = keyring
-        observer = OnionObserver(reactor, rendezvous_timeout=rendezvous_timeout, keyring=keyring)
-        self.backend = TorBackend(
-            reactor, provider, optimistic_data=optimistic_data, onion_observer=observer
-        )
 
-    def start(self) -> Deferred[None]:
+    async def start(self) -> None:
         """Start or find tor, and see that it can keep what the listeners' flags promise."""
-        return Deferred.fromCoroutine(self._start())
-
-    async def _start(self) -> None:
-        await self.provider.start()
+        provider = self.provider
+        if provider is None:
+            text = "NO TOR: connections leave from this machine, and names are looked up here"
+            self._log.warn(text)
+            return
+        await provider.start()
         for flags in self._policies:
             try:
-                self.provider.port_for(flags)
+                provider.port_for(flags)
             except NoSuchPort:
-                await self.provider.stop()
+                await provider.stop()
                 raise
             except TorDown:
                 # It is looked at again, and said in the log, when there is a tor.
                 break
         if self._keyring is not None:
-            self.provider.when_ready().addCallbacks(self._use_keys, self._ignore)
+            provider.when_ready().addCallbacks(self._use_keys, _ignore)
 
     def _use_keys(self, _: object) -> None:
         """Give tor the keys now: what is wrong with them is better seen at the start."""
-        self._log.info("{keys}", keys=self._count_keys())
+        self._log.info("{keys}", keys=_count(self._keyring))
         self.backend.observer.follow(self.provider.control)
 
-    def _count_keys(self) -> str:
-        count = 0 if self._keyring is None else len(self._keyring)
-        plural = "key" if count == 1 else "keys"
-        return f"{count} client authorization {plural} for onion services"
-
-    def reload(self) -> Deferred[str]:
-        """Read the client authorization keys again; fire with what to say about it."""
+    async def reload(self) -> str:
+        """Read the client authorization keys again; return what to say about it."""
         if self._keyring is None:
-            return succeed("there is nothing to read again")
-        return self.backend.observer.reload_keys().addCallback(lambda _: self._count_keys())
+            return "there is no --onion-auth-dir to read again"
+        await self.backend.observer.reload_keys()
+        return _count(self._keyring)
 
-    def _ignore(self, failure: Failure) -> None:
-        failure.trap(TorDown)
-
-    def control_address(self) -> str:
-        """The control port of the tor that was started, for ``--tor`` of our workers."""
-        provider: Any = self.provider
-        return str(provider.control_address)
-
-    def stop(self) -> Deferred[None]:
+    async def stop(self) -> None:
         """End what was started."""
-        return self.provider.stop()
+        if self.provider is not None:
+            await self.provider.stop()
 
 
-def make_upstream(reactor: Any, options: Options, keys: str | None = None) -> Any:
+def _count(keyring: Keyring | None) -> str:
+    keys = len(keyring or ())
+    return f"{keys} client authorization key{'' if keys == 1 else 's'} for onion services"
+
+
+def _ignore(failure: Failure) -> None:
+    failure.trap(TorDown)
+
+
+def make_upstream(reactor: Any, options: Options, keys: str | None = None) -> Upstream:
     """What the options put behind the listeners; ``keys`` is the directory of keys for tor."""
-    if options["backend"] == "direct":
-        return DirectUpstream(reactor, allow_internal=bool(options["allow-internal"]))
+    if options.upstream == "direct":
+        return Upstream(DirectBackend(reactor, allow_internal=bool(options["allow-internal"])))
     policies = list({listener.policy.port_flags for listener in options.listeners})
-    return TorUpstream(
+    provider = _make_provider(reactor, options, policies)
+    keyring = None if keys is None else Keyring(keys)
+    backend = TorBackend(
         reactor,
-        _make_provider(reactor, options, policies),
-        True if options["optimistic-data"] else None,
-        policies,
-        rendezvous_timeout=options["rendezvous-timeout"],
-        keyring=None if keys is None else Keyring(keys),
+        provider,
+        optimistic_data=True if options["optimistic-data"] else None,
+        onion_observer=OnionObserver(
+            reactor, rendezvous_timeout=options["rendezvous-timeout"], keyring=keyring
+        ),
     )
+    return Upstream(backend, provider, policies, keyring)
 
 
 def _make_provider(
     reactor: Any, options: Options, policies: Sequence[frozenset[str]]
 ) -> TorProvider:
     """What provides the SocksPorts of tor."""
-    tor = options["tor"] or "launch"
-    if options["tor-socks"]:
+    if options.upstream == "socks":
         return FixedTorProvider(endpoint_from_string(reactor, options["tor-socks"]))
-    if tor == "private":
+    if options.upstream == "private":
         from torsocks_tx.testing.tornet.network import PrivateTorProvider
 
         return PrivateTorProvider(reactor)
-    if tor != "launch":
-        control = clientFromString(reactor, tor)
+    if options.upstream == "running":
+        control = clientFromString(reactor, options["tor"])
         return RunningTorProvider(reactor, control, password=options.get("tor-password"))
     # With ``twistd --uid`` the directory is for the user that will serve.
     server = options.parent["uid"] if options.parent else None

@@ -15,9 +15,8 @@ from typing import Any
 from twisted.internet import stdio
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.logger import ILogObserver, LogEvent, eventAsText, globalLogBeginner
+from twisted.logger import FileLogObserver, LogEvent, eventAsText, globalLogBeginner
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from torsocks_tx.policy.isolation import Isolator
 from torsocks_tx.relay.pipes import share_pool
@@ -60,15 +59,10 @@ class _StopOrder(Protocol):
         self._reactor.callFromThread(self.connectionLost)
 
 
-@implementer(ILogObserver)
-class _Output:
-    """Writes lines, to which the supervisor adds the rest."""
-
-    def __call__(self, event: LogEvent) -> None:
-        text = eventAsText(event, includeTimestamp=False, includeSystem=False)
-        if text:
-            sys.stdout.write(text + "\n")
-            sys.stdout.flush()
+def _line(event: LogEvent) -> str | None:
+    """Format an event as a line, to which the supervisor adds the rest."""
+    text = eventAsText(event, includeTimestamp=False, includeSystem=False)
+    return f"{text}\n" if text else None
 
 
 def read_orders() -> dict[str, Any]:
@@ -102,7 +96,7 @@ def main() -> None:
 
     reactor: Any = installed
     orders = read_orders()
-    globalLogBeginner.beginLoggingTo([_Output()], redirectStandardIO=False)
+    globalLogBeginner.beginLoggingTo([FileLogObserver(sys.stdout, _line)], redirectStandardIO=False)
     options = _WorkerOptions(orders["directory"])
     options.parseOptions(orders["arguments"])
     options["tor-password"] = orders["password"]
