@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -39,3 +40,20 @@ def test_they_do_not_change_under_a_running_server() -> None:
     limits = Limits()
     with pytest.raises(dataclasses.FrozenInstanceError):
         limits.early_data = 0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("handshake_timeout", -1, "a number of seconds above 0, not -1"),
+        ("handshake_timeout", None, "a number of seconds above 0, not None"),
+        ("idle_timeout", 0, "a number of seconds above 0, not 0"),
+        ("linger_limit", float("inf"), "a number of seconds above 0, not inf"),
+        ("connect_timeout", "5", "a number of seconds above 0, not '5'"),
+        ("early_data", 1.5, "a whole number above 0, not 1.5"),
+        ("max_connections", 0, "a whole number above 0, not 0"),
+    ],
+)
+def test_a_value_that_is_no_limit_is_refused(name: str, value: Any, wanted: str) -> None:
+    with pytest.raises(ValueError, match=f"^{name} must be {wanted}$"):
+        Limits(**{name: value})

@@ -6,7 +6,7 @@ An ``IBackend`` opens streams (``IOutbound``), and reports to an ``IReceiver`` w
 from __future__ import annotations
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IPushProducer
+from twisted.internet.interfaces import IPushProducer, IStreamClientEndpoint
 from zope.interface import Attribute, Interface
 
 from torsocks_tx.errors import SOCKSError
@@ -64,6 +64,15 @@ class IOutbound(IPushProducer):
 
     def abort() -> None:
         """Give the stream up at once, also while it opens; the receiver is called no more."""
+
+
+def check_endpoint(endpoint: object) -> None:
+    """Raise TypeError for what is no client endpoint."""
+    if not IStreamClientEndpoint.providedBy(endpoint):
+        raise TypeError(
+            "wanted a client endpoint, such as clientFromString(reactor, 'tcp:127.0.0.1:9050'),"
+            f" not {type(endpoint).__name__}"
+        )
 
 
 class IBackend(Interface):

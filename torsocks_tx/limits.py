@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 
 RENDEZVOUS_TIMEOUT = 45.0
 """Seconds that an onion service has to come to the rendezvous point; most take one. tor itself
@@ -48,3 +49,17 @@ class Limits:
     extended_pairs: int = 1024
     max_connections: int | None = None
     max_per_client: int | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None or field.default is not None:
+                _check(field.name, value)
+
+
+def _check(name: str, value: object) -> None:
+    seconds = name.endswith(("_timeout", "_limit"))
+    if isinstance(value, int | float if seconds else int) and 0 < value < math.inf:
+        return
+    kind = "a number of seconds" if seconds else "a whole number"
+    raise ValueError(f"{name} must be {kind} above 0, not {value!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import pytest
@@ -25,6 +26,8 @@ from torsocks_tx.errors import (
     ProxyUnreachable,
 )
 from torsocks_tx.interfaces import IBackend, IOutbound
+from torsocks_tx.socks.constants import Command
+from torsocks_tx.socks.replies import ReplyContext, code_for
 
 
 class TestOpen:
@@ -148,8 +151,15 @@ class TestOpen:
 
 
 @pytest.mark.parametrize("look_up", ["resolve", "resolve_ptr"])
-def test_look_ups_are_refused(look_up: str) -> None:
+def test_look_ups_are_refused_with_07(look_up: str) -> None:
     backend = EndpointBackend(Clock(), lambda *_: None)  # type: ignore[arg-type,return-value]
     failures: list[Any] = []
     getattr(backend, look_up)(REQUEST, ISOLATION).addErrback(failures.append)
     assert failures[0].check(CommandNotSupported)
+    asked = replace(REQUEST, command=Command.RESOLVE)
+    assert code_for(failures[0].value, ReplyContext.of(asked)) == 7
+
+
+def test_an_endpoint_in_place_of_the_function_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"wanted a function that .*, not FakeEndpoint"):
+        EndpointBackend(Clock(), FakeEndpoint())  # type: ignore[arg-type]

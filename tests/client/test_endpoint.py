@@ -747,3 +747,25 @@ class TestLookUps:
 def test_destinations_that_cannot_be(host: str | bytes, port: int, options: ClientOptions) -> None:
     with pytest.raises(ValueError, match=r"port|host|255|NUL"):
         SOCKSClientEndpoint(Clock(), FakeEndpoint(), host, port, options)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "wanted"),
+    [
+        ({"proxy": "127.0.0.1:9050"}, TypeError, "wanted a client endpoint, such as .*, not str"),
+        ({"host": None}, TypeError, "a host is text or bytes, not NoneType"),
+        ({"port": "80"}, ValueError, "a whole number from 1 to 65535, not '80'"),
+        ({"port": 0}, ValueError, "a whole number from 1 to 65535, not 0"),
+    ],
+)
+def test_wrong_arguments_are_refused_at_the_call(
+    change: dict[str, Any], error: type[Exception], wanted: str
+) -> None:
+    right = {"reactor": Clock(), "proxy": FakeEndpoint(), "host": "example.com", "port": 80}
+    with pytest.raises(error, match=wanted):
+        SOCKSClientEndpoint(**{**right, **change})
+
+
+def test_look_ups_refuse_what_is_no_endpoint() -> None:
+    with pytest.raises(TypeError, match="wanted a client endpoint"):
+        resolve(Clock(), "127.0.0.1:9050", "example.com")  # type: ignore[arg-type]

@@ -99,7 +99,6 @@ def test_requests_are_understood_in_portions_of_any_size(said: bytes, step: Step
 def test_the_first_of_two_isolation_headers_counts() -> None:
     [step] = converse([ASK + b"Tor-Stream-Isolation: a\r\n" * 2 + b"\r\n"], PLAIN)
     assert isinstance(step, Requested)
-    assert step.request.pairs is not None
     assert step.request.pairs.get("Tor-Stream-Isolation") == b"a"
 
 

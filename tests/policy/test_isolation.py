@@ -47,7 +47,7 @@ def user(version: Version, name: bytes, password: bytes = b"") -> Request:
 
 def by_pairs(**pairs: bytes) -> Request:
     """Return a request with these pairs, but without the credentials in them."""
-    return replace(asked(), pairs=KeyValues.of(pairs), offered_extended=True)
+    return replace(asked(), extended=True, pairs=KeyValues.of(pairs), offered_extended=True)
 
 
 # By default no two of these share circuits.
@@ -296,3 +296,9 @@ def test_credentials_are_computed_once_at_their_first_use() -> None:
     assert made == []
     assert isolation.credentials is isolation.credentials
     assert made == [Credentials(b"a", b"b")]
+
+
+@pytest.mark.parametrize("secret", [b"", bytes(31)])
+def test_a_short_secret_is_refused(secret: bytes) -> None:
+    with pytest.raises(ValueError, match="32 random bytes"):
+        Isolator(secret)

@@ -206,9 +206,9 @@ FOR_TOR = table(
     ("NoIPv6Traffic", ListenerPolicy(ipv6_traffic=False), {"NoIPv6Traffic"}),
     ("PreferIPv6", ListenerPolicy(prefer_ipv6=True), {"PreferIPv6"}),
     (
-        "all of them",
-        ListenerPolicy(ipv4_traffic=False, ipv6_traffic=False, prefer_ipv6=True),
-        {"NoIPv4Traffic", "NoIPv6Traffic", "PreferIPv6"},
+        "two of them",
+        ListenerPolicy(ipv4_traffic=False, prefer_ipv6=True),
+        {"NoIPv4Traffic", "PreferIPv6"},
     ),
     ("none where names are refused here", ONION_ONLY, set()),
     (
@@ -224,6 +224,11 @@ def test_flags_that_the_socks_port_of_tor_must_have(
     policy: ListenerPolicy, flags: set[str]
 ) -> None:
     assert policy.port_flags == flags
+
+
+def test_a_policy_that_allows_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="refuse all names: use OnionTrafficOnly"):
+        ListenerPolicy(ipv4_traffic=False, ipv6_traffic=False)
 
 
 def test_flags_that_are_on_by_default() -> None:

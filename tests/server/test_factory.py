@@ -60,6 +60,11 @@ def test_each_factory_makes_its_protocol(
     assert not factory.noisy
 
 
+def test_what_is_no_backend_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"wanted an object that provides IBackend, .*, not object"):
+        SOCKSFactory(object())  # type: ignore[arg-type]
+
+
 class Clients:
     """Clients of one factory."""
 

@@ -151,7 +151,7 @@ def test_socks4_user_id_for_each_option(wishes: dict[str, object], user: bytes) 
     options = ClientOptions(version=4, isolation_secret=SECRET, **wishes)  # type: ignore[arg-type]
     request = options.request(CONNECT, at("example.com", 80))
     assert (request.version, request.credentials) == (Version.SOCKS4, Credentials(user))
-    assert request.pairs is None
+    assert not request.pairs
 
 
 @rows("R-04")

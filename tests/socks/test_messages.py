@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.support.names import INVALID_NAMES, LITERALS, ONION, VALID_NAMES, WITH_NUL
@@ -103,3 +105,9 @@ def test_pairs_make_a_dict() -> None:
     pairs = KeyValues.of([("a", b"1"), ("b", b"2")])
     assert dict(pairs) == {"a": b"1", "b": b"2"}
     assert pairs.names == ("a", "b")
+
+
+@pytest.mark.parametrize("pairs", [{"a": "b"}, {b"a": b"b"}, [("a", None)]])
+def test_pairs_of_other_kinds_are_refused(pairs: Any) -> None:
+    with pytest.raises(TypeError, match="wanted text keys and bytes values"):
+        KeyValues.of(pairs)

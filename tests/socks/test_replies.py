@@ -172,7 +172,7 @@ def test_set_of_codes_for_each_listener_and_client(
     role: Role, flag: bool, offered: bool, asked: CodeSet | None, codes: CodeSet
 ) -> None:
     assert code_set(role, flag, offered=offered, asked=asked) is codes
-    pairs = None if asked is None else KeyValues.of({"REPLY_CODES": NAMES_OF_SETS[asked]})
+    pairs = KeyValues.of({} if asked is None else {"REPLY_CODES": NAMES_OF_SETS[asked]})
     request = Request(V5, CONNECT, at(ONION, 80), pairs=pairs, offered_extended=offered)
     context = ReplyContext.of(request, role=role, extended_errors=flag, swap_e0_e1=True)
     assert context == ReplyContext(V5, CONNECT, True, role, codes, swap_e0_e1=True)

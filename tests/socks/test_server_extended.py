@@ -69,9 +69,8 @@ def asked(
     credentials: Credentials | None = None,
     avatar: bytes | None = None,
 ) -> Requested:
-    said = None if pairs is None else KeyValues.of(pairs)
-    connect = Command.CONNECT
-    request = Request(Version.SOCKS5, connect, EXAMPLE, credentials, avatar, said, True)
+    connect, said, sent = Command.CONNECT, KeyValues.of(pairs or {}), pairs is not None
+    request = Request(Version.SOCKS5, connect, EXAMPLE, credentials, avatar, said, True, sent)
     return Requested(request, rest)
 
 

@@ -65,3 +65,8 @@ async def test_a_proxy_that_is_gone_is_a_fault_of_the_proxy(proxy: Proxy) -> Non
     await proxy.server.close()
     with pytest.raises(ProxyFault):
         await socks_agent(reactor, proxy.endpoint).request(b"GET", b"http://example.com/")
+
+
+def test_what_is_no_endpoint_is_refused() -> None:
+    with pytest.raises(TypeError, match="wanted a client endpoint"):
+        socks_agent(reactor, "127.0.0.1:9050")  # type: ignore[arg-type]

@@ -40,6 +40,9 @@ class EndpointBackend:
         *,
         refusal_for: Callable[[Failure], SOCKSError] = destination_failed,
     ) -> None:
+        if not callable(choose):
+            wanted = "a function that returns the endpoint for a request"
+            raise TypeError(f"wanted {wanted}, not {type(choose).__name__}")
         self._reactor = reactor
         self._choose = choose
         self._refusal_for = refusal_for

@@ -30,7 +30,7 @@ from torsocks_tx.client.connection import LookUp, Stream
 from torsocks_tx.client.failures import proxy_failed
 from torsocks_tx.errors import ProtocolError, ProxyBroken, SOCKSError
 from torsocks_tx.http.client import HTTPClientHandshake
-from torsocks_tx.interfaces import IReceiver
+from torsocks_tx.interfaces import IReceiver, check_endpoint
 from torsocks_tx.relay.connector import OneProtocol
 from torsocks_tx.relay.sockets import abort
 from torsocks_tx.socks.client import ClientHandshake
@@ -47,9 +47,9 @@ _UNSAYABLE = re.compile(r"[\x00-\x20\x7f]")
 class SOCKSClientEndpoint:
     """An endpoint that leads to ``host:port`` by way of the SOCKS server at ``proxy``.
 
-    ``host`` is an IP address or an ASCII name, as text or bytes. Raises ValueError for what cannot
-    be said: a name of more than 255 bytes or with blanks, a port out of range, or wishes that
-    ``options`` cannot combine.
+    ``host`` is an IP address or an ASCII name, as text or bytes. Raises TypeError for arguments of
+    a wrong kind, and ValueError for what cannot be said: a name of more than 255 bytes or with
+    blanks, a port out of range, or wishes that ``options`` cannot combine.
     """
 
     def __init__(
@@ -60,8 +60,9 @@ class SOCKSClientEndpoint:
         port: int,
         options: ClientOptions = _DEFAULTS,
     ) -> None:
-        if not 0 < port < 65536:
-            raise ValueError("a port is 1 to 65535")
+        check_endpoint(proxy)
+        if not isinstance(port, int) or not 0 < port < 65536:
+            raise ValueError(f"a port is a whole number from 1 to 65535, not {port!r}")
         self._reactor = reactor
         self._proxy = proxy
         self._options = options
@@ -260,6 +261,7 @@ def _look_up(
     host: str | bytes,
     options: ClientOptions,
 ) -> Deferred[str]:
+    check_endpoint(proxy)
     try:
         address = _address(host, 0)
         if command is Command.RESOLVE_PTR and not address.is_ip:
@@ -289,6 +291,8 @@ def _look_up(
 def _address(host: str | bytes, port: int) -> Address:
     if isinstance(host, bytes):
         host = host.decode("latin-1")  # what is not ASCII is refused as text is
+    if not isinstance(host, str):
+        raise TypeError(f"a host is text or bytes, not {type(host).__name__}")
     if not host or not host.isascii():
         raise ValueError(
             "a host is an IP address or an ASCII name; write others in their IDNA form"

@@ -91,9 +91,9 @@ def isolation_key(
 
 def _auth_parts(request: Request) -> list[bytes]:
     credentials = request.credentials
-    if request.version is Version.HTTP and request.pairs is not None:
+    if request.version is Version.HTTP:
         return [b"http", *map(_present, map(request.pairs.get, ISOLATION_HEADERS))]
-    if request.pairs is not None:
+    if request.extended:
         return [b"extended", *map(_present, map(request.pairs.get, _EXTENDED_KEYS))]
     if request.version is Version.SOCKS4:
         return [b"socks4", credentials.username if credentials else b""]
@@ -120,6 +120,8 @@ class Isolator:
 
     def __init__(self, secret: bytes | None = None) -> None:
         self._secret = os.urandom(SECRET_BYTES) if secret is None else secret
+        if len(self._secret) < SECRET_BYTES:
+            raise ValueError(f"wanted a secret of {SECRET_BYTES} random bytes")
 
     def credentials(self, key: tuple[bytes, ...]) -> Credentials:
         """Return ``<torS0X>0`` and 64 hexadecimal digits: a keyed hash of the parts."""

@@ -47,6 +47,15 @@ class ListenerPolicy:
     allow_public: bool = False
     role: Role = Role.TOR
 
+    def __post_init__(self) -> None:
+        if self.ipv4_traffic or self.ipv6_traffic:
+            return
+        if not self.onion_traffic:
+            raise FlagError("NoIPv4Traffic, NoIPv6Traffic and NoOnionTraffic leave nothing to do")
+        if self.dns_request:
+            words = "NoIPv4Traffic and NoIPv6Traffic refuse all names: use OnionTrafficOnly"
+            raise FlagError(words)
+
     @property
     def port_flags(self) -> frozenset[str]:
         """Return the flags that tor's own SocksPort must have, for requests to an exit relay.
@@ -221,10 +230,8 @@ def parse_flags(words: Iterable[str]) -> tuple[ListenerPolicy, list[str]]:
             (isolation if flag.isolation else fields)[flag.field] = positive
         else:
             raise FlagError(_unknown(word))
-    flags = replace(IsolationFlags(), session_group=group, **isolation)
-    policy = replace(ListenerPolicy(), isolation=flags, **fields)
-    _check(policy)
-    return policy, notes
+    flags = IsolationFlags(session_group=group, **isolation)
+    return ListenerPolicy(isolation=flags, **fields), notes
 
 
 def parse_word(word: str, known: Container[str]) -> tuple[str, bool]:
@@ -252,12 +259,3 @@ def _unknown(word: str) -> str:
     near = difflib.get_close_matches(word.lower(), list(spelled), n=1, cutoff=0.5)
     hint = f"did you mean {spelled[near[0]]}?" if near else "see --help-flags"
     return f"unknown flag {word!r}: {hint}"
-
-
-def _check(policy: ListenerPolicy) -> None:
-    if policy.ipv4_traffic or policy.ipv6_traffic:
-        return
-    if not policy.onion_traffic:
-        raise FlagError("NoIPv4Traffic, NoIPv6Traffic and NoOnionTraffic leave nothing to do")
-    if policy.dns_request:
-        raise FlagError("NoIPv4Traffic and NoIPv6Traffic refuse all names: use OnionTrafficOnly")

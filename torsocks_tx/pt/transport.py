@@ -166,7 +166,7 @@ Transport = Callable[[Target], IStreamClientEndpoint]
 
 def arguments_of(request: Request) -> KeyValues:
     """Return the arguments that a parent sent, by whatever method. Raises ProtocolError."""
-    if request.pairs is not None:
+    if request.extended:
         named = request.pairs.of_kind(PREFIX)
         return KeyValues.of((key.removeprefix(PREFIX), value) for key, value in named)
     if request.credentials is None:

@@ -86,6 +86,9 @@ class SOCKSFactory(Factory):
             from twisted.internet import reactor
 
             clock = reactor
+        if not IBackend.providedBy(backend):
+            wanted = "an object that provides IBackend, such as TorBackend.from_tor(reactor, tor)"
+            raise TypeError(f"wanted {wanted}, not {type(backend).__name__}")
         self.backend = backend
         self.policy = policy or ListenerPolicy()
         self.limits = limits or Limits()
@@ -165,7 +168,7 @@ class SOCKSFactory(Factory):
         if self.policy.test_socks:
             self._say_test(request)
         flags = self._port_flags
-        if request.version is Version.HTTP and request.pairs is not None:
+        if request.version is Version.HTTP:
             policy = self.policy.for_family(request.pairs.get(FAMILY_PREFERENCE))
             policy.check(request)
             flags = policy.port_flags

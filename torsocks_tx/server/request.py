@@ -22,7 +22,7 @@ from torsocks_tx.relay.timeouts import Deadline
 from torsocks_tx.socks import replies
 from torsocks_tx.socks.constants import Command
 from torsocks_tx.socks.extended import REPLY_CODES
-from torsocks_tx.socks.messages import Address, KeyValues, Request
+from torsocks_tx.socks.messages import Address, Request
 
 
 class Client(Protocol):
@@ -41,9 +41,9 @@ class Client(Protocol):
         """Write a debug line."""
 
 
-def _without_used_pairs(request: Request, pairs: KeyValues) -> Request:
+def _without_used_pairs(request: Request) -> Request:
     """The request with the one key that its reply depends on: the others may be long."""
-    return replace(request, credentials=None, pairs=pairs.of_kind(REPLY_CODES))
+    return replace(request, credentials=None, pairs=request.pairs.of_kind(REPLY_CODES))
 
 
 class RequestHandler:
@@ -87,8 +87,8 @@ class RequestHandler:
             onion = self._request.address.is_onion
             timeout = self._limits.onion_timeout if onion else self._limits.connect_timeout
             outbound = backend.open(self._request, isolation, self.relay)
-            if self._request.pairs is not None:
-                self._request = _without_used_pairs(self._request, self._request.pairs)
+            if self._request.pairs:
+                self._request = _without_used_pairs(self._request)
             self.relay.begin(outbound, rest, timeout)
             return
         literal = self._request.address.literal()

@@ -216,7 +216,7 @@ class ClientHandshake:
         if method == Method.EXTENDED:
             self._state = _State.EXTENDED
             self._response = extended.Response()
-            return Send(extended.build_request(self._request.pairs or NO_PAIRS))
+            return Send(extended.build_request(self._request.pairs))
         if method == Method.USERNAME_PASSWORD:
             self._state = _State.STATUS
             return None if self._pipelined else Send(self._credentials())

@@ -124,6 +124,11 @@ class ClientOptions:
             raise ValueError("an isolation secret is at least 16 random bytes")
         if not isinstance(self.credentials, Credentials | None):
             raise ValueError("credentials are of the class Credentials")
+        if self.credentials is not None and not (
+            isinstance(self.credentials.username, bytes)
+            and isinstance(self.credentials.password, bytes)
+        ):
+            raise ValueError("a user name and a password are bytes")
         if not isinstance(self.pairs, KeyValues):
             raise ValueError("pairs are of the class KeyValues: KeyValues.of({...})")
         if isinstance(self.require, str):
@@ -182,8 +187,8 @@ class ClientOptions:
         if version is Version.SOCKS4 and address.type is AddressType.IPV6:
             # SOCKS4 has no IPv6, but servers with SOCKS4a understand it as a name.
             address = Address(AddressType.HOSTNAME, address.host, address.port)
-        pairs = self._all_pairs if version is Version.SOCKS5 else None
-        request = Request(version, command, address, self._legacy_credentials, None, pairs)
+        pairs = self._all_pairs if version is Version.SOCKS5 else NO_PAIRS
+        request = Request(version, command, address, self._legacy_credentials, pairs=pairs)
         if version is Version.SOCKS5:
             socks5.build_request(command, address)
         elif command is Command.RESOLVE_PTR:

@@ -61,9 +61,9 @@ def build_request(pairs: KeyValues) -> bytes:
     return bytes([VERSION]) + build_pairs(pairs)
 
 
-def build_response(status: int, pairs: KeyValues | None = None) -> bytes:
+def build_response(status: int, pairs: KeyValues = NO_PAIRS) -> bytes:
     """Return the bytes of a response; ValueError for what does not fit."""
-    return bytes([VERSION, status]) + build_pairs(pairs or NO_PAIRS)
+    return bytes([VERSION, status]) + build_pairs(pairs)
 
 
 AUTHENTICATION_FAILED = build_response(ExtendedStatus.AUTHENTICATION_FAILED)
@@ -302,7 +302,7 @@ def judge(pairs: KeyValues, rules: ExtendedRules, role: Role) -> KeyValues:
     return KeyValues.of([*own, *answers])
 
 
-def _refused(reason: str, pairs: KeyValues | None = None) -> ProtocolError:
+def _refused(reason: str, pairs: KeyValues = NO_PAIRS) -> ProtocolError:
     answer = INVALID_ARGUMENTS
     # If the pairs of a handler do not fit, the client is refused without them.
     with contextlib.suppress(ValueError):

@@ -102,7 +102,11 @@ class KeyValues:
     @classmethod
     def of(cls, pairs: Mapping[str, bytes] | Iterable[tuple[str, bytes]] = ()) -> KeyValues:
         """Make them from a mapping, or from pairs that are in order already."""
-        return cls(tuple(pairs.items() if isinstance(pairs, Mapping) else pairs))
+        given = tuple(pairs.items() if isinstance(pairs, Mapping) else pairs)
+        for key, value in given:
+            if not isinstance(key, str) or not isinstance(value, bytes):
+                raise TypeError('wanted text keys and bytes values, as in {"X-key": b"value"}')
+        return cls(given)
 
     def __iter__(self) -> Iterator[tuple[str, bytes]]:
         return iter(self.pairs)
@@ -142,9 +146,10 @@ class Request:
     ``command`` is CONNECT, RESOLVE or RESOLVE_PTR.
     ``credentials`` is None where the client sent none, which is not the same as sending empty ones.
     ``avatar`` is the authenticated user where the listener asks for real authentication.
-    ``pairs`` is what the client sent by extended authentication, None where that was not selected;
-    the ``credentials`` are then its USERNAME and PASSWD. ``offered_extended``: the client offered
-    that method, and the listener has it: the client understands the codes of proposal 229.
+    ``extended``: extended authentication was selected; ``pairs`` is what the client sent by it, and
+    the ``credentials`` are its USERNAME and PASSWD. Of HTTP, ``pairs`` are the headers that count.
+    ``offered_extended``: the client offered that method, and the listener has it: the client
+    understands the codes of proposal 229.
     """
 
     version: Version
@@ -152,8 +157,9 @@ class Request:
     address: Address
     credentials: Credentials | None = None
     avatar: bytes | None = None
-    pairs: KeyValues | None = None
+    pairs: KeyValues = NO_PAIRS
     offered_extended: bool = False
+    extended: bool = False
 
 
 @dataclass(frozen=True, slots=True)

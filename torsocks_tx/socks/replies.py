@@ -93,7 +93,7 @@ class ReplyContext:
         swap_e0_e1: bool = False,
     ) -> ReplyContext:
         """Return the context of the reply to a request, on a listener with these flags."""
-        asked = None if request.pairs is None else parse_code_set(request.pairs.get("REPLY_CODES"))
+        asked = parse_code_set(request.pairs.get("REPLY_CODES"))
         codes = code_set(role, extended_errors, offered=request.offered_extended, asked=asked)
         onion = request.address.is_onion
         return cls(request.version, request.command, onion, role, codes, swap_e0_e1)

@@ -16,7 +16,7 @@ from torsocks_tx.errors import Incomplete, ProtocolError
 from torsocks_tx.socks import extended, socks4, socks5, userpass
 from torsocks_tx.socks.constants import Command, ExtendedStatus, Method, Role, Version
 from torsocks_tx.socks.extended import ExtendedRules
-from torsocks_tx.socks.messages import Credentials, KeyValues, Request
+from torsocks_tx.socks.messages import NO_PAIRS, Credentials, Request
 from torsocks_tx.socks.wire import Reader
 
 
@@ -140,8 +140,9 @@ class ServerHandshake:
         self._avatar: bytes | None = None
         self._role = RULES[self._options.role]
         self._rules = self._options.extended or _NO_RULES
+        self._extended = False
         self._frame: extended.Pairs | None = None
-        self._pairs: KeyValues | None = None
+        self._pairs = NO_PAIRS
         self._offered_extended = False
 
     def receive(self, data: bytes) -> list[Step]:
@@ -172,9 +173,8 @@ class ServerHandshake:
         """Take the answer to ``Authenticate``: the user's name, or None to refuse the client."""
         if self._state is not _State.CHECKING:
             return []
-        by_pairs = self._pairs is not None
         if avatar is None:
-            answer = extended.AUTHENTICATION_FAILED if by_pairs else userpass.REFUSED
+            answer = extended.AUTHENTICATION_FAILED if self._extended else userpass.REFUSED
             return [self._reject(ProtocolError("credentials refused", answer))]
         self._avatar = avatar
         try:
@@ -192,7 +192,7 @@ class ServerHandshake:
 
     def _accept(self) -> Send:
         answer = userpass.ACCEPTED
-        if self._pairs is not None:
+        if self._extended:
             said = extended.judge(self._pairs, self._rules, self._options.role)
             answer = extended.build_response(ExtendedStatus.SUCCESS, said)
         self._state = _State.REQUEST_5
@@ -225,6 +225,7 @@ class ServerHandshake:
         method = self._options.select(offered)
         if method is Method.NONE_ACCEPTABLE:
             raise ProtocolError("no acceptable method", socks5.NO_ACCEPTABLE_METHOD)
+        self._extended = method is Method.EXTENDED
         # The reply codes depend on what was offered, whichever method is selected.
         self._offered_extended = bool(self._options.extended) and Method.EXTENDED in offered
         selection, self._state = _SELECTED[method]
@@ -245,9 +246,10 @@ class ServerHandshake:
             self._frame = self._rules.frame(extended.parse_request_head(reader))
         else:
             self._frame.take(reader)
-        pairs = self._pairs = self._frame.complete
+        pairs = self._frame.complete
         if pairs is None:
             return None
+        self._pairs = pairs
         self._credentials = extended.check_credentials(pairs, self._options.role)
         if not self._options.require_auth:
             return self._accept()
@@ -273,6 +275,7 @@ class ServerHandshake:
             self._avatar,
             self._pairs,
             self._offered_extended,
+            self._extended,
         )
         return Requested(request, b"")
 

@@ -29,6 +29,7 @@ from zope.interface import implementer
 
 from torsocks_tx.client.endpoint import SOCKSClientEndpoint
 from torsocks_tx.errors import SOCKSError
+from torsocks_tx.interfaces import check_endpoint
 from torsocks_tx.socks.client_options import ClientOptions
 
 
@@ -132,6 +133,7 @@ def socks_agent(
     ``options``. ``pool``: connections that are kept for further requests; without it none is.
     ``policy``: how servers of https are verified; by default as browsers do.
     """
+    check_endpoint(proxy)
     options = options or ClientOptions()
     if isolation is not None:
         options = replace(options, isolation=isolation)

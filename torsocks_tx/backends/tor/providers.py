@@ -18,14 +18,7 @@ from torsocks_tx.backends.tor.control import Control
 from torsocks_tx.backends.tor.ports import PortFinder, SocksPort
 from torsocks_tx.backends.tor.provider import ProviderState, Session, TorProvider
 from torsocks_tx.backends.tor.waiting import RetryDelay, retry_delay
-
-
-def _check_endpoint(endpoint: object) -> None:
-    if not IStreamClientEndpoint.providedBy(endpoint):
-        raise TypeError(
-            "wanted a client endpoint, such as clientFromString(reactor, 'tcp:127.0.0.1:9050'),"
-            f" not {type(endpoint).__name__}"
-        )
+from torsocks_tx.interfaces import check_endpoint
 
 
 class FixedTorProvider(TorProvider):
@@ -42,7 +35,7 @@ class FixedTorProvider(TorProvider):
     )
 
     def __init__(self, endpoint: IStreamClientEndpoint, *, pipelined: bool = False) -> None:
-        _check_endpoint(endpoint)
+        check_endpoint(endpoint)
         super().__init__()
         self._port = SocksPort(endpoint, pipelined)
 
@@ -75,7 +68,7 @@ class RunningTorProvider(TorProvider):
         name: str = "tor's control port",
         delays: RetryDelay | None = None,
     ) -> None:
-        _check_endpoint(control_endpoint)
+        check_endpoint(control_endpoint)
         super().__init__(reactor)
         self._reactor = reactor
         self._endpoint = control_endpoint
