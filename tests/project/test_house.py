@@ -54,6 +54,12 @@ def test_measures_count_what_they_name(tmp_path: Path) -> None:
     assert rooms(known) == {"(top)": (2, 4), "room": (4, 110)}
 
 
+def test_debug_lines_are_made_only_where_they_are_asked_for() -> None:
+    # Twisted's log files have every level, with or without --debug.
+    calls = {path.name for path in PACKAGE.rglob("*.py") if "log.debug(" in path.read_text()}
+    assert calls == {"protocol.py", "channel.py", "transport.py"}
+
+
 def test_failures_are_logged_without_the_text_of_the_exception() -> None:
     # That may quote what a client sent.
     calls = [

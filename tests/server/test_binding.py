@@ -205,7 +205,7 @@ class TestSocketFile:
         assert path.read_text() == "precious"
 
     def test_missing_directory_is_told(self, path: Path) -> None:
-        with pytest.raises(ListenError, match="socks: No such file or directory; make its dir"):
+        with pytest.raises(ListenError, match="its directory is missing: make it"):
             self.bind(path / "socks")
 
     async def test_file_of_a_successor_is_left_alone(self, path: Path) -> None:

@@ -48,7 +48,7 @@ _PER_TURN = 32
 _FIXES = {
     errno.EADDRINUSE: "end the program that has it, or choose another place",
     errno.EADDRNOTAVAIL: "choose an address of this machine",
-    errno.ENOENT: "make its directory, or choose another place",
+    errno.ENOENT: "its directory is missing: make it, or choose another place",
     errno.EACCES: "choose a port above 1023 or a directory that this user can write, or start as"
     " root with twistd --uid",
 }
@@ -152,15 +152,15 @@ class _ProxyHeaderGuard(ProtocolWrapper):
     The reactor would log a traceback, and that quotes the header.
     """
 
-    _log = Logger()
+    _text = "connections whose PROXY header is not valid are reset ({count})"
+    _warning = RareWarning(Logger(), _text, time.monotonic)
 
     def dataReceived(self, data: bytes) -> None:
         """Pass bytes on."""
         try:
             super().dataReceived(data)
-        except Exception as error:
-            kind = type(error).__name__
-            self._log.debug("a connection is reset: {kind} in its PROXY header", kind=kind)
+        except Exception:
+            self._warning.note()
             self.abortConnection()
 
 

@@ -250,6 +250,7 @@ def _explain(
     if protocol.is_nonsense or isinstance(error, EventError):
         return ControlRefused(
             f"{name} is not a control port of tor: give tor's ControlPort or ControlSocket"
+            " (to --tor; its SocksPort is for --tor-socks)"
         )
     if isinstance(error, ControlLost):
         return ControlUnavailable(f"{name} closed the connection before it was made")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 
-from twisted.logger import Logger
 from txtorcon.torcontrolprotocol import Event, TorControlProtocol
 
 MOST_BYTES = 2**20
@@ -23,7 +22,6 @@ _TEMPORARY = re.compile(rb"4\d\d ")
 class ControlProtocol(TorControlProtocol):  # type: ignore[misc]
     """txtorcon's protocol; drops the connection at an endless or unreadable line or answer."""
 
-    _log = Logger()
     MAX_LENGTH = MOST_BYTES  # of a line; txtorcon 22 has 16 KiB
 
     def __init__(self) -> None:
@@ -47,16 +45,15 @@ class ControlProtocol(TorControlProtocol):  # type: ignore[misc]
         try:
             super().lineReceived(line)
         except Exception:
-            self._drop("a line is no control reply")
+            self._drop()
         most = MOST_BYTES if self.code == 650 else MOST_ANSWER_BYTES
         if len(self.response) > most:
-            self._drop("an event or an answer has no end")
+            self._drop()
 
     def lineLengthExceeded(self, line: bytes) -> None:
         """Drop a connection whose line has no end."""
-        self._drop("a line has no end")
+        self._drop()
 
-    def _drop(self, why: str) -> None:
+    def _drop(self) -> None:
         self.is_nonsense = True
-        self._log.debug("tor's control connection is dropped: {why}", why=why)
         self.transport.abortConnection()

@@ -157,7 +157,7 @@ class LaunchedTorProvider(TorProvider):
             await control.command("TAKEOWNERSHIP")
             await Session(control, self).follow(self._begun)
         except ControlError as error:
-            self._log.debug("tor's control connection: {error}", error=error)
+            self._log.info("tor's control connection: {error}", error=error)
         finally:
             control.close()
         return None

@@ -305,7 +305,7 @@ class Session:
         except ControlLost:
             raise
         except ControlError as error:
-            self._log.debug("the progress of tor's bootstrap is not known: {error}", error=error)
+            self._log.info("the progress of tor's bootstrap is not known: {error}", error=error)
             self._is_bootstrapped = True
         else:
             self._progressed(phase)
@@ -316,7 +316,7 @@ class Session:
         except ControlLost:
             raise
         except ControlError as error:
-            self._log.debug("changes of tor's configuration are not followed: {error}", error=error)
+            self._log.info("changes of tor's configuration are not followed: {error}", error=error)
         await self._search(finder)
 
     def _changed(self, text: str) -> None:

@@ -150,12 +150,7 @@ class OnionObserver:
         return OnionAttempt(self, log)
 
     def diagnosed(self, address: str, diagnosis: Diagnosis) -> None:
-        """Log a diagnosis, without the address, and tell the application."""
-        self._log.debug(
-            "onion service: {finding}: {words}",
-            finding=diagnosis.finding.name,
-            words=diagnosis.words,
-        )
+        """Tell the application of a diagnosis."""
         if self._on_diagnosis is None:
             return
         try:
@@ -335,8 +330,7 @@ class OnionAttempt:
             history, now = tracker.history(log.address), self._observer.clock.seconds()
             diagnosis = diagnose(reason.code, log, history, now, tracker.followed)
             diagnosis = await self._checked(diagnosis)
-        except (ControlError, TimeoutError) as error:
-            self._log.debug("onion service: tor does not say why ({error})", error=error)
+        except (ControlError, TimeoutError):
             return reason
         self._observer.diagnosed(log.address, diagnosis)
         if diagnosis.refused is None and isinstance(reason, DescriptorNotFound):
