@@ -6,6 +6,7 @@ import pytest
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
+from twisted.logger import LogEvent
 
 from tests.backends.tor.fake_tor import FakeTor
 from tests.backends.tor.real_tor import RealTor
@@ -136,6 +137,18 @@ async def test_every_listener_gets_every_event(fake_tor: FakeTor, control: Contr
     fake_tor.event("CIRC 3 CLOSED")
     await control.command("FENCE")
     assert len(heard) == 3
+
+
+async def test_a_listener_that_fails_hides_nothing_from_the_next(
+    fake_tor: FakeTor, control: Control, logged_failures: list[LogEvent]
+) -> None:
+    heard: list[str] = []
+    for callback in ({}.__getitem__, heard.append):
+        await control.listen("CIRC", callback)
+    fake_tor.event("CIRC 1 BUILT")
+    await control.command("FENCE")
+    assert heard == ["1 BUILT"]
+    assert logged_failures.pop()["event"] == "CIRC"
 
 
 async def test_an_event_that_tor_does_not_know_is_an_error(

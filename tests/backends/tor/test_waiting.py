@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 
 from tests.support.clocks import TurnClock
 from torsocks_tx.backends.tor.waiting import (
@@ -44,6 +45,18 @@ def test_each_gets_an_error_of_its_own() -> None:
     waiters.fail(lambda: KeyError("x"))
     assert [type(error) for error in errors] == [KeyError, KeyError]
     assert errors[0] is not errors[1]
+
+
+@pytest.mark.parametrize("result", [7, Failure(KeyError("x"))])
+def test_what_is_settled_is_given_to_whoever_comes_later(result: Any) -> None:
+    waiters: Waiters[int] = Waiters()
+    got: list[Any] = []
+    waiters.wait().addBoth(got.append)
+    assert not waiters.is_settled
+    waiters.settle(result)
+    assert waiters.is_settled
+    waiters.wait().addBoth(got.append)
+    assert got == [result, result]
 
 
 @pytest.mark.parametrize("failing", [False, True])

@@ -61,8 +61,8 @@ class Control:
         self._ours = ours
         self._clock = clock
         self._subscriptions: dict[str, _Subscription] = {}
-        self._loss_waiters: Waiters[None] | None = Waiters()
-        protocol.when_disconnected().addBoth(self._note_loss)
+        self._lost: Waiters[None] = Waiters()
+        protocol.when_disconnected().addBoth(lambda _: self._lost.settle(None))
 
     @property
     def version(self) -> str:
@@ -89,7 +89,7 @@ class Control:
         """
         if any(character in line for character in "\r\n\0"):
             raise ValueError("a control command is one line")
-        if self._loss_waiters is None:
+        if self._lost.is_settled:
             raise ControlLost
         return await self._deadline(self.protocol.queue_command(line))
 
@@ -106,7 +106,19 @@ class Control:
 
         The Deferred fires when tor has agreed to send them; it fails with a ``ControlError``.
         """
-        return Deferred.fromCoroutine(self._listen(event, callback))
+        if self._lost.is_settled:
+            return fail(ControlLost())
+        subscription = self._subscriptions.get(event)
+        if subscription is None:
+            subscription = _Subscription(event)
+            try:
+                added = self.protocol.add_event_listener(event, subscription.deliver)
+            except RuntimeError:  # txtorcon knows tor's events by name
+                return fail(ControlError(552, f"tor knows no event {event}"))
+            self._subscriptions[event] = subscription
+            self._deadline(added).addBoth(subscription.accepted.settle)
+        subscription.callbacks.append(callback)
+        return subscription.accepted.wait()
 
     def unlisten(self, event: str, callback: Listener) -> Deferred[None]:
         """Undo one ``listen``; after the last one tor is asked to send no more such events.
@@ -117,39 +129,19 @@ class Control:
         if subscription is None or callback not in subscription.callbacks:
             return succeed(None)
         subscription.callbacks.remove(callback)
-        if subscription.callbacks:
+        if subscription.callbacks or self._lost.is_settled:
             return succeed(None)
         del self._subscriptions[event]
-        if self._loss_waiters is None:
-            return succeed(None)
         removed = self.protocol.remove_event_listener(event, subscription.deliver)
         return self._deadline(removed).addErrback(lambda failure: None)
 
     def when_lost(self) -> Deferred[None]:
         """Fire, and never fail, when the connection is gone; cancelling ends only this waiting."""
-        return succeed(None) if self._loss_waiters is None else self._loss_waiters.wait()
+        return self._lost.wait()
 
     def close(self) -> None:
         """Drop the connection at once, even if tor hangs."""
         self.protocol.transport.abortConnection()
-
-    async def _listen(self, event: str, callback: Listener) -> None:
-        if self._loss_waiters is None:
-            raise ControlLost
-        subscription = self._subscriptions.get(event)
-        if subscription is None:
-            subscription = self._subscriptions[event] = _Subscription(event)
-            try:
-                added = self.protocol.add_event_listener(event, subscription.deliver)
-            except RuntimeError:  # txtorcon knows tor's events by name
-                del self._subscriptions[event]
-                raise ControlError(552, f"tor knows no event {event}") from None
-            self._deadline(added).addCallbacks(
-                lambda _: subscription.settle(None),
-                lambda failure: subscription.settle(failure.value),
-            )
-        subscription.callbacks.append(callback)
-        await subscription.when_accepted()
 
     def _deadline(self, answer: Deferred[_T]) -> Deferred[_T]:
         """Give ``answer`` a deadline, and turn every failure into a ``ControlError``."""
@@ -165,16 +157,11 @@ class Control:
         if isinstance(error, TorDisconnectError):
             raise ControlLost from None
         if isinstance(error, TimeoutError):
-            if self._ours and self._loss_waiters is not None:
+            if self._ours and not self._lost.is_settled:
                 self._log.warn("tor's control port has not answered: connecting again")
                 self.close()
             raise ControlError(0, "tor did not answer in time") from None
         failure.raiseException()
-
-    def _note_loss(self, _: object) -> None:
-        waiters, self._loss_waiters = self._loss_waiters, None
-        if waiters is not None:
-            waiters.fire(None)
 
 
 class _Subscription:
@@ -185,8 +172,7 @@ class _Subscription:
     def __init__(self, event: str) -> None:
         self.event = event
         self.callbacks: list[Listener] = []
-        self._error: Exception | None = None
-        self._waiters: Waiters[None] | None = Waiters()
+        self.accepted: Waiters[None] = Waiters()
 
     def deliver(self, text: str) -> None:
         """Call every listener, also if one of them stops listening or fails meanwhile."""
@@ -194,20 +180,5 @@ class _Subscription:
             try:
                 callback(text)
             except Exception:
-                text = "a listener to tor's {event} failed"
-                self._log.failure(text, without_text(Failure()), event=self.event)
-
-    def when_accepted(self) -> Deferred[None]:
-        """Fire when tor has agreed to send the event; fail with its ``ControlError``."""
-        if self._waiters is not None:
-            return self._waiters.wait()
-        return succeed(None) if self._error is None else fail(self._error)
-
-    def settle(self, error: Exception | None) -> None:
-        """Take tor's answer: None if it has agreed."""
-        waiters, self._waiters, self._error = self._waiters, None, error
-        assert waiters is not None
-        if error is None:
-            waiters.fire(None)
-        else:
-            waiters.fail(lambda: error)
+                message = "a listener to tor's {event} failed"
+                self._log.failure(message, without_text(Failure()), event=self.event)

@@ -33,12 +33,25 @@ class Waiters(Generic[_T]):
     def __init__(self, clock: IReactorTime | None = None) -> None:
         self._clock = clock
         self._waiting: dict[Deferred[_T], None] = {}
+        self._settled: Callable[[Deferred[_T]], None] | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nobody has to wait any more."""
+        return self._settled is not None
 
     def wait(self) -> Deferred[_T]:
         """Return a Deferred for the next ``fire`` or ``fail``; cancelling it ends this waiting."""
         waiting: Deferred[_T] = Deferred(self._give_up)
         self._waiting[waiting] = None
+        if self._settled is not None:
+            self._fire_all(self._settled)
         return waiting
+
+    def settle(self, result: _T | Failure) -> None:
+        """Give ``result`` to all that wait now, and to whoever comes later."""
+        self._settled = lambda waiting: waiting.callback(result)
+        self._fire_all(self._settled)
 
     def fire(self, value: _T) -> None:
         """Give ``value`` to all that wait now."""

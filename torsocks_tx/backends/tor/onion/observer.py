@@ -88,7 +88,8 @@ class OnionObserver:
         self._queries: TorQueries | None = None
         self._retry_at = 0.0
         self._waiters: Waiters[None] = Waiters(clock)
-        self.cooperator = one_step_a_turn(clock)
+        # One step in each turn of the reactor.
+        self.cooperator = Cooperator(lambda: lambda: True, lambda tick: clock.callLater(0, tick))
         self._listeners = (
             ("HS_DESC", lambda text: self.tracker.note_fetch(parse_hs_desc(text))),
             ("CIRC", lambda text: self.tracker.note_circuit(parse_circuit(text))),
@@ -234,8 +235,7 @@ class OnionObserver:
             return
         self._keyring.reload()
         if self._control is not None:
-            with suppress(ControlLost):  # the next connection gets the keys
-                await self._keyring.install(self._control)
+            await self._install_keys(self._control)
 
 
 class OnionAttempt:
@@ -296,13 +296,12 @@ class OnionAttempt:
                 self._changed()
             return
         give_up = self._give_up
-        if give_up is None or not log.awaits_service or not log.complete:
-            return
-        self.over()
-        diagnosis = no_rendezvous(log)
-        if diagnosis.refused is not None:
-            self._observer.diagnosed(log.address, diagnosis)
-            give_up(diagnosis.refused)
+        if give_up is not None and log.awaits_service and log.complete:
+            self.over()
+            diagnosis = no_rendezvous(log)
+            if diagnosis.refused is not None:
+                self._observer.diagnosed(log.address, diagnosis)
+                give_up(diagnosis.refused)
 
     async def _explain(self, reason: SOCKSError) -> SOCKSError:
         log = self._attempt_log
@@ -342,11 +341,11 @@ class OnionAttempt:
         """Return F6 if no service can have this address; asked where no sign of one was seen."""
         address, clock = self._attempt_log.address, self._observer.clock
         try:
-            if await limit(check_key(address, self._observer.cooperator), CHECK_TIMEOUT, clock):
-                return reason
+            checked = check_key(address, self._observer.cooperator)
+            is_key = await limit(checked, CHECK_TIMEOUT, clock)
         except TimeoutError:
             return reason
-        return InvalidOnionAddress("not a public key of ed25519")
+        return reason if is_key else InvalidOnionAddress("not a public key of ed25519")
 
     async def _checked(self, diagnosis: Diagnosis) -> Diagnosis:
         """Complete a diagnosis by what tor has to be asked for."""
@@ -364,11 +363,3 @@ class OnionAttempt:
         if await queries.has_key(address):
             return Diagnosis(Finding.WRONG_CLIENT_AUTH, f"{diagnosis.words}; tor has a key for it")
         return Diagnosis(Finding.MISSING_CLIENT_AUTH, f"{diagnosis.words}; tor has no key for it")
-
-
-def one_step_a_turn(clock: IReactorTime) -> Cooperator:
-    """Return a Cooperator that does one step in each turn of the reactor."""
-    return Cooperator(
-        terminationPredicateFactory=lambda: lambda: True,
-        scheduler=lambda tick: clock.callLater(0, tick),
-    )
