@@ -35,7 +35,8 @@ class Play:
         self.provider._port = SocksPort(self.endpoint, True, frozenset(flags))  # type: ignore[arg-type]
         self.provider.control = control
         self.provider.start()
-        self.backend = TorBackend(Clock(), self.provider)
+        self.clock = Clock()
+        self.backend = TorBackend(self.clock, self.provider)
 
     def open(self, host: str, command: Command = Command.CONNECT) -> Any:
         request = Request(Version.SOCKS5, command, Address.of(host, 80))
@@ -91,6 +92,7 @@ def test_the_first_attempt_waits_until_tor_agrees_to_send_events() -> None:
     control.listening = agreed = Deferred()
     play = Play(control=control)
     first, second = play.open(ONION), play.open(ONION)
+    play.clock.advance(0)
     assert play.endpoint.protocol is None
     second.abort()
     control.listening = None
@@ -106,6 +108,7 @@ def test_the_stop_of_the_provider_ends_the_listening() -> None:
     control = staged()
     play = Play(control=control)
     play.open(ONION)
+    play.clock.advance(0)
     assert any(control.listeners.values())
     play.provider.stop()
     assert not any(control.listeners.values())
@@ -122,11 +125,14 @@ def test_an_application_may_give_its_own_observer() -> None:
 def test_a_provider_that_was_never_started_is_said_once_and_no_client_waits(
     log_lines: list[str],
 ) -> None:
-    backend = TorBackend(Clock(), FixedTorProvider(FakeEndpoint()))
+    clock = Clock()
+    backend = TorBackend(clock, FixedTorProvider(FakeEndpoint()))
     receivers = [Receiver(), Receiver()]
     for receiver in receivers:
         request = Request(Version.SOCKS5, Command.CONNECT, Address.of("example.com", 80))
         backend.open(request, ISOLATION, receiver)
+        assert receiver.heard == [], "nothing is called from inside open"
+    clock.advance(0)
     for receiver in receivers:
         (reason,) = receiver.heard
         assert (type(reason), reason.code) == (NotStarted, 1)

@@ -95,21 +95,16 @@ async def _open(
     control = Control(protocol, reactor, ours=True)
     try:
         control.is_proven = await _Authentication(control, name, password, proof).run()
-        await _introduce(control, protocol)
+        version = await control.get_info("version")
+        names = await control.get_info("events/names")
+        await control.command("USEFEATURE EXTENDED_EVENTS")
+        protocol.introduce(version, names.split())
     except BaseException as error:
         control.close()
         if isinstance(error, ControlError | EventError):
             raise _explain(name, protocol, error) from None
         raise
     return control
-
-
-async def _introduce(control: Control, protocol: ControlProtocol) -> None:
-    """Ask tor for what txtorcon's protocol needs before it can be used."""
-    version = await control.get_info("version")
-    names = await control.get_info("events/names")
-    await control.command("USEFEATURE EXTENDED_EVENTS")
-    protocol.introduce(version, names.split())
 
 
 class _Authentication:
@@ -267,10 +262,9 @@ def _explain_unreachable(name: str, error: Exception) -> str:
 
 
 def _explain_unreadable(path: str, error: OSError) -> str:
+    hint = "run where tor's files can be seen"
     if isinstance(error, PermissionError):
         hint = f"join the group {_group_of(path)}"
-    else:
-        hint = "run where tor's files can be seen"
     return (
         f"cannot be read ({error.strerror}): {hint},"
         " or set HashedControlPassword in tor's torrc and give the password"

@@ -10,6 +10,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -114,7 +115,9 @@ class TorBackend:
         if port is not None and (not onion or self.observer.is_ready(self.provider.control)):
             self._connect(port, stream, upstream)
         else:
-            waiting = self.provider.when_ready()
+            # In the next turn, for the receiver must hear nothing from inside ``open``.
+            next_turn: Deferred[None] = deferLater(self._clock, 0.0)
+            waiting = next_turn.addCallback(lambda _: self.provider.when_ready())
             if onion:
                 waiting.addCallback(lambda _: self.observer.follow(self.provider.control))
             waiting.addCallback(lambda _: self.provider.port_for(isolation.port_flags))

@@ -21,10 +21,8 @@ _BARE = re.compile(r"[^ ]*")
 _ESCAPE = re.compile(r"\\([0-7]{1,3}|.)", re.DOTALL)
 # A "#" would begin a comment where a torrc has the string behind something else.
 _TO_ESCAPE = re.compile(r'[^\x20-\x7e]|["\\#]')
-_UNPRINTABLE = re.compile(r"[^ -~]")
 _ENDPOINT_SYNTAX = re.compile(r"[\\:=]")
 _LETTERS = {"n": "\n", "t": "\t", "r": "\r"}
-_UNKNOWN_REASON = "UNKNOWN_"
 
 
 class EventError(ValueError):
@@ -61,15 +59,11 @@ def parse_event(text: str) -> Event:
     """Parse the first line of ``text``, an event without its name."""
     positional: list[str] = []
     keywords: dict[str, str] = {}
-    empty_reason: str | None = None
     for name, value in _fields(text.partition("\n")[0].rstrip("\r")):
-        if name is not None:
-            keywords.setdefault(name, value)
-        elif empty_reason is not None and value.startswith(_UNKNOWN_REASON):
-            keywords[empty_reason] = value  # tor prints "REASON= UNKNOWN_264"
-        else:
+        if name is None:
             positional.append(value)
-        empty_reason = name if name is not None and keywords[name] == "" else None
+        else:
+            keywords.setdefault(name, value)
     return Event(tuple(positional), MappingProxyType(keywords))
 
 
@@ -97,11 +91,10 @@ def unix_endpoint(path: str | Path) -> str:
 def printable(text: str | Path) -> str:
     """Return a path, or what tor said, for a message: whatever cannot be printed is escaped."""
     decoded = os.fsencode(text).decode("utf-8", "backslashreplace")
-    return _UNPRINTABLE.sub(_escape_unprintable, decoded) if not decoded.isprintable() else decoded
-
-
-def _escape_unprintable(match: re.Match[str]) -> str:
-    return match[0] if match[0].isprintable() else match[0].encode("unicode_escape").decode()
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in decoded
+    )
 
 
 def _fields(line: str, with_keywords: bool = True) -> Iterator[tuple[str | None, str]]:
@@ -122,12 +115,11 @@ def _value(line: str, start: int) -> tuple[str, int]:
         bare = _BARE.match(line, start)
         assert bare is not None  # the pattern matches an empty text too
         return bare[0], bare.end()
-    doubled = line.startswith('""', start) and line[start + 2 : start + 3] not in ("", " ")
-    quoted = _QUOTED.match(line, start + doubled)  # tor prints DATA=""GET / HT""
+    quoted = _QUOTED.match(line, start)
     if quoted is None:
         raise EventError("a quoted string without its end")
-    end = quoted.end() + doubled
-    if (doubled and line[end - 1 : end] != '"') or line[end : end + 1] not in ("", " "):
+    end = quoted.end()
+    if line[end : end + 1] not in ("", " "):
         raise EventError("a quoted string with something behind its end")
     return _ESCAPE.sub(_unescaped, quoted[1]), end
 
