@@ -116,19 +116,27 @@ async def add_onion_service(
 
 
 async def _published(reactor: Any, control: Control, command: str, uploads: Uploads) -> str:
-    """Create services until the descriptors of one are uploaded; return its name."""
-    for remaining in reversed(range(UPLOAD_ATTEMPTS)):
-        service = (await control.command(command)).partition("ServiceID=")[2].split()[0]
-        uploading = Deferred.fromCoroutine(uploads.finished(service))
-        try:
-            await uploading.addTimeout(UPLOAD_DEADLINE, reactor)
-        except TimeoutError:
-            await control.command(f"DEL_ONION {service}")
-            if not remaining:
-                raise
-        else:
-            break
-    return service
+    """Create services until the descriptors of one are uploaded; return its name.
+
+    One that took too long may only be slow: it goes on beside the next one.
+    """
+    services: list[str] = []
+    published = None
+    try:
+        while published is None:
+            service = (await control.command(command)).partition("ServiceID=")[2].split()[0]
+            services.append(service)
+            uploading = Deferred.fromCoroutine(uploads.finished(services))
+            try:
+                published = await uploading.addTimeout(UPLOAD_DEADLINE, reactor)
+            except TimeoutError:
+                if len(services) == UPLOAD_ATTEMPTS:
+                    raise
+    finally:
+        for service in services:
+            if service != published:
+                await control.command(f"DEL_ONION {service}")
+    return published
 
 
 class Uploads:
@@ -156,10 +164,14 @@ class Uploads:
             self._pending[service] -= 1
         self._changed.fire(None)
 
-    async def finished(self, service: str) -> None:
-        """Return when every descriptor of this service was uploaded, or its upload failed."""
-        while not self._begun[service] >= self._created[service] or self._is_pending(service):
+    async def finished(self, services: list[str]) -> str:
+        """Return the first of these of which every upload of a descriptor succeeded or failed."""
+        while True:
+            for service in services:
+                if self._is_finished(service):
+                    return service
             await self._changed.wait()
 
-    def _is_pending(self, service: str) -> bool:
-        return not self._begun[service] or self._pending[service] > 0
+    def _is_finished(self, service: str) -> bool:
+        begun = self._begun[service]
+        return bool(begun) and begun >= self._created[service] and self._pending[service] <= 0
