@@ -9,13 +9,11 @@ import requests
 import socks
 import txtorcon.socks
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
-from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.threads import deferToThread
-from twisted.python.failure import Failure
 
 from tests.interop.conftest import BAD_ONION, Served
+from tests.support.peers import PeerFactory
 from tests.support.rows import rows
 
 pytestmark = pytest.mark.network
@@ -78,21 +76,6 @@ async def test_requests_gets_a_page(served: Served, scheme: str) -> None:
     assert "origin" in answer.text
 
 
-class _Collect(Protocol):
-    def __init__(self) -> None:
-        self.received = b""
-        self.done: Deferred[bytes] = Deferred()
-
-    def connectionMade(self) -> None:
-        self.transport.write(REQUEST)
-
-    def dataReceived(self, data: bytes) -> None:
-        self.received += data
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.done.callback(self.received)
-
-
 @rows("S-24", "S-30", "S-06")
 async def test_txtorcon_looks_up_and_connects(served: Served) -> None:
     here = TCP4ClientEndpoint(reactor, "127.0.0.1", int(served.port))
@@ -100,8 +83,10 @@ async def test_txtorcon_looks_up_and_connects(served: Served) -> None:
     name = await txtorcon.socks.resolve_ptr(here, "203.0.113.9")
     assert name in (b"doc.test", "doc.test")
     endpoint = txtorcon.socks.TorSocksEndpoint(here, "web.test", served.web)
-    protocol = await endpoint.connect(Factory.forProtocol(_Collect))
-    assert b"origin" in await protocol.done
+    peer = await endpoint.connect(PeerFactory())
+    peer.send(REQUEST)
+    assert b"origin" in await peer.take_rest()
+    peer.close()
 
 
 @rows("S-42")
@@ -109,5 +94,5 @@ async def test_txtorcon_reads_an_extended_code(served: Served) -> None:
     here = TCP4ClientEndpoint(reactor, "127.0.0.1", int(served.extended.rpartition(":")[2]))
     endpoint = txtorcon.socks.TorSocksEndpoint(here, BAD_ONION, 80)
     with pytest.raises(txtorcon.socks.SocksError) as caught:
-        await endpoint.connect(Factory.forProtocol(_Collect))
+        await endpoint.connect(PeerFactory())
     assert caught.value.code == 0xF6

@@ -8,10 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from twisted.internet import reactor
-from twisted.internet.defer import Deferred
-from twisted.internet.protocol import ProcessProtocol
 
+from tests.support.processes import start_python
 from tests.support.running import run
 
 pytestmark = [pytest.mark.network, pytest.mark.clients("curl", "torsocks", "tor-resolve")]
@@ -29,29 +27,10 @@ async def test_every_step_of_the_demo_succeeds(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-class _Interrupted(ProcessProtocol):
-    """Interrupts the demo at its first output, and records its end."""
-
-    def __init__(self) -> None:
-        self.ended: Deferred[object] = Deferred()
-        self.output = b""
-
-    def outReceived(self, data: bytes) -> None:
-        if not self.output:
-            os.kill(self.transport.pid, signal.SIGINT)
-        self.output += data
-
-    errReceived = outReceived
-
-    def processEnded(self, reason: object) -> None:
-        self.ended.callback(reason.value)
-
-
 async def test_demo_can_be_interrupted(tmp_path: Path) -> None:
-    demo = _Interrupted()
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    reactor.spawnProcess(demo, sys.executable, [sys.executable, str(DEMO)], environment)
-    ended = await demo.ended.addTimeout(60, reactor)
-    assert ended.exitCode != 0
-    assert b"Traceback" not in demo.output
+    demo = start_python(str(DEMO), environment={"TMPDIR": str(tmp_path)})
+    said = await demo.line()
+    os.kill(demo.pid, signal.SIGINT)
+    assert await demo.end() != 0
+    assert "Traceback" not in "\n".join([said, *demo.lines, demo.errors.decode()])
     assert not list(tmp_path.iterdir())

@@ -15,12 +15,10 @@ from twisted.internet.defer import Deferred
 
 from tests.onion.craft import Flaw, Relay, Service, post, relays
 from torsocks_tx.backends.tor.control import Control
-from torsocks_tx.backends.tor.events import parse_event
 from torsocks_tx.backends.tor.onion.events import parse_circuit
-from torsocks_tx.backends.tor.waiting import Waiters
 from torsocks_tx.testing.tornet import PrivateNetwork
 from torsocks_tx.testing.tornet.client import Client
-from torsocks_tx.testing.tornet.onion import ClientKey
+from torsocks_tx.testing.tornet.onion import ClientKey, Uploads
 from torsocks_tx.testing.tornet.servers import PortReservations
 
 SERVICE = "service0"
@@ -206,51 +204,35 @@ async def some_directories(stage: Stage) -> AsyncIterator[Target]:
     names = ",".join(f"${relay.fingerprint}" for relay in without)
     await host.command(f"SETCONF ExcludeNodes={names} StrictNodes=1")
     try:
-        answer = await host.command(
-            f"ADD_ONION NEW:ED25519-V3 Flags=DiscardPK Port=80,127.0.0.1:{stage.network.web.port}"
-        )
-        name = answer.partition("ServiceID=")[2].split()[0]
-        await _Uploads.of(host, name, {relay.fingerprint for relay in without})
+        command = f"ADD_ONION NEW:ED25519-V3 Port=80,127.0.0.1:{stage.network.web.port}"
+        name = _name_in(await _added(host, command, {relay.fingerprint for relay in without}))
         yield Target(f"{name}.onion")
         await host.command(f"DEL_ONION {name}")
     finally:
         await host.command("RESETCONF ExcludeNodes StrictNodes")
 
 
-class _Uploads:
-    """Waits until the two descriptors of a service are published."""
+async def _added(host: Control, command: str, excluded: Iterable[str] = ()) -> str:
+    """Add a service; return tor's answer once its descriptors are at all relays but these."""
+    uploads = Uploads()
 
-    def __init__(self, service: str, excluded: set[str]) -> None:
-        self._service = service
-        self._excluded = excluded
-        self._pending = 0
-        self._descriptors: set[str] = set()
-        self._changed: Waiters[None] = Waiters()
+    def note(text: str) -> None:
+        if not any(fingerprint in text for fingerprint in excluded):
+            uploads.note(text)
 
-    @classmethod
-    async def of(cls, host: Control, service: str, excluded: Iterable[str] = ()) -> None:
-        """Wait for the descriptors of a service that was made just now."""
-        uploads = cls(service, set(excluded))
-        await host.listen("HS_DESC", uploads.note)
-        try:
-            await Deferred.fromCoroutine(uploads._finished()).addTimeout(DEADLINE, reactor)
-        finally:
-            await host.unlisten("HS_DESC", uploads.note)
+    await host.listen("HS_DESC", note)
+    try:
+        answer = await host.command(command)
+        await Deferred.fromCoroutine(uploads.finished(_name_in(answer))).addTimeout(
+            DEADLINE, reactor
+        )
+    finally:
+        await host.unlisten("HS_DESC", note)
+    return answer
 
-    def note(self, text: str) -> None:
-        action, service, _, relay, *rest = parse_event(text).positional
-        if service != self._service or relay[1:41] in self._excluded:
-            return
-        if action == "UPLOAD":
-            self._pending += 1
-            self._descriptors.add(rest[0])
-        elif action in ("UPLOADED", "FAILED"):
-            self._pending -= 1
-        self._changed.fire(None)
 
-    async def _finished(self) -> None:
-        while len(self._descriptors) < 2 or self._pending > 0:
-            await self._changed.wait()
+def _name_in(answer: str) -> str:
+    return answer.partition("ServiceID=")[2].split()[0]
 
 
 @asynccontextmanager
@@ -280,13 +262,10 @@ async def server_refuses(stage: Stage) -> AsyncIterator[Target]:
 async def returned(stage: Stage) -> AsyncIterator[Target]:
     """A service that was taken down and is back with the same key, at new introduction points."""
     host, port = await stage.host(), stage.network.web.port
-    answer = await host.command(f"ADD_ONION NEW:ED25519-V3 Port=80,127.0.0.1:{port}")
-    name = answer.partition("ServiceID=")[2].split()[0]
-    key = answer.partition("PrivateKey=")[2].split()[0]
-    await _Uploads.of(host, name)
+    answer = await _added(host, f"ADD_ONION NEW:ED25519-V3 Port=80,127.0.0.1:{port}")
+    name, key = _name_in(answer), answer.partition("PrivateKey=")[2].split()[0]
     await host.command(f"DEL_ONION {name}")
-    await host.command(f"ADD_ONION {key} Port=80,127.0.0.1:{port}")
-    await _Uploads.of(host, name)
+    await _added(host, f"ADD_ONION {key} Port=80,127.0.0.1:{port}")
     yield Target(f"{name}.onion")
     await host.command(f"DEL_ONION {name}")
 

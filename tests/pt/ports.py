@@ -5,40 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import Clock
-from twisted.python.failure import Failure
-from zope.interface import implementer
 
-from tests.support.transports import FakeTransport, WholeTransport
+from tests.backends.ends import FakeEndpoint
+from tests.support.transports import FakeTransport
 from torsocks_tx.pt.transport import Target, TransportFactory
 
 CONNECT = bytes.fromhex("05 01 00 01 C0000201 0FA0")
 """A request for 192.0.2.1:4000."""
-
-
-@implementer(IStreamClientEndpoint)
-class HeldEndpoint:
-    """An endpoint whose connections are made when the test says so."""
-
-    def __init__(self) -> None:
-        self.connecting: Deferred[IProtocol] = Deferred()
-        self.factory: Any = None
-
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        self.factory = protocolFactory
-        return self.connecting
-
-    def made(self, transport: WholeTransport) -> None:
-        """Connect, with this transport."""
-        protocol = self.factory.buildProtocol(None)
-        transport.connect(protocol)
-        self.connecting.callback(protocol)
-
-    def failed(self, reason: Exception) -> None:
-        """Fail to connect."""
-        self.connecting.errback(Failure(reason))
 
 
 class Port:
@@ -47,7 +22,7 @@ class Port:
     def __init__(self, raises: Exception | None = None, **options: Any) -> None:
         self.clock = Clock()
         self.targets: list[Target] = []
-        self.endpoint = HeldEndpoint()
+        self.endpoint = FakeEndpoint()
         self.far = FakeTransport()
         self.transport = FakeTransport()
         self._raises = raises

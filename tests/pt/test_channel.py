@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -14,7 +14,7 @@ from twisted.logger import LogEvent
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from tests.pt.ports import HeldEndpoint
+from tests.backends.ends import FakeEndpoint
 from tests.support.rows import rows
 from tests.support.tables import cuts, table
 from tests.support.transports import BareTransport, FakeTransport, WholeTransport
@@ -98,14 +98,14 @@ class Stage:
         self.below = transport or FakeTransport()
         self.above = kind()
         self.outcome: list[Any] = []
-        self.endpoint = HeldEndpoint()
+        self.endpoint = FakeEndpoint()
         self.opening = CodecEndpoint(self.endpoint, codec).connect(
             Factory.forProtocol(lambda: self.above)
         )
         self.opening.addBoth(self.outcome.append)
 
     def connect(self) -> Stage:
-        self.endpoint.made(self.below)
+        self.endpoint.come(self.below)
         return self
 
     def open(self) -> Stage:
@@ -187,16 +187,16 @@ class TestHandshake:
 
     def test_failure_to_connect_is_the_outcome(self) -> None:
         stage = Stage()
-        stage.endpoint.failed(ConnectionRefusedError())
+        stage.endpoint.fail(ConnectionRefusedError())
         assert stage.failure is ConnectionRefusedError
 
     def test_factory_without_protocol_is_a_general_failure(self) -> None:
-        endpoint, outcome = HeldEndpoint(), []
+        endpoint, outcome = FakeEndpoint(), []
         factory = Factory.forProtocol(lambda: None)  # type: ignore[arg-type, return-value]
         factory.buildProtocol = lambda addr: None  # type: ignore[method-assign]
         CodecEndpoint(endpoint, Codec).connect(factory).addBoth(outcome.append)
         transport = FakeTransport()
-        endpoint.made(transport)
+        endpoint.come(transport)
         assert outcome[0].type is GeneralFailure
         assert "abortConnection" in transport.asked
 
@@ -204,7 +204,7 @@ class TestHandshake:
         stage = Stage()
         stage.opening.cancel()
         assert stage.failure is CancelledError
-        assert stage.endpoint.connecting.called
+        assert stage.endpoint.cancelled == 1
 
     def test_cancelling_during_the_handshake_resets(self) -> None:
         stage = Stage().connect()
@@ -218,9 +218,9 @@ class TestHandshake:
 
     def test_connection_after_cancelling_is_reset(self) -> None:
         """Some endpoints cannot be cancelled."""
-        endpoint, outcome = HeldEndpoint(), []
+        outcome: list[Any] = []
         channel = Channel(Swap(), Factory.forProtocol(Above))
-        channel.wait_for(endpoint.connecting).addBoth(outcome.append)
+        channel.wait_for(Deferred()).addBoth(outcome.append)
         channel.opened.cancel()
         transport = FakeTransport()
         transport.connect(channel)
@@ -317,7 +317,7 @@ class TestOpen:
 
 def test_connection_that_cannot_abort_is_closed() -> None:
     stage = Stage()
-    channel: Any = stage.endpoint.factory.buildProtocol(None)
+    channel: Any = stage.endpoint.protocol
     channel.makeConnection(BareTransport(stage.below))
     stage.opening.cancel()
     assert [failure.type for failure in stage.outcome] == [CancelledError]

@@ -84,7 +84,7 @@ class TestArguments:
         port = Port()
         assert port.say(octets("04 01 0FA0 C0000201") + text + b"\0") == b""
         assert port.target.arguments == KeyValues(arguments)
-        assert port.then(port.endpoint.made, port.far)[:2] == b"\0\x5a"
+        assert port.then(port.endpoint.come, port.far)[:2] == b"\0\x5a"
 
     @rows("P-02", "P-03")
     def test_arguments_in_key_value_pairs(self) -> None:
@@ -197,7 +197,7 @@ class TestRequests:
         assert port.say(CONNECT + b"early") == b""
         port.clock.advance(HANDSHAKE_TIMEOUT + 1)
         assert port.transport.take() == b""
-        assert port.then(port.endpoint.made, port.far) == GRANTED
+        assert port.then(port.endpoint.come, port.far) == GRANTED
         assert port.far.take() == b"early"
         assert port.say(b" bird") == b""
         assert port.far.take() == b"early bird"[5:]
@@ -207,7 +207,7 @@ class TestRequests:
         port = Port().greet(0)
         port.say(CONNECT)
         port.transport.lose()
-        assert port.endpoint.connecting.called
+        assert port.endpoint.cancelled == 1
         assert port.clock.getDelayedCalls() == []
 
     def test_socks_handshake_has_a_short_deadline(self) -> None:
@@ -256,7 +256,7 @@ class TestOutcomes:
         for methods, code in (((0,), plain), ((0, 2), plain), ((0, 0x97), extended)):
             port = Port()
             self.ask(port, *methods)
-            assert port.then(port.endpoint.failed, reason) == refused(code)
+            assert port.then(port.endpoint.fail, reason) == refused(code)
             assert port.is_closing
             port = Port(raises=reason)
             assert self.ask(port, *methods) == refused(code)
@@ -271,7 +271,7 @@ class TestOutcomes:
         port = Port(raises=ZeroDivisionError() if early else None)
         answer = self.ask(port, *methods)
         if not early:
-            answer = port.then(port.endpoint.failed, ZeroDivisionError())
+            answer = port.then(port.endpoint.fail, ZeroDivisionError())
         assert answer == refused(code)
         [event] = logged_failures
         assert event["log_failure"].type is ZeroDivisionError
@@ -283,7 +283,7 @@ class TestOutcomes:
             port = Port().greet(0x97)
             port.say(pairs((b"REPLY_CODES", value)))
             port.say(CONNECT)
-            assert port.then(port.endpoint.failed, Temporary("busy")) == refused(code)
+            assert port.then(port.endpoint.fail, Temporary("busy")) == refused(code)
 
     def ask(self, port: Port, *methods: int) -> bytes:
         port.greet(*methods)

@@ -7,15 +7,17 @@ import signal
 import socket
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
 
-from tests.support.peers import GRANTED, PeerFactory
+from tests.support.peers import GRANTED, Peer, PeerFactory
 from tests.support.rows import rows
 from tests.support.running import Ended, Twistd, run
 from torsocks_tx import ClientOptions, Credentials, SOCKSClientEndpoint, SOCKSError
@@ -137,91 +139,75 @@ def _host_and_port(server: Twistd) -> tuple[str, int]:
     return host, int(port)
 
 
-async def test_open_streams_get_their_grace(tmp_path: Path) -> None:
-    """A stream that is open when the server stops may still end by itself; the next may not."""
-    from twisted.internet.protocol import Factory, Protocol
+@pytest.fixture
+def origin() -> Iterator[tuple[PeerFactory, bytes]]:
+    """Give a server to connect to, and the request that leads there."""
+    peers = PeerFactory()
+    port = reactor.listenTCP(0, peers, interface="127.0.0.1")
+    yield peers, b"\5\1\0\1\x7f\0\0\1" + port.getHost().port.to_bytes(2, "big")
+    pytest_twisted.blockon(maybeDeferred(port.stopListening))
 
-    from tests.network.asking import ask, request
 
-    accepted: Deferred[Protocol] = Deferred()
-
-    class Origin(Protocol):
-        def connectionMade(self) -> None:
-            accepted.callback(self)
-
-    port = reactor.listenTCP(0, Factory.forProtocol(Origin), interface="127.0.0.1")
+async def greeted(directory: Path, *options: str) -> tuple[Twistd, Peer]:
+    """Start a server without tor; return it with a client that may make its request."""
     server = Twistd(
-        "--listen", LOOPBACK, *DIRECT, "--allow-internal", "--shutdown-grace", "30",
-        directory=tmp_path,
-    )  # fmt: skip
-    await server.up()
-    asker = await ask(server.addresses[0], request("127.0.0.1", port.getHost().port))
-    origin = await accepted
-    server.transport.signalProcess("TERM")
-    await server.said("open connections have 30 s to end (1 now)")
-    origin.transport.write(b"the last words")
-    origin.transport.loseConnection()
-    await asker.lost.addTimeout(10, reactor)
-    assert asker.received == b"the last words"
-    assert await server.ended == -signal.SIGTERM
-    await port.stopListening()
-
-
-async def test_client_that_came_last_may_finish_its_request(tmp_path: Path) -> None:
-    origin = PeerFactory()
-    port = reactor.listenTCP(0, origin, interface="127.0.0.1")
-    server = Twistd("--listen", LOOPBACK, *DIRECT, "--allow-internal", directory=tmp_path)
+        "--listen", LOOPBACK, *DIRECT, "--allow-internal", *options, directory=directory
+    )
     await server.up()
     endpoint = TCP4ClientEndpoint(reactor, *_host_and_port(server))
-    client = await endpoint.connect(PeerFactory())
+    client: Peer = await endpoint.connect(PeerFactory())
     client.send(b"\5\1\0")
     assert await client.take(2) == b"\5\0"
+    return server, client
+
+
+async def test_open_streams_get_their_grace(
+    tmp_path: Path, origin: tuple[PeerFactory, bytes]
+) -> None:
+    """A stream that is open when the server stops may still end by itself; the next may not."""
+    origins, request = origin
+    server, client = await greeted(tmp_path, "--shutdown-grace", "30")
+    client.send(request)
+    assert await client.take(10) == GRANTED
+    server.transport.signalProcess("TERM")
+    await server.said("open connections have 30 s to end (1 now)")
+    far = await origins.peer()
+    far.send(b"the last words")
+    far.close()
+    assert await client.take_rest() == b"the last words"
+    client.close()
+    assert await server.ended == -signal.SIGTERM
+
+
+async def test_client_that_came_last_may_finish_its_request(
+    tmp_path: Path, origin: tuple[PeerFactory, bytes]
+) -> None:
+    origins, request = origin
+    server, client = await greeted(tmp_path)
     server.transport.signalProcess("TERM")
     await server.said("stopping: open connections")
-    client.send(b"\5\1\0\1\x7f\0\0\1" + port.getHost().port.to_bytes(2, "big"))
+    client.send(request)
     assert await client.take(10) == GRANTED
     client.reset()
-    (await origin.peer()).reset()
+    (await origins.peer()).reset()
     assert await server.ended == -signal.SIGTERM
-    await port.stopListening()
 
 
 @pytest.mark.parametrize("size", [10, 1 << 20])
-async def test_what_is_cut_by_the_end_of_the_grace_is_reset(tmp_path: Path, size: int) -> None:
+async def test_what_is_cut_by_the_end_of_the_grace_is_reset(
+    tmp_path: Path, origin: tuple[PeerFactory, bytes], size: int
+) -> None:
     """On both sides: to the far one too a FIN would say that this was all."""
-    from twisted.internet.error import ConnectionDone
-    from twisted.internet.protocol import Factory, Protocol
-    from twisted.python.failure import Failure
-
-    from tests.network.asking import ask, request
-
-    accepted: Deferred[Protocol] = Deferred()
-    lost: Deferred[Failure] = Deferred()
-
-    class Origin(Protocol):
-        left = size
-
-        def dataReceived(self, data: bytes) -> None:
-            self.left -= len(data)
-            if not self.left:
-                accepted.callback(self)
-
-        def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-            lost.callback(reason.value)
-
-    port = reactor.listenTCP(0, Factory.forProtocol(Origin), interface="127.0.0.1")
-    server = Twistd(
-        "--listen", LOOPBACK, *DIRECT, "--allow-internal", "--shutdown-grace", "0.1",
-        directory=tmp_path,
-    )  # fmt: skip
-    await server.up()
-    asker = await ask(server.addresses[0], request("127.0.0.1", port.getHost().port))
-    asker.transport.write(bytes(size))
-    await accepted
+    origins, request = origin
+    server, client = await greeted(tmp_path, "--shutdown-grace", "0.1")
+    client.send(request)
+    assert await client.take(10) == GRANTED
+    client.send(bytes(size))
+    far = await origins.peer()
+    assert await far.take(size) == bytes(size)
     assert await server.stop() == -signal.SIGTERM
-    assert not isinstance(await lost, ConnectionDone)
-    await asker.lost.addTimeout(10, reactor)
-    await port.stopListening()
+    assert not await far.ended_well()
+    assert not await client.ended_well()
 
 
 @rows("P-05", "P-37")
@@ -231,7 +217,7 @@ async def test_passwords_and_isolation_at_once(tmp_path: Path) -> None:
     server = Twistd("--listen", LOOPBACK, *DIRECT, *auth, "--allow-internal", "--debug",
                     directory=tmp_path)  # fmt: skip
     await server.up()
-    proxy = TCP4ClientEndpoint(reactor, "127.0.0.1", int(server.addresses[0].rpartition(":")[2]))
+    proxy = TCP4ClientEndpoint(reactor, *_host_and_port(server))
     origins = PeerFactory()
     port = reactor.listenTCP(0, origins, interface="127.0.0.1")
     for password, accepted in ((b"secret", True), (b"qzjx7", False)):
