@@ -9,10 +9,9 @@ from twisted.internet.address import HostnameAddress, IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionRefusedError
 from twisted.internet.interfaces import IHalfCloseableProtocol, IStreamClientEndpoint
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
-from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from tests.backends.ends import FakeEndpoint
@@ -20,7 +19,7 @@ from tests.support.names import ONION
 from tests.support.peers import GRANTED, named, refused
 from tests.support.rows import rows
 from tests.support.tables import octets
-from tests.support.transports import BareTransport, FakeTransport
+from tests.support.transports import App, BareTransport, FakeTransport, HalfApp
 from torsocks_tx.client.endpoint import SOCKSClientEndpoint, resolve, resolve_ptr
 from torsocks_tx.client.failures import destination_failed
 from torsocks_tx.errors import (
@@ -47,34 +46,6 @@ from torsocks_tx.socks.constants import CodeSet, Role
 from torsocks_tx.socks.messages import Credentials, KeyValues
 
 ASK = named("example.com", 80)
-
-
-class App(Protocol):
-    """Writes down what it hears; ``on_made`` runs when it is connected."""
-
-    def __init__(self) -> None:
-        self.heard: list[Any] = []
-        self.on_made: Any = None
-
-    def connectionMade(self) -> None:
-        self.heard.append("made")
-        if self.on_made is not None:
-            self.on_made()
-
-    def dataReceived(self, data: bytes) -> None:
-        self.heard.append(data)
-
-    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        self.heard.append(reason.value)
-
-
-@implementer(IHalfCloseableProtocol)
-class HalfApp(App):
-    def readConnectionLost(self) -> None:
-        self.heard.append("eof")
-
-    def writeConnectionLost(self) -> None:
-        self.heard.append("shut")
 
 
 class AppFactory(Factory):

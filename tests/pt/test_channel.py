@@ -8,16 +8,13 @@ from typing import Any
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IHalfCloseableProtocol
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.protocol import Factory
 from twisted.logger import LogEvent
-from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from tests.backends.ends import FakeEndpoint
 from tests.support.rows import rows
 from tests.support.tables import cuts, table
-from tests.support.transports import BareTransport, FakeTransport, WholeTransport
+from tests.support.transports import App, BareTransport, FakeTransport, HalfApp, WholeTransport
 from torsocks_tx.errors import ConnectionRefused, GeneralFailure, InvalidBridge, Temporary
 from torsocks_tx.pt.channel import Channel, Codec, CodecEndpoint
 
@@ -57,42 +54,13 @@ class Swap(Codec):
         return data.swapcase()
 
 
-class Above(Protocol):
-    """The protocol that uses the channel; ``heard`` lists what it received."""
-
-    transport: Any
-
-    def __init__(self) -> None:
-        self.heard: list[Any] = []
-
-    def connectionMade(self) -> None:
-        self.heard.append("made")
-
-    def dataReceived(self, data: bytes) -> None:
-        self.heard.append(data)
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.heard.append(reason.type)
-
-
-@implementer(IHalfCloseableProtocol)
-class HalfCloseable(Above):
-    """A protocol that supports half-close."""
-
-    def readConnectionLost(self) -> None:
-        self.heard.append("read lost")
-
-    def writeConnectionLost(self) -> None:
-        self.heard.append("write lost")
-
-
 class Stage:
     """A channel on a transport in memory, with its endpoint, codec and protocol."""
 
     def __init__(
         self,
         codec: type[Codec] = Swap,
-        kind: type[Above] = Above,
+        kind: type[App] = App,
         transport: WholeTransport | None = None,
     ) -> None:
         self.below = transport or FakeTransport()
@@ -219,7 +187,7 @@ class TestHandshake:
     def test_connection_after_cancelling_is_reset(self) -> None:
         """Some endpoints cannot be cancelled."""
         outcome: list[Any] = []
-        channel = Channel(Swap(), Factory.forProtocol(Above))
+        channel = Channel(Swap(), Factory.forProtocol(App))
         channel.wait_for(Deferred()).addBoth(outcome.append)
         channel.opened.cancel()
         transport = FakeTransport()
@@ -243,18 +211,18 @@ class TestOpen:
     def test_fin_and_reset_reach_the_protocol(self, clean: bool, kind: type) -> None:
         stage = Stage().open()
         stage.below.lose(clean)
-        assert stage.above.heard == [kind]
+        assert [type(end) for end in stage.above.heard] == [kind]
         stage.above.transport.write(b"abc")
         assert stage.below.take() == b""
 
     def test_half_close_passes_through(self) -> None:
-        stage = Stage(kind=HalfCloseable).open()
+        stage = Stage(kind=HalfApp).open()
         stage.below.protocol.readConnectionLost()
-        assert stage.above.heard == ["read lost"]
+        assert stage.above.heard == ["eof"]
         stage.above.transport.loseWriteConnection()
         assert stage.below.asked[-1] == "loseWriteConnection"
         stage.below.protocol.writeConnectionLost()
-        assert stage.above.heard == ["read lost", "write lost"]
+        assert stage.above.heard == ["eof", "shut"]
 
     def test_read_end_closes_where_the_protocol_has_no_half_close(self) -> None:
         stage = Stage().open()

@@ -1,4 +1,4 @@
-"""Transports in memory: what is asked of them is written down, in order."""
+"""Transports in memory, and protocols for them: what each is told is written down, in order."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import ITCPTransport, ITransport
+from twisted.internet.interfaces import IHalfCloseableProtocol, ITCPTransport, ITransport
 from twisted.internet.protocol import Protocol
 from twisted.python.components import proxyForInterface
 from twisted.python.failure import Failure
@@ -110,3 +110,33 @@ class FakeTransport(WholeTransport):
 
 BareTransport: Any = proxyForInterface(ITransport)
 """What ``ITransport`` asks for and nothing more, over another: no abort, no half-close."""
+
+
+class App(Protocol):
+    """Writes down what it hears; ``on_made`` runs when it is connected."""
+
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+        self.on_made: Any = None
+
+    def connectionMade(self) -> None:
+        self.heard.append("made")
+        if self.on_made is not None:
+            self.on_made()
+
+    def dataReceived(self, data: bytes) -> None:
+        self.heard.append(data)
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        self.heard.append(reason.value)
+
+
+@implementer(IHalfCloseableProtocol)
+class HalfApp(App):
+    """An ``App`` that can half-close."""
+
+    def readConnectionLost(self) -> None:
+        self.heard.append("eof")
+
+    def writeConnectionLost(self) -> None:
+        self.heard.append("shut")
