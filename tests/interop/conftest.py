@@ -26,10 +26,8 @@ class Served:
     address: str
     extended: str
     web: int
-    echo: int
     banner: int
     onion: str
-    network: PrivateNetwork
 
     @property
     def port(self) -> str:
@@ -44,18 +42,9 @@ class Served:
 async def _serve(network: PrivateNetwork, directory: Path) -> tuple[Twistd, OnionService]:
     onion = await network.add_onion_service(network.web.port)
     loopback = "tcp:0:interface=127.0.0.1"
-    twistd = Twistd(
-        "--listen",
-        loopback,
-        "--listen",
-        f"{loopback} ExtendedErrors",
-        "--tor",
-        network.client.control_endpoint,
-        "--shutdown-grace",
-        "1",
-        directory=directory,
-        listeners=2,
-    )
+    listen = ("--listen", loopback, "--listen", f"{loopback} ExtendedErrors")
+    tor = ("--tor", network.client.control_endpoint, "--shutdown-grace", "1")
+    twistd = Twistd(*listen, *tor, directory=directory, listeners=2)
     await twistd.up()
     await twistd.said("tor is ready")
     return twistd, onion
@@ -69,16 +58,8 @@ def served(
     directory = tmp_path_factory.mktemp("twistd")
     twistd, onion = pytest_twisted.blockon(ensureDeferred(_serve(private_network, directory)))
     plain, extended = twistd.addresses
-    yield Served(
-        twistd,
-        plain,
-        extended,
-        private_network.web.port,
-        private_network.echo.port,
-        private_network.banner.port,
-        onion.address,
-        private_network,
-    )
+    ports = (each.port for each in (private_network.web, private_network.banner))
+    yield Served(twistd, plain, extended, *ports, onion.address)
     pytest_twisted.blockon(ensureDeferred(twistd.stop()))
     log = twistd.output
     assert "Traceback" not in log

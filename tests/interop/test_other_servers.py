@@ -13,11 +13,12 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, clientFromString
 from twisted.internet.error import ConnectError
 
 from tests.support.clients import client
+from tests.support.fakes import connected
 from tests.support.peers import DEADLINE, Peer, PeerFactory, turn
 from tests.support.processes import Program, start_program
 from tests.support.rows import rows
 from torsocks_tx import errors
-from torsocks_tx.client.endpoint import SOCKSClientEndpoint, resolve
+from torsocks_tx.client.endpoint import resolve
 from torsocks_tx.errors import SOCKSError
 from torsocks_tx.socks.client_options import ClientOptions
 from torsocks_tx.socks.messages import Credentials
@@ -88,13 +89,6 @@ async def origin() -> AsyncIterator[tuple[PeerFactory, int]]:
     port = reactor.listenTCP(0, factory, interface=LOOPBACK)
     yield factory, port.getHost().port
     await port.stopListening()
-
-
-async def connected(proxy: Any, host: str, port: int, options: ClientOptions) -> Peer:
-    endpoint = SOCKSClientEndpoint(reactor, proxy, host, port, options)
-    coming: Any = endpoint.connect(PeerFactory())
-    peer: Peer = await coming.addTimeout(DEADLINE, reactor)
-    return peer
 
 
 async def exchange(peer: Peer, origins: PeerFactory) -> None:

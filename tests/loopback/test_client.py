@@ -191,18 +191,12 @@ async def error_of(ground: Ground, proxy: Any, options: ClientOptions, host: str
 
 FLAGGED = ListenerPolicy(extended_errors=True)
 PT = ListenerPolicy(role=Role.PT)
+BY_229 = ClientOptions(reply_codes=CodeSet.PROP229)
 REFUSALS: list[tuple[ListenerPolicy, ClientOptions, str, type[Refused], type[Refused], Any]] = [
     (ListenerPolicy(), ClientOptions(), ONION, DescriptorNotFound, OnionNotFound, 0xE0),
     (ListenerPolicy(), ClientOptions(), ONION, IntroductionFailed, OnionNotReachable, 0xE1),
     (FLAGGED, ClientOptions(), ONION, DescriptorNotFound, DescriptorNotFound, 0xF0),
-    (
-        FLAGGED,
-        ClientOptions(reply_codes=CodeSet.PROP229),
-        ONION,
-        DescriptorNotFound,
-        OnionNotFound,
-        0xE0,
-    ),
+    (FLAGGED, BY_229, ONION, DescriptorNotFound, OnionNotFound, 0xE0),
     (PT, ClientOptions(), "192.0.2.1", Temporary, Temporary, 0xF0),
     (PT, ClientOptions(), "192.0.2.1", InvalidBridge, InvalidBridge, 0xF1),
     (PT, ClientOptions(extended=False), "192.0.2.1", InvalidBridge, ConnectionRefused, 5),

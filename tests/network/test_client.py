@@ -12,16 +12,10 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint, c
 
 from tests.network.asking import serving
 from tests.onion.scenarios import QUICK, Scenario, Stage
-from tests.support.peers import Peer, PeerFactory
+from tests.support.fakes import connected
+from tests.support.peers import PeerFactory
 from tests.support.rows import rows
-from torsocks_tx import (
-    ClientOptions,
-    Credentials,
-    SOCKSClientEndpoint,
-    SOCKSError,
-    resolve,
-    resolve_ptr,
-)
+from torsocks_tx import ClientOptions, Credentials, SOCKSError, resolve, resolve_ptr
 from torsocks_tx.errors import HostUnreachable, Refused
 from torsocks_tx.socks.replies import HIDDEN_SERVICE
 from torsocks_tx.testing.tornet import PrivateNetwork
@@ -46,22 +40,13 @@ async def ours(private_network: PrivateNetwork) -> AsyncIterator[Proxy]:
 async def circuit_of(network: PrivateNetwork, proxy: Proxy, options: ClientOptions) -> int:
     """Fetch a page; return the circuit that tor chose for it."""
     watch = await network.client.watch_streams()
-    peer = await connected(proxy, "web.test", network.web.port, options)
+    peer = await connected(proxy, "web.test", network.web.port, options, DEADLINE)
     peer.send(PAGE)
     assert b"origin" in await peer.take_rest()
     peer.reset()
     (event, *_) = await watch.wait_for("SENTCONNECT", f"web.test:{network.web.port}")
     await watch.close()
     return event.circuit_id
-
-
-async def connected(
-    proxy: Proxy, host: str, port: int, options: ClientOptions, deadline: float = DEADLINE
-) -> Peer:
-    endpoint = SOCKSClientEndpoint(reactor, proxy, host, port, options)
-    coming: Any = endpoint.connect(PeerFactory())
-    peer: Peer = await coming.addTimeout(deadline, reactor)
-    return peer
 
 
 def isolated(token: bytes, **more: Any) -> ClientOptions:

@@ -28,14 +28,8 @@ async def test_service_resumes_after_tor_was_killed(
     """Open streams end, new clients get 01 within 2 s, and service resumes by itself."""
     network = private_network
     client = await network.add_client()
-    twistd = Twistd(
-        "--debug",
-        "--listen",
-        "tcp:0:interface=127.0.0.1",
-        "--tor",
-        client.control_endpoint,
-        directory=tmp_path,
-    )
+    options = ("--listen", "tcp:0:interface=127.0.0.1", "--tor", client.control_endpoint)
+    twistd = Twistd("--debug", *options, directory=tmp_path)
     try:
         await twistd.up()
         await twistd.said("tor is ready")

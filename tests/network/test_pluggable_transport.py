@@ -268,7 +268,7 @@ ARGUMENTS = table(
     ),
     (
         "a key twice",
-        ["secret=swordfish", "k=2", "k=1"],
+        [SECRET_ARGUMENT, "k=2", "k=1"],
         (("secret", SECRET), ("k", b"2"), ("k", b"1")),
     ),
     *(

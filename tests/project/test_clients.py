@@ -52,18 +52,9 @@ def outcome(directory: Path, text: str, **environment: str) -> tuple[int, str]:
     """Run pytest with the plugin over one module; return its exit code and what it printed."""
     (directory / "test_it.py").write_text(text)
     inherited = {k: v for k, v in os.environ.items() if k not in {"CI", "TORSOCKS_TX_NO_SKIP"}}
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-c",
-        os.devnull,
-        "-p",
-        "tests.support.clients",
-        "test_it.py",
-    ]
+    command = [sys.executable, "-m", "pytest", "-c", os.devnull, "test_it.py", "-rsf"]
     done = subprocess.run(
-        [*command, "-p", "no:cacheprovider", "-rsf"],
+        [*command, "-p", "tests.support.clients", "-p", "no:cacheprovider"],
         cwd=directory,
         env=inherited | {"PYTHONPATH": str(ROOT)} | environment,
         stdin=subprocess.DEVNULL,

@@ -85,6 +85,9 @@ class Stage:
         self.above.heard.clear()
         return self
 
+    def end(self) -> None:
+        self.below.protocol.readConnectionLost()
+
     def hear(self, data: bytes) -> None:
         self.below.protocol.dataReceived(data)
 
@@ -127,12 +130,7 @@ class TestHandshake:
         table(
             ("refusal", lambda stage: stage.hear(b"WELXX"), "abortConnection", InvalidBridge),
             ("fault", lambda stage: stage.hear(b"WELCOME!"), "abortConnection", ZeroDivisionError),
-            (
-                "FIN",
-                lambda stage: stage.below.protocol.readConnectionLost(),
-                "loseConnection",
-                Temporary,
-            ),
+            ("FIN", lambda stage: stage.end(), "loseConnection", Temporary),
             ("reset", lambda stage: stage.below.lose(clean=False), None, ConnectionRefused),
         ),
     )
@@ -217,7 +215,7 @@ class TestOpen:
 
     def test_half_close_passes_through(self) -> None:
         stage = Stage(kind=HalfApp).open()
-        stage.below.protocol.readConnectionLost()
+        stage.end()
         assert stage.above.heard == ["eof"]
         stage.above.transport.loseWriteConnection()
         assert stage.below.asked[-1] == "loseWriteConnection"
@@ -226,7 +224,7 @@ class TestOpen:
 
     def test_read_end_closes_where_the_protocol_has_no_half_close(self) -> None:
         stage = Stage().open()
-        stage.below.protocol.readConnectionLost()
+        stage.end()
         assert stage.below.asked[-1] == "loseConnection"
         stage.below.protocol.writeConnectionLost()
         assert stage.above.heard == []

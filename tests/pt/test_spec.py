@@ -26,9 +26,12 @@ NO_CLIENT = f"ENV-ERROR no {TRANSPORTS}: this is the client's side only"
 KIND = "PROXY-ERROR the kind of proxy is not supported"
 WHERE = "PROXY-ERROR the proxy is not given by IP address and port"
 PORT = "PROXY-ERROR the port of the proxy is out of range"
+HTTP_USER = "PROXY-ERROR HTTP has no user names with a colon"
+SOCKS5_USER = "PROXY-ERROR SOCKS5 has room for 255 bytes of user name and of password"
 SOCKS4_USER = "PROXY-ERROR SOCKS4 has user names only, without a NUL"
 S5, S4, HTTP = ProxyKind.SOCKS5, ProxyKind.SOCKS4A, ProxyKind.HTTP
 PLACE = at("192.0.2.1", 8001)
+LONGEST = "u" * 255
 
 
 @pytest.mark.parametrize("versions", ["1", "1,1a,2b,this_is_a_valid_ver", "2,1", "0,1,2"])
@@ -40,17 +43,9 @@ def test_version_1_is_found_in_a_list(versions: str) -> None:
     ("more", "expected"),
     table(
         ("the least", {}, {}),
-        (
-            "several transports",
-            {TRANSPORTS: "obfs3,veil,_x9"},
-            {"transports": ("obfs3", "veil", "_x9")},
-        ),
+        ("several transports", {TRANSPORTS: "o3,veil,_x9"}, {"transports": ("o3", "veil", "_x9")}),
         ("invalid names", {TRANSPORTS: "9a,,a-b,*"}, {"transports": ()}),
-        (
-            "a directory",
-            {STATE: "/var/lib/tor/pt_state/"},
-            {"state_location": PurePath("/var/lib/tor/pt_state")},
-        ),
+        ("a directory", {STATE: "/tor/state/"}, {"state_location": PurePath("/tor/state")}),
         ("the end of standard input", {STDIN: "1"}, {"exit_on_stdin_close": True}),
         ("not the end of standard input", {STDIN: "0"}, {}),
         ("a proxy", {PROXY: "socks5://127.0.0.1:1"}, {"proxy": "socks5://127.0.0.1:1"}),
@@ -91,12 +86,7 @@ def test_environment_is_read(more: dict[str, str], expected: dict[str, Any]) -> 
                     os.fsdecode(b"m\xe9:y%ff\xe8"),
                     Credentials(b"m\xe9", b"y\xff\xe8"),
                 ),
-                (
-                    "the longest",
-                    S5,
-                    f"{'u' * 255}:{'p' * 255}",
-                    Credentials(b"u" * 255, b"p" * 255),
-                ),
+                ("the longest", S5, f"{LONGEST}:{LONGEST}", Credentials(*[LONGEST.encode()] * 2)),
             ]
         ),
     ),
@@ -113,12 +103,7 @@ def test_proxy_is_parsed(uri: str, proxy: UpstreamProxy) -> None:
         ("no version", spec.check_version, {}, NO_VERSION),
         ("empty version", spec.check_version, {VERSIONS: ""}, NO_VERSION),
         ("nothing", spec.read_environment, {}, NO_CLIENT),
-        (
-            "the server's side",
-            spec.read_environment,
-            {"TOR_PT_SERVER_TRANSPORTS": "veil"},
-            NO_CLIENT,
-        ),
+        ("a server", spec.read_environment, {"TOR_PT_SERVER_TRANSPORTS": "veil"}, NO_CLIENT),
         (
             "a relative directory",
             spec.read_environment,
@@ -145,16 +130,10 @@ def test_proxy_is_parsed(uri: str, proxy: UpstreamProxy) -> None:
                 (WHERE, ("http://192.0.2.1:8001/path", "http://[192.0.2.1]:8001")),
                 (WHERE, ("http://2001:db8::1:8001", "http://1.2.3:8001")),
                 (PORT, ("socks5://192.0.2.1:0", "socks5://192.0.2.1:65536")),
-                (
-                    "PROXY-ERROR SOCKS5 has room for 255 bytes of user name and of password",
-                    (f"socks5://{'u' * 256}@192.0.2.1:8001",),
-                ),
+                (SOCKS5_USER, (f"socks5://u{LONGEST}@192.0.2.1:8001",)),
                 (SOCKS4_USER, ("socks4a://me:hunter2@192.0.2.1:8001",)),
                 (SOCKS4_USER, ("socks4a://m%00e@192.0.2.1:8001",)),
-                (
-                    "PROXY-ERROR HTTP has no user names with a colon",
-                    ("http://m%3Ae:x@192.0.2.1:8001",),
-                ),
+                (HTTP_USER, ("http://m%3Ae:x@192.0.2.1:8001",)),
             ]
             for uri in uris
         ),

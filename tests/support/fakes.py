@@ -10,12 +10,15 @@ from typing import Any, NamedTuple
 
 from twisted.internet import reactor
 from twisted.internet.address import UNIXAddress
+from twisted.internet.interfaces import IStreamClientEndpoint
 
 from tests.support.ground import Ground, WatchedServer
-from tests.support.peers import GRANTED, Peer, PeerFactory, named
+from tests.support.peers import DEADLINE, GRANTED, Peer, PeerFactory, named
 from torsocks_tx.backends.endpoint import EndpointBackend
 from torsocks_tx.backends.tor.backend import TorBackend
 from torsocks_tx.backends.tor.providers import FixedTorProvider
+from torsocks_tx.client.endpoint import SOCKSClientEndpoint
+from torsocks_tx.socks.client_options import ClientOptions
 
 
 class Asked(NamedTuple):
@@ -192,3 +195,17 @@ async def opened(
     client = await ground.client(server)
     assert await client.negotiate(named("example.com", 80)) == GRANTED
     return server, client, await (upstream.asked() if tor else upstream.peer())
+
+
+async def connected(
+    proxy: IStreamClientEndpoint,
+    host: str,
+    port: int,
+    options: ClientOptions,
+    deadline: float = DEADLINE,
+) -> Peer:
+    """Connect by our client, through a SOCKS server."""
+    endpoint = SOCKSClientEndpoint(reactor, proxy, host, port, options)
+    coming: Any = endpoint.connect(PeerFactory())
+    peer: Peer = await coming.addTimeout(deadline, reactor)
+    return peer
