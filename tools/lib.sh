@@ -52,6 +52,7 @@ package_of() {
         ssh | ssh-keygen) echo openssh-client ;;
         sshd) echo openssh-server ;;
         apt-get) echo apt ;;
+        node) echo nodejs ;;
         *) echo "$1" ;;
     esac
 }

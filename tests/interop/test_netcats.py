@@ -47,16 +47,6 @@ async def test_a_client_that_half_closes_prints_the_answer(served: Served, comma
     assert "origin" in ended.text
 
 
-@rows("S-34", "S-35")
-@pytest.mark.clients("nc.openbsd")
-async def test_openbsd_nc_that_uses_the_port_as_an_http_proxy_gets_the_page(served: Served) -> None:
-    ended = await run(
-        client("nc.openbsd"), "-X", "connect", "-x", served.address, "web.test", str(served.web)
-    )
-    assert ended.status != 0
-    assert "501 Tor is not an HTTP Proxy" in ended.complaint
-
-
 @rows("S-03", "R-32")
 @pytest.mark.clients("ncat")
 async def test_ncat_with_a_server_that_sends_first(served: Served) -> None:

@@ -17,7 +17,7 @@ from tests.interop.conftest import Served
 from tests.interop.wheel import write_wheel
 from tests.support.clients import client
 from tests.support.rows import rows
-from tests.support.running import run
+from tests.support.running import Ended, run
 from torsocks_tx.testing.tornet.servers import LOOPBACK
 
 pytestmark = pytest.mark.network
@@ -50,45 +50,45 @@ async def test_curl_under_proxychains(served: Served, tmp_path: Path, proxy: str
     assert "origin" in ended.text
 
 
+async def bare_repository(place: Path) -> tuple[dict[str, str], str]:
+    """Make a repository with one commit; return the environment for git, and the commit."""
+    git = client("git")
+    environment = {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null"}
+    for name in ("AUTHOR", "COMMITTER"):
+        environment |= {f"GIT_{name}_NAME": "A", f"GIT_{name}_EMAIL": "a@web.test"}
+
+    async def made(*arguments: str) -> str:
+        ended = await run(git, "-C", str(place), *arguments, environment=environment)
+        assert ended.status == 0, ended.complaint
+        return ended.text
+
+    place.mkdir()
+    await made("init", "-q", "--bare", str(place))
+    commit = await made("commit-tree", await made("mktree"), "-m", "x")
+    await made("update-ref", "refs/heads/main", commit)
+    await made("update-server-info")
+    return environment, commit
+
+
 @rows("S-03", "S-06")
 @pytest.mark.clients("git")
 async def test_git_lists_and_clones_a_repository(served: Served, files: tuple[Path, str]) -> None:
     root, url = files
-    git = client("git")
-    repository = root / "repository.git"
-    identity = {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null"}
-    for name in ("AUTHOR", "COMMITTER"):
-        identity |= {f"GIT_{name}_NAME": "A", f"GIT_{name}_EMAIL": "a@web.test"}
-    for arguments in (
-        ["init", "-q", "--bare", str(repository)],
-        ["-C", str(repository), "update-server-info"],
-    ):
-        made = await run(git, *arguments, environment=identity)
-        assert made.status == 0, made.complaint
-    tree = await run(git, "-C", str(repository), "mktree", environment=identity)
-    commit = await run(
-        git, "-C", str(repository), "commit-tree", tree.text, "-m", "x", environment=identity
-    )
-    for arguments in (["update-ref", "refs/heads/main", commit.text], ["update-server-info"]):
-        await run(git, "-C", str(repository), *arguments, environment=identity)
+    environment, commit = await bare_repository(root / "repository.git")
+    git, repository = client("git"), f"{url}/repository.git"
     proxy = f"http.proxy=socks5h://{served.address}"
-    listed = await run(git, "-c", proxy, "ls-remote", f"{url}/repository.git", environment=identity)
+    listed = await run(git, "-c", proxy, "ls-remote", repository, environment=environment)
     assert listed.status == 0, listed.complaint
-    assert listed.text == f"{commit.text}\trefs/heads/main"
-    by_environment = identity | {"ALL_PROXY": f"socks5h://{served.address}"}
+    assert listed.text == f"{commit}\trefs/heads/main"
+    by_environment = environment | {"ALL_PROXY": f"socks5h://{served.address}"}
     cloned = await run(
-        git, "clone", "-q", f"{url}/repository.git", str(root / "clone"), environment=by_environment
+        git, "clone", "-q", repository, str(root / "clone"), environment=by_environment
     )
     assert cloned.status == 0, cloned.complaint
 
 
-@rows("S-03", "S-17")
-@pytest.mark.clients("apt-get")
-@pytest.mark.parametrize("user", ["", "alice:secret@"])
-async def test_apt_updates_its_lists(
-    served: Served, files: tuple[Path, str], tmp_path: Path, user: str
-) -> None:
-    root, url = files
+async def apt_update(root: Path, url: str, tmp_path: Path, proxy: dict[str, str]) -> Ended:
+    """Have apt-get fetch the list of packages that ``root`` serves at ``url``."""
     (root / "Packages").write_text(
         "Package: nothing-at-all\nVersion: 1\nArchitecture: all\nMaintainer: a@web.test\n"
         "Filename: ./nothing.deb\nSize: 1\nSHA256: " + "0" * 64 + "\nDescription: nothing\n"
@@ -98,7 +98,6 @@ async def test_apt_updates_its_lists(
     for name in ("state/lists/partial", "cache/archives/partial", "etc"):
         (tmp_path / name).mkdir(parents=True)
     settings = {
-        "Acquire::http::Proxy": f"socks5h://{user}{served.address}",
         "APT::Sandbox::User": "root",
         "APT::Update::Post-Invoke": "",
         "Dir::Etc::SourceList": str(sources),
@@ -106,9 +105,20 @@ async def test_apt_updates_its_lists(
         "Dir::State": str(tmp_path / "state"),
         "Dir::Cache": str(tmp_path / "cache"),
         "Acquire::Languages": "none",
+        **proxy,
     }
     options = [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
-    ended = await run(client("apt-get"), *options, "update")
+    return await run(client("apt-get"), *options, "update")
+
+
+@rows("S-03", "S-17")
+@pytest.mark.clients("apt-get")
+@pytest.mark.parametrize("user", ["", "alice:secret@"])
+async def test_apt_updates_its_lists(
+    served: Served, files: tuple[Path, str], tmp_path: Path, user: str
+) -> None:
+    proxy = {"Acquire::http::Proxy": f"socks5h://{user}{served.address}"}
+    ended = await apt_update(*files, tmp_path, proxy)
     assert ended.status == 0, ended.complaint
     assert re.search(r"Get:\d+ .* Packages \[\d+ B\]", ended.text), ended.text
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError
 from twisted.internet.endpoints import clientFromString, wrapClientTLS
-from twisted.internet.ssl import Certificate, PrivateCertificate, optionsForClientTLS
+from twisted.internet.ssl import optionsForClientTLS
 from twisted.protocols.policies import WrappingFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from tests.loopback.conftest import with_extended
+from tests.support.certificates import certificate
 from tests.support.fakes import grant, hold, plain, refuse, tor_like
 from tests.support.ground import Ground
 from tests.support.names import ONION
@@ -51,7 +48,6 @@ from torsocks_tx.socks.messages import Credentials, KeyValues
 pytestmark = with_extended
 
 ANSWER = b"0123456789abcdef" * 65536
-NOT_BEFORE, NOT_AFTER = datetime(2020, 1, 1), datetime(2120, 1, 1)
 
 
 async def connected(
@@ -101,29 +97,6 @@ async def test_it_works_over_a_wrapped_connection(ground: Ground) -> None:
     far.send(ANSWER)
     far.shut()
     assert await client.take_rest() == ANSWER
-
-
-def certificate() -> tuple[PrivateCertificate, Certificate]:
-    """Make a certificate for example.com, with and without its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "example.com")])
-    built = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(NOT_BEFORE)
-        .not_valid_after(NOT_AFTER)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("example.com")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    public = built.public_bytes(serialization.Encoding.PEM)
-    return PrivateCertificate.loadPEM(pem + public), Certificate.loadPEM(public)
 
 
 # Twisted itself is behind the newest pyOpenSSL.

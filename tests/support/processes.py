@@ -133,7 +133,9 @@ class Program(ProcessProtocol):
     async def end(self, deadline: float = DEADLINE) -> int:
         """Wait for its end; return the exit status, or minus the signal."""
         if self.status is None:
-            await process_ended(self.pid, deadline)
+            # Twisted may have seen its end already, before all of its output.
+            if self.transport.pid is not None:
+                await process_ended(self.pid, deadline)
             await self.ended
         assert self.status is not None
         return self.status

@@ -1,0 +1,207 @@
+"""Unmodified clients that use the port as an HTTP proxy, by CONNECT."""
+
+from __future__ import annotations
+
+import re
+import ssl
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.threads import deferToThread
+from twisted.web.server import Site
+from twisted.web.static import File
+
+from tests.interop.conftest import BAD_ONION, Served
+from tests.interop.test_chromium import chromium
+from tests.interop.test_curl import curl
+from tests.interop.test_programs import apt_update, bare_repository
+from tests.support.certificates import certificate
+from tests.support.clients import client
+from tests.support.rows import rows
+from tests.support.running import run
+from torsocks_tx.testing.tornet.servers import LOOPBACK
+
+pytestmark = [
+    pytest.mark.network,
+    # Twisted itself is behind the newest pyOpenSSL.
+    pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning"),
+]
+
+PAGE = b"GET / HTTP/1.0\r\n\r\n"
+
+
+@pytest.fixture
+def secure(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A directory that is served by https, and its URL: exits find it."""
+    root = tmp_path / "served"
+    root.mkdir()
+    (root / "index.html").write_text("<title>secure origin</title>")
+    site = Site(File(str(root)))
+    site.noisy = False
+    site.log = lambda request: None
+    own, _ = certificate("web.test")
+    port = reactor.listenSSL(0, site, own.options(), interface=LOOPBACK)
+    yield root, f"https://web.test:{port.getHost().port}"
+    pytest_twisted.blockon(port.stopListening())
+
+
+@rows("H-01", "H-02", "H-09")
+@pytest.mark.clients("curl")
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        ("-x", "http://{}"),
+        ("--proxy1.0", "{}"),
+        ("-x", "http://alice:secret@{}"),
+        ("-x", "http://tor-iso:token@{}", "--proxy-anyauth"),
+        ("-x", "http://{}", "--proxy-header", "Tor-Stream-Isolation: token"),
+        ("-x", "http://{}", "--proxy-header", "Tor-Family-Preference: ipv4-preferred"),
+    ],
+)
+@pytest.mark.parametrize("host", ["web.test", "203.0.113.9", "[2001:db8::9]"])
+async def test_curl_tunnels(served: Served, proxy: tuple[str, ...], host: str) -> None:
+    arguments = [word.format(served.address) for word in proxy]
+    ended = await curl("--proxytunnel", *arguments, served.url(host))
+    assert ended.status == 0, ended.complaint
+    assert "origin" in ended.text
+
+
+@rows("H-01")
+@pytest.mark.clients("curl")
+async def test_curl_fetches_by_https_and_an_onion_service(
+    served: Served, secure: tuple[Path, str]
+) -> None:
+    proxy = {"https_proxy": f"http://{served.address}", "CURL_HOME": "/nowhere"}
+    ended = await run(client("curl"), "-q", "-sSk", f"{secure[1]}/", environment=proxy)
+    assert "secure origin" in ended.text, ended.complaint
+    onion = await curl("--proxytunnel", "-x", f"http://{served.address}", f"http://{served.onion}/")
+    assert "origin" in onion.text, onion.complaint
+
+
+@rows("H-14", "H-15", "H-16")
+@pytest.mark.clients("curl")
+@pytest.mark.parametrize(
+    ("url", "status", "token"),
+    [("http://nx.test/", 503, "host-unreachable"),
+     (f"http://{BAD_ONION}/", 400, "onion-invalid-address")],
+)  # fmt: skip
+async def test_curl_reads_why_a_request_failed(
+    served: Served, url: str, status: int, token: str
+) -> None:
+    ended = await curl("--proxytunnel", "-v", "-x", f"http://{served.address}", url)
+    assert ended.status == 56
+    assert f"HTTP/1.1 {status} " in ended.complaint
+    assert f"Tor-Request-Failed: torsocks_tx/{token}" in ended.complaint
+    assert "Via: tor/1.0 tor-network (torsocks_tx " in ended.complaint
+    assert "Proxy-Status: torsocks_tx; error=" in ended.complaint
+
+
+@rows("H-06", "H-07")
+@pytest.mark.clients("curl")
+async def test_curl_asks_for_the_capabilities(served: Served) -> None:
+    ended = await curl("-i", "-X", "OPTIONS", f"http://{served.address}/")
+    assert "Tor-Capabilities: Proxy-Authorization Tor-Stream-Isolation " in ended.text
+    other = await curl("-X", "OPTIONS", "-H", "Host: web.test", f"http://{served.address}/")
+    assert (other.status, other.text) == (52, "")
+
+
+@rows("H-01", "H-02", "H-18")
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(each, marks=pytest.mark.clients(each.split()[0]))
+        for each in (
+            "ncat --proxy {} --proxy-type http web.test {}",
+            "ncat --proxy {} --proxy-type http --proxy-auth tor-iso:token web.test {}",
+            "nc.openbsd -q5 -X connect -x {} web.test {}",
+        )
+    ],
+)
+async def test_netcats_tunnel(served: Served, command: str) -> None:
+    name, *arguments = command.format(served.address, served.web).split()
+    ended = await run(client(name), *arguments, stdin=PAGE)
+    assert ended.status == 0, ended.complaint
+    assert "origin" in ended.text
+
+
+@rows("H-01")
+@pytest.mark.clients("git")
+async def test_git_clones_by_https(served: Served, secure: tuple[Path, str]) -> None:
+    root, url = secure
+    environment, _ = await bare_repository(root / "repository.git")
+    settings = ("-c", f"http.proxy=http://{served.address}", "-c", "http.sslVerify=false")
+    clone = ("clone", "-q", f"{url}/repository.git", str(root / "clone"))
+    cloned = await run(client("git"), *settings, *clone, environment=environment)
+    assert cloned.status == 0, cloned.complaint
+
+
+@rows("H-01", "H-09")
+@pytest.mark.clients("apt-get")
+async def test_apt_updates_its_lists_by_https(
+    served: Served, secure: tuple[Path, str], tmp_path: Path
+) -> None:
+    root, url = secure
+    proxy = {
+        "Acquire::https::Proxy": f"http://alice:secret@{served.address}",
+        "Acquire::https::Verify-Peer": "false",
+        "Acquire::https::Verify-Host": "false",
+    }
+    ended = await apt_update(root, url, tmp_path, proxy)
+    assert ended.status == 0, ended.complaint
+    assert re.search(r"Get:\d+ .* Packages \[\d+ B\]", ended.text), ended.text
+
+
+@rows("H-01")
+@pytest.mark.parametrize("user", ["", "tor-iso:token@"])
+async def test_urllib_fetches_by_https(served: Served, secure: tuple[Path, str], user: str) -> None:
+    trusting = ssl.create_default_context()
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({"https": f"http://{user}{served.address}"}),
+        urllib.request.HTTPSHandler(context=trusting),
+    )
+
+    def fetch() -> bytes:
+        with opener.open(f"{secure[1]}/", timeout=50) as answer:
+            text: bytes = answer.read()
+            return text
+
+    assert b"secure origin" in await deferToThread(fetch)
+
+
+@rows("H-01")
+@pytest.mark.clients("chromium")
+async def test_chromium_gets_a_page_by_https(
+    served: Served, secure: tuple[Path, str], tmp_path: Path
+) -> None:
+    ended = await chromium(
+        tmp_path / "profile", f"--proxy-server=http://{served.address}",
+        "--ignore-certificate-errors", "--dump-dom", f"{secure[1]}/",
+    )  # fmt: skip
+    assert "secure origin" in ended.text, ended.complaint
+
+
+NODE = """
+const [host, port, target] = process.argv.slice(2);
+const asked = require("http").request({host, port, method: "CONNECT", path: target});
+asked.on("connect", (answer, socket, head) => {
+  socket.end("GET / HTTP/1.0\\r\\n\\r\\n");
+  socket.pipe(process.stdout);
+});
+asked.end();
+"""
+
+
+@rows("H-01")
+@pytest.mark.clients("node")
+async def test_node_tunnels(served: Served, tmp_path: Path) -> None:
+    script = tmp_path / "fetch.js"
+    script.write_text(NODE)
+    ended = await run(
+        client("node"), str(script), "127.0.0.1", served.port, f"web.test:{served.web}"
+    )
+    assert "origin" in ended.text, ended.complaint
