@@ -19,7 +19,7 @@ from tests.backends.tor.test_running import until
 from tests.support.processes import ROOT, start_python
 from torsocks_tx.backends.tor.authentication import ControlUnavailable
 from torsocks_tx.backends.tor.backend import TorBackend
-from torsocks_tx.backends.tor.onion.observer import Following, OnionObserver
+from torsocks_tx.backends.tor.onion.observer import OnionObserver
 from torsocks_tx.backends.tor.provider import ProviderState
 from torsocks_tx.backends.tor.providers import OwnedTorProvider
 from torsocks_tx.errors import TorDown
@@ -104,7 +104,7 @@ async def test_an_observer_leaves_the_connection_as_it_was(
     backend = TorBackend(reactor, provider)
     assert "HS_DESC" not in " ".join(fake_tor.commands)
     await backend.observer.follow(provider.control)
-    assert backend.observer.following is Following.YES
+    assert backend.observer.is_following
     (subscription,) = [line for line in fake_tor.commands if "SIGNAL" in line]
     assert set(subscription.split()) >= {"HS_DESC", "CIRC", "CIRC_MINOR", "SIGNAL"}
     await provider.stop()

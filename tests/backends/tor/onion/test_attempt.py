@@ -29,7 +29,7 @@ from tests.support.rows import rows
 from tests.support.tables import table
 from torsocks_tx.backends.tor.control import ControlError
 from torsocks_tx.backends.tor.onion.history import INTRODUCTION_DOUBT, UNDECRYPTABLE_MEMORY
-from torsocks_tx.backends.tor.onion.observer import Following, OnionAttempt, OnionObserver
+from torsocks_tx.backends.tor.onion.observer import OnionAttempt, OnionObserver
 from torsocks_tx.backends.tor.onion.queries import ANSWER_TIMEOUT
 from torsocks_tx.errors import (
     ConnectionRefused,
@@ -416,7 +416,7 @@ class TestLostConnection:
     def test_may_never_come_back(self) -> None:
         play = Play()
         play.observer.follow(None)
-        assert play.observer.following is Following.NO
+        assert not play.observer.is_following
         plain = HostUnreachable()
         assert play.outcome(plain, play.begin()) is plain
 

@@ -13,12 +13,7 @@ from tests.backends.tor.onion.staged import ADDRESS, failed, requested, staged
 from torsocks_tx.backends.tor.control import ControlError
 from torsocks_tx.backends.tor.onion.client_auth import Keyring
 from torsocks_tx.backends.tor.onion.history import AttemptLog
-from torsocks_tx.backends.tor.onion.observer import (
-    FOLLOW_TIMEOUT,
-    RETRY_SECONDS,
-    Following,
-    OnionObserver,
-)
+from torsocks_tx.backends.tor.onion.observer import FOLLOW_TIMEOUT, RETRY_SECONDS, OnionObserver
 
 FILE = f"{'duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswzczad'}:descriptor:x25519:{'A' * 52}"
 
@@ -43,8 +38,8 @@ class Play:
         self.observer.follow(control).addBoth(self.settled.append)
 
     @property
-    def following(self) -> Following:
-        return self.observer.following
+    def is_following(self) -> bool:
+        return self.observer.is_following
 
     def attempt(self) -> AttemptLog:
         return self.observer.attempt(ADDRESS, "t")._attempt_log
@@ -67,7 +62,7 @@ def test_events_are_subscribed_to_once_however_many_wait(control: Any) -> None:
     play = Play(control, Deferred())
     for _ in range(2):
         play.observer.follow(control).addBoth(play.settled.append)
-    assert play.following is Following.STARTING
+    assert not play.is_following
     assert play.settled == []
     agree(control)
     assert play.settled == [None] * 3
@@ -85,14 +80,14 @@ def test_a_tor_that_sends_no_events_is_asked_again_later(
 ) -> None:
     play = Play(control, error)
     assert play.settled == [None]
-    assert play.following is Following.NO
+    assert not play.is_following
     (line,) = log_lines
     assert "keep tor's own codes" in line
     assert play.observer.is_ready(control)
     play.clock.advance(RETRY_SECONDS)
     assert not play.observer.is_ready(control)
     play.follow(control)
-    assert play.following is Following.YES
+    assert play.is_following
     assert len(log_lines) == 1
 
 
@@ -100,7 +95,7 @@ def test_a_connection_lost_before_tor_agrees_settles_the_waiting(control: Any) -
     play = Play(control, Deferred())
     control.lose()
     assert play.settled == [None]
-    assert play.following is Following.NO
+    assert not play.is_following
 
 
 def test_a_tor_that_hangs_keeps_nobody_waiting_for_long(control: Any) -> None:
@@ -109,7 +104,7 @@ def test_a_tor_that_hangs_keeps_nobody_waiting_for_long(control: Any) -> None:
     assert play.settled == [None]
     assert not play.attempt().complete
     agree(control)
-    assert play.following is Following.YES
+    assert play.is_following
     assert play.clock.getDelayedCalls() == []
 
 
@@ -118,7 +113,7 @@ def test_detaching_before_tor_agrees_leaves_no_listeners(control: Any) -> None:
     play.observer.detach()
     agree(control)
     assert not any(control.listeners.values())
-    assert play.following is Following.NO
+    assert not play.is_following
 
 
 @pytest.mark.parametrize("agrees", [True, False])
@@ -129,7 +124,7 @@ def test_what_an_old_connection_comes_to_changes_nothing(control: Any, agrees: b
         agree(control)
     else:
         control.listening.errback(ControlError(552, "no"))
-    assert play.following is Following.YES
+    assert play.is_following
     assert not any(control.listeners.values())
     log = play.attempt()
     new.send(requested())
@@ -140,7 +135,7 @@ def test_a_late_agreement_on_an_old_connection_is_not_one_on_the_new(control: An
     play = Play(control, Deferred())
     play.follow(staged(), Deferred())
     agree(control)
-    assert play.following is Following.STARTING
+    assert not play.is_following
 
 
 def test_detaching_leaves_the_connection_as_it_was(control: Any) -> None:
@@ -151,7 +146,7 @@ def test_detaching_leaves_the_connection_as_it_was(control: Any) -> None:
     assert not log.complete
     play.observer.detach()
     play.follow(control)
-    assert play.following is Following.YES
+    assert play.is_following
 
 
 def test_the_loss_of_an_old_connection_changes_nothing(control: Any) -> None:
@@ -208,7 +203,7 @@ class TestKeys:
         observer, control = OnionObserver(Clock(), keyring=Keyring(directory)), staged()
         control.answers[add] = ControlError(0, "tor did not answer in time")
         observer.follow(control)
-        assert observer.following is Following.YES
+        assert observer.is_following
 
     def test_cannot_be_reloaded_from_a_directory_that_is_gone(self, directory: Path) -> None:
         observer = OnionObserver(Clock(), keyring=Keyring(directory))

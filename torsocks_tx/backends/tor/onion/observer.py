@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from enum import Enum, auto
+from math import inf
 
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Cooperator
 from twisted.logger import Logger
@@ -49,14 +49,6 @@ DIAGNOSED = (Reply5.GENERAL_FAILURE, Reply5.HOST_UNREACHABLE, Reply5.TTL_EXPIRED
 """tor's plain reply codes that may stand for an onion failure."""
 
 
-class Following(Enum):
-    """Whether tor's events are followed."""
-
-    NO = auto()
-    STARTING = auto()
-    YES = auto()
-
-
 class OnionObserver:
     """Follows tor's events for one backend, and knows what they say of each onion service.
 
@@ -81,13 +73,14 @@ class OnionObserver:
         self.tracker = AttemptTracker(clock.seconds)
         self.clock = clock
         self.rendezvous_timeout = rendezvous_timeout
-        self.following = Following.NO
+        self.is_following = False
         self._keyring = keyring
         self._on_diagnosis = on_diagnosis
         self._control: Control | None = None
         self._queries: TorQueries | None = None
-        self._retry_at = 0.0
-        self._waiters: Waiters[None] = Waiters(clock)
+        self._retry_at = inf
+        self._settled: Waiters[None] = Waiters()
+        self._settled.settle(None)
         # One step in each turn of the reactor.
         self.cooperator = Cooperator(lambda: lambda: True, lambda tick: clock.callLater(0, tick))
         self._listeners = (
@@ -99,47 +92,38 @@ class OnionObserver:
 
     def is_ready(self, control: Control | None) -> bool:
         """Whether an attempt may begin now: events are followed, or cannot be."""
-        if control is not self._control or self.following is Following.STARTING:
-            return False
-        is_refused = self.clock.seconds() < self._retry_at
-        return control is None or self.following is Following.YES or is_refused
+        is_settled = control is self._control and self._settled.is_settled
+        return is_settled and self.clock.seconds() < self._retry_at
 
     def follow(self, control: Control | None) -> Deferred[None]:
         """Follow the events on this connection; fires, and never fails, when that is settled.
 
         Where tor hangs, it fires after ``FOLLOW_TIMEOUT`` all the same.
         """
-        if self.is_ready(control):
-            return succeed(None)
-        if control is not self._control:
+        if control is not self._control or self.clock.seconds() >= self._retry_at:
             self._lost(self._control)
-            self._control = control
-        if control is None:
-            return succeed(None)
-        waiting = self._waiters.wait()
-        if self.following is Following.NO:
-            Deferred.fromCoroutine(self._begin_to_follow(control))
-        return waiting
+            if control is not None:
+                self._control = control
+                self._settled = Waiters(self.clock)
+                Deferred.fromCoroutine(self._begin_to_follow(control, self._settled))
+        return self._settled.wait()
 
-    async def _begin_to_follow(self, control: Control) -> None:
-        self.following = Following.STARTING
+    async def _begin_to_follow(self, control: Control, settled: Waiters[None]) -> None:
         self._queries = TorQueries(control, self.clock)
         control.when_lost().addCallback(lambda _: self._lost(control))
-        timeout = self.clock.callLater(FOLLOW_TIMEOUT, self._waiters.fire, None)
+        timeout = self.clock.callLater(FOLLOW_TIMEOUT, settled.settle, None)
         try:
             await self._listen(control)
-            if self.following is Following.YES and self._control is control:
-                await self._install_keys(control)
         except Exception as error:
             if self._control is control:
-                if self.following is Following.YES:
-                    raise  # a fault of ours in giving tor the keys
                 self._do_without_events(control, error)
+        else:
+            if self._control is control:
+                await self._install_keys(control)
         finally:
             if timeout.active():
                 timeout.cancel()
-            if self._control is control:
-                self._waiters.fire(None)
+            settled.settle(None)
 
     def attempt(self, address: str, token: str | None) -> OnionAttempt:
         """Begin an attempt on ``address`` (56 characters) by a stream with this SOCKS password.
@@ -147,7 +131,7 @@ class OnionObserver:
         None: tor's SocksPort does not keep circuits apart by it.
         """
         log = self.tracker.begin(address, token)
-        log.complete = self.following is Following.YES
+        log.complete = self.is_following
         return OnionAttempt(self, log)
 
     def diagnosed(self, address: str, diagnosis: Diagnosis) -> None:
@@ -162,7 +146,7 @@ class OnionObserver:
 
     def queries(self) -> TorQueries:
         """Return the questions to ask over the connection in use. Raises ``ControlLost``."""
-        if self._queries is None or self.following is not Following.YES:
+        if self._queries is None or not self.is_following:
             raise ControlLost
         return self._queries
 
@@ -183,7 +167,7 @@ class OnionObserver:
             if self._control is not control:
                 self._unlisten(control)
                 return
-        self.following = Following.YES
+        self.is_following = True
         self.tracker.follow()
 
     async def _install_keys(self, control: Control) -> None:
@@ -193,7 +177,6 @@ class OnionObserver:
 
     def _do_without_events(self, control: Control, error: Exception) -> None:
         """Try again at a later attempt."""
-        self.following = Following.NO
         self._retry_at = self.clock.seconds() + RETRY_SECONDS
         self._unlisten(control)
         if isinstance(error, ControlError):
@@ -214,10 +197,10 @@ class OnionObserver:
         if control is not self._control:
             return
         self._control = self._queries = None
-        self.following = Following.NO
-        self._retry_at = 0.0
+        self.is_following = False
+        self._retry_at = inf
         self.tracker.lose()
-        self._waiters.fire(None)
+        self._settled.settle(None)
 
     def _note_signal(self, text: str) -> None:
         try:
