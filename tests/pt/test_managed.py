@@ -170,7 +170,7 @@ ERRORS = table(
     (
         "directory",
         {"TOR_PT_STATE_LOCATION": "/dev/null/state"},
-        ["VERSION 1", "ENV-ERROR cannot make TOR_PT_STATE_LOCATION: Not a directory"],
+        ["VERSION 1", "ENV-ERROR cannot make TOR_PT_STATE_LOCATION: File exists"],
     ),
     (
         "proxy",
@@ -190,11 +190,13 @@ async def test_unusable_environment_ends_the_program(
     assert "hunter2" not in "".join(program.lines)
 
 
-async def test_state_directory_is_made_with_mode_0700(start: Start, tmp_path: Path) -> None:
+async def test_state_directory_and_those_above_it_are_made_with_mode_0700(
+    start: Start, tmp_path: Path
+) -> None:
     path = tmp_path / "deep" / "state"
     program = start({**UNTIL_CLOSED, "TOR_PT_STATE_LOCATION": str(path)})
     await said(program, "CMETHODS DONE")
-    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    assert [stat.S_IMODE(each.stat().st_mode) for each in (path.parent, path)] == [0o700] * 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

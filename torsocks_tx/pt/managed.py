@@ -41,6 +41,7 @@ from twisted.logger import (
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from torsocks_tx.backends.tor.files import make_private_directory
 from torsocks_tx.pt import spec
 from torsocks_tx.pt.transport import Dialer, Setting, Transport, TransportFactory
 from torsocks_tx.server.connections import ConnectionLimiter, raise_descriptor_limit
@@ -294,7 +295,7 @@ def _make_state_location(wanted: spec.Environment) -> Path | None:
         return None
     path = Path(wanted.state_location)
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_directory(path)
     except OSError as error:
         line = spec.env_error(f"cannot make TOR_PT_STATE_LOCATION: {error.strerror}")
         raise spec.Unusable(line) from None

@@ -11,7 +11,13 @@ from twisted.logger import LogEvent
 from tests.backends.tor.fake_tor import FakeTor
 from tests.backends.tor.real_tor import RealTor
 from torsocks_tx.backends.tor.authentication import connect
-from torsocks_tx.backends.tor.control import COMMAND_TIMEOUT, Control, ControlError, ControlLost
+from torsocks_tx.backends.tor.control import (
+    COMMAND_TIMEOUT,
+    READ_SIZE,
+    Control,
+    ControlError,
+    ControlLost,
+)
 
 
 def later(control: Control, line: str) -> Deferred[str]:
@@ -44,6 +50,13 @@ async def test_a_refusal_has_its_code(fake_tor: FakeTor, control: Control) -> No
         await control.command("FOO")
     assert (caught.value.code, caught.value.text) == (510, 'Unrecognized command "FOO"')
     assert str(caught.value) == '510 Unrecognized command "FOO"'
+
+
+async def test_a_long_answer_is_read_in_short_turns(fake_tor: FakeTor, control: Control) -> None:
+    lines = "\n".join(["x" * 400] * 1000)
+    fake_tor.answers["GETINFO k"] = f"250+k=\n{lines}\n.\n250 OK"
+    assert control.protocol.transport.bufferSize == READ_SIZE
+    assert await control.get_info("k") == lines
 
 
 VALUES = [

@@ -19,11 +19,11 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessDone
 from twisted.internet.protocol import ProcessProtocol
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
 
 from tests.support.processes import ROOT, Program, is_alive, process_ended, start_python
-from torsocks_tx.backends.tor import watchdog_process
+from torsocks_tx.backends.tor import process, watchdog_process
 from torsocks_tx.backends.tor.process import (
     Ending,
     LineProtocol,
@@ -227,10 +227,10 @@ async def test_stopping_ends_what_is_still_guarded_and_spares_the_released(
     watchdog.guard_directory(guarded)
     kept, lost = await start_sleeper(watchdog), await start_sleeper(watchdog)
     watchdog.release_process(kept.transport.pid)
-    process = watchdog.pid
+    guard = watchdog.pid
     await watchdog.stop()
     await lost.ended
-    assert not is_alive(process)
+    assert not is_alive(guard)
     assert not guarded.exists()
     assert is_alive(kept.transport.pid)
     kept.transport.signalProcess("KILL")
@@ -287,11 +287,45 @@ async def test_guarded_programs_have_a_session_of_their_own_and_no_input(
     assert await program.end() == 0
 
 
-async def test_a_watchdog_that_dies_is_logged_and_orders_do_not_fail(
-    watchdog: Watchdog, tmp_path: Path, log_lines: list[str]
+@pytest.mark.parametrize("delay", [0, 60], ids=["meanwhile", "at-the-end"])
+async def test_another_watchdog_takes_over_from_one_that_was_killed(
+    watchdog: Watchdog,
+    tmp_path: Path,
+    log_lines: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    delay: int,
 ) -> None:
-    os.kill(watchdog.pid, signal.SIGKILL)
-    await process_ended(watchdog.pid)
-    watchdog.guard_directory(tmp_path / "later")
+    monkeypatch.setattr(process, "RESTART_DELAY", delay)
+    before, later = tmp_path / "before", tmp_path / "later"
+    fill(before)
+    watchdog.guard_directory(before)
+    kept, lost = await start_sleeper(watchdog), await start_sleeper(watchdog)
+    first = watchdog.pid
+    os.kill(first, signal.SIGKILL)
+    while not (log_lines and (delay or watchdog.pid != first)):
+        await deferLater(reactor, 0.01)
+    assert log_lines == ["error: the watchdog process has ended: it is started again"]
+    fill(later)
+    watchdog.guard_directory(later)
+    watchdog.release_process(kept.transport.pid)
     await watchdog.stop()
-    assert any("is not on guard" in line for line in log_lines)
+    await lost.ended
+    assert not before.exists()
+    assert not later.exists()
+    kept.transport.signalProcess("KILL")
+    await kept.ended
+
+
+async def test_a_watchdog_that_cannot_be_replaced_is_tried_again(
+    watchdog: Watchdog, log_lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "RESTART_DELAY", 0.01)
+    sleeper, first = await start_sleeper(watchdog), watchdog.pid
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", "/nonexistent/python")
+        os.kill(first, signal.SIGKILL)
+        while len(log_lines) < 3:
+            await deferLater(reactor, 0.01)
+    assert "daemons may now outlive this process" in log_lines[2]
+    await watchdog.stop()
+    await sleeper.ended

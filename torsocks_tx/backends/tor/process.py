@@ -8,6 +8,7 @@ it too), kills the guarded processes (stopped ones too) and removes the guarded 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -32,6 +34,9 @@ MAX_LINE = 4096
 
 OUTPUT_DEADLINE = 1.0
 """Seconds after a process's end that its output is read: a child of its own may hold it open."""
+
+RESTART_DELAY = 1.0
+"""Seconds until a watchdog process that has ended is replaced, or until that is tried again."""
 
 STOP_DEADLINE = 30.0
 """Seconds that :meth:`Watchdog.stop` waits before it kills the watchdog process itself."""
@@ -159,7 +164,7 @@ class Watchdog:
     """Guards processes and directories until it is stopped or we are gone.
 
     Call :meth:`start` first. Everything that is still guarded when the watchdog stops is killed or
-    removed.
+    removed. If its process ends before that, another one takes over.
     """
 
     _log = Logger()
@@ -167,7 +172,9 @@ class Watchdog:
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
         self._pipe: int | None = None
-        self._protocol = LineProtocol(reactor, self._line_received, self._process_ended)
+        self._protocol: LineProtocol
+        self._orders: dict[str, str] = {}
+        self._restart: IDelayedCall | None = None
         self._ready: Deferred[None] = Deferred()
         self._ended: Deferred[None] = Deferred()
 
@@ -186,6 +193,12 @@ class Watchdog:
 
     def _start(self) -> Deferred[None]:
         assert not self._ready.called, "a watchdog starts once"
+        self._spawn()
+        return self._ready
+
+    def _spawn(self) -> None:
+        """Start a process, and have it guard what is guarded."""
+        self._protocol = LineProtocol(self._reactor, self._line_received, self._process_ended)
         read_end, write_end = _pipe()
         try:
             os.set_blocking(write_end, False)
@@ -196,22 +209,33 @@ class Watchdog:
         finally:
             os.close(read_end)
         self._pipe = write_end
-        return self._ready
+        for order in self._orders.values():
+            self._send(order)
 
     def guard_process(self, pid: int) -> None:
         """Kill this process if we die; it must be running now."""
-        self._order(f"guard-process {pid} {watchdog_process.process_start(pid)}")
+        order = f"guard-process {pid} {watchdog_process.process_start(pid)}"
+        self._orders[f"process {pid}"] = order
+        self._send(order)
 
     def release_process(self, pid: int) -> None:
         """Guard this process no longer; does nothing if it was not guarded."""
-        self._order(f"release-process {pid}")
+        self._orders.pop(f"process {pid}", None)
+        self._send(f"release-process {pid}")
 
     def guard_directory(self, path: str | Path) -> None:
         """Remove this directory with all that is in it if we die; it need not exist yet."""
-        self._order(f"guard-directory {os.fsencode(os.path.abspath(path)).hex()}")
+        order = f"guard-directory {os.fsencode(os.path.abspath(path)).hex()}"
+        self._orders[order] = order
+        self._send(order)
 
     def stop(self) -> Deferred[None]:
         """End the watchdog: what is still guarded goes now. Fires when all that is done."""
+        if self._restart is not None:
+            self._restart.cancel()
+            self._start_again()
+        if self._restart is not None:
+            self._restart.cancel()
         if self._pipe is None:
             return succeed(None)
         pipe, self._pipe = self._pipe, None
@@ -229,25 +253,37 @@ class Watchdog:
         signal_if_alive(self._protocol.transport, signal.SIGKILL)
 
     def _line_received(self, line: str) -> None:
-        if line == watchdog_process.READY:
-            self._ready.callback(None)
-        else:
+        if line != watchdog_process.READY:
             self._log.error("watchdog process: {line}", line=line)
+        elif not self._ready.called:
+            self._ready.callback(None)
 
     def _process_ended(self, _: Ending) -> None:
         if not self._ready.called:
             self._ready.errback(WatchdogError("the watchdog process ended at once"))
-        elif self._pipe is not None:
-            self._log.error("the watchdog process ended: daemons may now outlive this process")
-        self._ended.callback(None)
+            self._ended.callback(None)
+        elif self._pipe is None:
+            self._ended.callback(None)
+        else:
+            pipe, self._pipe = self._pipe, None
+            os.close(pipe)
+            self._log.error("the watchdog process has ended: it is started again")
+            self._restart = self._reactor.callLater(RESTART_DELAY, self._start_again)
 
-    def _order(self, line: str) -> None:
-        # Written at once, not by the reactor: a SIGKILL may come before its next turn.
-        assert self._pipe is not None, "start the watchdog first"
+    def _start_again(self) -> None:
+        self._restart = None
         try:
-            os.write(self._pipe, line.encode("ascii") + b"\n")
-        except OSError as error:
-            self._log.error("the watchdog process is not on guard: {error}", error=str(error))
+            self._spawn()
+        except SpawnError as error:
+            text = "no watchdog process ({error}): daemons may now outlive this process"
+            self._log.error(text, error=error)
+            self._restart = self._reactor.callLater(RESTART_DELAY, self._start_again)
+
+    def _send(self, order: str) -> None:
+        # Written at once, not by the reactor: a SIGKILL may come before its next turn.
+        if self._pipe is not None:
+            with contextlib.suppress(OSError):  # it has ended: the next one gets all orders
+                os.write(self._pipe, order.encode("ascii") + b"\n")
 
 
 def spawn_guarded(
