@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from twisted.internet.error import ConnectError
 
-from torsocks_tx.socks.constants import OnionReply, Reply5, TransportReply
+from torsocks_tx.socks.constants import Reply5
 from torsocks_tx.socks.messages import NO_PAIRS, KeyValues
 
 
@@ -86,7 +86,7 @@ class SOCKSError(ConnectError):
     sentence: ClassVar[str] = "The request was not carried out."
     blame: ClassVar[str] = "unknown"
     code: ClassVar[int] = Reply5.GENERAL_FAILURE
-    transport_code: ClassVar[TransportReply | None] = None
+    transport_code: ClassVar[int | None] = None
     retry: ClassVar[Retry] = Retry.LATER
     detail: str = ""
     reply: int | None = None
@@ -180,10 +180,13 @@ class OnionRefused(Refused):
 
     ``onion_code`` is its code of socks-extensions, section 6; ``code`` is what tor sends instead on
     a port without ExtendedErrors (measured on tor 0.4.9.11; tor never sends F1 or F3).
+    ``prop229_code`` is that of proposal 229: E0, not found, or E1, not reachable. The proposal
+    contradicts itself, since its sentences swap the two; its titles are followed here.
     """
 
     blame = "the onion service"
-    onion_code: ClassVar[OnionReply]
+    onion_code: ClassVar[int]
+    prop229_code: ClassVar[int] = 0xE1
 
 
 class DescriptorNotFound(OnionRefused):
@@ -191,38 +194,40 @@ class DescriptorNotFound(OnionRefused):
         "No directory has a descriptor of the onion service: it is not running, or never was."
     )
     code = Reply5.HOST_UNREACHABLE
-    onion_code = OnionReply.DESCRIPTOR_NOT_FOUND
+    onion_code = 0xF0
+    prop229_code = 0xE0
 
 
 class DescriptorInvalid(OnionRefused):
     sentence = "The descriptor of the onion service cannot be read or its signature is wrong."
     code = Reply5.HOST_UNREACHABLE
-    onion_code = OnionReply.DESCRIPTOR_INVALID
+    onion_code = 0xF1
+    prop229_code = 0xE0
 
 
 class IntroductionFailed(OnionRefused):
     sentence = "The onion service is no longer at its introduction points."
     code = Reply5.HOST_UNREACHABLE
-    onion_code = OnionReply.INTRODUCTION_FAILED
+    onion_code = 0xF2
 
 
 class RendezvousFailed(OnionRefused):
     sentence = "The onion service got the request, but did not come to the rendezvous point."
     code = Reply5.TTL_EXPIRED
-    onion_code = OnionReply.RENDEZVOUS_FAILED
+    onion_code = 0xF3
 
 
 class MissingClientAuth(OnionRefused):
     sentence = "The onion service wants client authorization, and tor holds no key for it."
     blame = "the keys in tor"
-    onion_code = OnionReply.MISSING_CLIENT_AUTH
+    onion_code = 0xF4
     retry = Retry.NEVER
 
 
 class WrongClientAuth(OnionRefused):
     sentence = "The onion service does not accept the client authorization key that tor holds."
     blame = "the keys in tor"
-    onion_code = OnionReply.WRONG_CLIENT_AUTH
+    onion_code = 0xF5
     retry = Retry.NEVER
 
 
@@ -231,46 +236,48 @@ class InvalidOnionAddress(OnionRefused):
         "The address of the onion service is not valid: it was mistyped, or is of an older kind."
     )
     blame = "the address"
-    onion_code = OnionReply.INVALID_ADDRESS
+    onion_code = 0xF6
+    prop229_code = 0xE0
     retry = Retry.NEVER
 
 
 class IntroductionTimedOut(OnionRefused):
     sentence = "No introduction point of the onion service answered in time."
     code = Reply5.HOST_UNREACHABLE
-    onion_code = OnionReply.INTRODUCTION_TIMED_OUT
+    onion_code = 0xF7
 
 
 class OnionNotFound(OnionRefused):
     sentence = "The onion service was not found."
     code = Reply5.HOST_UNREACHABLE
-    onion_code = OnionReply.DESCRIPTOR_NOT_FOUND
+    onion_code = 0xF0
+    prop229_code = 0xE0
 
 
 class OnionNotReachable(OnionRefused):
     sentence = "The onion service was found, but could not be reached."
     code = Reply5.HOST_UNREACHABLE
-    onion_code = OnionReply.INTRODUCTION_FAILED
+    onion_code = 0xF2
 
 
 class InvalidBridge(Refused):
     sentence = "The bridge does not speak this pluggable transport, and is not likely to."
     blame = "the bridge"
     code = Reply5.CONNECTION_REFUSED
-    transport_code = TransportReply.INVALID_BRIDGE
+    transport_code = 0xF1
     retry = Retry.NEVER
 
 
 class Temporary(Refused):
     sentence = "The pluggable transport did not connect, but is likely to if asked again now."
     blame = "the bridge or the way to it"
-    transport_code = TransportReply.TEMPORARY
+    transport_code = 0xF0
     retry = Retry.NOW
 
 
 class Internal(ProxyFault):
     sentence = "The proxy, or the pluggable transport, has a fault; its log has the details."
-    transport_code = TransportReply.INTERNAL
+    transport_code = 0xF2
 
 
 class Busy(ProxyFault):

@@ -21,7 +21,7 @@ from tests.socks.test_both_ends import EARLY, Server, assert_agreed, connect, op
 from tests.support.conversations import feed
 from tests.support.rows import rows
 from torsocks_tx.errors import SOCKSError
-from torsocks_tx.socks import extended, socks4, socks5, userpass
+from torsocks_tx.socks import extended, socks4, socks5
 from torsocks_tx.socks.client import ClientHandshake, Failed, Opened
 from torsocks_tx.socks.client_options import ClientOptions
 from torsocks_tx.socks.constants import CodeSet, Command, Role
@@ -34,7 +34,7 @@ _replies = st.builds(Reply, st.integers(0, 255) | st.just(0), any_address)
 _server_pieces = st.one_of(
     st.binary(max_size=30),
     st.builds(socks5.build_selection, st.sampled_from([0, 2, 255])),
-    st.builds(userpass.build_status, st.sampled_from([0, 0, 1])),
+    st.sampled_from([b"\1\0", b"\1\0", b"\1\1"]),
     _replies.map(socks5.build_reply),
     st.sampled_from([socks4.REJECTED, b"\0\x5a\0\0\0\0\0\0", b"HTTP/1.1 400\r\n", b"\5" * 400]),
     st.builds(lambda code: bytes([5, code]) + bytes(8), st.integers(0, 255)),

@@ -20,6 +20,7 @@ from torsocks_tx.errors import InvalidBridge
 from torsocks_tx.pt import Target, TransportFactory
 from torsocks_tx.pt.channel import Channel
 from torsocks_tx.socks import userpass
+from torsocks_tx.socks.messages import Credentials
 from torsocks_tx.socks.userpass import parse_credentials
 from torsocks_tx.socks.wire import Reader
 
@@ -65,7 +66,7 @@ async def test_code_of_the_document_runs() -> None:
 def test_arguments_of_the_document_are_encoded_as_shown() -> None:
     [(text, message)] = re.findall(r"^(secret=\S+) +([0-9A-F ]+)$", TEXT, re.MULTILINE)
     credentials = parse_credentials(Reader(octets(message)))
-    assert credentials == userpass.split_text(text.encode())
+    assert credentials == Credentials(text.encode(), b"\0")
     assert userpass.parse_arguments(credentials).get("k") == b"a;b"
 
 

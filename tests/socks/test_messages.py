@@ -9,15 +9,7 @@ import pytest
 from tests.support.names import INVALID_NAMES, LITERALS, ONION, VALID_NAMES, WITH_NUL
 from tests.support.rows import rows
 from tests.support.tables import table
-from torsocks_tx.socks.constants import (
-    AddressType,
-    Command,
-    Method,
-    OnionReply,
-    Reply4,
-    Reply5,
-    Version,
-)
+from torsocks_tx.socks.constants import AddressType, Command, Method, Reply4, Reply5, Version
 from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Reply, Request
 
 
@@ -44,7 +36,6 @@ def test_numbers_of_versions_methods_commands_and_address_types() -> None:
 @rows("S-21")
 def test_numbers_of_replies() -> None:
     assert sorted(Reply5) == list(range(9))
-    assert sorted(OnionReply) == list(range(0xF0, 0xF8))
     assert sorted(Reply4) == [0x5A, 0x5B]
 
 

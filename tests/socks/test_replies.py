@@ -14,7 +14,7 @@ from tests.test_errors import all_refusals
 from torsocks_tx import errors
 from torsocks_tx.errors import SOCKSError
 from torsocks_tx.socks import replies
-from torsocks_tx.socks.constants import AddressType, CodeSet, Command, OnionReply, Role, Version
+from torsocks_tx.socks.constants import AddressType, CodeSet, Command, Role, Version
 from torsocks_tx.socks.messages import Address, KeyValues, Request
 from torsocks_tx.socks.replies import (
     ReplyContext,
@@ -32,6 +32,7 @@ V4, V5 = Version.SOCKS4, Version.SOCKS5
 RFC1928_FAILURES = set(range(1, 9))
 RFC1928, PROP229, PROP304 = CodeSet.RFC1928, CodeSet.PROP229, CodeSet.PROP304
 TOR, PT = Role.TOR, Role.PT
+ONION_CODES = set(range(0xF0, 0xF8))
 
 # The code for CONNECT; for CONNECT to an onion service by the sets of proposals 304 and 229; for
 # CONNECT on a transport's port by the set of proposal 229; and for look-ups.
@@ -120,7 +121,7 @@ def allowed(context: ReplyContext) -> set[int]:
     if context.command is CONNECT and context.role is PT and context.codes is not RFC1928:
         extended = {0xF0, 0xF1, 0xF2}
     elif context.command is CONNECT and context.role is TOR and context.onion:
-        extended = {RFC1928: set(), PROP229: {0xE0, 0xE1}, PROP304: set(OnionReply)}[context.codes]
+        extended = {RFC1928: set(), PROP229: {0xE0, 0xE1}, PROP304: ONION_CODES}[context.codes]
     return RFC1928_FAILURES | extended
 
 

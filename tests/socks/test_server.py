@@ -12,11 +12,11 @@ from tests.support.conversations import Conversation, assert_conversation, conve
 from tests.support.rows import rows
 from tests.support.tables import at, octets, table
 from torsocks_tx import http
-from torsocks_tx.errors import ProtocolError
+from torsocks_tx.socks import userpass
 from torsocks_tx.socks.constants import AddressType, Command, Role, Version
 from torsocks_tx.socks.messages import Address, Credentials, Request
 from torsocks_tx.socks.server import (
-    RULES,
+    COMMANDS,
     Authenticate,
     HandshakeOptions,
     Rejected,
@@ -380,31 +380,32 @@ def test_repr_of_steps_hides_credentials_and_payload(step: Step) -> None:
 FORMAT_9, ARGUMENTS, NEITHER = Credentials(b"<torS0X>9"), Credentials(b"k=v"), Credentials(b"hello")
 
 
-def test_every_role_has_rules() -> None:
-    assert set(RULES) == set(Role)
+@rows("P-02")
+@pytest.mark.parametrize(
+    ("role", "taken", "refused"),
+    [
+        (Role.TOR, [ARGUMENTS, NEITHER], [FORMAT_9]),
+        (Role.PT, [ARGUMENTS, Credentials(b"", b"\0")], [FORMAT_9, NEITHER]),
+    ],
+)
+def test_credentials_on_a_port_of_each_role(
+    role: Role, taken: list[Credentials], refused: list[Credentials]
+) -> None:
+    options = HandshakeOptions(role=role)
+    for credentials in (*taken, *refused):
+        client = octets("05 01 02") + userpass.build_credentials(credentials)
+        answer = Rejected(b"\1\1", "") if credentials in refused else Send(b"\1\0")
+        assert_conversation(client, [send("05 02"), answer], options)
 
 
 @rows("P-02")
-@pytest.mark.parametrize(
-    ("role", "commands", "taken", "refused", "longest"),
-    [
-        (Role.TOR, {CONNECT, RESOLVE, RESOLVE_PTR}, [ARGUMENTS, NEITHER], [FORMAT_9], 512),
-        (Role.PT, {CONNECT}, [ARGUMENTS, Credentials(b"", b"\0")], [FORMAT_9, NEITHER], 1022),
-    ],
-)
-def test_rules_of_each_role(
-    role: Role,
-    commands: set[Command],
-    taken: list[Credentials],
-    refused: list[Credentials],
-    longest: int,
-) -> None:
-    rules = RULES[role]
-    assert rules.commands == commands
-    assert rules.longest_socks4 == longest
-    for credentials in taken:
-        rules.check_format(credentials)
-    for credentials in refused:
-        with pytest.raises(ProtocolError) as caught:
-            rules.check_format(credentials)
-        assert caught.value.answer == b"\1\1"
+def test_commands_of_each_role() -> None:
+    assert {Role.TOR: {CONNECT, RESOLVE, RESOLVE_PTR}, Role.PT: {CONNECT}} == COMMANDS
+
+
+@pytest.mark.parametrize(("role", "longest"), [(Role.TOR, 512), (Role.PT, 1022)])
+def test_socks4_user_ids_are_longer_where_they_are_arguments(role: Role, longest: int) -> None:
+    options, head = HandshakeOptions(role=role), octets("04 01 0050 01010101")
+    user = b"u" * (longest - 9)
+    assert isinstance(converse([head + user + b"\0"], options)[-1], Requested)
+    assert isinstance(converse([head + user + b"u\0"], options)[-1], Rejected)

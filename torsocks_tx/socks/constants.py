@@ -68,40 +68,6 @@ class Reply5(IntEnum):
     ADDRESS_TYPE_NOT_SUPPORTED = 0x08
 
 
-class OnionReply(IntEnum):
-    """The REP bytes for failed onion-service connections (socks-extensions, section 6)."""
-
-    DESCRIPTOR_NOT_FOUND = 0xF0
-    DESCRIPTOR_INVALID = 0xF1
-    INTRODUCTION_FAILED = 0xF2
-    RENDEZVOUS_FAILED = 0xF3
-    MISSING_CLIENT_AUTH = 0xF4
-    WRONG_CLIENT_AUTH = 0xF5
-    INVALID_ADDRESS = 0xF6
-    INTRODUCTION_TIMED_OUT = 0xF7
-
-
-class HiddenServiceReply(IntEnum):
-    """The REP bytes for failed onion-service connections of proposal 229, section 2.2.
-
-    The proposal contradicts itself: its sentences swap the two. Its titles are followed here.
-    """
-
-    NOT_FOUND = 0xE0
-    NOT_REACHABLE = 0xE1
-
-
-class TransportReply(IntEnum):
-    """The REP bytes of a pluggable transport (proposal 229, section 2.2).
-
-    The same numbers as the first three of ``OnionReply``: which they are depends on the role.
-    """
-
-    TEMPORARY = 0xF0
-    INVALID_BRIDGE = 0xF1
-    INTERNAL = 0xF2
-
-
 class Role(Enum):
     """The kind of a SOCKS port: tor's, for applications, or a pluggable transport's, for tor."""
 
@@ -115,13 +81,6 @@ class CodeSet(Enum):
     RFC1928 = "rfc1928"
     PROP229 = "prop229"
     PROP304 = "prop304"
-
-
-class AuthStatus(IntEnum):
-    """The STATUS byte that answers RFC 1929 credentials (any other value is a failure too)."""
-
-    SUCCESS = 0x00
-    FAILURE = 0x01
 
 
 class ExtendedStatus(IntEnum):

@@ -237,7 +237,7 @@ class ExtendedRules:
     max_bytes: int = MAX_BYTES
     budget: Budget = field(default_factory=Budget, compare=False)
 
-    def frame(self, count: int) -> Pairs:
+    def reader(self, count: int) -> Pairs:
         """Return a reader of ``count`` pairs that keeps those with a handler."""
         return Pairs(
             count,

@@ -14,25 +14,9 @@ from dataclasses import dataclass
 from torsocks_tx import errors
 from torsocks_tx.errors import OnionRefused, ProxyFault, Refused, SOCKSError
 from torsocks_tx.socks import socks4, socks5
-from torsocks_tx.socks.constants import (
-    CodeSet,
-    Command,
-    HiddenServiceReply,
-    OnionReply,
-    Reply4,
-    Reply5,
-    Role,
-    TransportReply,
-    Version,
-)
+from torsocks_tx.socks.constants import CodeSet, Command, Reply4, Reply5, Role, Version
 from torsocks_tx.socks.messages import Address, Reply, Request
 
-# Proposal 229 has one code for these, and one for all other failures of onion services.
-_NOT_FOUND = {
-    OnionReply.DESCRIPTOR_NOT_FOUND,
-    OnionReply.DESCRIPTOR_INVALID,
-    OnionReply.INVALID_ADDRESS,
-}
 # The failures of a look-up that are not about the name keep their own codes.
 _OF_THE_SERVER = (
     ProxyFault,
@@ -116,10 +100,8 @@ def _onion_code(reason: SOCKSError, context: ReplyContext) -> int:
         return reason.code
     if context.codes is CodeSet.PROP304:
         return reason.onion_code
-    found = reason.onion_code not in _NOT_FOUND
-    if found is context.swap_e0_e1:
-        return HiddenServiceReply.NOT_FOUND
-    return HiddenServiceReply.NOT_REACHABLE
+    swapped = 0xE0 + 0xE1 - reason.prop229_code
+    return swapped if context.swap_e0_e1 else reason.prop229_code
 
 
 def _transport_code(reason: SOCKSError, context: ReplyContext) -> int:
@@ -184,9 +166,7 @@ _BY_CODE: dict[int, type[Refused]] = {
 _BY_TRANSPORT_CODE: dict[int | None, type[SOCKSError]] = {
     kind.transport_code: kind for kind in TRANSPORT
 }
-_BY_PROPOSAL_229: dict[int, type[Refused]] = dict(
-    zip(HiddenServiceReply, HIDDEN_SERVICE, strict=True)
-)
+_BY_PROPOSAL_229 = {kind.prop229_code: kind for kind in HIDDEN_SERVICE}
 
 
 def refusal(code: int) -> SOCKSError:
@@ -207,7 +187,7 @@ def extended_refusal(code: int, role: Role | None, codes: CodeSet | None) -> SOC
     by_transport = role is Role.PT or (role is None and codes is CodeSet.PROP229)
     if role is not Role.PT and code in _BY_PROPOSAL_229:
         return _refusal(_BY_PROPOSAL_229[code], code)
-    if by_transport and code >= TransportReply.TEMPORARY:
+    if by_transport and code >= errors.Temporary.transport_code:
         return _refusal(_BY_TRANSPORT_CODE.get(code), code)
     return _refusal(_BY_CODE.get(code), code)
 

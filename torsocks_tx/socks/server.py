@@ -19,33 +19,11 @@ from torsocks_tx.socks.extended import ExtendedRules
 from torsocks_tx.socks.messages import NO_PAIRS, Credentials, Request
 from torsocks_tx.socks.wire import Reader
 
-
-@dataclass(frozen=True, slots=True)
-class RoleRules:
-    """What the handshake on a port of one role accepts.
-
-    ``check_format`` raises ProtocolError for RFC 1929 credentials that mean nothing on this port;
-    ``longest_socks4`` is how many bytes a SOCKS4 request may have: its user id may be arguments.
-    """
-
-    commands: frozenset[Command]
-    check_format: Callable[[Credentials], object]
-    longest_socks4: int
-
-
-RULES = {
-    Role.TOR: RoleRules(
-        commands=frozenset({Command.CONNECT, Command.RESOLVE, Command.RESOLVE_PTR}),
-        check_format=userpass.check_format,
-        longest_socks4=socks4.MAX_REQUEST,
-    ),
-    Role.PT: RoleRules(
-        commands=frozenset({Command.CONNECT}),
-        check_format=userpass.parse_arguments,
-        longest_socks4=socks4.MAX_REQUEST + userpass.MAX_TEXT,
-    ),
+COMMANDS = {
+    Role.TOR: frozenset({Command.CONNECT, Command.RESOLVE, Command.RESOLVE_PTR}),
+    Role.PT: frozenset({Command.CONNECT}),
 }
-
+"""The commands that a port of each role carries out."""
 
 BOTH_VERSIONS = frozenset({Version.SOCKS4, Version.SOCKS5})
 
@@ -57,7 +35,7 @@ class HandshakeOptions:
     ``prefer_no_auth``: select method 00 wherever it is offered. ``require_auth``: select only
     methods with credentials, and have them checked; SOCKS4 has none and is rejected. ``extended``:
     what extended authentication accepts; None: that method is never selected. ``role``: the kind of
-    port; on a transport's port credentials are arguments (``RULES``).
+    port; on a transport's port credentials, also of SOCKS4, are arguments.
     """
 
     versions: frozenset[Version] = BOTH_VERSIONS
@@ -138,10 +116,11 @@ class ServerHandshake:
         self._reader = Reader(self._buffer)
         self._credentials: Credentials | None = None
         self._avatar: bytes | None = None
-        self._role = RULES[self._options.role]
+        self._commands = COMMANDS[self._options.role]
+        self._takes_arguments = self._options.role is Role.PT
         self._rules = self._options.extended or _NO_RULES
         self._extended = False
-        self._frame: extended.Pairs | None = None
+        self._pairs_reader: extended.Pairs | None = None
         self._pairs = NO_PAIRS
         self._offered_extended = False
 
@@ -152,10 +131,10 @@ class ServerHandshake:
         self._buffer += data
         steps: list[Step] = []
         reader = self._reader
-        while self._buffer and (frame := _FRAMES.get(self._state)) is not None:
+        while self._buffer and (take := _MESSAGES.get(self._state)) is not None:
             reader.position = 0
             try:
-                step = frame(self, reader)
+                step = take(self, reader)
             except Incomplete:
                 break
             except ProtocolError as error:
@@ -187,8 +166,8 @@ class ServerHandshake:
         """Free what is held: the client is gone, or has made its request."""
         self._state = _State.OVER
         self._buffer.clear()
-        if self._frame is not None:
-            self._frame.close()
+        if self._pairs_reader is not None:
+            self._pairs_reader.close()
 
     def _accept(self) -> Send:
         answer = userpass.ACCEPTED
@@ -214,7 +193,8 @@ class ServerHandshake:
         return self._greeting(reader)
 
     def _request_4(self, reader: Reader) -> Step | None:
-        request = socks4.parse_request(reader, self._role.commands, self._role.longest_socks4)
+        arguments = userpass.MAX_TEXT if self._takes_arguments else 0
+        request = socks4.parse_request(reader, self._commands, socks4.MAX_REQUEST + arguments)
         if self._options.require_auth:
             raise ProtocolError("SOCKS4 cannot authenticate", socks4.REJECTED)
         self._state = _State.OVER
@@ -235,18 +215,21 @@ class ServerHandshake:
         if reader.data[0] != userpass.VERSION:
             raise ProtocolError("credentials of an unknown version", userpass.REFUSED)
         self._credentials = credentials = userpass.parse_credentials(reader)
-        self._role.check_format(credentials)
+        if self._takes_arguments:
+            userpass.parse_arguments(credentials)
+        else:
+            userpass.check_format(credentials)
         if not self._options.require_auth:
             return self._accept()
         self._state = _State.CHECKING
         return Authenticate(credentials)
 
-    def _extended_frame(self, reader: Reader) -> Step | None:
-        if self._frame is None:
-            self._frame = self._rules.frame(extended.parse_request_head(reader))
+    def _take_pairs(self, reader: Reader) -> Step | None:
+        if self._pairs_reader is None:
+            self._pairs_reader = self._rules.reader(extended.parse_request_head(reader))
         else:
-            self._frame.take(reader)
-        pairs = self._frame.complete
+            self._pairs_reader.take(reader)
+        pairs = self._pairs_reader.complete
         if pairs is None:
             return None
         self._pairs = pairs
@@ -265,7 +248,7 @@ class ServerHandshake:
             return self._check(reader)
         if first != Version.SOCKS5:
             _refuse_http(first)
-        parsed = socks5.parse_request(reader, self._role.commands)
+        parsed = socks5.parse_request(reader, self._commands)
         self._state = _State.OVER
         request = Request(
             parsed.version,
@@ -294,12 +277,13 @@ _SELECTED: dict[Method, tuple[Send, _State]] = {
         (Method.EXTENDED, _State.EXTENDED),
     )
 }
-_FRAMES: dict[_State, Callable[[ServerHandshake, Reader], Step | None]] = {
+# What takes the next message in each state in which the client speaks.
+_MESSAGES: dict[_State, Callable[[ServerHandshake, Reader], Step | None]] = {
     _State.FIRST_BYTE: ServerHandshake._first_byte,
     _State.REQUEST_4: ServerHandshake._request_4,
     _State.GREETING: ServerHandshake._greeting,
     _State.CREDENTIALS: ServerHandshake._check,
-    _State.EXTENDED: ServerHandshake._extended_frame,
+    _State.EXTENDED: ServerHandshake._take_pairs,
     _State.CREDENTIALS_OR_REQUEST: ServerHandshake._request_5,
     _State.REQUEST_5: ServerHandshake._request_5,
 }

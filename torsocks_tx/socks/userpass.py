@@ -18,7 +18,6 @@ from __future__ import annotations
 import re
 
 from torsocks_tx.errors import ProtocolError
-from torsocks_tx.socks.constants import AuthStatus
 from torsocks_tx.socks.messages import Credentials, KeyValues
 from torsocks_tx.socks.wire import Reader
 
@@ -33,16 +32,10 @@ MAX_TEXT = 2 * MAX_FIELD
 _NO_MORE = b"\0"
 _ITEM = re.compile(rb"((?:[^\\;=]|\\[\\;=])+)=((?:[^\\;]|\\[\\;=])*)", re.DOTALL)
 _ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
-_TO_ESCAPE = re.compile(rb"([\\;=])")
 
 
-def build_status(status: int) -> bytes:
-    """Return the two bytes that answer credentials; the version is 01, not 05."""
-    return bytes([VERSION, status])
-
-
-ACCEPTED = build_status(AuthStatus.SUCCESS)
-REFUSED = build_status(AuthStatus.FAILURE)
+ACCEPTED = bytes([VERSION, 0])
+REFUSED = bytes([VERSION, 1])
 
 
 def parse_credentials(reader: Reader) -> Credentials:
@@ -106,40 +99,11 @@ def _refused(reason: str) -> ProtocolError:
     return ProtocolError(reason, REFUSED)
 
 
-def build_text(arguments: KeyValues) -> bytes:
-    """Return the escaped text of arguments; ValueError for a key that is empty or not Latin-1."""
-    items = []
-    for key, value in arguments:
-        if not key:
-            raise ValueError("an argument must have a key")
-        items.append(_escape(key.encode("latin-1")) + b"=" + _escape(value))
-    return b";".join(items)
-
-
-def _escape(part: bytes) -> bytes:
-    return _TO_ESCAPE.sub(rb"\\\1", part)
-
-
 def _unescape(part: bytes) -> bytes:
     return _ESCAPED.sub(rb"\1", part)
 
 
-def split_text(text: bytes) -> Credentials:
-    """Cut a text into the two fields of RFC 1929.
-
-    Raises ValueError for more than 510 bytes, and for a NUL, which no bridge line can hold.
-    """
-    if len(text) > MAX_TEXT or _NO_MORE in text:
-        raise ValueError("arguments are at most 510 bytes, without a NUL")
-    return Credentials(text[:MAX_FIELD], text[MAX_FIELD:] or _NO_MORE)
-
-
 def parse_arguments(credentials: Credentials) -> KeyValues:
-    """Return the arguments that credentials carry. Raises as ``parse_text`` does."""
+    """Return the arguments that the two fields carry. Raises as ``parse_text`` does."""
     rest = b"" if credentials.password == _NO_MORE else credentials.password
     return parse_text(credentials.username + rest)
-
-
-def build_arguments(arguments: KeyValues) -> Credentials | None:
-    """Return the credentials that carry arguments, None for none. Raises as ``split_text``."""
-    return split_text(build_text(arguments)) if arguments else None

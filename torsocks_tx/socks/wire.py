@@ -5,7 +5,7 @@
     +------+----------+------+
 
 Parsers are straight-line functions over a ``Reader``. They are called again from the start of the
-frame when more bytes have come, so every frame has a small bound.
+message when more bytes have come, so every message has a small bound.
 
 The alphabet of names is C Tor's (``string_is_valid_dest``): labels of letters, digits, ``-`` and
 ``_`` that start with neither of the last two, and one trailing dot. It keeps bytes that an attacker
