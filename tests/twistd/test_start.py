@@ -21,7 +21,7 @@ from torsocks_tx import ClientOptions, Credentials, SOCKSClientEndpoint
 LOOPBACK = "tcp:0:interface=127.0.0.1"
 DIRECT = ("--backend", "direct", "--allow-internal")
 TWISTD = (sys.executable, str(Path(sys.executable).with_name("twistd")))
-MODULE = (sys.executable, "-P", "-m", "torsocks_tx")
+SCRIPT = (sys.executable, str(Path(sys.executable).with_name("torsocks-tx")))
 # A module that would run instead of Python's own wherever the working directory comes first.
 INTRUDER = "open('has-run', 'w').close()\n"
 
@@ -41,7 +41,7 @@ async def test_start_that_fails_is_one_line_status_1_and_no_pidfile(tmp_path: Pa
             "daemon": (*TWISTD, "torsocks", *options),
             "daemon with workers": (*TWISTD, "torsocks", *options, "--workers", "2"),
             "foreground": (*TWISTD, "-n", "torsocks", *options),
-            "module": (*MODULE, *options),
+            "torsocks-tx": (*SCRIPT, *options),
         }
         outcomes: list[Deferred[Ended]] = []
         for way, command in ways.items():
@@ -59,13 +59,13 @@ async def test_start_that_fails_is_one_line_status_1_and_no_pidfile(tmp_path: Pa
             assert os.listdir(tmp_path / way) == left, way
 
 
-async def test_module_serves_in_the_foreground_and_writes_no_file(tmp_path: Path) -> None:
-    command = (*MODULE, *DIRECT, "--listen", LOOPBACK)
+async def test_torsocks_tx_serves_in_the_foreground_and_writes_no_file(tmp_path: Path) -> None:
+    command = (*SCRIPT, *DIRECT, "--listen", LOOPBACK)
     server = Twistd(directory=tmp_path, command=command)
     await server.up()
     assert os.listdir(tmp_path) == []
     assert await server.stop() == 0
-    usage = await run(*MODULE, "--bogus", environment={"PYTHONPATH": str(ROOT)})
+    usage = await run(*SCRIPT, "--bogus", environment={"PYTHONPATH": str(ROOT)})
     assert (usage.status, usage.out) == (1, b"")
     assert lines_with(usage.complaint, "torsocks-tx: option --bogus") == 1
 

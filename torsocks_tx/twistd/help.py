@@ -14,8 +14,9 @@ from torsocks_tx.server.listen import DEFAULT
 _LIMITS = Limits()
 
 HELP = f"""
-A SOCKS4, SOCKS4a and SOCKS5 server in front of Tor. Without options it launches
-a tor of its own and listens at 127.0.0.1:1080.
+A SOCKS4, SOCKS4a and SOCKS5 server in front of Tor, with HTTP CONNECT on the
+same port. Without options it launches a tor of its own and listens at
+127.0.0.1:1080.
 
 Where clients connect:
   --listen 'ENDPOINT [FLAG ...]'  [default: {DEFAULT}]

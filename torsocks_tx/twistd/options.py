@@ -16,6 +16,7 @@ from twisted.cred.strcred import AuthOptionMixin, findCheckerFactories
 from twisted.internet.endpoints import clientFromString
 from twisted.python import usage
 
+from torsocks_tx.backends.tor.daemon import TorNotFound, find_tor
 from torsocks_tx.backends.tor.files import check_directory
 from torsocks_tx.policy.listener import flag_help
 from torsocks_tx.server.auth import AUTH_TEXT, OWN_CHECKERS, PasswordFile
@@ -256,9 +257,6 @@ def _read_password(path: str) -> str:
 
 def _version_of_tor(binary: str | None) -> str:
     """Return what tor says of its version, or why there is none."""
-    # txtorcon takes a second to load: only this option needs it here.
-    from torsocks_tx.backends.tor.daemon import TorNotFound, find_tor
-
     try:
         command = [find_tor(binary), "--version"]
         said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)

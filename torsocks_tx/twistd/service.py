@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -20,10 +20,7 @@ from twisted.python.failure import Failure
 from torsocks_tx.server.listen import ListenError
 from torsocks_tx.server.serving import Server
 from torsocks_tx.twistd.supervisor import Supervisor
-
-if TYPE_CHECKING:
-    # txtorcon takes a second to load: a usage error need not wait for it.
-    from torsocks_tx.twistd.upstream import Upstream
+from torsocks_tx.twistd.upstream import Upstream
 
 GARBAGE = (10_000, 20, 20)
 """When Python looks for garbage: less often than it would, since a connection is many objects."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import secrets
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.protocol import Factory
@@ -27,10 +27,7 @@ from torsocks_tx.backends.tor.process import (
 from torsocks_tx.backends.tor.waiting import retry_delay
 from torsocks_tx.policy.isolation import SECRET_BYTES
 from torsocks_tx.server.serving import Server
-
-if TYPE_CHECKING:
-    # txtorcon takes a second to load: a usage error need not wait for it.
-    from torsocks_tx.twistd.upstream import Upstream
+from torsocks_tx.twistd.upstream import Upstream
 
 STATUS_DESCRIPTOR = 3
 """Where a worker tells that it is ready, or why it cannot start."""

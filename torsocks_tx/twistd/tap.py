@@ -21,6 +21,7 @@ from torsocks_tx.server.serving import Bind, Server, with_factories
 from torsocks_tx.twistd.options import Options
 from torsocks_tx.twistd.service import OwnProcess, TorsocksService
 from torsocks_tx.twistd.supervisor import Supervisor, Unused
+from torsocks_tx.twistd.upstream import make_upstream
 
 __all__ = ["Options", "makeService"]
 
@@ -104,9 +105,6 @@ def make_own_process(
 
 
 def _upstream(reactor: Any, options: Options, keys: str | None = None) -> Any:
-    # txtorcon takes a second to load: a usage error need not wait for it.
-    from torsocks_tx.twistd.upstream import make_upstream
-
     try:
         return make_upstream(reactor, options, keys)
     except (ValueError, DirectoryError, TorNotFound) as error:

@@ -1,5 +1,0 @@
-"""``python -m torsocks_tx``: the same as ``torsocks-tx``."""
-
-from torsocks_tx.twistd.tap import main
-
-main()
