@@ -24,9 +24,10 @@ def main() -> int:
         choices=SCENARIOS,
         help=f"{', '.join(SCENARIOS)}; results of the others stay as they are",
     )
+    parser.add_argument("--before", metavar="COMMIT", default="", help="measured beside this one")
     parser.add_argument("--into", type=Path, default=RESULTS, help="a directory for the results")
     arguments = parser.parse_args()
-    bench = Bench(QUICK if arguments.quick else FULL)
+    bench = Bench(QUICK if arguments.quick else FULL, arguments.before)
     if arguments.only:
         recall(bench, arguments.into)
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import resource
+import select
 import socket
 import statistics
 import sys
@@ -49,6 +50,46 @@ def bulk(way: Way, host: str, port: int, count: int, streams: int, chunk: int) -
     return {"seconds": seconds, "bytes": each * streams}
 
 
+def race(way: Way, host: str, port: int, streams: int, seconds: float) -> dict[str, float]:
+    """Download by many streams at one time; return the share of the fastest that the slowest got.
+
+    Those who were served before all streams were open do not count for more.
+    """
+    poll, buffer = select.epoll(), bytearray(64 * 1024)
+    sockets = {}
+    for _ in range(streams):
+        stream = connect(way, host, port)
+        sockets[stream.fileno()] = stream
+        poll.register(stream, select.EPOLLIN)
+    for stream in sockets.values():
+        stream.sendall(order(b"S", 64 * 1024, 1 << 40))
+    got = dict.fromkeys(sockets, 0)
+    began = time.perf_counter()
+    while (passed := time.perf_counter() - began) < 1.5 * seconds:
+        is_counted = passed > 0.5 * seconds
+        for number, _ in poll.poll(-1, streams):
+            got[number] += sockets[number].recv_into(buffer) * is_counted
+    poll.close()
+    for stream in sockets.values():
+        stream.close()
+    least, most = min(got.values()), max(got.values())
+    return {"seconds": seconds, "bytes": sum(got.values()), "fairness": least / most}
+
+
+def echoes(way: Way, host: str, port: int, count: int) -> dict[str, float]:
+    """Send a byte by one stream and wait for its echo, again and again; return the waits."""
+    waits = []
+    with connect(way, host, port) as stream:
+        stream.sendall(order(b"E", 1, count))
+        for _ in range(count):
+            began = time.perf_counter()
+            stream.sendall(b"?")
+            take(stream, 1)
+            waits.append(time.perf_counter() - began)
+            time.sleep(0.005)
+    return {"p50": statistics.median(waits), "p90": sorted(waits)[count * 9 // 10]}
+
+
 def exchanges(
     way: Way, host: str, port: int, count: int, optimistic: bool = True
 ) -> dict[str, float]:
@@ -81,6 +122,8 @@ def use(way: Way, host: str, port: int) -> dict[str, float]:
 
 JOBS: dict[str, Callable[..., dict[str, float]]] = {
     "bulk": bulk,
+    "race": race,
+    "echoes": echoes,
     "exchanges": exchanges,
     "rate": rate,
     "hold": hold,

@@ -9,10 +9,11 @@ import contextlib
 import statistics
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from bench.processes import Load, Server
-from bench.servers import SERVERS
+from bench.servers import BEFORE, SERVERS, earlier
 
 GB = 10**9
 
@@ -28,10 +29,11 @@ class Plan(NamedTuple):
     held: int
     exchanges: int
     through_tor: int
+    race: float
 
 
-FULL = Plan(9, 4 * GB, GB // 2, 6000, 5000, 9000, 30, 20 * 10**6)
-QUICK = Plan(3, GB // 2, GB // 20, 1500, 1000, 1500, 8, 4 * 10**6)
+FULL = Plan(7, 2 * GB, GB // 4, 3000, 5000, 9000, 15, 20 * 10**6, 4.0)
+QUICK = Plan(3, GB // 2, GB // 20, 1500, 1000, 1500, 8, 4 * 10**6, 1.5)
 
 
 class Row(NamedTuple):
@@ -44,17 +46,21 @@ class Row(NamedTuple):
 
 
 class Bench:
-    """Runs scenarios; ``samples[scenario][measure][server]`` lists every value."""
+    """Runs scenarios; ``samples[scenario][measure][server]`` lists every value.
 
-    def __init__(self, plan: Plan) -> None:
+    ``before`` is the commit that is measured beside the working tree.
+    """
+
+    def __init__(self, plan: Plan, before: str = "") -> None:
         self.plan = plan
+        self.before = before
         self.samples: dict[str, dict[str, dict[str, list[float]]]] = {}
         self.rows: list[Row] = []
         self.missing: dict[str, str] = {}
         self.kept: list[str] = []
-        self._load = Load()
+        self.load = Load()
         self._stack = contextlib.ExitStack()
-        self._stack.callback(self._load.stop)
+        self._stack.callback(self.load.stop)
 
     def close(self) -> None:
         """End the load generator."""
@@ -67,14 +73,15 @@ class Bench:
             servers = {}
             for name in names:
                 try:
-                    servers[name] = stack.enter_context(SERVERS[name]())
+                    start = partial(earlier, self.before) if name == BEFORE else SERVERS[name]
+                    servers[name] = stack.enter_context(start())
                 except (OSError, RuntimeError) as error:
                     self.missing[name] = str(error).partition("\n")[0]
             yield servers
 
     def do(self, server: Server, job: str, **arguments: Any) -> dict[str, float]:
         """Do one job through a server."""
-        return self._load.do(server, job, **arguments)
+        return self.load.do(server, job, **arguments)
 
     def turns(
         self, scenario: str, servers: dict[str, Server], job: str, digest: Any, **arguments: Any

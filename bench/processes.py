@@ -41,10 +41,12 @@ def identity() -> tuple[tuple[str, ...], dict[str, Any], str]:
     return NO_PRIVILEGES, {}, "root without any capability"
 
 
-def start(arguments: Sequence[str], **streams: Any) -> subprocess.Popen[str]:
-    """Start a program of the bench as an ordinary user."""
+def start(
+    arguments: Sequence[str], tree: str | Path = ROOT, **streams: Any
+) -> subprocess.Popen[str]:
+    """Start a program of the bench, or of another tree, as an ordinary user."""
     prefix, options, _ = identity()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     for name in ("stdout", "stderr"):
         streams.setdefault(name, subprocess.DEVNULL)
     command = [*prefix, *arguments]
@@ -196,18 +198,27 @@ class Load:
 
     def do(self, server: Server, job: str, **arguments: Any) -> dict[str, float]:
         """Do one job; adds to its answer what it cost the server and the origin."""
-        assert self._load.stdin is not None
-        assert self._load.stdout is not None
-        arguments = {"host": HOST, "port": self.port, **arguments}
-        order = {"job": job, "version": server.way.version, "proxy": server.way.proxy}
         before, origin = server.cpu(), cpu_of(self._origin.pid)
-        self._load.stdin.write(json.dumps({**order, **arguments}) + "\n")
-        self._load.stdin.flush()
-        result: dict[str, Any] = json.loads(self._load.stdout.readline())
-        if "error" in result:
-            raise RuntimeError(f"{job}: {result['error']}")
+        self.begin(server, job, **arguments)
+        result = self.answer()
         result["origin_cpu"] = cpu_of(self._origin.pid) - origin
         return {**result, "server_cpu": server.cpu() - before}
+
+    def begin(self, server: Server, job: str, **arguments: Any) -> None:
+        """Begin one job; its answer must be taken before the next."""
+        assert self._load.stdin is not None
+        arguments = {"host": HOST, "port": self.port, **arguments}
+        order = {"job": job, "version": server.way.version, "proxy": server.way.proxy}
+        self._load.stdin.write(json.dumps({**order, **arguments}) + "\n")
+        self._load.stdin.flush()
+
+    def answer(self) -> dict[str, float]:
+        """Wait for the end of the job."""
+        assert self._load.stdout is not None
+        result: dict[str, Any] = json.loads(self._load.stdout.readline())
+        if "error" in result:
+            raise RuntimeError(result["error"])
+        return result
 
     def stop(self) -> None:
         """End both."""

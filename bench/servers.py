@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -9,10 +10,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bench.processes import HOST, Server, free_port, start, wait_for
+from bench.processes import HOST, ROOT, Server, free_port, start, wait_for
+
+BEFORE = "torsocks_tx before"
+DIRECT = ("--backend", "direct", "--allow-internal")
 
 
 def no_proxy() -> Server:
@@ -20,13 +24,13 @@ def no_proxy() -> Server:
     return Server(None, 0, 0)
 
 
-def twistd(*options: str) -> Server:
-    """``twistd torsocks`` with these options; its port is in its log."""
+def twistd(*options: str, tree: str | Path = ROOT) -> Server:
+    """``twistd torsocks`` of this tree with these options; its port is in its log."""
     log, name = tempfile.mkstemp(prefix="bench-", suffix=".log")
     program = str(Path(sys.executable).with_name("twistd"))
     arguments = [sys.executable, program, "-n", "--pidfile=", "torsocks", *options]
     listen = ["--listen", f"tcp:0:interface={HOST}"]
-    process = start([*arguments, *listen], stdout=log, stderr=log)
+    process = start([*arguments, *listen], tree, stdout=log, stderr=log)
     os.close(log)
     for _ in range(1200):
         text = Path(name).read_text()
@@ -43,7 +47,18 @@ def twistd(*options: str) -> Server:
 def torsocks_tx(workers: int = 1) -> Server:
     """Run ``twistd torsocks`` without Tor."""
     more = ["--workers", str(workers)] if workers > 1 else []
-    return twistd("--backend", "direct", "--allow-internal", *more)
+    return twistd(*DIRECT, *more)
+
+
+@contextlib.contextmanager
+def earlier(commit: str) -> Iterator[Server]:
+    """Run ``twistd torsocks`` without Tor as it was at a commit."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as tree:
+        pack = subprocess.run(["git", "archive", commit], cwd=ROOT, capture_output=True, check=True)
+        subprocess.run(["tar", "-x", "-C", tree], input=pack.stdout, check=True)
+        os.chmod(tree, 0o755)
+        with twistd(*DIRECT, tree=tree) as server:
+            yield server
 
 
 def baseline(kind: str, version: int) -> Server:
@@ -120,7 +135,7 @@ def found(program: str) -> str:
     return path
 
 
-SERVERS: dict[str, Callable[[], Server]] = {
+SERVERS: dict[str, Callable[[], contextlib.AbstractContextManager[Server]]] = {
     "no proxy": no_proxy,
     "torsocks_tx": torsocks_tx,
     "torsocks_tx, 2 workers": lambda: torsocks_tx(2),

@@ -10,9 +10,7 @@ from bench.measure import Bench, Plan
 from bench.report import chart, recall, write_report
 from bench.scenarios import OURS, SCENARIOS
 
-TINY = Plan(
-    rounds=1, bulk=10**6, small=10**5, connections=5, idle=5, held=5, exchanges=1, through_tor=1000
-)
+TINY = Plan(1, 10**6, 10**5, 5, 5, 5, 1, 1000, 0.1)
 
 
 def test_scenario_writes_its_report(tmp_path: Path) -> None:
