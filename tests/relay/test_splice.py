@@ -483,6 +483,19 @@ class TestClock:
         monkeypatch.setattr(module, "BY_EVENT_ONLY", (socket.AF_UNIX,))
         assert not self.flow(stream, 50)
 
+    def test_it_is_left_when_one_read_does_not_get_all(
+        self, stream: Stream, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert self.flow(stream, 50)
+        monkeypatch.setattr(module, "LARGE", 60)
+        stream.splice.clock.streams = 1 << 30
+        stream.come(bytes(70))
+        assert stream.side.reading is Reading.BY_EVENT
+        assert stream.moved[True] == 160
+        stream.read()
+        assert stream.remote.take() == bytes(70)
+        stream.splice.clock.streams = 1
+
     def test_it_is_not_while_the_other_side_is_full(self, stream: Stream) -> None:
         assert self.flow(stream, 50)
         stream.remote.fill()
@@ -495,11 +508,11 @@ class TestClock:
     def test_one_tick_reads_all_even_if_one_has_a_fault(
         self, stream: Stream, monkeypatch: pytest.MonkeyPatch, logged_failures: list[LogEvent]
     ) -> None:
-        second = Stream()
+        end = End()
+        end.reactor = stream.reactor
+        second = Stream(end)
         for each in (stream, second):
             set_way(each, "by clock")
-        second.splice.clock = stream.splice.clock
-        stream.splice.clock.add(second.side)
         real = Side.tick
 
         def tick(side: Side) -> None:
@@ -516,7 +529,6 @@ class TestClock:
         assert event["log_format"] == "a fault of this server; the stream is reset"
         logged_failures.clear()
         second.close()
-        second.reactor.advance(1)
 
 
 def test_a_system_without_splice_can_import_it_and_copies() -> None:

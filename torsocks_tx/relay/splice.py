@@ -111,7 +111,7 @@ class Side:
     def doRead(self) -> None:
         """Move what has come, up to a bound: if there is more, the reactor asks again."""
         if self.reading is Reading.BY_EVENT:
-            most = max(LARGE, min(MOST_AT_ONCE, ALL_AT_ONCE // self._splice.clock.streams))
+            most = self._splice.most_at_once
             count = self._move_by_pipe(most) if self._uses_pipe else self._move_by_copy(most)
             if count and self.reading is Reading.BY_EVENT:
                 self._uses_pipe = count >= LARGE
@@ -129,9 +129,15 @@ class Side:
 
     def tick(self) -> None:
         """Read by the clock."""
-        count = self._move_by_copy(READ)
+        most = self._splice.most_at_once
+        count = self._move_by_copy(most)
         if self.reading is Reading.BY_CLOCK:
-            self._choose_reading(count)
+            if count >= min(most, READ):
+                # There is more, which is not to wait for the clock.
+                self._uses_pipe = True
+                self.read(Reading.BY_EVENT)
+            else:
+                self._choose_reading(count)
 
     # How it is read.
 
@@ -161,7 +167,7 @@ class Side:
         passed = now - self._since
         if passed < PERIOD:
             return
-        is_steady = LEAST * passed <= self._came * PERIOD <= MOST * passed
+        is_steady = not self._uses_pipe and LEAST * passed <= self._came * PERIOD <= MOST * passed
         by_clock = is_steady and self.sock.family not in BY_EVENT_ONLY
         reading = Reading.BY_CLOCK if by_clock else Reading.BY_EVENT
         if reading is not self.reading:
@@ -291,6 +297,11 @@ class Splice:
         theirs = Side(self, remote, is_client=False, has_ended=has_ended[1])
         ours.peer, theirs.peer = theirs, ours
         self._sides: tuple[Side, ...] = (ours, theirs)
+
+    @property
+    def most_at_once(self) -> int:
+        """How many bytes one event may move."""
+        return max(LARGE, min(MOST_AT_ONCE, ALL_AT_ONCE // self.clock.streams))
 
     def start(self) -> None:
         """Take the sockets from their transports."""
