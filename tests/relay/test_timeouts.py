@@ -40,17 +40,14 @@ class TestDeadline:
         self.deadline.stop()
         assert self.clock.getDelayedCalls() == []
 
-    def test_at_rest_it_expires_no_more_and_keeps_its_timer(self) -> None:
-        self.start(5)
-        self.deadline.rest()
-        assert not self.deadline.is_waiting
-        self.start(8)
+    def test_a_later_start_keeps_the_timer(self) -> None:
+        self.start(5, "old")
+        self.start(8, "new")
         assert len(self.clock.getDelayedCalls()) == 1
         self.clock.advance(5)
         assert self.expired == []
-        self.deadline.rest()
         self.clock.advance(3)
-        assert self.expired == []
+        assert self.expired == ["new"]
         assert self.clock.getDelayedCalls() == []
 
     def test_none_is_never(self) -> None:

@@ -148,14 +148,12 @@ class Stream(Protocol):
         if isinstance(endpoint, SocketEndpoint):
             self.dial(endpoint.reactor, [endpoint.target])
         elif self._state is State.CONNECTING:
-            connecting = endpoint.connect(OneProtocol(self))
-            self._pending = connecting.addErrback(self._connect_failed)
+            self._pending = endpoint.connect(OneProtocol(self)).addErrback(self._connect_failed)
 
     def dial(self, reactor: Any, targets: Sequence[Target], **how: Any) -> None:
         """Connect to the first of these that answers; ``how``: arguments of ``Attempt``."""
         if self._state is State.CONNECTING:
-            attempt = Attempt(reactor, self, self._connect_failed, **how)
-            self._pending = attempt
+            self._pending = attempt = Attempt(reactor, self, self._connect_failed, **how)
             attempt.begin(targets)
 
     def _connect_failed(self, failure: Failure) -> None:
@@ -203,8 +201,10 @@ class Stream(Protocol):
         if self._state is State.OPEN:
             self._state = State.CLOSING
             self.transport.unregisterProducer()
-            self._deadline.start(CLOSE_TIMEOUT, partial(abort, self.transport))
             self.transport.loseConnection()
+            # A transport whose sending side is shut down is gone by now.
+            if self._state is State.CLOSING:
+                self._deadline.start(CLOSE_TIMEOUT, partial(abort, self.transport))
         elif self._state is not State.CLOSING:
             self.abort()
 

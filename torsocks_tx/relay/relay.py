@@ -198,7 +198,7 @@ class Relay:
             self._stop_watching()
             self._transport.resumeProducing()
         if self._limits.idle_timeout is None:
-            self._deadline.rest()
+            self._deadline.stop()
         else:
             self._watch_silence().both_open(self._limits.idle_timeout)
 
@@ -297,7 +297,7 @@ class Relay:
             self._splice.stop()
         if self._watched is not None:
             self._stop_watching()
-        self._deadline.rest()
+        self._deadline.stop()
         if self._throttles:
             self._transport.unregisterProducer()
             self._throttles = ()

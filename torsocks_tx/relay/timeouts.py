@@ -16,8 +16,8 @@ _ROUNDING = 1e-6
 class Deadline:
     """The one timer of a connection: starting it again replaces what it waited for.
 
-    Neither that nor ``rest`` touches the reactor's timer, unless it is too late for the new
-    deadline: when it fires, it waits for what is left, if anything is.
+    That leaves the reactor's timer alone, unless it is too late for the new deadline: when it
+    fires, it waits for what is left.
     """
 
     __slots__ = ("_call", "_clock", "_due", "_expired")
@@ -41,10 +41,6 @@ class Deadline:
             self._call.cancel()
         self._call = self._clock.callLater(seconds, self._expire)
 
-    def rest(self) -> None:
-        """Wait for nothing for now. For connections, whose end is a ``stop``."""
-        self._expired = None
-
     def stop(self) -> None:
         """Wait for nothing."""
         self._expired = None
@@ -59,14 +55,13 @@ class Deadline:
 
     def _expire(self) -> None:
         self._call = None
-        if self._expired is None:
-            return
         left = self._due - self._clock.seconds()
         if left > _ROUNDING:
             self._call = self._clock.callLater(left, self._expire)
         else:
             expired, self._expired = self._expired, None
-            expired()
+            if expired is not None:
+                expired()
 
 
 class WatchedStream(Protocol):
