@@ -2,8 +2,8 @@
 
     python examples/own_backend.py [LISTEN]
 
-LISTEN is where clients connect, as an endpoint of Twisted. ``echo.test`` sends back what it gets,
-``time.test`` sends the time and closes, and any other destination is not allowed.
+LISTEN is where clients connect. ``echo.test`` sends back what it gets, ``time.test`` sends the time
+and closes, and any other destination is not allowed.
 """
 
 import sys
@@ -13,7 +13,7 @@ from typing import Any
 from twisted.internet import defer, endpoints, interfaces, task
 from twisted.internet.protocol import Factory, Protocol
 
-from torsocks_tx import EndpointBackend, Isolation, Request, SOCKSFactory
+from torsocks_tx import EndpointBackend, Isolation, Request, serve
 from torsocks_tx.errors import NotAllowed
 
 
@@ -42,8 +42,8 @@ async def main(reactor: Any, listen: str = "tcp:1080:interface=127.0.0.1") -> No
     """Serve until interrupted."""
     servers: dict[str, interfaces.IStreamClientEndpoint] = {}
     for name, protocol in (("echo.test", Echo), ("time.test", Time)):
-        server = endpoints.TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
-        listening = await server.listen(Factory.forProtocol(protocol))
+        origin = endpoints.TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
+        listening = await origin.listen(Factory.forProtocol(protocol))
         servers[name] = endpoints.TCP4ClientEndpoint(reactor, "127.0.0.1", listening.getHost().port)
 
     def choose(request: Request, isolation: Isolation) -> interfaces.IStreamClientEndpoint:
@@ -53,9 +53,9 @@ async def main(reactor: Any, listen: str = "tcp:1080:interface=127.0.0.1") -> No
             raise NotAllowed("not a destination of this program")
         return endpoint
 
-    factory = SOCKSFactory(EndpointBackend(reactor, choose))
-    port = await endpoints.serverFromString(reactor, listen).listen(factory)
-    print(f"SOCKS at {port.getHost().host}:{port.getHost().port}", flush=True)
+    server = serve(reactor, listen, EndpointBackend(reactor, choose))
+    reactor.addSystemEventTrigger("before", "shutdown", server.shutdown)
+    print(f"SOCKS at {server}", flush=True)
     await defer.Deferred()
 
 

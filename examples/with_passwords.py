@@ -2,8 +2,8 @@
 
     python examples/with_passwords.py PASSWORDS [SOCKSPORT [LISTEN]]
 
-PASSWORDS is a file with a line ``name:password`` for each user. SOCKSPORT is tor's, and LISTEN is
-where clients connect, as endpoints of Twisted.
+PASSWORDS is a file with a line ``name:password`` for each user. SOCKSPORT is tor's, as an endpoint
+of Twisted; LISTEN is where clients connect.
 """
 
 import sys
@@ -11,7 +11,7 @@ from typing import Any
 
 from twisted.internet import defer, endpoints, task
 
-from torsocks_tx import CredAuthenticator, FixedTorProvider, PasswordFile, SOCKSFactory, TorBackend
+from torsocks_tx import CredAuthenticator, FixedTorProvider, PasswordFile, TorBackend, serve
 
 
 async def main(
@@ -24,13 +24,12 @@ async def main(
     # A tor whose SocksPort is known, without a control port.
     tor = FixedTorProvider(endpoints.clientFromString(reactor, socks_port))
     await tor.start()
-
-    # Any checkers for user names and passwords may be given. Streams of different users never share
+    # Any checkers of user names and passwords may be given. Streams of different users never share
     # a circuit, and tor gets neither names nor passwords.
-    authenticator = CredAuthenticator([PasswordFile(passwords)])
-    factory = SOCKSFactory(TorBackend(reactor, tor), authenticator=authenticator)
-    port = await endpoints.serverFromString(reactor, listen).listen(factory)
-    print(f"SOCKS at {port.getHost().host}:{port.getHost().port}", flush=True)
+    users = CredAuthenticator([PasswordFile(passwords)])
+    server = serve(reactor, listen, TorBackend(reactor, tor), authenticator=users)
+    reactor.addSystemEventTrigger("before", "shutdown", server.shutdown)
+    print(f"SOCKS at {server}", flush=True)
     await defer.Deferred()
 
 

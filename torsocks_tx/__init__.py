@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torsocks_tx.backends.tor.provider import Progress, ProviderState, TorProvider
     from torsocks_tx.backends.tor.providers import FixedTorProvider, RunningTorProvider
     from torsocks_tx.client.endpoint import SOCKSClientEndpoint, resolve, resolve_ptr
-    from torsocks_tx.errors import ProxyFault, Refused, SOCKSError
+    from torsocks_tx.errors import ProxyFault, Refused, Retry, SOCKSError
     from torsocks_tx.interfaces import IBackend, IOutbound, IReceiver
     from torsocks_tx.limits import Limits
     from torsocks_tx.policy.isolation import Isolation, IsolationFlags, Isolator
@@ -82,6 +82,7 @@ __all__ = [
     "ProxyFault",
     "Refused",
     "Request",
+    "Retry",
     "Role",
     "RunningTorProvider",
     "SOCKS4Factory",
@@ -119,7 +120,7 @@ if not TYPE_CHECKING:
         "backends.tor.provider": "Progress ProviderState TorProvider",
         "backends.tor.providers": "FixedTorProvider RunningTorProvider",
         "client.endpoint": "SOCKSClientEndpoint resolve resolve_ptr",
-        "errors": "ProxyFault Refused SOCKSError",
+        "errors": "ProxyFault Refused Retry SOCKSError",
         "interfaces": "IBackend IOutbound IReceiver",
         "limits": "Limits",
         "policy.isolation": "Isolation IsolationFlags Isolator",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -12,18 +14,35 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint
 
+from tests.support.clients import client
 from tests.support.peers import GRANTED, Peer, PeerFactory, named, refused
 from tests.support.processes import ROOT, Program, start_python
+from torsocks_tx import ClientOptions, KeyValues, MemoryBackend, SOCKSClientEndpoint, serve
+from torsocks_tx.errors import ArgumentsRefused
 from torsocks_tx.testing.scripted import ScriptedServer
 from torsocks_tx.testing.tornet import PrivateNetwork
 
+EXAMPLES = ROOT / "examples"
 LISTEN = "tcp:0:interface=127.0.0.1"
 # The exception is for what Twisted 22.4 itself imports.
 STRICT = ("-X", "dev", "-W", "error", "-W", "ignore:'cgi' is deprecated:DeprecationWarning")
 # txtorcon.connect() leaves the cookie file open, and uses what Twisted 25.5 deprecates.
 LENIENT = ("-W", "ignore")
 
-Connect = Callable[[], Awaitable[Peer]]
+
+class Connect:
+    """Connects a client to an example."""
+
+    def __init__(self, endpoint: TCP4ClientEndpoint, clients: list[Peer]) -> None:
+        self.endpoint = endpoint
+        self._clients = clients
+
+    async def __call__(self) -> Peer:
+        client: Peer = await self.endpoint.connect(PeerFactory())
+        self._clients.append(client)
+        return client
+
+
 Run = Callable[..., Awaitable[Connect]]
 
 
@@ -34,23 +53,20 @@ async def run() -> AsyncIterator[Run]:
     clients: list[Peer] = []
 
     async def start(name: str, *arguments: str) -> Connect:
-        example = str(ROOT / "examples" / name)
+        example = str(EXAMPLES / name)
         warnings = LENIENT if name == "over_txtorcon.py" else STRICT
-        program = start_python(*warnings, example, *arguments, LISTEN)
+        if name != "with_keys.py":
+            arguments += (LISTEN,)
+        program = start_python(*warnings, example, *arguments)
         programs.append(program)
         host, _, port = (await program.line("SOCKS at ")).split()[-1].partition(":")
         endpoint = TCP4ClientEndpoint(reactor, host, int(port))
 
-        async def connect() -> Peer:
-            client: Peer = await endpoint.connect(PeerFactory())
-            clients.append(client)
-            return client
-
-        return connect
+        return Connect(endpoint, clients)
 
     yield start
-    for client in clients:
-        client.reset()
+    for peer in clients:
+        peer.reset()
     for program in programs:
         if program.status is None:
             os.kill(program.pid, signal.SIGINT)
@@ -58,12 +74,10 @@ async def run() -> AsyncIterator[Run]:
         assert program.errors == b""
 
 
-def test_every_example_is_run_here() -> None:
-    examples = {path.name for path in (ROOT / "examples").iterdir()} - {"__pycache__"}
-    servers = {"embed.py", "over_txtorcon.py", "own_backend.py", "with_passwords.py"}
-    # tor starts a transport in tests/network; a spider crawls in tests/web.
-    elsewhere = {"pluggable_transport.py", "scrapy_spider.py"}
-    assert examples == {*servers, "fetch.py", *elsewhere}
+def test_every_example_is_run_by_a_test() -> None:
+    examples = {path.name for path in EXAMPLES.iterdir()} - {"__pycache__"}
+    text = "".join(path.read_text() for path in ROOT.glob("tests/**/*.py"))
+    assert {name for name in examples if f'{name}"' not in text} == set()
 
 
 async def visit(client: Peer, port: int) -> bytes:
@@ -176,7 +190,7 @@ async def test_client_example_reports_an_error_in_one_line() -> None:
     assert b"The proxy could not be reached" in program.errors
     program = await fetch("web.test", "99999")
     assert (program.status, program.errors.count(b"\n")) == (1, 1)
-    assert b"a port is 1 to 65535" in program.errors
+    assert b"a port is a whole number from 1 to 65535" in program.errors
 
 
 async def test_client_example_needs_a_destination() -> None:
@@ -191,3 +205,78 @@ async def test_client_example_fetches_a_page_through_tor(private_network: Privat
     program = await fetch("web.test", str(private_network.web.port), f"tcp:{host}:{port}")
     assert program.status == 0
     assert any("This is the IPv4 origin." in line for line in program.lines)
+
+
+async def test_asyncio_example_serves_and_stops(run: Run) -> None:
+    tor = ScriptedServer(reactor)
+    address = await tor.start()
+    connect = await run("over_asyncio.py", f"tcp:127.0.0.1:{address.port}")
+    client = await connect()
+    assert await client.negotiate(named("echo.test", 22)) == GRANTED
+    client.send(b"hello")
+    assert await client.take(5) == b"hello"
+    client.close()
+    await tor.stop()
+
+
+async def test_key_example_chooses_a_tor_by_the_key_of_a_client(run: Run) -> None:
+    tors = [ScriptedServer(reactor) for _ in range(2)]
+    places = [f"tcp:127.0.0.1:{(await tor.start()).port}" for tor in tors]
+    connect = await run("with_keys.py", f"DE={places[0]}", f"FR={places[1]}")
+    for country, served in ((b"FR", 1), (b"DE", 0), (None, 0)):
+        pairs = KeyValues() if country is None else KeyValues.of({"X-example.country": country})
+        options = ClientOptions(pairs=pairs, isolation=b"alice")
+        endpoint = SOCKSClientEndpoint(reactor, connect.endpoint, "echo.test", 80, options)
+        (await endpoint.connect(PeerFactory())).reset()
+        assert [len(tor.requests) for tor in tors] == [served == 0, served == 1]
+        [request] = tors[served].requests
+        assert request.credentials is not None
+        tors[served].requests.clear()
+    options = ClientOptions(pairs=KeyValues.of({"X-example.country": b"XX"}))
+    endpoint = SOCKSClientEndpoint(reactor, connect.endpoint, "echo.test", 80, options)
+    with pytest.raises(ArgumentsRefused) as caught:
+        await endpoint.connect(PeerFactory())
+    assert caught.value.pairs.get("X-example.countries") == b"DE,FR"
+    for tor in tors:
+        await tor.stop()
+
+
+@pytest.mark.network
+@pytest.mark.clients("curl")
+async def test_pytest_example_tests_curl() -> None:
+    plugin = ("-p", "torsocks_tx.testing.scripted.pytest_plugin", "-p", "no:cacheprovider")
+    config = ("-c", os.devnull, "--rootdir", str(EXAMPLES))
+    example = str(EXAMPLES / "test_my_client.py")
+    program = start_python("-m", "pytest", "-q", *plugin, *config, example)
+    assert await program.end() == 0, program.lines
+    assert "9 passed" in program.lines[-1]
+
+
+@pytest.mark.network
+@pytest.mark.clients("haproxy")
+async def test_haproxy_example_keeps_the_addresses_of_clients(tmp_path: Path) -> None:
+    text = (EXAMPLES / "haproxy.cfg").read_text()
+    found = re.search(r'--listen "(haproxy:unix:)/run/torsocks/one (.*)"', text)
+    assert found is not None
+    listen = [f"{found[1]}{tmp_path}/{name} {found[2]}" for name in ("one", "two")]
+    backend = MemoryBackend(lambda outbound: reactor.callLater(0, outbound.receiver.opened))
+    server = serve(reactor, listen, backend)
+    config = tmp_path / "haproxy.cfg"
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        place = text.replace("/run/torsocks/", f"{tmp_path}/").replace("127.0.0.1:1080", "fd@3")
+        config.write_text(place)
+        program = Program()
+        descriptors = {0: "w", 1: "r", 2: "r", 3: listening.fileno()}
+        command = [client("haproxy"), "-db", "-f", str(config)]
+        program.start(command, dict(os.environ), descriptors=descriptors)
+        host, port = listening.getsockname()
+        for address in ("127.0.0.1", "127.0.0.1", "127.0.0.2"):
+            endpoint = TCP4ClientEndpoint(reactor, host, port, bindAddress=(address, 0))
+            peer: Peer = await endpoint.connect(PeerFactory())
+            assert await peer.negotiate(named("example.com", 80)) == GRANTED
+            peer.reset()
+    first, again, other = (outbound.isolation.credentials for outbound in backend.outbounds)
+    assert first == again != other
+    os.kill(program.pid, signal.SIGTERM)
+    await program.end()
+    await server.shutdown(0)

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from twisted.internet import reactor
 
-from tests.support.processes import ROOT, start_python
 from tests.web.conftest import Proxy
 from torsocks_tx import SOCKSError
 from torsocks_tx.errors import ConnectionRefused, NotAllowed
@@ -84,14 +83,3 @@ async def test_a_setting_names_the_server() -> None:
 
     with pytest.raises(NotConfigured, match="set SOCKS_PROXY"):
         ScrapyDownloadHandler(get_crawler())
-
-
-async def test_example_scrapes_and_says_why_a_page_is_missing(proxy: Proxy) -> None:
-    example = str(ROOT / "examples" / "scrapy_spider.py")
-    program = start_python(example, proxy.text, "http://example.com/")
-    assert await program.line("http://example.com/") == "http://example.com/: origin"
-    assert await program.end() == 0
-    proxy.refusal = NotAllowed("as the test wants it")
-    program = start_python(example, proxy.text, "http://example.com/")
-    assert "do not allow" in await program.line("no page: ")
-    assert await program.end() == 0

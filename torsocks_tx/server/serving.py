@@ -26,7 +26,7 @@ from torsocks_tx.server.auth import Authenticator
 from torsocks_tx.server.binding import bind
 from torsocks_tx.server.connections import ConnectionLimiter, allowed_connections
 from torsocks_tx.server.factory import SHUTDOWN_GRACE, SOCKSFactory
-from torsocks_tx.server.listen import Listener, check_reach, parse_listener
+from torsocks_tx.server.listen import Listener, check_reach, describe, parse_listener
 from torsocks_tx.socks.extended import KeyHandler
 
 Bind = Callable[[Listener, Any], IListeningPort]
@@ -47,6 +47,9 @@ class Server:
     def addresses(self) -> list[IAddress]:
         """Where clients connect, in the order of the listeners."""
         return [port.getHost() for port in self.ports]
+
+    def __str__(self) -> str:
+        return ", ".join(map(describe, self.addresses))
 
     def open(self) -> None:
         """Open all ports that are not open yet; if one cannot be, none is, and it raises."""
