@@ -12,6 +12,7 @@ sys.path.insert(0, str(ROOT))
 
 from torsocks_tx import errors  # noqa: E402
 from torsocks_tx.errors import OnionRefused, ProxyFault, Refused, SOCKSError  # noqa: E402
+from torsocks_tx.http.answers import meaning_of  # noqa: E402
 from torsocks_tx.policy.listener import FLAGS, ListenerPolicy  # noqa: E402
 from torsocks_tx.twistd.help import HELP, parse_help  # noqa: E402
 
@@ -60,9 +61,9 @@ def failures(base: type[SOCKSError]) -> str:
         code = kind.onion_code if issubclass(kind, OnionRefused) else kind.transport_code
         extended = "" if code is None else f"{code:02X}"
         retry = kind.retry.name.lower()
-        name = f"`{kind.__name__}`"
-        rows.append((name, f"{kind.code:02X}", extended, retry, kind.blame, kind.sentence))
-    head = ("class in `torsocks_tx.errors`", "code", "extended", "retry", "to blame", "meaning")
+        name, status = f"`{kind.__name__}`", str(meaning_of(kind()).status)
+        rows.append((name, f"{kind.code:02X}", extended, status, retry, kind.blame, kind.sentence))
+    head = ("`torsocks_tx.errors`", "code", "extended", "HTTP", "retry", "to blame", "meaning")
     return table(head, rows)
 
 

@@ -138,7 +138,7 @@ class TestGivingUp:
     def test_what_the_stream_waits_for_is_cancelled(self) -> None:
         waiting: Deferred[Any] = Deferred()
         stream = Stream(Clock(), Receiver(), half_close=True)
-        stream.wait_for(waiting)
+        stream.prepare_by(waiting)
         stream.abort()
         failures: list[Any] = []
         waiting.addErrback(failures.append)
@@ -150,7 +150,7 @@ class TestGivingUp:
     def test_a_stream_is_refused_if_what_it_waits_for_fails(self) -> None:
         waiting: Deferred[Any] = Deferred()
         receiver = Receiver()
-        Stream(Clock(), receiver, half_close=True).wait_for(waiting)
+        Stream(Clock(), receiver, half_close=True).prepare_by(waiting)
         waiting.errback(CancelledError())
         [reason] = receiver.heard
         assert isinstance(reason, GeneralFailure)

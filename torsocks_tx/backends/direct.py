@@ -147,7 +147,7 @@ class DirectBackend:
                 stream.dial(self.reactor, [target], connect=self.connect)
                 return stream
         looking = self._dial_name(request.address, isolation.port_flags, stream)
-        stream.wait_for(Deferred.fromCoroutine(looking).addErrback(log_fault))
+        stream.prepare_by(Deferred.fromCoroutine(looking).addErrback(log_fault))
         return stream
 
     def target(self, request: Request) -> Target | None:

@@ -52,7 +52,7 @@ class EndpointBackend:
         stream = Stream(self._reactor, receiver, half_close=True, refusal_for=self._refusal_for)
         # Never from inside ``open``: an endpoint may connect at once.
         next_turn = deferLater(self._reactor, 0.0, self._choose, request, isolation)
-        stream.wait_for(next_turn.addCallback(stream.connect).addErrback(log_fault))
+        stream.prepare_by(next_turn.addCallback(stream.connect).addErrback(log_fault))
         return stream
 
     def resolve(self, request: Request, isolation: Isolation) -> Deferred[Address]:

@@ -138,10 +138,9 @@ class Stream(Protocol):
         elif explainer is not None:
             explainer.over()
 
-    def wait_for(self, pending: Deferred[Any]) -> None:
-        """Be refused if ``pending`` fails; cancel it if the stream is given up first."""
-        self._pending = pending
-        pending.addErrback(self._connect_failed)
+    def prepare_by(self, preparing: Deferred[Any]) -> None:
+        """Be refused if ``preparing`` fails; cancel it if the stream is given up first."""
+        self._pending = preparing.addErrback(self._connect_failed)
 
     def connect(self, endpoint: IStreamClientEndpoint) -> None:
         """Connect to the proxy, or to the destination if nothing is to be asked."""

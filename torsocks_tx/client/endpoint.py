@@ -32,7 +32,7 @@ from torsocks_tx.errors import ProtocolError, ProxyBroken, SOCKSError
 from torsocks_tx.http.client import HTTPClientHandshake
 from torsocks_tx.interfaces import IReceiver, check_endpoint
 from torsocks_tx.relay.connector import OneProtocol
-from torsocks_tx.relay.sockets import abort
+from torsocks_tx.relay.sockets import abort, is_closing
 from torsocks_tx.socks.client import ClientHandshake
 from torsocks_tx.socks.client_options import ClientOptions
 from torsocks_tx.socks.constants import AddressType, Command, Role
@@ -129,7 +129,7 @@ class _Tunnel(Factory):
         self._optimistic = optimistic
         self._stream = Stream(self._clock, self, half_close=True, refusal_for=proxy_failed)
         self._stream.ask(handshake, timeout=timeout, application=self)
-        self._stream.wait_for(proxy.connect(self))
+        self._stream.prepare_by(proxy.connect(self))
         return self._done
 
     def _cancel(self, _: object) -> None:
@@ -169,7 +169,7 @@ class _Tunnel(Factory):
         """The stream is open."""
         if self._given is None:
             self._hand_over()
-            self._left = self._left or _is_closing(self._given)
+            self._left = self._left or is_closing(self._given)
 
     def _hand_over(self) -> None:
         self._given = self._stream.transport
@@ -184,7 +184,7 @@ class _Tunnel(Factory):
         if self._given is None:
             # The application's factory may have refused the connection to the proxy.
             self._done.errback(end if end is not None and end.check(NoProtocol) else error)
-        elif end is not None and _is_closing(self._given):
+        elif end is not None and is_closing(self._given):
             self._protocol.connectionLost(end)  # the application left first
         else:
             self._protocol.connectionLost(error)
@@ -212,11 +212,6 @@ class _Tunnel(Factory):
 
 _Protocol: Any = proxyForInterface(IProtocol)
 """A stream as a protocol that is not half-closeable."""
-
-
-def _is_closing(transport: Any) -> bool:
-    """Whether the application has closed it; for an abort, sockets have a mark of their own."""
-    return any(getattr(transport, mark, False) for mark in ("disconnecting", "_aborting"))
 
 
 def _installed(transport: Any) -> Any:
@@ -273,7 +268,7 @@ def _look_up(
     look_up = LookUp()
     stream = look_up.stream = Stream(reactor, look_up, half_close=False, refusal_for=proxy_failed)
     stream.ask(handshake, timeout=options.timeout)
-    stream.wait_for(proxy.connect(OneProtocol(stream)))
+    stream.prepare_by(proxy.connect(OneProtocol(stream)))
 
     def check(answer: Address) -> str:
         """The host of the answer, once it is seen to be one: a server may say anything."""

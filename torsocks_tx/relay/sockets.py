@@ -124,6 +124,12 @@ def was_reset(transport: Any) -> bool:
     return transport in _reset
 
 
+def is_closing(transport: Any) -> bool:
+    """Whether its protocol has closed or aborted it."""
+    # Twisted shows an abort by nothing public before ``connectionLost``.
+    return any(getattr(transport, mark, False) for mark in ("disconnecting", "_aborting"))
+
+
 def is_sending(transport: Any) -> bool:
     """Whether the kernel still has bytes for the peer of a socket, who has not taken them yet."""
     try:

@@ -122,7 +122,7 @@ class TorBackend:
                 waiting.addCallback(lambda _: self.observer.follow(self.provider.control))
             waiting.addCallback(lambda _: self.provider.port_for(isolation.port_flags))
             waiting.addCallback(self._connect, stream, upstream)
-            stream.wait_for(waiting)
+            stream.prepare_by(waiting)
         return stream
 
     def _connect(self, port: SocksPort, stream: Stream, upstream: Request) -> None:
