@@ -117,8 +117,7 @@ class TorDaemon:
         self._watchdog = watchdog
         self._on_line = on_line
         self._protocol: LineProtocol | None = None
-        self._waiters: Waiters[Ending] = Waiters()
-        self._ending: Ending = 0
+        self._exit: Waiters[Ending] = Waiters()
 
     def start(self) -> None:
         """Write the torrc and start the process, which is not ready yet.
@@ -140,15 +139,15 @@ class TorDaemon:
         command = [tor, "--defaults-torrc", os.devnull, "-f", str(torrc)]
         self.pid = spawn_guarded(self._reactor, self._watchdog, self._protocol, command)
         self.state = DaemonState.RUNNING
+        if self._exit.is_settled:
+            self._exit = Waiters()
 
     def when_exited(self) -> Deferred[Ending]:
         """Fire with the exit status, or the name of the signal, once the process has ended.
 
         Fires at once if it has ended before; cancelling stops waiting and nothing else.
         """
-        if self.state is DaemonState.EXITED:
-            return succeed(self._ending)
-        return self._waiters.wait()
+        return self._exit.wait()
 
     def stop(self, grace: float = 5.0) -> Deferred[None]:
         """Ask it to end, kill it after ``grace`` seconds; fires when it is gone."""
@@ -201,8 +200,7 @@ class TorDaemon:
         assert self.pid is not None
         self._watchdog.release_process(self.pid)
         self.state = DaemonState.EXITED
-        self._ending = ending
-        self._waiters.fire(ending)
+        self._exit.settle(ending)
 
     def _signal(self, number: signal.Signals) -> None:
         if self._protocol is not None:
