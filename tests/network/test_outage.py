@@ -14,7 +14,7 @@ from twisted.internet.protocol import Factory
 from tests.network.asking import Asker, ask, hang_up, request, serving
 from tests.support.rows import rows
 from tests.support.running import Twistd
-from torsocks_tx.errors import GeneralFailure
+from torsocks_tx.errors import GeneralFailure, SOCKSError
 from torsocks_tx.socks.constants import Command, Version
 from torsocks_tx.testing.tornet import PrivateNetwork
 
@@ -69,7 +69,7 @@ async def test_client_that_leaves_closes_the_stream_in_tor(private_network: Priv
         asker.outcome.addErrback(lambda failure: None)
         asker.transport.loseConnection()
         (closed,) = await watch.wait_for("CLOSED", f"{host}:80")
-        assert closed.reason == "DONE"
+        assert closed.reason in ("DONE", "CONNRESET")
         await watch.close()
 
 
@@ -98,7 +98,7 @@ async def test_no_name_is_looked_up_on_this_machine(
             await hang_up(await ask(server, request("web.test", network.web.port, version=version)))
             await ask(server, request("doc.test", 0, version=version, command=Command.RESOLVE))
             for host in (unknown, "odd_name-.test", "x" * 63 + ".test"):
-                with pytest.raises(Exception, match=r"upstream|SOCKS4"):
+                with pytest.raises(SOCKSError):
                     await ask(server, request(host, 80, version=version))
         await ask(server, request("203.0.113.9", 0, command=Command.RESOLVE_PTR))
     assert not looked_up

@@ -223,7 +223,7 @@ async def _added(host: Control, command: str, excluded: Iterable[str] = ()) -> s
     await host.listen("HS_DESC", note)
     try:
         answer = await host.command(command)
-        await Deferred.fromCoroutine(uploads.finished(_name_in(answer))).addTimeout(
+        await Deferred.fromCoroutine(uploads.finished([_name_in(answer)])).addTimeout(
             DEADLINE, reactor
         )
     finally:

@@ -84,19 +84,17 @@ def test_marks_are_found_where_pytest_would_find_them(tmp_path: Path) -> None:
     assert marks_of(tmp_path, MODULE) == Marks(FOUND, [])
 
 
+NO_TEST = "deep/test_it.py, line 1: rows() marks no test"
+WANTS = "deep/test_it.py, line 1: rows() wants identifiers, written out"
+
+
 @pytest.mark.parametrize(
     ("text", "mistake"),
     [
-        ("@rows('S-01')\ndef helper(): ...\n", "deep/test_it.py, line 1: rows() marks no test"),
-        ("CASES = [rows('S-01')]\n", "deep/test_it.py, line 1: rows() marks no test"),
-        (
-            "@rows(ROW)\ndef test(): ...\n",
-            "deep/test_it.py, line 1: rows() wants identifiers, written out",
-        ),
-        (
-            "@rows()\ndef test(): ...\n",
-            "deep/test_it.py, line 1: rows() wants identifiers, written out",
-        ),
+        ("@rows('S-01')\ndef helper(): ...\n", NO_TEST),
+        ("CASES = [rows('S-01')]\n", NO_TEST),
+        ("@rows(ROW)\ndef test(): ...\n", WANTS),
+        ("@rows()\ndef test(): ...\n", WANTS),
     ],
 )
 def test_a_mark_that_proves_nothing_is_a_mistake(text: str, mistake: str, tmp_path: Path) -> None:

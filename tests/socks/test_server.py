@@ -62,30 +62,16 @@ def asked4(
 
 
 NO_AUTH, USERPASS, ACCEPTED = send("05 00"), send("05 02"), send("01 00")
-NONE_ACCEPTABLE, REFUSED, REJECTED_4 = (
-    reject("05 FF"),
-    reject("01 01"),
-    reject("00 5B 0000 00000000"),
-)
+NONE_ACCEPTABLE, REFUSED = reject("05 FF"), reject("01 01")
+REJECTED_4 = reject("00 5B 0000 00000000")
+PLACE, WWW, TORPROJECT = at("192.0.2.1", 80), at("www.example.com", 443), at("torproject.org")
 PAGE, CLOSED = Rejected(http.PAGE, ""), reject("")
 
 SOCKS4 = table(
-    ("V1", "04 01 0050 C0000201 00", [asked4(at("192.0.2.1", 80))]),
-    (
-        "V2",
-        '04 01 01BB 00000001 "me" 00 "www.example.com" 00',
-        [asked4(at("www.example.com", 443), b"me")],
-    ),
-    (
-        "V8",
-        '04 F0 0000 00000001 00 "torproject.org" 00',
-        [asked4(at("torproject.org"), command=RESOLVE)],
-    ),
-    (
-        "early data",
-        '04 01 0050 C0000201 00 "GET" 00 0D0A',
-        [asked4(at("192.0.2.1", 80), rest=b"GET\0\r\n")],
-    ),
+    ("V1", "04 01 0050 C0000201 00", [asked4(PLACE)]),
+    ("V2", '04 01 01BB 00000001 "me" 00 "www.example.com" 00', [asked4(WWW, b"me")]),
+    ("V8", '04 F0 0000 00000001 00 "torproject.org" 00', [asked4(TORPROJECT, command=RESOLVE)]),
+    ("early data", '04 01 0050 C0000201 00 "GET" 00 0D0A', [asked4(PLACE, rest=b"GET\0\r\n")]),
     (
         "early data behind a name",
         '04 01 0050 00000001 "me" 00 61 00 0501000000',
@@ -138,12 +124,8 @@ AUTHENTICATIONS = table(
     ("both empty", "05 01 02 01 00 00" + ASK, with_credentials(b"", b"")),
     ("V6", '05 01 02 01 09 "<torS0X>0" 03 313233' + ASK, with_credentials(b"<torS0X>0", b"123")),
     ("V6, type 9", '05 01 02 01 09 "<torS0X>9" 00' + ASK, [USERPASS, REFUSED]),
-    (
-        "sent though 00 was selected",
-        "05 01 00" + ME + ASK,
-        [NO_AUTH, ACCEPTED, asked5(EXAMPLE, ME_YOU)],
-    ),
-    ("extended though 00 was selected", '05 01 00 01 09 "<torS0X>9" 00' + ASK, [NO_AUTH, REFUSED]),
+    ("sent after 00", "05 01 00" + ME + ASK, [NO_AUTH, ACCEPTED, asked5(EXAMPLE, ME_YOU)]),
+    ("extended after 00", '05 01 00 01 09 "<torS0X>9" 00' + ASK, [NO_AUTH, REFUSED]),
     ("twice", "05 01 02" + ME + ME, [USERPASS, ACCEPTED, fail5("01")]),
     ("twice though 00 was selected", "05 01 00" + ME + ME, [NO_AUTH, ACCEPTED, fail5("01")]),
     ("before a greeting", ME, [CLOSED]),
@@ -260,11 +242,7 @@ REQUIREMENTS = table(
         '05 01 02 01 02 "me" 02 "me"' + ASK,
         [USERPASS, Authenticate(Credentials(b"me", b"me")), REFUSED],
     ),
-    (
-        "empty credentials",
-        "05 01 02 01 00 00",
-        [USERPASS, Authenticate(Credentials(b"", b"")), REFUSED],
-    ),
+    ("empty ones", "05 01 02 01 00 00", [USERPASS, Authenticate(Credentials(b"", b"")), REFUSED]),
     ("only 00", "05 01 00" + ME + ASK, [NONE_ACCEPTABLE]),
     ("00 among others", "05 03 00 01 03", [NONE_ACCEPTABLE]),
     ("an extended format", '05 01 02 01 09 "<torS0X>9" 00', [USERPASS, REFUSED]),
@@ -302,7 +280,7 @@ def test_bytes_that_come_while_credentials_are_checked_are_kept() -> None:
 
 
 ONLY = table(
-    ("4 takes 4", Version.SOCKS4, "04 01 0050 C0000201 00", [asked4(at("192.0.2.1", 80))]),
+    ("4 takes 4", Version.SOCKS4, "04 01 0050 C0000201 00", [asked4(PLACE)]),
     ("4 is closed upon 5", Version.SOCKS4, "05 01 00", [CLOSED]),
     ("4 shows the page", Version.SOCKS4, '"GET"', [PAGE]),
     ("5 takes 5", Version.SOCKS5, "05 01 00" + ASK, [NO_AUTH, asked5()]),

@@ -86,11 +86,7 @@ TOR_NAME = '0008 "USERNAME" 0009 "<torS0X>"'
 
 CONVERSATIONS = table(
     ("no pairs", "01 0000" + ASK, [said(""), asked({})]),
-    (
-        "V11",
-        V11 + ASK,
-        [said("USERNAME,PASSWD"), asked(ALICE, credentials=Credentials(b"alice", b"pw"))],
-    ),
+    ("V11", V11 + ASK, [said("USERNAME,PASSWD"), asked(ALICE, b"", Credentials(b"alice", b"pw"))]),
     ("V12", V12 + ASK, [said("ISOLATION"), asked({"ISOLATION": b""})]),
     ("early data", V12 + ASK + '"GET"', [said("ISOLATION"), asked({"ISOLATION": b""}, b"GET")]),
     ("no request yet", V12, [said("ISOLATION")]),
@@ -98,10 +94,7 @@ CONVERSATIONS = table(
     (
         "a known format of names",
         "01 0001" + TOR_NAME + "30" + ASK,
-        [
-            said("USERNAME"),
-            asked({"USERNAME": b"<torS0X>0"}, credentials=Credentials(b"<torS0X>0")),
-        ],
+        [said("USERNAME"), asked({"USERNAME": b"<torS0X>0"}, b"", Credentials(b"<torS0X>0"))],
     ),
     ("an unknown format of names", "01 0001" + TOR_NAME + "39" + ASK, [INVALID]),
     ("a request in its place", ASK, [CLOSED]),

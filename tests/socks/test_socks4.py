@@ -25,40 +25,30 @@ def named(name: str, port: int = 80) -> Address:
     return Address(NAME, name, port)
 
 
+PLACE = at("192.0.2.1", 80)
+RESOLVE = Command.RESOLVE
 REQUESTS = table(
-    ("V1", asked(at("192.0.2.1", 80)), "04 01 0050 C0000201 00"),
+    ("V1", asked(PLACE), "04 01 0050 C0000201 00"),
     (
         "V2",
         asked(at("www.example.com", 443), b"me"),
         '04 01 01BB 00000001 "me" 00 "www.example.com" 00',
     ),
-    ("a user id", asked(at("192.0.2.1", 80), b"a:b"), '04 01 0050 C0000201 "a:b" 00'),
-    (
-        "a user id in the extended format of SOCKS5",
-        asked(at("192.0.2.1", 80), b"<torS0X>9"),
-        '04 01 0050 C0000201 "<torS0X>9" 00',
-    ),
+    ("a user id", asked(PLACE, b"a:b"), '04 01 0050 C0000201 "a:b" 00'),
+    ("an extended format", asked(PLACE, b"<torS0X>9"), '04 01 0050 C0000201 "<torS0X>9" 00'),
     ("port before address", asked(at("1.2.3.4", 0x0506)), "04 01 0506 01020304 00"),
     ("1.0.0.0 is no marker", asked(at("1.0.0.0", 80)), "04 01 0050 01000000 00"),
     ("0.0.1.1 is no marker", asked(at("0.0.1.1", 80)), "04 01 0050 00000101 00"),
     ("IPv6 as a name", asked(named("2001:db8::1")), '04 01 0050 00000001 00 "2001:db8::1" 00'),
     (
         "V8",
-        asked(at("torproject.org", 0), command=Command.RESOLVE),
+        asked(at("torproject.org", 0), command=RESOLVE),
         '04 F0 0000 00000001 00 "torproject.org" 00',
     ),
+    ("RESOLVE of an address", asked(at("192.0.2.1", 0), command=RESOLVE), "04 F0 0000 C0000201 00"),
+    ("512 bytes in all", asked(PLACE, b"u" * 503), "04 01 0050 C0000201" + "75" * 503 + "00"),
     (
-        "RESOLVE of an address",
-        asked(at("192.0.2.1", 0), command=Command.RESOLVE),
-        "04 F0 0000 C0000201 00",
-    ),
-    (
-        "512 bytes in all",
-        asked(at("192.0.2.1", 80), b"u" * 503),
-        "04 01 0050 C0000201" + "75" * 503 + "00",
-    ),
-    (
-        "512 bytes in all, with the longest name",
+        "512 bytes, the longest name",
         asked(named("a" * 255), b"u" * 247),
         "04 01 0050 00000001" + "75" * 247 + "00" + "61" * 255 + "00",
     ),
@@ -145,7 +135,7 @@ def test_a_reply_fits_ipv4_only(answer: Address) -> None:
     "request_",
     [
         pytest.param(asked(at("2001:db8::1", 80)), id="IPv6"),
-        pytest.param(asked(at("192.0.2.1", 80), b"a\0b"), id="NUL in the user id"),
+        pytest.param(asked(PLACE, b"a\0b"), id="NUL in the user id"),
         pytest.param(asked(named("a\0b")), id="NUL in the name"),
     ],
 )

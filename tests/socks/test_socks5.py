@@ -49,12 +49,8 @@ REQUESTS = table(
 )
 REPLIES = table(
     ("succeeded", Reply(0), "05 00 00 01 00000000 0000"),
-    ("IPv4 answer", Reply(0, at("192.0.2.1")), "05 00 00 01 C0000201 0000"),
-    (
-        "IPv6 answer",
-        Reply(0, at("2001:db8::1")),
-        "05 00 00 04 20010DB8000000000000000000000001 0000",
-    ),
+    ("IPv4", Reply(0, at("192.0.2.1")), "05 00 00 01 C0000201 0000"),
+    ("IPv6", Reply(0, at("2001:db8::1")), "05 00 00 04 20010DB8000000000000000000000001 0000"),
     ("V9's answer", Reply(0, at("dns.google")), '05 00 00 03 0A "dns.google" 0000'),
     ("a code without a name", Reply(0x42, at("1.2.3.4", 5)), "05 42 00 01 01020304 0005"),
     ("longest name", Reply(0, Address(NAME, LONGEST)), "05 00 00 03 FF" + "61" * 255 + "0000"),
