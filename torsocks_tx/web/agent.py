@@ -8,6 +8,7 @@ Names go to the SOCKS server as they are and are never looked up here.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import wrapClientTLS
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.python.failure import Failure
-from twisted.web.client import URI, Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
+from twisted.web.client import (
+    URI,
+    Agent,
+    BrowserLikePolicyForHTTPS,
+    HTTPConnectionPool,
+    RequestTransmissionFailed,
+    ResponseFailed,
+)
 from twisted.web.error import SchemeNotSupported
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import (
@@ -54,24 +62,26 @@ class SOCKSEndpointFactory:
 
         Raises ``SchemeNotSupported`` for schemes other than http and https.
         """
-        host = uri.host.decode("ascii").strip("[]")
-        endpoint = SOCKSClientEndpoint(self._reactor, self._proxy, host, uri.port, self._options)
-        if uri.scheme == b"https":
-            return wrapClientTLS(self._policy.creatorForNetloc(uri.host, uri.port), endpoint)
+        host, options = uri.host.strip(b"[]"), self._options
+        if uri.scheme not in (b"http", b"https"):
+            raise SchemeNotSupported(f"an agent requests http and https, not {uri.scheme!r}")
         if uri.scheme == b"http":
-            return endpoint
-        raise SchemeNotSupported(f"an agent requests http and https, not {uri.scheme!r}")
+            return SOCKSClientEndpoint(self._reactor, self._proxy, host, uri.port, options)
+        # TLS would keep a refusal to itself that comes after its first bytes.
+        options = replace(options, optimistic=False)
+        endpoint = SOCKSClientEndpoint(self._reactor, self._proxy, host, uri.port, options)
+        return wrapClientTLS(self._policy.creatorForNetloc(host, uri.port), endpoint)
 
 
 class IsolatedPool:
-    """A pool of connections in which those of one isolation value are kept apart from all others.
+    """A pool of connections in which those of one ``identity`` are kept apart from all others.
 
-    ``Agent`` asks a pool for a connection by scheme, host and port; the isolation value is added.
+    ``Agent`` asks a pool for a connection by scheme, host and port; the identity is added.
     """
 
-    def __init__(self, pool: HTTPConnectionPool, isolation: bytes | None) -> None:
+    def __init__(self, pool: HTTPConnectionPool, identity: Hashable) -> None:
         self._pool = pool
-        self._isolation = isolation
+        self._identity = identity
 
     @property
     def persistent(self) -> bool:
@@ -79,8 +89,8 @@ class IsolatedPool:
         return bool(self._pool.persistent)
 
     def getConnection(self, key: object, endpoint: IStreamClientEndpoint) -> Deferred[Any]:
-        """A connection that is kept for this isolation value, or a new one."""
-        connection: Deferred[Any] = self._pool.getConnection((key, self._isolation), endpoint)
+        """A connection that is kept for this identity, or a new one."""
+        connection: Deferred[Any] = self._pool.getConnection((key, self._identity), endpoint)
         return connection
 
 
@@ -111,10 +121,9 @@ def _unwrap(failure: Failure) -> Failure:
 
     With ``optimistic`` a refusal comes when the request is under way, as the reason of its end.
     """
-    for reason in getattr(failure.value, "reasons", ()):
-        if isinstance(reason, Failure) and reason.check(SOCKSError) is not None:
-            return reason
-    return failure
+    error = failure.value
+    reasons = error.reasons if isinstance(error, RequestTransmissionFailed | ResponseFailed) else ()
+    return next((reason for reason in reasons if reason.check(SOCKSError)), failure)
 
 
 def socks_agent(
@@ -130,8 +139,9 @@ def socks_agent(
 
     ``proxy``: the endpoint of that server. ``isolation``: any bytes; agents with different ones
     share neither a circuit nor a connection, also where they share a ``pool``. It replaces that of
-    ``options``. ``pool``: connections that are kept for further requests; without it none is.
-    ``policy``: how servers of https are verified; by default as browsers do.
+    ``options``, whose ``optimistic`` is for http alone. ``pool``: connections that are kept for
+    further requests; without it none is. ``policy``: how servers of https are verified; by default
+    as browsers do.
     """
     check_endpoint(proxy)
     options = options or ClientOptions()
@@ -140,5 +150,5 @@ def socks_agent(
     policy = policy or BrowserLikePolicyForHTTPS()
     kept = pool or HTTPConnectionPool(reactor, persistent=False)
     factory = SOCKSEndpointFactory(reactor, proxy, options, policy)
-    identity: Any = IsolatedPool(kept, options.isolation)
+    identity: Any = IsolatedPool(kept, (proxy, options))
     return SOCKSAgent(Agent.usingEndpointFactory(reactor, factory, identity))
