@@ -15,6 +15,7 @@ from twisted.internet.endpoints import UNIXClientEndpoint
 
 from tests.support.peers import PeerFactory
 from tests.support.processes import ROOT
+from tests.support.rows import rows
 from tests.support.running import Ended, Twistd, run
 from torsocks_tx import ClientOptions, Credentials, SOCKSClientEndpoint
 
@@ -53,7 +54,7 @@ async def test_start_that_fails_is_one_line_status_1_and_no_pidfile(tmp_path: Pa
             log = tmp_path / way / "twistd.log"
             said = log.read_text() if log.exists() else ended.text
             assert ended.status == 1, way
-            assert lines_with(said, f"--listen {text}: ") == 1, said
+            assert lines_with(said, f"--listen {text}: Address already in use; end the") == 1, said
             assert "Traceback" not in said + ended.complaint
             left = ["twistd.log"] if way.startswith("daemon") else []
             assert os.listdir(tmp_path / way) == left, way
@@ -92,6 +93,7 @@ async def test_password_file_is_judged_by_the_user_that_serves(tmp_path: Path) -
     assert lines_with(ended.text + ended.complaint, told) == 1
 
 
+@rows("R-33")
 async def test_uid_leaves_nothing_of_root_and_umask_opens_no_socket(tmp_path: Path) -> None:
     place = tmp_path / "socks"
     # Only root can become another user.
