@@ -76,7 +76,8 @@ class Worker(LineProtocol):
         """Fires with how it ended, also if it could not be started."""
         self.is_ready = False
         self.lifetime = 0.0
-        self._began = reactor.seconds()
+        self._now = reactor.seconds
+        self._began = self._now()
         self._status = b""
         self._killing: Any = None
 
@@ -129,9 +130,12 @@ class Worker(LineProtocol):
             self._kill_after(QUICK)
 
     def _kill_after(self, seconds: float) -> None:
-        _cancel(self._killing)
-        kill = signal_if_alive, self.transport, signal.SIGKILL
-        self._killing = self._reactor.callLater(seconds, *kill)
+        """Kill it then, if it is not to be killed earlier already."""
+        killing = self._killing
+        if killing is None or not killing.active() or killing.getTime() > self._now() + seconds:
+            _cancel(killing)
+            kill = signal_if_alive, self.transport, signal.SIGKILL
+            self._killing = self._reactor.callLater(seconds, *kill)
 
     def _log_line(self, line: str) -> None:
         self._log.info("worker {number}: {line}", number=self.number, line=line)
@@ -142,7 +146,7 @@ class Worker(LineProtocol):
         self._finish(told if told and not self.is_ready else how)
 
     def _finish(self, reason: str) -> None:
-        self.lifetime = self._reactor.seconds() - self._began
+        self.lifetime = self._now() - self._began
         _cancel(self._killing)
         if not self.is_ready:
             self.ready.callback(reason)
@@ -264,6 +268,8 @@ class Supervisor:
             self._workers[number] = new
             old = [each for each in self._living if each.number == number and each is not new]
             for worker in old[:-MOST_OLD]:
+                text = "worker {number} has more than {most} old ones: the oldest stops"
+                self._log.warn(text, number=number, most=MOST_OLD)
                 worker.stop(self._grace)
         return "the workers have been started anew"
 
