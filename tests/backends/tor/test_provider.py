@@ -115,6 +115,26 @@ async def test_a_start_fires_when_it_has_begun_and_a_stop_when_all_is_over() -> 
     assert await started is None
 
 
+async def test_a_second_stop_waits_for_the_first_and_cuts_nothing_short() -> None:
+    cleaning: Deferred[None] = Deferred()
+    done: list[object] = []
+
+    class Cleaning(Scripted):
+        async def _run(self) -> None:
+            try:
+                await super()._run()
+            finally:
+                done.append(await cleaning)
+
+    provider = Cleaning()
+    provider.start()
+    stops = [provider.stop(), provider.stop()]
+    assert not any(stop.called for stop in stops)
+    cleaning.callback(None)
+    assert done == [None]
+    assert all(stop.called for stop in stops)
+
+
 async def test_an_error_before_a_start_has_begun_fails_it_and_refuses_clients() -> None:
     provider = Scripted(lambda _: {}["x"])
     started = provider.start()

@@ -148,8 +148,9 @@ class TorProvider(ABC):
 
     def stop(self) -> Deferred[None]:
         """End; fires when all that belongs to this provider is gone."""
-        self._stopped("stopped")
-        self._cancel()
+        if self.state is not ProviderState.STOPPED:  # what cleans up is not cancelled again
+            self._stopped("stopped")
+            self._cancel()
         ended: Deferred[None] = Deferred()
         self._running.addBoth(lambda _: ended.callback(None))
         return ended
