@@ -118,13 +118,27 @@ def test_the_first_of_the_services_that_is_published_is_taken(published: str, re
     assert not host.clock.getDelayedCalls()
 
 
+def test_service_of_which_one_upload_is_lost_is_taken_after_the_deadline() -> None:
+    host = Host()
+    adding = host.adding()
+    host.upload("1", "UPLOAD")
+    host.upload("1", "UPLOAD")
+    host.upload("1", "UPLOADED")
+    assert not adding.called
+    host.clock.advance(UPLOAD_DEADLINE)
+    assert adding.called
+    assert not host.removed
+
+
 def test_service_that_is_never_published_raises_timeout() -> None:
     host = Host()
     adding = host.adding()
-    for _ in range(UPLOAD_ATTEMPTS):
+    for number in range(UPLOAD_ATTEMPTS):
+        host.upload(str(number + 1), "UPLOAD")
         host.clock.advance(UPLOAD_DEADLINE)
     failed: list[BaseException] = []
     adding.addErrback(lambda failure: failed.append(failure.value))
     assert isinstance(failed[0], TimeoutError)
+    assert "[1] uploads of which 1 are not over" in str(failed[0])
     assert host.removed == [str(number + 1) for number in range(UPLOAD_ATTEMPTS)]
     assert not host.listeners["HS_DESC"]

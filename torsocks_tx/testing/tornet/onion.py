@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import os
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,11 +19,11 @@ from torsocks_tx.backends.tor.control import Control
 from torsocks_tx.backends.tor.events import parse_event
 from torsocks_tx.backends.tor.waiting import Waiters
 
-UPLOAD_DEADLINE = 45.0
-"""Seconds for the upload of the descriptors; it needs about two."""
+UPLOAD_DEADLINE = 15.0
+"""Seconds for the uploads of one service; they need about two. Then one more service is tried."""
 
-UPLOAD_ATTEMPTS = 3
-"""How many services are tried: tor reports no upload that is lost with its circuit."""
+UPLOAD_ATTEMPTS = 8
+"""How many services are tried."""
 
 _PRIME = 2**255 - 19
 _A24 = 121665
@@ -130,8 +131,9 @@ async def _published(reactor: Any, control: Control, command: str, uploads: Uplo
             try:
                 published = await uploading.addTimeout(UPLOAD_DEADLINE, reactor)
             except TimeoutError:
-                if len(services) == UPLOAD_ATTEMPTS:
-                    raise
+                published = uploads.found_by_clients(services)
+                if published is None and len(services) == UPLOAD_ATTEMPTS:
+                    raise TimeoutError(f"no service was published: {uploads}") from None
     finally:
         for service in services:
             if service != published:
@@ -143,35 +145,51 @@ class Uploads:
     """Counts the uploads of descriptors, from HS_DESC events.
 
     A service makes two descriptors, for this time period and for a neighbouring one. A client asks
-    for either of them, so both must be uploaded. UPLOADED does not say which one it is about.
+    for either of them, so both must be uploaded. UPLOADED does not say which one it is about, and
+    tor reports no upload that is lost with its circuit.
     """
 
     def __init__(self) -> None:
-        self._created: dict[str, set[str]] = defaultdict(set)
-        self._begun: dict[str, set[str]] = defaultdict(set)
+        self._begun: dict[str, dict[str, int]] = defaultdict(dict)
         self._pending: dict[str, int] = defaultdict(int)
         self._changed: Waiters[None] = Waiters()
+
+    def __repr__(self) -> str:
+        """Return for each service how many uploads of each descriptor began, and are not over."""
+        return ", ".join(
+            f"{list(begun.values())} uploads of which {self._pending[service]} are not over"
+            for service, begun in self._begun.items()
+        )
 
     def note(self, text: str) -> None:
         """Take one HS_DESC event."""
         action, service, *others = parse_event(text).positional
+        begun = self._begun[service]
         if action == "CREATED":
-            self._created[service].add(others[-1])
+            begun.setdefault(others[-1], 0)
         elif action == "UPLOAD":
-            self._begun[service].add(others[-1])
+            begun[others[-1]] = begun.get(others[-1], 0) + 1
             self._pending[service] += 1
         elif action in ("UPLOADED", "FAILED"):
             self._pending[service] -= 1
         self._changed.fire(None)
 
     async def finished(self, services: list[str]) -> str:
-        """Return the first of these of which every upload of a descriptor succeeded or failed."""
-        while True:
-            for service in services:
-                if self._is_finished(service):
-                    return service
+        """Return the first of these of which every upload succeeded or failed."""
+        while (service := self._first(services, lambda least, pending: pending <= 0)) is None:
             await self._changed.wait()
+        return service
 
-    def _is_finished(self, service: str) -> bool:
-        begun = self._begun[service]
-        return bool(begun) and begun >= self._created[service] and self._pending[service] <= 0
+    def found_by_clients(self, services: list[str]) -> str | None:
+        """Return the first of these of which each descriptor is at one directory at least.
+
+        Clients that meet a directory without it ask the next one.
+        """
+        return self._first(services, lambda least, pending: pending < least)
+
+    def _first(self, services: list[str], is_enough: Callable[[int, int], bool]) -> str | None:
+        for service in services:
+            least = min(self._begun[service].values(), default=0)
+            if least and is_enough(least, self._pending[service]):
+                return service
+        return None
