@@ -18,7 +18,7 @@ from torsocks_tx.testing.tornet.__main__ import describe, main
 pytestmark = pytest.mark.network
 
 MODULE = "torsocks_tx.testing.tornet"
-UP_WITHIN = 60.0
+UP_WITHIN = 120.0
 
 STUB = """
 import sys
