@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol
 from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
@@ -146,6 +146,12 @@ class TestGivingUp:
         assert waiting.called
         stream.connect(FakeEndpoint())
         assert stream.transport is None
+
+    def test_what_was_prepared_at_once_leaves_the_connection_to_be_cancelled(self) -> None:
+        stream, endpoint = Stream(Clock(), Receiver(), half_close=True), FakeEndpoint()
+        stream.prepare_by(succeed(endpoint).addCallback(stream.connect))
+        stream.abort()
+        assert endpoint.cancelled == 1
 
     def test_a_stream_is_refused_if_what_it_waits_for_fails(self) -> None:
         waiting: Deferred[Any] = Deferred()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from typing import Any
 
 import pytest
 
@@ -334,3 +335,9 @@ def test_a_handler_may_know_some_keys_of_its_prefix_only() -> None:
         judge(KeyValues.of({"REQUIRE": b"X-colour.red,X-colour.blue"}), rules, Role.TOR)
     assert b"X-colour.blue" in caught.value.answer
     assert b"X-colour.red" not in caught.value.answer
+
+
+@pytest.mark.parametrize("keys", [{"two words": take_any}, {"X": None}, {"": take_any}])
+def test_what_is_no_key_with_a_function_is_refused(keys: Any) -> None:
+    with pytest.raises(ValueError, match=r"wanted a key of letters, .*, with a function, not"):
+        ExtendedRules(keys)

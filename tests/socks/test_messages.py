@@ -102,3 +102,9 @@ def test_pairs_make_a_dict() -> None:
 def test_pairs_of_other_kinds_are_refused(pairs: Any) -> None:
     with pytest.raises(TypeError, match="wanted text keys and bytes values"):
         KeyValues.of(pairs)
+
+
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_ports_out_of_range_are_refused(port: int) -> None:
+    with pytest.raises(ValueError, match="a whole number from 0 to 65535"):
+        Address.of("example.com", port)

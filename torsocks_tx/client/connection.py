@@ -140,7 +140,9 @@ class Stream(Protocol):
 
     def prepare_by(self, preparing: Deferred[Any]) -> None:
         """Be refused if ``preparing`` fails; cancel it if the stream is given up first."""
-        self._pending = preparing.addErrback(self._connect_failed)
+        if self._pending is None:  # it may have connected already
+            self._pending = preparing
+        preparing.addErrback(self._connect_failed)
 
     def connect(self, endpoint: IStreamClientEndpoint) -> None:
         """Connect to the proxy, or to the destination if nothing is to be asked."""
@@ -209,18 +211,15 @@ class Stream(Protocol):
 
     def abort(self) -> None:
         """Give up at once."""
-        self._hang_up()
-        explainer, self._explainer = self._explainer, None
-        if explainer is not None:
-            explainer.over()
-
-    def _hang_up(self) -> None:
         self._state = State.OVER
         self._early = b""
         self._deadline.stop()
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.cancel()
+        explainer, self._explainer = self._explainer, None
+        if explainer is not None:
+            explainer.over()
         if self.transport is not None:
             abort(self.transport)
 
@@ -336,7 +335,7 @@ class Stream(Protocol):
         """The server said no; the explainer may know why."""
         explainer, self._explainer = self._explainer, None
         try:
-            self._hang_up()
+            self.abort()
         finally:
             # Whatever a transport does, nobody waits for ever.
             if explainer is None:

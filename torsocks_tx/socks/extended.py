@@ -237,6 +237,12 @@ class ExtendedRules:
     max_bytes: int = MAX_BYTES
     budget: Budget = field(default_factory=Budget, compare=False)
 
+    def __post_init__(self) -> None:
+        for name, handler in self.keys.items():
+            if not _NAME.match(name) or not callable(handler):
+                wanted = "a key of letters, digits, dots, dashes and underscores, with a function"
+                raise ValueError(f"wanted {wanted}, not {name!r}: {type(handler).__name__}")
+
     def reader(self, count: int) -> Pairs:
         """Return a reader of ``count`` pairs that keeps those with a handler."""
         return Pairs(

@@ -56,6 +56,8 @@ class Address:
 
         The text of an IPv6 address with a scope (``%eth0``) is a name: scopes mean nothing to Tor.
         """
+        if not 0 <= port < 65536:
+            raise ValueError(f"a port is a whole number from 0 to 65535, not {port!r}")
         parsed = _parse_ip(host)
         if parsed is None:
             return cls(AddressType.HOSTNAME, host, port)
