@@ -108,6 +108,8 @@ MISTAKES = [
     (["--listen", "foo"], ["--listen", "'foo'", "tcp:1080"]),
     (["--listen", "tcp:1080"], ["--listen", "tcp:1080", "interface=127.0.0.1", "--auth"]),
     (["--listen", "tcp:x:interface=127.0.0.1"], ["--listen", "tcp:x", "write it as"]),
+    (["--listen", "tcp:"], ["--listen 'tcp:': a part is missing or wrong; write it as"]),
+    (["--tor", "tcp:127.0.0.1"], ["--tor 'tcp:127.0.0.1': a part is missing or wrong"]),
     (["--listen", "bogus:x AllowPublic"], ["--listen", "bogus:x", "write it as"]),
     (["--listen", "systemd:domain=INET:index=0"], ["--listen", "systemd", "inherited socket"]),
     (["--listen", "tcp:1:interface=127.0.0.1 Nope"], ["--listen", "Nope"]),

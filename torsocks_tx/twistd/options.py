@@ -63,12 +63,13 @@ class Options(usage.Options, AuthOptionMixin):
         self.arguments: list[str] = []
 
     @property
-    def _command(self) -> str:
+    def command(self) -> str:
+        """What this program is called."""
         return "torsocks-tx" if self.parent is None else "twistd torsocks"
 
     def getSynopsis(self) -> str:
         """The first line of the help."""
-        return f"Usage: {self._command} [OPTION ...]"
+        return f"Usage: {self.command} [OPTION ...]"
 
     def getUsage(self, width: int | None = None) -> str:
         """The rest of the help."""
@@ -83,7 +84,7 @@ class Options(usage.Options, AuthOptionMixin):
         try:
             super().parseOptions(self.arguments)
         except usage.UsageError as error:
-            command = self._command
+            command = self.command
             raise SystemExit(f"{command}: {error}\nTry '{command} --help'.") from None
 
     def parseArgs(self, *words: str) -> None:
@@ -274,12 +275,11 @@ def _working_directory() -> str:
 
 
 def _why(error: Exception) -> str:
-    """What an endpoint parser of Twisted complains of; some say it by the exception's type."""
+    """What an endpoint parser of Twisted complains of; most say it in words of Python's."""
     if isinstance(error, IndexError):
         return "there is no such inherited socket"
-    if isinstance(error, KeyError):
-        return f"{error} is missing"
-    return str(error).rstrip(".") or type(error).__name__
+    text = str(error)
+    return text if text.startswith("Unknown endpoint type") else "a part is missing or wrong"
 
 
 def _check_password_file(path: str) -> None:

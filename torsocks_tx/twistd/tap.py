@@ -108,7 +108,7 @@ def _upstream(reactor: Any, options: Options, keys: str | None = None) -> Any:
     try:
         return make_upstream(reactor, options, keys)
     except (ValueError, DirectoryError, TorNotFound) as error:
-        raise SystemExit(f"torsocks_tx: {error}") from None
+        raise SystemExit(f"{options.command}: {error}") from None
 
 
 def make_supervisor(reactor: Any, options: Options, bind: Bind) -> Supervisor:
