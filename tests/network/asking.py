@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 from torsocks_tx import SOCKSFactory, TorBackend
 from torsocks_tx.backends.tor.provider import TorProvider
 from torsocks_tx.backends.tor.providers import RunningTorProvider
+from torsocks_tx.http.client import HTTPClientHandshake
 from torsocks_tx.policy.listener import parse_flags
 from torsocks_tx.socks.client import ClientHandshake, Failed, Opened
 from torsocks_tx.socks.constants import Command, Version
@@ -26,12 +27,18 @@ DEADLINE = 60.0
 
 
 class Asker(Protocol):
-    """Makes one request; ``outcome`` fires with the reply, or fails with the refusal."""
+    """Makes one request; ``outcome`` fires with the reply, or fails with the refusal.
+
+    ``heard`` is what the server has sent up to then.
+    """
 
     transport: Any = None
 
     def __init__(self, request: Request) -> None:
-        self._handshake = ClientHandshake(request)
+        self._handshake: ClientHandshake | HTTPClientHandshake = ClientHandshake(request)
+        if request.version is Version.HTTP:
+            self._handshake = HTTPClientHandshake(request.address, request.credentials)
+        self.heard = b""
         self.outcome: Deferred[Opened] = Deferred()
         self.lost: Deferred[None] = Deferred()
         self.received = b""
@@ -43,6 +50,7 @@ class Asker(Protocol):
         if self.outcome.called:
             self.received += data
             return
+        self.heard += data
         self._follow(self._handshake.receive(data))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

@@ -31,7 +31,7 @@ class Who:
 
 
 NOBODY = Who()
-FOUR = Version.SOCKS4
+FOUR, HTTP = Version.SOCKS4, Version.HTTP
 
 APART = "apart"
 TOGETHER = "together"
@@ -49,6 +49,13 @@ CASES = [
     ("no credentials and empty ones", "", NOBODY, Who(b"", b""), APART),
     ("SOCKS4 id and SOCKS5 name", "", Who(b"a", version=FOUR), Who(b"a"), APART),
     ("token and user name", "", Who(b"<torS0X>0", b"t"), Who(b"t", b"t"), APART),
+    ("the same HTTP credentials", "", Who(b"tor-iso", b"1", HTTP), Who(b"tor-iso", b"1", HTTP),
+     TOGETHER),
+    ("HTTP credentials", "", Who(b"tor-iso", b"1", HTTP), Who(b"tor-iso", b"2", HTTP), APART),
+    ("HTTP and SOCKS5 credentials", "", Who(b"a", b"1", HTTP), Who(b"a", b"1"), APART),
+    ("HTTP and SOCKS5 without any", "", Who(version=HTTP), NOBODY, APART),
+    ("HTTP and SOCKS5 where none count", "NoIsolateSOCKSAuth", Who(b"a", b"1", HTTP), NOBODY,
+     TOGETHER),
     ("client addresses", "", NOBODY, Who(source="127.0.0.2"), APART),
     ("listeners", "", NOBODY, Who(listener=1), APART),
     ("listeners of one group", "SessionGroup=7", NOBODY, Who(listener=1), TOGETHER),
@@ -86,7 +93,7 @@ async def _circuit_of(network: PrivateNetwork, servers: list[str], who: Who) -> 
     return event.circuit_id
 
 
-@rows("S-13", "S-17", "S-23", "R-33")
+@rows("S-13", "S-17", "S-23", "R-33", "H-08", "H-09")
 @pytest.mark.parametrize(("flags", "one", "other", "expected"), [c[1:] for c in CASES],
                          ids=[c[0] for c in CASES])  # fmt: skip
 async def test_streams_share_circuits_as_their_isolation_says(

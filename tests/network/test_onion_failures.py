@@ -16,9 +16,10 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 
-from tests.network.asking import Serving, ask, hang_up, request, serving
+from tests.network.asking import Asker, Serving, ask, hang_up, request, serving
 from tests.onion.recording import Recorder
 from tests.onion.scenarios import (
     QUICK,
@@ -33,12 +34,13 @@ from tests.onion.scenarios import (
     some_directories,
     up,
 )
+from tests.support.http import read_answer
 from tests.support.rows import rows
 from tests.support.running import Twistd
 from torsocks_tx import TorBackend
 from torsocks_tx.backends.tor.provider import ProviderState, TorProvider
 from torsocks_tx.backends.tor.providers import FixedTorProvider
-from torsocks_tx.errors import OnionRefused, Refused
+from torsocks_tx.errors import OnionRefused, Refused, SOCKSError
 from torsocks_tx.limits import RENDEZVOUS_TIMEOUT
 from torsocks_tx.socks.constants import Version
 from torsocks_tx.testing.tornet import Client, ClientKey, OnionService, PrivateNetwork
@@ -88,14 +90,50 @@ async def code_of(server: str, host: str, port: int = 80, **options: Any) -> int
     return 0
 
 
+STATUSES = {
+    0x00: (200, None, None),
+    0x01: (502, "failed", "connection_terminated"),
+    0x05: (403, "connection-refused", "connection_refused"),
+    0xF0: (503, "onion-descriptor-not-found", "destination_not_found"),
+    0xF1: (503, "onion-descriptor-invalid", "destination_unavailable"),
+    0xF2: (503, "onion-introduction-failed", "destination_unavailable"),
+    0xF3: (503, "onion-rendezvous-failed", "destination_unavailable"),
+    0xF4: (403, "onion-missing-client-auth", "http_request_denied"),
+    0xF5: (403, "onion-wrong-client-auth", "http_request_denied"),
+    0xF6: (400, "onion-invalid-address", "http_request_error"),
+    0xF7: (504, "onion-introduction-timed-out", "connection_timeout"),
+}
+
+
+async def check_http(server: str, host: str, port: int, code: int) -> None:
+    """Check what a client hears by HTTP, which has no need of ExtendedErrors."""
+    asker = Asker(request(host, port, version=Version.HTTP))
+    name, _, number = server.rpartition(":")
+    endpoint = TCP4ClientEndpoint(reactor, name, int(number))
+    await endpoint.connect(Factory.forProtocol(lambda: asker))
+    asker.outcome.addErrback(lambda failure: failure.trap(SOCKSError))
+    await asker.outcome.addTimeout(200.0, reactor)
+    await hang_up(asker)
+    answer, _ = read_answer(asker.heard)
+    if port == 0:
+        assert answer.status == 400
+        return
+    status, token, error = STATUSES[code]
+    assert answer.status == status
+    assert answer.headers.get("tor-request-failed") == (token and f"torsocks_tx/{token}")
+    proxy_status = answer.headers.get("proxy-status")
+    assert proxy_status == error or f"; error={error}; " in str(proxy_status)
+
+
 @rows(
-    "S-21", "S-22", "S-41", "S-42", "S-43", "S-44", "S-45", "S-46", "S-47", "S-48", "S-49", "S-50"
-)
+    "S-21", "S-22", "S-41", "S-42", "S-43", "S-44", "S-45", "S-46", "S-47", "S-48", "S-49", "S-50",
+    "H-14", "H-15", "H-16"
+)  # fmt: skip
 @pytest.mark.parametrize("scenario", QUICK, ids=lambda scenario: scenario.name)
 async def test_onion_failure_is_its_reply_code(
     private_network: PrivateNetwork, servers: Servers, scenario: Scenario
 ) -> None:
-    """With the flag, without it, by SOCKS4, and again: tor's cache changes nothing."""
+    """With the flag, without it, by SOCKS4 and HTTP, and again: tor's cache changes nothing."""
     stage = Stage(private_network, private_network.client)
     async with scenario.provoke(stage) as target:
         host, port = target.host, target.port
@@ -105,6 +143,7 @@ async def test_onion_failure_is_its_reply_code(
         assert old == (1 if scenario.plain else 0)
         again = await code_of(servers.extended, host, port, user=b"another", password=b"circuit")
         assert again == scenario.code
+        await check_http(servers.plain, host, port, scenario.code)
 
 
 @rows(
@@ -126,13 +165,14 @@ async def test_slow_onion_failure_is_its_reply_code(
                     (servers.extended, Version.SOCKS5),
                     (servers.plain, Version.SOCKS5),
                     (servers.extended, Version.SOCKS4),
+                    (servers.plain, Version.HTTP),
                 )
             )
             took = reactor.seconds() - began
         # An introduction point that is stopped too late has answered, or was never reached.
         if scenario.code != 0xF7 or heard[0] != 0xF2:
             break
-    assert heard == [scenario.code, scenario.plain, 1]
+    assert heard == [scenario.code, scenario.plain, 1, scenario.code]
     if scenario.provoke is service_stopped:
         assert RENDEZVOUS_TIMEOUT <= took < TOR_GIVES_UP
 
