@@ -12,13 +12,11 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
-from twisted.web.server import Site
-from twisted.web.static import File
 
 from tests.interop.conftest import BAD_ONION, Served
 from tests.interop.test_chromium import chromium
 from tests.interop.test_curl import curl
-from tests.interop.test_programs import apt_update, bare_repository
+from tests.interop.test_programs import apt_update, bare_repository, site_of
 from tests.support.certificates import certificate
 from tests.support.clients import client
 from tests.support.rows import rows
@@ -38,11 +36,8 @@ PAGE = b"GET / HTTP/1.0\r\n\r\n"
 def secure(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     """A directory that is served by https, and its URL: exits find it."""
     root = tmp_path / "served"
-    root.mkdir()
+    site = site_of(root)
     (root / "index.html").write_text("<title>secure origin</title>")
-    site = Site(File(str(root)))
-    site.noisy = False
-    site.log = lambda request: None
     own, _ = certificate("web.test")
     port = reactor.listenSSL(0, site, own.options(), interface=LOOPBACK)
     yield root, f"https://web.test:{port.getHost().port}"

@@ -23,15 +23,20 @@ from torsocks_tx.testing.tornet.servers import LOOPBACK
 pytestmark = pytest.mark.network
 
 
-@pytest.fixture
-def files(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """A directory, and the URL at which exits find it."""
-    root = tmp_path / "served"
+def site_of(root: Path) -> Site:
+    """Make a directory, and what serves its files without a word."""
     root.mkdir()
     site = Site(File(str(root)))
     site.noisy = False
     site.log = lambda request: None
-    port = reactor.listenTCP(0, site, interface=LOOPBACK)
+    return site
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A directory, and the URL at which exits find it."""
+    root = tmp_path / "served"
+    port = reactor.listenTCP(0, site_of(root), interface=LOOPBACK)
     yield root, f"http://web.test:{port.getHost().port}"
     pytest_twisted.blockon(port.stopListening())
 
