@@ -125,6 +125,10 @@ class Server:
         """Return a SOCKS5 server at ``host:port`` that is not ours to start or stop."""
         return cls(None, int(place.rpartition(":")[2]))
 
+    def by_version(self, version: int) -> Server:
+        """Return the same server, spoken to by another version of SOCKS, for its owner to stop."""
+        return Server(self.process, self.way.proxy[1], version)
+
     def __enter__(self) -> Server:
         return self
 

@@ -89,12 +89,13 @@ class Throttle:
 class Relay:
     """One stream; ``sent`` and ``received`` count the payload, to and from the remote.
 
-    ``last_activity`` is the time of the last bytes of an open stream.
+    ``last_activity`` is the time of the last bytes of an open stream. ``outbound`` is the remote
+    side, None when there is nothing left to do with it.
     """
 
-    __slots__ = ("_clock", "_deadline", "_limits", "_outbound", "_owner", "_run", "_splice",
-                 "_state", "_throttles", "_transport", "_watched", "last_activity",
-                 "received", "sent")  # fmt: skip
+    __slots__ = ("_clock", "_deadline", "_limits", "_owner", "_run", "_splice",
+                 "_throttles", "_transport", "_watched", "last_activity",
+                 "outbound", "received", "sent", "state")  # fmt: skip
 
     def __init__(
         self,
@@ -109,8 +110,8 @@ class Relay:
         self._clock = clock
         self._deadline = deadline
         self._limits = limits
-        self._outbound: IOutbound | None = None
-        self._state = State.OPENING
+        self.outbound: IOutbound | None = None
+        self.state = State.OPENING
         self._throttles: tuple[Throttle, ...] = ()
         self._splice: Splice | None = None
         self._run = 0
@@ -120,36 +121,26 @@ class Relay:
         self.received = 0
 
     @property
-    def state(self) -> State:
-        """How far the stream is."""
-        return self._state
-
-    @property
     def is_open(self) -> bool:
         """Whether the client was told that the remote is reached."""
-        return self._state is not State.OPENING and self._outbound is not None
-
-    @property
-    def outbound(self) -> IOutbound | None:
-        """The remote side, None when there is nothing left to do with it."""
-        return self._outbound
+        return self.state is not State.OPENING and self.outbound is not None
 
     # The client's side.
 
     def begin(self, outbound: IOutbound, early: bytes, timeout: float) -> None:
         """Take the outbound that was opened with this relay as its receiver."""
-        self._outbound = outbound
+        self.outbound = outbound
         self._deadline.start(timeout, self._open_timed_out)
         if early:
             self.client_data(early)
 
     def client_data(self, data: bytes) -> None:
         """Bytes from the client: early data, or payload."""
-        if self._outbound is None:
+        if self.outbound is None:
             return
         self.sent += len(data)
-        self._outbound.write(data)
-        if self._state is not State.OPENING:
+        self.outbound.write(data)
+        if self.state is not State.OPENING:
             self._note_flow(len(data))
         elif self.sent >= self._limits.early_data and self._watched is None:
             self._transport.pauseProducing()
@@ -161,20 +152,20 @@ class Relay:
 
     def client_eof(self) -> None:
         """The client will send no more. While opening that means that it is gone."""
-        if self._state is State.OPENING:
+        if self.state is State.OPENING:
             self.client_lost(clean=False)
-        elif self._state is State.OPEN and self._outbound is not None:
-            self._state = State.CLIENT_DONE
-            self._outbound.lose_write()
+        elif self.state is State.OPEN and self.outbound is not None:
+            self.state = State.CLIENT_DONE
+            self.outbound.lose_write()
             self._watch_silence().client_done()
-        elif self._state is State.REMOTE_DONE:
+        elif self.state is State.REMOTE_DONE:
             self.give_up(complete=True)
 
     def client_lost(self, clean: bool) -> None:
         """The client's connection is gone. What it had sent in a clean end still goes out."""
-        if self._state is State.OVER:
+        if self.state is State.OVER:
             return
-        if self._state is State.OPENING or not clean:
+        if self.state is State.OPENING or not clean:
             outbound = self._release()
             if outbound is not None:
                 outbound.abort()
@@ -185,14 +176,14 @@ class Relay:
 
     def opened(self) -> None:
         """The remote is reached."""
-        if self._state is not State.OPENING or self._outbound is None:
+        if self.state is not State.OPENING or self.outbound is None:
             return
-        self._state = State.OPEN
+        self.state = State.OPEN
         self._owner.relay_opened()
         client = Throttle(self._transport, self)
-        remote = Throttle(self._outbound, self)
+        remote = Throttle(self.outbound, self)
         self._throttles = client, remote
-        self._outbound.register_producer(client)
+        self.outbound.register_producer(client)
         self._transport.registerProducer(remote, True)
         if self.sent >= self._limits.early_data:
             self._stop_watching()
@@ -204,31 +195,31 @@ class Relay:
 
     def refused(self, reason: SOCKSError) -> None:
         """The remote is not reached."""
-        if self._state is State.OPENING:
+        if self.state is State.OPENING:
             self._release()
             self._owner.relay_refused(reason)
 
     def data(self, data: bytes) -> None:
         """Bytes from the remote."""
-        if self._state in _FLOWING_OUT:
+        if self.state in _FLOWING_OUT:
             self.received += len(data)
             send(self._transport, data)
             self._note_flow(len(data))
 
     def eof(self) -> None:
         """The remote will send no more, but still listens."""
-        if self._state is State.OPEN and can_half_close(self._transport):
-            self._state = State.REMOTE_DONE
+        if self.state is State.OPEN and can_half_close(self._transport):
+            self.state = State.REMOTE_DONE
             # Until it is free from its producer, the transport would not shut down.
             self._transport.unregisterProducer()
             self._owner.relay_remote_eof()
             self._watch_silence().remote_done()
-        elif self._state in _FLOWING_OUT:
+        elif self.state in _FLOWING_OUT:
             self.give_up(complete=True)
 
     def lost(self, clean: bool) -> None:
         """The remote is gone."""
-        if self._state is not State.OVER:
+        if self.state is not State.OVER:
             self._release()
             self._owner.relay_over(clean)
 
@@ -246,12 +237,11 @@ class Relay:
 
     def splice_if_bulk(self) -> None:
         """Splice a bulk stream, if both are plain sockets to which nothing waits to be sent."""
-        if self._run < BULK or self._splice is not None or self._outbound is None:
+        if self._run < BULK or self._splice is not None or self.outbound is None:
             return
-        client, remote = self._transport, self._outbound.transport
-        paused = any(throttle.paused for throttle in self._throttles)
-        if not paused and _is_flushed(client) and _is_flushed(remote):
-            has_ended = self._state is State.CLIENT_DONE, self._state is State.REMOTE_DONE
+        client, remote = self._transport, self.outbound.transport
+        if not self.is_blocked and _is_flushed(client) and _is_flushed(remote):
+            has_ended = self.state is State.CLIENT_DONE, self.state is State.REMOTE_DONE
             self._splice = Splice(self, client, remote, has_ended)
             self._splice.start()
 
@@ -284,7 +274,7 @@ class Relay:
     @property
     def is_sending(self) -> bool:
         """Whether the remote has not taken everything yet that was sent to it."""
-        return self._outbound is not None and is_sending(self._outbound.transport)
+        return self.outbound is not None and is_sending(self.outbound.transport)
 
     def give_up(self, complete: bool) -> None:
         """End the stream on both sides; as if it was cut short, if not ``complete``."""
@@ -292,16 +282,15 @@ class Relay:
         self._owner.relay_over(complete)
 
     def _release(self) -> IOutbound | None:
-        self._state = State.OVER
-        if self._splice is not None:
-            self._splice.stop()
+        self.state = State.OVER
+        self.unsplice()
         if self._watched is not None:
             self._stop_watching()
         self._deadline.stop()
         if self._throttles:
             self._transport.unregisterProducer()
             self._throttles = ()
-        outbound, self._outbound = self._outbound, None
+        outbound, self.outbound = self.outbound, None
         return outbound
 
     def _stop_watching(self) -> None:
