@@ -218,12 +218,12 @@ def parse_proxy(uri: str) -> UpstreamProxy:
         kind = ProxyKind(scheme.lower())
     except ValueError:
         raise _unusable_proxy("the kind of proxy is not supported") from None
-    match = _PROXY_PLACE.fullmatch(place)
-    address = None if match is None else Address.of(match[1], int(match[2]))
-    if not separator or address is None or address.type is AddressType.HOSTNAME:
-        raise _unusable_proxy("the proxy is not given by IP address and port")
-    if not 0 < address.port < 65536:
+    match = _PROXY_PLACE.fullmatch(place) if separator else None
+    if match is not None and not 0 < int(match[2]) < 65536:
         raise _unusable_proxy("the port of the proxy is out of range")
+    address = None if match is None else Address.of(match[1], int(match[2]))
+    if address is None or address.type is AddressType.HOSTNAME:
+        raise _unusable_proxy("the proxy is not given by IP address and port")
     return UpstreamProxy(kind, address, _proxy_credentials(kind, user) if at else None)
 
 
