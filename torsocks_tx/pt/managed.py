@@ -223,14 +223,7 @@ class ManagedTransports:
         self._debug_log = ExitStack()
 
     async def start(self, environ: Mapping[str, str]) -> spec.Environment:
-        """Listen, and say so to the parent. Raises ``Unusable``, whose line is said already."""
-        try:
-            return await self._start(environ)
-        except spec.Unusable as error:
-            self._parent.say(error.line)
-            raise
-
-    async def _start(self, environ: Mapping[str, str]) -> spec.Environment:
+        """Listen, and say so to the parent. Raises ``Unusable``, whose line is to be said then."""
         spec.check_version(environ)
         self._parent.say(spec.VERSION_DONE)
         wanted = spec.read_environment(environ)
@@ -262,8 +255,7 @@ class ManagedTransports:
         if wanted.proxy is not None:
             proxy = spec.parse_proxy(wanted.proxy)
             self._parent.say(spec.PROXY_DONE)
-        binds = {"bind_v4": wanted.bind_v4, "bind_v6": wanted.bind_v6}
-        return Dialer(self._reactor, proxy=proxy, **binds)
+        return Dialer(self._reactor, proxy=proxy, bind_v4=wanted.bind_v4, bind_v6=wanted.bind_v6)
 
     async def _serve(self, name: str, setting: Setting) -> None:
         transport = self._transports[name]
@@ -316,7 +308,8 @@ async def serve(reactor: Any, transports: Mapping[str, Transport], debug: bool) 
         if wanted.exit_on_stdin_close:
             parent.input_closed.addCallback(lambda _: _end(ending, ended))
         await ending
-    except spec.Unusable:
+    except spec.Unusable as error:
+        parent.say(error.line)
         raise SystemExit(1) from None
     except Exception:
         managed.log.failure("a fault of this program")

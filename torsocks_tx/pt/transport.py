@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
 
@@ -59,24 +59,18 @@ _OPTIONS = {
 _log = Logger()
 
 
+@dataclass(frozen=True, slots=True)
 class Dialer:
     """Makes endpoints that connect as the parent asks: directly, or through a proxy only.
 
     ``bind_v4`` and ``bind_v6`` are the addresses to connect from, if any.
     """
 
-    def __init__(
-        self,
-        reactor: Any,
-        *,
-        proxy: UpstreamProxy | None = None,
-        bind_v4: str | None = None,
-        bind_v6: str | None = None,
-    ) -> None:
-        self._reactor = reactor
-        self._proxy = proxy
-        self._bind_v4 = bind_v4
-        self._bind_v6 = bind_v6
+    reactor: Any
+    _: KW_ONLY
+    proxy: UpstreamProxy | None = None
+    bind_v4: str | None = None
+    bind_v6: str | None = None
 
     def endpoint(self, address: Address) -> IStreamClientEndpoint:
         """Return an endpoint for an address. A proxy looks names up; without one, this machine.
@@ -87,25 +81,25 @@ class Dialer:
             check_destination(address)
         except errors.ProtocolError as error:
             raise errors.InvalidBridge(str(error)) from None
-        if self._proxy is None:
+        if self.proxy is None:
             return self._direct(address)
-        proxy, credentials = self._direct(self._proxy.address), self._proxy.credentials
+        proxy, credentials = self._direct(self.proxy.address), self.proxy.credentials
         # Nothing that needs method 0x97 is said, and common proxies do not know it.
-        options = replace(_OPTIONS[self._proxy.kind], credentials=credentials)
-        return SOCKSClientEndpoint(self._reactor, proxy, address.host, address.port, options)
+        options = replace(_OPTIONS[self.proxy.kind], credentials=credentials)
+        return SOCKSClientEndpoint(self.reactor, proxy, address.host, address.port, options)
 
     def _direct(self, address: Address) -> IStreamClientEndpoint:
         host, port = address.host, address.port
         if address.type is AddressType.HOSTNAME:
             # One source for both kinds of address: attempts by the other kind fail.
-            source = _source(self._bind_v4 or self._bind_v6)
-            return endpoints.HostnameEndpoint(self._reactor, host, port, bindAddress=source)
+            source = _source(self.bind_v4 or self.bind_v6)
+            return endpoints.HostnameEndpoint(self.reactor, host, port, bindAddress=source)
         is_ipv6 = address.type is AddressType.IPV6
-        bind = self._bind_v6 if is_ipv6 else self._bind_v4
+        bind = self.bind_v6 if is_ipv6 else self.bind_v4
         # A loopback address cannot be reached from any but its own.
         source = None if ipaddress.ip_address(host).is_loopback else _source(bind)
         kind = endpoints.TCP6ClientEndpoint if is_ipv6 else endpoints.TCP4ClientEndpoint
-        return kind(self._reactor, host, port, bindAddress=source)
+        return kind(self.reactor, host, port, bindAddress=source)
 
 
 def _source(host: str | None) -> tuple[str, int] | None:
