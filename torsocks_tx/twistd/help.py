@@ -128,7 +128,7 @@ _NUMBERS: dict[str, tuple[str, type, str]] = {
     "BYTES": _WHOLE,
     "SECONDS": (r"[0-9]{1,9}(\.[0-9]{1,9})?", float, "write a number of seconds, such as 30"),
 }
-"""The values that are numbers: how they are written, their type, and how to mend a mistake."""
+"""Values that are numbers: how they are written, their type, and what to write instead."""
 
 _MAY_BE_ZERO = ("idle-timeout", "shutdown-grace", "drain-limit")
 
