@@ -158,6 +158,22 @@ async def test_a_backend_over_an_applications_tor_takes_all_that_a_backend_takes
     await backend.stop()
 
 
+async def test_clients_do_not_wait_for_an_application_that_may_not_control_tor(
+    fake_tor: FakeTor, log_lines: list[str]
+) -> None:
+    fake_tor.answers["AUTHENTICATE"] = "515 Bad authentication"
+    protocol = await protocol_of(fake_tor)
+    backend = TorBackend.from_tor(reactor, protocol)
+    protocol.post_bootstrap.addErrback(lambda _: None)
+    with pytest.raises(TorDown):
+        await backend.provider.when_ready()
+    await until(lambda: bool(log_lines))
+    (line,) = log_lines
+    assert line.startswith("error: the application's control connection failed (")
+    assert line.endswith("; clients are refused")
+    fake_tor.drop()
+
+
 @pytest.mark.parametrize("tor", [None, object(), UNIXClientEndpoint(reactor, "/run/tor/control")])
 def test_what_is_no_tor_is_refused_at_the_call(tor: object) -> None:
     wanted = rf"tor must be a txtorcon\.Tor, .* not {type(tor).__name__}"

@@ -46,21 +46,21 @@ class TorBackend:
 
     def __init__(
         self,
-        clock: IReactorTime,
+        reactor: IReactorTime,
         provider: TorProvider,
         *,
         optimistic_data: bool | None = None,
         onion_observer: OnionObserver | None = None,
     ) -> None:
-        _check("reactor", clock, "a reactor", IReactorTime.providedBy(clock))
+        _check("reactor", reactor, "a reactor", IReactorTime.providedBy(reactor))
         wanted = "a TorProvider, such as RunningTorProvider(reactor, control_endpoint)"
         _check("provider", provider, wanted, isinstance(provider, TorProvider))
         is_observer = onion_observer is None or isinstance(onion_observer, OnionObserver)
         _check("onion_observer", onion_observer, "an OnionObserver", is_observer)
         self.provider = provider
-        self.observer = onion_observer or OnionObserver(clock)
+        self.observer = onion_observer or OnionObserver(reactor)
         provider.at_stop(self.observer.detach)
-        self._clock = clock
+        self._clock = reactor
         self._optimistic_data = optimistic_data
         self._quiet_until = 0.0
 
