@@ -17,7 +17,6 @@ from tests.backends.tor.fake_tor import BOOTSTRAPPED, STARTING, FakeTor
 from tests.backends.tor.real_tor import UNREACHABLE, RealTor
 from tests.backends.tor.test_running import until
 from tests.support.processes import ROOT, start_python
-from torsocks_tx.backends.tor.authentication import ControlUnavailable
 from torsocks_tx.backends.tor.backend import TorBackend
 from torsocks_tx.backends.tor.onion.observer import OnionObserver
 from torsocks_tx.backends.tor.provider import ProviderState
@@ -164,10 +163,11 @@ async def test_clients_do_not_wait_for_an_application_that_may_not_control_tor(
     fake_tor.answers["AUTHENTICATE"] = "515 Bad authentication"
     protocol = await protocol_of(fake_tor)
     backend = TorBackend.from_tor(reactor, protocol)
-    protocol.post_bootstrap.addErrback(lambda _: None)
+    application: list[object] = []
+    protocol.post_bootstrap.addErrback(application.append)
     with pytest.raises(TorDown):
         await backend.provider.when_ready()
-    await until(lambda: bool(log_lines))
+    await until(lambda: len(application) == len(log_lines) == 1)
     (line,) = log_lines
     assert line.startswith("error: the application's control connection failed (")
     assert line.endswith("; clients are refused")
@@ -202,19 +202,6 @@ async def test_a_connection_that_was_lost_before_the_start_is_down(
     provider = OwnedTorProvider(reactor, protocol)
     await provider.start()
     assert provider.state is ProviderState.DOWN
-
-
-async def test_an_application_that_may_not_control_tor_fails_the_start(fake_tor: FakeTor) -> None:
-    fake_tor.answers["AUTHENTICATE"] = "515 Bad authentication"
-    protocol = await protocol_of(fake_tor)
-    provider = OwnedTorProvider(reactor, protocol)
-    started = provider.start()
-    application: list[object] = []
-    protocol.post_bootstrap.addErrback(application.append)
-    with pytest.raises(ControlUnavailable, match="the application's control connection failed"):
-        await started
-    await until(lambda: len(application) == 1)
-    fake_tor.drop()
 
 
 async def test_the_provider_can_be_stopped_while_it_waits_for_the_protocol(

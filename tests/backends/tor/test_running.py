@@ -342,26 +342,6 @@ async def test_a_provider_can_be_stopped_at_any_time(
     assert provider.control is None
 
 
-async def test_a_provider_can_be_stopped_by_its_own_callbacks(
-    fake_tor: FakeTor, running: Make
-) -> None:
-    fake_tor.info["status/bootstrap-phase"] = STARTING
-    provider = running(fake_tor)
-    stopped: list[Deferred[None]] = []
-    provider.on_progress(lambda _: stopped.append(provider.stop()))
-    await provider.start()
-    await stopped[0]
-    assert provider.state is ProviderState.STOPPED
-    assert provider.control is None
-    other = running(fake_tor)
-    fake_tor.info["status/bootstrap-phase"] = BOOTSTRAPPED
-    started = other.start()
-    stopping = other.when_ready().addCallback(lambda _: other.stop())
-    await started
-    await stopping
-    assert other.state is ProviderState.STOPPED
-
-
 async def test_a_search_that_ends_after_the_stop_revives_nothing(
     fake_tor: FakeTor, running: Make
 ) -> None:
