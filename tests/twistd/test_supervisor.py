@@ -469,6 +469,15 @@ def test_worker_that_is_replaced_before_it_is_ready_is_stopped(team: Team) -> No
     assert team.asked()[2] == ["stop"]
 
 
+def test_reload_during_the_start_disturbs_no_worker(team: Team) -> None:
+    team.service.startService()
+    outcome: list[Failure] = []
+    team.reload().addErrback(outcome.append)
+    assert outcome[0].getErrorMessage() == "the first workers are still starting"
+    team.get_ready(0, 1)
+    assert team.asked() == [[], []]
+
+
 def test_reload_that_fails_leaves_the_old_workers(team: Team) -> None:
     team.start()
     for _ in range(3):

@@ -250,6 +250,8 @@ class Supervisor:
         An old one serves until the new one is ready, and then its streams until they end, up to the
         drain limit. If a new one cannot start, the old ones stay.
         """
+        if not self._has_started:
+            raise WorkerFailed("the first workers are still starting")
         if self._orders["keys"]:
             # A new worker cannot take keys of onion services from tor that it has never known.
             for worker in self._living:
@@ -259,7 +261,7 @@ class Supervisor:
             self._launch(new)
             reason = await new.ready
             if self._is_stopping:
-                break
+                return "the server is stopping"
             if reason != READY:
                 raise WorkerFailed(f"a new worker cannot start: {reason}")
             _cancel(self._replacements.pop(number, None))
