@@ -14,6 +14,8 @@ from tests.backends.tor.onion.staged import staged
 from tests.support.names import ONION
 from tests.support.rows import rows
 from torsocks_tx.backends.tor.backend import TorBackend
+from torsocks_tx.backends.tor.onion.diagnosis import Finding
+from torsocks_tx.backends.tor.onion.observer import OnionObserver
 from torsocks_tx.backends.tor.ports import SocksPort
 from torsocks_tx.backends.tor.provider import NotStarted
 from torsocks_tx.backends.tor.providers import FixedTorProvider, RunningTorProvider
@@ -79,9 +81,12 @@ def test_other_requests_begin_no_attempt(host: str, command: Command) -> None:
 
 @rows("S-49")
 def test_an_address_that_is_not_valid_never_reaches_tor() -> None:
-    play = Play()
+    play, heard = Play(), []
+    play.backend.observer = OnionObserver(play.clock, on_diagnosis=lambda *told: heard.append(told))
     with pytest.raises(InvalidOnionAddress):
         play.open("x" * 56 + ".onion")
+    ((address, diagnosis),) = heard
+    assert (address, diagnosis.finding) == ("x" * 56, Finding.INVALID_ADDRESS)
     assert play.receiver.heard == []
     assert play.endpoint.protocol is None
     assert play.attempts == {}
@@ -115,8 +120,6 @@ def test_the_stop_of_the_provider_ends_the_listening() -> None:
 
 
 def test_an_application_may_give_its_own_observer() -> None:
-    from torsocks_tx import OnionObserver
-
     observer = OnionObserver(Clock())
     provider = FixedTorProvider(FakeEndpoint(succeed(None)))  # type: ignore[arg-type]
     assert TorBackend(Clock(), provider, onion_observer=observer).observer is observer

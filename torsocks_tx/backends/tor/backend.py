@@ -26,7 +26,6 @@ from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.socks.client import ClientHandshake
 from torsocks_tx.socks.constants import Command, Version
 from torsocks_tx.socks.messages import Address, Request
-from torsocks_tx.socks.onion_address import check_onion
 
 QUIET_SECONDS = 60.0
 """Seconds for which a line about a tor that cannot be used is not repeated."""
@@ -109,7 +108,7 @@ class TorBackend:
         )
         onion = upstream.command is Command.CONNECT and upstream.address.is_onion
         if onion:
-            check_onion(upstream.address.host)
+            self.observer.check_address(upstream.address.host)
         stream = Stream(self._clock, receiver, half_close=False, refusal_for=self._refusal_for)
         port = None if isolation.port_flags else self.provider.usable_port
         if port is not None and (not onion or self.observer.is_ready(self.provider.control)):

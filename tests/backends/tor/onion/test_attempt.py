@@ -28,6 +28,7 @@ from tests.support.clocks import TurnClock
 from tests.support.rows import rows
 from tests.support.tables import table
 from torsocks_tx.backends.tor.control import ControlError
+from torsocks_tx.backends.tor.onion.diagnosis import Finding
 from torsocks_tx.backends.tor.onion.history import INTRODUCTION_DOUBT, UNDECRYPTABLE_MEMORY
 from torsocks_tx.backends.tor.onion.observer import OnionAttempt, OnionObserver
 from torsocks_tx.backends.tor.onion.queries import ANSWER_TIMEOUT
@@ -450,11 +451,14 @@ def test_cancelling_an_explanation_leaves_nothing() -> None:
 def test_an_address_that_no_service_can_have_is_f6(
     host: str, followed: bool, reason: SOCKSError
 ) -> None:
-    play = Play(host.removesuffix(".onion"))
+    heard: list[tuple[str, Finding]] = []
+    address = host.removesuffix(".onion")
+    play = Play(address, on_diagnosis=lambda *told: heard.append((told[0], told[1].finding)))
     if not followed:
         play.observer.follow(None)
         play.attempt = play.begin()
     assert isinstance(play.outcome(reason), InvalidOnionAddress)
+    assert heard == [(address, Finding.INVALID_ADDRESS)]
 
 
 def test_a_refusal_that_does_not_depend_on_the_address_stands() -> None:

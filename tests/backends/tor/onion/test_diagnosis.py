@@ -30,7 +30,7 @@ NOW = 10_000.0
 
 ASKED, GOT, LACKED, BAD, ODD = Fetch
 SEEN, ACK, NACK, SILENT, BROKEN, JOINED, ABANDONED, LEFT = Step
-NOTHING, F0, F1, F2, F7, F3, UNDECRYPTABLE, _F4, _F5 = Finding
+NOTHING, F0, F1, F2, F7, F3, UNDECRYPTABLE, _F4, _F5, _F6 = Finding
 Seen = tuple[Fetch | Step, ...]
 
 
@@ -212,11 +212,10 @@ def test_what_tor_remembers_from_before_cannot_be_known() -> None:
 
 
 @rows("S-41")
-def test_every_code_but_f6_has_a_finding() -> None:
-    """F6 is decided before tor sees the address."""
+def test_every_code_has_a_finding() -> None:
     refusals = [Diagnosis(finding, "some words").refused for finding in Finding]
     codes = {refused.onion_code for refused in refusals if refused is not None}
-    assert codes == set(range(0xF0, 0xF8)) - {0xF6}
+    assert codes == set(range(0xF0, 0xF8))
     assert {refused.detail for refused in refusals if refused} == {"some words"}
     assert Diagnosis(UNDECRYPTABLE, "some words").refused is None
 

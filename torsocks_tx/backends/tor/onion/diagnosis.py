@@ -26,9 +26,10 @@ UNREACHABLE_AFTER = 5
 
 
 class Finding(Enum):
-    """What the events prove: the value is the ``Refused`` that it is, or None.
+    """What is proven: the value is the class of failure that it is, or None.
 
     UNDECRYPTABLE: tor cannot decrypt the descriptor; the keys that it holds tell why.
+    INVALID_ADDRESS: follows from the address alone.
     """
 
     NOTHING = None
@@ -40,6 +41,7 @@ class Finding(Enum):
     UNDECRYPTABLE = "undecryptable"
     MISSING_CLIENT_AUTH = errors.MissingClientAuth
     WRONG_CLIENT_AUTH = errors.WrongClientAuth
+    INVALID_ADDRESS = errors.InvalidOnionAddress
 
 
 @dataclass(frozen=True, slots=True)

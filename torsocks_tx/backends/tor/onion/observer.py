@@ -35,6 +35,7 @@ from torsocks_tx.errors import (
 from torsocks_tx.limits import RENDEZVOUS_TIMEOUT
 from torsocks_tx.relay.timeouts import Deadline
 from torsocks_tx.socks.constants import Reply5
+from torsocks_tx.socks.onion_address import check_onion
 
 FOLLOW_TIMEOUT = 2.0
 """Seconds for which a client waits until tor's events are followed."""
@@ -56,8 +57,8 @@ class OnionObserver:
         clock: tells the time.
         rendezvous_timeout: seconds until an attempt is given up as F3.
         keyring: client authorization keys to keep in tor.
-        on_diagnosis: called with the address (56 characters) and the ``Diagnosis`` of each attempt
-            that failed.
+        on_diagnosis: called with the address (what stands before ``.onion``) and the ``Diagnosis``
+            of each attempt that failed.
     """
 
     _log = Logger()
@@ -143,6 +144,14 @@ class OnionObserver:
         except Exception:
             text = "on_diagnosis failed; the client gets the diagnosis all the same"
             self._log.failure(text, without_text(Failure()))
+
+    def check_address(self, host: str) -> None:
+        """Raise ``InvalidOnionAddress`` for a name that is no address of an onion service."""
+        try:
+            check_onion(host)
+        except InvalidOnionAddress as error:
+            self.diagnosed(host.split(".")[-2], Diagnosis(Finding.INVALID_ADDRESS, error.detail))
+            raise
 
     def queries(self) -> TorQueries:
         """Return the questions to ask over the connection in use. Raises ``ControlLost``."""
@@ -292,27 +301,18 @@ class OnionAttempt:
             self._observer.tracker.end(log)
             return reason
         try:
-            if log.complete:
-                reason = await self._diagnosed(reason)
-            if not log.received and not log.circuits:
-                reason = await self._key_checked(reason)
+            diagnosis = await self._diagnosis(reason.code) if log.complete else None
+            if not (log.received or log.circuits) and not await self._may_be_key():
+                diagnosis = Diagnosis(Finding.INVALID_ADDRESS, "not a public key of ed25519")
         except CancelledError:
             raise
         except Exception:
             text = "a fault while diagnosing a failure; tor's own answer goes out"
             self._log.failure(text, without_text(Failure()))
+            return reason
         finally:
             self._observer.tracker.end(log)
-        return reason
-
-    async def _diagnosed(self, reason: SOCKSError) -> SOCKSError:
-        log, tracker = self._attempt_log, self._observer.tracker
-        try:
-            await self._observer.queries().fence()
-            history, now = tracker.history(log.address), self._observer.clock.seconds()
-            diagnosis = diagnose(reason.code, log, history, now, tracker.followed)
-            diagnosis = await self._checked(diagnosis)
-        except (ControlError, TimeoutError):
+        if diagnosis is None:
             return reason
         self._observer.diagnosed(log.address, diagnosis)
         if diagnosis.refused is None and isinstance(reason, DescriptorNotFound):
@@ -320,15 +320,23 @@ class OnionAttempt:
             return HostUnreachable("tor says F0, and its events do not")
         return diagnosis.refused or reason
 
-    async def _key_checked(self, reason: SOCKSError) -> SOCKSError:
-        """Return F6 if no service can have this address; asked where no sign of one was seen."""
-        address, clock = self._attempt_log.address, self._observer.clock
+    async def _diagnosis(self, code: int) -> Diagnosis | None:
+        log, tracker = self._attempt_log, self._observer.tracker
         try:
-            checked = check_key(address, self._observer.cooperator)
-            is_key = await limit(checked, CHECK_TIMEOUT, clock)
+            await self._observer.queries().fence()
+            history, now = tracker.history(log.address), self._observer.clock.seconds()
+            return await self._checked(diagnose(code, log, history, now, tracker.followed))
+        except (ControlError, TimeoutError) as error:
+            self._log.debug("onion service: tor does not say why ({error})", error=error)
+            return None
+
+    async def _may_be_key(self) -> bool:
+        """Whether a service can have this address; asked where no sign of one was seen."""
+        checked = check_key(self._attempt_log.address, self._observer.cooperator)
+        try:
+            return await limit(checked, CHECK_TIMEOUT, self._observer.clock)
         except TimeoutError:
-            return reason
-        return reason if is_key else InvalidOnionAddress("not a public key of ed25519")
+            return True
 
     async def _checked(self, diagnosis: Diagnosis) -> Diagnosis:
         """Complete a diagnosis by what tor has to be asked for."""
