@@ -200,7 +200,7 @@ class TestSocketFile:
 
     def test_other_files_are_left_alone(self, path: Path) -> None:
         path.write_text("precious")
-        with pytest.raises(ListenError, match="in use"):
+        with pytest.raises(ListenError, match="that is no socket is there; choose another place"):
             self.bind(path)
         assert path.read_text() == "precious"
 

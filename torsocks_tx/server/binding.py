@@ -341,7 +341,7 @@ def _remove_stale(path: str) -> None:
     """Remove a socket file at which nobody listens; leave everything else as it is."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return
+            raise FileExistsError(errno.EEXIST, "a file or directory that is no socket is there")
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
