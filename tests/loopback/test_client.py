@@ -81,9 +81,10 @@ async def test_every_way_to_ask(ground: Ground, options: ClientOptions) -> None:
     server, origin = await plain(ground)
     client = await connected(ground, await ground.listen(server), options)
     client.send(b"question")
-    client.shut()
     far = await origin.peer()
-    assert await far.take_rest() == b"question"
+    assert await far.take(8) == b"question"
+    client.shut()  # with optimistic data, a client that does so before the reply is gone
+    assert await far.take_rest() == b""
     far.send(ANSWER)
     far.close()
     assert await client.take_rest() == ANSWER
