@@ -96,22 +96,17 @@ class ListenerPolicy:
 
     def check(self, request: Request) -> None:
         """Raise a ``Refused`` for a request that this listener does not allow."""
-        if self.safe_socks and self._leaks(request):
-            raise NotAllowed("SafeSocks: the request has an IP address in place of a name")
-        if not self.ipv6_connect and self._is_ipv6_connect(request):
-            raise AddressTypeNotSupported("NoIPv6Connect")
-        if not self._carries(request.address.literal()):
-            kind = NotAllowed if request.command is Command.CONNECT else HostUnreachable
-            raise kind("a traffic flag of this listener")
-
-    def _leaks(self, request: Request) -> bool:
-        """Whether the client may have looked up the name itself, outside Tor."""
+        address, connects = request.address.literal(), request.command is Command.CONNECT
         by_ip = request.address.type is not AddressType.HOSTNAME
-        return by_ip and request.command is not Command.RESOLVE_PTR
-
-    def _is_ipv6_connect(self, request: Request) -> bool:
-        by_socks5 = request.version is Version.SOCKS5 and request.command is Command.CONNECT
-        return by_socks5 and request.address.literal().type is AddressType.IPV6
+        if self.safe_socks and by_ip and request.command is not Command.RESOLVE_PTR:
+            # The client may have looked up the name itself, outside Tor.
+            raise NotAllowed("SafeSocks: the request has an IP address in place of a name")
+        by_socks5 = connects and request.version is Version.SOCKS5
+        if not self.ipv6_connect and by_socks5 and address.type is AddressType.IPV6:
+            raise AddressTypeNotSupported("NoIPv6Connect")
+        if not self._carries(address):
+            kind = NotAllowed if connects else HostUnreachable
+            raise kind("a traffic flag of this listener")
 
     def _carries(self, address: Address) -> bool:
         """Whether the traffic flags allow this destination."""

@@ -89,10 +89,11 @@ def code_for(reason: SOCKSError, context: ReplyContext) -> int:
         return Reply4.REJECTED
     if context.command is not Command.CONNECT:
         return reason.code if isinstance(reason, _OF_THE_SERVER) else Reply5.HOST_UNREACHABLE
-    if context.codes is not CodeSet.RFC1928:
-        extended = _onion_code if context.role is Role.TOR else _transport_code
-        return extended(reason, context)
-    return reason.code
+    if context.codes is CodeSet.RFC1928:
+        return reason.code
+    if context.role is Role.PT:
+        return reason.code if reason.transport_code is None else reason.transport_code
+    return _onion_code(reason, context)
 
 
 def _onion_code(reason: SOCKSError, context: ReplyContext) -> int:
@@ -102,10 +103,6 @@ def _onion_code(reason: SOCKSError, context: ReplyContext) -> int:
         return reason.onion_code
     swapped = 0xE0 + 0xE1 - reason.prop229_code
     return swapped if context.swap_e0_e1 else reason.prop229_code
-
-
-def _transport_code(reason: SOCKSError, context: ReplyContext) -> int:
-    return reason.code if reason.transport_code is None else reason.transport_code
 
 
 def failure(reason: SOCKSError, context: ReplyContext) -> bytes:
