@@ -1,4 +1,4 @@
-"""Writes the tables of ``docs/reference.md`` from the code: options, flags, errors."""
+"""Writes tables of the documents from the code: options, flags, errors, answers by HTTP."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ sys.path.insert(0, str(ROOT))
 
 from torsocks_tx import errors  # noqa: E402
 from torsocks_tx.errors import OnionRefused, ProxyFault, Refused, SOCKSError  # noqa: E402
-from torsocks_tx.http.answers import meaning_of  # noqa: E402
+from torsocks_tx.http.answers import MEANINGS, meaning_of  # noqa: E402
 from torsocks_tx.policy.listener import FLAGS, ListenerPolicy  # noqa: E402
 from torsocks_tx.twistd.help import HELP, parse_help  # noqa: E402
 
@@ -68,28 +68,44 @@ def failures(base: type[SOCKSError]) -> str:
 
 
 GROUPS = (Refused, ProxyFault, OnionRefused)
+
+
+def answers() -> str:
+    """What an HTTP client hears of each failure."""
+    rows = [
+        (f"`{kind.__name__}`", str(status), f"`torsocks_tx/{token}`", f"`{error}`")
+        for kind, (status, error, token) in MEANINGS.items()
+    ]
+    return table(("failure", "status", "`Tor-Request-Failed`", "type of `Proxy-Status`"), rows)
+
+
 TABLES = {
-    "options": options,
-    "flags": flags,
-    "refusals": lambda: failures(Refused),
-    "proxy faults": lambda: failures(ProxyFault),
+    DOCUMENT: {
+        "options": options,
+        "flags": flags,
+        "refusals": lambda: failures(Refused),
+        "proxy faults": lambda: failures(ProxyFault),
+    },
+    ROOT / "docs" / "http-connect.md": {"answers": answers},
 }
 
 
-def filled(document: str) -> str:
-    """Return the document with each table replaced between its two comments."""
-    for name, make in TABLES.items():
+def filled(path: Path) -> str:
+    """Return a document with each of its tables replaced between its two comments."""
+    document = path.read_text(encoding="utf-8")
+    for name, make in TABLES[path].items():
         before, begin, rest = document.partition(f"<!-- {name} -->\n")
         _, end, after = rest.partition(f"<!-- end of {name} -->")
         if not (begin and end):
-            raise SystemExit(f"{DOCUMENT.name} has no place for the table of {name}")
+            raise SystemExit(f"{path.name} has no place for the table of {name}")
         document = f"{before}{begin}{make()}\n{end}{after}"
     return document
 
 
 def main() -> None:
-    """Rewrite the document."""
-    DOCUMENT.write_text(filled(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")
+    """Rewrite the documents."""
+    for path in TABLES:
+        path.write_text(filled(path), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -95,6 +95,17 @@ async def test_curl_reads_why_a_request_failed(
     assert "Proxy-Status: torsocks_tx; error=" in ended.complaint
 
 
+@rows("H-10")
+@pytest.mark.clients("curl")
+async def test_curl_reads_that_this_tor_cannot_keep_to_one_family(served: Served) -> None:
+    ended = await curl(
+        "--proxytunnel", "-v", "-x", f"http://{served.address}",
+        "--proxy-header", "Tor-Family-Preference: ipv6-only", served.url(),
+    )  # fmt: skip
+    assert "HTTP/1.1 501 " in ended.complaint
+    assert "Tor has no SocksPort with the flags that this connection needs." in ended.complaint
+
+
 @rows("H-06", "H-07")
 @pytest.mark.clients("curl")
 async def test_curl_asks_for_the_capabilities(served: Served) -> None:

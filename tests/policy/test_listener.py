@@ -226,6 +226,16 @@ def test_flags_that_the_socks_port_of_tor_must_have(
     assert policy.port_flags == flags
 
 
+@rows("H-10")
+def test_requests_by_http_may_need_ports_for_each_family() -> None:
+    families = {frozenset({name}) for name in ("PreferIPv6", "NoIPv4Traffic", "NoIPv6Traffic")}
+    assert ALLOWS_ALL.all_port_flags == {frozenset(), *families}
+    assert ListenerPolicy(http_connect=False).all_port_flags == {frozenset()}
+    assert ONION_ONLY.all_port_flags == {frozenset()}
+    ipv6 = frozenset({"NoIPv4Traffic"})
+    assert ListenerPolicy(ipv4_traffic=False).all_port_flags == {ipv6, ipv6 | {"PreferIPv6"}}
+
+
 def test_a_policy_that_allows_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="refuse all names: use OnionTrafficOnly"):
         ListenerPolicy(ipv4_traffic=False, ipv6_traffic=False)

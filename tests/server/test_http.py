@@ -185,9 +185,11 @@ def test_a_family_preference_asks_for_a_port_with_its_flags(value: str, flags: s
     stage = Stage()
     stage.say(preferring(value))
     assert stage.backend.outbounds[0].isolation.port_flags == flags
-    onion = Stage()
-    onion.say(preferring(value, "a.onion:80"))
-    assert onion.backend.outbounds[0].isolation.port_flags == frozenset()
+    only_onions = ListenerPolicy(dns_request=False, ipv4_traffic=False, ipv6_traffic=False)
+    for policy in (ListenerPolicy(), only_onions):
+        onion = Stage(policy=policy)
+        onion.say(preferring(value, "a.onion:80"))
+        assert onion.backend.outbounds[0].isolation.port_flags == frozenset()
 
 
 @rows("H-10")

@@ -41,6 +41,13 @@ def test_each_kind_of_tor() -> None:
     assert isinstance(provider_of("--tor-socks", "tcp:127.0.0.1:9050"), FixedTorProvider)
 
 
+def test_a_tor_that_is_started_has_a_port_for_each_family_that_a_client_may_ask_for() -> None:
+    provider = provider_of(*LAUNCHED, "--listen", "tcp:0:interface=127.0.0.1 PreferIPv6")
+    assert isinstance(provider, LaunchedTorProvider)
+    families = [{"NoIPv4Traffic"}, {"NoIPv6Traffic"}, {"PreferIPv6"}]
+    assert provider._policies == [frozenset(), *families]
+
+
 def test_no_tor_is_not_a_kind_of_tor() -> None:
     from twisted.internet import reactor
 

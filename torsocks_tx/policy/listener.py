@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Container, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -87,6 +88,15 @@ class ListenerPolicy:
             ipv4_traffic=self.ipv4_traffic and ipv4,
             ipv6_traffic=self.ipv6_traffic and ipv6,
         )
+
+    @property
+    def all_port_flags(self) -> set[frozenset[str]]:
+        """Return every ``port_flags`` that a request can need, with those of each family."""
+        found = {self.port_flags}
+        for preference in _FAMILIES if self.http_connect else ():
+            with suppress(NotAllowed):
+                found.add(self.for_family(preference).port_flags)
+        return found
 
     @property
     def is_restrictive(self) -> bool:

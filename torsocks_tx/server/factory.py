@@ -167,13 +167,12 @@ class SOCKSFactory(Factory):
         """Check a request; return its isolation. Raises ``SOCKSError``."""
         if self.policy.test_socks:
             self._say_test(request)
-        flags = self._port_flags
-        if request.version is Version.HTTP:
-            policy = self.policy.for_family(request.pairs.get(FAMILY_PREFERENCE))
-            policy.check(request)
+        policy, flags = self.policy, self._port_flags
+        if request.version is Version.HTTP and not request.address.is_onion:
+            policy = policy.for_family(request.pairs.get(FAMILY_PREFERENCE))
             flags = policy.port_flags
-        elif self._is_restrictive:
-            self.policy.check(request)
+        if policy is not self.policy or self._is_restrictive:
+            policy.check(request)
         if flags and not is_for_exit(request):
             flags = frozenset()
         return Isolation(partial(self._credentials, request, peer), flags)

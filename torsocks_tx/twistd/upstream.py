@@ -100,7 +100,8 @@ def make_upstream(reactor: Any, options: Options, keys: str | None = None) -> Up
     if options.upstream == "direct":
         return Upstream(DirectBackend(reactor, allow_internal=bool(options["allow-internal"])))
     policies = list({listener.policy.port_flags for listener in options.listeners})
-    provider = _make_provider(reactor, options, policies)
+    every = set().union(*(listener.policy.all_port_flags for listener in options.listeners))
+    provider = _make_provider(reactor, options, sorted(every, key=sorted))
     keyring = None if keys is None else Keyring(keys)
     backend = TorBackend(
         reactor,
