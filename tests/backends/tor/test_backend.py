@@ -14,6 +14,7 @@ from tests.backends.tor.onion.staged import staged
 from tests.support.names import ONION
 from tests.support.rows import rows
 from torsocks_tx.backends.tor.backend import TorBackend
+from torsocks_tx.backends.tor.launched import LaunchedTorProvider
 from torsocks_tx.backends.tor.onion.diagnosis import Finding
 from torsocks_tx.backends.tor.onion.observer import OnionObserver
 from torsocks_tx.backends.tor.ports import SocksPort
@@ -151,6 +152,8 @@ WRONG = [
         lambda: TorBackend(Clock(), FixedTorProvider(ENDPOINT), onion_observer=print),
         "onion_observer must be an OnionObserver, not builtin",
     ),
+    (lambda: OnionObserver(Clock(), keyring="/keys"), "keyring must be a Keyring, not str"),
+    (lambda: LaunchedTorProvider(Clock(), ENDPOINT), "PathLike .* not '?FakeEndpoint"),
     (lambda: FixedTorProvider("127.0.0.1:9050"), "wanted a client endpoint, .* not str"),
     (lambda: RunningTorProvider(Clock(), None), "wanted a client endpoint, .* not NoneType"),
     (

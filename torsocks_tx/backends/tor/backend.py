@@ -91,9 +91,9 @@ class TorBackend:
         self.provider.replace(tor).addErrback(self._say_not_started)
 
     def stop(self) -> Deferred[None]:
-        """Stop the provider: new streams are refused, and open ones go on.
+        """Stop the provider: new streams are refused. Fires when nothing of it is left.
 
-        Fires when nothing is left; an application's own tor and control connection go on.
+        An application's own tor, its control connection and the streams through it go on.
         """
         return self.provider.stop()
 

@@ -74,7 +74,7 @@ class LaunchedTorProvider(TorProvider):
     ) -> None:
         super().__init__(reactor)
         self._reactor = reactor
-        self._data_directory = data_directory
+        self._data_directory = Path(data_directory)
         self._options = tuple(torrc_options)
         self._tor_binary = tor_binary
         self._policies = policy_sets(policies)

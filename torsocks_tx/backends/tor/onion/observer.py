@@ -71,6 +71,8 @@ class OnionObserver:
         keyring: Keyring | None = None,
         on_diagnosis: Callable[[str, Diagnosis], None] | None = None,
     ) -> None:
+        if keyring is not None and not isinstance(keyring, Keyring):
+            raise TypeError(f"keyring must be a Keyring, not {type(keyring).__name__}")
         self.tracker = AttemptTracker(clock.seconds)
         self.clock = clock
         self.rendezvous_timeout = rendezvous_timeout
