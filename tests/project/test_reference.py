@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import sys
+from pathlib import Path
 
+import torsocks_tx
 from tests.support.processes import ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))
 
+import isolation_picture
 import reference
+
+DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("tests/**/*.md")]
 
 
 def test_tables_match_the_code() -> None:
@@ -22,3 +29,39 @@ def test_reference_lists_every_option_and_flag() -> None:
         assert f"| `--{option.name}" in document
     for flag in reference.FLAGS:
         assert f"| `{flag.name}` |" in document
+
+
+def test_picture_of_isolation_shows_what_the_code_decides() -> None:
+    drawn = isolation_picture.DOCUMENT.read_text(encoding="utf-8")
+    assert isolation_picture.picture() == drawn, "run `make docs`"
+
+
+def test_api_page_names_all_that_is_public() -> None:
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]*)`", text))))
+    public = set(torsocks_tx.__all__)
+    for name in torsocks_tx.__all__:
+        thing = getattr(torsocks_tx, name)
+        if dataclasses.is_dataclass(thing):
+            public |= {field.name for field in dataclasses.fields(thing)}
+    assert {name for name in public if name[0] != "_"} - named == set()
+
+
+def anchors(path: Path) -> set[str]:
+    """Return the names of a document's headings, as links have them."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
+    titles = re.findall(r"^#+ (.*)$", text, flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    links = [
+        (path, *match)
+        for path in DOCUMENTS
+        for match in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", path.read_text())
+    ]
+    assert len(links) > 50
+    for path, place, anchor in links:
+        target = (path.parent / place).resolve() if place else path
+        assert target.exists(), (path.name, place)
+        assert not anchor or anchor in anchors(target), (path.name, place, anchor)

@@ -1,4 +1,4 @@
-"""The code in docs/embedding.md and docs/testing.md, run as its reader would run it."""
+"""The code in the documents for applications and for tests, run as its reader would run it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,23 @@ import ast
 import inspect
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import Mock
 
 import pytest
 from twisted.internet import reactor
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import fail, succeed
 from twisted.internet.endpoints import TCP4ClientEndpoint, clientFromString
+from twisted.internet.error import ConnectionLost
 
 from tests.support.peers import GRANTED, Peer, PeerFactory, named, refused
-from tests.support.processes import ROOT
+from tests.support.processes import ROOT, start_python
+from torsocks_tx import MemoryBackend, serve
 from torsocks_tx.testing.scripted import GRAMMAR
 from torsocks_tx.testing.tornet import PrivateNetwork
 
@@ -45,10 +51,12 @@ def snippets(document: str) -> list[Snippet]:
 
 TESTING = snippets("testing.md")
 EMBEDDING = snippets("embedding.md")
+CLIENT = snippets("client.md")
 
 
 def test_every_snippet_is_run_by_a_test() -> None:
-    assert {(piece.kind, bool(piece.file)) for piece in EMBEDDING} == {("", False), ("tor", False)}
+    assert {piece.kind for piece in EMBEDDING} == {"", "tor", "program", "change"}
+    assert {piece.kind for piece in CLIENT} == {"", "program", "scrapy"}
     assert {piece.kind for piece in TESTING} == {"", "network"}
     assert [piece.file for piece in TESTING] == [
         "conftest.py",
@@ -122,9 +130,8 @@ async def execute(pieces: list[Snippet], names: dict[str, Any]) -> None:
             await outcome
 
 
-async def ask(port: Any, request: bytes) -> Peer:
-    """Send a request to a listening port; leave its reply to be read."""
-    address = port.getHost()
+async def ask(address: Any, request: bytes) -> Peer:
+    """Send a request to a server; leave its reply to be read."""
     client: Peer = await TCP4ClientEndpoint(reactor, address.host, address.port).connect(
         PeerFactory()
     )
@@ -133,47 +140,90 @@ async def ask(port: Any, request: bytes) -> Peer:
     return client
 
 
-async def test_embedding_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "passwords").write_text("alice:secret\n")
-    monkeypatch.chdir(tmp_path)
+def pieces(document: list[Snippet], kind: str, **replaced: str) -> list[Snippet]:
+    """Return the pieces of one kind, with other places in them: see ``PLACES``."""
+    found = [piece for piece in document if piece.kind == kind]
+    for name, place in replaced.items():
+        found = [piece._replace(code=piece.code.replace(PLACES[name], place)) for piece in found]
+    return found
+
+
+PLACES = {
+    "control": "unix:/run/tor/control",
+    "files": "/run/app/",
+    "listen": "tcp:1080",
+    "page": "https://check.torproject.org/api/ip",
+    "socks": "9050",
+}
+
+
+async def test_snippets_for_applications_run() -> None:
     names: dict[str, Any] = {"__name__": "embedding"}
-    await execute([piece for piece in EMBEDDING if piece.kind == ""], names)
-    greeter = names["greeter"]
-    assert names["address"] == "192.0.2.1"
-    client = await ask(greeter, named("example.com", 80))
+    await execute(pieces(EMBEDDING, ""), names)
+    [address] = names["greeter"].addresses
+    client = await ask(address, named("example.com", 80))
     assert await client.take_rest() == GRANTED + b"hello\r\n"
     client.close()
-    client = await ask(greeter, named("example.com", 0, 0xF0))
+    client = await ask(address, named("example.com", 0, 0xF0))
     assert await client.take_rest() == bytes.fromhex("05 00 00 01 C0000201 0000")
     client.close()
-    client = await ask(greeter, bytes.fromhex("05 F1 00 01 C0000201 0000"))
+    client = await ask(address, bytes.fromhex("05 F1 00 01 C0000201 0000"))
     assert await client.take_rest() == refused(4)
     client.close()
-    await greeter.stopListening()
-    await names["greeter"].factory.when_empty()
+    await execute(pieces(CLIENT, "", socks=str(address.port)), names)
+    assert names["address"] == "192.0.2.1"
+    await names["greeter"].shutdown(0)
+
+
+async def test_changes_to_the_first_program_run(tmp_path: Path) -> None:
+    tor, again = Mock(), object()
+    tor.protocol.when_disconnected = lambda: fail(ConnectionLost())
+    names: dict[str, Any] = {
+        "reactor": reactor,
+        "serve": serve,
+        "backend": MemoryBackend(),
+        "tor": tor,
+        "control": None,
+        "txtorcon": Mock(connect=lambda *_: succeed(again)),
+    }
+    first, second, third = pieces(EMBEDDING, "change", listen="tcp:0", files=f"{tmp_path}/")
+    for piece in (first, second):
+        await execute([piece], names)
+        await names["server"].shutdown(0)
+    names["backend"] = Mock()
+    await execute([third], names)
+    names["backend"].replace_tor.assert_called_once_with(again)
 
 
 @pytest.mark.network
-async def test_embedding_snippets_run_through_tor(private_network: PrivateNetwork) -> None:
-    from torsocks_tx.backends.tor.authentication import connect
+async def test_snippets_for_applications_run_through_tor(private_network: PrivateNetwork) -> None:
+    control = private_network.client.control_endpoint
+    await execute(pieces(EMBEDDING, "tor"), {"reactor": reactor, "control": control})
 
-    network = private_network
-    endpoint = clientFromString(reactor, network.client.control_endpoint)
-    control = await connect(reactor, endpoint)
-    names: dict[str, Any] = {
-        "reactor": reactor,
-        "tor": control.protocol,
-        "control": network.client.control_endpoint,
-    }
-    first = [piece for piece in EMBEDDING if piece.kind == ""][:1]
-    await execute(first, names)
-    await names["port"].stopListening()
-    await execute([piece for piece in EMBEDDING if piece.kind == "tor"], names)
-    client = await ask(names["port"], named("web.test", network.web.port))
+
+@pytest.mark.network
+async def test_first_programs_run_through_tor(private_network: PrivateNetwork) -> None:
+    net = private_network
+    [server] = pieces(EMBEDDING, "program", control=net.client.control_endpoint, listen="tcp:0")
+    # txtorcon.connect() leaves the cookie file open, and uses what Twisted 25.5 deprecates.
+    running = start_python("-W", "ignore", "-c", server.code)
+    host, _, port = (await running.line("SOCKS at ")).split()[-1].partition(":")
+    client = await ask(IPv4Address("TCP", host, int(port)), named("web.test", net.web.port))
     assert await client.take(10) == GRANTED
     client.reset()
-    await names["port"].stopListening()
-    await names["factory"].when_empty()
-    await names["factory"].backend.provider.stop()
-    control.close()
-    await control.when_lost()
+    os.kill(running.pid, signal.SIGINT)
+    assert await running.end() in (0, -signal.SIGINT)
+    assert running.errors == b""
+    page, socks = f"http://web.test:{net.web.port}/", str(net.client.socks_tcp[1])
+    [program] = pieces(CLIENT, "program", page=page, socks=socks)
+    running = start_python("-c", program.code)
+    assert await running.line() == "200 66 bytes"
+    assert await running.end() == 0
+
+
+def test_settings_for_scrapy_name_what_there_is() -> None:
+    [piece] = pieces(CLIENT, "scrapy")
+    settings: dict[str, Any] = {}
+    exec(piece.code, settings)
+    assert {*settings["DOWNLOAD_HANDLERS"].values()} == {"torsocks_tx.web.ScrapyDownloadHandler"}
+    assert clientFromString(reactor, settings["SOCKS_PROXY"])
