@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 
 from bench.origin import ONE_BYTE
-from bench.socks import GREETING, Way, request
+from bench.socks import GREETING, HTTP, Way, request
 
 SOURCES = 64
 """Addresses of 127/8 to connect from: one has 28,000 ports, each unusable for a while after use."""
@@ -87,8 +87,9 @@ class Swarm:
         if self._way.version:
             sock.send(self._request)
             yield select.EPOLLIN
-            reply = sock.recv(10)
-            if len(reply) < 8 or reply[1] not in (0, 90):
+            reply = sock.recv(10 if self._way.version != HTTP else 4096)
+            granted = reply.startswith((b"HTTP/1.1 200 ", b"\5\0", b"\0\x5a"))
+            if len(reply) < 8 or not granted:
                 raise ConnectionError
         if self._echo:
             sock.send(ONE_BYTE)

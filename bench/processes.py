@@ -126,7 +126,7 @@ class Server:
         return cls(None, int(place.rpartition(":")[2]))
 
     def by_version(self, version: int) -> Server:
-        """Return the same server, spoken to by another version of SOCKS, for its owner to stop."""
+        """Return the same server, spoken to by another version or HTTP, for its owner to stop."""
         return Server(self.process, self.way.proxy[1], version)
 
     def __enter__(self) -> Server:

@@ -10,15 +10,17 @@ from operator import truediv
 from bench.measure import GB, Bench, carried, opened
 from bench.processes import HOST, Helper, Load, Server, cpu_of
 from bench.servers import BEFORE, haproxy, torsocks_tx, twistd
+from bench.socks import HTTP
 
 OURS, WORKERS, NOTHING = "torsocks_tx", "torsocks_tx, 2 workers", "no proxy"
-BY_SOCKS4 = "torsocks_tx, by SOCKS4"
+BY_SOCKS4, BY_HTTP = "torsocks_tx, by SOCKS4", "torsocks_tx, by HTTP"
 PLAIN, SOCKS4, MICROSOCKS = "plain Twisted relay", "Twisted's SOCKS4", "microsocks"
 DANTE, TOR, HAPROXY = "dante", "tor's SocksPort", "HAProxy"
 ADDED = "added to tor"
 BULK = [NOTHING, OURS, PLAIN, MICROSOCKS]
 
 RATE, CPU, CONNECTIONS = "MB/s", "CPU s/GB", "connections/s"
+CPU_SET_UP = "CPU s per 1,000 connections"
 FIRST = "first byte, ms"
 
 
@@ -100,12 +102,15 @@ def set_up(bench: Bench) -> None:
         with bench.running([NOTHING, OURS, WORKERS, SOCKS4, MICROSOCKS]) as servers:
             # As Twisted's, which has a round trip less than SOCKS5.
             servers[BY_SOCKS4] = servers[OURS].by_version(4)
+            servers[BY_HTTP] = servers[OURS].by_version(HTTP)
             arguments = {"count": bench.plan.connections, "echo": echo}
             bench.turns(scenario, servers, "rate", opened, **arguments)
         share = bench.share(scenario, CONNECTIONS, OURS, SOCKS4)
         bench.bar(f"{scenario}, one process: times Twisted's own SOCKS4 server", share, 1.0)
         share = bench.share(scenario, CONNECTIONS, BY_SOCKS4, SOCKS4)
         bench.bar(f"{scenario}, one process, by SOCKS4: times Twisted's own", share, 1.0)
+        share = bench.share(scenario, CPU_SET_UP, BY_HTTP, OURS)
+        bench.bar(f"{scenario}, by HTTP CONNECT: CPU, times SOCKS5's", share, 1.3, most=True)
         share = bench.share(scenario, CONNECTIONS, OURS, MICROSOCKS)
         bench.bar(f"{scenario}, one process: share of microsocks", share, 0.55)
         share = bench.share(scenario, CONNECTIONS, WORKERS, MICROSOCKS)

@@ -1,4 +1,4 @@
-"""SOCKS for the load generator, without the package and without Twisted."""
+"""SOCKS and HTTP CONNECT for the load generator, without the package and without Twisted."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ from typing import NamedTuple
 
 GREETING = b"\5\1\0"
 SELECTION = b"\5\0"
+HTTP = 1
 
 
 class Way(NamedTuple):
-    """How to reach an origin: ``version`` 0 is without a proxy, 4 and 5 are those of SOCKS."""
+    """How to reach an origin: ``version`` is 0 without a proxy, ``HTTP``, or 4 or 5 of SOCKS."""
 
     version: int
     proxy: tuple[str, int]
 
 
 def request(version: int, host: str, port: int) -> bytes:
-    """A CONNECT request to an IPv4 address, or with version 5 to a name."""
+    """A CONNECT request to an IPv4 address, or with version 5 or HTTP to a name."""
+    if version == HTTP:
+        place = f"{host}:{port}"
+        return f"CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n\r\n".encode()
     if version == 4:
         return struct.pack("!BBH", 4, 1, port) + socket.inet_aton(host) + b"\0"
     if host[-1].isdigit():
