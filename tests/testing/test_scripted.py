@@ -12,6 +12,7 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from zope.interface.verify import verifyObject
 
 from tests.support.ground import Ground
+from tests.support.http import read_answer
 from tests.support.peers import GRANTED, Peer, PeerFactory, named, refused
 from torsocks_tx.interfaces import IBackend
 from torsocks_tx.policy.listener import ListenerPolicy
@@ -19,6 +20,7 @@ from torsocks_tx.server.factory import SOCKSFactory
 from torsocks_tx.socks.constants import AddressType, Command, Version
 from torsocks_tx.socks.messages import Address, Credentials
 from torsocks_tx.testing.scripted import BANNER, ScriptedBackend, ScriptedRequest, ScriptedServer
+from torsocks_tx.testing.scripted.names import STATUSES
 from torsocks_tx.testing.scripted.server import ScriptedFactory
 
 GRANTED4 = bytes.fromhex("00 5A 0000 00000000")
@@ -428,3 +430,75 @@ async def test_backend_serves_another_factory(
     verifyObject(IBackend, backend)
     server = SOCKSFactory(backend, policy=ListenerPolicy(extended_errors=extended))
     assert await answer(ground, server, named(host, 80)) == reply
+
+
+# HTTP.
+
+
+def connect(host: str, login: bytes = b"") -> bytes:
+    """A CONNECT to port 80, with this login encoded."""
+    head = f"CONNECT {host}:80 HTTP/1.1\r\nHost: {host}:80\r\n".encode()
+    return head + (b"Proxy-Authorization: Basic " + login + b"\r\n" if login else b"") + b"\r\n"
+
+
+async def head_of(client: Peer) -> bytes:
+    """Take the head of an answer."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += await client.take(1)
+    return head
+
+
+async def test_every_status_of_http_is_answered(ground: Ground, server: ScriptedFactory) -> None:
+    endpoint = await ground.listen(server)
+    for status in STATUSES:
+        client = await ground.connect(endpoint)
+        client.send(connect(f"status-{status}.test") + b"early")
+        if status < 300:
+            received = await head_of(client)
+            assert await client.take(5) == b"early"
+        else:
+            received = await client.take_rest()
+        client.close()
+        answer, rest = read_answer(received)
+        assert (answer.status, rest) == (status, b"")
+        assert ("proxy-authenticate" in answer.headers) is (status == 407)
+    assert {request.version for request in server.requests} == {Version.HTTP}
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "rest"),
+    [
+        ("reply-f4.onion", 403, b""),
+        ("reply-06.test", 504, b""),
+        ("bytes-3.test", 200, b"xxx"),
+        ("split.status-418.test", 418, b""),
+        ("split.bytes-3.test", 200, b"xxx"),
+        ("banner.status-299.test", None, b""),
+        ("nobody.example", 503, b""),
+    ],
+)
+async def test_http_clients_get_what_the_name_says(
+    ground: Ground, server: ScriptedFactory, name: str, status: int | None, rest: bytes
+) -> None:
+    received = await answer(ground, server, connect(name))
+    found, behind = read_answer(received)
+    assert (found.status, behind) == (status or 503, rest)
+
+
+async def test_http_answers_are_cut_closed_and_replaced(
+    ground: Ground, server: ScriptedFactory
+) -> None:
+    assert await answer(ground, server, connect("truncated-12.status-403.test")) == b"HTTP/1.1 403"
+    assert await answer(ground, server, connect("truncated-8.test")) == b"HTTP/1.1"
+    assert await answer(ground, server, connect("close.test")) == b""
+    assert await answer(ground, server, connect("raw-48.reply-01.test")) == b"H"
+
+
+async def test_http_clients_log_in(ground: Ground) -> None:
+    client = await ground.client(ScriptedFactory(reactor, users={b"me": b"you"}))
+    client.send(connect("bytes-3.test"))
+    assert (await head_of(client)).startswith(b"HTTP/1.1 407 ")
+    client.send(connect("bytes-3.test", b"bWU6eW91"))
+    assert (await client.take_rest()).endswith(b"\r\n\r\nxxx")
+    client.close()

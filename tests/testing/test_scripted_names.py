@@ -45,6 +45,8 @@ ONION = "a" * 56 + ".onion"
         ("v4.v6.test", "v4.v6.test has two of the same kind: bound address"),
         ("delay-601s.test", "601s is too long: 600 s is the most"),
         ("split-11s.test", "11s is too long: 10 s is the most"),
+        ("status-099.test", "99 is no final status of HTTP"),
+        ("status-101.test", "101 is no final status of HTTP"),
         ("bytes-1073741825.test", "1073741825 bytes are too many: 1073741824 is the most"),
         ("a-192-0-2.test", "'192.0.2' does not appear to be an IPv4 or IPv6 address"),
         ("aaaa-1-2.test", "'1:2' does not appear to be"),
@@ -77,12 +79,14 @@ def test_grammar_lists_every_label() -> None:
     """Each line of the help begins with an example or a pattern, and all of them mean something."""
     examples = re.findall(r"^  ([^ ,]+(?:, \w+)*)", GRAMMAR, re.MULTILINE)
     labels = {label for example in examples for label in example.split(", ")} - {"5a"}
-    known = {label.replace("-N", "-7").replace("-XX", "-05") for label in labels}
+    known = {
+        label.replace("-NNN", "-407").replace("-N", "-7").replace("-XX", "-05") for label in labels
+    }
     for label in known:
         parse_script(f"{label}.test")
     acts = {parse_script(f"{label}.test").act for label in known}
     assert acts == set(Act)
-    assert len(known) == 18
+    assert len(known) == 19
 
 
 # On a clock.

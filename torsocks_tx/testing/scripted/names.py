@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
+from http import HTTPStatus
 from typing import Any
 
 from torsocks_tx.socks.constants import AddressType, Reply4, Reply5, Version
@@ -25,6 +26,7 @@ DEFAULT_CUT = 4
 CODES4 = range(0x5A, 0x60)
 """The codes of a reply that a SOCKS4 client may be given: four with a meaning, and two without."""
 
+STATUSES = frozenset(status for status in HTTPStatus if status >= 200)
 CODE_NETWORK = ipaddress.IPv4Network("198.51.100.0/24")
 CODE_NETWORK6 = ipaddress.IPv6Network("2001:db8:1::/120")
 """Destinations whose last byte is the reply code."""
@@ -37,7 +39,10 @@ The destination says what happens. An action:
   sink             success; everything is taken and nothing comes
   drop-N           success; everything comes back, and a reset after N bytes from the client
   reply-XX         the reply code XX, two hexadecimal digits, and a close (success: and an echo).
-                   SOCKS4 clients get it if it is one of 5a to 5f; else 5b, and 5a for 00
+                   SOCKS4 clients get it if it is one of 5a to 5f; else 5b, and 5a for 00; HTTP
+                   clients get what torsocks_tx answers for it
+  status-NNN       the status NNN for HTTP clients (407 asks for a login), and a close (2xx: and an
+                   echo); SOCKS clients get 01 or success
   silent           no reply, ever
   close            a close in place of the reply
   reset            a reset in place of the reply
@@ -79,13 +84,15 @@ _WITHOUT_REPLY = frozenset({Act.SILENT, Act.CLOSE, Act.RESET})
 class Script:
     """What the server does with one request, in detail.
 
-    ``size``: the N of bytes-N and drop-N. ``pause``: seconds between the bytes of the reply, None
-    for all at once. ``cut``: how many bytes of the reply are sent before a close, None for all.
-    ``answer``: what a look-up finds. ``mistake``: why the name is invalid; empty if it is valid.
+    ``size``: the N of bytes-N and drop-N. ``status``: that of status-NNN. ``pause``: seconds
+    between the bytes of the reply, None for all at once. ``cut``: how many bytes of the reply are
+    sent before a close, None for all. ``answer``: what a look-up finds. ``mistake``: why the name
+    is invalid; empty if it is valid.
     """
 
     act: Act = Act.ECHO
     size: int = 0
+    status: int | None = None
     code: int = Reply5.SUCCEEDED
     delay: float = 0.0
     pause: float | None = None
@@ -96,14 +103,14 @@ class Script:
     mistake: str = ""
 
     def code_for(self, version: Version) -> int:
-        """Return the reply code for a client of this SOCKS version."""
-        if version is Version.SOCKS5 or self.code in CODES4:
+        """Return the reply code for a client of this version."""
+        if version is not Version.SOCKS4 or self.code in CODES4:
             return self.code
         return Reply4.GRANTED if self.code == Reply5.SUCCEEDED else Reply4.REJECTED
 
     def granted(self, version: Version) -> bool:
         """Whether the request is granted."""
-        success = Reply5.SUCCEEDED if version is Version.SOCKS5 else Reply4.GRANTED
+        success = Reply4.GRANTED if version is Version.SOCKS4 else Reply5.SUCCEEDED
         return self.act not in _WITHOUT_REPLY and self.code_for(version) == success
 
     def opens(self, version: Version) -> bool:
@@ -185,6 +192,13 @@ def _reply(code: int) -> Changes:
     return {"act": Act.REPLY, "code": code}
 
 
+def _status(status: int) -> Changes:
+    if status not in STATUSES:
+        raise ScriptError(f"{status} is no final status of HTTP")
+    code = Reply5.SUCCEEDED if status < 300 else Reply5.GENERAL_FAILURE
+    return {"act": Act.REPLY, "code": code, "status": status}
+
+
 def _seconds(most: float, number: str, unit: str) -> float:
     seconds = int(number) * (0.001 if unit == "ms" else 1.0)
     if seconds > most:
@@ -235,6 +249,7 @@ _LABELS: tuple[_Label, ...] = (
     _label(_ACTION, r"bytes-(\d{1,10})", lambda m: _sized(Act.BYTES, m[1])),
     _label(_ACTION, r"drop-(\d{1,10})", lambda m: _sized(Act.DROP, m[1])),
     _label(_ACTION, r"reply-([0-9a-f]{2})", lambda m: _reply(int(m[1], 16))),
+    _label(_ACTION, r"status-([0-9]{3})", lambda m: _status(int(m[1]))),
     _label(_ACTION, r"a-([0-9-]+)", lambda m: _answer(m[1].replace("-", "."))),
     _label(_ACTION, r"aaaa-([0-9a-f-]+)", lambda m: _answer(m[1].replace("-", ":"))),
     _label("delay", f"delay-{_TIME}", lambda m: {"delay": _seconds(MAX_DELAY, m[1], m[2])}),

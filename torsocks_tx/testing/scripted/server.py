@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from http import HTTPStatus
 from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
@@ -16,6 +17,7 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IAddress, IReactorTime, IStreamServerEndpoint
 
 from torsocks_tx.backends.tor.waiting import Waiters
+from torsocks_tx.http.answers import build
 from torsocks_tx.limits import Limits
 from torsocks_tx.relay.timeouts import Deadline
 from torsocks_tx.server.factory import SOCKSFactory
@@ -87,18 +89,10 @@ def from_json(fields: dict[str, Any]) -> ScriptedRequest:
 class ScriptedRequestHandler(RequestHandler):
     """Handles one request: sends the reply that its script describes."""
 
-    def __init__(
-        self,
-        client: Client,
-        request: Request,
-        *,
-        clock: IReactorTime,
-        limits: Limits,
-        reply_context: Callable[[Request], ReplyContext],
-    ) -> None:
-        super().__init__(client, request, clock=clock, limits=limits, reply_context=reply_context)
+    def __init__(self, client: Client, request: Request, **options: Any) -> None:
+        super().__init__(client, request, **options)
         self._script = script_of(request)
-        self._next_byte = Deadline(clock)
+        self._next_byte = Deadline(options["clock"])
 
     def send_reply(self, reply: bytes, *, final: bool) -> None:
         """Write the scripted reply in place of the true one, as the script says."""
@@ -137,6 +131,8 @@ def shape(reply: bytes, script: Script, request: Request) -> bytes:
         return b""
     if script.raw is not None:
         return script.raw
+    if request.version is Version.HTTP:
+        return reply if script.status is None else _answer(script.status)
     if script.act is not Act.SILENT and not script.opens(request.version):
         # The code is the second byte, in both versions.
         reply = reply[:1] + bytes([script.code_for(request.version)]) + reply[2:]
@@ -144,6 +140,14 @@ def shape(reply: bytes, script: Script, request: Request) -> bytes:
     if script.bound is not None and connects:
         reply = reply[:3] + build_address(script.bound)
     return reply
+
+
+def _answer(status: int) -> bytes:
+    headers = [("Via", "1.1 scripted")]
+    if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+        headers.append(("Proxy-Authenticate", 'Basic realm="scripted"'))
+    has_body = status >= HTTPStatus.MULTIPLE_CHOICES and status != HTTPStatus.NOT_MODIFIED
+    return build(status, headers, "As the name of the host says." if has_body else None)
 
 
 class ScriptedProtocol(SOCKSProtocol):
@@ -217,9 +221,14 @@ class ScriptedFactory(SOCKSFactory):
                 mistake,
             )
         )
-        reply_context = partial(ReplyContext.of, extended_errors=True)
+        http = self.http_options if request.version is Version.HTTP else None
         return ScriptedRequestHandler(
-            client, request, clock=self.clock, limits=self.limits, reply_context=reply_context
+            client,
+            request,
+            clock=self.clock,
+            limits=self.limits,
+            reply_context=partial(ReplyContext.of, extended_errors=True),
+            answers=None if http is None else http.answers,
         )
 
     def _record(self, request: ScriptedRequest) -> None:
