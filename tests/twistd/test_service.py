@@ -16,7 +16,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
 
-from tests.support.peers import GRANTED, Peer, PeerFactory
+from tests.support.peers import GRANTED, Peer, PeerFactory, named, refused
 from tests.support.rows import rows
 from tests.support.running import Ended, Twistd, run
 from torsocks_tx import ClientOptions, Credentials, SOCKSClientEndpoint, SOCKSError
@@ -102,6 +102,24 @@ async def test_a_running_tor_that_is_not_there(tmp_path: Path) -> None:
     assert received == bytes.fromhex("0500 05010001000000000000")
     assert "#debug" not in server.output
     assert await server.stop() == -signal.SIGTERM
+
+
+async def test_a_control_port_that_is_given_as_the_socksport_is_told_of(tmp_path: Path) -> None:
+    control = PeerFactory()
+    port = reactor.listenTCP(0, control, interface="127.0.0.1")
+    place = f"tcp:127.0.0.1:{port.getHost().port}"
+    server = Twistd("--listen", LOOPBACK, "--tor-socks", place, directory=tmp_path)
+    await server.up()
+    client = await TCP4ClientEndpoint(reactor, *_host_and_port(server)).connect(PeerFactory())
+    client.send(b"\5\1\0" + named("example.com", 80))
+    peer = await control.peer()
+    peer.send(b"514 Authentication required.\r\n")
+    assert await client.take_rest() == b"\5\0" + refused(1)
+    client.close()
+    peer.close()
+    await server.said("--tor-socks is for a SocksPort")
+    assert await server.stop() == -signal.SIGTERM
+    await port.stopListening()
 
 
 def _host_and_port(server: Twistd) -> tuple[str, int]:

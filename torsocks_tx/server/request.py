@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
@@ -11,7 +12,14 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from torsocks_tx.errors import HostUnreachable, Internal, SOCKSError, TimedOut, without_text
+from torsocks_tx.errors import (
+    HostUnreachable,
+    Internal,
+    ProxyBroken,
+    SOCKSError,
+    TimedOut,
+    without_text,
+)
 from torsocks_tx.http.answers import Answers
 from torsocks_tx.interfaces import IBackend
 from torsocks_tx.limits import Limits
@@ -19,10 +27,18 @@ from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.relay.relay import Relay
 from torsocks_tx.relay.sockets import send, shut
 from torsocks_tx.relay.timeouts import Deadline
+from torsocks_tx.server.connections import RareWarning
 from torsocks_tx.socks import replies
 from torsocks_tx.socks.constants import Command
 from torsocks_tx.socks.extended import REPLY_CODES
 from torsocks_tx.socks.messages import Address, Request
+
+_BROKEN = RareWarning(
+    Logger(),
+    "what should be a SOCKS server behind this one breaks the protocol, or closes without an answer"
+    " ({count}): --tor-socks is for a SocksPort",
+    time.monotonic,
+)
 
 
 class Client(Protocol):
@@ -129,6 +145,8 @@ class RequestHandler:
     def relay_refused(self, reason: SOCKSError) -> None:
         """The answer is no: tell the client why, as far as it may know."""
         self._client.note(f"{type(reason).__name__}: {reason.detail}")
+        if isinstance(reason, ProxyBroken):
+            _BROKEN.note()
         if self._answers is not None:
             reply = self._answers.refused(reason)
         else:
