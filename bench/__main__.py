@@ -16,7 +16,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 def main() -> int:
     """Measure, print the results, and write them."""
     parser = argparse.ArgumentParser(prog="make bench ARGS=...")
-    parser.add_argument("--quick", action="store_true", help="two minutes, and less exact")
+    parser.add_argument("--quick", action="store_true", help="four minutes, and less exact")
     parser.add_argument(
         "--only",
         metavar="NAME",

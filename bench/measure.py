@@ -32,7 +32,7 @@ class Plan(NamedTuple):
     race: float
 
 
-FULL = Plan(7, 2 * GB, GB // 4, 3000, 5000, 9000, 15, 20 * 10**6, 4.0)
+FULL = Plan(7, 2 * GB, GB // 4, 3000, 5000, 9000, 15, 20 * 10**6, 2.0)
 QUICK = Plan(3, GB // 2, GB // 20, 1500, 1000, 1500, 8, 4 * 10**6, 1.5)
 
 

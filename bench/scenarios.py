@@ -15,7 +15,7 @@ from bench.socks import HTTP
 OURS, WORKERS, NOTHING = "torsocks_tx", "torsocks_tx, 2 workers", "no proxy"
 BY_SOCKS4, BY_HTTP = "torsocks_tx, by SOCKS4", "torsocks_tx, by HTTP"
 PLAIN, SOCKS4, MICROSOCKS = "plain Twisted relay", "Twisted's SOCKS4", "microsocks"
-DANTE, TOR, HAPROXY = "dante", "tor's SocksPort", "HAProxy"
+TOR, HAPROXY = "tor's SocksPort", "HAProxy"
 ADDED = "added to tor"
 BULK = [NOTHING, OURS, PLAIN, MICROSOCKS]
 
@@ -120,7 +120,7 @@ def set_up(bench: Bench) -> None:
 def memory(bench: Bench) -> None:
     """Measure the memory of idle connections, in a new process."""
     each = "KiB per idle connection"
-    for name in (OURS, MICROSOCKS, DANTE):
+    for name in (OURS, MICROSOCKS):
         with bench.running([name]) as servers:
             for server in servers.values():
                 bench.do(server, "rate", count=100)

@@ -77,29 +77,6 @@ def microsocks() -> Server:
     return Server(process, port)
 
 
-DANTE = """\
-internal: {host} port = {port}
-external: {host}
-socksmethod: none
-clientmethod: none
-logoutput: /dev/null
-client pass {{ from: 0.0.0.0/0 to: 0.0.0.0/0 }}
-socks pass {{ from: 0.0.0.0/0 to: 0.0.0.0/0 }}
-"""
-
-
-def dante() -> Server:
-    """Processes, C."""
-    port = free_port()
-    descriptor, name = tempfile.mkstemp(prefix="bench-", suffix=".conf")
-    os.write(descriptor, DANTE.format(host=HOST, port=port).encode())
-    os.close(descriptor)
-    os.chmod(name, 0o644)
-    process = start([found("danted"), "-f", name, "-p", "/dev/null"])
-    wait_for(port)
-    return Server(process, port, 5, name)
-
-
 HAPROXY = """\
 defaults
   mode tcp
@@ -142,5 +119,4 @@ SERVERS: dict[str, Callable[[], contextlib.AbstractContextManager[Server]]] = {
     "plain Twisted relay": lambda: baseline("plain", 5),
     "Twisted's SOCKS4": lambda: baseline("socks4", 4),
     "microsocks": microsocks,
-    "dante": dante,
 }
