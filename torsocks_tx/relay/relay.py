@@ -283,7 +283,8 @@ class Relay:
 
     def _release(self) -> IOutbound | None:
         self.state = State.OVER
-        self.unsplice()
+        if self._splice is not None:
+            self._splice.stop()
         if self._watched is not None:
             self._stop_watching()
         self._deadline.stop()

@@ -103,7 +103,7 @@ class RequestHandler:
             onion = self._request.address.is_onion
             timeout = self._limits.onion_timeout if onion else self._limits.connect_timeout
             outbound = backend.open(self._request, isolation, self.relay)
-            if self._request.pairs:
+            if self._request.pairs.pairs:
                 self._request = _without_used_pairs(self._request)
             self.relay.begin(outbound, rest, timeout)
             return

@@ -328,8 +328,7 @@ class OnionAttempt:
             await self._observer.queries().fence()
             history, now = tracker.history(log.address), self._observer.clock.seconds()
             return await self._checked(diagnose(code, log, history, now, tracker.followed))
-        except (ControlError, TimeoutError) as error:
-            self._log.debug("onion service: tor does not say why ({error})", error=error)
+        except (ControlError, TimeoutError):
             return None
 
     async def _may_be_key(self) -> bool:
