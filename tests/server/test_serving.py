@@ -110,6 +110,12 @@ async def test_all_listeners_open_or_none(serving: Serving, tmp_path: Path) -> N
         serving.start(f"unix:{first} IsolateDestAdr")
 
 
+@pytest.mark.parametrize("listen", [1080, b"tcp:1080", [], [1080], PeerFactory()])
+def test_what_is_no_text_of_a_listener_is_refused_at_the_call(listen: Any) -> None:
+    with pytest.raises(TypeError, match='listen must be a text such as "tcp:1080:interface='):
+        serve(reactor, listen, MemoryBackend())
+
+
 async def test_clients_of_all_listeners_are_counted_together(serving: Serving) -> None:
     server = serving.start([LOOPBACK, LOOPBACK], limits=Limits(max_connections=1))
     assert await (await serving.connect(server)).negotiate(REQUEST) == GRANTED

@@ -26,7 +26,7 @@ from torsocks_tx.server.auth import Authenticator
 from torsocks_tx.server.binding import bind
 from torsocks_tx.server.connections import ConnectionLimiter, allowed_connections
 from torsocks_tx.server.factory import SHUTDOWN_GRACE, SOCKSFactory
-from torsocks_tx.server.listen import Listener, check_reach, describe, parse_listener
+from torsocks_tx.server.listen import DEFAULT, Listener, check_reach, describe, parse_listener
 from torsocks_tx.socks.extended import KeyHandler
 
 Bind = Callable[[Listener, Any], IListeningPort]
@@ -141,6 +141,9 @@ def serve(
     descriptors allow; their soft limit is raised to the hard one.
     """
     texts = [listen] if isinstance(listen, str) else listen
+    if not texts or not isinstance(texts, list | tuple) or {*map(type, texts)} != {str}:
+        wanted = f'a text such as "{DEFAULT}", or a list of these'
+        raise TypeError(f"listen must be {wanted}, not {listen!r}")
     listeners = [parse_listener(text, os.getcwd()) for text in texts]
     for listener in listeners:
         check_reach(listener, authenticated=authenticator is not None)
