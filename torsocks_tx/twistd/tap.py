@@ -72,7 +72,6 @@ def main() -> None:
     reactor: Any = installed
     service: Any = makeService(options)
     globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stdout)])
-    service.privilegedStartService()
     service.startService()
     reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
     reactor.run()
