@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
+
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import succeed
@@ -35,6 +37,15 @@ CONVERSATIONS = [
 ] + [
     socks4.build_request(Request(Version.SOCKS4, Command.CONNECT, PLACE, Credentials(MARK * 4)))
     + MARK * 9,
+    b"CONNECT "
+    + PLACE.host.encode()
+    + b":80 HTTP/1.1\r\nHost: a\r\nProxy-Authorization: Basic "
+    + b64encode(MARK + b":" + MARK)
+    + b"\r\nTor-Stream-Isolation: "
+    + MARK
+    + b"\r\n\r\n"
+    + MARK * 9,
+    b"OPTIONS /" + MARK + b" HTTP/1.1\r\nHost: " + MARK + b"\r\nCookie: " + MARK * 9 + b"\r\n\r\n",
     b"GET http://" + MARK * 2 + b"/ HTTP/1.1\r\nCookie: " + MARK * 9 + b"\r\n\r\n",
 ]
 

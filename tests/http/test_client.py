@@ -12,7 +12,7 @@ from torsocks_tx.errors import GeneralFailure, LoginRefused, NotIsolated, ProxyB
 from torsocks_tx.http.answers import MAX_HEAD, MEANINGS, Answers
 from torsocks_tx.http.client import HTTPClientHandshake
 from torsocks_tx.socks.client import Failed, Opened, Step
-from torsocks_tx.socks.constants import Reply5
+from torsocks_tx.socks.constants import AddressType, Reply5
 from torsocks_tx.socks.messages import Address, Credentials, Reply
 from torsocks_tx.socks.server import Send
 
@@ -21,11 +21,13 @@ LOGIN = b"Proxy-Authorization: Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==\r\n"
 REQUESTS = table(
     ("IPv4", at("192.0.2.1", 443), None, None, b"192.0.2.1:443", b""),
     ("IPv6", at("2001:db8::1", 80), None, None, b"[2001:db8::1]:80", b""),
+    ("IPv6 as a name", Address(AddressType.HOSTNAME, "2001:db8::1", 80), None, None,
+     b"[2001:db8::1]:80", b""),
     ("a name", at("example.com", 443), None, None, b"example.com:443", b""),
     ("credentials", at("a", 443), ALADDIN, None, b"a:443", LOGIN),
     ("isolation", at("a", 443), None, "x", b"a:443", b"Tor-Stream-Isolation: x\r\n"),
     ("both", at("a", 443), ALADDIN, "x", b"a:443", LOGIN + b"Tor-Stream-Isolation: x\r\n"),
-)
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(("address", "credentials", "isolation", "place", "more"), REQUESTS)

@@ -9,11 +9,14 @@ from tests.support.fakes import Leg, hold, tor_like
 from tests.support.ground import Ground
 from tests.support.peers import GRANTED, Peer, named
 from tests.support.rows import rows
+from torsocks_tx.http.answers import Answers
 
 SOCKS5 = b"\5\2\0\2" + b"\1\2me\3you" + named("example.com", 80) + b"ping"
 SOCKS5_ANSWER = b"\5\2\1\0" + GRANTED + b"pong"
 SOCKS4 = bytes.fromhex("04 01 0050 00000001 6D65 00") + b"example.com\0" + b"ping"
 SOCKS4_ANSWER = bytes.fromhex("00 5A 0000 00000000") + b"pong"
+HTTP = b"CONNECT example.com:80 HTTP/1.1\r\nHost: a\r\n\r\nping"
+HTTP_ANSWER = Answers(tor=True, isolates=True).connected + b"pong"
 PAIRS = b"\1" + b"\0\1\0\x09ISOLATION\0\2xy"
 EXTENDED = b"\5\3\0\2\x97" + PAIRS + named("example.com", 80) + b"ping"
 PAIRS_ANSWER = b"\1\0\0\2" + b"\0\x08ACCEPTED\0\x09ISOLATION" + b"\0\x0bREPLY_CODES\0\7prop229"
@@ -21,6 +24,7 @@ EXTENDED_ANSWER = b"\5\x97" + PAIRS_ANSWER + GRANTED + b"pong"
 VERSIONS = [
     pytest.param(SOCKS5, SOCKS5_ANSWER, id="socks5"),
     pytest.param(SOCKS4, SOCKS4_ANSWER, id="socks4a"),
+    pytest.param(HTTP, HTTP_ANSWER, id="http"),
 ]
 
 
@@ -39,7 +43,7 @@ def pong(leg: Leg) -> None:
         leg.on_data = answer_ping
 
 
-@rows("R-27", "R-12", "R-02", "P-35")
+@rows("R-27", "R-12", "R-02", "P-35", "H-03")
 @pytest.mark.parametrize(("said", "answer"), VERSIONS)
 async def test_split_at_every_byte(ground: Ground, said: bytes, answer: bytes) -> None:
     await split_at_every_byte(ground, said, answer)

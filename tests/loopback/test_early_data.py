@@ -16,8 +16,10 @@ from tests.support.fakes import Leg, hold, plain, refuse, tor_like
 from tests.support.ground import Ground
 from tests.support.peers import DEADLINE, GRANTED, Peer, Pump, named, refused, turn
 from tests.support.rows import rows
+from torsocks_tx.http.answers import Answers
 
 REQUEST = named("example.com", 80)
+HTTP_OPENED = Answers(tor=True, isolates=True).connected
 MEGABYTE = 1024 * 1024
 
 
@@ -71,6 +73,23 @@ async def test_it_may_follow_a_socks4_request(ground: Ground) -> None:
     assert await leg.take(7) == b"payload"
     leg.answer()
     assert await client.take(8) == bytes.fromhex("00 5A 0000 00000000")
+
+
+@rows("H-18")
+async def test_64_kib_with_a_connect_of_http_are_at_tor_before_the_answer(ground: Ground) -> None:
+    server, upstream = await tor_like(ground, hold)
+    client = await ground.client(server)
+    early = bytes(range(256)) * 256
+    client.send(b"CONNECT example.com:80 HTTP/1.1\r\nHost: a\r\n\r\n" + early)
+    leg = await upstream.asked()
+    assert leg.asked == (1, 3, b"example.com", 80)
+    assert await leg.take(len(early)) == early
+    # What was in the segment of the head left in that of our request.
+    assert len(leg.segments[0]) > 100 + len(REQUEST)
+    assert not client.received
+    leg.answer(0, b"an answer")
+    answer = await client.take(len(HTTP_OPENED) + 9)
+    assert answer == HTTP_OPENED + b"an answer"
 
 
 @rows("S-40")

@@ -10,10 +10,16 @@ from twisted.logger import LogEvent, LogLevel
 from tests.support.peers import named, refused
 from tests.support.rows import rows
 from tests.support.stage import GREETING, Stage
+from torsocks_tx.http.answers import Answers
 
 REJECTED_4 = bytes.fromhex("00 5B 0000 00000000")
 LOGIN = b"\1\2me\3you"
 CONNECT = named("example.com", 80)
+
+HTTP = Answers(tor=False, isolates=True)
+TARGET = "The target is not a valid HOST:PORT."
+NO_HTTP = "This is not valid HTTP."
+LARGE = "The head of the request is too large."
 
 BAD = [
     ("no methods", b"\5\0", b"\5\xff"),
@@ -41,6 +47,14 @@ BAD = [
     ("long user id", b"\4\1\0\x50\xc0\0\2\1" + b"u" * 600, REJECTED_4),
     ("socks4 port 0", b"\4\1\0\0\xc0\0\2\1\0", REJECTED_4),
     ("socks4 address 0", b"\4\1\0\x50\0\0\0\0\0", REJECTED_4),
+    ("http without a target", b"CONNECT / HTTP/1.0\r\n\r\n", HTTP.mistaken(400, TARGET)),
+    ("http with NUL", b"CONNECT a:1 HTTP/1.0\r\n\0: a\r\n\r\n", HTTP.mistaken(400, NO_HTTP)),
+    (
+        "http, too large",
+        b"CONNECT a:1 HTTP/1.0\r\n" + b"a:b\n" * 101 + b"\n",
+        HTTP.mistaken(431, LARGE),
+    ),
+    ("http of a web site", b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", b""),
     ("socks4a long name", b"\4\1\0\x50\0\0\0\1\0" + b"a" * 256 + b"\0", REJECTED_4),
 ]
 

@@ -40,6 +40,7 @@ class HTTPClientHandshake:
     ) -> None:
         if _HOST.fullmatch(address.host) is None:
             raise ValueError("a host of HTTP is of printable ASCII, without blanks")
+        address = address.literal()
         host = f"[{address.host}]" if address.type is AddressType.IPV6 else address.host
         target = f"{host}:{address.port}"
         headers = [("Host", target)]
