@@ -47,6 +47,18 @@ def test_api_page_names_all_that_is_public() -> None:
     assert {name for name in public if name[0] != "_"} - named == set()
 
 
+def test_lines_of_the_log_in_the_guide_are_those_of_the_code() -> None:
+    guide = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^\| `([^`]+)`", guide.partition("## What the log says")[2], re.MULTILINE)
+    assert len(lines) > 10
+    # Texts of the code may be written in two pieces, and have fields.
+    code = "".join(path.read_text() for path in (ROOT / "torsocks_tx").rglob("*.py"))
+    code = re.sub(r'"\s+f?"', "", code)
+    for line in lines:
+        for text in re.split(r"\.\.\.|\bN\b|\b\d+\b|[()]", line):
+            assert text.strip(" ;:,") in code, line
+
+
 def anchors(path: Path) -> set[str]:
     """Return the names of a document's headings, as links have them."""
     text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
