@@ -33,7 +33,8 @@ class Limits:
     as many as descriptors allow).
     ``max_per_client``: the same for one client address (of IPv6: one /64 network). None: a quarter
     of ``max_connections``, but no limit for 127.0.0.1 and ::1, which all programs of a machine
-    share.
+    share. An address with a limit may be on the way to 32 onion services at one time: its further
+    requests for them wait, up to ``onion_timeout``.
     """
 
     handshake_timeout: float = 30.0

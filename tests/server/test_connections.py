@@ -20,6 +20,7 @@ from torsocks_tx.limits import Limits
 from torsocks_tx.server import connections
 from torsocks_tx.server.connections import (
     NEW_TURN,
+    ONIONS_AT_ONCE,
     REQUESTS_PER_TURN,
     SILENCE,
     WARNING_PAUSE,
@@ -165,11 +166,14 @@ class TestTurns:
         self.limited = Limited()
         self.begun: list[FakeConnection] = []
 
-    def ask(self, count: int, client: bytes | None = None) -> list[FakeConnection]:
+    def ask(
+        self, count: int, client: bytes | None = None, *, onion: bool = False
+    ) -> list[FakeConnection]:
         connections = [FakeConnection(client) for _ in range(count)]
         for connection in connections:
             self.limited.limiter.join(connection)
-            self.limited.limiter.serve(connection, partial(self.begun.append, connection))
+            begin = partial(self.begun.append, connection)
+            self.limited.limiter.serve(connection, begin, onion=onion)
         return connections
 
     def turn(self) -> list[FakeConnection]:
@@ -202,6 +206,35 @@ class TestTurns:
         assert self.turn() == []
         assert self.limited.clock.getDelayedCalls() == []
         assert self.ask(1) == self.begun[-1:]
+
+    def all_turns(self) -> list[FakeConnection]:
+        """Make turns as long as there is something to do; return whose requests were begun."""
+        while self.limited.clock.turn():
+            pass
+        return self.begun
+
+    def test_an_address_may_be_on_the_way_to_few_onion_services(self) -> None:
+        connections = self.ask(ONIONS_AT_ONCE + 5, ATTACKER, onion=True)
+        [other] = self.ask(1, VICTIM, onion=True)
+        [clearnet] = self.ask(1, ATTACKER)
+        assert {*self.all_turns()} == {*connections[:ONIONS_AT_ONCE], other, clearnet}
+        limiter = self.limited.limiter
+        for done in (connections[0], connections[-1]):  # the last one has not been begun
+            limiter.leave(done)
+        limiter.reached(connections[1])
+        limiter.reached(connections[1])
+        assert self.all_turns()[-2:] == connections[ONIONS_AT_ONCE : ONIONS_AT_ONCE + 2]
+        for connection in connections:
+            limiter.leave(connection)
+        assert self.begun[-1] is connections[ONIONS_AT_ONCE + 1]
+        assert self.ask(1, ATTACKER, onion=True) == self.all_turns()[-1:]
+
+    @pytest.mark.parametrize("client", [LOOPBACK, None], ids=["127.0.0.1", "unix"])
+    def test_programs_of_this_machine_may_be_on_the_way_to_any_number(
+        self, client: bytes | None
+    ) -> None:
+        connections = self.ask(ONIONS_AT_ONCE + 5, client, onion=True)
+        assert self.all_turns() == connections
 
     def test_a_request_that_raises_does_not_keep_the_others(self) -> None:
         def fail() -> None:

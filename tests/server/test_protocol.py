@@ -10,6 +10,7 @@ from twisted.logger import LogEvent
 from zope.interface.verify import verifyObject
 
 from tests.support.clocks import TurnClock
+from tests.support.names import ONION
 from tests.support.peers import GRANTED, named, refused
 from tests.support.rows import rows
 from tests.support.stage import GREETING, Stage
@@ -17,7 +18,7 @@ from tests.support.transports import FakeTransport, WholeTransport
 from torsocks_tx.backends.memory import MemoryBackend, MemoryOutbound
 from torsocks_tx.errors import TorDown
 from torsocks_tx.limits import Limits
-from torsocks_tx.server.connections import REQUESTS_PER_TURN
+from torsocks_tx.server.connections import ONIONS_AT_ONCE, REQUESTS_PER_TURN
 from torsocks_tx.server.factory import SOCKS4Factory, SOCKS5Factory
 from torsocks_tx.server.protocol import SOCKS4Protocol, SOCKS5Protocol, SOCKSProtocol, State
 
@@ -364,3 +365,52 @@ class TestWaitingForATurn:
         assert self.stage.protocol.is_served
         self.stage.server.abort_all()
         assert self.stage.transport.asked[-1] == "abortConnection"
+
+
+class TestWaitingForOnionServices:
+    """A client whose address is on the way to as many onion services as it may be."""
+
+    def setup_method(self) -> None:
+        self.stage = Stage(clock=TurnClock())
+        self.limiter, protocol = self.stage.server.limiter, self.stage.protocol
+        self.limiter.leave(protocol)
+        protocol.network = bytes([192, 0, 2, 1])
+        self.limiter.join(protocol)
+        self.others = [self.another([]) for _ in range(ONIONS_AT_ONCE)]
+        assert self.stage.ask(named(ONION, 80)) == b""
+        self.turn()
+        assert self.stage.backend.outbounds == []
+
+    def another(self, begun: list[str]) -> SOCKSProtocol:
+        """Have another client of this address ask for an onion service."""
+        other = SOCKSProtocol()
+        other.network = self.stage.protocol.network
+        self.limiter.join(other)
+        self.limiter.serve(other, lambda: begun.append("begun"), onion=True)
+        return other
+
+    def turn(self) -> None:
+        while self.stage.clock.turn():
+            pass
+
+    def test_it_is_served_when_another_is_reached_and_then_lets_the_next_be_served(self) -> None:
+        begun: list[str] = []
+        self.another(begun)
+        self.limiter.reached(self.others[0])
+        self.turn()
+        [outbound] = self.stage.backend.outbounds
+        assert begun == []
+        outbound.receiver.opened()
+        assert self.stage.transport.take() == GRANTED
+        self.turn()
+        assert begun == ["begun"]
+
+    def test_it_waits_as_long_as_for_an_onion_service_and_is_refused_then(self) -> None:
+        self.stage.clock.advance(599)
+        assert not self.stage.closes
+        self.stage.clock.advance(1)
+        assert self.stage.transport.take() == refused(6)
+        assert self.stage.closes
+        self.limiter.reached(self.others[0])
+        self.turn()
+        assert self.stage.backend.outbounds == []

@@ -39,6 +39,10 @@ REQUESTS_PER_TURN = 4
 """Requests that are begun in one turn of the reactor, about a millisecond each. The others wait for
 the next turn, and new clients are greeted between."""
 
+ONIONS_AT_ONCE = 32
+"""Onion services that one address may be on the way to at one time; further requests wait. tor
+makes as many circuits at one time, and with 128 of one client others wait for half a minute."""
+
 NEW_TURN = 0.02
 """Seconds without a request after which the next one is begun at once: the reactor has turned."""
 
@@ -109,9 +113,12 @@ class Connection(Protocol):
 
 
 class _Group:
-    """Connections with one bound, and those that may be reset, the oldest first."""
+    """Connections with one bound, and those that may be reset, the oldest first.
 
-    __slots__ = ("client", "count", "lingering", "most", "unfinished")
+    ``reaching``: those on the way to an onion service. ``held``: those that wait for that.
+    """
+
+    __slots__ = ("client", "count", "held", "lingering", "most", "reaching", "unfinished")
 
     def __init__(self, most: int | None, client: bytes | None = None) -> None:
         self.most = most
@@ -119,6 +126,8 @@ class _Group:
         self.count = 0
         self.unfinished: dict[Connection, None] = {}
         self.lingering: dict[Connection, tuple[float, int]] = {}
+        self.reaching: set[Connection] = set()
+        self.held: OrderedDict[Connection, Callable[[], None]] = OrderedDict()
 
     def find_dispensable(self, now: float) -> Connection | None:
         """Return the connection to reset, or None if all are in use."""
@@ -172,8 +181,8 @@ class ConnectionLimiter:
     ``most`` is None for any number; ``per_client`` is None for a quarter of ``most``. That default
     does not bound 127.0.0.1 and ::1, since all programs of a machine share them. Clients without an
     address, as on unix sockets, are bounded by ``most`` alone. ``pairs_budget`` bounds what
-    all clients send by extended authentication.
-    ``clock``: the reactor in which requests are begun.
+    all clients send by extended authentication. Addresses that are bounded may also be on the way
+    to ``ONIONS_AT_ONCE`` onion services only. ``clock``: the reactor in which requests are begun.
     """
 
     _log = Logger()
@@ -230,18 +239,28 @@ class ConnectionLimiter:
         """Count a connection, which has made no request yet."""
         client = connection.network
         groups = self._clients.get(client, self._everyone)
-        bounded = self._per_client is not None and client not in self._exempt
-        if bounded and client is not None and len(groups) == 1:
+        if client is not None and client not in self._exempt and len(groups) == 1:
             groups = self._clients[client] = (self._all, _Group(self._per_client, client))
         self._groups[connection] = groups
         for group in groups:
             group.count += 1
             group.unfinished[connection] = None
 
-    def serve(self, connection: Connection, begin: Callable[[], None]) -> None:
-        """Note that a connection has made its request; call ``begin`` now or in a later turn."""
+    def serve(
+        self, connection: Connection, begin: Callable[[], None], *, onion: bool = False
+    ) -> bool:
+        """Note that a connection has made its request; call ``begin`` now or in a later turn.
+
+        ``onion``: the request is for an onion service. False: its address is on the way to so many
+        that this one waits until one is ``reached``, or its client leaves.
+        """
         for group in self._groups.get(connection, ()):
             group.unfinished.pop(connection, None)
+            if onion and group.client is not None:
+                if len(group.reaching) >= ONIONS_AT_ONCE:
+                    group.held[connection] = begin
+                    return False
+                group.reaching.add(connection)
         now = self._clock.seconds()
         if not self._counts_turns and now - self._last_request > NEW_TURN:
             self._begun = 0
@@ -249,7 +268,26 @@ class ConnectionLimiter:
         if self._begun < REQUESTS_PER_TURN:
             self._begun += 1
             begin()
-            return
+        else:
+            self._wait_for_turn(connection, begin)
+        return True
+
+    def reached(self, connection: Connection) -> None:
+        """Note that an onion service is reached."""
+        for group in self._groups.get(connection, ()):
+            self._release(group, connection)
+
+    def _release(self, group: _Group, connection: Connection) -> None:
+        """Note that a connection is not on the way to an onion service: another may be."""
+        group.held.pop(connection, None)
+        if connection in group.reaching:
+            group.reaching.remove(connection)
+            if group.held:
+                following, begin = group.held.popitem(last=False)
+                group.reaching.add(following)
+                self._wait_for_turn(following, begin)
+
+    def _wait_for_turn(self, connection: Connection, begin: Callable[[], None]) -> None:
         self._waiting.add(connection, begin)
         if not self._counts_turns:
             self._counts_turns = True
@@ -290,5 +328,7 @@ class ConnectionLimiter:
             group.count -= 1
             group.unfinished.pop(connection, None)
             group.lingering.pop(connection, None)
+            if group.reaching:
+                self._release(group, connection)
             if not group.count and group.client is not None:
                 del self._clients[group.client]

@@ -28,7 +28,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from torsocks_tx.errors import Internal, SOCKSError, without_text
+from torsocks_tx.errors import Internal, SOCKSError, TimedOut, without_text
 from torsocks_tx.http.server import FIRST_LETTERS, HTTPOptions, HTTPServerHandshake
 from torsocks_tx.interfaces import IBackend
 from torsocks_tx.limits import Limits
@@ -227,7 +227,10 @@ class SOCKSProtocol(Protocol):
                     self._authenticate(credentials)
                 case Requested(request, rest):
                     self.state, self._early = State.WAITING, bytearray(rest)
-                    self.factory.limiter.serve(self, partial(self._set_out, request))
+                    begin, onion = partial(self._set_out, request), request.address.is_onion
+                    if not self.factory.limiter.serve(self, begin, onion=onion):
+                        expired = partial(self._waited_too_long, request)
+                        self.deadline.start(self.factory.limits.onion_timeout, expired)
                 case Rejected(data, reason):
                     self.note(reason)
                     self.finish(data)
@@ -254,6 +257,14 @@ class SOCKSProtocol(Protocol):
             text = "a fault while checking credentials; the client is refused"
             self._log.failure(text, without_text(failure))
             self._authenticated(None)
+
+    def _waited_too_long(self, request: Request) -> None:
+        reason = TimedOut("other onion services that this client asked for took all the time")
+        self.factory.request_handler(self, request).relay_refused(reason)
+
+    def onion_reached(self) -> None:
+        """The stream to an onion service is open: others of this client may be begun."""
+        self.factory.limiter.reached(self)
 
     def _set_out(self, request: Request) -> None:
         if self.state is not State.WAITING:

@@ -56,6 +56,9 @@ class Client(Protocol):
     def note(self, reason: str) -> None:
         """Write a debug line."""
 
+    def onion_reached(self) -> None:
+        """The stream to an onion service is open."""
+
 
 def _without_used_pairs(request: Request) -> Request:
     """The request with the one key that its reply depends on: the others may be long."""
@@ -136,6 +139,8 @@ class RequestHandler:
 
     def relay_opened(self) -> None:
         """The far end is reached: tell the client."""
+        if self._request.address.is_onion:
+            self._client.onion_reached()
         http = self._answers
         reply = replies.success(self._request) if http is None else http.connected
         self.send_reply(reply, final=False)

@@ -22,8 +22,9 @@ from torsocks_tx.server.serving import Server
 from torsocks_tx.twistd.supervisor import Supervisor
 from torsocks_tx.twistd.upstream import Upstream
 
-GARBAGE = (10_000, 20, 20)
-"""When Python looks for garbage: less often than it would, since a connection is many objects."""
+GARBAGE = (10_000, 5, 80)
+"""When Python looks for garbage: less often than it would, since a connection is many objects, and
+not through so many of them at once that a turn of the reactor gets long."""
 
 RELOAD_PAUSE = 0.1
 """Seconds between two times that everything is read again, for whoever sends many signals."""
