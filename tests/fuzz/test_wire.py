@@ -35,7 +35,6 @@ PARSERS: list[Any] = [
     socks5.parse_request,
     socks5.parse_reply,
     userpass.parse_credentials,
-    userpass.parse_status,
 ]
 BOUND = 513
 

@@ -33,18 +33,6 @@ def test_another_version_is_refused(version: int) -> None:
     assert_refused(userpass.parse_credentials, frame, 1, b"")
 
 
-@pytest.mark.parametrize(
-    ("status", "text"), table(("success", 0, "01 00"), ("failure", 1, "01 01"), ("x", 9, "01 09"))
-)
-def test_statuses(status: int, text: str) -> None:
-    assert_parsed(userpass.parse_status, octets(text), status)
-
-
-@pytest.mark.parametrize(("text", "status"), [("05 00", 0), ("00 00", 0), ("05 01", 1)])
-def test_the_version_of_a_status_is_not_checked(text: str, status: int) -> None:
-    assert_parsed(userpass.parse_status, octets(text), status)
-
-
 def test_a_field_has_at_most_255_bytes() -> None:
     longest = userpass.build_credentials(Credentials(b"u" * 255, b"p" * 255))
     assert len(longest) == 513

@@ -248,7 +248,8 @@ class ClientHandshake:
         if self._pipelined and reader.data[0] == 0:
             # ``05 02`` was not a selection: ``05 02 00`` starts tor's reply under SafeSocks.
             return self._refused(Reply5.NOT_ALLOWED)
-        status = userpass.parse_status(reader)
+        # The version is not checked: some servers answer with that of SOCKS, 05.
+        _, status = reader.take(2)
         if status != 0:
             return self._fail(
                 LoginRefused("the SOCKS server refused the credentials", status=status)

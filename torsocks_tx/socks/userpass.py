@@ -66,14 +66,6 @@ def check_format(credentials: Credentials) -> None:
         raise ProtocolError("unknown format of extended credentials", REFUSED)
 
 
-def parse_status(reader: Reader) -> int:
-    """Read the answer to credentials: 0 is success, anything else is not.
-
-    The version is not checked: some servers answer with that of SOCKS, 05.
-    """
-    return reader.take(2)[1]
-
-
 def parse_text(text: bytes) -> KeyValues:
     r"""Read the arguments in an escaped text, which may be empty; keys are decoded as Latin-1.
 
