@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 import pwd
+import socket
 import sys
 import tempfile
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import pytest
+import pytest_twisted
+from twisted.internet.defer import DeferredList
 from twisted.internet.endpoints import UNIXClientEndpoint
+from twisted.internet.error import DNSLookupError
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 
 from torsocks_tx.backends.direct import DirectBackend
@@ -18,9 +26,10 @@ from torsocks_tx.backends.tor.launched import LaunchedTorProvider
 from torsocks_tx.backends.tor.provider import ProviderState
 from torsocks_tx.backends.tor.providers import FixedTorProvider, RunningTorProvider
 from torsocks_tx.errors import NoSuchPort
+from torsocks_tx.relay.connector import OneProtocol
 from torsocks_tx.testing.tornet.network import PrivateTorProvider
 from torsocks_tx.twistd.options import Options
-from torsocks_tx.twistd.upstream import Upstream, make_upstream
+from torsocks_tx.twistd.upstream import HostEndpoint, Upstream, make_upstream
 
 
 def provider_of(*arguments: str) -> object:
@@ -113,3 +122,61 @@ def test_options_of_tor_are_judged_by_the_user_that_serves() -> None:
         options.parseOptions([*arguments, "--tor-option", "A 1"])
         with pytest.raises(ValueError, match=f"user {server.pw_uid} of group {server.pw_gid}$"):
             make_upstream(Clock(), options)
+
+
+class TestAHostName:
+    """The SocksPort of a tor that is named by its host."""
+
+    def endpoint(self, port: int) -> IStreamClientEndpoint:
+        from twisted.internet import reactor
+
+        provider = provider_of("--tor-socks", f"tcp:tor.test:{port}")
+        assert isinstance(provider, FixedTorProvider)
+        endpoint = provider._port.endpoint
+        assert isinstance(endpoint, HostEndpoint)
+        assert reactor.running
+        return endpoint
+
+    def look_up(self, monkeypatch: pytest.MonkeyPatch, *found: str) -> tuple[list[str], Event]:
+        """Return whose addresses are asked for, and what lets a look-up go on."""
+        asked, go_on = [], Event()
+
+        def getaddrinfo(host: str, port: int, **_: object) -> list[Any]:
+            asked.append(host)
+            assert go_on.wait(30)
+            if not found:
+                raise socket.gaierror(socket.EAI_NONAME, "unknown")
+            return [(0, 0, 0, "", (address, port)) for address in found]
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        return asked, go_on
+
+    @pytest_twisted.ensureDeferred
+    async def test_it_is_looked_up_once_for_all_who_wait(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from twisted.internet import reactor
+
+        listening = reactor.listenTCP(0, Factory.forProtocol(Protocol), interface="127.0.0.1")
+        port = listening.getHost().port
+        asked, go_on = self.look_up(monkeypatch, "127.0.0.9", "127.0.0.1")
+        endpoint = self.endpoint(port)
+        made = [endpoint.connect(OneProtocol(Protocol())) for _ in range(20)]
+        made[0].cancel()
+        go_on.set()
+        outcomes = await DeferredList(made, consumeErrors=True)
+        assert [success for success, _ in outcomes] == [False] + [True] * 19
+        assert asked == ["tor.test"]
+        for _, protocol in outcomes[1:]:
+            protocol.transport.abortConnection()
+        await listening.stopListening()
+
+    @pytest_twisted.ensureDeferred
+    async def test_who_waits_for_a_name_that_is_unknown_is_refused(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        _, go_on = self.look_up(monkeypatch)
+        go_on.set()
+        for _ in range(2):
+            with pytest.raises(DNSLookupError):
+                await self.endpoint(1).connect(OneProtocol(Protocol()))

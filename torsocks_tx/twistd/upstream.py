@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import os
 import pwd
+import socket
 import subprocess
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.endpoints import clientFromString
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, clientFromString
+from twisted.internet.error import ConnectError, DNSLookupError
+from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from torsocks_tx.backends.direct import DirectBackend
 from torsocks_tx.backends.tor.backend import TorBackend
@@ -23,8 +30,9 @@ from torsocks_tx.backends.tor.onion.client_auth import Keyring
 from torsocks_tx.backends.tor.onion.observer import OnionObserver
 from torsocks_tx.backends.tor.provider import TorProvider
 from torsocks_tx.backends.tor.providers import FixedTorProvider, RunningTorProvider
+from torsocks_tx.backends.tor.waiting import Waiters
 from torsocks_tx.errors import NoSuchPort, TorDown
-from torsocks_tx.relay.connector import endpoint_from_string
+from torsocks_tx.relay.connector import ATTEMPT_TIMEOUT, SocketEndpoint, endpoint_from_string
 from torsocks_tx.twistd.options import Options
 
 
@@ -95,6 +103,64 @@ def _ignore(failure: Failure) -> None:
     failure.trap(TorDown)
 
 
+@implementer(IStreamClientEndpoint)
+class HostEndpoint:
+    """Connects to a host name, by one look-up at a time for all who wait for it.
+
+    Twisted's own endpoint looks the name up for each, in a thread: clients by the hundred would
+    wait for the few threads that there are.
+    """
+
+    def __init__(self, reactor: Any, host: str, port: int) -> None:
+        self._reactor = reactor
+        self._host = host
+        self._port = port
+        self._waiters: Waiters[list[str]] | None = None
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
+        """Connect to the first address that answers."""
+        return Deferred.fromCoroutine(self._connect(protocolFactory))
+
+    async def _connect(self, factory: IProtocolFactory) -> Any:
+        *others, last = await self._look_up()
+        for address in others:
+            try:
+                return await self._endpoint(address).connect(factory)
+            except ConnectError:
+                continue
+        return await self._endpoint(last).connect(factory)
+
+    def _endpoint(self, address: str) -> IStreamClientEndpoint:
+        kind = TCP6ClientEndpoint if ":" in address else TCP4ClientEndpoint
+        return kind(self._reactor, address, self._port, ATTEMPT_TIMEOUT)
+
+    def _look_up(self) -> Deferred[list[str]]:
+        """Fire with the addresses; fail with ``DNSLookupError``."""
+        if self._waiters is None:
+            self._waiters = Waiters(self._reactor)
+            kind = socket.SOCK_STREAM
+            look_up = partial(socket.getaddrinfo, self._host, self._port, type=kind)
+            pool = self._reactor.getThreadPool()
+            deferToThreadPool(self._reactor, pool, look_up).addBoth(self._found)
+        return self._waiters.wait()
+
+    def _found(self, found: Any) -> None:
+        waiters, self._waiters = self._waiters, None
+        assert waiters is not None
+        if isinstance(found, Failure):
+            waiters.fail(lambda: DNSLookupError("no address was found"))
+        else:
+            waiters.fire([str(place[0]) for *_, place in found])
+
+
+def _socks_endpoint(reactor: Any, text: str) -> IStreamClientEndpoint:
+    endpoint = endpoint_from_string(reactor, text)
+    kind, *place = text.split(":")
+    if kind == "tcp" and len(place) == 2 and not isinstance(endpoint, SocketEndpoint):
+        return HostEndpoint(reactor, place[0], int(place[1]))
+    return endpoint
+
+
 def make_upstream(reactor: Any, options: Options, keys: str | None = None) -> Upstream:
     """What the options put behind the listeners; ``keys`` is the directory of keys for tor."""
     if options.upstream == "direct":
@@ -119,7 +185,7 @@ def _make_provider(
 ) -> TorProvider:
     """What provides the SocksPorts of tor."""
     if options.upstream == "socks":
-        return FixedTorProvider(endpoint_from_string(reactor, options["tor-socks"]))
+        return FixedTorProvider(_socks_endpoint(reactor, options["tor-socks"]))
     if options.upstream == "private":
         from torsocks_tx.testing.tornet.network import PrivateTorProvider
 
