@@ -20,7 +20,7 @@ BOUNDS = {
     "lines": 19_415,
     "modules": 109,
     "modules on the top floor": 4,
-    "lines of tests": 32_935,
+    "lines of tests": 33_000,
     "import lines, of 1,000": 74,
     "small modules with one importer": 3,
     "methods of instances replaced": 0,

@@ -16,14 +16,17 @@ from tests.support.running import Ended, run
 pytestmark = [pytest.mark.network, pytest.mark.clients("chromium")]
 
 
+# Nothing that calls home, and no look-ups on this machine.
+QUIET = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--disable-dev-shm-usage", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+)  # fmt: skip
+
+
 async def chromium(profile: Path, *arguments: str) -> Ended:
-    """Run Chromium with a profile of its own, and nothing that calls home."""
-    return await run(
-        client("chromium"), "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic",
-        "--no-first-run", "--disable-background-networking", "--disable-component-update",
-        "--disable-sync", "--disable-dev-shm-usage", f"--user-data-dir={profile}",
-        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", *arguments,
-    )  # fmt: skip
+    """Run Chromium with a profile of its own."""
+    return await run(client("chromium"), *QUIET, f"--user-data-dir={profile}", *arguments)
 
 
 @rows("S-06", "S-16")

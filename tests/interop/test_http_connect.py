@@ -14,6 +14,7 @@ from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
 from tests.interop.conftest import BAD_ONION, Served
+from tests.interop.devtools import Browser
 from tests.interop.test_chromium import chromium
 from tests.interop.test_curl import curl
 from tests.interop.test_programs import apt_update, bare_repository, site_of
@@ -21,6 +22,7 @@ from tests.support.certificates import certificate
 from tests.support.clients import client
 from tests.support.rows import rows
 from tests.support.running import run
+from torsocks_tx.testing.tornet import PrivateNetwork
 from torsocks_tx.testing.tornet.servers import LOOPBACK
 
 pytestmark = [
@@ -189,6 +191,24 @@ async def test_chromium_gets_a_page_by_https(
         "--ignore-certificate-errors", "--dump-dom", f"{secure[1]}/",
     )  # fmt: skip
     assert "secure origin" in ended.text, ended.complaint
+
+
+@rows("H-08", "H-17")
+@pytest.mark.clients("chromium")
+async def test_profiles_of_chromium_with_different_logins_have_different_circuits(
+    served: Served, secure: tuple[Path, str], tmp_path: Path, private_network: PrivateNetwork
+) -> None:
+    target = secure[1].removeprefix("https://")
+    circuits = []
+    for number, password in enumerate(["one", "two", "one"]):
+        watch = await private_network.client.watch_streams()
+        browser = Browser(f"http://{served.extended}", "tor-iso", password, tmp_path / str(number))
+        assert await browser.title_of(f"{secure[1]}/") == "secure origin"
+        await browser.close()
+        await watch.close()
+        circuits.append(set(watch.circuits(target)))
+    assert len(circuits[0]) == len(circuits[1]) == 1
+    assert circuits[0] == circuits[2] != circuits[1]
 
 
 NODE = """
