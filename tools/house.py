@@ -19,7 +19,7 @@ PACKAGE = ROOT / "torsocks_tx"
 BOUNDS = {
     "lines": 19_415,
     "modules": 109,
-    "modules on the top floor": 4,
+    "modules on the top floor": 5,  # __init__, interfaces, errors, limits; __main__ for python -m
     "lines of tests": 33_000,
     "import lines, of 1,000": 74,
     "small modules with one importer": 3,

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from stat import S_IMODE
 
+import pytest
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import UNIXClientEndpoint
@@ -23,6 +24,7 @@ LOOPBACK = "tcp:0:interface=127.0.0.1"
 DIRECT = ("--backend", "direct", "--allow-internal")
 TWISTD = (sys.executable, str(Path(sys.executable).with_name("twistd")))
 SCRIPT = (sys.executable, str(Path(sys.executable).with_name("torsocks-tx")))
+MODULE = (sys.executable, "-m", "torsocks_tx")
 # A module that would run instead of Python's own wherever the working directory comes first.
 INTRUDER = "open('has-run', 'w').close()\n"
 
@@ -60,13 +62,16 @@ async def test_start_that_fails_is_one_line_status_1_and_no_pidfile(tmp_path: Pa
             assert os.listdir(tmp_path / way) == left, way
 
 
-async def test_torsocks_tx_serves_in_the_foreground_and_writes_no_file(tmp_path: Path) -> None:
-    command = (*SCRIPT, *DIRECT, "--listen", LOOPBACK)
+@pytest.mark.parametrize("program", [SCRIPT, MODULE], ids=["torsocks-tx", "python -m"])
+async def test_torsocks_tx_serves_in_the_foreground_and_writes_no_file(
+    tmp_path: Path, program: tuple[str, ...]
+) -> None:
+    command = (*program, *DIRECT, "--listen", LOOPBACK)
     server = Twistd(directory=tmp_path, command=command)
     await server.up()
     assert os.listdir(tmp_path) == []
     assert await server.stop() == 0
-    usage = await run(*SCRIPT, "--bogus", environment={"PYTHONPATH": str(ROOT)})
+    usage = await run(*program, "--bogus", environment={"PYTHONPATH": str(ROOT)})
     assert (usage.status, usage.out) == (1, b"")
     assert lines_with(usage.complaint, "torsocks-tx: option --bogus") == 1
 

@@ -163,7 +163,9 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("call", "wanted"), WRONG, ids=str)
+@pytest.mark.parametrize(
+    ("call", "wanted"), WRONG, ids=lambda each: each if isinstance(each, str) else ""
+)
 def test_wrong_arguments_are_refused_at_the_call(call: Callable[[], object], wanted: str) -> None:
     with pytest.raises(TypeError, match=wanted):
         call()

@@ -96,7 +96,7 @@ class TorProvider(ABC):
     _log = Logger()
     _no_such_port = (
         "tor has no SocksPort with {flags}: add such a line to its torrc,"
-        " for example 'SocksPort 127.0.0.1:9052 {flags}'"
+        " for example 'SocksPort 9052 {flags}'"
     )
 
     def __init__(self, clock: IReactorTime | None = None) -> None:

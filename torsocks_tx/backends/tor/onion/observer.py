@@ -112,7 +112,7 @@ class OnionObserver:
         return self._settled.wait()
 
     async def _begin_to_follow(self, control: Control, settled: Waiters[None]) -> None:
-        self._queries = TorQueries(control, self.clock)
+        self._queries = TorQueries(control, self.clock, self.cooperator)
         control.when_lost().addCallback(lambda _: self._lost(control))
         timeout = self.clock.callLater(FOLLOW_TIMEOUT, settled.settle, None)
         try:

@@ -6,7 +6,8 @@ A thousand streams that fail at once share one command and its answer.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -21,30 +22,38 @@ from torsocks_tx.socks.onion_address import has_public_key
 ANSWER_TIMEOUT = 1.0
 """Seconds for tor to answer once it has refused a stream; it takes under a millisecond."""
 
+LINES_AT_ONCE = 50
+"""Circuits of tor's list that are read in one turn of the reactor: it takes a millisecond."""
 
-class SharedCommands:
+_T = TypeVar("_T")
+
+_Joined = dict[str, set[str | None]]
+"""For each onion service, the tokens of the circuits to it that are open."""
+
+
+class SharedCommands(Generic[_T]):
     """Sends each command at most once at a time; ``ask`` sends one and fires with its answer.
 
     An answer is at least as new as the question: a command that is under way already is not
     waited for, but the one after it.
     """
 
-    def __init__(self, ask: Callable[[str], Deferred[str]], clock: IReactorTime) -> None:
+    def __init__(self, ask: Callable[[str], Deferred[_T]], clock: IReactorTime) -> None:
         self._ask = ask
         self._clock = clock
         self._sent: set[str] = set()
-        self._next: dict[str, Waiters[str]] = {}
+        self._next: dict[str, Waiters[_T]] = {}
 
-    def answer_to(self, command: str) -> Deferred[str]:
+    def answer_to(self, command: str) -> Deferred[_T]:
         """Fire with tor's answer; fail as ``ask`` does. Can be cancelled."""
         if command in self._sent:
             return self._next.setdefault(command, Waiters(self._clock)).wait()
-        waiters: Waiters[str] = Waiters(self._clock)
+        waiters: Waiters[_T] = Waiters(self._clock)
         waiting = waiters.wait()
         self._send(command, waiters)
         return waiting
 
-    def _send(self, command: str, waiters: Waiters[str]) -> None:
+    def _send(self, command: str, waiters: Waiters[_T]) -> None:
         self._sent.add(command)
         asked = self._ask(command)
         asked.addCallbacks(waiters.fire, lambda failure: _fail(waiters, failure))
@@ -58,7 +67,7 @@ class SharedCommands:
             self._send(command, waiters)
 
 
-def _fail(waiters: Waiters[str], failure: Failure) -> None:
+def _fail(waiters: Waiters[_T], failure: Failure) -> None:
     error = failure.value
     waiters.fail(lambda: error if isinstance(error, Exception) else ControlLost())
 
@@ -69,13 +78,21 @@ class TorQueries:
     All fail with ``ControlError`` or, where tor is silent, ``TimeoutError``.
     """
 
-    def __init__(self, control: Control, clock: IReactorTime) -> None:
+    def __init__(self, control: Control, clock: IReactorTime, cooperator: Cooperator) -> None:
         def ask(command: str) -> Deferred[str]:
             return limit(Deferred.fromCoroutine(control.command(command)), ANSWER_TIMEOUT, clock)
 
+        async def read_circuits(command: str) -> _Joined:
+            joined: _Joined = defaultdict(set)
+            reading = _read_joined(await ask(command), joined)
+            for _ in reading:  # a short answer is read at once
+                await cooperator.coiterate(reading)
+            return joined
+
         self._commands = SharedCommands(ask, clock)
-        self._circuits = ""
-        self._joined: Mapping[str, set[str | None]] = {}
+        self._circuits = SharedCommands(
+            lambda command: Deferred.fromCoroutine(read_circuits(command)), clock
+        )
 
     async def fence(self) -> None:
         """Return when all events that tor has sent so far are read."""
@@ -83,10 +100,8 @@ class TorQueries:
 
     async def has_joined_circuit(self, address: str, token: str | None) -> bool:
         """Whether a circuit to the service is open that streams with this token use."""
-        circuits = await self._commands.answer_to("GETINFO circuit-status")
-        if circuits is not self._circuits:
-            self._circuits, self._joined = circuits, read_joined(circuits)
-        tokens = self._joined.get(address, set())
+        joined = await self._circuits.answer_to("GETINFO circuit-status")
+        tokens = joined.get(address, set())
         return bool(tokens) if token is None else not tokens.isdisjoint((token, None))
 
     async def has_key(self, address: str) -> bool:
@@ -95,15 +110,15 @@ class TorQueries:
         return any(line.startswith(f"CLIENT {address} ") for line in answer.splitlines())
 
 
-def read_joined(circuits: str) -> Mapping[str, set[str | None]]:
-    """Return, for each onion service, the tokens of the circuits to it that are open."""
-    joined: dict[str, set[str | None]] = defaultdict(set)
-    for line in circuits.splitlines():
+def _read_joined(circuits: str, joined: _Joined) -> Iterator[None]:
+    """Add the circuits of tor's list that are joined, some of them in each step."""
+    for number, line in enumerate(circuits.splitlines(), 1):
         if "HSCR_JOINED" in line:  # spare the others the parsing
             circuit = parse_circuit(line.removeprefix("circuit-status="))
             if circuit is not None and circuit.step is Step.JOINED:
                 joined[circuit.address].add(circuit.token)
-    return joined
+        if number % LINES_AT_ONCE == 0:
+            yield
 
 
 def check_key(address: str, cooperator: Cooperator) -> Deferred[bool]:

@@ -1,0 +1,5 @@
+"""``python -m torsocks_tx``: the same as ``torsocks-tx``."""
+
+from torsocks_tx.twistd.tap import main
+
+main()
