@@ -89,6 +89,31 @@ class TestOpen:
         assert type(reason) is ConnectionRefused
         assert reason.reply == 5
 
+    def test_chooser_may_be_a_coroutine(self) -> None:
+        answer: Deferred[FakeEndpoint] = Deferred()
+
+        async def choose(*_: object) -> FakeEndpoint:
+            return await answer
+
+        self.open(choose)
+        self.clock.advance(0)
+        answer.callback(self.endpoint)
+        self.endpoint.come(FakeTransport())
+        assert self.receiver.heard == ["opened"]
+
+    def test_coroutine_that_chooses_is_cancelled_with_its_client(self) -> None:
+        cancelled: list[object] = []
+
+        async def choose(*_: object) -> NoReturn:
+            await Deferred(cancelled.append)
+            raise AssertionError("the answer never comes")
+
+        stream = self.open(choose)
+        self.clock.advance(0)
+        stream.abort()
+        assert len(cancelled) == 1
+        assert self.receiver.heard == []
+
     def test_chooser_may_refuse(self) -> None:
         def choose(*_: object) -> NoReturn:
             raise NotAllowed("not there")

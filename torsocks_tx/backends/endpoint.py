@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from inspect import iscoroutine
+from typing import Any
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
@@ -17,8 +19,17 @@ from torsocks_tx.interfaces import IBackend, IReceiver
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.socks.messages import Address, Request
 
-EndpointChooser = Callable[[Request, Isolation], IStreamClientEndpoint]
-"""Returns the endpoint for ``request.address``; raises ``SOCKSError`` to refuse the request."""
+EndpointChooser = Callable[
+    [Request, Isolation], "IStreamClientEndpoint | Awaitable[IStreamClientEndpoint]"
+]
+"""Returns the endpoint for ``request.address``; raises ``SOCKSError`` to refuse the request.
+
+It may be a coroutine, or return a Deferred: both are cancelled when the client leaves.
+"""
+
+
+def _run_if_coroutine(chosen: Any) -> Any:
+    return Deferred.fromCoroutine(chosen) if iscoroutine(chosen) else chosen
 
 
 @implementer(IBackend)
@@ -52,7 +63,8 @@ class EndpointBackend:
         stream = Stream(self._reactor, receiver, half_close=True, refusal_for=self._refusal_for)
         # Never from inside ``open``: an endpoint may connect at once.
         next_turn = deferLater(self._reactor, 0.0, self._choose, request, isolation)
-        stream.prepare_by(next_turn.addCallback(stream.connect).addErrback(log_fault))
+        choosing: Deferred[Any] = next_turn.addCallback(_run_if_coroutine)
+        stream.prepare_by(choosing.addCallback(stream.connect).addErrback(log_fault))
         return stream
 
     def resolve(self, request: Request, isolation: Isolation) -> Deferred[Address]:
