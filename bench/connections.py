@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 
 from bench.origin import ONE_BYTE
-from bench.socks import GREETING, HTTP, Way, request
+from bench.socks import GREETING, HTTP, Way, is_granted, request
 
 SOURCES = 64
 """Addresses of 127/8 to connect from: one has 28,000 ports, each unusable for a while after use."""
@@ -88,8 +88,7 @@ class Swarm:
             sock.send(self._request)
             yield select.EPOLLIN
             reply = sock.recv(10 if self._way.version != HTTP else 4096)
-            granted = reply.startswith((b"HTTP/1.1 200 ", b"\5\0", b"\0\x5a"))
-            if len(reply) < 8 or not granted:
+            if len(reply) < 8 or not is_granted(reply):
                 raise ConnectionError
         if self._echo:
             sock.send(ONE_BYTE)

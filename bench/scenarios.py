@@ -239,7 +239,7 @@ def optimistic(bench: Bench) -> None:
         with Helper("bench.delay", port, str(LINK / 2)) as link:
             place = f"{HOST}:{link.told()}"
             with twistd("--tor-socks", f"tcp:{place}", "--optimistic-data") as ours:
-                servers = {OURS: ours, TOR: Server.at(place)}
+                servers = {OURS: ours, BY_HTTP: ours.by_version(HTTP), TOR: Server.at(place)}
                 for server in servers.values():
                     bench.do(server, "exchanges", host="web.test", count=3)
                 for _ in range(bench.plan.rounds):
@@ -252,6 +252,7 @@ def optimistic(bench: Bench) -> None:
         saved[name] = statistics.median(first) - statistics.median(second)
         bench.add("optimistic data", "round trips saved", name, saved[name])
     bench.bar("round trips saved by optimistic data", saved[OURS], 1)
+    bench.bar("round trips saved by optimistic data, by HTTP", saved[BY_HTTP], 1)
     more = saved[OURS] - saved[TOR]
     bench.bar("round trips saved by optimistic data: more than straight to tor", more, 0)
 

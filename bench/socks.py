@@ -30,6 +30,11 @@ def request(version: int, host: str, port: int) -> bytes:
     return b"\5\1\0\3" + bytes([len(host)]) + host.encode() + struct.pack("!H", port)
 
 
+def is_granted(reply: bytes) -> bool:
+    """Whether these first bytes of a reply say success."""
+    return reply.startswith((b"HTTP/1.1 200 ", b"\5\0", b"\0\x5a"))
+
+
 def take(sock: socket.socket, count: int) -> bytes:
     """Read ``count`` bytes; raise ``EOFError`` if there are fewer."""
     data = b""
@@ -51,9 +56,11 @@ def connect(way: Way, host: str, port: int, early: bytes = b"") -> socket.socket
             raise ConnectionError("the proxy wants credentials")
     if way.version:
         sock.sendall(request(way.version, host, port) + early)
-        reply = take(sock, 8 if way.version == 4 else 10)
-        if reply[1] not in (0, 90):
-            raise ConnectionError(f"the proxy answered {reply[1]}")
+        reply = take(sock, {4: 8, 5: 10, HTTP: 13}[way.version])
+        if not is_granted(reply):
+            raise ConnectionError(f"the proxy answered {reply!r}")
+        while way.version == HTTP and not reply.endswith(b"\r\n\r\n"):
+            reply += take(sock, 1)
     elif early:
         sock.sendall(early)
     return sock
