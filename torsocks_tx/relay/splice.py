@@ -33,7 +33,7 @@ READ = 512 * 1024
 LARGE = 64 * 1024
 """After a read of so many bytes, the next goes through a pipe."""
 
-MOST_AT_ONCE, ALL_AT_ONCE = 1024 * 1024, 2 * 1024 * 1024
+MOST_AT_ONCE, ALL_AT_ONCE = 1024 * 1024, 3 * 1024 * 1024
 """Bytes that one event moves at most, and what all streams together may move in a turn of the
 reactor: what one stream takes, the others wait for."""
 
