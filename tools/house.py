@@ -18,7 +18,7 @@ PACKAGE = ROOT / "torsocks_tx"
 # Each is kept by a test. Lower them as the package shrinks.
 BOUNDS = {
     "lines": 19_800,
-    "modules": 109,
+    "modules": 110,
     "modules on the top floor": 5,  # __init__, interfaces, errors, limits; __main__ for python -m
     "lines of tests": 33_700,
     "import lines, of 1,000": 74,

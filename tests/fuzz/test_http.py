@@ -61,8 +61,8 @@ def test_steps_do_not_depend_on_the_portions(client: tuple[bytes, Chunks]) -> No
 
 
 @rows("H-04", "H-17")
-@given(client=chopped(said()), options=st.builds(HTTPOptions, st.just(ANSWERS), st.booleans(),
-                                                 st.booleans()))  # fmt: skip
+@given(client=chopped(said()), options=st.builds(HTTPOptions, st.just(ANSWERS),
+       require_auth=st.booleans(), ask_for_credentials=st.booleans()))  # fmt: skip
 @thorough
 def test_whatever_comes_is_answered_by_http_or_with_a_close(
     client: tuple[bytes, Chunks], options: HTTPOptions

@@ -9,8 +9,9 @@ from tests.support.rows import rows
 from tests.support.tables import at, cuts, table
 from torsocks_tx import errors
 from torsocks_tx.errors import GeneralFailure, LoginRefused, NotIsolated, ProxyBroken, SOCKSError
-from torsocks_tx.http.answers import MAX_HEAD, MEANINGS, Answers
+from torsocks_tx.http.answers import MEANINGS, Answers
 from torsocks_tx.http.client import HTTPClientHandshake
+from torsocks_tx.http.heads import MAX_HEAD
 from torsocks_tx.socks.client import Failed, Opened, Step
 from torsocks_tx.socks.constants import AddressType, Reply5
 from torsocks_tx.socks.messages import Address, Credentials, Reply
@@ -171,7 +172,7 @@ def test_isolation_is_refused_where_it_is_not_announced() -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [b"\5\0", b"HTTP/2 200\r\n\r\n", b"HTTP/1.1 abc\r\n\r\n", b"hello\r\n\r\n",
+    "said", [b"\5\0", b"h", b"HTTP/2 200\r\n\r\n", b"HTTP/1.1 abc\r\n\r\n", b"hello\r\n\r\n",
              b"HTTP/1.1 200 OK\r\na b\r\n\r\n", b"HTTP/1.1 101 Switching\r\n\r\n",
              b"x" * (MAX_HEAD + 1)]
 )  # fmt: skip

@@ -11,8 +11,10 @@ from tests.support.http import Answer, answers_in
 from tests.support.rows import rows
 from tests.support.tables import at, cuts, table
 from torsocks_tx.http.answers import Answers
-from torsocks_tx.http.server import MAX_ANSWERS, MAX_HEAD, MAX_HEADERS, HTTPOptions
+from torsocks_tx.http.heads import MAX_HEAD, MAX_HEADERS
+from torsocks_tx.http.server import MAX_ANSWERS, HTTPOptions, HTTPServerHandshake
 from torsocks_tx.socks.constants import Command, Version
+from torsocks_tx.socks.extended import Budget
 from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Request
 from torsocks_tx.socks.server import Authenticate, Rejected, Requested, Send, Step
 
@@ -113,6 +115,8 @@ BAD = table(
     ("a NUL in a header", ASK + b"a: \0\r\n\r\n", 400),
     ("a bare CR in a header", ASK + b"a: b\rc: d\r\n\r\n", 400),
     ("a folded line first", b"CONNECT a:1 HTTP/1.1\r\n a: b\r\n\r\n", 400),
+    ("64 blanks in a row", ASK + b"a:" + b" " * 64 + b"b\r\n\r\n", 400),
+    ("16 KiB of blanks", ASK + b"a:" + b" " * (MAX_HEAD - len(ASK) - 7) + b"\0\r\n\r\n", 400),
     ("a bad length", ASK + b"Content-Length: -1\r\n\r\n", 400),
     ("two lengths", ASK + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
     ("an unknown coding", ASK + b"Transfer-Encoding: gzip\r\n\r\n", 501),
@@ -261,3 +265,17 @@ class TestAskingForCredentials:
     def test_a_request_that_isolates_is_served(self, header: str) -> None:
         said = ASK + header.encode() + b": x\r\n\r\n"
         assert converse([said], ASKING) == [asked(**{header.replace("-", "_"): b"x"})]
+
+
+@rows("H-04")
+def test_unfinished_heads_of_all_clients_together_are_bounded() -> None:
+    options = HTTPOptions(ANSWERS, Budget(10_000))
+    first, second = HTTPServerHandshake(options), HTTPServerHandshake(options)
+    assert first.receive(ASK + b"a:" + b"x" * 10_000) == []
+    assert second.receive(b"C" * 1024) == []
+    [step] = second.receive(b"C" * 1000)
+    assert answer_of(step).status == 503
+    first.close()
+    assert options.budget.left == 10_000
+    assert converse([ASK + b"a:" + b"x" * 10_000, b"\r\n\r\n"], options) == [asked()]
+    assert options.budget.left == 10_000

@@ -19,7 +19,7 @@ CONNECT = named("example.com", 80)
 HTTP = Answers(tor=False, isolates=True)
 TARGET = "The target is not a valid HOST:PORT."
 NO_HTTP = "This is not valid HTTP."
-LARGE = "The head of the request is too large."
+LARGE = "The head is too large."
 
 BAD = [
     ("no methods", b"\5\0", b"\5\xff"),

@@ -15,9 +15,6 @@ from typing import NamedTuple
 from torsocks_tx import errors
 from torsocks_tx.errors import SOCKSError
 
-MAX_HEAD = 16 * 1024
-"""Bytes of the head of a request or of an answer at most."""
-
 PROXY_AUTHORIZATION = "Proxy-Authorization"
 STREAM_ISOLATION = "Tor-Stream-Isolation"
 OLD_STREAM_ISOLATION = "X-Tor-Stream-Isolation"

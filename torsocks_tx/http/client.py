@@ -12,7 +12,8 @@ from base64 import b64encode
 import h11
 
 from torsocks_tx.errors import NotIsolated, ProxyBroken, SOCKSError
-from torsocks_tx.http.answers import MAX_HEAD, PROXY_AUTHORIZATION, STREAM_ISOLATION, refusal
+from torsocks_tx.http.answers import PROXY_AUTHORIZATION, STREAM_ISOLATION, refusal
+from torsocks_tx.http.heads import MAX_HEAD, take_head
 from torsocks_tx.socks.client import Failed, Opened, Step
 from torsocks_tx.socks.constants import AddressType, Reply5
 from torsocks_tx.socks.messages import NO_PAIRS, Address, Credentials, Reply
@@ -51,6 +52,7 @@ class HTTPClientHandshake:
             headers.append((STREAM_ISOLATION, isolation))
         self._connect = h11.Request(method="CONNECT", target=target, headers=headers)
         self._connection: h11.Connection | None = h11.Connection(h11.CLIENT, MAX_HEAD)
+        self._buffer = bytearray()
         self.requested = isolation is None
 
     def start(self) -> bytes:
@@ -62,31 +64,44 @@ class HTTPClientHandshake:
         """Take bytes from the proxy; return the outcome once it is known."""
         if self._connection is None:
             return []
-        self._connection.receive_data(data)
+        self._buffer += data
         try:
             return self._read(self._connection)
         except h11.ProtocolError:
             return self.give_up(ProxyBroken("not the answer of an HTTP proxy"))
 
     def _read(self, connection: h11.Connection) -> list[Step]:
-        while isinstance(event := connection.next_event(), h11.Event):
-            match event:
-                case h11.Response() if self.requested:
-                    return self._outcome(event, connection)
-                case h11.Response() if STREAM_ISOLATION.lower() not in _capabilities(event):
-                    return self.give_up(NotIsolated(f"the proxy has no {STREAM_ISOLATION}"))
-                case h11.EndOfMessage():
-                    connection.start_next_cycle()
-                    self.requested = True
-                    return [Send(_sent(connection, self._connect))]
+        while self._feed(connection):
+            while isinstance(event := connection.next_event(), h11.Event):
+                match event:
+                    case h11.Response() if self.requested:
+                        return self._outcome(event)
+                    case h11.Response() if STREAM_ISOLATION.lower() not in _capabilities(event):
+                        return self.give_up(NotIsolated(f"the proxy has no {STREAM_ISOLATION}"))
+                    case h11.EndOfMessage():
+                        connection.start_next_cycle()
+                        self.requested = True
+                        return [Send(_sent(connection, self._connect))]
         return []
 
-    def _outcome(self, answer: h11.Response, connection: h11.Connection) -> list[Step]:
+    def _feed(self, connection: h11.Connection) -> bool:
+        """Hand the next head over, or what there is of a body; return whether there was any."""
+        if connection.their_state is h11.SEND_RESPONSE:
+            if not b"HTTP/".startswith(self._buffer[:5]):
+                raise h11.RemoteProtocolError("the answer of another protocol")
+            part = take_head(self._buffer) or b""
+        else:
+            part = bytes(self._buffer)
+            self._buffer.clear()
+        if part:
+            connection.receive_data(part)
+        return bool(part)
+
+    def _outcome(self, answer: h11.Response) -> list[Step]:
         if answer.status_code not in _SUCCESS:
             return self.give_up(refusal(answer.status_code, _text_of(answer)))
-        rest, _ = connection.trailing_data
         self._connection = None
-        return [Opened(Reply(Reply5.SUCCEEDED), rest)]
+        return [Opened(Reply(Reply5.SUCCEEDED), bytes(self._buffer))]
 
     def eof(self) -> list[Step]:
         """The proxy has closed: a failure, if that is before its answer."""

@@ -10,26 +10,24 @@ from __future__ import annotations
 import re
 from base64 import b64decode
 from binascii import Error as NotBase64
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 import h11
 
-from torsocks_tx.errors import Incomplete, ProtocolError
+from torsocks_tx.errors import Busy, Incomplete, ProtocolError
 from torsocks_tx.http.answers import (
     FAMILY_PREFERENCE,
     ISOLATION_HEADERS,
-    MAX_HEAD,
     PROXY_AUTHORIZATION,
     Answers,
 )
+from torsocks_tx.http.heads import MAX_HEAD, take_head
 from torsocks_tx.socks.constants import Command, Version
+from torsocks_tx.socks.extended import FREE_BYTES, Budget
 from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Request
 from torsocks_tx.socks.server import Authenticate, Rejected, Requested, Send, Step
 from torsocks_tx.socks.wire import check_destination
-
-MAX_HEADERS = 100
-"""Lines of headers at most, in a head of ``MAX_HEAD`` bytes: else 431."""
 
 MAX_REFUSED = 3
 """Wrong credentials on one connection, before it is closed."""
@@ -40,7 +38,6 @@ MAX_ANSWERS = 8
 FIRST_LETTERS = (b"C", b"O", b"D", b"T")
 """First bytes of CONNECT, OPTIONS, DELETE and TRACE. The methods in G, H and P get the page."""
 
-_HEAD_END = re.compile(rb"\n\r?\n")
 _PORT = re.compile(r"[0-9]{1,5}")
 _RPC_TARGET = b"tor-rpc-target"
 _THIS_MACHINE = re.compile(rb"(?:localhost|127\.0\.0\.1|\[::1\])(?::[0-9]*)?", re.IGNORECASE)
@@ -52,12 +49,14 @@ _KEPT = {name.lower().encode(): name for name in (*ISOLATION_HEADERS, FAMILY_PRE
 class HTTPOptions:
     """What a listener accepts by HTTP.
 
+    ``budget``: what the unfinished heads of all clients may hold together, 1 KiB of each aside.
     ``require_auth``: the credentials of each request are checked. ``ask_for_credentials``: the
     first request without any isolation header is answered with 407, since browsers send
     credentials only when they are asked.
     """
 
     answers: Answers
+    budget: Budget = field(default_factory=Budget)
     require_auth: bool = False
     ask_for_credentials: bool = False
 
@@ -82,7 +81,7 @@ class HTTPServerHandshake:
         self._request: Request | None = None
         self._may_stay = False
         self._has_asked = False
-        self._refused = self._answered = 0
+        self._refused = self._answered = self._held = 0
 
     def receive(self, data: bytes) -> list[Step]:
         """Take bytes from the client; return the steps to carry out, in order."""
@@ -97,7 +96,15 @@ class HTTPServerHandshake:
                 break
             except ProtocolError as error:
                 steps.append(self._reject(error.answer, str(error)))
+        if not self._hold(len(self._buffer) - FREE_BYTES):
+            steps.append(self._reject(self._answers.refused(Busy()), "too many unfinished heads"))
         return steps
+
+    def _hold(self, size: int) -> bool:
+        """Take what is held from the budget, or give back; return whether there was enough."""
+        budget, before, self._held = self._options.budget, self._held, max(size, 0)
+        budget.left += before - self._held
+        return budget.left >= 0
 
     def authenticated(self, avatar: bytes | None) -> list[Step]:
         """Take the answer to ``Authenticate``: the user's name, or None to refuse the client."""
@@ -113,23 +120,21 @@ class HTTPServerHandshake:
         """Free what is held: the client is gone, or has made its request."""
         self._state = _State.OVER
         self._buffer.clear()
+        self._hold(0)
 
     def _take_head(self) -> h11.Request:
         """Take one head from the buffer. Raises Incomplete or ProtocolError."""
-        end = _HEAD_END.search(self._buffer)
-        length = len(self._buffer) if end is None else end.end()
-        # The line of the request and the empty one are no headers.
-        if length > MAX_HEAD or self._buffer.count(b"\n", 0, length) > MAX_HEADERS + 2:
-            raise self._mistake(431, "The head of the request is too large.")
-        if end is None:
-            raise Incomplete
         reader = h11.Connection(h11.SERVER, MAX_HEAD)
-        reader.receive_data(bytes(self._buffer[:length]))
-        del self._buffer[:length]
         try:
+            taken = take_head(self._buffer)
+            if taken is None:
+                raise Incomplete
+            reader.receive_data(taken)
             head = reader.next_event()
         except h11.RemoteProtocolError as error:
-            raise self._mistake(error.error_status_hint, "This is not valid HTTP.") from None
+            status = error.error_status_hint
+            sentence = "The head is too large." if status == 431 else "This is not valid HTTP."
+            raise self._mistake(status, sentence) from None
         assert isinstance(head, h11.Request), "a whole head was given"
         if head.http_version not in (b"1.0", b"1.1"):
             raise self._mistake(505, "This proxy speaks HTTP/1.0 and HTTP/1.1.")

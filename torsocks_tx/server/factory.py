@@ -142,7 +142,12 @@ class SOCKSFactory(Factory):
         if not (serves_all and policy.http_connect):
             return None
         answers = Answers(tor=self.backend.uses_tor, isolates=policy.isolation.socks_auth)
-        return HTTPOptions(answers, self._guard is not None, policy.http_ask_for_credentials)
+        return HTTPOptions(
+            answers,
+            self.limiter.pairs_budget,
+            self._guard is not None,
+            policy.http_ask_for_credentials,
+        )
 
     def _extended_rules(self, keys: Mapping[str, KeyHandler]) -> ExtendedRules | None:
         policy = self.policy
