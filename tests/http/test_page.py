@@ -66,5 +66,5 @@ def test_the_page_says_what_is_wrong_and_fetches_nothing() -> None:
     assert page.open == []
     assert not {"script", "img", "link", "form", "iframe"} & set(page.seen)
     text = " ".join(page.words)
-    for words in ("SOCKS proxy", "HTTP proxy", "SOCKS v5", "not an HTTP proxy"):
+    for words in ("SOCKS proxy", "SOCKS v5", "not an HTTP proxy", "https_proxy", "CONNECT"):
         assert words in text

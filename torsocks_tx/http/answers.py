@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from http import HTTPStatus
 from importlib import metadata
 from typing import NamedTuple
@@ -84,6 +85,14 @@ def build(status: int, headers: Iterable[tuple[str, str]], body: str | None = No
     return "\r\n".join([*lines, "", text]).encode("ascii")
 
 
+@cache
+def _version() -> str:
+    try:
+        return metadata.version(_NAME)
+    except metadata.PackageNotFoundError:  # used from a directory, without being installed
+        return "unknown"
+
+
 class Answers:
     """The answers of one listener.
 
@@ -92,7 +101,7 @@ class Answers:
     """
 
     def __init__(self, *, tor: bool, isolates: bool) -> None:
-        version = metadata.version(_NAME)
+        version = _version()
         via, server = f"1.1 {_NAME}", f"{_NAME}/{version}"
         if tor:
             via = f"tor/1.0 tor-network ({_NAME} {version})"

@@ -106,6 +106,7 @@ class SOCKSFactory(Factory):
             limiter = ConnectionLimiter(most, per_client, clock)
         self.limiter = limiter
         self._extended = self._extended_rules(keys or {})
+        self.http_options = self._http_options()
         self._empty: list[Deferred[None]] = []
 
     def buildProtocol(  # type: ignore[override]
@@ -134,9 +135,7 @@ class SOCKSFactory(Factory):
             role=policy.role,
         )
 
-    @cached_property
-    def http_options(self) -> HTTPOptions | None:
-        """What is accepted by HTTP; None where it is not spoken."""
+    def _http_options(self) -> HTTPOptions | None:
         policy = self.policy
         serves_all = self.protocol.versions == BOTH_VERSIONS and policy.role is Role.TOR
         if not (serves_all and policy.http_connect):

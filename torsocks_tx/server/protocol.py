@@ -59,14 +59,11 @@ class ConnectionOwner(Interface):
     limits: Limits
     clock: IReactorTime
     debugging: bool
+    http_options: HTTPOptions | None  # None where HTTP is not spoken
 
     @property
     def handshake_options(self) -> HandshakeOptions:
         """What a SOCKS handshake accepts."""
-
-    @property
-    def http_options(self) -> HTTPOptions | None:
-        """What is accepted by HTTP; None where it is not spoken."""
 
     def authenticate(self, credentials: Credentials, client: IAddress) -> Deferred[bytes | None]:
         """Fire with the user's name, or None for a refusal."""
