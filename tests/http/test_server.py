@@ -174,7 +174,9 @@ def test_another_host_than_this_machine_is_closed_without_a_byte(method: str, ho
     said = f"{method} * HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
     assert without_reasons(converse([said], PLAIN)) == [Rejected(b"", "")]
     without = f"{method} * HTTP/1.0\r\n\r\n".encode()
-    assert without_reasons(converse([without], PLAIN)) == [Rejected(b"", "")]
+    large = f"{method} /{'x' * MAX_HEAD} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+    for other in (without, large):
+        assert without_reasons(converse([other], PLAIN)) == [Rejected(b"", "")]
 
 
 @pytest.mark.parametrize(

@@ -124,14 +124,17 @@ class HTTPServerHandshake:
 
     def _take_head(self) -> h11.Request:
         """Take one head from the buffer. Raises Incomplete or ProtocolError."""
-        reader = h11.Connection(h11.SERVER, MAX_HEAD)
+        is_connect = self._buffer.startswith(b"C")
         try:
             taken = take_head(self._buffer)
             if taken is None:
                 raise Incomplete
+            reader = h11.Connection(h11.SERVER, MAX_HEAD)
             reader.receive_data(taken)
             head = reader.next_event()
         except h11.RemoteProtocolError as error:
+            if not is_connect:  # a web site may be behind it, whose name is not known
+                raise ProtocolError("not valid HTTP") from None
             status = error.error_status_hint
             sentence = "The head is too large." if status == 431 else "This is not valid HTTP."
             raise self._mistake(status, sentence) from None
