@@ -19,10 +19,9 @@ from torsocks_tx.backends.memory import MemoryBackend
 from torsocks_tx.limits import Limits
 from torsocks_tx.server import connections
 from torsocks_tx.server.connections import (
-    NEW_TURN,
     ONIONS_AT_ONCE,
-    REQUESTS_PER_TURN,
     SILENCE,
+    TURN_BUDGET,
     WARNING_PAUSE,
     ConnectionLimiter,
     client_network,
@@ -159,8 +158,14 @@ def test_nothing_is_kept_of_clients_that_left() -> None:
     assert limited.limiter._groups == {}
 
 
+PER_TURN = 4
+
+
 class TestTurns:
-    """How many requests are begun in one turn of the reactor, and whose."""
+    """How many requests are begun in one turn of the reactor, and whose.
+
+    In these tests to begin one takes a quarter of what there is for a turn.
+    """
 
     def setup_method(self) -> None:
         self.limited = Limited()
@@ -172,9 +177,13 @@ class TestTurns:
         connections = [FakeConnection(client) for _ in range(count)]
         for connection in connections:
             self.limited.limiter.join(connection)
-            begin = partial(self.begun.append, connection)
+            begin = partial(self.begin, connection)
             self.limited.limiter.serve(connection, begin, onion=onion)
         return connections
+
+    def begin(self, connection: FakeConnection) -> None:
+        self.begun.append(connection)
+        self.limited.clock.rightNow += TURN_BUDGET / PER_TURN
 
     def turn(self) -> list[FakeConnection]:
         """Make one turn; return whose requests were begun in it."""
@@ -183,14 +192,14 @@ class TestTurns:
         return self.begun[before:]
 
     def test_a_few_requests_are_begun_in_one_turn_and_the_others_in_the_next(self) -> None:
-        connections = self.ask(3 * REQUESTS_PER_TURN)
+        connections = self.ask(3 * PER_TURN)
         for turns in (1, 2, 3, 3):
-            assert self.begun == connections[: turns * REQUESTS_PER_TURN]
+            assert self.begun == connections[: turns * PER_TURN]
             self.turn()
 
     def test_requests_of_a_later_turn_do_not_count(self) -> None:
-        for _ in range(3 * REQUESTS_PER_TURN):
-            self.limited.clock.advance(NEW_TURN * 1.1)
+        for _ in range(3 * PER_TURN):
+            self.limited.clock.advance(TURN_BUDGET * 1.1)
             assert self.ask(1) == self.begun[-1:]
         assert self.limited.clock.getDelayedCalls() == []
 
@@ -200,7 +209,7 @@ class TestTurns:
         assert {*victims} < {*self.turn()}
 
     def test_a_client_that_left_is_not_served(self) -> None:
-        connections = self.ask(REQUESTS_PER_TURN + 3)
+        connections = self.ask(PER_TURN + 3)
         for connection in connections:
             self.limited.limiter.leave(connection)
         assert self.turn() == []
@@ -240,7 +249,7 @@ class TestTurns:
         def fail() -> None:
             raise RuntimeError("out of order")
 
-        self.ask(REQUESTS_PER_TURN)
+        self.ask(PER_TURN)
         broken = FakeConnection()
         self.limited.limiter.serve(broken, fail)
         [last] = self.ask(1)

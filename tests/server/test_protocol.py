@@ -18,7 +18,7 @@ from tests.support.transports import FakeTransport, WholeTransport
 from torsocks_tx.backends.memory import MemoryBackend, MemoryOutbound
 from torsocks_tx.errors import TorDown
 from torsocks_tx.limits import Limits
-from torsocks_tx.server.connections import ONIONS_AT_ONCE, REQUESTS_PER_TURN
+from torsocks_tx.server.connections import ONIONS_AT_ONCE, TURN_BUDGET
 from torsocks_tx.server.factory import SOCKS4Factory, SOCKS5Factory
 from torsocks_tx.server.protocol import SOCKS4Protocol, SOCKS5Protocol, SOCKSProtocol, State
 
@@ -330,8 +330,9 @@ class TestWaitingForATurn:
 
     def setup_method(self) -> None:
         self.stage = Stage(clock=TurnClock(), limits=Limits(early_data=100))
-        for _ in range(REQUESTS_PER_TURN):
-            self.stage.server.limiter.serve(self.stage.protocol, lambda: None)
+        clock = self.stage.clock
+        self.stage.server.limiter.serve(self.stage.protocol, lambda: None)
+        clock.rightNow += TURN_BUDGET
         assert self.stage.ask(CONNECT + b"early ") == b""
         assert self.stage.backend.outbounds == []
 

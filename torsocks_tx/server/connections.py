@@ -3,7 +3,7 @@
 It bounds all clients together and those of one address. When a bound is reached, the oldest client
 without a request is reset to make room for a new one. If there is none, a client that has closed
 its sending side is reset once its stream has carried nothing for a while: one that has closed
-altogether looks the same. It also bounds how many requests are begun in one turn of the reactor.
+altogether looks the same. It also bounds how long requests are begun in one turn of the reactor.
 """
 
 from __future__ import annotations
@@ -35,16 +35,13 @@ WARNING_PAUSE = 60.0
 SELECT_DESCRIPTORS = 1024
 """FD_SETSIZE: select(2) takes no descriptor from here on, whatever the limit of open files."""
 
-REQUESTS_PER_TURN = 4
-"""Requests that are begun in one turn of the reactor, about a millisecond each. The others wait for
-the next turn, and new clients are greeted between."""
+TURN_BUDGET = 0.004
+"""Seconds of one turn of the reactor in which requests are begun. The others wait for the next
+turn, and new clients are greeted between. After so long without a request it has turned."""
 
 ONIONS_AT_ONCE = 32
 """Onion services that one address may be on the way to at one time; further requests wait. tor
 makes as many circuits at one time, and with 128 of one client others wait for half a minute."""
-
-NEW_TURN = 0.02
-"""Seconds without a request after which the next one is begun at once: the reactor has turned."""
 
 _IPV6_NETWORK = 8
 _THIS_MACHINE = frozenset({packed_ip("127.0.0.1"), packed_ip("::1")[:_IPV6_NETWORK]})
@@ -210,7 +207,7 @@ class ConnectionLimiter:
         text = "{most} {whose} are connected: more are turned away"
         self._warning = RareWarning(self._log, text, clock.seconds)
         self._waiting = _WaitingRequests()
-        self._begun, self._last_request = 0, 0.0
+        self._turn_began = self._last_request = 0.0
         self._counts_turns = False
 
     def __len__(self) -> int:
@@ -262,11 +259,10 @@ class ConnectionLimiter:
                     return False
                 group.reaching.add(connection)
         now = self._clock.seconds()
-        if not self._counts_turns and now - self._last_request > NEW_TURN:
-            self._begun = 0
+        if not self._counts_turns and now - self._last_request > TURN_BUDGET:
+            self._turn_began = now
         self._last_request = now
-        if self._begun < REQUESTS_PER_TURN:
-            self._begun += 1
+        if now - self._turn_began < TURN_BUDGET:
             begin()
         else:
             self._wait_for_turn(connection, begin)
@@ -295,13 +291,12 @@ class ConnectionLimiter:
 
     def _begin_some(self) -> None:
         """Begin requests that have waited for this turn of the reactor."""
-        self._begun = 0
+        self._turn_began = self._clock.seconds()
         self._counts_turns = bool(self._waiting)
         if self._counts_turns:
             # First of all, for whatever follows might raise.
             self._clock.callLater(0, self._begin_some)
-        while self._waiting and self._begun < REQUESTS_PER_TURN:
-            self._begun += 1
+        while self._waiting and self._clock.seconds() - self._turn_began < TURN_BUDGET:
             self._waiting.take()()
 
     def linger(self, connection: Connection) -> None:
