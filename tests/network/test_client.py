@@ -16,7 +16,7 @@ from tests.support.fakes import connected
 from tests.support.peers import PeerFactory
 from tests.support.rows import rows
 from torsocks_tx import ClientOptions, Credentials, SOCKSError, resolve, resolve_ptr
-from torsocks_tx.errors import HostUnreachable, Refused
+from torsocks_tx.errors import HostUnreachable, NotIsolated, Refused
 from torsocks_tx.socks.replies import HIDDEN_SERVICE
 from torsocks_tx.testing.tornet import PrivateNetwork
 
@@ -63,10 +63,12 @@ PAIRS_OF_WISHES = [
     ("by 02", isolated(b"a", extended=False), isolated(b"b", extended=False), False),
     ("by SOCKS4", isolated(b"a", version=4), isolated(b"b", version=4), False),
     ("by SOCKS4, the same", isolated(b"a", version=4), isolated(b"a", version=4), True),
+    ("by HTTP", isolated(b"a", protocol="http"), isolated(b"b", protocol="http"), False),
+    ("by HTTP, the same", isolated(b"a", protocol="http"), isolated(b"a", protocol="http"), True),
 ]
 
 
-@rows("P-01", "P-03", "P-05", "P-17", "S-17", "S-23")
+@rows("P-01", "P-03", "P-05", "P-17", "S-17", "S-23", "H-08")
 @pytest.mark.parametrize(
     ("one", "other", "together"),
     [wishes[1:] for wishes in PAIRS_OF_WISHES],
@@ -110,6 +112,24 @@ async def test_client_connects_to_the_socks_port_of_tor(
     ]
     assert circuits[0] == circuits[1]
     assert len(set(circuits)) == 4
+
+
+@rows("H-20")
+async def test_client_goes_through_the_http_port_of_tor(private_network: PrivateNetwork) -> None:
+    tor = await private_network.add_client(["HTTPTunnelPort 127.0.0.1:auto"])
+    control = await tor.node.control()
+    host, _, port = (await control.get_info("net/listeners/httptunnel")).strip('"').partition(":")
+    proxy = TCP4ClientEndpoint(reactor, host, int(port))
+    login = ClientOptions(protocol="http", credentials=Credentials(b"tor-iso", b"a"))
+    peer = await connected(proxy, "web.test", private_network.web.port, login, DEADLINE)
+    peer.send(PAGE)
+    assert b"origin" in await peer.take_rest()
+    peer.reset()
+    # It announces no header, and of a failure it says tor's own reason.
+    for options, kind in (isolated(b"a", protocol="http"), NotIsolated), (login, HostUnreachable):
+        with pytest.raises(SOCKSError) as caught:
+            await connected(proxy, "nx.test", 80, options, DEADLINE)
+        assert type(caught.value) is kind
 
 
 @rows("S-24", "S-26", "S-27", "S-30")
