@@ -147,6 +147,27 @@ async def test_an_application_replaces_the_tor_whose_connection_was_lost(
     fake_tor.drop()
 
 
+@pytest.mark.parametrize("is_stopped", [False, True])
+async def test_a_tor_can_be_replaced_and_stopped_by_a_callback_of_the_one_before(
+    fake_tor: FakeTor, is_stopped: bool
+) -> None:
+    first, second, third = [await protocol_of(fake_tor) for _ in range(3)]
+    backend = TorBackend.from_tor(reactor, first)
+    provider = backend.provider
+    await provider.when_ready()  # it goes on in a callback
+    backend.replace_tor(second)
+    backend.replace_tor(third)
+    if is_stopped:
+        await backend.stop()
+        assert provider.control is None
+    else:
+        await until(lambda: provider.control is not None and provider.control.protocol is third)
+        await provider.when_ready()
+        await backend.stop()
+    assert provider.state is ProviderState.STOPPED
+    fake_tor.drop()
+
+
 async def test_a_backend_over_an_applications_tor_takes_all_that_a_backend_takes(
     fake_tor: FakeTor, protocol: Any
 ) -> None:

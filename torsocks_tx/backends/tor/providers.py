@@ -150,7 +150,16 @@ class OwnedTorProvider(TorProvider):
         """Use this one from now on, as ``start`` does."""
         self._protocol = _protocol_of(tor)
         self.stop()
-        return self.start()
+        if self._running.called:
+            return self.start()
+        # Called by a callback of the one before, which ends in the reactor's next turn.
+        self.mark_started()
+        return Deferred.fromCoroutine(self._start_soon())
+
+    async def _start_soon(self) -> None:
+        await deferLater(self._reactor, 0)
+        if self.state is not ProviderState.STOPPED:
+            await self.start()
 
     async def _run(self) -> None:
         await self._authenticated()
