@@ -11,15 +11,18 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.address import UNIXAddress
-from twisted.internet.defer import succeed
+from twisted.internet.defer import CancelledError, succeed
 from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint
 from twisted.internet.task import LoopingCall
 
-from tests.support.peers import DEADLINE, GRANTED, Peer, PeerFactory, named, refused
+from tests.backends.tor.test_running import until
+from tests.support.peers import DEADLINE, GRANTED, Peer, PeerFactory, named, refused, turn
 from torsocks_tx import Limits, ListenError, MemoryBackend, MemoryOutbound, Server, serve
+from torsocks_tx.server.connections import ONIONS_AT_ONCE
 
 LOOPBACK = "tcp:0:interface=127.0.0.1"
 REQUEST = named("example.com", 80)
+ONION = named("2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion", 80)
 
 
 def grant(outbound: MemoryOutbound) -> None:
@@ -166,3 +169,38 @@ async def test_shutdown_waits_for_the_answer_to_a_client_that_has_sent_everythin
     stream.receiver.lost(True)
     await ended.addTimeout(DEADLINE, reactor)
     assert await client.ended_well()
+
+
+async def test_a_shutdown_that_is_cancelled_leaves_the_clients_and_no_timers(
+    serving: Serving,
+) -> None:
+    server = serving.start([LOOPBACK, LOOPBACK])
+    client = await serving.connect(server)
+    assert await client.negotiate(REQUEST) == GRANTED
+    timers = len(reactor.getDelayedCalls())
+    ending = server.shutdown(600)
+    await turn()
+    ending.cancel()
+    with pytest.raises(CancelledError):
+        await ending
+    assert len(reactor.getDelayedCalls()) == timers
+    serving.backend.outbounds[0].receiver.data(b"more")
+    assert await client.take(4) == b"more"
+
+
+async def test_clients_that_wait_for_others_of_their_address_and_leave_are_forgotten(
+    serving: Serving,
+) -> None:
+    """Also if so much early data came that they are not read any more."""
+    serving.backend = MemoryBackend()
+    limits = Limits(max_per_client=ONIONS_AT_ONCE + 1)
+    server = serving.start(LOOPBACK, limits=limits)
+    for _ in range(ONIONS_AT_ONCE + 1):
+        client = await serving.connect(server)
+        client.send(b"\5\1\0" + ONION)
+        assert await client.take(2) == b"\5\0"
+    client.send(bytes(limits.early_data))
+    await client.flushed()
+    client.close()
+    await until(lambda: server.count() == ONIONS_AT_ONCE)
+    assert len(serving.backend.outbounds) == ONIONS_AT_ONCE

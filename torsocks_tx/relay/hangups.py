@@ -15,6 +15,8 @@ from twisted.internet.interfaces import IReadWriteDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from torsocks_tx.relay.sockets import is_socket
+
 MOST = 64
 """Peers that are heard of in one turn of the reactor."""
 
@@ -96,3 +98,22 @@ def watcher_of(reactor: Any) -> HangupWatcher:
     if watcher is None:
         watcher = _watchers[reactor] = HangupWatcher(reactor)
     return watcher
+
+
+def pause(transport: Any) -> int | None:
+    """Read no more, and abort a plain socket once its peer hangs up.
+
+    Returns the descriptor for ``forget``, or None if nothing is watched.
+    """
+    transport.pauseProducing()
+    if not is_socket(transport):
+        return None
+    descriptor: int = transport.fileno()
+    watcher_of(transport.reactor).watch(descriptor, transport.abortConnection)
+    return descriptor
+
+
+def forget(transport: Any, descriptor: int | None) -> None:
+    """Watch no more what ``pause`` has returned."""
+    if descriptor is not None:
+        watcher_of(transport.reactor).forget(descriptor)

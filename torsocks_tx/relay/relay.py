@@ -17,7 +17,7 @@ from zope.interface import implementer
 from torsocks_tx.errors import SOCKSError, TimedOut
 from torsocks_tx.interfaces import IOutbound, IReceiver
 from torsocks_tx.limits import Limits
-from torsocks_tx.relay.hangups import watcher_of
+from torsocks_tx.relay.hangups import forget, pause
 from torsocks_tx.relay.sockets import can_half_close, is_sending, is_socket, send
 from torsocks_tx.relay.splice import Splice
 from torsocks_tx.relay.timeouts import Deadline, StreamTimeouts
@@ -143,12 +143,7 @@ class Relay:
         if self.state is not State.OPENING:
             self._note_flow(len(data))
         elif self.sent >= self._limits.early_data and self._watched is None:
-            self._transport.pauseProducing()
-            # Paused it would not notice that the client has gone; nor does it ask for more.
-            if is_socket(self._transport):
-                self._watched = self._transport.fileno()
-                watcher = watcher_of(self._transport.reactor)
-                watcher.watch(self._watched, self._transport.abortConnection)
+            self._watched = pause(self._transport)
 
     def client_eof(self) -> None:
         """The client will send no more. While opening that means that it is gone."""
@@ -296,8 +291,7 @@ class Relay:
 
     def _stop_watching(self) -> None:
         watched, self._watched = self._watched, None
-        if watched is not None:
-            watcher_of(self._transport.reactor).forget(watched)
+        forget(self._transport, watched)
 
     def _finish(self) -> None:
         outbound = self._release()

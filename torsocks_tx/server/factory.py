@@ -257,11 +257,13 @@ class SOCKSFactory(Factory):
         gone = LoopingCall(self._abort_gone)
         gone.clock = self.clock
         gone.start(SILENCE)
-        await self.when_empty()
-        gone.stop()
-        for timer in (ending, requests):
-            if timer.active():
-                timer.cancel()
+        try:
+            await self.when_empty()
+        finally:
+            gone.stop()
+            for timer in (ending, requests):
+                if timer.active():
+                    timer.cancel()
         # The far sides of clients that were reset are reset in the reactor's next turn. One that is
         # still open when it stops is closed with a FIN, and what was cut there looks complete.
         await deferLater(self.clock, 0, lambda: None)

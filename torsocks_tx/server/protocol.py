@@ -33,6 +33,7 @@ from torsocks_tx.http.server import FIRST_LETTERS, HTTPOptions, HTTPServerHandsh
 from torsocks_tx.interfaces import IBackend
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolation
+from torsocks_tx.relay.hangups import forget, pause
 from torsocks_tx.relay.sockets import abort, can_half_close, prepare, send, shut, was_reset
 from torsocks_tx.relay.timeouts import Deadline
 from torsocks_tx.server.connections import ConnectionLimiter
@@ -114,6 +115,7 @@ class SOCKSProtocol(Protocol):
     deadline: Deadline
     _handler: RequestHandler
     _early: bytearray
+    _watched: int | None = None
     _log = Logger()
 
     def __init__(self) -> None:
@@ -152,7 +154,7 @@ class SOCKSProtocol(Protocol):
         elif self.state is State.WAITING:
             self._early += data
             if len(self._early) >= self.factory.limits.early_data:
-                self.transport.pauseProducing()
+                self._watched = pause(self.transport)
         elif self.state in _UNSERVED:
             handshake = self._handshake
             if handshake is None:
@@ -194,6 +196,8 @@ class SOCKSProtocol(Protocol):
         handler = self.__dict__.pop("_handler", None)
         try:
             self.deadline.stop()
+            if self._watched is not None:
+                self._stop_watching()
             if handshake is not None:
                 handshake.close()
             if handler is not None:
@@ -272,6 +276,7 @@ class SOCKSProtocol(Protocol):
         del self._early
         self._handshake = None  # an idle stream is to cost little
         if len(early) >= self.factory.limits.early_data:
+            self._stop_watching()
             self.transport.resumeProducing()
         try:
             isolation = self.factory.admit(request, self.transport.getPeer())
@@ -305,6 +310,8 @@ class SOCKSProtocol(Protocol):
             return
         has_ended = self.state is State.CLIENT_EOF
         self.state = State.CLOSING
+        if self._watched is not None:
+            self._stop_watching()
         if data:
             send(self.transport, data)
         self.deadline.start(self.factory.limits.linger_limit, partial(abort, self.transport))
@@ -313,6 +320,10 @@ class SOCKSProtocol(Protocol):
             self.transport.resumeProducing()
         else:
             self.transport.loseConnection()
+
+    def _stop_watching(self) -> None:
+        watched, self._watched = self._watched, None
+        forget(self.transport, watched)
 
     def reset(self) -> None:
         """Close with a reset."""

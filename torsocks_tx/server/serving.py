@@ -68,7 +68,8 @@ class Server:
     def shutdown(self, grace: float = SHUTDOWN_GRACE) -> Deferred[None]:
         """Take no new clients, and end as ``SOCKSFactory.shutdown`` does; fires when none is left.
 
-        The backend goes on: whoever started it stops it.
+        The backend goes on: whoever started it stops it. A shutdown that is cancelled leaves the
+        clients that are still there.
         """
         return Deferred.fromCoroutine(self._shutdown(grace))
 
@@ -77,7 +78,10 @@ class Server:
         if busy := self.count():
             text = "stopping: open connections have {grace:g} s to end ({busy} now)"
             self._log.info(text, busy=busy, grace=grace)
-        await DeferredList([factory.shutdown(grace) for _, factory in self._listeners])
+        ending = [factory.shutdown(grace) for _, factory in self._listeners]
+        for is_over, reason in await DeferredList(ending, consumeErrors=True):
+            if not is_over:
+                reason.raiseException()
 
     def count(self) -> int:
         """Return how many clients are connected."""
