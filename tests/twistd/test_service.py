@@ -36,6 +36,7 @@ async def test_direct_says_so_loudly_and_ends_by_sigterm(tmp_path: Path) -> None
     server = Twistd("--listen", LOOPBACK, *DIRECT, "--allow-internal", directory=tmp_path)
     await server.up()
     await server.said("NO TOR")
+    await server.said("--allow-internal: clients can reach this machine and its local networks")
     assert await server.stop() == -signal.SIGTERM
     assert "Traceback" not in server.output
     assert not list(tmp_path.iterdir())

@@ -134,7 +134,7 @@ class DirectBackend:
         connect: Connect = socket.socket.connect_ex,
     ) -> None:
         self.reactor = reactor
-        self._allow_internal = allow_internal
+        self.allow_internal = allow_internal
         self._resolver = resolver or NameResolver(reactor)
         self.connect = connect
 
@@ -207,9 +207,7 @@ class DirectBackend:
 
     def _judge(self, hosts: Sequence[str]) -> list[str]:
         allowed = [
-            host
-            for host in hosts
-            if self._allow_internal or not (is_internal(host) or is_own(host))
+            host for host in hosts if self.allow_internal or not (is_internal(host) or is_own(host))
         ]
         if not allowed:
             raise errors.NotAllowed("an internal address")

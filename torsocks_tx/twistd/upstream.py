@@ -62,6 +62,9 @@ class Upstream:
         if provider is None:
             text = "NO TOR: connections leave from this machine, and names are looked up here"
             self._log.warn(text)
+            if self.backend.allow_internal:
+                text = "--allow-internal: clients can reach this machine and its local networks"
+                self._log.warn(text)
             return
         await provider.start()
         for flags in self._policies:
