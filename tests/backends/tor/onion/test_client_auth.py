@@ -14,6 +14,7 @@ from torsocks_tx.backends.tor import files
 from torsocks_tx.backends.tor.control import ControlError, ControlLost
 from torsocks_tx.backends.tor.onion.client_auth import (
     MAX_FILE_BYTES,
+    MOST_COMPLAINTS,
     BadKeyFile,
     Keyring,
     load_directory,
@@ -172,6 +173,14 @@ def test_a_key_that_is_withdrawn_meanwhile_does_not_come_back(path: Path) -> Non
     answer.callback("")
     assert first == second == [None]
     assert play.commands == ["ADD", "REMOVE"]
+
+
+def test_the_lines_about_bad_files_are_bounded(tmp_path: Path, log_lines: list[str]) -> None:
+    for number in range(MOST_COMPLAINTS + 5):
+        (tmp_path / f"{number}.auth_private").write_text("nothing")
+    Keyring(tmp_path)
+    assert len(log_lines) == MOST_COMPLAINTS + 1
+    assert log_lines[-1].endswith("and 5 more files of that kind")
 
 
 @pytest.mark.parametrize("mode", [0o722, 0o720, 0o702])

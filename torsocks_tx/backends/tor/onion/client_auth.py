@@ -28,6 +28,9 @@ SUFFIX = ".auth_private"
 MAX_FILE_BYTES = 4096
 """A file that is longer is not read: a key takes 130 bytes."""
 
+MOST_COMPLAINTS = 20
+"""Bad files that are named in the log at one time."""
+
 _KEY_BYTES = 32
 _ADDRESS = re.compile(r"[a-z2-7]{56}", re.IGNORECASE)
 _FORM = "write ADDRESS:descriptor:x25519:KEY, the address without .onion, the key in base32"
@@ -136,8 +139,10 @@ class Keyring:
         ``OSError`` if the directory cannot be read; the keys are then those of before.
         """
         keys, complaints = load_directory(self._directory)
-        for complaint in complaints:
+        for complaint in complaints[:MOST_COMPLAINTS]:
             self._log.warn("{complaint}", complaint=complaint)
+        if more := len(complaints[MOST_COMPLAINTS:]):
+            self._log.warn("and {more} more files of that kind", more=more)
         gone = {address: key for address, key in self._keys.items() if address not in keys}
         self._withdrawn.update(gone)
         self._keys = keys
