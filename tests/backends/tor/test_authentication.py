@@ -262,12 +262,13 @@ ENDLESS = {
     "an event": ("650+HS_DESC_CONTENT\r\n", "x" * 1000 + "\r\n"),
     "an answer": ("250+version=\r\n", "x" * 1000 + "\r\n"),
     "a line": ("650 ", "x" * 1000),
+    "nonsense": ("", "x" * 1000 + "\r\n"),
 }
 
 
 @pytest.mark.parametrize("kind", ENDLESS)
 async def test_endless_lines_and_answers_end_the_connection(
-    fake_tor: FakeTor, kind: str, monkeypatch: pytest.MonkeyPatch
+    fake_tor: FakeTor, kind: str, monkeypatch: pytest.MonkeyPatch, log_lines: list[str]
 ) -> None:
     monkeypatch.setattr(control_protocol, "MOST_ANSWER_BYTES", MOST_BYTES)  # takes less time
     control = await connect(reactor, fake_tor.endpoint)
@@ -279,6 +280,9 @@ async def test_endless_lines_and_answers_end_the_connection(
     transport.write((start + more * (MOST_BYTES // 1000 + 100)).encode())
     with pytest.raises(ControlLost):
         await asking
+    why = {"a line": "a line has no end", "nonsense": "a line is no control reply"}
+    expected = why.get(kind, "an event or an answer has no end")
+    assert log_lines == [f"warn: tor's control connection is dropped: {expected}"]
 
 
 @pytest.mark.parametrize("is_hidden", [False, True])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from twisted.logger import Logger
 from txtorcon.torcontrolprotocol import Event, TorControlProtocol
 
 MOST_BYTES = 2**20
@@ -22,6 +23,7 @@ _TEMPORARY = re.compile(rb"4\d\d ")
 class ControlProtocol(TorControlProtocol):  # type: ignore[misc]
     """txtorcon's protocol; drops the connection at an endless or unreadable line or answer."""
 
+    _log = Logger()
     MAX_LENGTH = MOST_BYTES  # of a line; txtorcon 22 has 16 KiB
 
     def __init__(self) -> None:
@@ -45,15 +47,18 @@ class ControlProtocol(TorControlProtocol):  # type: ignore[misc]
         try:
             super().lineReceived(line)
         except Exception:
-            self._drop()
+            self._drop("a line is no control reply")
         most = MOST_BYTES if self.code == 650 else MOST_ANSWER_BYTES
         if len(self.response) > most:
-            self._drop()
+            self._drop("an event or an answer has no end")
 
     def lineLengthExceeded(self, line: bytes) -> None:
         """Drop a connection whose line has no end."""
-        self._drop()
+        self._drop("a line has no end")
 
-    def _drop(self) -> None:
+    def _drop(self, why: str) -> None:
+        # Once; and who has just connected is told by an error.
+        if self.post_bootstrap.called and not self.is_nonsense:
+            self._log.warn("tor's control connection is dropped: {why}", why=why)
         self.is_nonsense = True
         self.transport.abortConnection()
