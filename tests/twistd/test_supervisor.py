@@ -31,8 +31,10 @@ from torsocks_tx.server.listen import parse_listener
 from torsocks_tx.server.serving import Server
 from torsocks_tx.twistd import service
 from torsocks_tx.twistd import supervisor as module
+from torsocks_tx.twistd.options import Options
 from torsocks_tx.twistd.service import ProcessSignals, StartError, TorsocksService
 from torsocks_tx.twistd.supervisor import MOST_OLD, QUICK, START_TIMEOUT, Supervisor, Unused, Worker
+from torsocks_tx.twistd.tap import make_supervisor
 
 LOOPBACK = "tcp:0:interface=127.0.0.1"
 
@@ -335,6 +337,13 @@ class Team:
 @pytest.fixture
 def team(monkeypatch: pytest.MonkeyPatch) -> Team:
     return Team(monkeypatch)
+
+
+def test_supervisor_accepts_nobody() -> None:
+    options, port = Options(), Port()
+    options.parseOptions(["--listen", LOOPBACK, "--backend", "direct", "--workers", "2"])
+    make_supervisor(FakeReactor(), options, lambda *_: port).server.open()
+    assert port.asked == ["stopReading"]
 
 
 def test_all_workers_have_the_same_orders(team: Team) -> None:
