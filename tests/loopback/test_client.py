@@ -359,3 +359,28 @@ async def test_optimistic_data_and_a_refusal(ground: Ground) -> None:
     assert isinstance(client.lost.value, SOCKSError)
     assert client.lost.value.reply == 5
     assert client.received == b""
+
+
+class Leaving(Peer):
+    """Leaves as soon as it is connected."""
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self.reset()
+
+
+@rows("R-32")
+async def test_who_leaves_when_connected_gets_nothing_that_comes_with_the_reply(
+    ground: Ground,
+) -> None:
+    scripted, clients = PeerFactory(), PeerFactory(Leaving)
+    proxy = await ground.listen(scripted)
+    done = SOCKSClientEndpoint(reactor, proxy, "example.com", 80).connect(clients)
+    server = await scripted.peer()
+    await server.take(4)
+    server.send(b"\5\0")
+    await server.take(18)
+    server.send(GRANTED + b"hello")
+    client = await done
+    await server.until(lambda: server.over)
+    assert client.received == b""
