@@ -5,15 +5,17 @@ from __future__ import annotations
 import secrets
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 from twisted.internet import reactor
-from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint
 from twisted.internet.protocol import Factory
 
 from tests.network.asking import Asker, ask, hang_up, request, serving
 from tests.support.rows import rows
 from tests.support.running import Twistd
+from torsocks_tx.backends.tor.providers import FixedTorProvider
 from torsocks_tx.errors import GeneralFailure, SOCKSError
 from torsocks_tx.socks.constants import Command, Version
 from torsocks_tx.testing.tornet import PrivateNetwork
@@ -55,21 +57,30 @@ async def test_service_resumes_after_tor_was_killed(
 
 
 @rows("R-29")
-async def test_client_that_leaves_closes_the_stream_in_tor(private_network: PrivateNetwork) -> None:
-    network = private_network
+@pytest.mark.parametrize(("place", "reason"), [("tcp", "CONNRESET"), ("unix", "DONE")])
+async def test_client_that_leaves_closes_the_stream_in_tor(
+    private_network: PrivateNetwork, place: str, reason: str
+) -> None:
+    """By a reset, which a unix socket cannot show."""
+    tor = private_network.client
     # Nobody has this service, and tor looks for it for a while.
     host = "duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswzczad.onion"
     asker = Asker(request(host, 80))
-    async with serving(network.client) as server:
-        watch = await network.client.watch_streams()
-        place, _, port = server.listen().partition(":")
-        endpoint = TCP4ClientEndpoint(reactor, place, int(port))
-        await endpoint.connect(Factory.forProtocol(lambda: asker))
+    endpoint: Any = (
+        UNIXClientEndpoint(reactor, tor.socks_unix)
+        if place == "unix"
+        else TCP4ClientEndpoint(reactor, *tor.socks_tcp)
+    )
+    async with serving(FixedTorProvider(endpoint)) as server:
+        watch = await tor.watch_streams()
+        address, _, port = server.listen().partition(":")
+        ours = TCP4ClientEndpoint(reactor, address, int(port))
+        await ours.connect(Factory.forProtocol(lambda: asker))
         await watch.wait_for("NEW", f"{host}:80")
         asker.outcome.addErrback(lambda failure: None)
         asker.transport.loseConnection()
         (closed,) = await watch.wait_for("CLOSED", f"{host}:80")
-        assert closed.reason in ("DONE", "CONNRESET")
+        assert closed.reason == reason
         await watch.close()
 
 
