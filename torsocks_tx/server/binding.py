@@ -42,7 +42,7 @@ from torsocks_tx.server.listen import (
     fields_of,
 )
 
-_PER_TURN = 32
+_PER_TURN = 100
 """Clients that one turn of the reactor accepts: it takes about 10 ms."""
 
 _FIXES = {

@@ -35,7 +35,7 @@ WARNING_PAUSE = 60.0
 SELECT_DESCRIPTORS = 1024
 """FD_SETSIZE: select(2) takes no descriptor from here on, whatever the limit of open files."""
 
-TURN_BUDGET = 0.004
+TURN_BUDGET = 0.003
 """Seconds of one turn of the reactor in which requests are begun. The others wait for the next
 turn, and new clients are greeted between. After so long without a request it has turned."""
 
