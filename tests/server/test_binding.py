@@ -93,7 +93,7 @@ async def test_a_client_address_that_is_none_is_refused_without_a_traceback(
     "form",
     [
         "tcp:0:interface=127.0.0.1",
-        "tcp:port=0:interface=127.0.0.1:backlog=100",
+        "tcp:port=0:interface=127.0.0.1:backlog=300",
         r"tcp6:0:interface=\:\:1",
         "unix:{}",
     ],
@@ -108,10 +108,10 @@ async def test_burst_of_clients_is_accepted_in_portions(form: str, tmp_path: Pat
     listener = parse_listener(form.format(tmp_path / "socks"))
     port: Any = bind(reactor, listener, TurnAway(), authenticated=False)
     with contextlib.ExitStack() as clients:
-        for _ in range(70):
+        for _ in range(250):
             client = clients.enter_context(socket.socket(port.socket.family))
             client.connect(port.socket.getsockname())
-        for most in (32, 64, 70, 70):
+        for most in (100, 200, 250, 250):
             port.doRead()
             assert len(accepted) == most
     await port.stopListening()

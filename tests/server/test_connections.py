@@ -164,7 +164,7 @@ PER_TURN = 4
 class TestTurns:
     """How many requests are begun in one turn of the reactor, and whose.
 
-    In these tests to begin one takes a quarter of what there is for a turn.
+    In these tests the fourth one uses up what there is for a turn.
     """
 
     def setup_method(self) -> None:
@@ -183,7 +183,7 @@ class TestTurns:
 
     def begin(self, connection: FakeConnection) -> None:
         self.begun.append(connection)
-        self.limited.clock.rightNow += TURN_BUDGET / PER_TURN
+        self.limited.clock.rightNow += TURN_BUDGET / (PER_TURN - 0.5)
 
     def turn(self) -> list[FakeConnection]:
         """Make one turn; return whose requests were begun in it."""
