@@ -18,7 +18,7 @@ from torsocks_tx.backends.tor.control import Control
 from torsocks_tx.backends.tor.onion.events import parse_circuit
 from torsocks_tx.testing.tornet import PrivateNetwork
 from torsocks_tx.testing.tornet.client import Client
-from torsocks_tx.testing.tornet.onion import UPLOAD_DEADLINE, ClientKey, Uploads
+from torsocks_tx.testing.tornet.onion import UPLOAD_ATTEMPTS, UPLOAD_DEADLINE, ClientKey, Uploads
 from torsocks_tx.testing.tornet.servers import PortReservations
 
 SERVICE = "service0"
@@ -222,17 +222,21 @@ async def _added(host: Control, command: str, excluded: Iterable[str] = ()) -> s
 
     await host.listen("HS_DESC", note)
     try:
-        answer = await host.command(command)
-        service = [_name_in(answer)]
-        uploading = Deferred.fromCoroutine(uploads.finished(service))
-        await uploading.addTimeout(UPLOAD_DEADLINE, reactor)
-    except TimeoutError:
-        # tor reports no upload that is lost with its circuit.
-        if uploads.found_by_clients(service) is None:
-            raise
+        for _ in range(UPLOAD_ATTEMPTS):
+            answer = await host.command(command)
+            service = [_name_in(answer)]
+            uploading = Deferred.fromCoroutine(uploads.finished(service))
+            try:
+                await uploading.addTimeout(UPLOAD_DEADLINE, reactor)
+            except TimeoutError:
+                # tor reports no upload that is lost with its circuit.
+                if uploads.found_by_clients(service) is None:
+                    await host.command(f"DEL_ONION {service[0]}")
+                    continue
+            return answer
     finally:
         await host.unlisten("HS_DESC", note)
-    return answer
+    raise TimeoutError(f"no service was published: {uploads}")
 
 
 def _name_in(answer: str) -> str:
