@@ -228,6 +228,7 @@ async def test_stopping_ends_what_is_still_guarded_and_spares_the_released(
     kept, lost = await start_sleeper(watchdog), await start_sleeper(watchdog)
     watchdog.release_process(kept.transport.pid)
     guard = watchdog.pid
+    os.kill(guard, signal.SIGSTOP)  # by whoever: it is told to go on
     await watchdog.stop()
     await lost.ended
     assert not is_alive(guard)

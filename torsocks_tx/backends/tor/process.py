@@ -240,6 +240,7 @@ class Watchdog:
             return succeed(None)
         pipe, self._pipe = self._pipe, None
         os.close(pipe)
+        signal_if_alive(self._protocol.transport, signal.SIGCONT)
         timeout = self._reactor.callLater(STOP_DEADLINE, self._kill)
 
         def ended(result: None) -> None:
