@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +12,11 @@ import pytest
 
 from tests.support.processes import ROOT
 
-USERS_CONFIGURATION = """
-[mypy]
-strict = True
-plugins = mypy_zope:plugin
-untyped_calls_exclude = twisted
-[mypy-scrapy.*,treq.*,txtorcon.*]
+[USERS_CONFIGURATION] = re.findall(
+    r"```ini\n(.*?)```", (ROOT / "docs" / "embedding.md").read_text(), re.DOTALL
+)
+OPTIONAL = """
+[mypy-scrapy.*,treq.*]
 ignore_missing_imports = True
 """
 MISTAKES = """
@@ -30,7 +30,7 @@ SOCKSFactory(torsocks_tx.MemoryBackend(), limit=torsocks_tx.Limits())
 
 @pytest.mark.slow
 def test_examples_pass_strict_type_checks_and_mistakes_do_not(tmp_path: Path) -> None:
-    (tmp_path / "mypy.ini").write_text(USERS_CONFIGURATION)
+    (tmp_path / "mypy.ini").write_text(USERS_CONFIGURATION + OPTIONAL)
     (tmp_path / "mistakes.py").write_text(MISTAKES)
     examples = sorted(str(path) for path in (ROOT / "examples").glob("*.py"))
     done = subprocess.run(
