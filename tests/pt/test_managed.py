@@ -96,8 +96,10 @@ async def test_program_announces_its_transports_and_serves_them(start: Start) ->
     assert lines[1].startswith("CMETHOD veil socks5 127.0.0.1:")
     assert lines[2:] == ["CMETHODS DONE"]
     client = await connect(lines[1])
-    assert await client.negotiate(CONNECT) == refused(5)  # no argument "secret"
+    assert await client.negotiate(CONNECT) == refused(5)
     assert await client.take_rest() == b""
+    [line] = await said(program, "LOG ")
+    assert "the bridge line has no argument secret; attempts refused: 1" in line
     client.close()
     program.transport.closeStdin()
     assert await program.end() == 0

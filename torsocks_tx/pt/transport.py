@@ -14,6 +14,7 @@ other exception is a fault: it is logged with its traceback, and the reply is th
 from __future__ import annotations
 
 import ipaddress
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import PurePath
@@ -35,7 +36,7 @@ from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.policy.listener import ListenerPolicy
 from torsocks_tx.pt.channel import log_fault
 from torsocks_tx.pt.spec import ProxyKind, UpstreamProxy
-from torsocks_tx.server.connections import ConnectionLimiter
+from torsocks_tx.server.connections import ConnectionLimiter, RareWarning
 from torsocks_tx.server.factory import SOCKSFactory
 from torsocks_tx.socks import userpass
 from torsocks_tx.socks.client_options import ClientOptions
@@ -57,6 +58,9 @@ _OPTIONS = {
     ProxyKind.HTTP: ClientOptions(protocol="http"),
 }
 _log = Logger()
+_MISSING = RareWarning(
+    _log, "the bridge line has no argument {key}; attempts refused: {count}", time.monotonic
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +155,7 @@ class Target:
         """Return the first value of an argument; raises ``InvalidBridge`` if there is none."""
         value = self.arguments.get(key)
         if value is None:
+            _MISSING.note(key=key)
             raise errors.InvalidBridge(f"the bridge line has no argument {key}")
         return value
 
