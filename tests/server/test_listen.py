@@ -43,7 +43,7 @@ def test_flags_follow_the_endpoint() -> None:
     assert len(listener.notes) == 1
 
 
-@pytest.mark.parametrize("text", ["", "  ", "1080", "'unclosed", "tcp:1 Bogus"])
+@pytest.mark.parametrize("text", ["", "  ", "1080", "127.0.0.1:1080", "'unclosed", "tcp:1 Bogus"])
 def test_mistakes_name_the_value(text: str) -> None:
     with pytest.raises(ListenError) as caught:
         parse_listener(text)
@@ -90,6 +90,11 @@ def test_public_listeners_need_passwords_or_a_word(text: str) -> None:
         check_reach(parse_listener(text), authenticated=False)
     check_reach(parse_listener(text), authenticated=True)
     check_reach(parse_listener(f"{text} AllowPublic"), authenticated=False)
+
+
+def test_an_address_in_the_place_of_the_port_is_not_repeated_in_the_advice() -> None:
+    with pytest.raises(ListenError, match=r"Write tcp:1080:interface=127\.0\.0\.1 to serve"):
+        check_reach(parse_listener("tcp:127.0.0.1:1080"), authenticated=False)
 
 
 @pytest.mark.parametrize("text", UNKNOWN)

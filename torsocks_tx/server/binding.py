@@ -85,6 +85,9 @@ def _listening_port(reactor: Any, listener: Listener, factory: Factory) -> IList
     try:
         endpoint = server_endpoint(reactor, listener.endpoint)
         endpoint.listen(factory).addBoth(outcome.append)
+    except TypeError:  # which quotes the function of Twisted that did not take a part
+        text = "a part of the endpoint is missing, unknown or wrong"
+        raise ListenError(f"{listener.text}: {text}") from None
     except Exception as error:
         raise ListenError(f"{listener.text}: {error}") from None
     if not outcome:

@@ -47,7 +47,7 @@ def parse_listener(text: str, directory: str = "") -> Listener:
         words = _words(text)
     except ValueError as error:
         raise ListenError(f"{text!r}: {error}") from None
-    if not words or ":" not in words[0]:
+    if not words or not _KIND.match(words[0]):
         raise ListenError(f"{text!r}: begin with an endpoint, such as {DEFAULT} or unix:/run/socks")
     try:
         policy, notes = parse_flags(words[1:])
@@ -69,6 +69,7 @@ def _words(text: str) -> list[str]:
 PROXIED = "haproxy:"
 """What stands before an endpoint whose clients come with a PROXY header."""
 
+_KIND = re.compile(r"[A-Za-z][\w+-]*:")
 _FIELD = re.compile(r"(?:\A|:)((?:[^\\:]|\\.)*)", re.DOTALL)
 _NAMED = re.compile(r"([A-Za-z]+)=(.*)", re.DOTALL)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
@@ -116,12 +117,13 @@ def check_reach(listener: Listener, *, authenticated: bool) -> None:
         return
     if listener.kind not in INHERITABLE:
         raise ListenError(
-            f"{listener.text}: who can reach an endpoint of the kind {listener.kind!r} is"
-            " not known here; add the flag AllowPublic if that is meant"
+            f"{listener.text}: who can reach an endpoint of the kind {listener.kind!r} is not"
+            " known here, as it is of tcp and unix; add the flag AllowPublic if that is meant"
         )
     positional, named = fields_of(listener.endpoint)
     if listener.kind in _LOOPBACK and not is_private(named.get("interface", "")):
-        port = named.get("port") or positional[1]
+        # What stands in the port's place may be the address that was meant.
+        port = named.get("port") or next(filter(str.isdigit, positional[1:]), "1080")
         private = f"{listener.kind}:{port}:interface={_LOOPBACK[listener.kind]}"
         raise ListenError(
             f"{listener.text}: others could reach this proxy. Write {private} to serve"

@@ -190,7 +190,7 @@ async def test_an_answer_without_proof_is_refused(
 ) -> None:
     offer(fake_tor, "SAFECOOKIE", cookie)
     intercept(fake_tor, "AUTHCHALLENGE", lambda: words)
-    await refusal(fake_tor, "is not a control port of tor")
+    await refusal(fake_tor, "does not speak tor's control protocol")
     assert sent(fake_tor) == ["PROTOCOLINFO", "AUTHCHALLENGE"]
 
 
@@ -343,7 +343,7 @@ async def test_a_peer_that_is_no_control_port_is_refused(
     factory.noisy = False
     port = await UNIXServerEndpoint(reactor, path).listen(factory)
     endpoint = UNIXClientEndpoint(reactor, path)
-    with pytest.raises(ControlRefused, match=r"the thing (is not a control port|cannot|answered)"):
+    with pytest.raises(ControlRefused, match=r"the thing (does not speak tor|cannot|answered)"):
         await connect(reactor, endpoint, name="the thing")
     await port.stopListening()
 
@@ -352,7 +352,7 @@ async def test_a_peer_that_is_no_control_port_is_refused(
 async def test_tors_own_socks_port_is_refused(real_tor: RealTor) -> None:
     socks = str(real_tor.directory / "socks")
     await real_tor.start(("SocksPort unix:" + socks, *UNREACHABLE))
-    with pytest.raises(ControlRefused, match="is not a control port of tor"):
+    with pytest.raises(ControlRefused, match="does not speak tor's control protocol"):
         await connect(reactor, UNIXClientEndpoint(reactor, socks))
 
 

@@ -244,7 +244,7 @@ def _explain(
         return error
     if protocol.is_nonsense or isinstance(error, EventError):
         return ControlRefused(
-            f"{name} is not a control port of tor: give tor's ControlPort or ControlSocket"
+            f"{name} does not speak tor's control protocol: give tor's ControlPort or ControlSocket"
             " (to --tor; its SocksPort is for --tor-socks)"
         )
     if isinstance(error, ControlLost):
