@@ -5,6 +5,8 @@ An ``IBackend`` opens streams (``IOutbound``), and reports to an ``IReceiver`` w
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer, IStreamClientEndpoint
 from zope.interface import Attribute, Interface
@@ -12,6 +14,8 @@ from zope.interface import Attribute, Interface
 from torsocks_tx.errors import SOCKSError
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.socks.messages import Address, Request
+
+T = TypeVar("T")
 
 
 class IReceiver(Interface):
@@ -64,6 +68,19 @@ class IOutbound(IPushProducer):
 
     def abort() -> None:
         """Give the stream up at once, also while it opens; the receiver is called no more."""
+
+
+def check_argument(name: str, given: object, wanted: str, is_right: bool) -> None:
+    """Raise TypeError if an argument is not what is wanted."""
+    if not is_right:
+        raise TypeError(f"{name} must be {wanted}, not {type(given).__name__}")
+
+
+def or_default(name: str, given: T | None, kind: type[T]) -> T:
+    """Return an argument, or a default one for None. Raises TypeError for another class."""
+    value = kind() if given is None else given
+    check_argument(name, value, f"of the class {kind.__name__}", isinstance(value, kind))
+    return value
 
 
 def check_endpoint(endpoint: object) -> None:

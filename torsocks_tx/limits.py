@@ -55,10 +55,11 @@ class Limits:
         for field in fields(self):
             value = getattr(self, field.name)
             if value is not None or field.default is not None:
-                _check(field.name, value)
+                check_limit(field.name, value)
 
 
-def _check(name: str, value: object) -> None:
+def check_limit(name: str, value: object) -> None:
+    """Raise ValueError if a value is no bound, or no number of seconds, as its name wants."""
     seconds = name.endswith(("_timeout", "_limit"))
     if isinstance(value, int | float if seconds else int) and 0 < value < math.inf:
         return

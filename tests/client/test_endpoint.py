@@ -724,6 +724,7 @@ def test_destinations_that_cannot_be(host: str | bytes, port: int, options: Clie
     ("change", "error", "wanted"),
     [
         ({"proxy": "127.0.0.1:9050"}, TypeError, "wanted a client endpoint, such as .*, not str"),
+        ({"options": {}}, TypeError, "options must be of the class ClientOptions, not dict"),
         ({"host": None}, TypeError, "a host is text or bytes, not NoneType"),
         ({"port": "80"}, ValueError, "a whole number from 1 to 65535, not '80'"),
         ({"port": 0}, ValueError, "a whole number from 1 to 65535, not 0"),

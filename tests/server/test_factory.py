@@ -29,6 +29,7 @@ from torsocks_tx.errors import (
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import IsolationFlags, Isolator
 from torsocks_tx.policy.listener import ListenerPolicy
+from torsocks_tx.server.auth import PasswordFile
 from torsocks_tx.server.factory import SOCKS4Factory, SOCKS5Factory, SOCKSFactory
 from torsocks_tx.server.protocol import SOCKS4Protocol, SOCKS5Protocol, SOCKSProtocol
 from torsocks_tx.socks import extended
@@ -60,9 +61,23 @@ def test_each_factory_makes_its_protocol(
     assert not factory.noisy
 
 
-def test_what_is_no_backend_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"wanted an object that provides IBackend, .*, not object"):
-        SOCKSFactory(object())  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({"backend": object()}, "backend must be an object that provides IBackend, .*, not object"),
+        ({"policy": {}}, "policy must be of the class ListenerPolicy, not dict"),
+        ({"limits": {}}, "limits must be of the class Limits, not dict"),
+        ({"isolator": b"secret"}, "isolator must be of the class Isolator, not bytes"),
+        (
+            {"authenticator": PasswordFile("/passwords")},
+            r"authenticator must be a function .* CredAuthenticator.*, not PasswordFile",
+        ),
+    ],
+    ids=["backend", "policy", "limits", "isolator", "authenticator"],
+)
+def test_wrong_arguments_are_refused_at_the_call(change: dict[str, Any], wanted: str) -> None:
+    with pytest.raises(TypeError, match=wanted):
+        SOCKSFactory(**{"backend": MemoryBackend(), **change})
 
 
 class Clients:

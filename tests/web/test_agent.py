@@ -118,6 +118,17 @@ async def test_a_proxy_that_is_gone_is_a_fault_of_the_proxy(proxy: Proxy) -> Non
         await socks_agent(reactor, proxy.endpoint).request(b"GET", b"http://example.com/")
 
 
-def test_what_is_no_endpoint_is_refused() -> None:
-    with pytest.raises(TypeError, match="wanted a client endpoint"):
-        socks_agent(reactor, "127.0.0.1:9050")  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({"proxy": "127.0.0.1:9050"}, "wanted a client endpoint"),
+        ({"options": {}}, "options must be of the class ClientOptions, not dict"),
+        ({"pool": 8}, "pool must be an HTTPConnectionPool, not int"),
+    ],
+    ids=["proxy", "options", "pool"],
+)
+def test_wrong_arguments_are_refused_at_the_call(
+    change: dict[str, Any], wanted: str, proxy: Proxy
+) -> None:
+    with pytest.raises(TypeError, match=wanted):
+        socks_agent(reactor, **{"proxy": proxy.endpoint, **change})

@@ -30,7 +30,7 @@ from torsocks_tx.client.connection import LookUp, Stream
 from torsocks_tx.client.failures import proxy_failed
 from torsocks_tx.errors import ProtocolError, ProxyBroken, SOCKSError
 from torsocks_tx.http.client import HTTPClientHandshake
-from torsocks_tx.interfaces import IReceiver, check_endpoint
+from torsocks_tx.interfaces import IReceiver, check_endpoint, or_default
 from torsocks_tx.relay.connector import OneProtocol
 from torsocks_tx.relay.sockets import abort, is_closing
 from torsocks_tx.socks.client import ClientHandshake
@@ -61,6 +61,7 @@ class SOCKSClientEndpoint:
         options: ClientOptions = _DEFAULTS,
     ) -> None:
         check_endpoint(proxy)
+        options = or_default("options", options, ClientOptions)
         if not isinstance(port, int) or not 0 < port < 65536:
             raise ValueError(f"a port is a whole number from 1 to 65535, not {port!r}")
         self._reactor = reactor
@@ -257,6 +258,7 @@ def _look_up(
     options: ClientOptions,
 ) -> Deferred[str]:
     check_endpoint(proxy)
+    options = or_default("options", options, ClientOptions)
     try:
         address = _address(host, 0)
         if command is Command.RESOLVE_PTR and not address.is_ip:

@@ -24,7 +24,7 @@ from twisted.logger import Logger
 from torsocks_tx.errors import NotAllowed
 from torsocks_tx.http.answers import FAMILY_PREFERENCE, Answers
 from torsocks_tx.http.server import HTTPOptions
-from torsocks_tx.interfaces import IBackend
+from torsocks_tx.interfaces import IBackend, check_argument, or_default
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolation, Isolator, is_for_exit, isolation_key
 from torsocks_tx.policy.listener import ListenerPolicy
@@ -49,6 +49,8 @@ SILENCE = 1.0
 
 _listener_numbers = itertools.count(1)
 _isolator = Isolator()
+_BACKEND = "an object that provides IBackend, such as TorBackend.from_tor(reactor, tor)"
+_AUTHENTICATOR = "a function of Credentials, such as CredAuthenticator([checker])"
 
 
 class SOCKSFactory(Factory):
@@ -86,19 +88,19 @@ class SOCKSFactory(Factory):
             from twisted.internet import reactor
 
             clock = reactor
-        if not IBackend.providedBy(backend):
-            wanted = "an object that provides IBackend, such as TorBackend.from_tor(reactor, tor)"
-            raise TypeError(f"wanted {wanted}, not {type(backend).__name__}")
+        check_argument("backend", backend, _BACKEND, IBackend.providedBy(backend))
+        is_function = authenticator is None or callable(authenticator)
+        check_argument("authenticator", authenticator, _AUTHENTICATOR, is_function)
         self.backend = backend
-        self.policy = policy or ListenerPolicy()
-        self.limits = limits or Limits()
+        self.policy = or_default("policy", policy, ListenerPolicy)
+        self.limits = or_default("limits", limits, Limits)
         self.clock = clock
         self.debugging = debugging
         self.connections: set[SOCKSProtocol] = set()
         self._guard = LoginGuard(authenticator, clock) if authenticator is not None else None
         self._tells_clients_apart = tells_clients_apart
         self._listener = listener or f"listener-{next(_listener_numbers)}"
-        self._isolator = isolator or _isolator
+        self._isolator = or_default("isolator", isolator or _isolator, Isolator)
         self._port_flags = self.policy.port_flags
         self._is_restrictive = self.policy.is_restrictive
         if limiter is None:

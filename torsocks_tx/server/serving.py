@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IAddress, IListeningPort, IReactorTime
 from twisted.logger import Logger
 
-from torsocks_tx.interfaces import IBackend
+from torsocks_tx.interfaces import IBackend, or_default
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolator
 from torsocks_tx.server.auth import Authenticator
@@ -151,7 +151,7 @@ def serve(
     listeners = [parse_listener(text, os.getcwd()) for text in texts]
     for listener in listeners:
         check_reach(listener, authenticated=authenticator is not None)
-    limits = limits or Limits()
+    limits = or_default("limits", limits, Limits)
     if limits.max_connections is None:
         limits = replace(limits, max_connections=allowed_connections(reactor))
     ready = with_factories(

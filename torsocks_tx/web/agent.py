@@ -37,7 +37,7 @@ from zope.interface import implementer
 
 from torsocks_tx.client.endpoint import SOCKSClientEndpoint
 from torsocks_tx.errors import SOCKSError
-from torsocks_tx.interfaces import check_endpoint
+from torsocks_tx.interfaces import check_argument, check_endpoint, or_default
 from torsocks_tx.socks.client_options import ClientOptions
 
 
@@ -144,11 +144,12 @@ def socks_agent(
     as browsers do.
     """
     check_endpoint(proxy)
-    options = options or ClientOptions()
+    options = or_default("options", options, ClientOptions)
     if isolation is not None:
         options = replace(options, isolation=isolation)
     policy = policy or BrowserLikePolicyForHTTPS()
-    kept = pool or HTTPConnectionPool(reactor, persistent=False)
+    kept = HTTPConnectionPool(reactor, persistent=False) if pool is None else pool
+    check_argument("pool", kept, "an HTTPConnectionPool", isinstance(kept, HTTPConnectionPool))
     factory = SOCKSEndpointFactory(reactor, proxy, options, policy)
     identity: Any = IsolatedPool(kept, (proxy, options))
     return SOCKSAgent(Agent.usingEndpointFactory(reactor, factory, identity))

@@ -153,6 +153,7 @@ WRONG = [
         "onion_observer must be an OnionObserver, not builtin",
     ),
     (lambda: OnionObserver(Clock(), keyring="/keys"), "keyring must be a Keyring, not str"),
+    (lambda: OnionObserver(Clock(), on_diagnosis="x"), "on_diagnosis must be a function, not str"),
     (lambda: LaunchedTorProvider(Clock(), ENDPOINT), "PathLike .* not '?FakeEndpoint"),
     (lambda: FixedTorProvider("127.0.0.1:9050"), "wanted a client endpoint, .* not str"),
     (lambda: RunningTorProvider(Clock(), None), "wanted a client endpoint, .* not NoneType"),

@@ -21,7 +21,7 @@ from torsocks_tx.backends.tor.provider import NotStarted, TorProvider
 from torsocks_tx.backends.tor.providers import OwnedTorProvider
 from torsocks_tx.client.connection import LookUp, Stream
 from torsocks_tx.errors import GeneralFailure, NoSuchPort, SOCKSError, TorDown
-from torsocks_tx.interfaces import IBackend, IReceiver
+from torsocks_tx.interfaces import IBackend, IReceiver, check_argument
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.socks.client import ClientHandshake
 from torsocks_tx.socks.constants import Command, Version
@@ -51,11 +51,11 @@ class TorBackend:
         optimistic_data: bool | None = None,
         onion_observer: OnionObserver | None = None,
     ) -> None:
-        _check("reactor", reactor, "a reactor", IReactorTime.providedBy(reactor))
+        check_argument("reactor", reactor, "a reactor", IReactorTime.providedBy(reactor))
         wanted = "a TorProvider, such as RunningTorProvider(reactor, control_endpoint)"
-        _check("provider", provider, wanted, isinstance(provider, TorProvider))
+        check_argument("provider", provider, wanted, isinstance(provider, TorProvider))
         is_observer = onion_observer is None or isinstance(onion_observer, OnionObserver)
-        _check("onion_observer", onion_observer, "an OnionObserver", is_observer)
+        check_argument("onion_observer", onion_observer, "an OnionObserver", is_observer)
         self.provider = provider
         self.observer = onion_observer or OnionObserver(reactor)
         provider.at_stop(self.observer.detach)
@@ -178,8 +178,3 @@ def _check_answer(answer: Address) -> Address:
     if not all("!" <= character <= "~" for character in answer.host):
         raise GeneralFailure("an answer with a name that cannot be one")
     return answer
-
-
-def _check(name: str, given: object, wanted: str, is_right: bool) -> None:
-    if not is_right:
-        raise TypeError(f"{name} must be {wanted}, not {type(given).__name__}")

@@ -32,7 +32,8 @@ from torsocks_tx.errors import (
     SOCKSError,
     without_text,
 )
-from torsocks_tx.limits import RENDEZVOUS_TIMEOUT
+from torsocks_tx.interfaces import check_argument
+from torsocks_tx.limits import RENDEZVOUS_TIMEOUT, check_limit
 from torsocks_tx.relay.timeouts import Deadline
 from torsocks_tx.socks.constants import Reply5
 from torsocks_tx.socks.onion_address import check_onion
@@ -71,8 +72,11 @@ class OnionObserver:
         keyring: Keyring | None = None,
         on_diagnosis: Callable[[str, Diagnosis], None] | None = None,
     ) -> None:
-        if keyring is not None and not isinstance(keyring, Keyring):
-            raise TypeError(f"keyring must be a Keyring, not {type(keyring).__name__}")
+        is_keyring = keyring is None or isinstance(keyring, Keyring)
+        check_argument("keyring", keyring, "a Keyring", is_keyring)
+        is_function = on_diagnosis is None or callable(on_diagnosis)
+        check_argument("on_diagnosis", on_diagnosis, "a function", is_function)
+        check_limit("rendezvous_timeout", rendezvous_timeout)
         self.tracker = AttemptTracker(clock.seconds)
         self.clock = clock
         self.rendezvous_timeout = rendezvous_timeout
