@@ -117,6 +117,10 @@ MISTAKES = [
     (["--tor-socks", "tcp:x"], ["--tor-socks 'tcp:x'", "unix:/run/tor/socks"]),
     (["--tor-socks", "127.0.0.1:9050"], ["write it as", "tcp:127.0.0.1:9050"]),
     (["--connect-timeout", "9" * 5000], ["--connect-timeout", "number of seconds"]),
+    (
+        ["--workers", "2", "--listen", "haproxy:unix:/run/x AllowPublic"],
+        ["haproxy:unix:/run/x", "workers share plain sockets only"],
+    ),
     (["--workers", "9" * 5000], ["--workers", "whole number"]),
     (["--tor", "launch", "--tor-socks", "tcp:127.0.0.1:1"], ["--tor-socks", "instead of --tor"]),
     (["--backend", "foo"], ["--backend", "'foo'", "choose tor or direct"]),

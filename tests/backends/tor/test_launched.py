@@ -252,6 +252,8 @@ async def test_a_data_directory_that_cannot_be_used_fails_the_start(
 def test_options_and_policies_are_checked_at_once(launch: Make) -> None:
     with pytest.raises(ValueError, match="DataDirectory cannot be given"):
         launch(("DataDirectory", "/x"))
+    with pytest.raises(ValueError, match=r"a pair such as .*, not 'ExitNodes {de}'"):
+        launch("ExitNodes {de}")
     with pytest.raises(ValueError, match="has no flag"):
         launch(policies=[("NoSuchFlag",)])
 

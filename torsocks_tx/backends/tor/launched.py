@@ -246,7 +246,7 @@ def torrc_lines(
         if flags >= {"NoIPv4Traffic", "NoIPv6Traffic"}:
             words.append("NoDNSRequest")  # tor refuses the two without it
         lines.append(" ".join(words))
-    return [*lines, *(_option(name, value) for name, value in options)]
+    return [*lines, *map(_option, options)]
 
 
 def complaint(ending: int | str, output: Collection[str] = ()) -> str:
@@ -264,7 +264,11 @@ def complaint(ending: int | str, output: Collection[str] = ()) -> str:
     return f"tor has ended ({how})" + (f": {words}" if words else "")
 
 
-def _option(name: str, value: str) -> str:
+def _option(option: Sequence[str]) -> str:
+    if isinstance(option, str) or len(option) != 2:
+        pair = ("ExitNodes", "{de}")
+        raise ValueError(f"an option of tor is a pair such as {pair}, not {option!r}")
+    name, value = option
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} is not the name of an option of tor")
     reason = _OURS.get(name.lower())
