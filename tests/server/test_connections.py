@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import resource
 from functools import partial
 from typing import Any
@@ -256,6 +257,72 @@ class TestTurns:
         with pytest.raises(RuntimeError):
             self.turn()
         assert self.turn() == [last]
+
+
+class Asking:
+    """Clients that ask, arrive and leave at random, and what must hold of their requests."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        most, per_client = self.random.choice([(None, None), (60, 45), (200, None)])
+        self.limited = Limited(most, per_client)
+        self.waiting: set[FakeConnection] = set()
+        self.begun: set[FakeConnection] = set()
+        self.reaching: set[FakeConnection] = set()
+
+    def ask(self) -> None:
+        client = self.limited.come(self.random.choice([ATTACKER, ATTACKER, VICTIM, None]))
+        if client is not None and self.random.random() < 0.9:
+            self.waiting.add(client)
+            onion = self.random.random() < 0.8
+            self.limited.limiter.serve(client, partial(self.begin, client, onion), onion=onion)
+
+    def begin(self, client: FakeConnection, onion: bool) -> None:
+        self.waiting.remove(client)  # else it was begun twice, or has left
+        self.begun.add(client)
+        self.limited.clock.rightNow += TURN_BUDGET / (PER_TURN - 0.5)
+        if onion and client.network is not None:
+            self.reaching.add(client)
+            own = [other for other in self.reaching if other.network == client.network]
+            assert len(own) <= ONIONS_AT_ONCE
+        if self.random.random() < 0.2:  # what begins one request may end another, or itself
+            self.leave()
+
+    def leave(self) -> None:
+        client = self.random.choice([*self.waiting, *self.begun, FakeConnection()])
+        for clients in (self.waiting, self.begun, self.reaching):
+            clients.discard(client)
+        self.limited.limiter.leave(client)
+
+    def reach(self) -> None:
+        if self.reaching:
+            client = self.random.choice([*self.reaching])
+            self.reaching.remove(client)
+            self.limited.limiter.reached(client)
+
+    def turn(self) -> None:
+        before = {*self.waiting}
+        self.limited.clock.turn()
+        assert len(before - self.waiting) <= 2 * PER_TURN
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_request_of_a_client_that_stays_is_begun_once(seed: int) -> None:
+    asking = Asking(seed)
+    for _ in range(1000):
+        act = asking.random.choices(
+            [asking.ask, asking.leave, asking.reach, asking.turn], [6, 1, 2, 1]
+        )[0]
+        act()
+    for _ in range(1000):
+        asking.reach()
+        asking.turn()
+    assert not asking.waiting
+    for client in [*asking.limited.limiter._groups]:
+        asking.limited.limiter.leave(client)
+    asking.turn()
+    assert asking.limited.limiter._clients == {}
+    assert asking.limited.clock.getDelayedCalls() == []
 
 
 @pytest.mark.parametrize(
