@@ -2,4 +2,5 @@
 
 from torsocks_tx.twistd.tap import main
 
-main()
+if __name__ == "__main__":
+    main()

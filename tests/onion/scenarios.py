@@ -18,7 +18,13 @@ from torsocks_tx.backends.tor.control import Control
 from torsocks_tx.backends.tor.onion.events import parse_circuit
 from torsocks_tx.testing.tornet import PrivateNetwork
 from torsocks_tx.testing.tornet.client import Client
-from torsocks_tx.testing.tornet.onion import UPLOAD_ATTEMPTS, UPLOAD_DEADLINE, ClientKey, Uploads
+from torsocks_tx.testing.tornet.onion import (
+    UPLOAD_ATTEMPTS,
+    UPLOAD_DEADLINE,
+    ClientKey,
+    Uploads,
+    wake,
+)
 from torsocks_tx.testing.tornet.servers import PortReservations
 
 SERVICE = "service0"
@@ -223,6 +229,7 @@ async def _added(host: Control, command: str, excluded: Iterable[str] = ()) -> s
     await host.listen("HS_DESC", note)
     try:
         for _ in range(UPLOAD_ATTEMPTS):
+            await wake(host)
             answer = await host.command(command)
             service = [_name_in(answer)]
             uploading = Deferred.fromCoroutine(uploads.finished(service))

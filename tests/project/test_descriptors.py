@@ -20,7 +20,7 @@ import torsocks_tx
 def descriptors() -> Iterator[type]:
     """Every class of this package that a reactor can watch."""
     for module in pkgutil.walk_packages(torsocks_tx.__path__, "torsocks_tx."):
-        if module.name.endswith("__main__"):
+        if module.name.endswith(("__main__", "scrapy_handler")):  # Scrapy is optional
             continue
         for kind in vars(importlib.import_module(module.name)).values():
             if inspect.isclass(kind) and kind.__module__ == module.name:

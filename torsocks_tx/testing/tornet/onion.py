@@ -10,12 +10,13 @@ import base64
 import os
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from twisted.internet.defer import Deferred, TimeoutError
 
-from torsocks_tx.backends.tor.control import Control
+from torsocks_tx.backends.tor.control import Control, ControlError
 from torsocks_tx.backends.tor.events import parse_event
 from torsocks_tx.backends.tor.waiting import Waiters
 
@@ -125,6 +126,7 @@ async def _published(reactor: Any, control: Control, command: str, uploads: Uplo
     published = None
     try:
         while published is None:
+            await wake(control)
             service = (await control.command(command)).partition("ServiceID=")[2].split()[0]
             services.append(service)
             uploading = Deferred.fromCoroutine(uploads.finished(services))
@@ -139,6 +141,16 @@ async def _published(reactor: Any, control: Control, command: str, uploads: Uplo
             if service != published:
                 await control.command(f"DEL_ONION {service}")
     return published
+
+
+async def wake(control: Control) -> None:
+    """Have tor build a circuit.
+
+    A tor that missed descriptors of relays for a moment, as after a new consensus, does nothing for
+    its onion services until it has built one more circuit, and builds none while it has enough.
+    """
+    with suppress(ControlError):  # it is still without them: the next attempt may find them
+        await control.command("EXTENDCIRCUIT 0")
 
 
 class Uploads:
