@@ -12,17 +12,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torsocks_tx import errors
-from torsocks_tx.errors import OnionRefused, ProxyFault, Refused, SOCKSError
+from torsocks_tx.errors import OnionRefused, Refused, SOCKSError
 from torsocks_tx.socks import socks4, socks5
 from torsocks_tx.socks.constants import CodeSet, Command, Reply4, Reply5, Role, Version
 from torsocks_tx.socks.messages import Address, Reply, Request
 
-# The failures of a look-up that are not about the name keep their own codes.
+# The failures of a look-up that keep their own codes; whatever else makes one fail is X'04'.
 _OF_THE_SERVER = (
-    ProxyFault,
     errors.AddressTypeNotSupported,
+    errors.Busy,
     errors.CommandNotSupported,
+    errors.Internal,
+    errors.NoSuchPort,
     errors.NotAllowed,
+    errors.ProxyUnreachable,
+    errors.TorDown,
 )
 _CODE_SETS = {**{codes.value.encode(): codes for codes in CodeSet}, b"none": CodeSet.RFC1928}
 
