@@ -10,8 +10,8 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
@@ -50,8 +50,12 @@ async def ground(
     without it too. A test that is about that method says ``@with_extended``.
     """
     if request.param == WITHOUT_EXTENDED:
-        without = partial(ListenerPolicy, extended_auth=False)
-        monkeypatch.setattr(server, "ListenerPolicy", without)
+        without, or_default = ListenerPolicy(extended_auth=False), server.or_default
+
+        def policy_without(name: str, given: Any, kind: Any) -> Any:
+            return or_default(name, without if name == "policy" and given is None else given, kind)
+
+        monkeypatch.setattr(server, "or_default", policy_without)
     kind, _, way = request.param.partition("-")
     choose_way(way, monkeypatch)
     directory = Path(tempfile.mkdtemp(prefix="socks-"))
