@@ -114,6 +114,10 @@ def test_a_status_alone_has_its_meaning(status: int, kind: type[SOCKSError]) -> 
 HEADERS = table(
     ("tor's reason", b"Tor-Request-Failed: end/EXITPOLICY", errors.NotAllowed),
     ("tor's reason and another", b"Tor-Request-Failed: c-tor/X end/TIMEOUT", errors.TimedOut),
+    ("a circuit that tor lost", b"Tor-Request-Failed: end/DESTROY", errors.GeneralFailure),
+    ("a stream that ended", b"Tor-Request-Failed: end/DONE", errors.ConnectionRefused),
+    ("no network", b"Tor-Request-Failed: c-tor/NET_UNREACHABLE", errors.NetworkUnreachable),
+    ("our general failure", b"Proxy-Status: a; error=connection_terminated", errors.GeneralFailure),
     ("a reason of Arti's", b"Tor-Request-Failed: arti/x", errors.HostUnreachable),
     ("Proxy-Status", b"Proxy-Status: a, b; error=connection_refused", errors.ConnectionRefused),
     ("an unknown type", b"Proxy-Status: a; error=odd", errors.HostUnreachable),

@@ -125,7 +125,7 @@ BAD = table(
     ("10,000 headers", ASK + b"a:\r\n" * 10_000 + b"\r\n", 431),
     ("a line too many", ASK + b"a:" + b"x" * (MAX_HEAD - len(ASK) - 5) + b"\r\n\r\n", 431),
     ("20 KiB", ASK + b"a: " + b"x" * 20_480 + b"\r\n\r\n", 431),
-    ("20 KiB without an end", b"C" * 20_480, 431),
+    ("20 KiB without an end", b"CONNECT " + b"x" * 20_480, 431),
     ("a method that begins as one", b"CONNECTED a:1 HTTP/1.0\r\nHost: localhost\r\n\r\n", 405),
     ("DELETE", b"DELETE / HTTP/1.1\r\nHost: localhost\r\n\r\n", 405),
     ("TRACE", b"TRACE / HTTP/1.1\r\nHost: 127.0.0.1:9050\r\n\r\n", 405),
@@ -175,7 +175,9 @@ def test_another_host_than_this_machine_is_closed_without_a_byte(method: str, ho
     assert without_reasons(converse([said], PLAIN)) == [Rejected(b"", "")]
     without = f"{method} * HTTP/1.0\r\n\r\n".encode()
     large = f"{method} /{'x' * MAX_HEAD} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
-    for other in (without, large):
+    newer = f"{method} * HTTP/1.2\r\nHost: {host}\r\n\r\n".encode()
+    copy = large.replace(method.encode(), b"COPY", 1)
+    for other in (without, large, newer, copy):
         assert without_reasons(converse([other], PLAIN)) == [Rejected(b"", "")]
 
 
@@ -274,8 +276,8 @@ def test_unfinished_heads_of_all_clients_together_are_bounded() -> None:
     options = HTTPOptions(ANSWERS, Budget(10_000))
     first, second = HTTPServerHandshake(options), HTTPServerHandshake(options)
     assert first.receive(ASK + b"a:" + b"x" * 10_000) == []
-    assert second.receive(b"C" * 1024) == []
-    [step] = second.receive(b"C" * 1000)
+    assert second.receive(b"CONNECT " + b"x" * 1016) == []
+    [step] = second.receive(b"x" * 1000)
     assert answer_of(step).status == 503
     first.close()
     assert options.budget.left == 10_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
+import sys
 import tempfile
 import urllib.request
 from collections.abc import Iterator
@@ -243,3 +244,38 @@ async def test_node_tunnels(served: Served, tmp_path: Path) -> None:
         client("node"), str(script), "127.0.0.1", served.port, f"web.test:{served.web}"
     )
     assert "origin" in ended.text, ended.complaint
+
+
+AIOHTTP = """
+import aiohttp, asyncio, sys
+async def main():
+    page, proxy = sys.argv[1:]
+    async with aiohttp.ClientSession() as session:
+        async with session.get(page, proxy=proxy, ssl=False) as answer:
+            print(await answer.text())
+asyncio.run(main())
+"""
+SCRAPY = """
+import scrapy, sys
+from scrapy.crawler import CrawlerProcess
+class Titles(scrapy.Spider):
+    name = "titles"
+    async def start(self):
+        yield scrapy.Request(sys.argv[1], meta={"proxy": sys.argv[2]})
+    def parse(self, response):
+        print(response.text)
+process = CrawlerProcess({"LOG_LEVEL": "ERROR", "TELNETCONSOLE_ENABLED": False})
+process.crawl(Titles)
+process.start()
+"""
+
+
+@rows("H-01", "H-09")
+@pytest.mark.clients("scrapy")  # it brings aiohttp
+@pytest.mark.parametrize("program", [AIOHTTP, SCRAPY], ids=["aiohttp", "scrapy"])
+async def test_python_clients_tunnel_with_a_login(
+    served: Served, secure: tuple[Path, str], program: str
+) -> None:
+    proxy = f"http://tor-iso:token@{served.address}"
+    ended = await run(sys.executable, "-W", "ignore", "-c", program, f"{secure[1]}/", proxy)
+    assert "secure origin" in ended.text, ended.complaint

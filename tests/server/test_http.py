@@ -194,9 +194,10 @@ def test_a_family_preference_asks_for_a_port_with_its_flags(value: str, flags: s
 
 @rows("H-10")
 def test_a_family_preference_goes_before_that_of_the_listener_and_never_beyond_it() -> None:
-    stage = Stage(policy=ListenerPolicy(prefer_ipv6=True))
-    stage.say(preferring("ipv4-preferred"))
-    assert stage.backend.outbounds[0].isolation.port_flags == frozenset()
+    for value in ("ipv4-preferred", "unknown"):
+        stage = Stage(policy=ListenerPolicy(prefer_ipv6=True))
+        stage.say(preferring(value))
+        assert stage.backend.outbounds[0].isolation.port_flags == frozenset()
     stage = Stage(policy=ListenerPolicy(ipv6_traffic=False))
     stage.say(preferring("ipv6-preferred"))
     assert stage.backend.outbounds[0].isolation.port_flags == {"NoIPv6Traffic", "PreferIPv6"}

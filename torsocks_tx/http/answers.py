@@ -75,9 +75,12 @@ def meaning_of(reason: SOCKSError) -> Meaning:
     return MEANINGS[next(kinds, errors.GeneralFailure)]
 
 
-def build(status: int, headers: Iterable[tuple[str, str]], body: str | None = None) -> bytes:
+def build(
+    status: int, headers: Iterable[tuple[str, str]], body: str | None = None, why: str = ""
+) -> bytes:
     """Return the bytes of an answer; ``body`` is a sentence, None for an answer without a body."""
-    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
+    phrase = HTTPStatus(status).phrase + (f" ({why})" if why else "")
+    lines = [f"HTTP/1.1 {status} {phrase}"]
     lines += [f"{name}: {value}" for name, value in headers]
     text = "" if body is None else f"{body}\n"
     if body is not None:
@@ -120,7 +123,7 @@ class Answers:
             ("Proxy-Status", f'{_NAME}; error={error}; details="{reason.sentence}"'),
         )
         headers = (*self._to_connect, *failed, *_TEXT, *_CLOSE)
-        return build(status, headers, reason.sentence)
+        return build(status, headers, reason.sentence, token.replace("-", " "))
 
     def mistaken(self, status: int, sentence: str) -> bytes:
         """Return the answer to a request that is not as it should be; it ends the connection."""
@@ -155,6 +158,13 @@ _BY_TOKEN: dict[str, type[SOCKSError]] = {
     "end/CONNRESET": errors.ConnectionRefused,
     "end/EXITPOLICY": errors.NotAllowed,
     "end/TIMEOUT": errors.TimedOut,
+    "end/DONE": errors.ConnectionRefused,
+    "end/DESTROY": errors.GeneralFailure,
+    "end/HIBERNATING": errors.GeneralFailure,
+    "end/INTERNAL": errors.GeneralFailure,
+    "end/RESOURCELIMIT": errors.GeneralFailure,
+    "end/TORPROTOCOL": errors.GeneralFailure,
+    "c-tor/NET_UNREACHABLE": errors.NetworkUnreachable,
 }
 _BY_ERROR: dict[str, type[SOCKSError]] = {
     "dns_timeout": errors.HostUnreachable,
@@ -165,6 +175,7 @@ _BY_ERROR: dict[str, type[SOCKSError]] = {
     "destination_ip_prohibited": errors.NotAllowed,
     "http_request_denied": errors.NotAllowed,
     "connection_refused": errors.ConnectionRefused,
+    "connection_terminated": errors.GeneralFailure,
     "connection_timeout": errors.TimedOut,
     "connection_limit_reached": errors.Busy,
     "proxy_internal_error": errors.ProxyFault,

@@ -97,7 +97,8 @@ class HTTPServerHandshake:
             except ProtocolError as error:
                 steps.append(self._reject(error.answer, str(error)))
         if not self._hold(len(self._buffer) - FREE_BYTES):
-            steps.append(self._reject(self._answers.refused(Busy()), "too many unfinished heads"))
+            answer = self._answers.refused(Busy()) if self._is_connect else b""
+            steps.append(self._reject(answer, "too many unfinished heads"))
         return steps
 
     def _hold(self, size: int) -> bool:
@@ -122,9 +123,14 @@ class HTTPServerHandshake:
         self._buffer.clear()
         self._hold(0)
 
+    @property
+    def _is_connect(self) -> bool:
+        """Whether this is a CONNECT: a web site may be behind all else, and hears of no mistake."""
+        return self._state is _State.CHECKING or self._buffer.startswith(b"CONNECT ")
+
     def _take_head(self) -> h11.Request:
         """Take one head from the buffer. Raises Incomplete or ProtocolError."""
-        is_connect = self._buffer.startswith(b"C")
+        is_connect = self._is_connect
         try:
             taken = take_head(self._buffer)
             if taken is None:
@@ -133,13 +139,15 @@ class HTTPServerHandshake:
             reader.receive_data(taken)
             head = reader.next_event()
         except h11.RemoteProtocolError as error:
-            if not is_connect:  # a web site may be behind it, whose name is not known
+            if not is_connect:
                 raise ProtocolError("not valid HTTP") from None
             status = error.error_status_hint
             sentence = "The head is too large." if status == 431 else "This is not valid HTTP."
             raise self._mistake(status, sentence) from None
         assert isinstance(head, h11.Request), "a whole head was given"
         if head.http_version not in (b"1.0", b"1.1"):
+            if not is_connect:
+                raise ProtocolError("another version of HTTP")
             raise self._mistake(505, "This proxy speaks HTTP/1.0 and HTTP/1.1.")
         return head
 

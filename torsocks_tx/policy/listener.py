@@ -77,9 +77,9 @@ class ListenerPolicy:
 
         Raises ``NotAllowed`` where the flags leave no family.
         """
-        if preference not in _FAMILIES:
+        if preference is None:
             return self
-        prefer_ipv6, ipv4, ipv6 = _FAMILIES[preference]
+        prefer_ipv6, ipv4, ipv6 = _FAMILIES.get(preference, _FAMILIES[b"ipv4-preferred"])
         if not ((ipv4 and self.ipv4_traffic) or (ipv6 and self.ipv6_traffic)):
             raise NotAllowed("Tor-Family-Preference, and a traffic flag of this listener")
         return replace(
@@ -128,7 +128,7 @@ class ListenerPolicy:
 
 
 # What each value of Tor-Family-Preference means: IPv6 first, IPv4 at all, IPv6 at all.
-_FAMILIES: dict[bytes | None, tuple[bool, bool, bool]] = {
+_FAMILIES: dict[bytes, tuple[bool, bool, bool]] = {
     b"ipv4-preferred": (False, True, True),
     b"ipv6-preferred": (True, True, True),
     b"ipv4-only": (False, True, False),
