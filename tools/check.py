@@ -2,7 +2,7 @@
 
 One lane keeps the processors busy while the tests of the other wait for tor. Each line says how
 long all has run, and which stage speaks. When a stage fails the others still run; a table at the
-end says how each went.
+end says how each went, and names the tests that failed.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ SCRATCH = "SCRATCH"
 
 PASSED = re.compile(r"\[gw\d+\] (\[ *\d+%\]) (?:PASSED|SKIPPED) (.*)")
 BEGUN = re.compile(r"tests/\S+\.py::.*")
+FAILED = re.compile(r"(?:.* )?((?:FAILED|ERROR) tests/.* - .*)")
+FAILED_SHOWN = 20
+"""How many tests that failed are named once more at the end, of each stage."""
 MISSING = re.compile(r"Not installed, so their tests were skipped: .*")
 # A registry may need its proxy; the clients under test must not have one.
 PROXIES = [f"{kind}_proxy" for kind in ("http", "https", "ftp", "all", "no")]
@@ -55,6 +58,8 @@ class Result:
     status: int = -1
     seconds: float = 0.0
     missing: list[str] = field(default_factory=list)
+    failed: dict[str, None] = field(default_factory=dict)
+    """What pytest says of each test that failed, in order."""
 
 
 def pytest(venv: str, workers: int, *options: str, ignored: Sequence[str] = ()) -> list[str]:
@@ -182,7 +187,7 @@ class Run:
             self.say(stage.name, f"== {outcome}, {result.seconds:.0f} s")
 
     async def _run(self, result: Result, command: Sequence[str]) -> int:
-        environment = dict(os.environ)
+        environment = os.environ | {"COLUMNS": "120"}  # room for why a test failed
         if not command[0].endswith("setup") and result.stage.name != "newcomer":
             for name in PROXIES:
                 environment.pop(name, None)
@@ -220,6 +225,7 @@ class Run:
             elif BEGUN.fullmatch(line):
                 continue
             result.missing += MISSING.findall(line)
+            result.failed |= dict.fromkeys(FAILED.findall(line))
             if line:
                 self.say(result.stage.name, line)
 
@@ -229,6 +235,8 @@ class Run:
         for result in self.results:
             outcome = "FAILED" if result.status else "ok"
             print(f"{outcome:<7}{result.seconds:6.0f} s  {result.stage.title}")
+            for line in list(result.failed)[:FAILED_SHOWN]:
+                print(f"  {line}")
         print(f"{'in all':<7}{time.monotonic() - self._began:6.0f} s")
         for line in sorted({line for result in self.results for line in result.missing}):
             print(line)

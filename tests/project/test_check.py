@@ -72,6 +72,15 @@ def test_the_other_stages_run_when_one_fails() -> None:
     assert [line.split()[0] for line in lines[-4:]] == ["FAILED", "ok", "ok", "in"]
 
 
+def test_the_end_says_which_tests_failed_and_why() -> None:
+    said = "FAILED tests/a.py::b[1] - assert 1 == 2", "ERROR tests/a.py::c - OSError: no"
+    inner = f" 4:12 unit       {said[0]}", f"  {said[0]}", *said
+    status, lines = outcome([("one", [["printf", "%s\\n", *inner], ["false"]])])
+    assert status == 1
+    assert lines[-4].startswith("FAILED")
+    assert lines[-3:-1] == [f"  {line}" for line in said]
+
+
 @pytest.mark.parametrize("before", ["", "trap '' INT;"], ids=["plain", "in the background"])
 def test_a_signal_interrupts_what_runs(before: str) -> None:
     child = "trap 'echo interrupted; exit 1' INT; echo there; while :; do sleep 0.01; done"
