@@ -94,7 +94,7 @@ def test_an_error_has_all_that_the_proxy_said() -> None:
 def test_sentences_survive_an_optimized_python() -> None:
     program = "from torsocks_tx.errors import *; print(HostUnreachable(reply=4), Busy.__doc__)"
     command = [sys.executable, "-OO", "-c", program]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    said = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True).stdout
     text = f"{errors.HostUnreachable.sentence} (reply 04) {errors.Busy.sentence}\n"
     assert said == text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
 import struct
@@ -13,7 +14,7 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.error import ConnectionLost
+from twisted.internet.error import CannotListenError, ConnectionLost
 from twisted.internet.interfaces import IReadWriteDescriptor
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import MemoryReactorClock
@@ -79,10 +80,15 @@ class NameServer:
         self.zone = Zone()
         factory = DNSServerFactory(clients=[self.zone])
         factory.noisy = False
-        self.tcp = reactor.listenTCP(0, factory, interface="127.0.0.1")
-        self.at = ("127.0.0.1", self.tcp.getHost().port)
         protocol = dns.DNSDatagramProtocol(factory)
-        self.udp = reactor.listenUDP(self.at[1], protocol, interface="127.0.0.1")
+        while True:
+            self.tcp = reactor.listenTCP(0, factory, interface="127.0.0.1")
+            self.at = ("127.0.0.1", self.tcp.getHost().port)
+            # Another program may have the UDP port of this number.
+            with contextlib.suppress(CannotListenError):
+                self.udp = reactor.listenUDP(self.at[1], protocol, interface="127.0.0.1")
+                break
+            self.tcp.stopListening()
 
     async def stop(self) -> None:
         await self.udp.stopListening()

@@ -29,7 +29,7 @@ def test_open_streams_are_carried_on_every_reactor(reactor: str, option: str) ->
         cwd=Path(__file__).parent,
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=600,
         check=False,
     )
     assert ended.returncode == 0, ended.stdout

@@ -56,18 +56,18 @@ def foreground(*command: str, before: str = "") -> Iterator[subprocess.Popen[str
 def test_script_forwards_a_signal_to_its_command(number: signal.Signals, before: str) -> None:
     with foreground(sys.executable, "-c", CHILD, before=before) as running:
         running.send_signal(number)
-        assert running.wait(20) == 40 + signal.SIGINT
+        assert running.wait(60) == 40 + signal.SIGINT
 
 
 def test_ctrl_c_reaches_the_command() -> None:
     with foreground(sys.executable, "-c", CHILD) as running:
         os.killpg(running.pid, signal.SIGINT)
-        assert running.wait(20) in {40 + signal.SIGINT, 128 + signal.SIGINT}
+        assert running.wait(60) in {40 + signal.SIGINT, 128 + signal.SIGINT}
 
 
 def test_the_status_of_a_command_is_passed_on() -> None:
     with foreground("sh", "-c", "echo there; exit 7") as running:
-        assert running.wait(20) == 7
+        assert running.wait(60) == 7
 
 
 def test_missing_programs_are_named_in_one_sentence() -> None:

@@ -39,7 +39,7 @@ def test_examples_pass_strict_type_checks_and_mistakes_do_not(tmp_path: Path) ->
         env={**os.environ, "MYPYPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=600,
         check=False,
     )
     assert done.stderr == ""

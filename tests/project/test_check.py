@@ -36,7 +36,7 @@ def start(*lanes: Lane, before: str = "") -> subprocess.Popen[str]:
 
 def outcome(*lanes: Lane) -> tuple[int, list[str]]:
     with start(*lanes) as running:
-        out, _ = running.communicate(timeout=60)
+        out, _ = running.communicate(timeout=600)
     return running.returncode, out.splitlines()
 
 
@@ -89,7 +89,7 @@ def test_a_signal_interrupts_what_runs(before: str) -> None:
         while "there" not in running.stdout.readline():
             pass
         running.send_signal(signal.SIGTERM)
-        assert running.wait(20) == 130
+        assert running.wait(60) == 130
         assert "two" not in running.stdout.read()
 
 

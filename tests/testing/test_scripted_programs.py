@@ -195,7 +195,7 @@ async def test_program_with_json_prints_requests_and_marks() -> None:
 
 def run(*options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", MODULE, *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
 def test_help_has_the_grammar_and_every_option() -> None:

@@ -143,7 +143,7 @@ class TestAHostName:
 
         def getaddrinfo(host: str, port: int, **_: object) -> list[Any]:
             asked.append(host)
-            assert go_on.wait(30)
+            assert go_on.wait(60)
             if not found:
                 raise socket.gaierror(socket.EAI_NONAME, "unknown")
             return [(0, 0, 0, "", (address, port)) for address in found]
