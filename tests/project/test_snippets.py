@@ -112,7 +112,7 @@ def test_trial_snippets_of_the_scripted_server_run(tmp_path: Path) -> None:
 @pytest.mark.network
 @pytest.mark.slow
 def test_pytest_snippets_of_the_private_network_run(tmp_path: Path) -> None:
-    assert "2 passed" in run(tmp_path, "network", *PYTEST, "--rootdir=.", ".")
+    assert "3 passed" in run(tmp_path, "network", *PYTEST, "--rootdir=.", ".")
 
 
 @pytest.mark.network

@@ -1,6 +1,7 @@
-"""The private Tor network, once for all tests that need real tor: the fixture ``private_network``.
+"""The private Tor networks, each once for all tests that need real tor.
 
-A plugin module: name it in the ``pytest_plugins`` of ``conftest.py``.
+``private_network`` is the usual one, ``country_network`` one with exits in two countries. A plugin
+module: name it in the ``pytest_plugins`` of ``conftest.py``.
 """
 
 from __future__ import annotations
@@ -12,13 +13,42 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
-from torsocks_tx.testing.tornet import PrivateNetwork
+from torsocks_tx.testing.tornet import DEFAULT_NAMES, PrivateNetwork
 
 
 @pytest.fixture(scope="session")
 def private_network() -> Iterator[PrivateNetwork]:
     """A network with one client; leave it as it was: whatever is suspended must be resumed."""
-    network = PrivateNetwork(reactor)
+    yield from running(PrivateNetwork(reactor))
+
+
+@pytest.fixture(scope="session")
+def country_network() -> Iterator[PrivateNetwork]:
+    """Exits 0 to 2 in ``aa`` and 3 to 5 in ``bb``; leave it as it was.
+
+    Only exit2 and exit5 take the banner server's port, and none in ``aa`` takes port 25; clients
+    know both. What only exit1 knows: it refuses 127.0.0.2, the address of ``refused.test``. A
+    client that must go by exit1 then builds one circuit after the other, for minutes.
+    """
+    mail, banner = "reject *:25", "reject *:{banner}"
+    yield from running(
+        PrivateNetwork(
+            reactor,
+            names={**DEFAULT_NAMES, "refused.test": ["127.0.0.2"]},
+            countries={"aa": 3, "bb": 3},
+            exit_policies={
+                "exit0": [mail, banner],
+                "exit1": [mail, banner, "reject 127.0.0.2:*"],
+                "exit2": [mail],
+                "exit3": [banner],
+                "exit4": [banner],
+            },
+        )
+    )
+
+
+def running(network: PrivateNetwork) -> Iterator[PrivateNetwork]:
+    """Start a network; stop it at the end."""
     pytest_twisted.blockon(Deferred.fromCoroutine(network.start()))
     yield network
     pytest_twisted.blockon(Deferred.fromCoroutine(network.stop()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
@@ -19,6 +20,7 @@ from tests.support.peers import Peer, PeerFactory
 from torsocks_tx.testing.tornet import servers
 from torsocks_tx.testing.tornet.servers import (
     BANNER,
+    EXIT_NAME,
     LOOPBACK,
     Asked,
     NameServer,
@@ -29,6 +31,7 @@ from torsocks_tx.testing.tornet.servers import (
     has_ipv6_loopback,
     web_origin,
 )
+from torsocks_tx.testing.tornet.torrc import make_exits
 
 MEBIBYTE = 2**20
 
@@ -75,6 +78,23 @@ async def test_origin_has_one_port_for_both_families_and_records_connections(
     await origin.stop()
     with pytest.raises(ConnectError):
         await converse(origin.port, b"")
+
+
+async def test_origin_says_by_which_exit_a_connection_came() -> None:
+    exits = make_exits({"aa": 1, "bb": 1})
+    origin = web_origin(exits.values())
+    origin.start(reactor)
+    pages = []
+    for host in ("127.0.0.11", "127.0.0.1", "127.0.0.10"):
+        peer: Peer = await TCP4ClientEndpoint(reactor, host, origin.port).connect(PeerFactory())
+        peer.send(b"GET / HTTP/1.0\r\n\r\n")
+        pages.append(await peer.take_rest())
+        peer.close()
+    assert origin.exits == ["exit1", "", "exit0"]
+    assert len(origin.peers) == 3
+    found = [re.findall(rb"You came by (\w+), in the country (\w+)", page) for page in pages]
+    assert found == [[(b"exit1", b"bb")], [], [(b"exit0", b"aa")]]
+    await origin.stop()
 
 
 async def test_front_page_names_the_address_family(origin: Origin) -> None:
@@ -168,6 +188,24 @@ async def test_name_of_an_address_is_answered(
     found, _, _ = await resolver.query(dns.Query(pointer.encode(), dns.PTR, dns.IN))
     assert [record.payload.name.name for record in found] == [name]
     assert names.asked == [Asked(pointer, "PTR")]
+
+
+async def test_each_exit_has_an_address_of_its_own_for_one_name() -> None:
+    server = NameServer()
+    answers = []
+    for exit in make_exits({"aa": 1, "bb": 1}).values():
+        resolver = client.Resolver(servers=[("127.0.0.1", server.start(reactor, exit))])
+        resolver.noisy = False
+        for name in (EXIT_NAME, f"1.{EXIT_NAME}", "web.test"):
+            [[record], *_] = await resolver.lookupAddress(name, timeout=(20,))
+            answers.append(record.payload.dottedQuad())
+        with pytest.raises(DNSNameError):
+            await resolver.lookupAddress(f"x{EXIT_NAME}", timeout=(20,))
+    own, other = ["127.0.0.10"] * 2, ["127.0.0.11"] * 2
+    assert answers == [*own, "127.0.0.1", *other, "127.0.0.1"]
+    assert Asked(EXIT_NAME, "A", "exit1") in server.asked
+    assert {asked.exit for asked in server.asked} == {"exit0", "exit1"}
+    await server.stop()
 
 
 async def test_unknown_name_is_nxdomain(server: tuple[NameServer, client.Resolver]) -> None:

@@ -9,6 +9,7 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.utils import getProcessOutputAndValue
 
 from tests.support.clients import client
@@ -16,7 +17,7 @@ from tests.support.processes import is_alive
 from torsocks_tx.backends.tor.control import ControlError
 from torsocks_tx.backends.tor.daemon import DaemonState, TorNotFound
 from torsocks_tx.testing.tornet import client as client_module
-from torsocks_tx.testing.tornet.network import EXITS, PrivateNetwork
+from torsocks_tx.testing.tornet.network import PrivateNetwork
 from torsocks_tx.testing.tornet.node import NetworkError
 from torsocks_tx.testing.tornet.onion import ClientKey
 from torsocks_tx.testing.tornet.servers import CHECK_NAME, Asked
@@ -87,12 +88,12 @@ async def test_client_is_ready_when_it_has_reached_each_exit(
 ) -> None:
     client, checks = private_network.clients[-1], private_network._check.peers
     assert client.name == other
-    assert len(checks) > EXITS, "each of the first client's, and one of this one's"
+    exits = len(private_network.exits)
+    assert len(checks) > exits, "each of the first client's, and one of this one's"
     control = await client.node.control()
     assert await control.get_info("address-mappings/control") == ""
     assert CHECK_NAME not in {asked.name for asked in private_network.names.asked}
-    relays = await client.node.wait_for_relays(EXITS)
-    stopped = {"exit2": relays["exit2"]}
+    stopped = {"exit2": private_network.exits["exit2"].fingerprint}
     monkeypatch.setattr(client_module, "REACH_DEADLINE", 2.0)
     private_network.daemons["exit2"].suspend()
     try:
@@ -273,8 +274,12 @@ async def test_a_client_that_cannot_start_says_why(private_network: PrivateNetwo
     assert len(private_network.clients) == count
 
 
-async def test_cancelled_start_leaves_no_process_and_no_file(tmp_path: Path) -> None:
-    network = PrivateNetwork(reactor, tmp_path / "net")
+@pytest.mark.parametrize("countries", [{}, {"aa": 1, "bb": 1}])
+async def test_cancelled_start_leaves_no_process_no_file_and_no_port(
+    tmp_path: Path, countries: dict[str, int]
+) -> None:
+    readers = set(reactor.getReaders())
+    network = PrivateNetwork(reactor, tmp_path / "net", countries=countries)
     up: Deferred[None] = Deferred()
     seen: list[str] = []
 
@@ -285,8 +290,9 @@ async def test_cancelled_start_leaves_no_process_and_no_file(tmp_path: Path) -> 
 
     starting = Deferred.fromCoroutine(network.start(progress))
     await up.addTimeout(60, reactor)
+    network.add_origin(Factory.forProtocol(Protocol))
     pids = [node.pid for node in network.daemons.values()]
-    assert len(pids) == 9
+    assert len(pids) == 4 + len(network.exits)
     assert all(map(is_alive, pids))
     assert (tmp_path / "net").stat().st_mode & 0o777 == 0o700
     starting.cancel()
@@ -294,6 +300,7 @@ async def test_cancelled_start_leaves_no_process_and_no_file(tmp_path: Path) -> 
         await starting
     assert not any(map(is_alive, pids))
     assert not (tmp_path / "net").exists()
+    assert set(reactor.getReaders()) <= readers
     assert seen[0] == "keys of the authorities made"
     await network.stop()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tests.support.clients import client
 from tests.support.processes import Program, descendants, is_alive, process_ended, start_python
 from torsocks_tx.testing.tornet import __main__ as tornet_command
 from torsocks_tx.testing.tornet.__main__ import describe, main
+from torsocks_tx.testing.tornet.torrc import make_exits
 
 pytestmark = pytest.mark.network
 
@@ -30,7 +32,7 @@ from torsocks_tx.testing.tornet.node import NetworkError
 class Stub:
     web = None
 
-    def __init__(self, reactor, directory, clients):
+    def __init__(self, reactor, directory, clients, countries):
         self.start_takes = float(str(directory))
 
     async def start(self, progress):
@@ -115,6 +117,8 @@ def test_without_tor_one_line_says_what_to_install(
     ("arguments", "complaint"),
     [
         (["--clients", "0"], "argument --clients: 0 is not a number from 1 to 20"),
+        (["--countries", "aa"], "argument --countries: aa is not like de=3,fr=3"),
+        (["--countries", "aa=0"], "argument --countries: aa=0 is not like de=3,fr=3"),
         (["--clients", "x"], "argument --clients: invalid _count value: 'x'"),
         (["--run-for", "-1"], "argument --run-for: -1 is not a number of seconds"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
@@ -132,7 +136,16 @@ def test_help_names_every_server_and_name(capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(SystemExit):
         main(["--help"])
     text = capsys.readouterr().out
-    words = ("web.test", "doc.test", "203.0.113.9", "2001:db8::9", "/bytes/N", "/echo", "--json")
+    words = (
+        "web.test",
+        "exit.test",
+        "doc.test",
+        "203.0.113.9",
+        "2001:db8::9",
+        "/bytes/N",
+        "/echo",
+        "--json",
+    )
     for word in words:
         assert word in text, word
     assert max(map(len, text.splitlines())) <= 90
@@ -150,6 +163,7 @@ def test_facts_are_described_for_a_person() -> None:
         {
             "clients": [client],
             "origins": {"web": 3, "echo": 4, "banner": 5},
+            "exits": [asdict(exit) for exit in make_exits({"aa": 1}).values()],
             "names": {"both.test": ["127.0.0.1", "::1"]},
             "onion": "a.onion",
         }
@@ -159,6 +173,7 @@ def test_facts_are_described_for_a_person() -> None:
         "unix:/x/socks",
         "127.0.0.1:2 (ExtendedErrors)",
         "unix:/x/control",
+        "exit0      in aa, 127.0.0.10",
         "both.test  127.0.0.1, ::1",
         "http://a.onion/",
         "curl -x socks5h://127.0.0.1:1 http://web.test:3/",

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+from pathlib import Path
+
 import pytest
 
 from torsocks_tx.testing.tornet import torrc
 
 KNOWN = torrc.Authority("auth0", 1001, 1002, "A" * 40, "B" * 40)
-NETWORK = torrc.Network((KNOWN,), '"/x/resolv.conf"', ipv6=True)
+FILES = Path("/x/resolv.conf"), Path("/x/geoip")
+NETWORK = torrc.Network((KNOWN,), *FILES, ipv6=True)
+CONTROL = Path("/x/control")
 
 
 def test_an_authority_is_trusted_by_both_its_identities() -> None:
     expected = f"DirAuthority auth0 orport=1001 no-v2 v3ident={'A' * 40} 127.0.0.1:1002 {'B' * 40}"
     assert KNOWN.line == expected
-    assert expected in torrc.common(NETWORK, "exit0", "/x/control")
+    assert expected in torrc.common(NETWORK, "exit0", CONTROL)
 
 
 @pytest.mark.parametrize("ipv6", [True, False])
 def test_every_socket_of_every_daemon_is_bound_to_loopback(ipv6: bool) -> None:
-    network = torrc.Network((KNOWN,), "/x/resolv.conf", ipv6)
+    network = torrc.Network((KNOWN,), *FILES, ipv6)
     addresses = {"127.0.0.1", "[::1]"} if ipv6 else {"127.0.0.1"}
-    lines = (*torrc.common(network, "exit0", "/x/control"), *torrc.relay(network, 1))
+    where = "127.0.0.10"
+    lines = (*torrc.common(network, "exit0", CONTROL, where), *torrc.relay(network, 1, where))
     for option in ("OutboundBindAddress", "OutboundBindAddressExit"):
         assert {line.split()[1] for line in lines if line.split()[0] == option} == addresses
     listening = [line.split()[1] for line in lines if line.startswith(("ORPort", "DirPort"))]
-    assert listening == ["127.0.0.1:1"]
+    assert listening == ["127.0.0.10:1"]
+    assert [line for line in lines if line.startswith("Address ")] == ["Address 127.0.0.10"]
 
 
 @pytest.mark.parametrize(
@@ -43,4 +50,41 @@ def test_client_has_mapped_addresses_and_extra_lines() -> None:
 
 
 def test_circuit_build_timeout_is_fixed() -> None:
-    assert "LearnCircuitBuildTimeout 0" in torrc.common(NETWORK, "exit0", "/x/control")
+    assert "LearnCircuitBuildTimeout 0" in torrc.common(NETWORK, "exit0", CONTROL)
+
+
+def test_exits_are_in_the_countries_asked_for() -> None:
+    policies = {"exit1": ["reject *:25"]}
+    exits = torrc.make_exits({"bb": 2, "aa": 1}, policies)
+    assert [(exit.name, exit.country, exit.address) for exit in exits.values()] == [
+        ("exit0", "bb", "127.0.0.10"),
+        ("exit1", "bb", "127.0.0.11"),
+        ("exit2", "aa", "127.0.0.12"),
+    ]
+    assert {name: exit.policy for name, exit in exits.items() if exit.policy} == policies
+    assert torrc.exit_policy(exits["exit1"].policy)[:2] == (
+        "ExitPolicy reject *:25",
+        "ExitPolicy accept *:*",
+    )
+    first = int(ip_address("127.0.0.10"))
+    assert torrc.geoip_lines(exits.values()) == (
+        f"{first},{first},BB",
+        f"{first + 1},{first + 1},BB",
+        f"{first + 2},{first + 2},AA",
+    )
+    plain = torrc.make_exits()
+    assert {(exit.country, exit.address) for exit in plain.values()} == {("", "127.0.0.1")}
+    assert torrc.geoip_lines(plain.values()) == ()
+
+
+@pytest.mark.parametrize("code", ["AA", "a", "aaa", "??", ""])
+def test_country_is_two_small_letters(code: str) -> None:
+    with pytest.raises(ValueError, match="two small letters"):
+        torrc.make_exits({code: 1})
+
+
+def test_country_without_an_exit_and_policy_of_no_exit_are_refused() -> None:
+    with pytest.raises(ValueError, match="one exit or more"):
+        torrc.make_exits({"aa": 1, "bb": 0})
+    with pytest.raises(ValueError, match="there is no exit2: the exits are exit0, exit1"):
+        torrc.make_exits({"aa": 2}, {"exit2": []})

@@ -27,11 +27,12 @@ from torsocks_tx.backends.tor.waiting import Waiters
 from torsocks_tx.testing.tornet.network import PrivateNetwork
 from torsocks_tx.testing.tornet.node import NetworkError, all_of
 from torsocks_tx.testing.tornet.onion import OnionService
+from torsocks_tx.testing.tornet.torrc import make_exits
 
 NAME = "tornet"
 DESCRIPTION = """\
 Run a private Tor network on this machine's loopback interface: real tor daemons (4
-authorities, 5 exits, clients), a name server, and servers to connect to. It is up
+authorities, exits, clients), a name server, and servers to connect to. It is up
 after about 18 seconds. Nothing leaves the machine, and nothing is left behind: not
 after Ctrl-C, not after SIGTERM, not after SIGKILL.
 """
@@ -46,6 +47,8 @@ What there is to reach, through a client's SocksPort:
                         names that resolve to those two addresses, for clients that look
                         a name up and then connect to the address, such as torsocks. They
                         cannot be connected to by name: the exits reach loopback only
+  exit.test             with --countries: the same servers at the exit's own address; the
+                        web server's page / says which exit it was
   --onion               an onion service, port 80, with the web server behind it
 
 Exit status: 0 after a stop; 1 if the network does not come up, or is stopped before.
@@ -81,6 +84,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--clients", type=_count, default=1, metavar="N", help="client daemons (default: 1)")
+    add(
+        "--countries",
+        type=_countries,
+        default={},
+        metavar="CC=N,...",
+        help="so many exits in each country, such as de=3,fr=3 (default: 5 without a country)",
+    )
     add("--onion", action="store_true", help="offer the web server as an onion service too")
     add("--json", action="store_true", help="print the facts as one line of JSON")
     add(
@@ -105,6 +115,16 @@ def _count(text: str) -> int:
     return count
 
 
+def _countries(text: str) -> dict[str, int]:
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    try:
+        countries = {code: int(count) for code, _, count in pairs}
+        make_exits(countries)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not like de=3,fr=3") from None
+    return countries
+
+
 def _seconds(text: str) -> float:
     seconds = float(text)
     if not 0 <= seconds < float("inf"):
@@ -124,7 +144,9 @@ class _Command:
         self.status = 1
         self._reactor = reactor
         self._options = options
-        self._network = PrivateNetwork(reactor, options.directory, clients=options.clients)
+        self._network = PrivateNetwork(
+            reactor, options.directory, clients=options.clients, countries=options.countries
+        )
         self._running: Deferred[None] | None = None
         self._shutting_down: Deferred[None] | None = None
 
@@ -227,6 +249,9 @@ def describe(facts: Mapping[str, Any]) -> str:
         ]
     lines.append(f"{'servers':10} web {origins['web']}, echo {origins['echo']},")
     lines.append(f"{'':10} speaks first {origins['banner']}")
+    for exit in facts["exits"]:
+        if exit["country"]:
+            lines.append(f"{exit['name']:10} in {exit['country']}, {exit['address']}")
     for name, addresses in facts["names"].items():
         lines.append(f"{name:10} {', '.join(addresses)}")
     if facts["onion"]:

@@ -44,15 +44,17 @@ class Builder:
         self._ports = servers.PortReservations()
         self._ipv6 = servers.has_ipv6_loopback()
         self._voting_offset = 0
-        self._network = torrc.Network((), directory / "resolv.conf", self._ipv6)
+        files = directory / "resolv.conf", directory / "geoip"
+        self._network = torrc.Network((), *files, self._ipv6)
 
     def release_ports(self) -> None:
         """Give the ports of all the nodes back."""
         self._ports.release()
 
-    def use_name_server(self, port: int) -> None:
-        """Have the exits ask the name server on this UDP port of 127.0.0.1."""
-        self._network.resolver_file.write_text(f"nameserver {servers.LOOPBACK}:{port}\n", "ascii")
+    def write_files(self, name_server: int, exits: Iterable[torrc.Exit]) -> None:
+        """Write what all daemons read: the name server's UDP port, and the country of each exit."""
+        _write(self._network.resolver_file, torrc.resolver_lines(name_server))
+        _write(self._network.geoip_file, torrc.geoip_lines(exits))
 
     async def authorities(self, count: int) -> list[Node]:
         """Make the authorities, which every other node needs to know."""
@@ -66,10 +68,14 @@ class Builder:
         self._voting_offset = torrc.voting_offset(self._reactor.seconds())
         return [self._node(each.name, self._authority_lines(each)) for each in known]
 
-    def exit(self, index: int) -> Node:
-        """Make a relay that connects to the servers."""
-        lines = (*torrc.relay(self._network, self._ports.take()), *torrc.EXIT_RELAY)
-        return self._node(f"exit{index}", lines)
+    def exit(self, exit: torrc.Exit, policy: Sequence[str], name_server: int) -> Node:
+        """Make a relay that connects to the servers, and asks the name server on this port."""
+        resolver_file = self._make_directory(exit.name) / "resolv.conf"
+        _write(resolver_file, torrc.resolver_lines(name_server))
+        network = replace(self._network, resolver_file=resolver_file)
+        relay = torrc.relay(network, self._ports.take(exit.address), exit.address)
+        lines = (*relay, *torrc.EXIT_RELAY, *torrc.exit_policy(policy))
+        return self._node(exit.name, lines, exit.address)
 
     def onion_host(self, name: str) -> Node:
         """Make the daemon that hosts the onion services."""
@@ -100,13 +106,15 @@ class Builder:
         relay = torrc.relay(self._network, authority.or_port)
         return (*relay, *torrc.authority(authority.dir_port, self._voting_offset))
 
-    def _node(self, name: str, lines: torrc.Lines) -> Node:
+    def _node(self, name: str, lines: torrc.Lines, address: str = servers.LOOPBACK) -> Node:
         directory = self._make_directory(name)
-        torrc_lines = self._lines(name, directory, lines)
+        torrc_lines = self._lines(name, directory, lines, address)
         return Node(self._reactor, self._watchdog, directory, torrc_lines, self._tor)
 
-    def _lines(self, name: str, directory: Path, lines: torrc.Lines) -> torrc.Lines:
-        return (*torrc.common(self._network, name, control_socket(directory)), *lines)
+    def _lines(
+        self, name: str, directory: Path, lines: torrc.Lines, address: str = servers.LOOPBACK
+    ) -> torrc.Lines:
+        return (*torrc.common(self._network, name, control_socket(directory), address), *lines)
 
     def _make_directory(self, name: str) -> Path:
         directory = self._directory / name
@@ -146,6 +154,10 @@ class Builder:
         if end != 0:
             raise NetworkError(f"{command[0]} ended with {end}: {' / '.join(lines)}")
         return lines
+
+
+def _write(path: Path, lines: Iterable[str]) -> None:
+    path.write_text("".join(f"{line}\n" for line in lines), "ascii")
 
 
 def _field(lines: Sequence[str], start: str) -> str:

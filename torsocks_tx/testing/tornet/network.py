@@ -6,6 +6,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,10 @@ from torsocks_tx.testing.tornet.builder import Builder
 from torsocks_tx.testing.tornet.client import Client
 from torsocks_tx.testing.tornet.node import NetworkError, Node, Progress, all_of, control_socket
 from torsocks_tx.testing.tornet.onion import ClientKey, OnionService, add_onion_service
+from torsocks_tx.testing.tornet.torrc import Exit, make_exits
 
 AUTHORITIES = 4
-EXITS = 5
 SERVICE = "service0"
-_EXIT = "exit"
 
 
 class PrivateNetwork:
@@ -40,13 +40,21 @@ class PrivateNetwork:
             default a new one among the temporary files. Keep it short: it holds unix sockets.
         clients: how many client daemons to start with.
         names, pointers: the table of the name server: addresses by name, names by address.
+        countries: how many exits there are in each country, by its code of two small letters. Each
+            exit then has an address of its own, 127.0.0.10 and on, and every tor knows its country.
+            By default there are a few exits without a country. IPv4 only.
+        exit_policies: for some exits, by name, rules of tor's ExitPolicy before the one that
+            accepts everything. ``{web}``, ``{echo}`` and ``{banner}`` in them stand for the ports
+            of the servers: ``{"exit0": ["reject *:{echo}"]}``.
 
     Attributes:
         daemons: every tor by its name: ``auth0``..., ``exit0``..., ``client0``..., ``service0``.
+        exits: the exits by name; with countries, those of the first country come first.
         clients: the clients, in order; :attr:`client` is the first.
         names: the name server; ``names.asked`` is what the exits asked it.
         web: an HTTP server: ``/``, ``/bytes/N``, ``POST /echo``.
-        echo, banner: servers that echo; the second one speaks first.
+        echo, banner: servers that echo; the second one speaks first. With countries, each of these
+            listens at every exit's own address too, and notes by which exit a connection came.
         ipv6: whether the machine has ::1, and so the servers.
     """
 
@@ -58,16 +66,20 @@ class PrivateNetwork:
         clients: int = 1,
         names: Mapping[str, Sequence[str]] = servers.DEFAULT_NAMES,
         pointers: Mapping[str, str] = servers.DEFAULT_POINTERS,
+        countries: Mapping[str, int] = {},
+        exit_policies: Mapping[str, Sequence[str]] = {},
     ) -> None:
         self.directory = _fresh_path() if directory is None else Path(directory).absolute()
         self.daemons: dict[str, Node] = {}
         self.clients: list[Client] = []
         self.names = servers.NameServer(names, pointers)
-        self.web = servers.web_origin()
-        self.echo = servers.echo_origin()
-        self.banner = servers.banner_origin()
+        self.exits = make_exits(countries, exit_policies)
+        self.web = servers.web_origin(self.exits.values())
+        self.echo = servers.echo_origin(self.exits.values())
+        self.banner = servers.banner_origin(self.exits.values())
         self.ipv6 = servers.has_ipv6_loopback()
         self._check = servers.banner_origin()
+        self._origins = [self.web, self.echo, self.banner, self._check]
         self._reactor = reactor
         self._client_count = clients
         self._watchdog = Watchdog(reactor)
@@ -97,12 +109,24 @@ class PrivateNetwork:
     async def stop(self) -> None:
         """End every daemon, close every server, remove every file; harmless when done before."""
         await all_of(node.stop() for node in self.daemons.values())
-        for each in (self.names, self.web, self.echo, self.banner, self._check):
-            await each.stop()
+        await self.names.stop()
+        for origin in self._origins:
+            await origin.stop()
         await self._watchdog.stop()  # it removes the directory
         if self._builder is not None:
             self._builder.release_ports()
             shutil.rmtree(self.directory, ignore_errors=True)  # had the watchdog been killed
+
+    def add_origin(self, factory: Any) -> servers.Origin:
+        """Listen with a factory of yours on one port at 127.0.0.1, ::1 and each exit's own address.
+
+        Clients reach it by ``web.test``, and by ``exit.test`` at the address of their exit;
+        ``exits`` of what is returned then has the exit's name. The network's end stops it.
+        """
+        origin = servers.Origin(factory, self.exits.values())
+        self._origins.append(origin)
+        origin.start(self._reactor)
+        return origin
 
     async def add_client(self, torrc_lines: Iterable[str] = ()) -> Client:
         """Start one more client, with these lines in its configuration besides the usual ones."""
@@ -159,6 +183,7 @@ class PrivateNetwork:
         return {
             "directory": str(self.directory),
             "pids": {name: node.pid for name, node in self.daemons.items()},
+            "exits": [asdict(exit) for exit in self.exits.values()],
             "clients": [client.facts() for client in self.clients],
             "origins": {"web": self.web.port, "echo": self.echo.port, "banner": self.banner.port},
             "names": self.names.table,
@@ -171,12 +196,12 @@ class PrivateNetwork:
         _make_directory(self.directory)
         self._watchdog.guard_directory(self.directory)  # only now: it is ours to remove
         builder = self._builder = Builder(self._reactor, self._watchdog, self.directory)
-        builder.use_name_server(self.names.start(self._reactor))
-        for origin in (self.web, self.echo, self.banner, self._check):
+        builder.write_files(self.names.start(self._reactor), self.exits.values())
+        for origin in self._origins:
             origin.start(self._reactor)
         authorities = await builder.authorities(AUTHORITIES)
         self._progress("keys of the authorities made")
-        exits = [builder.exit(index) for index in range(EXITS)]
+        exits = [self._new_exit(builder, exit) for exit in self.exits.values()]
         self.daemons.update((node.name, node) for node in (*authorities, *exits))
         await all_of(node.launch() for node in self.daemons.values())
         self._progress("authorities and exits up")
@@ -184,23 +209,32 @@ class PrivateNetwork:
         self._progress("consensus")
         host = self.daemons[SERVICE] = builder.onion_host(SERVICE)
         clients = [self._new_client() for _ in range(self._client_count)]
-        await all_of([self._bring_in(host), *map(self._bring_in_client, clients)])
+        relays, *_ = await all_of([self._bring_in(host), *map(self._bring_in_client, clients)])
+        for name, exit in self.exits.items():
+            self.exits[name] = replace(exit, fingerprint=relays[name])
         self._progress("all daemons ready")
 
     async def _bring_in(self, node: Node) -> dict[str, str]:
         await node.start(self._progress)
-        return await node.wait_for_relays(AUTHORITIES + EXITS)
+        return await node.wait_for_relays(AUTHORITIES + len(self.exits))
 
     async def _bring_in_client(self, client: Client) -> None:
         relays = await self._bring_in(client.node)
         exits = {
             name: relays[name]
-            for name, node in self.daemons.items()
-            if name.startswith(_EXIT) and node.state is DaemonState.RUNNING
+            for name in self.exits
+            if self.daemons[name].state is DaemonState.RUNNING
         }
         if client.has_own_lines:
             exits = {}  # such as a bridge, which cannot be the exit as well
         await client.reach_exits(exits, servers.CHECK_NAME, self._check.port)
+
+    def _new_exit(self, builder: Builder, exit: Exit) -> Node:
+        ports = {"web": self.web.port, "echo": self.echo.port, "banner": self.banner.port}
+        rules = [rule.format_map(ports) for rule in exit.policy]
+        # Whatever it refuses, the network sees when it works.
+        policy = [f"accept *:{self._check.port}", *rules] if rules else []
+        return builder.exit(exit, policy, self.names.start(self._reactor, exit))
 
     def _new_client(self, torrc_lines: Iterable[str] = ()) -> Client:
         assert self._builder is not None, "start the network first"

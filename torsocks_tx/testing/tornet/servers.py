@@ -1,14 +1,17 @@
 """What clients reach through the private network: small servers on loopback, and a name server.
 
-Each origin listens on 127.0.0.1 and, where the machine has it, on ::1, with one port for both. The
-exits ask the name server, so what it was asked is what left the network as DNS.
+Each origin listens on 127.0.0.1, where the machine has it on ::1, and at each exit's own address if
+there are such, with one port for all. The exits ask the name server, so what it was asked is what
+left the network as DNS.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred, fail, gatherResults, maybeDeferred, succeed
@@ -19,6 +22,8 @@ from twisted.names import dns, error, server
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 from zope.interface import implementer
+
+from torsocks_tx.testing.tornet.torrc import Exit
 
 LOOPBACK = "127.0.0.1"
 LOOPBACK6 = "::1"
@@ -62,6 +67,10 @@ DEFAULT_POINTERS: Mapping[str, str] = {
     DOCUMENTATION_ADDRESS6: "doc6.test",
 }
 
+EXIT_NAME = "exit.test"
+"""Where there are countries: at each exit, this name is the exit's own address, where the servers
+are too. So is any name below it, such as ``1.exit.test``."""
+
 CHECK_NAME = "exit-check.test"
 """What the network itself asks for when it starts, at 127.0.0.1; never among ``asked``."""
 
@@ -69,7 +78,7 @@ TTL = 60
 
 
 class PortReservations:
-    """Free ports of 127.0.0.1 for daemons that must know their ports before they start.
+    """Free ports of loopback for daemons that must know their ports before they start.
 
     A port is held by a socket that is bound and never listens. A daemon that sets SO_REUSEADDR, as
     tor does, can listen on it all the same; a program that asks the kernel for a free port never
@@ -79,11 +88,11 @@ class PortReservations:
     def __init__(self) -> None:
         self._sockets: list[socket.socket] = []
 
-    def take(self) -> int:
+    def take(self, address: str = LOOPBACK) -> int:
         """Return a port that stays free until :meth:`release`."""
         holder = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self._sockets.append(holder)
-        holder.bind((LOOPBACK, 0))
+        holder.bind((address, 0))
         # Set after bind(): the port was chosen among those that nobody uses in any way.
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         port: int = holder.getsockname()[1]
@@ -105,73 +114,86 @@ def has_ipv6_loopback() -> bool:
     return True
 
 
-class Origin(Factory):
-    """One server on both loopback addresses.
+class Origin:
+    """One server on both loopback addresses, and at the addresses of these exits.
 
     Attributes:
         port: the TCP port, once started.
         peers: the address (host, port) of every connection so far, oldest first.
+        exits: for each of ``peers`` the name of the exit at whose own address it arrived; "" if at
+            an address that all exits share.
     """
 
-    noisy = False
-
-    def __init__(self, factory: Any) -> None:
+    def __init__(self, factory: Any, exits: Iterable[Exit] = ()) -> None:
         factory.noisy = False
         self.port = 0
         self.peers: list[tuple[str, int]] = []
+        self.exits: list[str] = []
         self._factory = factory
+        self._places = {LOOPBACK: ""} | ({LOOPBACK6: ""} if has_ipv6_loopback() else {})
+        self._places |= {exit.address: exit.name for exit in exits if exit.country}
         self._listening: list[Any] = []
 
     def start(self, reactor: Any) -> int:
         """Listen; return the port."""
         for _ in range(_LISTEN_ATTEMPTS):
-            ipv4 = reactor.listenTCP(0, self, interface=LOOPBACK)
-            self._listening.append(ipv4)
-            self.port = ipv4.getHost().port
+            self.port = 0
             try:
-                if has_ipv6_loopback():
-                    ipv6 = reactor.listenTCP(self.port, self, interface=LOOPBACK6)
-                    self._listening.append(ipv6)
+                for address, exit in self._places.items():
+                    entrance = _Entrance(self._factory, partial(self._note, exit))
+                    port = reactor.listenTCP(self.port, entrance, interface=address)
+                    self._listening.append(port)
+                    self.port = port.getHost().port
             except CannotListenError:
-                self._listening.pop().stopListening()
+                self.stop()
             else:
                 return self.port
-        raise CannotListenError(LOOPBACK, 0, OSError("no port is free for IPv4 and IPv6"))
+        raise CannotListenError(LOOPBACK, 0, OSError("no port is free at every address"))
 
     def stop(self) -> Deferred[None]:
         """Stop listening; connections go on until their end."""
         listening, self._listening = self._listening, []
-        stopping = gatherResults([maybeDeferred(port.stopListening) for port in listening])
-        return stopping.addCallback(lambda _: None)
+        return _stopped(listening)
+
+    def _note(self, exit: str, peer: tuple[str, int]) -> None:
+        self.peers.append(peer)
+        self.exits.append(exit)
+
+
+class _Entrance(Factory):
+    """An origin's server at one address; each connection is noted first."""
+
+    noisy = False
+
+    def __init__(self, factory: Any, note: Callable[[tuple[str, int]], None]) -> None:
+        self._factory = factory
+        self._note = note
 
     def startFactory(self) -> None:
-        """Start the server behind it."""
         self._factory.doStart()
 
     def stopFactory(self) -> None:
-        """Stop the server behind it."""
         self._factory.doStop()
 
     def buildProtocol(self, addr: Any) -> Protocol | None:
-        """Record the connection and hand it to the server."""
-        self.peers.append((addr.host, addr.port))
+        self._note((addr.host, addr.port))
         protocol: Protocol | None = self._factory.buildProtocol(addr)
         return protocol
 
 
-def web_origin() -> Origin:
+def web_origin(exits: Collection[Exit] = ()) -> Origin:
     """Return an HTTP server: ``/``, ``/bytes/N`` and ``POST /echo``."""
-    return Origin(_QuietSite(_Pages()))
+    return Origin(_QuietSite(_Pages(exits)), exits)
 
 
-def echo_origin() -> Origin:
+def echo_origin(exits: Iterable[Exit] = ()) -> Origin:
     """Return a server that sends back what it gets, until the client has sent all."""
-    return Origin(Factory.forProtocol(EchoProtocol))
+    return Origin(Factory.forProtocol(EchoProtocol), exits)
 
 
-def banner_origin() -> Origin:
+def banner_origin(exits: Iterable[Exit] = ()) -> Origin:
     """Return a server that sends :data:`BANNER` first and then echoes."""
-    return Origin(Factory.forProtocol(BannerProtocol))
+    return Origin(Factory.forProtocol(BannerProtocol), exits)
 
 
 @implementer(IHalfCloseableProtocol)
@@ -219,11 +241,18 @@ class _Pages(Resource):
 
     isLeaf = True
 
+    def __init__(self, exits: Iterable[Exit]) -> None:
+        super().__init__()
+        self._exits = {exit.address: exit for exit in exits if exit.country}
+
     def render_GET(self, request: Request) -> bytes | int:
         if request.path == b"/":
-            family = "IPv6" if ":" in request.getHost().host else "IPv4"
+            address = request.getHost().host
+            family = "IPv6" if ":" in address else "IPv4"
             request.setHeader(b"content-type", b"text/html; charset=utf-8")
             page = f"<!DOCTYPE html>\n<title>origin</title>\n<p>This is the {family} origin.\n"
+            if (exit := self._exits.get(address)) is not None:
+                page += f"<p>You came by {exit.name}, in the country {exit.country}.\n"
             return page.encode("ascii")
         start, _, count = request.path.rpartition(b"/")
         if start != b"/bytes" or not count.isdigit() or int(count) > MAX_BYTES:
@@ -268,10 +297,14 @@ class _Body:
 
 
 class Asked(NamedTuple):
-    """One question that the name server was asked: the name in lower case, and A, AAAA or PTR."""
+    """One question that the name server was asked: the name in lower case, and A, AAAA or PTR.
+
+    Where there are countries, ``exit`` is the name of the exit that asked.
+    """
 
     name: str
     type: str
+    exit: str = ""
 
 
 class NameServer:
@@ -294,41 +327,62 @@ class NameServer:
         self.table = {name: list(addresses) for name, addresses in names.items()}
         self.pointers = dict(pointers)
         self._records: dict[str, list[Any]] = {}
-        for name, addresses in {**names, CHECK_NAME: ["127.0.0.1"]}.items():
+        for name, addresses in {**names, CHECK_NAME: [LOOPBACK]}.items():
             self._records[name.lower()] = [_address_record(text) for text in addresses]
         for address, name in pointers.items():
             pointer = ipaddress.ip_address(address).reverse_pointer
             self._records[pointer] = [dns.Record_PTR(name, ttl=TTL)]
-        self._port: Any = None
+        self._ports: list[Any] = []
 
-    def start(self, reactor: Any) -> int:
-        """Listen on 127.0.0.1; return the UDP port."""
-        factory = server.DNSServerFactory(authorities=[self])
+    def start(self, reactor: Any, exit: Exit | None = None) -> int:
+        """Listen on 127.0.0.1; return the UDP port. On a port for one exit, it has its own name."""
+        factory = server.DNSServerFactory(authorities=[_Authority(self._answer, exit)])
         factory.noisy = False
         protocol = dns.DNSDatagramProtocol(factory, reactor=reactor)
         protocol.noisy = False
-        self._port = reactor.listenUDP(0, protocol, interface="127.0.0.1")
-        port: int = self._port.getHost().port
+        self._ports.append(reactor.listenUDP(0, protocol, interface=LOOPBACK))
+        port: int = self._ports[-1].getHost().port
         return port
 
     def stop(self) -> Deferred[None]:
         """Stop listening."""
-        port, self._port = self._port, None
-        return succeed(None) if port is None else maybeDeferred(port.stopListening)
+        ports, self._ports = self._ports, []
+        return _stopped(ports)
 
-    def query(self, query: dns.Query, timeout: object = None) -> Deferred[Any]:
-        """Answer one question, as ``twisted.names`` asks an authority."""
+    def _answer(self, query: dns.Query, exit: Exit | None) -> Deferred[Any]:
         name = query.name.name.decode("ascii", "replace").lower()
         if name != CHECK_NAME:
-            self.asked.append(Asked(name, dns.QUERY_TYPES.get(query.type, str(query.type))))
-        if name not in self._records:
+            kind = dns.QUERY_TYPES.get(query.type, str(query.type))
+            self.asked.append(Asked(name, kind, exit.name if exit and exit.country else ""))
+        records = self._records.get(name)
+        if exit and exit.country and f".{name}".endswith(f".{EXIT_NAME}"):
+            records = [_address_record(exit.address)]
+        if records is None:
             return fail(error.DomainError(name))
         answers = [
             dns.RRHeader(query.name.name, record.TYPE, dns.IN, TTL, record, auth=True)
-            for record in self._records[name]
+            for record in records
             if query.type == record.TYPE
         ]
         return succeed((answers, [], []))
+
+
+@dataclass(frozen=True, slots=True)
+class _Authority:
+    """What ``twisted.names`` asks: the name server, by one exit or by all."""
+
+    answer: Callable[[dns.Query, Exit | None], Deferred[Any]]
+    exit: Exit | None
+
+    def query(self, query: dns.Query, timeout: object = None) -> Deferred[Any]:
+        """Answer one question."""
+        return self.answer(query, self.exit)
+
+
+def _stopped(ports: Iterable[Any]) -> Deferred[None]:
+    """Stop listening at these; fire when all have stopped."""
+    stopping = gatherResults([maybeDeferred(port.stopListening) for port in ports])
+    return stopping.addCallback(lambda _: None)
 
 
 def _address_record(text: str) -> Any:

@@ -6,8 +6,10 @@ every daemon is bound to loopback, so that the kernel refuses all other traffic.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from math import floor
 from pathlib import Path
 
@@ -15,6 +17,10 @@ from torsocks_tx.backends.tor.events import quote_path
 
 Lines = tuple[str, ...]
 
+_LOOPBACK = "127.0.0.1"
+_FIRST_EXIT_ADDRESS = IPv4Address("127.0.0.10")
+_EXITS = 5
+_COUNTRY = re.compile("[a-z][a-z]")
 _VOTING_INTERVAL = 20
 _FIRST_INTERVAL = 10
 """Seconds from the start to the first consensus.
@@ -34,10 +40,8 @@ EXIT_RELAY: Lines = (
     "ExitRelay 1",
     "IPv6Exit 1",
     "ExitPolicyRejectPrivate 0",
-    "ExitPolicy accept *:*",
-    "ExitPolicy accept6 *6:*",
 )
-"""The further lines of a relay that is an exit to this machine."""
+"""The further lines of a relay that is an exit to this machine, but for its policy."""
 
 ONION_HOST: Lines = ("SocksPort 0",)
 """The further lines of the daemon that hosts the onion services."""
@@ -63,11 +67,62 @@ class Authority:
 
 
 @dataclass(frozen=True, slots=True)
+class Exit:
+    """A relay that connects to the servers.
+
+    Attributes:
+        name: such as ``exit0``.
+        country: two small letters, as ``GETINFO ip-to-country`` gives it; "" without countries.
+        address: where it listens; where there are countries, no other exit has the same.
+        policy: its first rules (tor(1), ExitPolicy), before one that accepts everything.
+        fingerprint: 40 hexadecimal digits; "" until the network is up.
+    """
+
+    name: str
+    country: str = ""
+    address: str = _LOOPBACK
+    policy: Sequence[str] = ()
+    fingerprint: str = ""
+
+
+def make_exits(
+    countries: Mapping[str, int] = {}, policies: Mapping[str, Sequence[str]] = {}
+) -> dict[str, Exit]:
+    """Return the exits by name: so many in each country, or a few at one address without countries.
+
+    Raises:
+        ValueError: a country is not two small letters, or has no exit; a policy is of no exit.
+    """
+    if not all(_COUNTRY.fullmatch(code) and count > 0 for code, count in countries.items()):
+        raise ValueError("a country has a code of two small letters, and one exit or more")
+    codes = [code for code, count in countries.items() for _ in range(count)] or [""] * _EXITS
+    exits = {}
+    for index, code in enumerate(codes):
+        name, address = f"exit{index}", str(_FIRST_EXIT_ADDRESS + index) if code else _LOOPBACK
+        exits[name] = Exit(name, code, address, policies.get(name, ()))
+    if unknown := policies.keys() - exits.keys():
+        raise ValueError(f"there is no {min(unknown)}: the exits are {', '.join(exits)}")
+    return exits
+
+
+def geoip_lines(exits: Iterable[Exit]) -> Lines:
+    """Return the lines of tor's GeoIPFile: the country of each exit's address."""
+    numbers = [(int(IPv4Address(exit.address)), exit) for exit in exits if exit.country]
+    return tuple(f"{number},{number},{exit.country.upper()}" for number, exit in numbers)
+
+
+def resolver_lines(port: int) -> Lines:
+    """Return the lines of a relay's resolv.conf: the name server on this port of 127.0.0.1."""
+    return (f"nameserver {_LOOPBACK}:{port}",)
+
+
+@dataclass(frozen=True, slots=True)
 class Network:
     """The settings that all daemons of one network share."""
 
     authorities: Sequence[Authority]
     resolver_file: Path
+    geoip_file: Path
     ipv6: bool
 
     def loopback_addresses(self) -> Lines:
@@ -75,14 +130,14 @@ class Network:
         return ("127.0.0.1", "[::1]") if self.ipv6 else ("127.0.0.1",)
 
 
-def common(network: Network, name: str, control_socket: Path) -> Lines:
+def common(network: Network, name: str, control_socket: Path, address: str = _LOOPBACK) -> Lines:
     """Return the lines of every daemon."""
     return (
         "TestingTorNetwork 1",
         *(authority.line for authority in network.authorities),
         f"Nickname {name}",
-        "Address 127.0.0.1",
-        *(f"OutboundBindAddress {address}" for address in network.loopback_addresses()),
+        f"Address {address}",
+        *(f"OutboundBindAddress {source}" for source in network.loopback_addresses()),
         f"ControlPort unix:{quote_path(control_socket)}",
         "CookieAuthentication 1",
         "AssumeReachable 1",
@@ -97,7 +152,7 @@ def common(network: Network, name: str, control_socket: Path) -> Lines:
         f"TestingV3AuthInitialDistDelay {_FIRST_VOTE_DELAY}",
         "ShutdownWaitLength 0",
         "NumCPUs 1",
-        "GeoIPFile /dev/null",
+        f"GeoIPFile {quote_path(network.geoip_file)}",
         "GeoIPv6File /dev/null",
         # On loopback tor learns that circuits take milliseconds, and then gives up slower ones.
         "LearnCircuitBuildTimeout 0",
@@ -108,18 +163,23 @@ def common(network: Network, name: str, control_socket: Path) -> Lines:
     )
 
 
-def relay(network: Network, or_port: int) -> Lines:
+def relay(network: Network, or_port: int, address: str = _LOOPBACK) -> Lines:
     """Return the further lines of a relay; it connects to this machine only."""
     return (
-        f"ORPort 127.0.0.1:{or_port}",
+        f"ORPort {address}:{or_port}",
         "SocksPort 0",
         "ContactInfo nobody@example.org",
-        *(f"OutboundBindAddressExit {address}" for address in network.loopback_addresses()),
+        *(f"OutboundBindAddressExit {source}" for source in network.loopback_addresses()),
         f"ServerDNSResolvConfFile {quote_path(network.resolver_file)}",
         "ServerDNSDetectHijacking 0",
         "ServerDNSTestAddresses",
         "ServerDNSAllowBrokenConfig 1",
     )
+
+
+def exit_policy(rules: Iterable[str]) -> Lines:
+    """Return the policy of an exit: these rules first, then everything is accepted."""
+    return tuple(f"ExitPolicy {rule}" for rule in (*rules, "accept *:*", "accept6 *6:*"))
 
 
 def voting_offset(now: float) -> int:
