@@ -87,10 +87,29 @@ def test_a_class_outside_the_table_is_told_as_its_base() -> None:
     assert meaning_of(Odd()) == MEANINGS[ProxyFault]
     assert refused(Odd).body == b"Something odd happened.\n"
     of_transports = {errors.Temporary, errors.InvalidBridge}
-    assert {kind for kind in KINDS if issubclass(kind, Refused) and kind not in MEANINGS} == (
-        of_transports
-    )
+    assert set(KINDS) - set(MEANINGS) == of_transports
     assert {meaning_of(kind()) for kind in of_transports} == {MEANINGS[GeneralFailure]}
+
+
+@rows("H-14", "H-16")
+@pytest.mark.parametrize(
+    ("said", "status", "error", "token"),
+    [
+        *((OVER_TOR.mistaken(status, "No."), status, "http_request_error", "protocol-error")
+          for status in (400, 431, 505)),
+        (OVER_TOR.mistaken(501, "No."), 501, "http_request_error", "command-not-supported"),
+        (OVER_TOR.ask_for_credentials(close=True), 407, "http_request_denied", "login-refused"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_request_is_told_by_the_same_headers(
+    said: bytes, status: int, error: str, token: str
+) -> None:
+    [answer] = answers_in(said)
+    assert answer.status == status
+    assert answer.headers["tor-request-failed"] == f"torsocks_tx/{token}"
+    sentence = answer.body.decode().rstrip()
+    assert answer.headers["proxy-status"] == f'torsocks_tx; error={error}; details="{sentence}"'
+    assert f" ({token.replace('-', ' ')})\r\n".encode() in said
 
 
 @rows("H-12", "H-13")

@@ -44,6 +44,8 @@ def test_each_request_has_its_bytes(
     assert handshake.requested is (isolation is None)
     first = handshake.start()
     if isolation is not None:
+        asked = b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n"
+        assert first == asked + (LOGIN if credentials else b"") + b"\r\n"
         assert handshake.receive(ISOLATING.options(close=False)) == [Send(expected)]
     else:
         assert first == expected
@@ -166,13 +168,32 @@ def test_isolation_is_refused_where_it_is_not_announced() -> None:
         b"HTTP/1.1 200 OK\r\n\r\n",
         b"HTTP/1.0 200 OK\r\nTor-Capabilities:\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTor-Capabilities: X-Tor-Stream-Isolation\r\n\r\n",
-        b"HTTP/1.1 405 No\r\n\r\n",
+        b"HTTP/1.1 204 No\r\n\r\n",
         b"HTTP/1.1 400 No\r\nContent-Length: 5\r\n\r\n",
+        *(b"HTTP/1.0 %d No\r\n\r\n" % status for status in (302, 403, 405, 501, 505)),
         Answers(tor=False, isolates=True).options(close=False),
         Answers(tor=True, isolates=False).options(close=False),
     ):
         assert type(failure(answer, isolation="x")) is NotIsolated
     assert type(failure(ISOLATING.options(close=True), isolation="x")) is ProxyBroken
+
+
+REFUSED_OPTIONS = table(
+    ("407", b"HTTP/1.1 407 No\r\n\r\n", LoginRefused),
+    ("ours", ISOLATING.ask_for_credentials(close=True), LoginRefused),
+    *((f"{status}", b"HTTP/1.1 %d No\r\n\r\n" % status, errors.ProxyFault)
+      for status in (500, 502, 503, 504)),
+    ("busy", ISOLATING.refused(errors.Busy()), errors.Busy),
+    ("no tor", ISOLATING.refused(errors.TorDown()), errors.TorDown),
+    ("Proxy-Status", b"HTTP/1.1 504 No\r\nProxy-Status: a; error=connection_timeout\r\n\r\n",
+     errors.TimedOut),
+)  # fmt: skip
+
+
+@rows("H-20")
+@pytest.mark.parametrize(("answer", "kind"), REFUSED_OPTIONS)
+def test_a_proxy_that_refuses_options_says_why(answer: bytes, kind: type[SOCKSError]) -> None:
+    assert type(failure(answer, isolation="x")) is kind
 
 
 @pytest.mark.parametrize(

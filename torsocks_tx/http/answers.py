@@ -63,10 +63,17 @@ MEANINGS: dict[type[SOCKSError], Meaning] = {
     errors.Busy: Meaning(503, "connection_limit_reached", "busy"),
     errors.TorDown: Meaning(502, "proxy_internal_error", "tor-down"),
     errors.NoSuchPort: Meaning(501, "proxy_configuration_error", "no-such-port"),
+    errors.ProxyUnreachable: Meaning(502, "proxy_internal_error", "proxy-unreachable"),
+    errors.ProxyBroken: Meaning(502, "proxy_internal_error", "proxy-broken"),
+    errors.LoginRefused: Meaning(502, "proxy_configuration_error", "login-refused"),
+    errors.ArgumentsRefused: Meaning(502, "proxy_configuration_error", "arguments-refused"),
+    errors.NotIsolated: Meaning(502, "proxy_configuration_error", "not-isolated"),
     errors.OnionNotFound: Meaning(503, "destination_not_found", "onion-not-found"),
     errors.OnionNotReachable: Meaning(503, "destination_unavailable", "onion-not-reachable"),
 }
 """The one table of failures; a class that is not in it is told as its nearest base."""
+
+_WANTS_LOGIN = Meaning(407, "http_request_denied", MEANINGS[errors.LoginRefused].token)
 
 
 def meaning_of(reason: SOCKSError) -> Meaning:
@@ -117,24 +124,26 @@ class Answers:
 
     def refused(self, reason: SOCKSError) -> bytes:
         """Return the answer to a request that was not carried out; it ends the connection."""
-        status, error, token = meaning_of(reason)
-        failed = (
-            ("Tor-Request-Failed", f"{_NAME}/{token}"),
-            ("Proxy-Status", f'{_NAME}; error={error}; details="{reason.sentence}"'),
-        )
-        headers = (*self._to_connect, *failed, *_TEXT, *_CLOSE)
-        return build(status, headers, reason.sentence, token.replace("-", " "))
+        return self._failed(meaning_of(reason), reason.sentence, _CLOSE)
 
     def mistaken(self, status: int, sentence: str) -> bytes:
         """Return the answer to a request that is not as it should be; it ends the connection."""
-        proxy_status = ("Proxy-Status", f'{_NAME}; error=http_request_error; details="{sentence}"')
-        return build(status, (*self._to_connect, proxy_status, *_TEXT, *_CLOSE), sentence)
+        token = "command-not-supported" if status == 501 else "protocol-error"
+        return self._failed(Meaning(status, "http_request_error", token), sentence, _CLOSE)
 
     def ask_for_credentials(self, *, close: bool) -> bytes:
         """Return the answer that asks for a user name and a password."""
         sentence = "This proxy wants a user name and a password."
-        headers = (*self._to_connect, *_REALM, *_TEXT, *(_CLOSE if close else ()))
-        return build(407, headers, sentence)
+        return self._failed(_WANTS_LOGIN, sentence, (*_REALM, *(_CLOSE if close else ())))
+
+    def _failed(self, meaning: Meaning, sentence: str, more: Iterable[tuple[str, str]]) -> bytes:
+        status, error, token = meaning
+        failed = (
+            ("Tor-Request-Failed", f"{_NAME}/{token}"),
+            ("Proxy-Status", f'{_NAME}; error={error}; details="{sentence}"'),
+        )
+        headers = (*self._to_connect, *failed, *_TEXT, *more)
+        return build(status, headers, sentence, token.replace("-", " "))
 
     def options(self, *, close: bool) -> bytes:
         """Return the answer to OPTIONS: what this proxy can do."""
@@ -150,20 +159,16 @@ class Answers:
 
 # From an answer back to its meaning.
 
+_BY_END: dict[type[SOCKSError], str] = {
+    errors.HostUnreachable: "RESOLVEFAILED NOROUTE",
+    errors.ConnectionRefused: "CONNECTREFUSED CONNRESET DONE",
+    errors.NotAllowed: "EXITPOLICY",
+    errors.TimedOut: "TIMEOUT",
+    errors.GeneralFailure: "DESTROY HIBERNATING INTERNAL RESOURCELIMIT TORPROTOCOL",
+}
 _BY_TOKEN: dict[str, type[SOCKSError]] = {
     **{f"{_NAME}/{meaning.token}": kind for kind, meaning in MEANINGS.items()},
-    "end/RESOLVEFAILED": errors.HostUnreachable,
-    "end/NOROUTE": errors.HostUnreachable,
-    "end/CONNECTREFUSED": errors.ConnectionRefused,
-    "end/CONNRESET": errors.ConnectionRefused,
-    "end/EXITPOLICY": errors.NotAllowed,
-    "end/TIMEOUT": errors.TimedOut,
-    "end/DONE": errors.ConnectionRefused,
-    "end/DESTROY": errors.GeneralFailure,
-    "end/HIBERNATING": errors.GeneralFailure,
-    "end/INTERNAL": errors.GeneralFailure,
-    "end/RESOURCELIMIT": errors.GeneralFailure,
-    "end/TORPROTOCOL": errors.GeneralFailure,
+    **{f"end/{reason}": kind for kind, all_of in _BY_END.items() for reason in all_of.split()},
     "c-tor/NET_UNREACHABLE": errors.NetworkUnreachable,
 }
 _BY_ERROR: dict[str, type[SOCKSError]] = {
@@ -184,7 +189,6 @@ _BY_ERROR: dict[str, type[SOCKSError]] = {
 _BY_STATUS: dict[int, type[SOCKSError]] = {
     403: errors.NotAllowed,
     405: errors.NotAllowed,
-    407: errors.LoginRefused,
     502: errors.HostUnreachable,
     503: errors.HostUnreachable,
     504: errors.TimedOut,
@@ -192,14 +196,14 @@ _BY_STATUS: dict[int, type[SOCKSError]] = {
 _ERROR = re.compile(r";\s*error=([a-z_]+)")
 
 
-def refusal(status: int, headers: Mapping[str, str]) -> SOCKSError:
+def refusal(status: int, headers: Mapping[str, str], *, has_target: bool = True) -> SOCKSError:
     """Return what the answer of a proxy means; ``headers`` by their names in lower case.
 
     What tor or torsocks_tx says of a failure goes before ``Proxy-Status``, and that before the
-    status.
+    status. ``has_target`` off: the request was OPTIONS, so that a status alone is about the proxy.
     """
     kinds = [_BY_TOKEN.get(token) for token in headers.get("tor-request-failed", "").split()]
     kinds += [_BY_ERROR.get(error) for error in _ERROR.findall(headers.get("proxy-status", ""))]
-    by_status = _BY_STATUS.get(status, errors.GeneralFailure)
-    kind = by_status if status == 407 else next(filter(None, kinds), by_status)
+    by_status = _BY_STATUS.get(status, errors.GeneralFailure) if has_target else errors.ProxyFault
+    kind = errors.LoginRefused if status == 407 else next(filter(None, kinds), by_status)
     return kind(f"the HTTP proxy answered {status}")

@@ -21,17 +21,17 @@ from torsocks_tx.socks.server import Send
 
 _HOST = re.compile(r"[!-~]+")
 _SUCCESS = range(200, 300)
-# A proxy closes upon another host, lest it be a web site that asks.
-_OPTIONS = h11.Request(method="OPTIONS", target="*", headers=[("Host", "localhost")])
+# Answers to OPTIONS that refuse whoever asks; any other may mean that the method is unknown.
+_REFUSALS = (407, 500, 502, 503, 504)
 
 
 class HTTPClientHandshake:
     """Asks an HTTP proxy for one stream to ``address``.
 
     Credentials are sent by the Basic scheme. ``isolation`` is sent as ``Tor-Stream-Isolation``: the
-    proxy is first asked by OPTIONS whether it knows that header, and the stream fails if it does
-    not. ``requested``: CONNECT is sent, so that data may follow. Raises ValueError for a host that
-    is not printable ASCII without blanks.
+    proxy is first asked by OPTIONS, with the same credentials, whether it knows that header, and
+    the stream fails if it does not. ``requested``: CONNECT is sent, so that data may follow. Raises
+    ValueError for a host that is not printable ASCII without blanks.
     """
 
     pairs = NO_PAIRS
@@ -44,13 +44,17 @@ class HTTPClientHandshake:
         address = address.literal()
         host = f"[{address.host}]" if address.type is AddressType.IPV6 else address.host
         target = f"{host}:{address.port}"
-        headers = [("Host", target)]
+        headers = []
         if credentials is not None:
             token = b64encode(credentials.username + b":" + credentials.password)
             headers.append((PROXY_AUTHORIZATION, "Basic " + token.decode("ascii")))
+        # A proxy closes upon another host, lest it be a web site that asks.
+        here = [("Host", "localhost"), *headers]
+        self._options = h11.Request(method="OPTIONS", target="*", headers=here)
         if isolation is not None:
             headers.append((STREAM_ISOLATION, isolation))
-        self._connect = h11.Request(method="CONNECT", target=target, headers=headers)
+        there = [("Host", target), *headers]
+        self._connect = h11.Request(method="CONNECT", target=target, headers=there)
         self._connection: h11.Connection | None = h11.Connection(h11.CLIENT, MAX_HEAD)
         self._buffer = bytearray()
         self.requested = isolation is None
@@ -58,7 +62,7 @@ class HTTPClientHandshake:
     def start(self) -> bytes:
         """Return the bytes to send first."""
         assert self._connection is not None, "nothing was received yet"
-        return _sent(self._connection, self._connect if self.requested else _OPTIONS)
+        return _sent(self._connection, self._connect if self.requested else self._options)
 
     def receive(self, data: bytes) -> list[Step]:
         """Take bytes from the proxy; return the outcome once it is known."""
@@ -74,7 +78,7 @@ class HTTPClientHandshake:
         while self._feed(connection):
             while isinstance(event := connection.next_event(), h11.Event):
                 match event:
-                    case h11.Response() if self.requested:
+                    case h11.Response() if self.requested or event.status_code in _REFUSALS:
                         return self._outcome(event)
                     case h11.Response() if STREAM_ISOLATION.lower() not in _capabilities(event):
                         return self.give_up(NotIsolated(f"the proxy has no {STREAM_ISOLATION}"))
@@ -99,7 +103,8 @@ class HTTPClientHandshake:
 
     def _outcome(self, answer: h11.Response) -> list[Step]:
         if answer.status_code not in _SUCCESS:
-            return self.give_up(refusal(answer.status_code, _text_of(answer)))
+            headers = _text_of(answer)
+            return self.give_up(refusal(answer.status_code, headers, has_target=self.requested))
         self._connection = None
         return [Opened(Reply(Reply5.SUCCEEDED), bytes(self._buffer))]
 

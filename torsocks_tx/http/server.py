@@ -38,6 +38,9 @@ MAX_ANSWERS = 8
 FIRST_LETTERS = (b"C", b"O", b"D", b"T")
 """First bytes of CONNECT, OPTIONS, DELETE and TRACE. The methods in G, H and P get the page."""
 
+ISOLATION_USERS = (b"tor-iso", b"tor", b"x-tor")
+"""User names that say that a login is for isolation only: of the specification, then older ones."""
+
 _PORT = re.compile(r"[0-9]{1,5}")
 _RPC_TARGET = b"tor-rpc-target"
 _THIS_MACHINE = re.compile(rb"(?:localhost|127\.0\.0\.1|\[::1\])(?::[0-9]*)?", re.IGNORECASE)
