@@ -51,6 +51,19 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.parametrize(
+    ("flags", "served"), [("", "HTTP CONNECT, SOCKS4, SOCKS4a and SOCKS5"),
+                          ("NoHTTPConnect", "SOCKS4, SOCKS4a and SOCKS5")]
+)  # fmt: skip
+async def test_the_log_names_what_a_listener_serves_and_where(
+    log_lines: list[str], flags: str, served: str
+) -> None:
+    listener = parse_listener(f"tcp:0:interface=127.0.0.1 {flags}")
+    port = bind(reactor, listener, SOCKSFactory(MemoryBackend()), authenticated=False)
+    assert log_lines == [f"info: {served} at 127.0.0.1:{port.getHost().port}"]
+    await port.stopListening()
+
+
 async def hear(said: bytes) -> bytes:
     """Return all that a server behind the PROXY protocol answers to these bytes."""
     # As with tor, whose credentials tell clients apart.

@@ -165,6 +165,24 @@ def test_headers_do_not_isolate_where_credentials_do_not() -> None:
     assert token(factory, BARE) == token(factory, CONNECT + b"Tor-Stream-Isolation: a\r\n\r\n")
 
 
+@rows("H-09")
+def test_a_login_that_looks_as_if_it_were_checked_is_warned_of_once(logged: list[LogEvent]) -> None:
+    def warnings(factory: SOCKSFactory, *values: str) -> int:
+        del logged[:]
+        for value in values:
+            token(factory, CONNECT + f"Proxy-Authorization: {value}\r\n\r\n".encode())
+        token(factory, BARE)
+        lines = [event for event in logged if event["log_level"] is LogLevel.warn]
+        assert "bWU6eW91" not in str(lines)
+        return len(lines)
+
+    factory = SOCKSFactory(MemoryBackend(), clock=Clock())
+    usual = ("Basic dG9yLWlzbzph", "basic dG9yOmE=", "Basic eC10b3I6YQ==")
+    assert warnings(factory, *usual) == 0
+    assert warnings(factory, "Basic bWU6eW91", "Basic bWU6eW91", "Bearer a") == 1
+    assert warnings(SOCKSFactory(MemoryBackend(), clock=Clock()), "Bearer a") == 1
+
+
 FAMILIES = {
     "ipv4-preferred": set(),
     "ipv6-preferred": {"PreferIPv6"},
@@ -229,13 +247,16 @@ class TestAuthentication:
 
         return Stage(authenticator=check)
 
-    def test_a_client_without_credentials_is_asked_and_then_served(self) -> None:
+    def test_a_client_without_credentials_is_asked_and_then_served(
+        self, log_lines: list[str]
+    ) -> None:
         stage = self.stage()
         assert only(stage.say(BARE)).status == 407
         assert stage.say(self.RIGHT + b"early") == b""
         [outbound] = stage.backend.outbounds
         assert outbound.request.avatar == b"me"
         assert outbound.written == b"early"
+        assert log_lines == []
 
     def test_three_wrong_logins_are_delayed_and_then_closed(self) -> None:
         stage = self.stage()

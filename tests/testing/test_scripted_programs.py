@@ -134,7 +134,7 @@ def test_request_is_the_same_after_json(credentials: Credentials | None) -> None
 
 async def person(*options: str) -> tuple[Program, tuple[str, int]]:
     program = start_python("-m", MODULE, *options)
-    host, port = (await program.line("SOCKS4, SOCKS4a and SOCKS5")).split(" at ")[1].split(":")
+    host, port = (await program.line("HTTP CONNECT, SOCKS4")).split(" at ")[1].split(":")
     return program, (host, int(port.partition(".")[0]))
 
 
@@ -160,7 +160,7 @@ async def test_program_prints_grammar_and_requests(number: int) -> None:
 async def test_program_prints_unix_paths_and_ipv6_addresses(tmp_path: Path) -> None:
     path = tmp_path / "socks"
     program = start_python("-m", MODULE, "--listen", f"unix:{path}")
-    assert str(path) in await program.line("SOCKS4, SOCKS4a and SOCKS5")
+    assert str(path) in await program.line("HTTP CONNECT, SOCKS4")
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(TIMEOUT)
         client.connect(str(path))

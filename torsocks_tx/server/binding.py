@@ -74,7 +74,8 @@ def bind(
             "OTHERS CAN REACH this proxy at {place}, and SOCKS is not encrypted",
             place=describe(address),
         )
-    _log.info("SOCKS4, SOCKS4a and SOCKS5 at {place}", place=describe(address))
+    http = "HTTP CONNECT, " if listener.policy.http_connect else ""
+    _log.info("{http}SOCKS4, SOCKS4a and SOCKS5 at {place}", http=http, place=describe(address))
     for note in listener.notes:
         _log.info("{place}: {note}", place=describe(address), note=note)
     return port

@@ -22,8 +22,8 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from torsocks_tx.errors import NotAllowed
-from torsocks_tx.http.answers import FAMILY_PREFERENCE, Answers
-from torsocks_tx.http.server import HTTPOptions
+from torsocks_tx.http.answers import FAMILY_PREFERENCE, PROXY_AUTHORIZATION, Answers
+from torsocks_tx.http.server import ISOLATION_USERS, HTTPOptions, parse_basic
 from torsocks_tx.interfaces import IBackend, check_argument, or_default
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolation, Isolator, is_for_exit, isolation_key
@@ -47,6 +47,11 @@ REQUEST_GRACE = 1.0
 SILENCE = 1.0
 """When the server stops: seconds after which a client with its sending side closed has left."""
 
+LOGIN_ISOLATES = (
+    "a client sent Proxy-Authorization with another user than tor-iso: nothing checks it here, and"
+    " it isolates streams at most (said once for each listener)"
+)
+
 _listener_numbers = itertools.count(1)
 _isolator = Isolator()
 _BACKEND = "an object that provides IBackend, such as TorBackend.from_tor(reactor, tor)"
@@ -68,6 +73,7 @@ class SOCKSFactory(Factory):
     protocol: Any = SOCKSProtocol
     noisy = False
     _log = Logger()
+    _has_warned = False
 
     def __init__(
         self,
@@ -174,7 +180,10 @@ class SOCKSFactory(Factory):
         if self.policy.test_socks:
             self._say_test(request)
         policy, flags = self.policy, self._port_flags
-        if request.version is Version.HTTP and not request.address.is_onion:
+        is_http = request.version is Version.HTTP
+        if is_http and self._guard is None and not self._has_warned:
+            self._look_at_login(request.pairs.get(PROXY_AUTHORIZATION))
+        if is_http and not request.address.is_onion:
             policy = policy.for_family(request.pairs.get(FAMILY_PREFERENCE))
             flags = policy.port_flags
         if policy is not self.policy or self._is_restrictive:
@@ -221,6 +230,13 @@ class SOCKSFactory(Factory):
         )
         name = request.version.name
         self._log.info("TestSocks: {name} request {verdict}", name=name, verdict=verdict)
+
+    def _look_at_login(self, login: bytes | None) -> None:
+        credentials = parse_basic(login)
+        meant_to_isolate = credentials is not None and credentials.username in ISOLATION_USERS
+        if login is not None and not meant_to_isolate:
+            self._has_warned = True
+            self._log.warn(LOGIN_ISOLATES)
 
     def connected(self, protocol: SOCKSProtocol) -> None:
         """Count a connection."""

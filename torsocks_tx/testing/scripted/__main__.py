@@ -89,7 +89,7 @@ class _Person:
 
     def started(self, address: Any) -> None:
         where = _place(address) if hasattr(address, "port") else str(address)
-        print(f"SOCKS4, SOCKS4a and SOCKS5, scripted, at {where}. Ctrl-C ends it.")
+        print(f"HTTP CONNECT, SOCKS4, SOCKS4a and SOCKS5, scripted, at {where}. Ctrl-C ends it.")
         print(f"Try: curl --socks5-hostname {where} http://delay-2s.reply-05.test/\n")
         print(GRAMMAR, flush=True)
 
