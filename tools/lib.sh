@@ -53,16 +53,18 @@ package_of() {
         sshd) echo openssh-server ;;
         apt-get) echo apt ;;
         node) echo nodejs ;;
+        undici) echo node-undici ;;
         *) echo "$1" ;;
     esac
 }
 
-# missing_commands COMMAND...: print those that are not there.
+# missing_commands COMMAND...: print those that are not there; undici is a library of Node's.
 missing_commands() {
     local name
     for name; do
         case "$name" in
             *-venv) "${name%-venv}" -c 'import ensurepip, venv' 2>/dev/null || echo "$name" ;;
+            undici) [ -e /usr/share/nodejs/undici ] || echo "$name" ;;
             *) command -v "$name" >/dev/null || echo "$name" ;;
         esac
     done

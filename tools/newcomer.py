@@ -38,7 +38,8 @@ def link_all_but(hidden: set[str], directory: Path) -> None:
 
 def main() -> int:
     """Run it; return the exit status."""
-    hidden = clients() | {"scrapy"}  # it comes with the extra "dev", which a newcomer has not
+    # The last two come with the extra "dev", which a newcomer has not.
+    hidden = clients() | {"playwright", "scrapy"}
     with tempfile.TemporaryDirectory(prefix="newcomer-") as text:
         directory = Path(text)
         shutil.copytree(ROOT, directory / "clone", ignore=LEFT_OUT, symlinks=True)

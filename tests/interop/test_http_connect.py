@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 import ssl
 import sys
-import tempfile
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,14 +15,13 @@ from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
 from tests.interop.conftest import BAD_ONION, Served
-from tests.interop.devtools import Browser
-from tests.interop.test_chromium import chromium
+from tests.interop.test_chromium import QUIET, chromium
 from tests.interop.test_curl import curl
 from tests.interop.test_programs import apt_update, bare_repository, site_of
 from tests.support.certificates import certificate
 from tests.support.clients import client
 from tests.support.rows import rows
-from tests.support.running import run
+from tests.support.running import Ended, run
 from torsocks_tx.testing.tornet import PrivateNetwork
 from torsocks_tx.testing.tornet.servers import LOOPBACK
 
@@ -195,20 +193,17 @@ async def test_chromium_gets_a_page_by_https(
     assert "secure origin" in ended.text, ended.complaint
 
 
-@rows("H-08", "H-17")
-@pytest.mark.clients("chromium")
-async def test_profiles_of_chromium_with_different_logins_have_different_circuits(
-    served: Served, secure: tuple[Path, str], tmp_path: Path, private_network: PrivateNetwork
+async def check_circuits(
+    network: PrivateNetwork, url: str, fetch: Callable[[str], Awaitable[Ended]]
 ) -> None:
+    """Check that a page arrives with each of two passwords, and that only one of them shares."""
+
     async def circuits_of(password: str) -> set[int]:
-        """Return the circuits of the page that a new profile with this password loads."""
-        watch = await private_network.client.watch_streams()
-        profile = tempfile.mkdtemp(dir=tmp_path)
-        browser = Browser(f"http://{served.extended}", "tor-iso", password, Path(profile))
-        assert await browser.title_of(f"{secure[1]}/") == "secure origin"
-        await browser.close()
+        watch = await network.client.watch_streams()
+        ended = await fetch(password)
         await watch.close()
-        return set(watch.circuits(secure[1].removeprefix("https://")))
+        assert "secure origin" in ended.text, ended.complaint
+        return set(watch.circuits(url.removeprefix("https://")))
 
     first = await circuits_of("one")
     other = await circuits_of("two")
@@ -218,32 +213,65 @@ async def test_profiles_of_chromium_with_different_logins_have_different_circuit
         again = await circuits_of("one")
         assert not (first | again) & other
         if again & first:
-            break
+            return
         first = again  # tor had given up the circuit
-    else:
-        pytest.fail("one login had four circuits")
+    pytest.fail("one login had four circuits")
 
 
-NODE = """
-const [host, port, target] = process.argv.slice(2);
-const asked = require("http").request({host, port, method: "CONNECT", path: target});
-asked.on("connect", (answer, socket, head) => {
-  socket.end("GET / HTTP/1.0\\r\\n\\r\\n");
-  socket.pipe(process.stdout);
-});
-asked.end();
+PLAYWRIGHT = """
+import sys
+from playwright.sync_api import sync_playwright
+browser, url, server, password, *arguments = sys.argv[1:]
+with sync_playwright() as playwright:
+    chromium = playwright.chromium.launch(
+        executable_path=browser,
+        args=arguments,
+        proxy={"server": server, "username": "tor-iso", "password": password},
+    )
+    page = chromium.new_page(ignore_https_errors=True)
+    page.goto(url)
+    print(page.title())
+    chromium.close()
 """
 
 
-@rows("H-01")
-@pytest.mark.clients("node")
-async def test_node_tunnels(served: Served, tmp_path: Path) -> None:
-    script = tmp_path / "fetch.js"
-    script.write_text(NODE)
-    ended = await run(
-        client("node"), str(script), "127.0.0.1", served.port, f"web.test:{served.web}"
-    )
-    assert "origin" in ended.text, ended.complaint
+@rows("H-08", "H-17")
+@pytest.mark.clients("chromium", "playwright")
+async def test_logins_of_chromium_by_playwright_have_circuits_of_their_own(
+    served: Served, secure: tuple[Path, str], private_network: PrivateNetwork
+) -> None:
+    async def fetch(password: str) -> Ended:
+        program = (sys.executable, "-W", "ignore", "-c", PLAYWRIGHT, client("chromium"))
+        return await run(*program, f"{secure[1]}/", f"http://{served.extended}", password, *QUIET)
+
+    await check_circuits(private_network, secure[1], fetch)
+
+
+UNDICI = """
+const [undici, page, uri, password] = process.argv.slice(2);
+const { ProxyAgent, fetch } = require(undici);
+const token = "Basic " + Buffer.from("tor-iso:" + password).toString("base64");
+const dispatcher = new ProxyAgent({ uri, token, requestTls: { rejectUnauthorized: false } });
+fetch(page, { dispatcher })
+  .then((answer) => answer.text())
+  .then((text) => { console.log(text); return dispatcher.close(); });
+"""
+
+
+@rows("H-01", "H-08")
+@pytest.mark.clients("node", "undici")
+async def test_tokens_of_undici_have_circuits_of_their_own(
+    served: Served, secure: tuple[Path, str], tmp_path: Path, private_network: PrivateNetwork
+) -> None:
+    script, undici = tmp_path / "fetch.js", client("undici")
+    script.write_text(UNDICI)
+
+    async def fetch(password: str) -> Ended:
+        arguments = (undici, f"{secure[1]}/", f"http://{served.address}", password)
+        libraries = {"NODE_PATH": str(Path(undici).parent)}
+        return await run(client("node"), str(script), *arguments, environment=libraries)
+
+    await check_circuits(private_network, secure[1], fetch)
 
 
 AIOHTTP = """

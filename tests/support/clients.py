@@ -17,6 +17,8 @@ import pytest
 
 MISSING = "no client "
 NETWORK_NEEDS = ("tor", "tor-gencert")
+NODE_LIBRARIES = {"undici": "/usr/share/nodejs/undici"}
+"""Libraries of Node, and where Debian has them."""
 
 
 def nothing_may_be_missing(environment: Mapping[str, str]) -> bool:
@@ -25,7 +27,13 @@ def nothing_may_be_missing(environment: Mapping[str, str]) -> bool:
 
 
 def find(name: str) -> str | None:
-    """Return the path of a program, in ``PATH`` or beside our Python; None if it is not there."""
+    """Return the path of a program, in ``PATH`` or beside our Python; None if it is not there.
+
+    Or that of a library of Node, where there is Node.
+    """
+    if name in NODE_LIBRARIES:
+        library = NODE_LIBRARIES[name]
+        return library if os.path.exists(library) and find("node") else None
     beside = os.path.dirname(sys.executable)
     return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), beside]))
 
