@@ -20,7 +20,7 @@ BOUNDS = {
     "lines": 19_850,
     "modules": 110,
     "modules on the top floor": 5,  # __init__, interfaces, errors, limits; __main__ for python -m
-    "lines of tests": 33_700,
+    "lines of tests": 33_750,
     "import lines, of 1,000": 74,
     "small modules with one importer": 3,
     "methods of instances replaced": 0,

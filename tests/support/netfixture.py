@@ -13,6 +13,7 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
+from tests.support.processes import is_alive
 from torsocks_tx.testing.tornet import DEFAULT_NAMES, PrivateNetwork
 
 
@@ -28,7 +29,7 @@ def country_network() -> Iterator[PrivateNetwork]:
 
     Only exit2 and exit5 take the banner server's port, and none in ``aa`` takes port 25; clients
     know both. What only exit1 knows: it refuses 127.0.0.2, the address of ``refused.test``. A
-    client that must go by exit1 then builds one circuit after the other, for minutes.
+    client that must go by exit1 then builds 20 circuits a second for it, until its SocksTimeout.
     """
     mail, banner = "reject *:25", "reject *:{banner}"
     yield from running(
@@ -48,7 +49,10 @@ def country_network() -> Iterator[PrivateNetwork]:
 
 
 def running(network: PrivateNetwork) -> Iterator[PrivateNetwork]:
-    """Start a network; stop it at the end."""
+    """Start a network; stop it at the end, and fail if a process or a file of it is left."""
     pytest_twisted.blockon(Deferred.fromCoroutine(network.start()))
     yield network
+    pids = [node.pid for node in network.daemons.values()]
     pytest_twisted.blockon(Deferred.fromCoroutine(network.stop()))
+    assert not any(map(is_alive, pids))
+    assert not network.directory.exists()

@@ -112,3 +112,13 @@ async def test_an_address_that_an_exit_refuses_is_known_to_that_exit_only(
             await asking
     await watch.close()
     await port.stopListening()
+
+
+async def test_a_killed_exit_comes_back_as_the_same_exit(country_network: PrivateNetwork) -> None:
+    net, node = country_network, country_network.daemons["exit3"]
+    node.kill()
+    await node.when_exited()
+    await net.restart("exit3")
+    async with by_each_exit(net, EXIT_NAME) as aliases:
+        await hang_up(await through(net, aliases["exit3"], net.web.port))
+    assert net.web.exits[-1] == "exit3"

@@ -18,6 +18,7 @@ from twisted.names.error import DNSNameError
 
 from tests.support.peers import Peer, PeerFactory
 from torsocks_tx.testing.tornet import servers
+from torsocks_tx.testing.tornet.node import NetworkError
 from torsocks_tx.testing.tornet.servers import (
     BANNER,
     EXIT_NAME,
@@ -31,7 +32,7 @@ from torsocks_tx.testing.tornet.servers import (
     has_ipv6_loopback,
     web_origin,
 )
-from torsocks_tx.testing.tornet.torrc import make_exits
+from torsocks_tx.testing.tornet.torrc import Exit, make_exits
 
 MEBIBYTE = 2**20
 
@@ -78,6 +79,12 @@ async def test_origin_has_one_port_for_both_families_and_records_connections(
     await origin.stop()
     with pytest.raises(ConnectError):
         await converse(origin.port, b"")
+
+
+def test_origin_that_cannot_listen_everywhere_says_where() -> None:
+    origin = echo_origin([Exit("exit0", "aa", "192.0.2.1")])  # no address of this machine
+    with pytest.raises(NetworkError, match=r"no port at every address: .*192\.0\.2\.1"):
+        origin.start(reactor)
 
 
 async def test_origin_says_by_which_exit_a_connection_came() -> None:

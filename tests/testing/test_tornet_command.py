@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from dataclasses import asdict
 from pathlib import Path
@@ -193,7 +194,8 @@ async def test_killed_network_leaves_no_process_and_no_file(tmp_path: Path) -> N
     """It starts in time, is used from another process, and is then killed by SIGKILL."""
     directory = tmp_path / "net"
     program = start_python(
-        "-m", MODULE, "--json", "--onion", "--clients", "2", "--directory", str(directory)
+        *("-m", MODULE, "--json", "--onion", "--clients", "2", "--countries", "aa=2,bb=2"),
+        *("--directory", str(directory)),
     )
     facts = json.loads(await program.line(deadline=UP_WITHIN))
     pids = [*facts["pids"].values(), *descendants(program.pid)]
@@ -204,6 +206,10 @@ async def test_killed_network_leaves_no_process_and_no_file(tmp_path: Path) -> N
         url = f"http://{facts['onion']}/bytes/3"
         page = await getProcessOutputAndValue(client("curl"), ["-sS", "-x", proxy, url], env=None)
         assert page == (b"xxx", b"", 0)
+        seen = f"http://exit.test:{facts['origins']['web']}/"
+        page = await getProcessOutputAndValue(client("curl"), ["-sS", "-x", proxy, seen], env=None)
+        [(exit, country)] = re.findall(rb"You came by exit(\d), in the country (\w+)", page[0])
+        assert facts["exits"][int(exit)]["country"].encode() == country
     os.kill(facts["pids"]["exit0"], signal.SIGSTOP)
     os.kill(facts["pids"]["client1"], signal.SIGSTOP)
     os.kill(program.pid, signal.SIGKILL)

@@ -23,6 +23,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 from zope.interface import implementer
 
+from torsocks_tx.testing.tornet.node import NetworkError
 from torsocks_tx.testing.tornet.torrc import Exit
 
 LOOPBACK = "127.0.0.1"
@@ -135,7 +136,8 @@ class Origin:
         self._listening: list[Any] = []
 
     def start(self, reactor: Any) -> int:
-        """Listen; return the port."""
+        """Listen; return the port. Raises ``NetworkError`` where there is none for each address."""
+        failed: CannotListenError | None = None
         for _ in range(_LISTEN_ATTEMPTS):
             self.port = 0
             try:
@@ -144,11 +146,12 @@ class Origin:
                     port = reactor.listenTCP(self.port, entrance, interface=address)
                     self._listening.append(port)
                     self.port = port.getHost().port
-            except CannotListenError:
+            except CannotListenError as error:
+                failed = error
                 self.stop()
             else:
                 return self.port
-        raise CannotListenError(LOOPBACK, 0, OSError("no port is free at every address"))
+        raise NetworkError(f"a server has no port at every address: {failed}")
 
     def stop(self) -> Deferred[None]:
         """Stop listening; connections go on until their end."""
