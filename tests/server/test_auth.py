@@ -8,10 +8,22 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from twisted.cred.checkers import FilePasswordDB, InMemoryUsernamePasswordDatabaseDontUse
+from twisted.cred.checkers import (
+    AllowAnonymousAccess,
+    FilePasswordDB,
+    ICredentialsChecker,
+    InMemoryUsernamePasswordDatabaseDontUse,
+)
+from twisted.cred.credentials import (
+    ICredentials,
+    ISSHPrivateKey,
+    IUsernameHashedPassword,
+    IUsernamePassword,
+)
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent
+from zope.interface import implementer
 
 from tests.support.peers import named
 from tests.support.rows import rows
@@ -46,6 +58,7 @@ HERE, THERE = b"\x7f\0\0\x01", b"\xc0\0\2\1"
         (b"", b"", None),
         (b"nobody", b"secret", None),
         (b"nobody", b"", None),
+        (b"", b"unnamed", None),
         (b"alice\0", b"secret", None),
         (b"\xff\xfe", b"\xff", None),
     ],
@@ -55,6 +68,8 @@ async def test_logins_with_a_password_file(
 ) -> None:
     passwords = tmp_path / "passwords"
     passwords.write_text("alice:secret\nbob:other\n")
+    if checker is PasswordFile:
+        passwords.write_text(passwords.read_text() + ":unnamed\n")
     authenticator = CredAuthenticator([checker(str(passwords))])
     assert await authenticator(Credentials(username, password)) == avatar
 
@@ -113,6 +128,66 @@ async def test_checkers_are_asked_in_turn() -> None:
     authenticator = CredAuthenticator([first, second])
     assert await authenticator(Credentials(b"bob", b"2")) == b"bob"
     assert await authenticator(Credentials(b"bob", b"1")) is None
+
+
+@implementer(ICredentialsChecker)
+class Answering:
+    """A checker that has one answer to every login."""
+
+    def __init__(self, answer: Any = b"alice", *interfaces: Any) -> None:
+        self.credentialInterfaces = interfaces or (IUsernamePassword,)
+        self._answer = answer
+
+    def requestAvatarId(self, credentials: Any) -> Any:
+        return succeed(self._answer)
+
+
+NO_NAMES = [True, False, 1, 0, (), object(), b"", "", bytearray(b"alice"), {"alice": 1}]
+
+
+@pytest.mark.parametrize("answer", [*NO_NAMES, None])
+async def test_an_avatar_id_that_is_no_name_is_a_refusal(
+    answer: object, log_lines: list[str]
+) -> None:
+    authenticator = CredAuthenticator([Answering(answer)])
+    assert [await authenticator(RIGHT), await authenticator(WRONG)] == [None, None]
+    assert log_lines == [
+        f"warn: a checker answered a login with a value of the type {type(answer).__name__}, where"
+        " a name is expected (and a name is not empty): such logins are refused"
+    ]
+    assert await CredAuthenticator([Answering(answer), Answering("b\xe9")])(RIGHT) == b"b\xc3\xa9"
+
+
+@pytest.mark.parametrize(
+    "checkers",
+    [
+        [AllowAnonymousAccess()],
+        [Answering(b"alice", IUsernamePassword), AllowAnonymousAccess()],
+        [Answering(b"alice", ISSHPrivateKey, ICredentials)],
+        [Answering],
+        [object()],
+        ["file"],
+        "file",
+        Answering(),
+        {"alice": "secret"},
+        None,
+    ],
+)
+def test_what_checks_no_passwords_is_refused_at_the_call(checkers: Any) -> None:
+    with pytest.raises(TypeError, match=r"checkers must be a list, such as \[checker\]|each ch"):
+        CredAuthenticator(checkers)
+
+
+async def test_a_checker_may_take_either_interface_of_passwords() -> None:
+    for interfaces in [(IUsernameHashedPassword,), (ISSHPrivateKey, IUsernamePassword)]:
+        assert await CredAuthenticator([Answering(b"alice", *interfaces)])(RIGHT) == b"alice"
+
+
+@pytest.mark.parametrize("stored", [0, 3, None, True, [1], "secret ", b""], ids=repr)
+def test_only_text_and_bytes_are_passwords(stored: object) -> None:
+    for sent in (b"", b"\0", b"\0\0\0", b"\1", b"secret"):
+        right = stored == b"" == sent
+        assert ConstantTimePassword(Credentials(b"a", sent)).checkPassword(stored) is right
 
 
 def test_passwords_are_compared_in_constant_time_also_for_unknown_names(
@@ -179,6 +254,21 @@ def test_guesses_of_one_address_are_checked_one_at_a_time(log_lines: list[str]) 
     assert len(log_lines) == 2
     number = int(log_lines[1].split()[4])
     assert refused_at_once < number < refused_at_once + 60
+
+
+def test_an_address_waits_too_after_logins_that_made_the_authenticator_fail() -> None:
+    clock, asked = Clock(), []
+
+    def fail_for_the_wrong(credentials: Credentials) -> bytes:
+        asked.append(credentials)
+        raise ValueError("wrong password")
+
+    guard = LoginGuard(fail_for_the_wrong, clock)
+    for _ in range(10):
+        guard.check(WRONG, HERE).addErrback(lambda failure: failure.trap(ValueError))
+    assert len(asked) == 1
+    clock.advance(0.25)
+    assert len(asked) == 2
 
 
 def test_another_address_does_not_wait() -> None:
@@ -295,6 +385,44 @@ class TestAuthentication:
         assert stage.closes
         assert stage.transport.reading
         assert stage.backend.outbounds == []
+
+    @pytest.mark.parametrize("answer", [*NO_NAMES, "alice"])
+    @pytest.mark.parametrize(
+        ("said", "refusal"),
+        [
+            (b"\5\1\2" + LOGIN + CONNECT, b"\5\2\1\1"),
+            (b"\5\1\x97\1\0\2\0\x08USERNAME\0\1a\0\6PASSWD\0\1b" + CONNECT, b"\5\x97\1\1\0\0"),
+            (
+                b"CONNECT a.b:1 HTTP/1.1\r\nHost: a.b:1\r\n"
+                b"Proxy-Authorization: Basic bWU6eW91\r\n\r\n",
+                b"HTTP/1.1 407 ",
+            ),
+        ],
+        ids=["RFC 1929", "extended", "HTTP"],
+    )
+    def test_an_answer_that_is_no_name_is_a_refusal(
+        self, said: bytes, refusal: bytes, answer: object, log_lines: list[str]
+    ) -> None:
+        stage = self.ask(lambda: answer)
+        assert stage.say(said).startswith(refusal)
+        assert len(self.checked) == 1
+        assert stage.backend.outbounds == []
+        assert log_lines[0] == (
+            "warn: the authenticator answered a login with a value of the type"
+            f" {type(answer).__name__}, where a name in bytes, or None, is expected (and a name is"
+            " not empty): such logins are refused"
+        )
+
+    @pytest.mark.parametrize("answer", [b"alice", None])
+    def test_an_authenticator_may_be_a_coroutine_or_answer_at_once(
+        self, answer: bytes | None
+    ) -> None:
+        async def check() -> bytes | None:
+            return answer
+
+        for way in (check, lambda: answer, lambda: succeed(answer)):
+            said = self.ask(way).say(b"\5\1\2" + LOGIN)
+            assert said == (b"\5\2\1\0" if answer else b"\5\2\1\1")
 
     @pytest.mark.parametrize("late", [False, True])
     def test_an_authenticator_that_fails_refuses_the_login_and_is_logged(

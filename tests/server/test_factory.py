@@ -29,7 +29,7 @@ from torsocks_tx.errors import (
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import IsolationFlags, Isolator
 from torsocks_tx.policy.listener import ListenerPolicy
-from torsocks_tx.server.auth import PasswordFile
+from torsocks_tx.server.auth import CredAuthenticator, PasswordFile
 from torsocks_tx.server.factory import SOCKS4Factory, SOCKS5Factory, SOCKSFactory
 from torsocks_tx.server.protocol import SOCKS4Protocol, SOCKS5Protocol, SOCKSProtocol
 from torsocks_tx.socks import extended
@@ -72,8 +72,9 @@ def test_each_factory_makes_its_protocol(
             {"authenticator": PasswordFile("/passwords")},
             r"authenticator must be a function .* CredAuthenticator.*, not PasswordFile",
         ),
+        ({"authenticator": CredAuthenticator}, "authenticator must be a function .*, not type"),
     ],
-    ids=["backend", "policy", "limits", "isolator", "authenticator"],
+    ids=["backend", "policy", "limits", "isolator", "authenticator", "class"],
 )
 def test_wrong_arguments_are_refused_at_the_call(change: dict[str, Any], wanted: str) -> None:
     with pytest.raises(TypeError, match=wanted):

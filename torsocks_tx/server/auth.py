@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import hmac
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, NoReturn, TypeGuard
 
 from twisted.cred.checkers import ICredentialsChecker
-from twisted.cred.credentials import IUsernamePassword
+from twisted.cred.credentials import IUsernameHashedPassword, IUsernamePassword
 from twisted.cred.error import UnauthorizedLogin
-from twisted.internet.defer import Deferred, DeferredLock, fail, maybeDeferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from torsocks_tx.interfaces import check_argument
 from torsocks_tx.server.connections import RareWarning
 from torsocks_tx.socks.messages import Credentials
 
-Authenticator = Callable[[Credentials], "Deferred[bytes | None]"]
-"""Checks RFC 1929 credentials: fires with the user's name, or with None for a refusal."""
+Authenticator = Callable[[Credentials], Awaitable[bytes | None] | bytes | None]
+"""Checks credentials: the answer is the user's name, or None for a refusal.
+
+It may come later, by a Deferred or a coroutine. Bytes that are not empty are a name; any other
+answer than these, such as True, is a mistake of the authenticator, and refuses the client.
+"""
 
 FIRST_DELAY, LONGEST_DELAY = 0.25, 4.0
 """Seconds that an address must wait after its first refused login, and at most after many."""
@@ -31,8 +38,13 @@ FORGOTTEN_AFTER = 600.0
 MOST_ADDRESSES, MOST_WAITING, MOST_ACCEPTED = 4096, 100, 4096
 """Addresses with delays, waiting logins of one address, and accepted logins that are remembered."""
 
+_MISTAKE = (
+    "{who} answered a login with a value of the type {{kind}}, where {wanted} is expected (and a"
+    " name is not empty): such logins are refused"
+)
 
-@implementer(IUsernamePassword)
+
+@implementer(IUsernamePassword, IUsernameHashedPassword)
 class ConstantTimePassword:
     """The credentials of a client, compared in a time that does not depend on how much is right."""
 
@@ -42,16 +54,16 @@ class ConstantTimePassword:
 
     def checkPassword(self, password: Any) -> bool:
         """Whether this is the password, given as text or bytes."""
-        known = password.encode("utf-8") if isinstance(password, str) else bytes(password)
-        return hmac.compare_digest(known, self.password)
+        known = password.encode("utf-8") if isinstance(password, str) else password
+        return isinstance(known, bytes) and hmac.compare_digest(known, self.password)
 
 
-def _find_user(passwords: Mapping[bytes, bytes], credentials: Any) -> Deferred[Any]:
-    """Fire with the user's name or ``UnauthorizedLogin``; an unknown name takes as long."""
+async def _find_user(passwords: Mapping[bytes, bytes], credentials: Any) -> Any:
+    """Return the user's name or raise ``UnauthorizedLogin``; an unknown name takes as long."""
     known = passwords.get(credentials.username)
     if not credentials.checkPassword(known or b"") or known is None:
-        return fail(UnauthorizedLogin())
-    return succeed(credentials.username)
+        raise UnauthorizedLogin
+    return credentials.username
 
 
 @implementer(ICredentialsChecker)
@@ -65,7 +77,7 @@ class PasswordTable:
 
     def requestAvatarId(self, credentials: Any) -> Deferred[Any]:
         """Fire with the user's name, or with ``UnauthorizedLogin``."""
-        return _find_user(self._passwords, credentials)
+        return Deferred.fromCoroutine(_find_user(self._passwords, credentials))
 
 
 @implementer(ICredentialsChecker)
@@ -73,7 +85,7 @@ class PasswordFile:
     """A checker for a file with lines of ``name:password``; the password may hold colons.
 
     The file is read at the first login and again when it has changed. While it cannot be read,
-    every login is refused. Of two lines with one name the first counts.
+    every login is refused. Of two lines with one name the first counts; a name is not empty.
     """
 
     credentialInterfaces = (IUsernamePassword,)
@@ -87,7 +99,7 @@ class PasswordFile:
     def requestAvatarId(self, credentials: Any) -> Deferred[Any]:
         """Fire with the user's name, or with ``UnauthorizedLogin``."""
         self._read()
-        return _find_user(self._passwords, credentials)
+        return Deferred.fromCoroutine(_find_user(self._passwords, credentials))
 
     def _read(self) -> None:
         try:
@@ -108,7 +120,7 @@ def _parse_passwords(content: bytes) -> dict[bytes, bytes]:
     passwords: dict[bytes, bytes] = {}
     for line in content.split(b"\n"):
         name, colon, password = line.removesuffix(b"\r").partition(b":")
-        if colon:
+        if name and colon:
             passwords.setdefault(name, password)
     return passwords
 
@@ -146,10 +158,23 @@ AUTH_TEXT = """What --auth takes; it may be given more than once, and one that a
 
 
 class CredAuthenticator:
-    """Asks checkers in turn; the user's name is the avatar id of the first that accepts."""
+    """Asks checkers in turn; the user's name is the avatar id of the first that accepts.
+
+    They must take ``IUsernamePassword`` or ``IUsernameHashedPassword``. An avatar id that is not a
+    name, in bytes or text, is no login: the checker is taken as one that refuses, with a warning.
+    """
+
+    _log = Logger()
 
     def __init__(self, checkers: Sequence[ICredentialsChecker]) -> None:
+        is_list = isinstance(checkers, list | tuple)
+        check_argument("checkers", checkers, "a list, such as [checker]", is_list)
+        wanted = "an ICredentialsChecker for IUsernamePassword or IUsernameHashedPassword"
+        for checker in checkers:
+            check_argument("each checker", checker, wanted, _takes_passwords(checker))
         self._checkers = tuple(checkers)
+        text = _MISTAKE.format(who="a checker", wanted="a name")
+        self._warning = RareWarning(self._log, text, time.monotonic)
 
     def __call__(self, credentials: Credentials) -> Deferred[bytes | None]:
         """Fire with the user's name, or None if no checker accepts the credentials."""
@@ -162,8 +187,23 @@ class CredAuthenticator:
                 avatar = await maybeDeferred(checker.requestAvatarId, wrapped)
             except UnauthorizedLogin:
                 continue
-            return avatar if isinstance(avatar, bytes) else str(avatar).encode("utf-8")
+            name = avatar.encode("utf-8") if isinstance(avatar, str) else avatar
+            if _is_name(name):
+                return name
+            self._warning.note(kind=type(avatar).__name__)
         return None
+
+
+def _takes_passwords(checker: object) -> bool:
+    taken = {IUsernamePassword, IUsernameHashedPassword}
+    return ICredentialsChecker.providedBy(checker) and not taken.isdisjoint(
+        checker.credentialInterfaces
+    )
+
+
+def _is_name(answer: object) -> TypeGuard[bytes]:
+    """Whether an answer names the user: no other answer logs anybody in."""
+    return isinstance(answer, bytes) and answer != b""
 
 
 class _Address:
@@ -183,11 +223,15 @@ class LoginGuard:
     every refusal up to ``LONGEST_DELAY``. Credentials that were right before are checked at once,
     so that users do not wait for others with the same address. If ``MOST_WAITING`` logins of an
     address wait, one more is refused after ``LONGEST_DELAY`` without being checked.
+    Whatever is no name of a user is a refusal, and so is an authenticator that fails.
     """
 
     _log = Logger()
 
     def __init__(self, authenticator: Authenticator, clock: IReactorTime) -> None:
+        wanted = "a function of Credentials, such as CredAuthenticator([checker])"
+        is_function = callable(authenticator) and not isinstance(authenticator, type)
+        check_argument("authenticator", authenticator, wanted, is_function)
         self._authenticator = authenticator
         self._clock = clock
         self._secret = os.urandom(32)
@@ -195,6 +239,8 @@ class LoginGuard:
         self._accepted: dict[bytes, None] = {}
         text = "logins are refused: {count} since the last such line"
         self._warning = RareWarning(self._log, text, clock.seconds)
+        text = _MISTAKE.format(who="the authenticator", wanted="a name in bytes, or None,")
+        self._mistake = RareWarning(self._log, text, clock.seconds)
 
     def check(self, credentials: Credentials, client: bytes | None) -> Deferred[bytes | None]:
         """Fire with the user's name, or None; ``client`` is the ``client_network``."""
@@ -229,17 +275,29 @@ class LoginGuard:
     def _ask(
         self, credentials: Credentials, client: bytes | None, proof: bytes
     ) -> Deferred[bytes | None]:
-        asking = maybeDeferred(self._authenticator, credentials)
+        asking: Deferred[Any] = maybeDeferred(self._authenticator, credentials)
+        asking.addErrback(self._failed, client, proof)
         return asking.addCallback(self._judge, client, proof)
 
-    def _judge(self, avatar: bytes | None, client: bytes | None, proof: bytes) -> bytes | None:
-        if avatar is None:
-            self._accepted.pop(proof, None)
-            self._note_refusal(client)
-            self._warning.note()
-        else:
+    def _judge(self, answer: object, client: bytes | None, proof: bytes) -> bytes | None:
+        if _is_name(answer):
             _remember(self._accepted, proof, None, MOST_ACCEPTED)
-        return avatar
+            return answer
+        if answer is not None:
+            self._mistake.note(kind=type(answer).__name__)
+        self._refuse(client, proof)
+        return None
+
+    def _failed(self, failure: Failure, client: bytes | None, proof: bytes) -> Failure:
+        # Else what fails for a wrong password could be asked without a delay.
+        if not failure.check(CancelledError):
+            self._refuse(client, proof)
+        return failure
+
+    def _refuse(self, client: bytes | None, proof: bytes) -> None:
+        self._accepted.pop(proof, None)
+        self._note_refusal(client)
+        self._warning.note()
 
     def _note_refusal(self, client: bytes | None) -> None:
         now = self._clock.seconds()

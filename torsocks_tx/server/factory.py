@@ -55,7 +55,6 @@ LOGIN_ISOLATES = (
 _listener_numbers = itertools.count(1)
 _isolator = Isolator()
 _BACKEND = "an object that provides IBackend, such as TorBackend.from_tor(reactor, tor)"
-_AUTHENTICATOR = "a function of Credentials, such as CredAuthenticator([checker])"
 
 
 class SOCKSFactory(Factory):
@@ -95,8 +94,6 @@ class SOCKSFactory(Factory):
 
             clock = reactor
         check_argument("backend", backend, _BACKEND, IBackend.providedBy(backend))
-        is_function = authenticator is None or callable(authenticator)
-        check_argument("authenticator", authenticator, _AUTHENTICATOR, is_function)
         self.backend = backend
         self.policy = or_default("policy", policy, ListenerPolicy)
         self.limits = or_default("limits", limits, Limits)
