@@ -152,6 +152,26 @@ async def test_every_listener_gets_every_event(fake_tor: FakeTor, control: Contr
     assert len(heard) == 3
 
 
+async def test_a_listener_that_cannot_be_removed_is_logged(
+    fake_tor: FakeTor,
+    control: Control,
+    log_lines: list[str],
+    logged_failures: list[LogEvent],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await control.listen("CIRC", print)
+    fake_tor.answers["SETEVENTS "] = "551 no"
+    await control.unlisten("CIRC", print)
+    assert log_lines == ["warn: tor goes on sending its event CIRC (551 no)"]
+    await control.listen("STREAM", print)
+    monkeypatch.setattr(control.protocol, "remove_event_listener", lambda *_: {}["STREAM"])
+    await control.unlisten("STREAM", print)
+    assert log_lines[1] == (
+        "critical: a fault of this program: it goes on listening to tor's STREAM"
+    )
+    logged_failures.clear()
+
+
 async def test_a_listener_that_fails_hides_nothing_from_the_next(
     fake_tor: FakeTor, control: Control, logged_failures: list[LogEvent]
 ) -> None:

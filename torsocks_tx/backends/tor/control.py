@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.defer import Deferred, TimeoutError, fail, succeed
+from twisted.internet.defer import Deferred, TimeoutError, fail, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -129,7 +129,7 @@ class Control:
     def unlisten(self, event: str, callback: Listener) -> Deferred[None]:
         """Undo one ``listen``; after the last one tor is asked to send no more such events.
 
-        The Deferred fires when tor has answered, and never fails.
+        The Deferred fires when tor has answered, and never fails: a failure is logged.
         """
         subscription = self._subscriptions.get(event)
         if subscription is None or callback not in subscription.callbacks:
@@ -138,8 +138,16 @@ class Control:
         if subscription.callbacks or self._lost.is_settled:
             return succeed(None)
         del self._subscriptions[event]
-        removed = self.protocol.remove_event_listener(event, subscription.deliver)
-        return self._deadline(removed).addErrback(lambda failure: None)
+        removed = maybeDeferred(self.protocol.remove_event_listener, event, subscription.deliver)
+        return self._deadline(removed).addErrback(self._say_not_removed, event)
+
+    def _say_not_removed(self, failure: Failure, event: str) -> None:
+        if failure.check(ControlError) and not failure.check(ControlLost):
+            text = "tor goes on sending its event {event} ({error})"
+            self._log.warn(text, event=event, error=failure.value)
+        elif not failure.check(ControlLost):
+            text = "a fault of this program: it goes on listening to tor's {event}"
+            self._log.failure(text, without_text(failure), event=event)
 
     def when_lost(self) -> Deferred[None]:
         """Fire, and never fail, when the connection is gone; cancelling ends only this waiting."""

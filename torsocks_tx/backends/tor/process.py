@@ -164,12 +164,14 @@ class Watchdog:
     """Guards processes and directories until it is stopped or we are gone.
 
     Call :meth:`start` first. Everything that is still guarded when the watchdog stops is killed or
-    removed. If its process ends before that, another one takes over.
+    removed. If its process ends before that, another one takes over. ``pid``: the id of that
+    process, None while there is none.
     """
 
     _log = Logger()
 
     def __init__(self, reactor: Any) -> None:
+        self.pid: int | None = None
         self._reactor = reactor
         self._pipe: int | None = None
         self._protocol: LineProtocol
@@ -177,12 +179,6 @@ class Watchdog:
         self._restart: IDelayedCall | None = None
         self._ready: Deferred[None] = Deferred()
         self._ended: Deferred[None] = Deferred()
-
-    @property
-    def pid(self) -> int:
-        """The id of the watchdog's own process."""
-        pid: int = self._protocol.transport.pid  # type: ignore[union-attr]
-        return pid
 
     def start(self) -> Deferred[None]:
         """Start the process; fires when it is on guard.
@@ -202,7 +198,7 @@ class Watchdog:
         read_end, write_end = _pipe()
         try:
             os.set_blocking(write_end, False)
-            _spawn_python(self._reactor, self._protocol, (), read_end)
+            self.pid = _spawn_python(self._reactor, self._protocol, (), read_end)
         except SpawnError:
             os.close(write_end)
             raise
@@ -260,6 +256,7 @@ class Watchdog:
             self._ready.callback(None)
 
     def _process_ended(self, _: Ending) -> None:
+        self.pid = None
         if not self._ready.called:
             self._ready.errback(WatchdogError("the watchdog process ended at once"))
             self._ended.callback(None)
