@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.error import NoRouteError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
+from twisted.internet.task import deferLater
 
 from tests.network.asking import ask, request
 from tests.pt.bridge import EXAMPLE, Bridge, HTTPProxy, load_example
@@ -131,6 +133,21 @@ async def test_tor_starts_the_example_and_connects_through_it(place: Place) -> N
     (transport,) = [pid for pid in descendants(client.node.pid) if is_alive(pid)]
     await client.node.stop()
     await process_ended(transport)
+
+
+async def test_tor_logs_which_argument_a_bridge_line_lacks(place: Place) -> None:
+    starting = Deferred.fromCoroutine(place.client(EXEC, arguments=""))
+    words = "the bridge line has no argument secret"
+
+    async def logged() -> None:
+        while not (place.directory / "parent.log").exists() or words not in place.log:
+            await deferLater(reactor, 0.1)
+
+    await Deferred.fromCoroutine(logged()).addTimeout(60, reactor)
+    assert all(words in line for line in place.warnings if "Managed proxy" in line)
+    starting.cancel()
+    with pytest.raises(CancelledError):
+        await starting
 
 
 NEWS = """
