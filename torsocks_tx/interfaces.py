@@ -5,17 +5,13 @@ An ``IBackend`` opens streams (``IOutbound``), and reports to an ``IReceiver`` w
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IPushProducer, IStreamClientEndpoint
+from twisted.internet.interfaces import IPushProducer
 from zope.interface import Attribute, Interface
 
 from torsocks_tx.errors import SOCKSError
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.socks.messages import Address, Request
-
-T = TypeVar("T")
 
 
 class IReceiver(Interface):
@@ -68,28 +64,6 @@ class IOutbound(IPushProducer):
 
     def abort() -> None:
         """Give the stream up at once, also while it opens; the receiver is called no more."""
-
-
-def check_argument(name: str, given: object, wanted: str, is_right: bool) -> None:
-    """Raise TypeError if an argument is not what is wanted."""
-    if not is_right:
-        raise TypeError(f"{name} must be {wanted}, not {type(given).__name__}")
-
-
-def or_default(name: str, given: T | None, kind: type[T]) -> T:
-    """Return an argument, or a default one for None. Raises TypeError for another class."""
-    value = kind() if given is None else given
-    check_argument(name, value, f"of the class {kind.__name__}", isinstance(value, kind))
-    return value
-
-
-def check_endpoint(endpoint: object) -> None:
-    """Raise TypeError for what is no client endpoint."""
-    if not IStreamClientEndpoint.providedBy(endpoint):
-        raise TypeError(
-            "wanted a client endpoint, such as clientFromString(reactor, 'tcp:127.0.0.1:9050'),"
-            f" not {type(endpoint).__name__}"
-        )
 
 
 class IBackend(Interface):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
+
+from torsocks_tx.arguments import check_limit
 
 RENDEZVOUS_TIMEOUT = 45.0
 """Seconds that an onion service has to come to the rendezvous point; most take one. tor itself
@@ -19,11 +20,11 @@ class Limits:
     ``onion_timeout``: the same for onion services. tor gives up by itself, after 166 s in the worst
     case that was seen, and later for services that ask for proof of work.
     ``idle_timeout``: how long an open stream may carry nothing at all; None: no limit.
-    ``linger_timeout``: after the client has closed its side, how long the remote may be silent once
-    it has taken all data. tor would lose the answer if it were told that the client has closed its
-    side, so only this timer ends the stream.
-    ``linger_limit``: how long that may last in all, and how long a client that has closed its side
-    may take to read what is left for it.
+    ``linger_timeout``: after the client has stopped sending, how long the remote may be silent. tor
+    would lose the answer if it were told that the client sends no more, so only this timer ends the
+    stream.
+    ``linger_limit``: longest life of a stream whose client has stopped sending, with the time that
+    the client takes to read what is left for it.
     ``drain_timeout``, ``drain_bytes``: after the last byte to a client, how long and how much it
     may still send before its connection is closed. Closing at once would reset the connection, and
     lose what the client has not read.
@@ -32,9 +33,10 @@ class Limits:
     ``max_connections``: clients at one time; one more is closed at once. None: no limit (twistd:
     as many as descriptors allow).
     ``max_per_client``: the same for one client address (of IPv6: one /64 network). None: a quarter
-    of ``max_connections``, but no limit for 127.0.0.1 and ::1, which all programs of a machine
-    share. An address with a limit may be on the way to 32 onion services at one time: its further
-    requests for them wait, up to ``onion_timeout``.
+    of ``max_connections`` for any address but 127.0.0.1 and ::1, which all programs of a machine
+    share. Clients without an address, as of unix sockets, are not counted by it. One address that
+    is counted, whether or not it has a limit, may be on the way to 32 onion services at one time:
+    its further requests for them wait, up to ``onion_timeout``.
     """
 
     handshake_timeout: float = 30.0
@@ -56,12 +58,3 @@ class Limits:
             value = getattr(self, field.name)
             if value is not None or field.default is not None:
                 check_limit(field.name, value)
-
-
-def check_limit(name: str, value: object) -> None:
-    """Raise ValueError if a value is no bound, or no number of seconds, as its name wants."""
-    seconds = name.endswith(("_timeout", "_limit"))
-    if isinstance(value, int | float if seconds else int) and 0 < value < math.inf:
-        return
-    kind = "a number of seconds" if seconds else "a whole number"
-    raise ValueError(f"{name} must be {kind} above 0, not {value!r}")

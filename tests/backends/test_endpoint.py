@@ -8,8 +8,10 @@ from typing import Any, NoReturn
 import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionRefusedError as ConnectionRefusedByHost
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent
+from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from tests.backends.ends import FakeEndpoint, Receiver
@@ -22,6 +24,7 @@ from torsocks_tx.errors import (
     ConnectionRefused,
     GeneralFailure,
     HostUnreachable,
+    Internal,
     NotAllowed,
     ProxyUnreachable,
 )
@@ -123,6 +126,15 @@ class TestOpen:
         [reason] = self.receiver.heard
         assert isinstance(reason, NotAllowed)
 
+    def test_choice_that_is_no_endpoint_is_told_and_refused(self, log_lines: list[str]) -> None:
+        self.open(lambda *_: None)  # type: ignore[arg-type,return-value]
+        self.clock.advance(0)
+        [reason] = self.receiver.heard
+        assert isinstance(reason, Internal)
+        assert log_lines == [
+            "error: what should choose an endpoint has returned NoneType; the client is refused"
+        ]
+
     @pytest.mark.parametrize("in_connect", [False, True])
     def test_fault_of_the_chooser_is_logged_and_refused(
         self, in_connect: bool, logged_failures: list[LogEvent]
@@ -156,6 +168,7 @@ class TestOpen:
     def test_an_endpoint_may_connect_at_once(self) -> None:
         transport = FakeTransport()
 
+        @implementer(IStreamClientEndpoint)
         class Instant:
             def connect(self, factory: Any) -> Deferred[Any]:
                 protocol = factory.buildProtocol(None)
@@ -186,5 +199,5 @@ def test_look_ups_are_refused_with_07(look_up: str) -> None:
 
 
 def test_an_endpoint_in_place_of_the_function_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"wanted a function that .*, not FakeEndpoint"):
+    with pytest.raises(TypeError, match=r"choose must be a function that .*, not FakeEndpoint"):
         EndpointBackend(Clock(), FakeEndpoint())  # type: ignore[arg-type]

@@ -723,9 +723,13 @@ def test_destinations_that_cannot_be(host: str | bytes, port: int, options: Clie
 @pytest.mark.parametrize(
     ("change", "error", "wanted"),
     [
-        ({"proxy": "127.0.0.1:9050"}, TypeError, "wanted a client endpoint, such as .*, not str"),
+        (
+            {"proxy": "127.0.0.1:9050"},
+            TypeError,
+            "proxy must be a client endpoint, such as .*, not str",
+        ),
         ({"options": {}}, TypeError, "options must be of the class ClientOptions, not dict"),
-        ({"host": None}, TypeError, "a host is text or bytes, not NoneType"),
+        ({"host": None}, TypeError, "a host must be text or bytes, not NoneType"),
         ({"port": "80"}, ValueError, "a whole number from 1 to 65535, not '80'"),
         ({"port": 0}, ValueError, "a whole number from 1 to 65535, not 0"),
     ],
@@ -739,5 +743,5 @@ def test_wrong_arguments_are_refused_at_the_call(
 
 
 def test_look_ups_refuse_what_is_no_endpoint() -> None:
-    with pytest.raises(TypeError, match="wanted a client endpoint"):
+    with pytest.raises(TypeError, match="proxy must be a client endpoint"):
         resolve(Clock(), "127.0.0.1:9050", "example.com")  # type: ignore[arg-type]

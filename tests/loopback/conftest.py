@@ -11,7 +11,6 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_twisted
@@ -50,12 +49,7 @@ async def ground(
     without it too. A test that is about that method says ``@with_extended``.
     """
     if request.param == WITHOUT_EXTENDED:
-        without, or_default = ListenerPolicy(extended_auth=False), server.or_default
-
-        def policy_without(name: str, given: Any, kind: Any) -> Any:
-            return or_default(name, without if name == "policy" and given is None else given, kind)
-
-        monkeypatch.setattr(server, "or_default", policy_without)
+        monkeypatch.setattr(server, "_default_policy", ListenerPolicy(extended_auth=False))
     kind, _, way = request.param.partition("-")
     choose_way(way, monkeypatch)
     directory = Path(tempfile.mkdtemp(prefix="socks-"))

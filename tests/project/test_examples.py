@@ -190,7 +190,7 @@ async def test_client_example_reports_an_error_in_one_line() -> None:
     assert b"The proxy could not be reached" in program.errors
     program = await fetch("web.test", "99999")
     assert (program.status, program.errors.count(b"\n")) == (1, 1)
-    assert b"a port is a whole number from 1 to 65535" in program.errors
+    assert b"a port must be a whole number from 1 to 65535" in program.errors
 
 
 async def test_client_example_needs_a_destination() -> None:
@@ -256,9 +256,9 @@ async def test_pytest_example_tests_curl() -> None:
 @pytest.mark.clients("haproxy")
 async def test_haproxy_example_keeps_the_addresses_of_clients(tmp_path: Path) -> None:
     text = (EXAMPLES / "haproxy.cfg").read_text()
-    found = re.search(r'--listen "(haproxy:unix:)/run/torsocks/one (.*)"', text)
+    found = re.search(r'--listen "(haproxy:unix:)/run/torsocks/one(:mode=660) (.*)"', text)
     assert found is not None
-    listen = [f"{found[1]}{tmp_path}/{name} {found[2]}" for name in ("one", "two")]
+    listen = [f"{found[1]}{tmp_path}/{name}{found[2]} {found[3]}" for name in ("one", "two")]
     backend = MemoryBackend(lambda outbound: reactor.callLater(0, outbound.receiver.opened))
     server = serve(reactor, listen, backend)
     config = tmp_path / "haproxy.cfg"

@@ -75,7 +75,7 @@ def test_invalid_host_name_is_refused(kind: ProxyKind | None, host: str) -> None
     proxy = None if kind is None else UpstreamProxy(kind, at("198.51.100.7", 3128))
     dialer = Dialer(MemoryReactorClock(), proxy=proxy)
     with pytest.raises(InvalidBridge, match="invalid host name"):
-        dialer.endpoint(Address.of(host, 443))
+        dialer.endpoint(at(host, 443))
 
 
 @pytest.mark.parametrize("bind", [None, "127.0.0.1"])

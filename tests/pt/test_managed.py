@@ -299,11 +299,18 @@ async def test_debug_log_has_the_text_and_traceback_of_a_fault(
     assert "ValueError: to 192.0.2.1" in text
 
 
-async def test_debug_log_that_cannot_be_written_is_told(start: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("has_place", "why"),
+    [(True, "Is a directory"), (False, "TOR_PT_STATE_LOCATION is not set")],
+    ids=["not-writable", "no-state-location"],
+)
+async def test_debug_log_that_cannot_be_written_is_told(
+    start: Start, tmp_path: Path, has_place: bool, why: str
+) -> None:
     (tmp_path / DEBUG_LOG).mkdir()
-    state = {"TOR_PT_STATE_LOCATION": str(tmp_path)}
+    state = {"TOR_PT_STATE_LOCATION": str(tmp_path)} if has_place else {}
     program = start({**UNTIL_CLOSED, **state}, "-c", OWN.replace("DEBUG", "True"))
-    told = 'LOG SEVERITY=warning MESSAGE="there is no debug log: Is a directory"'
+    told = f'LOG SEVERITY=warning MESSAGE="there is no debug log: {why}"'
     assert told in await said(program, "CMETHODS DONE")
 
 

@@ -7,7 +7,7 @@ import errno
 import pytest
 from twisted.internet import error
 from twisted.internet.task import Clock
-from twisted.internet.testing import MemoryReactor
+from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogEvent
 
 from tests.pt.ports import CONNECT, Port, pairs, userpass
@@ -295,19 +295,19 @@ class TestOutcomes:
 
 
 class TestTarget:
-    def target(self, reactor: MemoryReactor, **options: object) -> Target:
+    def target(self, reactor: MemoryReactorClock, **options: object) -> Target:
         setting = Setting(Dialer(reactor), **options)  # type: ignore[arg-type]
         return Target(PLACE, KeyValues((("k", b"1"), ("e", b""), ("k", b"2"))), setting)
 
     def test_require_refuses_a_missing_argument(self) -> None:
-        target = self.target(MemoryReactor())
+        target = self.target(MemoryReactorClock())
         assert target.require("k") == b"1"
         assert target.require("e") == b""
         with pytest.raises(InvalidBridge, match="no argument other"):
             target.require("other")
 
     def test_endpoints_of_a_target_connect_as_the_parent_asks(self) -> None:
-        reactor = MemoryReactor()
+        reactor = MemoryReactorClock()
         target = self.target(reactor)
         target.endpoint.connect(None)  # type: ignore[arg-type]
         target.endpoint_to("198.51.100.7", 443).connect(None)  # type: ignore[arg-type]

@@ -103,7 +103,11 @@ async def test_a_password_file_is_read_once_and_again_when_it_changes(
     parse = auth._parse_passwords
     monkeypatch.setattr(auth, "_parse_passwords", lambda data: reads.append(data) or parse(data))
     path = tmp_path / "passwords"
-    authenticator = CredAuthenticator([PasswordFile(str(path))])
+    with pytest.raises(ValueError, match=f"{path}: No such file or directory; make it, "):
+        PasswordFile(str(path))
+    path.touch()
+    authenticator = CredAuthenticator([PasswordFile(path)])
+    path.unlink()
     assert await authenticator(RIGHT) is None
     assert await authenticator(RIGHT) is None
     assert log_lines == [

@@ -159,6 +159,11 @@ async def test_listener_is_bound_to_its_interface_alone(text: str, host: str | N
     [
         ("tcp:0:interface=192.0.2.1", "Cannot assign requested address; choose an address of this"),
         ("tcp:99999:interface=127.0.0.1", "port must be 0-65535; choose another"),
+        ("tcp:0:mode=600", "a part is missing, unknown or wrong; write it as tcp:"),
+        ("tcp:x", "a part is missing, unknown or wrong; write it as tcp:"),
+        ("unix:/x:mode=9", "a part is missing, unknown or wrong; write it as tcp:"),
+        ("systemd:domain=UNIX:index=9", "there is no such inherited socket; write it as tcp:"),
+        ("bogus:1", "Unknown endpoint type: 'bogus'; write it as tcp:"),
     ],
 )
 def test_place_that_cannot_be_had_is_told_with_the_fix(endpoint: str, words: str) -> None:

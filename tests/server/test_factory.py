@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -69,7 +70,7 @@ def test_each_factory_makes_its_protocol(
         ({"limits": {}}, "limits must be of the class Limits, not dict"),
         ({"isolator": b"secret"}, "isolator must be of the class Isolator, not bytes"),
         (
-            {"authenticator": PasswordFile("/passwords")},
+            {"authenticator": PasswordFile(os.devnull)},
             r"authenticator must be a function .* CredAuthenticator.*, not PasswordFile",
         ),
         ({"authenticator": CredAuthenticator}, "authenticator must be a function .*, not type"),

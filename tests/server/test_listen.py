@@ -86,7 +86,9 @@ def test_private_listeners_need_nothing(text: str) -> None:
 @rows("R-33", "P-38")
 @pytest.mark.parametrize("text", PUBLIC)
 def test_public_listeners_need_passwords_or_a_word(text: str) -> None:
-    with pytest.raises(ListenError, match=r"others could reach this proxy.*--auth.*AllowPublic"):
+    with pytest.raises(
+        ListenError, match=r"others could reach this proxy.*--auth.*authenticator=.*AllowPublic"
+    ):
         check_reach(parse_listener(text), authenticated=False)
     check_reach(parse_listener(text), authenticated=True)
     check_reach(parse_listener(f"{text} AllowPublic"), authenticated=False)

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import pytest
 
 from torsocks_tx.errors import Incomplete, ProtocolError
+from torsocks_tx.socks.constants import AddressType
 from torsocks_tx.socks.messages import Address
 from torsocks_tx.socks.wire import Reader
 
@@ -23,7 +24,7 @@ def octets(text: str) -> bytes:
 
 def at(host: str, port: int = 0) -> Address:
     """Return an address of the type that fits its text."""
-    return Address.of(host, port)
+    return Address.of(host, port) if host else Address(AddressType.HOSTNAME, host, port)
 
 
 def table(*rows: tuple[Any, ...]) -> list[Any]:

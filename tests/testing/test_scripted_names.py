@@ -12,6 +12,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
 from tests.support.peers import GRANTED, named, refused
+from tests.support.tables import at
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.socks.constants import Command, Version
 from torsocks_tx.socks.messages import Address, Credentials, Request
@@ -56,7 +57,7 @@ ONION = "a" * 56 + ".onion"
 def test_invalid_name_is_a_mistake(host: str, complaint: str) -> None:
     with pytest.raises(ScriptError, match=re.escape(complaint)):
         parse_script(host)
-    request = Request(Version.SOCKS5, Command.CONNECT, Address.of(host, 80))
+    request = Request(Version.SOCKS5, Command.CONNECT, at(host, 80))
     script = script_of(request)
     assert (script.act, script.code) == (Act.REPLY, 4)
     assert script.mistake.startswith(complaint)

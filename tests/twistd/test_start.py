@@ -94,7 +94,7 @@ async def test_password_file_is_judged_by_the_user_that_serves(tmp_path: Path) -
     command = (*TWISTD, "-n", "--pidfile=", *user, "torsocks", *DIRECT)
     ended = await run(*command, "--listen", LOOPBACK, "--auth", f"file:{passwords}")
     assert ended.status == 1
-    told = f"--auth 'file:{passwords}': Permission denied"
+    told = f"--auth file:{passwords}: Permission denied"
     assert lines_with(ended.text + ended.complaint, told) == 1
 
 
@@ -142,7 +142,7 @@ async def test_relative_paths_and_a_reload_without_a_file(tmp_path: Path) -> Non
     passwords.rename(tmp_path / "away")
     os.kill(server.pid, signal.SIGHUP)
     await server.said("what was read before stands")
-    told = f"SIGHUP: a new worker cannot start: --auth 'file:{passwords}': No such file"
+    told = f"SIGHUP: a new worker cannot start: --auth file:{passwords}: No such file"
     assert lines_with(server.output, told) == lines_with(server.output, "cannot start") == 1
     (tmp_path / "away").rename(passwords)
     await log_in()

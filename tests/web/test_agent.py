@@ -121,9 +121,9 @@ async def test_a_proxy_that_is_gone_is_a_fault_of_the_proxy(proxy: Proxy) -> Non
 @pytest.mark.parametrize(
     ("change", "wanted"),
     [
-        ({"proxy": "127.0.0.1:9050"}, "wanted a client endpoint"),
+        ({"proxy": "127.0.0.1:9050"}, "proxy must be a client endpoint"),
         ({"options": {}}, "options must be of the class ClientOptions, not dict"),
-        ({"pool": 8}, "pool must be an HTTPConnectionPool, not int"),
+        ({"pool": 8}, "pool must be of the class HTTPConnectionPool, not int"),
     ],
     ids=["proxy", "options", "pool"],
 )

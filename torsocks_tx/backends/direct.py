@@ -11,15 +11,17 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from zope.interface import implementer
 
 from torsocks_tx import errors
+from torsocks_tx.arguments import check_arguments
 from torsocks_tx.backends.names import NameResolver
 from torsocks_tx.client.connection import Stream
 from torsocks_tx.client.failures import log_fault
@@ -133,6 +135,10 @@ class DirectBackend:
         resolver: NameResolver | None = None,
         connect: Connect = socket.socket.connect_ex,
     ) -> None:
+        check_arguments(IReactorTime, reactor=reactor)
+        check_arguments(bool, allow_internal=allow_internal)
+        check_arguments(NameResolver, None, resolver=resolver)
+        check_arguments(Callable, connect=connect)
         self.reactor = reactor
         self.allow_internal = allow_internal
         self._resolver = resolver or NameResolver(reactor)

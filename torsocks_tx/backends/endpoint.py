@@ -9,12 +9,14 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.task import deferLater
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from torsocks_tx.arguments import check_arguments
 from torsocks_tx.client.connection import Stream
 from torsocks_tx.client.failures import destination_failed, log_fault
-from torsocks_tx.errors import CommandNotSupported, SOCKSError
+from torsocks_tx.errors import CommandNotSupported, Internal, SOCKSError
 from torsocks_tx.interfaces import IBackend, IReceiver
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.socks.messages import Address, Request
@@ -43,6 +45,7 @@ class EndpointBackend:
     """
 
     uses_tor = False
+    _log = Logger()
 
     def __init__(
         self,
@@ -51,9 +54,8 @@ class EndpointBackend:
         *,
         refusal_for: Callable[[Failure], SOCKSError] = destination_failed,
     ) -> None:
-        if not callable(choose):
-            wanted = "a function that returns the endpoint for a request"
-            raise TypeError(f"wanted {wanted}, not {type(choose).__name__}")
+        check_arguments(IReactorTime, reactor=reactor)
+        check_arguments(Callable, choose=choose, refusal_for=refusal_for)
         self._reactor = reactor
         self._choose = choose
         self._refusal_for = refusal_for
@@ -64,8 +66,16 @@ class EndpointBackend:
         # Never from inside ``open``: an endpoint may connect at once.
         next_turn = deferLater(self._reactor, 0.0, self._choose, request, isolation)
         choosing: Deferred[Any] = next_turn.addCallback(_run_if_coroutine)
-        stream.prepare_by(choosing.addCallback(stream.connect).addErrback(log_fault))
+        choosing.addCallback(self._check_choice).addCallback(stream.connect)
+        stream.prepare_by(choosing.addErrback(log_fault))
         return stream
+
+    def _check_choice(self, chosen: Any) -> Any:
+        if IStreamClientEndpoint.providedBy(chosen):
+            return chosen
+        text = "what should choose an endpoint has returned {kind}; the client is refused"
+        self._log.error(text, kind=type(chosen).__name__)
+        raise Internal("no endpoint")
 
     def resolve(self, request: Request, isolation: Isolation) -> Deferred[Address]:
         """Refuse the look-up."""

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
+from torsocks_tx.arguments import check_arguments
 from torsocks_tx.interfaces import IBackend, IOutbound, IReceiver
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.socks.messages import Address, Request
@@ -90,6 +91,7 @@ class MemoryBackend:
     uses_tor = False
 
     def __init__(self, script: Script | None = None, look_up: LookUp | None = None) -> None:
+        check_arguments(Callable, None, script=script, look_up=look_up)
         self._script = script
         self._look_up = look_up
         self.outbounds: list[MemoryOutbound] = []

@@ -14,19 +14,21 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from os import PathLike
 from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import ConnectError
-from twisted.internet.interfaces import IReadWriteDescriptor
+from twisted.internet.interfaces import IReactorTime, IReadWriteDescriptor
 from twisted.internet.protocol import connectionDone
 from twisted.names import dns
 from twisted.protocols.basic import Int16StringReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from torsocks_tx.arguments import check_arguments
 from torsocks_tx.errors import Busy, HostUnreachable, ProtocolError
 from torsocks_tx.relay.connector import OneProtocol
 from torsocks_tx.relay.sockets import abort
@@ -255,6 +257,9 @@ class NameResolver:
         hosts: str = "/etc/hosts",
         resolv_conf: str = "/etc/resolv.conf",
     ) -> None:
+        check_arguments(IReactorTime, reactor=reactor)
+        check_arguments(Sequence, None, servers=servers)
+        check_arguments(str, PathLike, hosts=hosts, resolv_conf=resolv_conf)
         self._reactor = reactor
         self._servers = servers
         self._hosts = _ParsedFile(hosts, parse_hosts)

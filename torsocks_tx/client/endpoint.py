@@ -26,11 +26,12 @@ from twisted.python.components import proxyForInterface
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from torsocks_tx.arguments import check_arguments
 from torsocks_tx.client.connection import LookUp, Stream
 from torsocks_tx.client.failures import proxy_failed
 from torsocks_tx.errors import ProtocolError, ProxyBroken, SOCKSError
 from torsocks_tx.http.client import HTTPClientHandshake
-from torsocks_tx.interfaces import IReceiver, check_endpoint, or_default
+from torsocks_tx.interfaces import IReceiver
 from torsocks_tx.relay.connector import OneProtocol
 from torsocks_tx.relay.sockets import abort, is_closing
 from torsocks_tx.socks.client import ClientHandshake
@@ -60,10 +61,9 @@ class SOCKSClientEndpoint:
         port: int,
         options: ClientOptions = _DEFAULTS,
     ) -> None:
-        check_endpoint(proxy)
-        options = or_default("options", options, ClientOptions)
+        _check(reactor, proxy, options)
         if not isinstance(port, int) or not 0 < port < 65536:
-            raise ValueError(f"a port is a whole number from 1 to 65535, not {port!r}")
+            raise ValueError(f"a port must be a whole number from 1 to 65535, not {port!r}")
         self._reactor = reactor
         self._proxy = proxy
         self._options = options
@@ -257,8 +257,7 @@ def _look_up(
     host: str | bytes,
     options: ClientOptions,
 ) -> Deferred[str]:
-    check_endpoint(proxy)
-    options = or_default("options", options, ClientOptions)
+    _check(reactor, proxy, options)
     try:
         address = _address(host, 0)
         if command is Command.RESOLVE_PTR and not address.is_ip:
@@ -285,17 +284,23 @@ def _look_up(
     return look_up.answer.addCallback(check)
 
 
+def _check(reactor: object, proxy: object, options: object) -> None:
+    check_arguments(IReactorTime, reactor=reactor)
+    check_arguments(IStreamClientEndpoint, proxy=proxy)
+    check_arguments(ClientOptions, options=options)
+
+
 def _address(host: str | bytes, port: int) -> Address:
     if isinstance(host, bytes):
         host = host.decode("latin-1")  # what is not ASCII is refused as text is
     if not isinstance(host, str):
-        raise TypeError(f"a host is text or bytes, not {type(host).__name__}")
+        raise TypeError(f"a host must be text or bytes, not {type(host).__name__}")
     if not host or not host.isascii():
         raise ValueError(
-            "a host is an IP address or an ASCII name; write others in their IDNA form"
+            "a host must be an IP address or an ASCII name; write others in their IDNA form"
         )
     if len(host) > MAX_NAME or _UNSAYABLE.search(host):
-        raise ValueError("a host has at most 255 bytes, and no blanks, line ends or NULs")
+        raise ValueError("a host must have at most 255 bytes, and no blanks, line ends or NULs")
     return Address.of(host, port)
 
 

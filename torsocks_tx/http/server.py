@@ -224,13 +224,12 @@ def _has_body(head: h11.Request) -> bool:
 def parse_target(target: bytes) -> Address:
     """Return the address of a CONNECT's target. Raises ProtocolError."""
     host, _, port = target.decode("latin-1").rpartition(":")
-    address = Address.of(host, 0)
     # Without brackets nobody could tell where an IPv6 address ends.
-    if not _PORT.fullmatch(port) or (":" in host and not host.startswith("[")):
+    if not host or not _PORT.fullmatch(port) or (":" in host and not host.startswith("[")):
         raise ProtocolError("no HOST:PORT")
     if not 0 < int(port) < 65536:
         raise ProtocolError("no such port")
-    return check_destination(replace(address, port=int(port)))
+    return check_destination(Address.of(host, int(port)))
 
 
 def parse_basic(value: bytes | None) -> Credentials | None:

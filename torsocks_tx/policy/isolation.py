@@ -14,6 +14,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from torsocks_tx.arguments import check_arguments, check_flags
 from torsocks_tx.http.answers import ISOLATION_HEADERS
 from torsocks_tx.socks.constants import Version
 from torsocks_tx.socks.messages import Credentials, Request
@@ -34,6 +35,10 @@ class IsolationFlags:
     dest_port: bool = False
     dest_addr: bool = False
     session_group: int | None = None
+
+    def __post_init__(self) -> None:
+        check_flags(self)
+        check_arguments(int, None, session_group=self.session_group)
 
 
 class Isolation:
@@ -119,6 +124,7 @@ class Isolator:
     """
 
     def __init__(self, secret: bytes | None = None) -> None:
+        check_arguments(bytes, None, secret=secret)
         self._secret = os.urandom(SECRET_BYTES) if secret is None else secret
         if len(self._secret) < SECRET_BYTES:
             raise ValueError(f"wanted a secret of {SECRET_BYTES} random bytes")

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from torsocks_tx.arguments import check_arguments, check_flags
 from torsocks_tx.errors import AddressTypeNotSupported, HostUnreachable, NotAllowed
 from torsocks_tx.policy.isolation import IsolationFlags
 from torsocks_tx.socks.constants import AddressType, Command, Role, Version
@@ -49,6 +50,9 @@ class ListenerPolicy:
     role: Role = Role.TOR
 
     def __post_init__(self) -> None:
+        check_flags(self)
+        check_arguments(IsolationFlags, isolation=self.isolation)
+        check_arguments(Role, role=self.role)
         if self.ipv4_traffic or self.ipv6_traffic:
             return
         if not self.onion_traffic:
@@ -157,11 +161,11 @@ FLAGS: tuple[Flag, ...] = (
     Flag("ExtendedErrors", "extended_errors", "tell SOCKS5 clients why an onion service failed"),
     Flag("ExtendedAuth", "extended_auth", "extended authentication for clients that offer it"),
     Flag("SwapE0E1", "swap_e0_e1", "swap E0 and E1: proposal 229 contradicts itself there"),
-    Flag("IsolateClientAddr", "client_addr", "client addresses never share a circuit", True),
-    Flag("IsolateSOCKSAuth", "socks_auth", "logins never share a circuit", True),
+    Flag("IsolateClientAddr", "client_addr", "two client addresses never share a circuit", True),
+    Flag("IsolateSOCKSAuth", "socks_auth", "two logins never share a circuit", True),
     Flag("IsolateClientProtocol", "client_protocol", "SOCKS4, 5, HTTP never share a circuit", True),
-    Flag("IsolateDestPort", "dest_port", "destination ports never share a circuit", True),
-    Flag("IsolateDestAddr", "dest_addr", "destination addresses never share a circuit", True),
+    Flag("IsolateDestPort", "dest_port", "two destination ports never share a circuit", True),
+    Flag("IsolateDestAddr", "dest_addr", "two destination hosts never share a circuit", True),
     Flag("PreferSOCKSNoAuth", "prefer_socks_no_auth", "no authentication wherever it is offered"),
     Flag("OnionTraffic", "onion_traffic", "allow onion services"),
     Flag("IPv4Traffic", "ipv4_traffic", "allow IPv4 destinations"),

@@ -31,6 +31,7 @@ from twisted.python.components import proxyForInterface
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from torsocks_tx.arguments import check_arguments
 from torsocks_tx.errors import (
     ConnectionRefused,
     GeneralFailure,
@@ -223,6 +224,8 @@ class CodecEndpoint:
     """Connects to ``endpoint`` through a codec; ``make_codec`` is called for each connection."""
 
     def __init__(self, endpoint: IStreamClientEndpoint, make_codec: Callable[[], Codec]) -> None:
+        check_arguments(IStreamClientEndpoint, endpoint=endpoint)
+        check_arguments(Callable, make_codec=make_codec)
         self._endpoint = endpoint
         self._make_codec = make_codec
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from enum import Enum, auto
 from functools import partial
@@ -41,6 +41,7 @@ from twisted.logger import (
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from torsocks_tx.arguments import check_arguments
 from torsocks_tx.backends.tor.files import make_private_directory
 from torsocks_tx.pt import spec
 from torsocks_tx.pt.transport import Dialer, Setting, Transport, TransportFactory
@@ -228,8 +229,8 @@ class ManagedTransports:
         self._parent.say(spec.VERSION_DONE)
         wanted = spec.read_environment(environ)
         state_location = _make_state_location(wanted)
-        if self._debug and state_location is not None:
-            self._open_debug_log(state_location / DEBUG_LOG)
+        if self._debug:
+            self._open_debug_log(state_location)
         dialer = self._dialer(wanted)
         for name in dict.fromkeys(wanted.transports):
             # A parent asks for all the transports that it may need: some are of other programs.
@@ -239,9 +240,14 @@ class ManagedTransports:
         self._parent.say(spec.CMETHODS_DONE)
         return wanted
 
-    def _open_debug_log(self, path: Path) -> None:
+    def _open_debug_log(self, directory: Path | None) -> None:
+        if directory is None:
+            self.log.warn("there is no debug log: TOR_PT_STATE_LOCATION is not set")
+            return
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            descriptor = os.open(
+                directory / DEBUG_LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600
+            )
         except OSError as error:
             self.log.warn("there is no debug log: {reason}", reason=error.strerror)
             return
@@ -331,10 +337,14 @@ def run(transports: Mapping[str, Transport], *, debug: bool = False) -> NoReturn
     """Serve these transports, by name, to the tor that started this program; never return.
 
     ``debug`` writes everything that is logged, with the texts and tracebacks of exceptions, to
-    ``debug.log`` in the state directory, anew at each start: it may hold addresses. Raises
-    ValueError for a name that no transport may have.
+    ``debug.log`` in the state directory, anew at each start: it may hold addresses. Without that
+    directory the parent's log says that there is no such file. Raises ValueError for a name that no
+    transport may have.
     """
-    for name in transports:
-        if not spec.is_transport_name(name):
+    check_arguments(Mapping, transports=transports)
+    check_arguments(bool, debug=debug)
+    for name, transport in transports.items():
+        check_arguments(Callable, transport=transport)
+        if not isinstance(name, str) or not spec.is_transport_name(name):
             raise ValueError(f"not a name of a transport: {name!r}")
     react(serve, (transports, debug))

@@ -20,6 +20,7 @@ from enum import Enum
 from pathlib import PurePath
 from urllib.parse import unquote_to_bytes
 
+from torsocks_tx.arguments import check_arguments
 from torsocks_tx.socks.constants import AddressType
 from torsocks_tx.socks.messages import Address, Credentials
 from torsocks_tx.socks.userpass import MAX_FIELD
@@ -102,7 +103,7 @@ def _escaped(byte: int) -> bytes:
 # The environment.
 
 
-class Unusable(Exception):
+class Unusable(ValueError):
     """The program cannot serve its parent; ``line`` is the last line to print, and says why."""
 
     def __init__(self, line: bytes) -> None:
@@ -200,6 +201,11 @@ class UpstreamProxy:
     address: Address
     credentials: Credentials | None = None
 
+    def __post_init__(self) -> None:
+        check_arguments(ProxyKind, kind=self.kind)
+        check_arguments(Address, address=self.address)
+        check_arguments(Credentials, None, credentials=self.credentials)
+
 
 def parse_proxy(uri: str) -> UpstreamProxy:
     """Read the URI of a proxy, from ``TOR_PT_PROXY``.
@@ -212,6 +218,8 @@ def parse_proxy(uri: str) -> UpstreamProxy:
     address: a name would have to be looked up here. Raises ``Unusable`` (PROXY-ERROR), which never
     quotes the URI: it may hold a password.
     """
+    if not isinstance(uri, str):
+        raise TypeError(f"uri must be text, not {type(uri).__name__}")
     scheme, separator, rest = uri.partition("://")
     user, at, place = rest.rpartition("@")
     try:

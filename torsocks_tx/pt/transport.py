@@ -23,11 +23,12 @@ from typing import Any
 from twisted.internet import endpoints
 from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectError, ConnectionClosed
-from twisted.internet.interfaces import IAddress, IStreamClientEndpoint
+from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from torsocks_tx import errors
+from torsocks_tx.arguments import check_arguments
 from torsocks_tx.backends.endpoint import EndpointBackend
 from torsocks_tx.client.endpoint import SOCKSClientEndpoint
 from torsocks_tx.client.failures import destination_failed
@@ -75,6 +76,11 @@ class Dialer:
     proxy: UpstreamProxy | None = None
     bind_v4: str | None = None
     bind_v6: str | None = None
+
+    def __post_init__(self) -> None:
+        check_arguments(IReactorTime, reactor=self.reactor)
+        check_arguments(UpstreamProxy, None, proxy=self.proxy)
+        check_arguments(str, None, bind_v4=self.bind_v4, bind_v6=self.bind_v6)
 
     def endpoint(self, address: Address) -> IStreamClientEndpoint:
         """Return an endpoint for an address. A proxy looks names up; without one, this machine.
@@ -127,6 +133,11 @@ class Setting:
     state_location: PurePath | None = None
     report: Callable[[Mapping[str, str]], None] = _log_status
 
+    def __post_init__(self) -> None:
+        check_arguments(Dialer, dialer=self.dialer)
+        check_arguments(PurePath, None, state_location=self.state_location)
+        check_arguments(Callable, report=self.report)
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -147,9 +158,13 @@ class Target:
     def endpoint_to(self, host: str, port: int) -> IStreamClientEndpoint:
         """Return the endpoint for another host; a name is looked up here if there is no proxy.
 
-        Raises ``InvalidBridge`` for an invalid host name.
+        Raises ``InvalidBridge`` for an invalid host name or port.
         """
-        return self.setting.dialer.endpoint(Address.of(host, port))
+        try:
+            address = Address.of(host, port)
+        except ValueError as error:
+            raise errors.InvalidBridge(str(error)) from None
+        return self.setting.dialer.endpoint(address)
 
     def require(self, key: str) -> bytes:
         """Return the first value of an argument; raises ``InvalidBridge`` if there is none."""
@@ -245,6 +260,12 @@ class TransportFactory(SOCKSFactory):
         limiter: ConnectionLimiter | None = None,
         debugging: bool = True,
     ) -> None:
+        check_arguments(IReactorTime, reactor=reactor)
+        check_arguments(Callable, transport=transport)
+        check_arguments(Setting, None, setting=setting)
+        check_arguments(frozenset, None, arguments=arguments)
+        check_arguments(Limits, None, limits=limits)
+        check_arguments(bool, debugging=debugging)
         super().__init__(
             TransportBackend(reactor, transport, setting or Setting(Dialer(reactor))),
             policy=ListenerPolicy(role=Role.PT),

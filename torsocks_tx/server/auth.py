@@ -6,6 +6,7 @@ import hmac
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from os import PathLike
 from typing import Any, NoReturn, TypeGuard
 
 from twisted.cred.checkers import ICredentialsChecker
@@ -18,7 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from torsocks_tx.interfaces import check_argument
+from torsocks_tx.arguments import check_arguments
 from torsocks_tx.server.connections import RareWarning
 from torsocks_tx.socks.messages import Credentials
 
@@ -84,17 +85,24 @@ class PasswordTable:
 class PasswordFile:
     """A checker for a file with lines of ``name:password``; the password may hold colons.
 
-    The file is read at the first login and again when it has changed. While it cannot be read,
-    every login is refused. Of two lines with one name the first counts; a name is not empty.
+    The file is read at the first login and again when it has changed. One that cannot be read now
+    is a ``ValueError``; if that comes later, every login is refused meanwhile. Of two lines with
+    one name the first counts; a name is not empty.
     """
 
     credentialInterfaces = (IUsernamePassword,)
     _log = Logger()
 
-    def __init__(self, filename: str) -> None:
+    def __init__(self, filename: str | PathLike[str]) -> None:
+        check_arguments(str, PathLike, filename=filename)
         self.filename = filename
         self._passwords: Mapping[bytes, bytes] = {}
         self._state: object = None
+        try:
+            open(filename, "rb").close()
+        except OSError as error:
+            fix = f"make it, with lines of name:password, for uid {os.geteuid()} to read"
+            raise ValueError(f"{filename}: {error.strerror}; {fix}") from None
 
     def requestAvatarId(self, credentials: Any) -> Deferred[Any]:
         """Fire with the user's name, or with ``UnauthorizedLogin``."""
@@ -167,11 +175,13 @@ class CredAuthenticator:
     _log = Logger()
 
     def __init__(self, checkers: Sequence[ICredentialsChecker]) -> None:
-        is_list = isinstance(checkers, list | tuple)
-        check_argument("checkers", checkers, "a list, such as [checker]", is_list)
-        wanted = "an ICredentialsChecker for IUsernamePassword or IUsernameHashedPassword"
+        check_arguments(list, tuple, checkers=checkers)
+        if not checkers:
+            raise ValueError("without a checker nobody could log in")
         for checker in checkers:
-            check_argument("each checker", checker, wanted, _takes_passwords(checker))
+            if not _takes_passwords(checker):
+                wanted = "an ICredentialsChecker for IUsernamePassword or IUsernameHashedPassword"
+                raise TypeError(f"each checker must be {wanted}, not {type(checker).__name__}")
         self._checkers = tuple(checkers)
         text = _MISTAKE.format(who="a checker", wanted="a name")
         self._warning = RareWarning(self._log, text, time.monotonic)
@@ -229,9 +239,9 @@ class LoginGuard:
     _log = Logger()
 
     def __init__(self, authenticator: Authenticator, clock: IReactorTime) -> None:
-        wanted = "a function of Credentials, such as CredAuthenticator([checker])"
-        is_function = callable(authenticator) and not isinstance(authenticator, type)
-        check_argument("authenticator", authenticator, wanted, is_function)
+        check_arguments(Callable, authenticator=authenticator)
+        if isinstance(authenticator, type):  # such as CredAuthenticator, without its checkers
+            raise TypeError("authenticator must be a function of Credentials, not type")
         self._authenticator = authenticator
         self._clock = clock
         self._secret = os.urandom(32)

@@ -34,6 +34,7 @@ from zope.interface import implementer
 from torsocks_tx.server.connections import RareWarning
 from torsocks_tx.server.listen import (
     BACKLOG,
+    DEFAULT,
     PROXIED,
     Listener,
     ListenError,
@@ -67,7 +68,7 @@ def bind(
     if public and not (listener.policy.allow_public or authenticated):
         raise ListenError(
             f"{listener.text} is a socket at {describe(address)}, where others could reach it;"
-            " ask for passwords, or add the flag AllowPublic, if that is meant"
+            " ask for passwords (--auth, or serve(authenticator=...)), or add the flag AllowPublic"
         )
     if public:
         _log.warn(
@@ -85,12 +86,10 @@ def _listening_port(reactor: Any, listener: Listener, factory: Factory) -> IList
     outcome: list[Any] = []
     try:
         endpoint = server_endpoint(reactor, listener.endpoint)
-        endpoint.listen(factory).addBoth(outcome.append)
-    except TypeError:  # which quotes the function of Twisted that did not take a part
-        text = "a part of the endpoint is missing, unknown or wrong"
-        raise ListenError(f"{listener.text}: {text}") from None
     except Exception as error:
-        raise ListenError(f"{listener.text}: {error}") from None
+        fix = f"write it as {DEFAULT} or unix:/run/socks"
+        raise ListenError(f"{listener.text}: {why_wrong(error)}; {fix}") from None
+    maybeDeferred(endpoint.listen, factory).addBoth(outcome.append)
     if not outcome:
         raise ListenError(f"{listener.text}: not ready at once")
     port: IListeningPort | Failure = outcome[0]
@@ -104,6 +103,15 @@ def _listening_port(reactor: Any, listener: Listener, factory: Factory) -> IList
         fix = _FIXES.get(number or 0, "choose another place")
         raise ListenError(f"{listener.text}: {reason}; {fix}")
     return port
+
+
+def why_wrong(error: Exception) -> str:
+    """Say what is wrong with the text of an endpoint; most parsers of Twisted quote their code."""
+    if isinstance(error, IndexError):
+        return "there is no such inherited socket"
+    text = str(error)
+    known = text.startswith("Unknown endpoint type")
+    return text if known else "a part is missing, unknown or wrong"
 
 
 def server_endpoint(reactor: Any, description: str) -> Any:

@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.selectreactor import SelectReactor
 from twisted.logger import Logger
 
+from torsocks_tx.arguments import check_arguments, check_limit
 from torsocks_tx.socks.extended import Budget
 from torsocks_tx.socks.wire import packed_ip
 
@@ -178,8 +179,9 @@ class ConnectionLimiter:
     ``most`` is None for any number; ``per_client`` is None for a quarter of ``most``. That default
     does not bound 127.0.0.1 and ::1, since all programs of a machine share them. Clients without an
     address, as on unix sockets, are bounded by ``most`` alone. ``pairs_budget`` bounds what
-    all clients send by extended authentication. Addresses that are bounded may also be on the way
-    to ``ONIONS_AT_ONCE`` onion services only. ``clock``: the reactor in which requests are begun.
+    all clients send by extended authentication. Every address but those two may also be on the way
+    to ``ONIONS_AT_ONCE`` onion services only, and with a ``per_client`` these two as well.
+    ``clock``: the reactor in which requests are begun.
     """
 
     _log = Logger()
@@ -190,6 +192,10 @@ class ConnectionLimiter:
         per_client: int | None = None,
         clock: IReactorTime | None = None,
     ) -> None:
+        check_arguments(IReactorTime, None, clock=clock)
+        for name, bound in (("most", most), ("per_client", per_client)):
+            if bound is not None:
+                check_limit(name, bound)
         if clock is None:
             from twisted.internet import reactor
 

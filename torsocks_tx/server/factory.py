@@ -10,7 +10,7 @@ session group.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from typing import Any
 
@@ -21,10 +21,11 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
+from torsocks_tx.arguments import check_arguments
 from torsocks_tx.errors import NotAllowed
 from torsocks_tx.http.answers import FAMILY_PREFERENCE, PROXY_AUTHORIZATION, Answers
 from torsocks_tx.http.server import ISOLATION_USERS, HTTPOptions, parse_basic
-from torsocks_tx.interfaces import IBackend, check_argument, or_default
+from torsocks_tx.interfaces import IBackend
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolation, Isolator, is_for_exit, isolation_key
 from torsocks_tx.policy.listener import ListenerPolicy
@@ -54,7 +55,23 @@ LOGIN_ISOLATES = (
 
 _listener_numbers = itertools.count(1)
 _isolator = Isolator()
-_BACKEND = "an object that provides IBackend, such as TorBackend.from_tor(reactor, tor)"
+_default_policy = ListenerPolicy()
+
+
+_ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "backend": (IBackend,),
+    "policy": (ListenerPolicy, None),
+    "limits": (Limits, None),
+    "authenticator": (Callable, None),
+    "listener": (str, None),
+    "isolator": (Isolator, None),
+    "keys": (Mapping, None),
+    "limiter": (ConnectionLimiter, None),
+    "clock": (IReactorTime, None),
+    "tells_clients_apart": (bool,),
+    "debugging": (bool,),
+}
+"""What the arguments of a factory must be."""
 
 
 class SOCKSFactory(Factory):
@@ -89,21 +106,23 @@ class SOCKSFactory(Factory):
         tells_clients_apart: bool = True,
         debugging: bool = True,
     ) -> None:
+        given = locals()
+        for name, kinds in _ARGUMENTS.items():
+            check_arguments(*kinds, **{name: given[name]})
         if clock is None:
             from twisted.internet import reactor
 
             clock = reactor
-        check_argument("backend", backend, _BACKEND, IBackend.providedBy(backend))
         self.backend = backend
-        self.policy = or_default("policy", policy, ListenerPolicy)
-        self.limits = or_default("limits", limits, Limits)
+        self.policy = policy or _default_policy
+        self.limits = limits or Limits()
         self.clock = clock
         self.debugging = debugging
         self.connections: set[SOCKSProtocol] = set()
         self._guard = LoginGuard(authenticator, clock) if authenticator is not None else None
         self._tells_clients_apart = tells_clients_apart
         self._listener = listener or f"listener-{next(_listener_numbers)}"
-        self._isolator = or_default("isolator", isolator or _isolator, Isolator)
+        self._isolator = isolator or _isolator
         self._port_flags = self.policy.port_flags
         self._is_restrictive = self.policy.is_restrictive
         if limiter is None:

@@ -127,7 +127,8 @@ def check_reach(listener: Listener, *, authenticated: bool) -> None:
         private = f"{listener.kind}:{port}:interface={_LOOPBACK[listener.kind]}"
         raise ListenError(
             f"{listener.text}: others could reach this proxy. Write {private} to serve"
-            " this machine only, or ask for passwords (--auth), or add the flag AllowPublic"
+            " this machine only, or ask for passwords (--auth, or serve(authenticator=...)),"
+            " or add the flag AllowPublic"
         )
 
 

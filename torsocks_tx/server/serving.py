@@ -19,7 +19,8 @@ from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IAddress, IListeningPort, IReactorTime
 from twisted.logger import Logger
 
-from torsocks_tx.interfaces import IBackend, or_default
+from torsocks_tx.arguments import check_arguments
+from torsocks_tx.interfaces import IBackend
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolator
 from torsocks_tx.server.auth import Authenticator
@@ -148,10 +149,12 @@ def serve(
     if not texts or not isinstance(texts, list | tuple) or {*map(type, texts)} != {str}:
         wanted = f'a text such as "{DEFAULT}", or a list of these'
         raise TypeError(f"listen must be {wanted}, not {listen!r}")
+    check_arguments(IReactorTime, reactor=reactor)
+    check_arguments(Limits, None, limits=limits)
     listeners = [parse_listener(text, os.getcwd()) for text in texts]
     for listener in listeners:
         check_reach(listener, authenticated=authenticator is not None)
-    limits = or_default("limits", limits, Limits)
+    limits = limits or Limits()
     if limits.max_connections is None:
         limits = replace(limits, max_connections=allowed_connections(reactor))
     ready = with_factories(

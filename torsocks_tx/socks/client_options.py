@@ -11,6 +11,7 @@ import math
 import os
 from dataclasses import dataclass, field
 
+from torsocks_tx.arguments import check_arguments, check_flags
 from torsocks_tx.errors import ArgumentsRefused, LoginRefused, NotIsolated, ProxyFault, SOCKSError
 from torsocks_tx.socks import extended, socks4, socks5, userpass
 from torsocks_tx.socks.constants import (
@@ -86,7 +87,7 @@ class ClientOptions:
 
     version: int = 5
     isolation: bytes | None = field(default=None, repr=False)
-    isolation_secret: bytes = field(default=_PROCESS_SECRET, repr=False)
+    isolation_secret: bytes = field(default_factory=lambda: _PROCESS_SECRET, repr=False)
     credentials: Credentials | None = None
     pairs: KeyValues = NO_PAIRS
     require: tuple[str, ...] = ()
@@ -118,21 +119,22 @@ class ClientOptions:
 
     def _check_kinds(self) -> None:
         """Refuse values of a wrong type, which would only fail later or mean something else."""
-        if not isinstance(self.isolation, bytes | None):
-            raise ValueError("isolation is bytes")
-        if not isinstance(self.isolation_secret, bytes) or len(self.isolation_secret) < 16:
+        check_flags(self)
+        check_arguments(int, version=self.version)
+        check_arguments(bytes, None, isolation=self.isolation)
+        check_arguments(bytes, isolation_secret=self.isolation_secret)
+        check_arguments(Credentials, None, credentials=self.credentials)
+        check_arguments(KeyValues, pairs=self.pairs)
+        check_arguments(tuple, require=self.require)
+        check_arguments(CodeSet, None, reply_codes=self.reply_codes)
+        check_arguments(Role, None, role=self.role)
+        check_arguments(int, float, None, timeout=self.timeout)
+        check_arguments(str, protocol=self.protocol)
+        if self.credentials is not None:
+            known = self.credentials
+            check_arguments(bytes, username=known.username, password=known.password)
+        if len(self.isolation_secret) < 16:
             raise ValueError("an isolation secret is at least 16 random bytes")
-        if not isinstance(self.credentials, Credentials | None):
-            raise ValueError("credentials are of the class Credentials")
-        if self.credentials is not None and not (
-            isinstance(self.credentials.username, bytes)
-            and isinstance(self.credentials.password, bytes)
-        ):
-            raise ValueError("a user name and a password are bytes")
-        if not isinstance(self.pairs, KeyValues):
-            raise ValueError("pairs are of the class KeyValues: KeyValues.of({...})")
-        if isinstance(self.require, str):
-            raise ValueError("require is a tuple of keys, not one text")
         if self.timeout is not None and not 0 < self.timeout < math.inf:
             raise ValueError("a timeout is a number of seconds above 0, or None")
 

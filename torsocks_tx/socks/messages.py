@@ -56,8 +56,12 @@ class Address:
 
         The text of an IPv6 address with a scope (``%eth0``) is a name: scopes mean nothing to Tor.
         """
-        if not 0 <= port < 65536:
-            raise ValueError(f"a port is a whole number from 0 to 65535, not {port!r}")
+        if not isinstance(host, str):
+            raise TypeError(f"a host must be text, not {type(host).__name__}")
+        if not host:
+            raise ValueError("a host must not be empty")
+        if not isinstance(port, int) or not 0 <= port < 65536:
+            raise ValueError(f"a port must be a whole number from 0 to 65535, not {port!r}")
         parsed = _parse_ip(host)
         if parsed is None:
             return cls(AddressType.HOSTNAME, host, port)
@@ -104,10 +108,13 @@ class KeyValues:
     @classmethod
     def of(cls, pairs: Mapping[str, bytes] | Iterable[tuple[str, bytes]] = ()) -> KeyValues:
         """Make them from a mapping, or from pairs that are in order already."""
-        given = tuple(pairs.items() if isinstance(pairs, Mapping) else pairs)
-        for key, value in given:
-            if not isinstance(key, str) or not isinstance(value, bytes):
-                raise TypeError('wanted text keys and bytes values, as in {"X-key": b"value"}')
+        try:
+            given = tuple(pairs.items() if isinstance(pairs, Mapping) else pairs)
+            are_right = all(isinstance(k, str) and isinstance(v, bytes) for k, v in given)
+        except (TypeError, ValueError):
+            are_right = False
+        if not are_right or isinstance(pairs, str | bytes):
+            raise TypeError('pairs must be text keys and bytes values, as in {"X-key": b"value"}')
         return cls(given)
 
     def __iter__(self) -> Iterator[tuple[str, bytes]]:

@@ -85,10 +85,11 @@ Size limits:
       Clients at one time. If not given, what the limit of open files allows.
   --max-per-client N
       Clients at one time from one address (of IPv6: one /64 network). If not
-      given, a quarter of all, but 127.0.0.1 and ::1 are not bounded, for all
-      programs here share them. Nor are unix sockets, and haproxy:, ever. An
-      address that is bounded may be on the way to 32 onion services at one
-      time; its further requests for them wait.
+      given, a quarter of all, from any address but 127.0.0.1 and ::1, which
+      all programs of this machine share. If given, N from these two as well.
+      Clients of unix sockets and of haproxy: are not counted by address. One
+      address that is counted may also be on the way to 32 onion services at
+      one time (in each worker); its further requests for them wait.
   --early-data BYTES  [default: {_LIMITS.early_data}]
       Most that is taken from a client before its stream is open.
   --extended-bytes BYTES  [default: {_LIMITS.extended_bytes}]

@@ -20,7 +20,7 @@ from torsocks_tx.backends.tor.daemon import TorNotFound, find_tor
 from torsocks_tx.backends.tor.files import check_directory
 from torsocks_tx.policy.listener import flag_help
 from torsocks_tx.server.auth import AUTH_TEXT, OWN_CHECKERS, PasswordFile
-from torsocks_tx.server.binding import server_endpoint
+from torsocks_tx.server.binding import server_endpoint, why_wrong
 from torsocks_tx.server.listen import (
     DEFAULT,
     INHERITABLE,
@@ -103,9 +103,10 @@ class Options(usage.Options, AuthOptionMixin):
     def opt_auth(self, description: str) -> None:
         """Ask for user names and passwords, as file:/path checks them (see --help-auth)."""
         kind, _, argument = description.partition(":")
+        if kind == "file" and argument:
+            self.addChecker(_password_file(self._absolute(argument)))
+            return
         try:
-            if kind == "file" and argument:
-                argument = self._absolute(argument)
             if kind in OWN_CHECKERS:
                 self.addChecker(OWN_CHECKERS[kind](argument))
             else:
@@ -172,7 +173,7 @@ class Options(usage.Options, AuthOptionMixin):
         """Raise ``UsageError`` if the user that this process runs as cannot read what is named."""
         for checker in self.get("credCheckers") or ():
             if isinstance(checker, PasswordFile):
-                _check_password_file(checker.filename)
+                _password_file(checker.filename)
         path = self["onion-auth-dir"]
         # The files in it are for the log to complain of; without it there is nothing to do.
         if path is not None:
@@ -225,7 +226,7 @@ class Options(usage.Options, AuthOptionMixin):
                 server_endpoint(reactor, listener.endpoint)
             except Exception as error:
                 fix = f"write it as {DEFAULT} or unix:/run/socks"
-                _refuse("listen", listener.text, f"{_why(error)}; {fix}")
+                _refuse("listen", listener.text, f"{why_wrong(error)}; {fix}")
             if self["workers"] > 1 and listener.kind not in INHERITABLE:
                 fix = "workers share plain sockets only: tcp, tcp6, unix or systemd"
                 _refuse("listen", listener.text, fix)
@@ -240,11 +241,18 @@ class Options(usage.Options, AuthOptionMixin):
             try:
                 clientFromString(reactor, text)
             except Exception as error:
-                _refuse(name, text, f"{_why(error)}; write it as {examples}")
+                _refuse(name, text, f"{why_wrong(error)}; write it as {examples}")
 
 
 def _refuse(name: str, value: str, reason: str) -> NoReturn:
     raise usage.UsageError(f"--{name} {value!r}: {reason}") from None
+
+
+def _password_file(path: str | os.PathLike[str]) -> PasswordFile:
+    try:
+        return PasswordFile(path)
+    except ValueError as error:
+        raise usage.UsageError(f"--auth file:{error}") from None
 
 
 def _read_password(path: str) -> str:
@@ -272,20 +280,3 @@ def _working_directory() -> str:
     except OSError:
         # It has been removed: a relative path then names nothing anywhere.
         return os.sep
-
-
-def _why(error: Exception) -> str:
-    """What an endpoint parser of Twisted complains of; most say it in words of Python's."""
-    if isinstance(error, IndexError):
-        return "there is no such inherited socket"
-    text = str(error)
-    return text if text.startswith("Unknown endpoint type") else "a part is missing or wrong"
-
-
-def _check_password_file(path: str) -> None:
-    try:
-        with open(path, "rb"):
-            return
-    except OSError as error:
-        fix = f"make that file, with lines of user:password, for uid {os.geteuid()} to read"
-        _refuse("auth", f"file:{path}", f"{error.strerror}; {fix}")

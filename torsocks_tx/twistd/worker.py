@@ -98,7 +98,11 @@ def main() -> None:
     orders = read_orders()
     globalLogBeginner.beginLoggingTo([FileLogObserver(sys.stdout, _line)], redirectStandardIO=False)
     options = _WorkerOptions(orders["directory"])
-    options.parseOptions(orders["arguments"])
+    try:
+        options.parseOptions(orders["arguments"])
+    except SystemExit as error:  # a password file has gone since the supervisor has read them
+        tell(str(error).partition(": ")[2].partition("\n")[0])
+        raise
     options["tor-password"] = orders["password"]
     if "tor" in orders:
         options["tor"] = orders["tor"]

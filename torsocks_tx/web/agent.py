@@ -35,9 +35,9 @@ from twisted.web.iweb import (
 )
 from zope.interface import implementer
 
+from torsocks_tx.arguments import check_arguments
 from torsocks_tx.client.endpoint import SOCKSClientEndpoint
 from torsocks_tx.errors import SOCKSError
-from torsocks_tx.interfaces import check_argument, check_endpoint, or_default
 from torsocks_tx.socks.client_options import ClientOptions
 
 
@@ -143,13 +143,16 @@ def socks_agent(
     further requests; without it none is. ``policy``: how servers of https are verified; by default
     as browsers do.
     """
-    check_endpoint(proxy)
-    options = or_default("options", options, ClientOptions)
+    check_arguments(IReactorTime, reactor=reactor)
+    check_arguments(IStreamClientEndpoint, proxy=proxy)
+    check_arguments(ClientOptions, None, options=options)
+    check_arguments(HTTPConnectionPool, None, pool=pool)
+    check_arguments(IPolicyForHTTPS, None, policy=policy)
+    options = options or ClientOptions()
     if isolation is not None:
         options = replace(options, isolation=isolation)
     policy = policy or BrowserLikePolicyForHTTPS()
     kept = HTTPConnectionPool(reactor, persistent=False) if pool is None else pool
-    check_argument("pool", kept, "an HTTPConnectionPool", isinstance(kept, HTTPConnectionPool))
     factory = SOCKSEndpointFactory(reactor, proxy, options, policy)
     identity: Any = IsolatedPool(kept, (proxy, options))
     return SOCKSAgent(Agent.usingEndpointFactory(reactor, factory, identity))

@@ -150,13 +150,22 @@ WRONG = [
     (lambda: TorBackend(None, FixedTorProvider(ENDPOINT)), "reactor must be a reactor, not None"),
     (
         lambda: TorBackend(Clock(), FixedTorProvider(ENDPOINT), onion_observer=print),
-        "onion_observer must be an OnionObserver, not builtin",
+        "onion_observer must be of the class OnionObserver, not builtin",
     ),
-    (lambda: OnionObserver(Clock(), keyring="/keys"), "keyring must be a Keyring, not str"),
+    (
+        lambda: OnionObserver(Clock(), keyring="/keys"),
+        "keyring must be of the class Keyring, not str",
+    ),
     (lambda: OnionObserver(Clock(), on_diagnosis="x"), "on_diagnosis must be a function, not str"),
-    (lambda: LaunchedTorProvider(Clock(), ENDPOINT), "PathLike .* not '?FakeEndpoint"),
-    (lambda: FixedTorProvider("127.0.0.1:9050"), "wanted a client endpoint, .* not str"),
-    (lambda: RunningTorProvider(Clock(), None), "wanted a client endpoint, .* not NoneType"),
+    (
+        lambda: LaunchedTorProvider(Clock(), ENDPOINT),
+        "data_directory must be text or a path, not Fake",
+    ),
+    (lambda: FixedTorProvider("127.0.0.1:9050"), "endpoint must be a client endpoint, .* not str"),
+    (
+        lambda: RunningTorProvider(Clock(), None),
+        "control_endpoint must be a client endpoint, .* not NoneType",
+    ),
     (
         lambda: TorBackend(Clock(), FixedTorProvider(ENDPOINT)).replace_tor(None),
         "a backend that TorBackend.from_tor has made",

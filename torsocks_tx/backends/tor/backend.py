@@ -15,13 +15,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from torsocks_tx.arguments import check_arguments
 from torsocks_tx.backends.tor.onion.observer import OnionAttempt, OnionObserver
 from torsocks_tx.backends.tor.ports import SocksPort
 from torsocks_tx.backends.tor.provider import NotStarted, TorProvider
 from torsocks_tx.backends.tor.providers import OwnedTorProvider
 from torsocks_tx.client.connection import LookUp, Stream
 from torsocks_tx.errors import GeneralFailure, NoSuchPort, SOCKSError, TorDown
-from torsocks_tx.interfaces import IBackend, IReceiver, check_argument
+from torsocks_tx.interfaces import IBackend, IReceiver
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.socks.client import ClientHandshake
 from torsocks_tx.socks.constants import Command, Version
@@ -51,11 +52,10 @@ class TorBackend:
         optimistic_data: bool | None = None,
         onion_observer: OnionObserver | None = None,
     ) -> None:
-        check_argument("reactor", reactor, "a reactor", IReactorTime.providedBy(reactor))
-        wanted = "a TorProvider, such as RunningTorProvider(reactor, control_endpoint)"
-        check_argument("provider", provider, wanted, isinstance(provider, TorProvider))
-        is_observer = onion_observer is None or isinstance(onion_observer, OnionObserver)
-        check_argument("onion_observer", onion_observer, "an OnionObserver", is_observer)
+        check_arguments(IReactorTime, reactor=reactor)
+        check_arguments(TorProvider, provider=provider)
+        check_arguments(bool, None, optimistic_data=optimistic_data)
+        check_arguments(OnionObserver, None, onion_observer=onion_observer)
         self.provider = provider
         self.observer = onion_observer or OnionObserver(reactor)
         provider.at_stop(self.observer.detach)

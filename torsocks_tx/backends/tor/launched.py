@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from torsocks_tx.arguments import check_arguments
 from torsocks_tx.backends.tor import files
 from torsocks_tx.backends.tor.authentication import ControlUnavailable, connect
 from torsocks_tx.backends.tor.control import Control, ControlError
@@ -72,6 +75,11 @@ class LaunchedTorProvider(TorProvider):
         policies: Sequence[Sequence[str]] = (),
         delays: RetryDelay | None = None,
     ) -> None:
+        check_arguments(IReactorTime, reactor=reactor)
+        check_arguments(str, PathLike, data_directory=data_directory)
+        check_arguments(Iterable, torrc_options=torrc_options, policies=policies)
+        check_arguments(str, None, tor_binary=tor_binary)
+        check_arguments(Callable, None, delays=delays)
         super().__init__(reactor)
         self._reactor = reactor
         self._data_directory = Path(data_directory)

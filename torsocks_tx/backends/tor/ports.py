@@ -18,6 +18,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 
+from torsocks_tx.arguments import check_arguments
 from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
 from torsocks_tx.backends.tor.events import EventError, parse_strings, path_of, printable, unquote
 from torsocks_tx.backends.tor.waiting import limit
@@ -71,6 +72,11 @@ class SocksPort:
     endpoint: IStreamClientEndpoint
     pipelined: bool
     flags: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        check_arguments(IStreamClientEndpoint, endpoint=self.endpoint)
+        check_arguments(bool, pipelined=self.pipelined)
+        check_arguments(frozenset, flags=self.flags)
 
 
 @dataclass(frozen=True, slots=True)

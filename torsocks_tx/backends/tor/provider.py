@@ -20,6 +20,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from torsocks_tx.arguments import check_arguments
 from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
 from torsocks_tx.backends.tor.events import EventError, parse_event, printable
 from torsocks_tx.backends.tor.ports import NoSocksPort, PortFinder, SocksPort, parse_flags
@@ -100,6 +101,7 @@ class TorProvider(ABC):
     )
 
     def __init__(self, clock: IReactorTime | None = None) -> None:
+        check_arguments(IReactorTime, None, clock=clock)
         self.state = ProviderState.STOPPED
         self.control: Control | None = None
         self.usable_port: SocksPort | None = None

@@ -5,20 +5,21 @@ A tor of our own is in :mod:`torsocks_tx.backends.tor.launched`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from torsocks_tx.arguments import check_arguments
 from torsocks_tx.backends.tor.authentication import ControlRefused, ControlUnavailable, connect
 from torsocks_tx.backends.tor.control import Control
 from torsocks_tx.backends.tor.ports import PortFinder, SocksPort
 from torsocks_tx.backends.tor.provider import ProviderState, Session, TorProvider
 from torsocks_tx.backends.tor.waiting import RetryDelay, retry_delay
-from torsocks_tx.interfaces import check_endpoint
 
 
 class FixedTorProvider(TorProvider):
@@ -35,7 +36,8 @@ class FixedTorProvider(TorProvider):
     )
 
     def __init__(self, endpoint: IStreamClientEndpoint, *, pipelined: bool = False) -> None:
-        check_endpoint(endpoint)
+        check_arguments(IStreamClientEndpoint, endpoint=endpoint)
+        check_arguments(bool, pipelined=pipelined)
         super().__init__()
         self._port = SocksPort(endpoint, pipelined)
 
@@ -68,7 +70,11 @@ class RunningTorProvider(TorProvider):
         name: str = "tor's control port",
         delays: RetryDelay | None = None,
     ) -> None:
-        check_endpoint(control_endpoint)
+        check_arguments(IReactorTime, reactor=reactor)
+        check_arguments(IStreamClientEndpoint, control_endpoint=control_endpoint)
+        check_arguments(str, None, password=password)
+        check_arguments(str, name=name)
+        check_arguments(Callable, None, delays=delays)
         super().__init__(reactor)
         self._reactor = reactor
         self._endpoint = control_endpoint

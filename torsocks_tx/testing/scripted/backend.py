@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.internet.task import deferLater
 from zope.interface import implementer
 
+from torsocks_tx.arguments import check_arguments
 from torsocks_tx.interfaces import IBackend, IOutbound, IReceiver
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.relay.timeouts import Deadline
@@ -164,6 +165,7 @@ class ScriptedBackend:
     uses_tor = False
 
     def __init__(self, clock: IReactorTime) -> None:
+        check_arguments(IReactorTime, clock=clock)
         self._clock = clock
 
     def open(self, request: Request, isolation: Isolation, receiver: IReceiver) -> ScriptedStream:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from torsocks_tx.arguments import check_arguments
 from torsocks_tx.backends.tor.process import python_command
 from torsocks_tx.testing.scripted.server import ANY_PORT, METHODS, ScriptedRequest, from_json
 
@@ -45,6 +46,9 @@ class ScriptedProcess:
         methods: Iterable[int] = METHODS,
         users: Mapping[str, str] | None = None,
     ) -> None:
+        check_arguments(str, listen=listen)
+        check_arguments(Iterable, methods=methods)
+        check_arguments(Mapping, None, users=users)
         self.host = ""
         self.port = 0
         self._arguments = ["--json", f"--listen={listen}"]

@@ -6,7 +6,7 @@ server takes, the bytes of its replies, and the record of the requests.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from http import HTTPStatus
@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IAddress, IReactorTime, IStreamServerEndpoint
 
+from torsocks_tx.arguments import check_arguments
 from torsocks_tx.backends.tor.waiting import Waiters
 from torsocks_tx.http.answers import build
 from torsocks_tx.limits import Limits
@@ -273,6 +274,11 @@ class ScriptedServer:
         users: Mapping[bytes, bytes] | None = None,
         on_request: Callable[[ScriptedRequest], None] | None = None,
     ) -> None:
+        check_arguments(IReactorTime, reactor=reactor)
+        check_arguments(str, IStreamServerEndpoint, endpoint=endpoint)
+        check_arguments(Iterable, methods=methods)
+        check_arguments(Mapping, None, users=users)
+        check_arguments(Callable, None, on_request=on_request)
         self.address: Any = None
         self._endpoint = (
             serverFromString(reactor, endpoint) if isinstance(endpoint, str) else endpoint

@@ -7,13 +7,16 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import clientFromString
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from torsocks_tx.arguments import check_arguments
 from torsocks_tx.backends.tor.daemon import DaemonState
 from torsocks_tx.backends.tor.events import unix_endpoint
 from torsocks_tx.backends.tor.process import Watchdog
@@ -69,6 +72,11 @@ class PrivateNetwork:
         countries: Mapping[str, int] = {},
         exit_policies: Mapping[str, Sequence[str]] = {},
     ) -> None:
+        check_arguments(IReactorTime, reactor=reactor)
+        check_arguments(str, PathLike, None, directory=directory)
+        check_arguments(int, clients=clients)
+        check_arguments(Mapping, names=names, pointers=pointers)
+        check_arguments(Mapping, countries=countries, exit_policies=exit_policies)
         self.directory = _fresh_path() if directory is None else Path(directory).absolute()
         self.daemons: dict[str, Node] = {}
         self.clients: list[Client] = []

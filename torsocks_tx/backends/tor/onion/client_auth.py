@@ -14,11 +14,13 @@ import base64
 import binascii
 import re
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 
+from torsocks_tx.arguments import check_arguments
 from torsocks_tx.backends.tor.control import Control, ControlError
 from torsocks_tx.backends.tor.files import check_directory, read_trusted
 from torsocks_tx.errors import InvalidOnionAddress
@@ -123,6 +125,7 @@ class Keyring:
     _log = Logger()
 
     def __init__(self, directory: str | Path) -> None:
+        check_arguments(str, PathLike, directory=directory)
         self._directory = Path(directory)
         self._keys: dict[str, ClientAuthKey] = {}
         self._withdrawn: dict[str, ClientAuthKey] = {}

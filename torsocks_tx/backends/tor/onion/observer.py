@@ -16,6 +16,7 @@ from twisted.internet.task import Cooperator
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from torsocks_tx.arguments import check_arguments, check_limit
 from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
 from torsocks_tx.backends.tor.events import EventError, parse_event
 from torsocks_tx.backends.tor.onion.client_auth import Keyring
@@ -32,8 +33,7 @@ from torsocks_tx.errors import (
     SOCKSError,
     without_text,
 )
-from torsocks_tx.interfaces import check_argument
-from torsocks_tx.limits import RENDEZVOUS_TIMEOUT, check_limit
+from torsocks_tx.limits import RENDEZVOUS_TIMEOUT
 from torsocks_tx.relay.timeouts import Deadline
 from torsocks_tx.socks.constants import Reply5
 from torsocks_tx.socks.onion_address import check_onion
@@ -72,10 +72,9 @@ class OnionObserver:
         keyring: Keyring | None = None,
         on_diagnosis: Callable[[str, Diagnosis], None] | None = None,
     ) -> None:
-        is_keyring = keyring is None or isinstance(keyring, Keyring)
-        check_argument("keyring", keyring, "a Keyring", is_keyring)
-        is_function = on_diagnosis is None or callable(on_diagnosis)
-        check_argument("on_diagnosis", on_diagnosis, "a function", is_function)
+        check_arguments(IReactorTime, clock=clock)
+        check_arguments(Keyring, None, keyring=keyring)
+        check_arguments(Callable, None, on_diagnosis=on_diagnosis)
         check_limit("rendezvous_timeout", rendezvous_timeout)
         self.tracker = AttemptTracker(clock.seconds)
         self.clock = clock
