@@ -129,11 +129,11 @@ def _unusable(directory: Path, reason: str) -> str:
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
-class UntrustedFile(OSError):
-    """Somebody else may have written a file; the text does not name the file."""
+class UntrustedFile(PermissionError):
+    """Somebody else may have written a file; ``strerror`` does not name the file."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(errno.EPERM, reason)
+    def __init__(self, reason: str, path: str | Path) -> None:
+        super().__init__(errno.EPERM, reason, str(path))
 
 
 def check_directory(path: str | Path) -> None:
@@ -141,7 +141,7 @@ def check_directory(path: str | Path) -> None:
 
     Raises ``OSError`` if it is not there.
     """
-    _check(os.stat(path), trusted_users())
+    _check(path, os.stat(path), trusted_users())
 
 
 def read_trusted(path: str | Path, most: int, owners: Iterable[int] = ()) -> bytes:
@@ -156,8 +156,8 @@ def read_trusted(path: str | Path, most: int, owners: Iterable[int] = ()) -> byt
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise UntrustedFile("not a file")
-        _check(status, trusted_users() | set(owners))
+            raise UntrustedFile("not a file", path)
+        _check(path, status, trusted_users() | set(owners))
         return os.read(descriptor, most)
     finally:
         os.close(descriptor)
@@ -168,11 +168,11 @@ def trusted_users() -> set[int]:
     return {0, os.geteuid()}
 
 
-def _check(status: os.stat_result, owners: set[int]) -> None:
+def _check(path: str | Path, status: os.stat_result, owners: set[int]) -> None:
     if status.st_uid not in owners:
-        raise UntrustedFile(f"it belongs to {name_of_user(status.st_uid)}")
+        raise UntrustedFile(f"it belongs to {name_of_user(status.st_uid)}", path)
     if status.st_mode & _WRITABLE_BY_OTHERS:
-        raise UntrustedFile("others may write to it: chmod go-w")
+        raise UntrustedFile("others may write to it: chmod go-w", path)
 
 
 def name_of_user(number: int) -> str:

@@ -186,8 +186,9 @@ def test_the_lines_about_bad_files_are_bounded(tmp_path: Path, log_lines: list[s
 @pytest.mark.parametrize("mode", [0o722, 0o720, 0o702])
 def test_a_directory_that_others_may_write_is_refused(path: Path, mode: int) -> None:
     path.parent.chmod(mode)
-    with pytest.raises(OSError, match="others may write to it: chmod go-w"):
+    with pytest.raises(PermissionError, match="others may write to it: chmod go-w") as caught:
         Keyring(path.parent)
+    assert caught.value.filename == str(path.parent)
     path.parent.chmod(0o755)
     keyring = Keyring(path.parent)
     path.parent.chmod(mode)

@@ -120,7 +120,11 @@ def _read(path: Path) -> str:
 
 
 class Keyring:
-    """The keys in the ``.auth_private`` files of a directory; an ``OSError`` if it is none."""
+    """The keys in the ``.auth_private`` files of a directory.
+
+    Raises ``OSError`` if the directory cannot be read, and ``PermissionError`` if others may write
+    to it; the text names the directory.
+    """
 
     _log = Logger()
 
@@ -139,7 +143,7 @@ class Keyring:
         """Read the files again; ``install`` then gives tor what has changed.
 
         Each bad file is one line in the log, and does not keep the others from being used. Raises
-        ``OSError`` if the directory cannot be read; the keys are then those of before.
+        as the constructor does; the keys are then those of before.
         """
         keys, complaints = load_directory(self._directory)
         for complaint in complaints[:MOST_COMPLAINTS]:

@@ -165,7 +165,11 @@ class OnionObserver:
         return self._queries
 
     def reload_keys(self) -> Deferred[None]:
-        """Read the client authorization keys again; fails with ``OSError`` if that cannot be."""
+        """Read the client authorization keys again, and give tor what has changed.
+
+        A key whose file is gone is taken away: streams that are open go on. Fails as ``Keyring``
+        raises where the directory cannot be read; the keys are then those of before.
+        """
         return Deferred.fromCoroutine(self._reload_keys())
 
     def detach(self) -> None:
