@@ -17,7 +17,7 @@ from torsocks_tx.errors import OnionRefused, ProxyFault, Refused, Retry, SOCKSEr
 from torsocks_tx.socks.messages import KeyValues
 from torsocks_tx.socks.replies import HIDDEN_SERVICE, ONION, PLAIN, TRANSPORT
 
-PROXY = {errors.LoginRefused, errors.ArgumentsRefused, errors.NotIsolated}
+PROXY = {errors.LoginRefused, errors.LoginRequired, errors.ArgumentsRefused, errors.NotIsolated}
 
 SECRET = "".join(["can", "ary"])
 """Joined here, so that the source lines of a traceback do not show it."""

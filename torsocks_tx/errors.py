@@ -308,6 +308,10 @@ class LoginRefused(ProxyFault):
     retry = Retry.NEVER
 
 
+class LoginRequired(LoginRefused):
+    sentence = "The proxy wants a login, and none was given."
+
+
 class ArgumentsRefused(ProxyFault):
     sentence = "The proxy has no extended authentication, or did not accept what was sent by it."
     blame = "the pairs, or the proxy"

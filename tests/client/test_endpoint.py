@@ -29,6 +29,7 @@ from torsocks_tx.errors import (
     GeneralFailure,
     Internal,
     LoginRefused,
+    LoginRequired,
     NotAllowed,
     NotIsolated,
     OnionNotFound,
@@ -194,13 +195,15 @@ class TestHandshake:
 
 # What the server answers, and what it means.
 REFUSALS = [
-    ("05 FF", {}, LoginRefused, None, None),
+    ("05 FF", {}, LoginRequired, None, None),
+    ("05 FF", {"credentials": Credentials(b"a", b"b")}, LoginRefused, None, None),
+    ("05 02 01 01", {"isolation": b"x"}, LoginRequired, None, 1),
     ("05 FF", {"isolation": b"x"}, NotIsolated, None, None),
     ("05 FF", {"pairs": KeyValues.of({"A": b""})}, ArgumentsRefused, None, None),
     ("05 00", {"isolation": b"x"}, ProxyBroken, None, None),
     ("05 02", {}, ProxyBroken, None, None),
     ("05 02 01 01", {"credentials": Credentials(b"a", b"b")}, LoginRefused, None, 1),
-    ("05 97 01 01 0000", {}, LoginRefused, None, 1),
+    ("05 97 01 01 0000", {}, LoginRequired, None, 1),
     ("05 97 01 02 0000", {}, ArgumentsRefused, None, 2),
     ("05 97 01 03 0000", {}, ArgumentsRefused, None, 3),
     ("05 97 01 FF 0001 0001 41 0001 42", {}, ArgumentsRefused, None, 255),
@@ -322,13 +325,13 @@ def test_a_status_whose_pairs_never_come_is_still_told() -> None:
     scene.hear(octets("05 97 01 01 0001 00"))
     assert scene.results == []
     scene.transport.lose()
-    assert (type(scene.error), scene.error.status) == (LoginRefused, 1)
+    assert (type(scene.error), scene.error.status) == (LoginRequired, 1)
 
 
 @rows("P-20")
 @pytest.mark.parametrize(
     ("server", "kind", "status"),
-    [("01 01 0001", LoginRefused, 1), ("01 02 0001", ArgumentsRefused, 2)],
+    [("01 01 0001", LoginRequired, 1), ("01 02 0001", ArgumentsRefused, 2)],
 )
 def test_a_status_whose_pairs_never_come_is_told_when_the_time_is_up(
     server: str, kind: type[SOCKSError], status: int
@@ -457,7 +460,7 @@ def test_nobody_waits_for_a_transport_that_fails() -> None:
     scene.come()
     with pytest.raises(RuntimeError, match="stubborn"):
         scene.hear(octets("05 FF"))
-    assert type(scene.error) is LoginRefused
+    assert type(scene.error) is LoginRequired
 
 
 @pytest.mark.parametrize("optimistic", [False, True])

@@ -8,7 +8,7 @@ import pytest
 from tests.support.rows import rows
 from tests.support.tables import at, cuts, table
 from torsocks_tx import errors
-from torsocks_tx.errors import GeneralFailure, LoginRefused, NotIsolated, ProxyBroken, SOCKSError
+from torsocks_tx.errors import GeneralFailure, LoginRequired, NotIsolated, ProxyBroken, SOCKSError
 from torsocks_tx.http.answers import MEANINGS, Answers
 from torsocks_tx.http.client import HTTPClientHandshake
 from torsocks_tx.http.heads import MAX_HEAD
@@ -98,7 +98,7 @@ STATUSES = {
     400: GeneralFailure,
     403: errors.NotAllowed,
     405: errors.NotAllowed,
-    407: LoginRefused,
+    407: LoginRequired,
     500: GeneralFailure,
     502: errors.HostUnreachable,
     503: errors.HostUnreachable,
@@ -179,8 +179,8 @@ def test_isolation_is_refused_where_it_is_not_announced() -> None:
 
 
 REFUSED_OPTIONS = table(
-    ("407", b"HTTP/1.1 407 No\r\n\r\n", LoginRefused),
-    ("ours", ISOLATING.ask_for_credentials(close=True), LoginRefused),
+    ("407", b"HTTP/1.1 407 No\r\n\r\n", LoginRequired),
+    ("ours", ISOLATING.ask_for_credentials(close=True), LoginRequired),
     *((f"{status}", b"HTTP/1.1 %d No\r\n\r\n" % status, errors.ProxyFault)
       for status in (500, 502, 503, 504)),
     ("busy", ISOLATING.refused(errors.Busy()), errors.Busy),

@@ -165,7 +165,7 @@ async def test_a_login_to_microsocks(start: Start, origin: tuple[PeerFactory, in
     wrong = ClientOptions(credentials=Credentials(b"alice", b"wrong"))
     for options in (wrong, ClientOptions()):
         error = await error_of(proxy, LOOPBACK, port, options)
-        assert type(error) is errors.LoginRefused
+        assert isinstance(error, errors.LoginRefused)
 
 
 @rows("S-24")

@@ -20,7 +20,7 @@ from torsocks_tx.errors import (
     GeneralFailure,
     HostUnreachable,
     InvalidBridge,
-    LoginRefused,
+    LoginRequired,
     NotAllowed,
     ProxyBroken,
     ProxyUnreachable,
@@ -192,7 +192,7 @@ async def test_stream_through_an_http_proxy(
     ("answer", "kind"),
     [
         (b"HTTP/1.1 403 Forbidden\r\n\r\n", NotAllowed),
-        (b"HTTP/1.1 407 Who\r\n\r\n", LoginRefused),
+        (b"HTTP/1.1 407 Who\r\n\r\n", LoginRequired),
         (b"HTTP/1.0 502 Bad Gateway\r\n\r\n", HostUnreachable),
         (b"\5\0", ProxyBroken),
         (b"", ProxyBroken),

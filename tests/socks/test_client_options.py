@@ -11,7 +11,7 @@ import pytest
 from tests.support.names import ONION
 from tests.support.rows import rows
 from tests.support.tables import at, table
-from torsocks_tx.errors import ArgumentsRefused, LoginRefused, NotIsolated, Refused
+from torsocks_tx.errors import ArgumentsRefused, LoginRefused, LoginRequired, NotIsolated, Refused
 from torsocks_tx.socks.client_options import ClientOptions, Offer
 from torsocks_tx.socks.constants import AddressType, CodeSet, Command, Method, Role, Version
 from torsocks_tx.socks.messages import Address, Credentials, KeyValues
@@ -27,14 +27,14 @@ TOR_TOKEN = Credentials(b"<torS0X>0", TOKEN)
 
 # The options, the methods offered, what is sent by 97 and by 02, and what a refusal means.
 OFFERS = table(
-    ("nothing", {}, [EXTENDED, NO_AUTH], {}, None, LoginRefused),
+    ("nothing", {}, [EXTENDED, NO_AUTH], {}, None, LoginRequired),
     (
         "codes",
         {"reply_codes": CodeSet.PROP304},
         [EXTENDED, NO_AUTH],
         {"REPLY_CODES": b"prop304"},
         None,
-        LoginRefused,
+        LoginRequired,
     ),
     (
         "credentials",
@@ -100,7 +100,8 @@ def test_offer_and_request_for_each_option(
     options = ClientOptions(isolation_secret=SECRET, **wishes)  # type: ignore[arg-type]
     request = options.request(CONNECT, at("example.com", 80))
     needed = frozenset(said.get("REQUIRE", b"").decode().split(",")) - {""}
-    assert options.offer == Offer(tuple(methods), needed, unless)
+    login = LoginRefused if options.credentials else LoginRequired
+    assert options.offer == Offer(tuple(methods), needed, unless, login=login)
     assert request.pairs == KeyValues.of(said)
     if USERPASS in methods:
         assert request.credentials == legacy

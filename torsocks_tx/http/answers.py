@@ -66,6 +66,7 @@ MEANINGS: dict[type[SOCKSError], Meaning] = {
     errors.ProxyUnreachable: Meaning(502, "proxy_internal_error", "proxy-unreachable"),
     errors.ProxyBroken: Meaning(502, "proxy_internal_error", "proxy-broken"),
     errors.LoginRefused: Meaning(502, "proxy_configuration_error", "login-refused"),
+    errors.LoginRequired: Meaning(502, "proxy_configuration_error", "login-required"),
     errors.ArgumentsRefused: Meaning(502, "proxy_configuration_error", "arguments-refused"),
     errors.NotIsolated: Meaning(502, "proxy_configuration_error", "not-isolated"),
     errors.OnionNotFound: Meaning(503, "destination_not_found", "onion-not-found"),
@@ -196,14 +197,19 @@ _BY_STATUS: dict[int, type[SOCKSError]] = {
 _ERROR = re.compile(r";\s*error=([a-z_]+)")
 
 
-def refusal(status: int, headers: Mapping[str, str], *, has_target: bool = True) -> SOCKSError:
+def refusal(
+    status: int, headers: Mapping[str, str], *, has_target: bool = True, has_login: bool = True
+) -> SOCKSError:
     """Return what the answer of a proxy means; ``headers`` by their names in lower case.
 
     What tor or torsocks_tx says of a failure goes before ``Proxy-Status``, and that before the
     status. ``has_target`` off: the request was OPTIONS, so that a status alone is about the proxy.
+    ``has_login``: whether the request had one.
     """
     kinds = [_BY_TOKEN.get(token) for token in headers.get("tor-request-failed", "").split()]
     kinds += [_BY_ERROR.get(error) for error in _ERROR.findall(headers.get("proxy-status", ""))]
     by_status = _BY_STATUS.get(status, errors.GeneralFailure) if has_target else errors.ProxyFault
-    kind = errors.LoginRefused if status == 407 else next(filter(None, kinds), by_status)
+    kind = next(filter(None, kinds), by_status)
+    if status == 407:
+        kind = errors.LoginRefused if has_login else errors.LoginRequired
     return kind(f"the HTTP proxy answered {status}")

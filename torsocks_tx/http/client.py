@@ -45,6 +45,7 @@ class HTTPClientHandshake:
         host = f"[{address.host}]" if address.type is AddressType.IPV6 else address.host
         target = f"{host}:{address.port}"
         headers = []
+        self._has_login = credentials is not None
         if credentials is not None:
             token = b64encode(credentials.username + b":" + credentials.password)
             headers.append((PROXY_AUTHORIZATION, "Basic " + token.decode("ascii")))
@@ -104,7 +105,8 @@ class HTTPClientHandshake:
     def _outcome(self, answer: h11.Response) -> list[Step]:
         if answer.status_code not in _SUCCESS:
             headers = _text_of(answer)
-            return self.give_up(refusal(answer.status_code, headers, has_target=self.requested))
+            about = {"has_target": self.requested, "has_login": self._has_login}
+            return self.give_up(refusal(answer.status_code, headers, **about))
         self._connection = None
         return [Opened(Reply(Reply5.SUCCEEDED), bytes(self._buffer))]
 

@@ -16,7 +16,6 @@ from torsocks_tx.errors import (
     DescriptorNotFound,
     GeneralFailure,
     Incomplete,
-    LoginRefused,
     ProtocolError,
     ProxyBroken,
     SOCKSError,
@@ -251,9 +250,8 @@ class ClientHandshake:
         # The version is not checked: some servers answer with that of SOCKS, 05.
         _, status = reader.take(2)
         if status != 0:
-            return self._fail(
-                LoginRefused("the SOCKS server refused the credentials", status=status)
-            )
+            text = "the SOCKS server refused the credentials"
+            return self._fail(self._offer.login(text, status=status))
         return self._send_request()
 
     def _reply(self, reader: Reader) -> Step:

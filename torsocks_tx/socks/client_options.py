@@ -11,8 +11,8 @@ import math
 import os
 from dataclasses import dataclass, field
 
+from torsocks_tx import errors
 from torsocks_tx.arguments import check_arguments, check_flags
-from torsocks_tx.errors import ArgumentsRefused, LoginRefused, NotIsolated, ProxyFault, SOCKSError
 from torsocks_tx.socks import extended, socks4, socks5, userpass
 from torsocks_tx.socks.constants import (
     AddressType,
@@ -38,25 +38,26 @@ class Offer:
 
     ``needed``: keys that the server must list as accepted. ``on_unsupported``: the refusal if the
     server takes no method, or does not accept a needed key. ``role``: the kind of port, None to go
-    by the set of reply codes that the server announces.
+    by the set of reply codes that the server announces. ``login``: the refusal of credentials.
     """
 
     methods: tuple[Method, ...]
     needed: frozenset[str] = frozenset()
-    on_unsupported: type[ProxyFault] = LoginRefused
+    on_unsupported: type[errors.ProxyFault] = errors.LoginRefused
     role: Role | None = None
+    login: type[errors.LoginRefused] = errors.LoginRefused
 
-    def refusal(self, code: int, announced: CodeSet | None) -> SOCKSError:
+    def refusal(self, code: int, announced: CodeSet | None) -> errors.SOCKSError:
         """Return what a reply code means; ``announced``: the set of codes that the server named."""
         if Method.EXTENDED not in self.methods and self.role is None:
             return refusal(code)
         return extended_refusal(code, self.role, announced)
 
-    def pairs_refusal(self, status: int, pairs: KeyValues) -> ProxyFault:
+    def pairs_refusal(self, status: int, pairs: KeyValues) -> errors.ProxyFault:
         """Return what a failure status of extended authentication means; ``pairs`` came with it."""
-        kind: type[ProxyFault] = ArgumentsRefused
+        kind: type[errors.ProxyFault] = errors.ArgumentsRefused
         if status == ExtendedStatus.AUTHENTICATION_FAILED:
-            kind = LoginRefused
+            kind = self.login
         elif pairs.get(extended.UNSUPPORTED) is not None:
             kind = self.on_unsupported
         return kind(f"the SOCKS server answered with status {status}", status=status)
@@ -164,12 +165,14 @@ class ClientOptions:
         if not only_pairs:
             methods.append(Method.USERNAME_PASSWORD if named else Method.NO_AUTH)
         isolation = {ISOLATION} if self.isolation is not None else set()
-        on_unsupported = ArgumentsRefused if only_pairs else LoginRefused
+        login = errors.LoginRequired if self.credentials is None else errors.LoginRefused
+        on_unsupported = errors.ArgumentsRefused if only_pairs else login
         return Offer(
             tuple(methods),
             frozenset({*self.require, *isolation}),
-            NotIsolated if isolation else on_unsupported,
+            errors.NotIsolated if isolation else on_unsupported,
             self.role,
+            login,
         )
 
     @property
