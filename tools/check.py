@@ -264,7 +264,10 @@ def chosen(names: Sequence[str]) -> list[list[Stage]]:
         print("Python", sys.version.split()[0], *(f"and {each}" for each in others), flush=True)
         further = [python_stage(*each) for each in others.items()]
         busy = [known[name] for name in ("lint", "types", "oldest")]
-        return [[*busy, *further, known["packaging"]], [known["newcomer"], known["clients"]]]
+        return [
+            [*busy, *further[:-1], known["packaging"]],
+            [known["newcomer"], known["clients"], *further[-1:]],
+        ]
     if unknown := [name for name in names if name not in known]:
         sys.exit(f"check: there is no stage '{unknown[0]}': use {', '.join(known)}.")
     return [[known[name] for name in names]]
