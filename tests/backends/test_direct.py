@@ -234,9 +234,9 @@ def test_next_address_is_tried_after_ten_seconds() -> None:
     # The last one may take as long as the server's own deadline lets it.
     assert clock.getDelayedCalls() == []
     assert receiver.heard == []
-    assert len(clock.getWriters()) == 1
+    assert len(clock.getReaders()) == 1
     stream.abort()
-    assert clock.getWriters() == []
+    assert clock.getReaders() == []
 
 
 def test_fault_of_the_resolver_is_logged(logged_failures: list[LogEvent]) -> None:

@@ -29,6 +29,7 @@ from tests.support.peers import Watcher, turn
 from torsocks_tx.backends import names
 from torsocks_tx.backends.names import NameResolver, parse_hosts, parse_resolv_conf
 from torsocks_tx.errors import Busy, HostUnreachable, Refused
+from torsocks_tx.relay.timeouts import WORK
 
 HOST, HOST_6 = "93.184.216.34", "2606:2800:220:1::1"
 MANY = [f"93.184.216.{number}" for number in range(60)]
@@ -343,6 +344,23 @@ class TestServerThatTheTestAnswersFor:
             silent.clock.advance(0.1)
         assert silent.questions() == []
         assert isinstance(heard[0], HostUnreachable)
+
+    def test_many_who_ask_for_one_name_are_told_in_several_turns(self, silent: Silent) -> None:
+        told: list[object] = []
+
+        def tell(result: object) -> None:
+            told.append(result)
+            silent.clock.rightNow += WORK / 10
+
+        waiting = [silent.names.addresses("x.example") for _ in range(100)]
+        for waiter in waiting:
+            waiter.addCallbacks(tell, lambda failure: None)
+        for question in silent.questions():
+            silent.answer(question, HOST)
+        assert len(told) <= 11
+        next(waiter for waiter in waiting if not waiter.called).cancel()
+        silent.clock.advance(0)
+        assert told == [[HOST]] * 99
 
     def test_a_server_that_fails_is_asked_again_at_once(self, silent: Silent) -> None:
         heard = outcome(silent.names.addresses("x.example"))

@@ -139,13 +139,14 @@ def test_an_attempt_is_what_a_reactor_watches_and_ignores_events_of_others() -> 
     assert attempt.logPrefix() == "Attempt"
     attempt.doRead()
     attempt.doWrite()
-    assert attempt in waiting.clock.getWriters()
+    [poller] = waiting.clock.getReaders()
+    assert poller.getWriters() == [attempt]
     attempt.cancel()
     for event in (attempt.doRead, attempt.doWrite, attempt.cancel):
         event()
     attempt.connectionLost(Failure(error.ConnectionLost()))
     assert attempt.fileno() == -1
-    assert waiting.clock.getWriters() == []
+    assert waiting.clock.getReaders() == []
     assert waiting.failures == []
 
 
@@ -162,7 +163,7 @@ def test_a_silent_target_is_left_for_the_next() -> None:
     assert waiting.attempt._target.address == ("127.0.0.1", 10)
     assert waiting.clock.getDelayedCalls() == []
     waiting.attempt.cancel()
-    assert waiting.clock.getWriters() == []
+    assert waiting.clock.getReaders() == []
     assert waiting.failures == []
 
 

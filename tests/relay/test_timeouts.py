@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
+from unittest.mock import Mock
 
+import pytest
 from twisted.internet.task import Clock
 
+from tests.support.clocks import TurnClock
 from tests.support.relaying import RelayStage
 from tests.support.rows import rows
-from torsocks_tx.relay.timeouts import Deadline
+from torsocks_tx.backends.tor.waiting import Waiters
+from torsocks_tx.relay.timeouts import WORK, Deadline, turns_of
+from torsocks_tx.server.connections import ConnectionLimiter
 
 
 class TestDeadline:
@@ -60,6 +66,71 @@ class TestDeadline:
         self.clock.advance(5)
         self.clock.advance(5)
         assert self.expired == ["it"]
+
+
+class TestTurns:
+    """What thousands wait for, in a reactor whose clock counts each look at it."""
+
+    COST = WORK / 10
+
+    def setup_method(self) -> None:
+        self.clock = TurnClock()
+        self.turns = turns_of(self.clock)
+        self.told: list[int] = []
+
+    def tell(self, number: int) -> None:
+        self.told.append(number)
+        self.clock.rightNow += self.COST
+
+    def portions(self) -> list[int]:
+        """Make all turns; return how many were told in each."""
+        portions, before = [], len(self.told)
+        while self.clock.turn():
+            portions.append(len(self.told) - before)
+            before = len(self.told)
+        return portions
+
+    def test_deadlines_that_fall_together_end_in_several_turns(self) -> None:
+        deadlines = [Deadline(self.clock) for _ in range(100)]
+        for number, deadline in enumerate(deadlines):
+            deadline.start(5, partial(self.tell, number))
+        self.clock.rightNow += 5
+        deadlines[98].start(50, partial(self.tell, 998))
+        assert self.clock.turn()
+        assert 0 < len(self.told) < 12
+        # They wait for a turn: what is done to them counts all the same.
+        deadlines[97].stop()
+        deadlines[98].start(50, partial(self.tell, 998))
+        deadlines[99].stop()
+        deadlines[99].start(50, partial(self.tell, 999))
+        assert max(self.portions()) < 12
+        assert sorted(self.told) == [*range(97)]
+        self.clock.advance(51)
+        self.portions()
+        assert sorted(self.told[97:]) == [998, 999]
+
+    def test_all_kinds_of_work_share_the_time_of_a_turn(self) -> None:
+        waiters: Waiters[None] = Waiters(self.clock)
+        limiter = ConnectionLimiter(clock=self.clock)
+        for number in range(100):
+            waiters.wait().addCallback(lambda _, number=number: self.tell(number))
+            Deadline(self.clock).start(0, partial(self.tell, number))
+            limiter.serve(Mock(network=None), partial(self.tell, number))
+        waiters.fire(None)
+        portions = self.portions()
+        assert sorted(self.told) == sorted([*range(100)] * 3)
+        assert max(portions) < 12
+
+    def test_one_that_raises_keeps_no_other(self) -> None:
+        def fail() -> None:
+            raise RuntimeError
+
+        self.turns.later(fail)
+        self.turns.later(partial(self.tell, 1))
+        with pytest.raises(RuntimeError):
+            self.clock.turn()
+        self.clock.turn()
+        assert self.told == [1]
 
 
 class TestLinger:

@@ -18,11 +18,11 @@ from twisted.internet.task import Clock
 from tests.support.clocks import TurnClock
 from torsocks_tx.backends.memory import MemoryBackend
 from torsocks_tx.limits import Limits
+from torsocks_tx.relay.timeouts import WORK
 from torsocks_tx.server import connections
 from torsocks_tx.server.connections import (
     ONIONS_AT_ONCE,
     SILENCE,
-    TURN_BUDGET,
     WARNING_PAUSE,
     ConnectionLimiter,
     client_network,
@@ -184,7 +184,7 @@ class TestTurns:
 
     def begin(self, connection: FakeConnection) -> None:
         self.begun.append(connection)
-        self.limited.clock.rightNow += TURN_BUDGET / (PER_TURN - 0.5)
+        self.limited.clock.rightNow += WORK / (PER_TURN - 0.5)
 
     def turn(self) -> list[FakeConnection]:
         """Make one turn; return whose requests were begun in it."""
@@ -200,7 +200,7 @@ class TestTurns:
 
     def test_requests_of_a_later_turn_do_not_count(self) -> None:
         for _ in range(3 * PER_TURN):
-            self.limited.clock.advance(TURN_BUDGET * 1.1)
+            self.limited.clock.advance(WORK * 1.1)
             assert self.ask(1) == self.begun[-1:]
         assert self.limited.clock.getDelayedCalls() == []
 
@@ -213,7 +213,7 @@ class TestTurns:
         connections = self.ask(PER_TURN + 3)
         for connection in connections:
             self.limited.limiter.leave(connection)
-        assert self.turn() == []
+        assert self.all_turns() == connections[:PER_TURN]
         assert self.limited.clock.getDelayedCalls() == []
         assert self.ask(1) == self.begun[-1:]
 
@@ -280,7 +280,7 @@ class Asking:
     def begin(self, client: FakeConnection, onion: bool) -> None:
         self.waiting.remove(client)  # else it was begun twice, or has left
         self.begun.add(client)
-        self.limited.clock.rightNow += TURN_BUDGET / (PER_TURN - 0.5)
+        self.limited.clock.rightNow += WORK / (PER_TURN - 0.5)
         if onion and client.network is not None:
             self.reaching.add(client)
             own = [other for other in self.reaching if other.network == client.network]

@@ -151,6 +151,24 @@ class TestEmptiness:
             transport.finish()
         assert clients.factory.connections == set()
 
+    def test_a_client_that_cannot_be_reset_keeps_no_other(
+        self, logged_failures: list[LogEvent]
+    ) -> None:
+        clients = Clients()
+        transports: list[Any] = [clients.come() for _ in range(3)]
+        ended = clients.factory.shutdown(600)
+        for transport in transports:
+            transport.abortConnection = lambda: {}["x"]
+        clock: Any = clients.factory.clock
+        clock.advance(1)
+        assert [event["log_failure"].type for event in logged_failures] == [KeyError] * 3
+        logged_failures.clear()
+        for transport in transports:
+            transport.lose()
+        clock.advance(0)
+        assert ended.called
+        assert clock.getDelayedCalls() == []
+
     def waits(self, clients: Clients) -> list[object]:
         fired: list[object] = []
 

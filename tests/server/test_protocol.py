@@ -18,7 +18,8 @@ from tests.support.transports import FakeTransport, WholeTransport
 from torsocks_tx.backends.memory import MemoryBackend, MemoryOutbound
 from torsocks_tx.errors import TorDown
 from torsocks_tx.limits import Limits
-from torsocks_tx.server.connections import ONIONS_AT_ONCE, TURN_BUDGET
+from torsocks_tx.relay.timeouts import WORK
+from torsocks_tx.server.connections import ONIONS_AT_ONCE
 from torsocks_tx.server.factory import SOCKS4Factory, SOCKS5Factory
 from torsocks_tx.server.protocol import SOCKS4Protocol, SOCKS5Protocol, SOCKSProtocol, State
 
@@ -332,7 +333,7 @@ class TestWaitingForATurn:
         self.stage = Stage(clock=TurnClock(), limits=Limits(early_data=100))
         clock = self.stage.clock
         self.stage.server.limiter.serve(self.stage.protocol, lambda: None)
-        clock.rightNow += TURN_BUDGET
+        clock.rightNow += WORK
         assert self.stage.ask(CONNECT + b"early ") == b""
         assert self.stage.backend.outbounds == []
 

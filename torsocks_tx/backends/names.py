@@ -32,6 +32,7 @@ from torsocks_tx.arguments import check_arguments
 from torsocks_tx.errors import Busy, HostUnreachable, ProtocolError
 from torsocks_tx.relay.connector import OneProtocol
 from torsocks_tx.relay.sockets import abort
+from torsocks_tx.relay.timeouts import turns_of
 from torsocks_tx.socks.constants import AddressType
 from torsocks_tx.socks.messages import Address
 from torsocks_tx.socks.wire import check_destination
@@ -261,6 +262,7 @@ class NameResolver:
         check_arguments(Sequence, None, servers=servers)
         check_arguments(str, PathLike, hosts=hosts, resolv_conf=resolv_conf)
         self._reactor = reactor
+        self._turns = turns_of(reactor)
         self._servers = servers
         self._hosts = _ParsedFile(hosts, parse_hosts)
         self._resolv_conf = _ParsedFile(resolv_conf, parse_resolv_conf)
@@ -312,8 +314,17 @@ class NameResolver:
             return
         work, waiters = self._look_ups.pop(question)
         work.cancel()
+        self._tell(waiters, result)
+
+    def _tell(self, waiters: Waiters, result: Any) -> None:
+        """Give the result to all waiters, in as many turns of the reactor as that takes."""
         while waiters:
-            waiters.pop().callback(result)
+            waiter = waiters.pop()
+            if not waiter.called:  # cancelled meanwhile
+                waiter.callback(result)
+            if waiters and not self._turns.has_time():
+                self._turns.later(partial(self._tell, waiters, result))
+                return
 
     async def _ask(self, name: str, *kinds: int) -> tuple[Any, ...]:
         """Ask each name server in turn, in rounds, until one has answered."""

@@ -26,6 +26,8 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from torsocks_tx.relay.poller import OUTGOING, poller_of
+
 ATTEMPT_TIMEOUT = 10.0
 """Seconds for one address of several; the last may take as long as its caller lets it."""
 
@@ -105,7 +107,7 @@ class Attempt:
         *,
         connect: Connect = socket.socket.connect_ex,
     ) -> None:
-        self._reactor = reactor
+        self._reactor = poller_of(reactor, OUTGOING)
         self._protocol = protocol
         self._refused = refused
         self._connect = connect

@@ -1,16 +1,72 @@
-"""How long things may take: one deadline for each connection, and the silence of open streams."""
+"""How long things may take: a turn of the reactor, and what a connection waits for.
+
+Each connection has one deadline, and an open stream is watched for its silence.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from torsocks_tx.limits import Limits
 
+WORK = 0.002
+"""Seconds of one turn in which ``Turns`` has time: requests are begun, those who wait are told."""
+
 _ROUNDING = 1e-6
+
+
+class Turns:
+    """Tells whether a turn of the reactor has time for more, and calls the others in the next."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._waiting: deque[Callable[[], object]] = deque()
+        self._began = self._last = 0.0
+        self._counts = False
+
+    def has_time(self) -> bool:
+        """Whether there is time for one thing more in this turn."""
+        now = self._clock.seconds()
+        if not self._counts and now - self._last > WORK:
+            # After so long without anything to do, the reactor has turned.
+            self._began = now
+        self._last = now
+        return now - self._began < WORK
+
+    def later(self, function: Callable[[], object]) -> None:
+        """Call a function in a later turn, after those that wait already."""
+        self._waiting.append(function)
+        if not self._counts:
+            self._counts = True
+            self._clock.callLater(0, self._turn)
+
+    def _turn(self) -> None:
+        self._began = self._clock.seconds()
+        self._counts = bool(self._waiting)
+        if self._counts:
+            # First of all, for whatever follows might raise.
+            self._clock.callLater(0, self._turn)
+        while self._waiting:
+            self._waiting.popleft()()
+            if not self.has_time():
+                return
+
+
+_turns: WeakValueDictionary[IReactorTime, Turns] = WeakValueDictionary()
+
+
+def turns_of(clock: IReactorTime) -> Turns:
+    """The one ``Turns`` of a reactor."""
+    turns = _turns.get(clock)
+    if turns is None:
+        turns = _turns[clock] = Turns(clock)
+    return turns
 
 
 class Deadline:
@@ -56,12 +112,20 @@ class Deadline:
     def _expire(self) -> None:
         self._call = None
         left = self._due - self._clock.seconds()
+        turns = turns_of(self._clock)
         if left > _ROUNDING:
             self._call = self._clock.callLater(left, self._expire)
+        elif not turns.has_time():
+            turns.later(self._expire_late)
         else:
             expired, self._expired = self._expired, None
             if expired is not None:
                 expired()
+
+    def _expire_late(self) -> None:
+        # Else it was started again meanwhile.
+        if self._call is None:
+            self._expire()
 
 
 class WatchedStream(Protocol):

@@ -3,7 +3,7 @@
 It bounds all clients together and those of one address. When a bound is reached, the oldest client
 without a request is reset to make room for a new one. If there is none, a client that has closed
 its sending side is reset once its stream has carried nothing for a while: one that has closed
-altogether looks the same. It also bounds how long requests are begun in one turn of the reactor.
+altogether looks the same. Requests for which a turn of the reactor has no time wait for the next.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from twisted.internet.selectreactor import SelectReactor
 from twisted.logger import Logger
 
 from torsocks_tx.arguments import check_arguments, check_limit
+from torsocks_tx.relay.timeouts import turns_of
 from torsocks_tx.socks.extended import Budget
 from torsocks_tx.socks.wire import packed_ip
 
@@ -35,10 +36,6 @@ WARNING_PAUSE = 60.0
 
 SELECT_DESCRIPTORS = 1024
 """FD_SETSIZE: select(2) takes no descriptor from here on, whatever the limit of open files."""
-
-TURN_BUDGET = 0.003
-"""Seconds of one turn of the reactor in which requests are begun. The others wait for the next
-turn, and new clients are greeted between. After so long without a request it has turned."""
 
 ONIONS_AT_ONCE = 32
 """Onion services that one address may be on the way to at one time; further requests wait. tor
@@ -144,32 +141,28 @@ class _Group:
 
 
 class _WaitingRequests:
-    """What begins each request that waits; addresses take turns, and each has its oldest first."""
+    """What begins each request that waits: ``clients`` take turns, the oldest of each first."""
 
     def __init__(self) -> None:
-        self._clients: OrderedDict[bytes | None, OrderedDict[Connection, Callable[[], None]]]
-        self._clients = OrderedDict()
-
-    def __bool__(self) -> bool:
-        """Whether any waits."""
-        return bool(self._clients)
+        self.clients: OrderedDict[bytes | None, OrderedDict[Connection, Callable[[], None]]]
+        self.clients = OrderedDict()
 
     def add(self, connection: Connection, begin: Callable[[], None]) -> None:
         """Add the request of a connection."""
-        self._clients.setdefault(connection.network, OrderedDict())[connection] = begin
+        self.clients.setdefault(connection.network, OrderedDict())[connection] = begin
 
     def remove(self, connection: Connection) -> None:
         """Remove the request of a connection, if it waits."""
-        requests = self._clients.get(connection.network, OrderedDict())
+        requests = self.clients.get(connection.network, OrderedDict())
         if requests.pop(connection, None) is not None and not requests:
-            del self._clients[connection.network]
+            del self.clients[connection.network]
 
     def take(self) -> Callable[[], None]:
         """Remove the next request."""
-        client, requests = self._clients.popitem(last=False)
+        client, requests = self.clients.popitem(last=False)
         _, begin = requests.popitem(last=False)
         if requests:
-            self._clients[client] = requests
+            self.clients[client] = requests
         return begin
 
 
@@ -213,8 +206,7 @@ class ConnectionLimiter:
         text = "{most} {whose} are connected: more are turned away"
         self._warning = RareWarning(self._log, text, clock.seconds)
         self._waiting = _WaitingRequests()
-        self._turn_began = self._last_request = 0.0
-        self._counts_turns = False
+        self._turns = turns_of(clock)
 
     def __len__(self) -> int:
         """Return how many clients there are."""
@@ -264,11 +256,7 @@ class ConnectionLimiter:
                     group.held[connection] = begin
                     return False
                 group.reaching.add(connection)
-        now = self._clock.seconds()
-        if not self._counts_turns and now - self._last_request > TURN_BUDGET:
-            self._turn_began = now
-        self._last_request = now
-        if now - self._turn_began < TURN_BUDGET:
+        if self._turns.has_time():
             begin()
         else:
             self._wait_for_turn(connection, begin)
@@ -291,18 +279,10 @@ class ConnectionLimiter:
 
     def _wait_for_turn(self, connection: Connection, begin: Callable[[], None]) -> None:
         self._waiting.add(connection, begin)
-        if not self._counts_turns:
-            self._counts_turns = True
-            self._clock.callLater(0, self._begin_some)
+        self._turns.later(self._begin_next)
 
-    def _begin_some(self) -> None:
-        """Begin requests that have waited for this turn of the reactor."""
-        self._turn_began = self._clock.seconds()
-        self._counts_turns = bool(self._waiting)
-        if self._counts_turns:
-            # First of all, for whatever follows might raise.
-            self._clock.callLater(0, self._begin_some)
-        while self._waiting and self._clock.seconds() - self._turn_began < TURN_BUDGET:
+    def _begin_next(self) -> None:
+        if self._waiting.clients:  # else its client has left
             self._waiting.take()()
 
     def linger(self, connection: Connection) -> None:
@@ -323,7 +303,7 @@ class ConnectionLimiter:
 
     def leave(self, connection: Connection) -> None:
         """Count a connection no more, nor serve it; a second call does nothing."""
-        if self._counts_turns:
+        if self._waiting.clients:
             self._waiting.remove(connection)
         for group in self._groups.pop(connection, ()):
             group.count -= 1

@@ -10,7 +10,7 @@ session group.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, partial
 from typing import Any
 
@@ -20,9 +20,10 @@ from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from torsocks_tx.arguments import check_arguments
-from torsocks_tx.errors import NotAllowed
+from torsocks_tx.errors import NotAllowed, without_text
 from torsocks_tx.http.answers import FAMILY_PREFERENCE, PROXY_AUTHORIZATION, Answers
 from torsocks_tx.http.server import ISOLATION_USERS, HTTPOptions, parse_basic
 from torsocks_tx.interfaces import IBackend
@@ -30,7 +31,7 @@ from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolation, Isolator, is_for_exit, isolation_key
 from torsocks_tx.policy.listener import ListenerPolicy
 from torsocks_tx.server.auth import Authenticator, LoginGuard
-from torsocks_tx.server.connections import ConnectionLimiter, client_network
+from torsocks_tx.server.connections import Connection, ConnectionLimiter, client_network
 from torsocks_tx.server.protocol import SOCKS4Protocol, SOCKS5Protocol, SOCKSProtocol
 from torsocks_tx.server.request import Client, RequestHandler
 from torsocks_tx.socks.constants import Command, Role, Version
@@ -294,28 +295,33 @@ class SOCKSFactory(Factory):
         try:
             await self.when_empty()
         finally:
-            gone.stop()
             for timer in (ending, requests):
                 if timer.active():
                     timer.cancel()
+            gone.stop()
         # The far sides of clients that were reset are reset in the reactor's next turn. One that is
         # still open when it stops is closed with a FIN, and what was cut there looks complete.
         await deferLater(self.clock, 0, lambda: None)
 
     def _abort_unserved(self) -> None:
-        for protocol in list(self.connections):
-            if not protocol.is_served:
-                protocol.reset()
+        self._abort(protocol for protocol in self.connections if not protocol.is_served)
 
     def _abort_gone(self) -> None:
-        for protocol in self.limiter.find_silent(SILENCE):
-            if protocol in self.connections:
-                protocol.reset()
+        silent = self.limiter.find_silent(SILENCE)
+        self._abort(protocol for protocol in silent if protocol in self.connections)
 
     def abort_all(self) -> None:
         """Reset every connection."""
-        for protocol in list(self.connections):
-            protocol.reset()
+        self._abort(self.connections)
+
+    def _abort(self, protocols: Iterable[Connection]) -> None:
+        for protocol in list(protocols):
+            try:
+                protocol.reset()
+            except Exception:
+                # The others are reset all the same.
+                text = "a fault of this server while resetting a client"
+                self._log.failure(text, without_text(Failure()))
 
 
 class SOCKS4Factory(SOCKSFactory):

@@ -110,7 +110,7 @@ def main() -> None:
 
     def adopt_next(_listener: Listener, factory: SOCKSFactory) -> Any:
         # Whoever is awake first would take the whole queue, and the others nothing.
-        return adopt(reactor, next(descriptors), factory, per_turn=1)
+        return adopt(reactor, next(descriptors), factory, at_once=1)
 
     share_pool(orders["share"])
     isolator = Isolator(bytes.fromhex(orders["secret"]))

@@ -12,6 +12,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent
 
 from tests.backends.tor.fake_tor import BOOTSTRAPPED, STARTING, FakeTor
+from tests.support.clocks import TurnClock
 from torsocks_tx.backends.tor.control import Control
 from torsocks_tx.backends.tor.ports import SocksPort
 from torsocks_tx.backends.tor.provider import (
@@ -24,6 +25,7 @@ from torsocks_tx.backends.tor.provider import (
 )
 from torsocks_tx.backends.tor.providers import FixedTorProvider
 from torsocks_tx.errors import NoSuchPort, TorDown
+from torsocks_tx.relay.timeouts import WORK
 
 ENDPOINT = TCP4ClientEndpoint(reactor, "127.0.0.1", 9050)
 PORT = SocksPort(ENDPOINT, pipelined=True)
@@ -34,8 +36,8 @@ class Scripted(TorProvider):
 
     __module__ = TorProvider.__module__  # by which its log lines are found
 
-    def __init__(self, script: Script | None = None) -> None:
-        self.clock = Clock()
+    def __init__(self, script: Script | None = None, clock: Clock | None = None) -> None:
+        self.clock = clock or Clock()
         self.waiting: Deferred[None] = Deferred()
         self.script = script
         super().__init__(self.clock)
@@ -70,6 +72,32 @@ async def test_clients_wait_while_tor_starts(provider: Scripted) -> None:
     assert await third is PORT
     assert await provider.when_ready() is PORT
     assert provider.state is ProviderState.READY
+
+
+@pytest.mark.parametrize(
+    "change",
+    [TorProvider.mark_ready, lambda it: it.mark_down("tor is gone"), TorProvider.stop],
+    ids=["tor is ready", "tor is down", "stopped"],
+)
+async def test_clients_that_wait_are_told_in_several_turns_of_the_reactor(
+    change: Callable[[TorProvider], object],
+) -> None:
+    clock, told = TurnClock(), []
+
+    def tell(outcome: object) -> None:
+        told.append(outcome)
+        clock.rightNow += WORK / 10
+
+    provider = Scripted(clock=clock)
+    provider.start()
+    for _ in range(100):
+        provider.when_ready().addBoth(tell)
+    change(provider)
+    portions = [len(told)]
+    while clock.turn():
+        portions.append(len(told) - sum(portions))
+    assert sum(portions) == 100
+    assert max(portions) <= 11
 
 
 async def test_clients_that_wait_are_refused_when_tor_is_down(provider: Scripted) -> None:

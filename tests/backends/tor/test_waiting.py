@@ -17,11 +17,11 @@ from torsocks_tx.backends.tor.waiting import (
     FIRST_DELAY,
     LONGEST_DELAY,
     MOST_EXTENSIONS,
-    SLICE,
     Waiters,
     limit,
     retry_delay,
 )
+from torsocks_tx.relay.timeouts import WORK
 
 
 def test_all_that_wait_get_it_and_later_ones_do_not() -> None:
@@ -96,7 +96,7 @@ def test_telling_many_takes_several_turns_of_the_reactor() -> None:
     waiters.wait().addCallback(told.append)  # for what is fired later
     before = 0
     while told[before:]:
-        assert len(told) - before <= SLICE / 0.001
+        assert len(told) - before <= WORK / 0.001
         before = len(told)
         clock.turn()
     assert told == [7] * 99

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Generic, TypeVar
 
 from twisted.application.internet import backoffPolicy
@@ -11,9 +12,7 @@ from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
-SLICE = 0.005
-"""Seconds of one turn of the reactor that are spent on those who wait; the rest go on in the next
-turn, so that other clients are served meanwhile."""
+from torsocks_tx.relay.timeouts import turns_of
 
 LATE = 0.1
 """Seconds by which a timer must be late to show that this process was stopped meanwhile."""
@@ -31,7 +30,7 @@ class Waiters(Generic[_T]):
     """
 
     def __init__(self, clock: IReactorTime | None = None) -> None:
-        self._clock = clock
+        self._turns = None if clock is None else turns_of(clock)
         self._waiting: dict[Deferred[_T], None] = {}
         self._settled: Callable[[Deferred[_T]], None] | None = None
 
@@ -71,13 +70,12 @@ class Waiters(Generic[_T]):
     def _fire_some(
         self, taken: Iterator[Deferred[_T]], tell: Callable[[Deferred[_T]], None]
     ) -> None:
-        clock = self._clock
-        end = clock.seconds() + SLICE if clock is not None else 0.0
+        turns = self._turns
         for waiting in taken:
             if not waiting.called:  # cancelled by one that was fired before
                 tell(waiting)
-            if clock is not None and clock.seconds() >= end:
-                clock.callLater(0, self._fire_some, taken, tell)
+            if turns is not None and not turns.has_time():
+                turns.later(partial(self._fire_some, taken, tell))
                 return
 
 

@@ -1,0 +1,296 @@
+"""Sockets that are served for a bounded time in each turn of the reactor."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import (
+    IHalfCloseableDescriptor,
+    IReactorFDSet,
+    IReactorTime,
+    IReadWriteDescriptor,
+)
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import LogEvent
+from twisted.python.failure import Failure
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from torsocks_tx.relay.poller import CLIENTS, EVENTS, OUTGOING, Poller, poller_of
+
+BUDGET = 1.0
+
+
+@implementer(IReadWriteDescriptor)
+class End:
+    """One end of a socket pair, which notes what it is told; ``then`` is done in the course."""
+
+    def __init__(self, served: list[End]) -> None:
+        self.near, self.far = socket.socketpair()
+        self.near.setblocking(False)
+        self.served = served
+        self.told: list[str] = []
+        self.then: Callable[[str], Any] = lambda event: None
+
+    def fileno(self) -> int:
+        return self.near.fileno()
+
+    def logPrefix(self) -> str:
+        return "End"
+
+    def _tell(self, event: str) -> Any:
+        self.served.append(self)
+        self.told.append(event)
+        return self.then(event)
+
+    def doRead(self) -> Any:
+        return self._tell("read")
+
+    def doWrite(self) -> Any:
+        return self._tell("write")
+
+    def connectionLost(self, reason: Failure) -> None:
+        self._tell(reason.type.__name__)
+
+    def close(self) -> None:
+        self.near.close()
+        self.far.close()
+
+
+@implementer(IHalfCloseableDescriptor)
+class HalfCloseableEnd(End):
+    """One whose peer may close its sending side alone."""
+
+    def readConnectionLost(self, reason: Failure) -> None:
+        self._tell("end")
+
+    def writeConnectionLost(self, reason: Failure) -> None:
+        self._tell("write end")
+
+
+class Polled:
+    """A poller in a reactor in memory, and its ends; ``cost``: seconds for which one is served."""
+
+    def __init__(self) -> None:
+        self.reactor = MemoryReactorClock()
+        self.reactor.running = True
+        self.poller = Poller(self.reactor, BUDGET)
+        self.served: list[End] = []
+        self.ends: list[End] = []
+
+    def end(self, kind: type[End] = End, cost: float = 0.0) -> End:
+        end = kind(self.served)
+        if cost:
+            end.then = lambda _: self.reactor.advance(cost)
+        self.ends.append(end)
+        return end
+
+    def turn(self) -> list[End]:
+        """Serve as in one turn of the reactor; return who was served."""
+        before = len(self.served)
+        for reader in self.reactor.getReaders():
+            reader.doRead()
+        return self.served[before:]
+
+
+@pytest.fixture
+def polled() -> Iterator[Polled]:
+    polled = Polled()
+    yield polled
+    for end in polled.ends:
+        if end.fileno() != -1:
+            polled.poller.removeReader(end)
+            polled.poller.removeWriter(end)
+        end.close()
+    assert polled.reactor.getReaders() == []
+    assert polled.poller.fileno() == -1
+
+
+def test_a_poller_is_a_reactor_to_its_sockets_and_a_descriptor_to_the_reactor(
+    polled: Polled,
+) -> None:
+    for interface in (IReactorFDSet, IReactorTime, IReadWriteDescriptor):
+        assert verifyObject(interface, polled.poller)
+    end = polled.end()
+    polled.poller.addReader(end)
+    polled.poller.addWriter(end)
+    assert polled.reactor.getReaders() == [polled.poller]
+    assert polled.poller.getReaders() == polled.poller.getWriters() == [end]
+    assert polled.poller.logPrefix() == "Poller"
+    polled.poller.doWrite()
+    call = polled.poller.callLater(1, list)
+    assert polled.poller.getDelayedCalls() == [call]
+    assert polled.poller.seconds() == polled.reactor.seconds()
+    assert polled.poller.running
+
+
+def test_a_reactor_has_one_poller_of_each_kind_while_it_is_used() -> None:
+    reactor = MemoryReactorClock()
+    poller = poller_of(reactor, CLIENTS)
+    assert poller_of(reactor, CLIENTS) is poller
+    assert poller_of(reactor, OUTGOING) is not poller
+    assert poller_of(MemoryReactorClock(), CLIENTS) is not poller
+
+
+def test_where_there_is_no_epoll_the_reactor_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(select, "epoll")
+    reactor = MemoryReactorClock()
+    assert poller_of(reactor, CLIENTS) is reactor
+
+
+def test_thousands_that_are_ready_at_once_are_served_in_turns_the_first_first(
+    polled: Polled,
+) -> None:
+    ends = [polled.end(cost=BUDGET / 100) for _ in range(400)]
+    for end in ends:
+        polled.poller.addReader(end)
+        end.far.close()  # as when a proxy ends that had all these connections
+    served: list[End] = []
+    while len(served) < len(ends):
+        now = polled.turn()
+        assert 100 <= len(now) <= 100 + EVENTS
+        served += now
+    assert served[: len(ends)] == ends
+
+
+def _send(end: End) -> None:
+    end.far.send(b"x")
+
+
+def _close(end: End) -> None:
+    end.far.close()
+
+
+IN, OUT, BOTH = ["addReader"], ["addWriter"], ["addReader", "addWriter"]
+
+
+@pytest.mark.parametrize(
+    ("watched", "do", "returned", "told"),
+    [
+        (IN, _send, {}, ["read"]),
+        (OUT, bool, {}, ["write"]),
+        (BOTH, _send, {}, ["read", "write"]),
+        (IN, bool, {}, []),
+        (OUT, _close, {}, ["ConnectionLost"]),
+        (IN, _send, {"read": ConnectionDone()}, ["read", "ConnectionDone"]),
+        (BOTH, _send, {"read": ConnectionLost()}, ["read", "ConnectionLost"]),
+        (OUT, bool, {"write": ConnectionDone()}, ["write", "ConnectionDone"]),
+    ],
+)
+def test_a_descriptor_is_told_what_reactors_tell(
+    polled: Polled,
+    watched: list[str],
+    do: Callable[[End], object],
+    returned: dict[str, Exception],
+    told: list[str],
+) -> None:
+    end = polled.end()
+    end.then = returned.get
+    for method in watched:
+        getattr(polled.poller, method)(end)
+    do(end)
+    polled.turn()
+    assert end.told == told
+
+
+def test_an_end_of_the_sending_side_alone_is_told_to_those_that_can_tell_it(polled: Polled) -> None:
+    end = polled.end(HalfCloseableEnd)
+    end.then = {"read": ConnectionDone()}.get
+    polled.poller.addReader(end)
+    polled.poller.addWriter(end)
+    end.far.shutdown(socket.SHUT_WR)
+    polled.turn()
+    assert end.told == ["read", "end"]
+    assert polled.poller.getReaders() == []
+    assert polled.poller.getWriters() == [end]
+
+
+def test_one_that_raises_is_lost_and_the_others_are_served(
+    polled: Polled, logged_failures: list[LogEvent]
+) -> None:
+    broken, other = polled.end(), polled.end()
+
+    def fail(event: str) -> None:
+        raise RuntimeError(event)
+
+    broken.then = fail
+    for end in (broken, other):
+        polled.poller.addReader(end)
+        end.far.send(b"x")
+    polled.turn()
+    assert broken.told == ["read", "RuntimeError"]
+    assert other.told == ["read"]
+    assert [event["log_failure"].type for event in logged_failures] == [RuntimeError] * 2
+    logged_failures.clear()
+
+
+def test_the_number_of_one_that_was_closed_is_anothers(polled: Polled) -> None:
+    first, second, third = (polled.end() for _ in range(3))
+
+    def replace(event: str) -> None:
+        """Close the second, whose event is known already, and give its number to the third."""
+        number = second.fileno()
+        polled.poller.removeReader(second)
+        os.dup2(third.fileno(), number)
+        third.near.close()
+        third.near = socket.socket(fileno=second.near.detach())
+        polled.poller.addReader(third)
+
+    first.then = replace
+    for end in (first, second):
+        polled.poller.addReader(end)
+        end.far.send(b"x")
+    assert polled.turn() == [first]
+    polled.poller.removeReader(first)
+    assert polled.turn() == []
+    third.far.send(b"x")
+    assert polled.turn() == [third]
+
+
+def test_one_that_closes_without_a_word_keeps_its_number_from_nobody(polled: Polled) -> None:
+    silent, other = polled.end(), polled.end()
+    polled.poller.addReader(silent)
+    number = silent.fileno()
+    os.dup2(other.fileno(), number)
+    other.near.close()
+    other.near = socket.socket(fileno=silent.near.detach())
+    polled.poller.addReader(other)
+    other.far.send(b"x")
+    assert polled.turn() == [other]
+
+
+def test_when_the_reactor_stops_all_are_lost_whichever_raises(
+    polled: Polled, logged_failures: list[LogEvent]
+) -> None:
+    broken, other = polled.end(), polled.end()
+    broken.then = lambda event: {}[event]
+    for end in (broken, other):
+        polled.poller.addReader(end)
+    polled.poller.connectionLost(Failure(ConnectionLost()))  # meant for another descriptor
+    assert (polled.served, polled.poller.getReaders()) == ([], [broken, other])
+    polled.reactor.running = False
+    polled.poller.connectionLost(Failure(ConnectionLost()))
+    assert broken.told == other.told == ["ConnectionLost"]
+    assert [event["log_failure"].type for event in logged_failures] == [KeyError]
+    logged_failures.clear()
+
+
+def test_what_is_removed_or_paused_meanwhile_is_not_served(polled: Polled) -> None:
+    first, second = polled.end(), polled.end()
+    first.then = lambda _: polled.poller.removeReader(second)
+    for end in (first, second):
+        polled.poller.addReader(end)
+        polled.poller.addWriter(end)
+        end.far.send(b"x")
+    polled.turn()
+    assert (first.told, second.told) == (["read", "write"], ["write"])
+    with contextlib.closing(second):
+        assert polled.poller.removeAll() == [first, second]
+    polled.poller.removeReader(first)

@@ -1,0 +1,232 @@
+"""The poller: bounds how long sockets are served in one turn of the reactor.
+
+A reactor serves every socket that is ready before it looks for more: when tor ends, or a client
+with thousands of connections, one turn would take hundreds of milliseconds. So our sockets have an
+epoll of their own, which is one descriptor of the reactor, and serves them for some milliseconds at
+a time. Where there is no epoll, the reactor itself must do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakValueDictionary
+
+from twisted.internet import interfaces
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.python import log
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+CLIENTS, OUTGOING = 0.007, 0.002
+"""Seconds of one turn in which sockets of clients, and those of outgoing connections, are served.
+With the timers that follow from it, and a look for garbage, a turn takes less than 20 ms."""
+
+EVENTS = 16
+"""Sockets that are served between two looks at the clock."""
+
+# EPOLLIN, EPOLLOUT, and EPOLLERR with EPOLLHUP, which not every system has.
+_IN, _OUT, _BROKEN = 0x1, 0x4, 0x18
+_REASONS: dict[type, Failure] = {kind: Failure(kind()) for kind in (ConnectionDone, ConnectionLost)}
+
+
+@implementer(interfaces.IReactorFDSet, interfaces.IReactorTime, interfaces.IReadWriteDescriptor)
+class Poller:
+    """Looks to its sockets like the reactor, and to the reactor like one descriptor.
+
+    Those that have been ready for longest are served first, for so many seconds of each turn.
+    """
+
+    def __init__(self, reactor: Any, budget: float) -> None:
+        self._reactor = reactor
+        self._budget = budget
+        self._epoll: Any = None
+        # By the number of the descriptor: who has it, and which events are watched.
+        self._descriptors: dict[int, Any] = {}
+        self._events: dict[int, int] = {}
+
+    # What a socket asks of a reactor.
+
+    def addReader(self, reader: Any) -> None:
+        """Serve a descriptor when there is something to read."""
+        self._add(reader, _IN)
+
+    def addWriter(self, writer: Any) -> None:
+        """Serve a descriptor when it can be written to."""
+        self._add(writer, _OUT)
+
+    def removeReader(self, reader: Any) -> None:
+        """Read from a descriptor no more."""
+        self._remove(reader, _IN)
+
+    def removeWriter(self, writer: Any) -> None:
+        """Write to a descriptor no more."""
+        self._remove(writer, _OUT)
+
+    def removeAll(self) -> list[Any]:
+        """Serve none any more; returns those that were served."""
+        removed = list(self._descriptors.values())
+        for number in list(self._descriptors):
+            self._forget(number)
+        return removed
+
+    def getReaders(self) -> list[Any]:
+        """Those that are served when there is something to read."""
+        return self._watching(_IN)
+
+    def getWriters(self) -> list[Any]:
+        """Those that are served when they can be written to."""
+        return self._watching(_OUT)
+
+    def seconds(self) -> float:
+        """The time of the reactor."""
+        return float(self._reactor.seconds())
+
+    def callLater(
+        self, delay: float, callable: Callable[..., object], *args: object, **kwargs: object
+    ) -> Any:
+        """Have the reactor call a function later."""
+        return self._reactor.callLater(delay, callable, *args, **kwargs)
+
+    def getDelayedCalls(self) -> Any:
+        """The calls that the reactor will make."""
+        return self._reactor.getDelayedCalls()
+
+    @property
+    def running(self) -> bool:
+        """Whether the reactor runs."""
+        return bool(self._reactor.running)
+
+    def _add(self, descriptor: Any, event: int) -> None:
+        number = descriptor.fileno()
+        before = self._events.get(number, 0)
+        if before & event and self._descriptors[number] is descriptor:
+            return
+        if self._epoll is None:
+            self._epoll = select.epoll()
+            self._reactor.addReader(self)
+        try:
+            if before:
+                self._epoll.modify(number, before | event)
+            else:
+                self._epoll.register(number, event)
+        except FileNotFoundError:
+            # Whoever had this number has closed it without a word.
+            before = 0
+            self._epoll.register(number, event)
+        self._events[number] = before | event
+        self._descriptors[number] = descriptor
+
+    def _remove(self, descriptor: Any, event: int) -> None:
+        number = descriptor.fileno()
+        events = self._events.get(number, 0)
+        if not events & event or self._descriptors[number] is not descriptor:
+            return
+        if events == event:
+            self._forget(number)
+        else:
+            self._events[number] = events & ~event
+            self._epoll.modify(number, events & ~event)
+
+    def _forget(self, number: int) -> None:
+        self._descriptors.pop(number, None)
+        self._events.pop(number, None)
+        if self._descriptors:
+            with contextlib.suppress(OSError):
+                self._epoll.unregister(number)
+        elif self._epoll is not None:
+            self._reactor.removeReader(self)
+            epoll, self._epoll = self._epoll, None
+            epoll.close()
+
+    def _watching(self, event: int) -> list[Any]:
+        return [self._descriptors[number] for number, all_ in self._events.items() if all_ & event]
+
+    # What the reactor asks of a descriptor.
+
+    def fileno(self) -> int:
+        """The descriptor of the epoll, -1 if nothing is watched."""
+        return -1 if self._epoll is None else int(self._epoll.fileno())
+
+    def logPrefix(self) -> str:
+        """What heads log lines."""
+        return type(self).__name__
+
+    def doRead(self) -> None:
+        """Serve those that are ready, for as long as one turn allows."""
+        end = self._reactor.seconds() + self._budget
+        while self._epoll is not None:
+            ready = self._epoll.poll(0, EVENTS)
+            # One that is closed meanwhile leaves its number to another, whose event it is not.
+            served = [(number, self._descriptors.get(number), events) for number, events in ready]
+            for number, descriptor, events in served:
+                if self._descriptors.get(number) is not descriptor:
+                    continue
+                if descriptor is None or descriptor.fileno() != number:
+                    self._forget(number)
+                else:
+                    self._serve(number, descriptor, events)
+            if len(ready) < EVENTS or self._reactor.seconds() >= end:
+                return
+
+    def doWrite(self) -> None:
+        """Do nothing: the event was that of another descriptor."""
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor watches this no more: it has stopped, or took another's event for ours."""
+        if self._epoll is not None and self._reactor.running:
+            self._reactor.addReader(self)
+            return
+        for descriptor in self.removeAll():
+            try:
+                descriptor.connectionLost(reason)
+            except Exception:
+                log.err()
+
+    def _serve(self, number: int, descriptor: Any, events: int) -> None:
+        """Tell a descriptor of its events, as reactors do."""
+        why: Any = None
+        is_reading = True
+        if events & _BROKEN and not events & _IN:
+            is_reading = bool(self._events[number] & _IN)
+            why = ConnectionDone() if is_reading else ConnectionLost()
+        else:
+            try:
+                if events & self._events[number] & _IN:
+                    why = descriptor.doRead()
+                if not why and events & self._events.get(number, 0) & _OUT:
+                    why = descriptor.doWrite()
+                    is_reading = False
+            except Exception as error:
+                log.err()
+                why = error
+        if why:
+            self._lose(descriptor, why, is_reading)
+
+    def _lose(self, descriptor: Any, why: Exception, is_reading: bool) -> None:
+        self.removeReader(descriptor)
+        reason = _REASONS.get(type(why)) or Failure(why)
+        try:
+            half_closes = interfaces.IHalfCloseableDescriptor.providedBy(descriptor)
+            if is_reading and half_closes and type(why) is ConnectionDone:
+                descriptor.readConnectionLost(reason)
+            else:
+                self.removeWriter(descriptor)
+                descriptor.connectionLost(reason)
+        except Exception:
+            log.err()
+
+
+_pollers: WeakValueDictionary[Any, Poller] = WeakValueDictionary()
+
+
+def poller_of(reactor: Any, budget: float) -> Any:
+    """The one poller of a reactor with this budget, or the reactor where there is no epoll."""
+    if not hasattr(select, "epoll"):
+        return reactor
+    poller = _pollers.get((reactor, budget))
+    if poller is None:
+        poller = _pollers[reactor, budget] = Poller(reactor, budget)
+    return poller
