@@ -19,13 +19,19 @@ CONNECT = bytes.fromhex("05 01 00 01 C0000201 0FA0")
 class Port:
     """One connection of a parent; ``targets`` lists what the transport was called with."""
 
-    def __init__(self, raises: Exception | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        raises: Exception | None = None,
+        acts: Callable[[Target], object] | None = None,
+        **options: Any,
+    ) -> None:
         self.clock = Clock()
         self.targets: list[Target] = []
         self.endpoint = FakeEndpoint()
         self.far = FakeTransport()
         self.transport = FakeTransport()
         self._raises = raises
+        self._acts = acts
         self.factory = TransportFactory(self.clock, self._transport, **options)
         self.protocol = self.factory.buildProtocol(None)
         assert self.protocol is not None
@@ -35,6 +41,8 @@ class Port:
         self.targets.append(target)
         if self._raises is not None:
             raise self._raises
+        if self._acts is not None:
+            self._acts(target)
         return self.endpoint
 
     def greet(self, *methods: int) -> Port:

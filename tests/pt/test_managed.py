@@ -99,7 +99,7 @@ async def test_program_announces_its_transports_and_serves_them(start: Start) ->
     assert await client.negotiate(CONNECT) == refused(5)
     assert await client.take_rest() == b""
     [line] = await said(program, "LOG ")
-    assert "the bridge line has no argument secret; attempts refused: 1" in line
+    assert "the bridge line has no argument secret); attempts refused: 1" in line
     client.close()
     program.transport.closeStdin()
     assert await program.end() == 0

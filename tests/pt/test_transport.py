@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
+from typing import NoReturn
 
 import pytest
 from twisted.internet import error
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogEvent
@@ -15,7 +18,7 @@ from tests.support.peers import GRANTED, refused
 from tests.support.rows import rows
 from tests.support.tables import at, octets, table
 from torsocks_tx.errors import Internal, InvalidBridge, Temporary, TimedOut
-from torsocks_tx.pt.transport import HANDSHAKE_TIMEOUT, Dialer, Setting, Target
+from torsocks_tx.pt.transport import HANDSHAKE_TIMEOUT, Dialer, Setting, Target, _refusals
 from torsocks_tx.socks.constants import Command, Version
 from torsocks_tx.socks.messages import Credentials, KeyValues, Request
 
@@ -32,6 +35,10 @@ OFFERS = table(
     ("pairs and nothing", b"\0\x97", 0x97),
     ("GSSAPI", b"\1", 0xFF),
 )
+
+
+def own_reason(target: Target) -> NoReturn:
+    raise InvalidBridge(f"no proof of {target.address.host}")
 
 
 class TestMethods:
@@ -292,6 +299,45 @@ class TestOutcomes:
         elif 2 in methods:
             assert port.say(userpass(b"k=v")) == b"\1\0"
         return port.say(CONNECT)
+
+
+class TestInvalidBridges:
+    """The user can correct the bridge line, so tor's log has why; a text may hold an address."""
+
+    @pytest.mark.parametrize(
+        ("refuse", "why"),
+        [
+            (lambda target: target.require("key"), "the bridge line has no argument key"),
+            (lambda target: target.endpoint_to("a b", 1), "invalid host name"),
+            (own_reason, "InvalidBridge at test_transport.py:LINE"),
+        ],
+        ids=["argument", "host", "own"],
+    )
+    @pytest.mark.parametrize("late", [False, True], ids=["in the function", "in connect"])
+    def test_the_reason_is_logged_and_counted(
+        self, refuse: Callable[[Target], object], why: str, late: bool, log_lines: list[str]
+    ) -> None:
+        _refusals.cache_clear()
+        for _ in range(3):
+            port = Port(acts=None if late else refuse).greet(0)
+            answer = port.say(CONNECT)
+            if late:
+                failing = maybeDeferred(refuse, port.target)
+                failing.addErrback(port.endpoint.fail)
+                answer = port.transport.take()
+            assert answer == refused(5)
+        why = why.replace("LINE", str(own_reason.__code__.co_firstlineno + 1))
+        told = f"warn: the transport refuses the bridge ({why}); attempts refused: 1"
+        assert log_lines == [told]
+        assert _refusals(why)._count == 2
+
+    def test_a_reason_without_a_place_is_named_by_its_kind(self, log_lines: list[str]) -> None:
+        _refusals.cache_clear()
+        port = Port().greet(0)
+        port.say(CONNECT)
+        port.endpoint.fail(InvalidBridge("192.0.2.1"))
+        assert len(log_lines) == 1
+        assert "(InvalidBridge); attempts refused: 1" in log_lines[0]
 
 
 class TestTarget:

@@ -10,6 +10,7 @@ protocol. Half-close, resets and backpressure pass through as they are.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from enum import Enum, auto
 from typing import Any
@@ -47,6 +48,15 @@ def log_fault(log: Logger, message: str, failure: Failure) -> None:
     """Log the kind and place of an exception, and its text, which may be secret, for debugging."""
     log.failure(message, without_text(failure))
     log.debug("{traceback()}", traceback=failure.getTraceback)
+
+
+def kind_and_place(failure: Failure) -> str:
+    """Return such as ``ValueError at veil.py:42``: what may be logged of an exception."""
+    kind = type(failure.value).__name__
+    if not failure.frames:
+        return kind
+    _, path, line, *_ = failure.frames[-1]
+    return f"{kind} at {os.path.basename(path)}:{line}"
 
 
 class Codec:

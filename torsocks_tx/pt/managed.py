@@ -44,6 +44,7 @@ from zope.interface import implementer
 from torsocks_tx.arguments import check_arguments
 from torsocks_tx.backends.tor.files import make_private_directory
 from torsocks_tx.pt import spec
+from torsocks_tx.pt.channel import kind_and_place
 from torsocks_tx.pt.transport import Dialer, Setting, Transport, TransportFactory
 from torsocks_tx.server.connections import ConnectionLimiter, raise_descriptor_limit
 
@@ -176,7 +177,7 @@ class ParentLog:
             return
         text, failure = _text_and_failure(event)
         if failure is not None:
-            text = f"{text or 'Unhandled error'} ({_kind_and_place(failure)})"
+            text = f"{text or 'Unhandled error'} ({kind_and_place(failure)})"
         if text:
             self._parent.say_log(_SEVERITIES[level], text)
 
@@ -187,15 +188,6 @@ def _text_and_failure(event: LogEvent) -> tuple[str, Failure | None]:
     if isinstance(old, Failure) and "log_failure" not in event:
         return str(event.get("why") or ""), old
     return formatEvent(event), event.get("log_failure")
-
-
-def _kind_and_place(failure: Failure) -> str:
-    """Return such as ``ValueError at veil.py:42``."""
-    kind = type(failure.value).__name__
-    if not failure.frames:
-        return kind
-    _, path, line, *_ = failure.frames[-1]
-    return f"{kind} at {os.path.basename(path)}:{line}"
 
 
 class ManagedTransports:

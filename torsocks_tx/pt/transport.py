@@ -17,6 +17,7 @@ import ipaddress
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import lru_cache
 from pathlib import PurePath
 from typing import Any
 
@@ -35,7 +36,7 @@ from torsocks_tx.client.failures import destination_failed
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.policy.listener import ListenerPolicy
-from torsocks_tx.pt.channel import log_fault
+from torsocks_tx.pt.channel import kind_and_place, log_fault
 from torsocks_tx.pt.spec import ProxyKind, UpstreamProxy
 from torsocks_tx.server.connections import ConnectionLimiter, RareWarning
 from torsocks_tx.server.factory import SOCKSFactory
@@ -59,9 +60,13 @@ _OPTIONS = {
     ProxyKind.HTTP: ClientOptions(protocol="http"),
 }
 _log = Logger()
-_MISSING = RareWarning(
-    _log, "the bridge line has no argument {key}; attempts refused: {count}", time.monotonic
-)
+
+
+@lru_cache(maxsize=64)
+def _refusals(why: str) -> RareWarning:
+    """Return the counter of the attempts that are refused for one reason."""
+    text = "the transport refuses the bridge ({why}); attempts refused: {count}"
+    return RareWarning(_log, text, time.monotonic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +175,6 @@ class Target:
         """Return the first value of an argument; raises ``InvalidBridge`` if there is none."""
         value = self.arguments.get(key)
         if value is None:
-            _MISSING.note(key=key)
             raise errors.InvalidBridge(f"the bridge line has no argument {key}")
         return value
 
@@ -189,8 +193,16 @@ def arguments_of(request: Request) -> KeyValues:
 
 
 def _refusal(failure: Failure) -> errors.SOCKSError:
-    """Return the refusal that a failed attempt is to the parent; log it if it is a fault."""
+    """Return the refusal that a failed attempt is to the parent.
+
+    A fault is logged, and so is an invalid bridge: the user can correct the bridge line.
+    """
     reason = destination_failed(failure)
+    if isinstance(reason, errors.InvalidBridge):
+        # A text of the transport's own may hold an address.
+        is_ours = bool(failure.frames) and failure.frames[-1][1] == __file__
+        why = reason.detail if is_ours else kind_and_place(failure)
+        _refusals(why).note(why=why)
     network = failure.check(errors.SOCKSError, ConnectError, ConnectionClosed, CancelledError)
     if network is None and type(reason) is errors.GeneralFailure:
         log_fault(_log, "a fault of a transport; the parent is refused", failure)
@@ -210,6 +222,8 @@ class TransportBackend(EndpointBackend):
         address = request.address.literal()
         try:
             return self._transport(Target(address, arguments_of(request), self._setting))
+        except errors.SOCKSError:
+            raise  # ``_refusal`` is asked about it later
         except Exception:
             raise _refusal(Failure()) from None
 
