@@ -69,6 +69,13 @@ def check_flags(value: Any) -> None:
     check_arguments(bool, **{name: getattr(value, name) for name in flags})
 
 
+def check_grace(grace: float) -> None:
+    """Raise TypeError or ValueError for what is no number of seconds, 0 or more."""
+    check_arguments(int, float, grace=grace)
+    if not 0 <= grace < math.inf:
+        raise ValueError(f"grace must be a number of seconds, 0 or more, not {grace!r}")
+
+
 def check_limit(name: str, value: object) -> None:
     """Raise ValueError if a value is no bound, or no number of seconds, as its name wants."""
     seconds = name.endswith(("_timeout", "_limit"))

@@ -232,6 +232,16 @@ class _DNSStream(Int16StringReceiver):
         self._answers.fail()
 
 
+def _check_servers(servers: Sequence[Server]) -> None:
+    try:
+        for host, port in servers:
+            ipaddress.ip_address(str(host))
+            check_arguments(int, port=port)
+    except (TypeError, ValueError):
+        wanted = "pairs of an IP address and a port, such as ('127.0.0.1', 53)"
+        raise ValueError(f"servers must be {wanted}, not {servers!r}") from None
+
+
 Waiters = set["Deferred[tuple[Any, ...]]"]
 
 
@@ -261,6 +271,7 @@ class NameResolver:
         check_arguments(IReactorTime, reactor=reactor)
         check_arguments(Sequence, None, servers=servers)
         check_arguments(str, PathLike, hosts=hosts, resolv_conf=resolv_conf)
+        _check_servers(servers or ())
         self._reactor = reactor
         self._turns = turns_of(reactor)
         self._servers = servers

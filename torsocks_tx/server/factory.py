@@ -22,7 +22,7 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from torsocks_tx.arguments import check_arguments
+from torsocks_tx.arguments import check_arguments, check_grace
 from torsocks_tx.errors import NotAllowed, without_text
 from torsocks_tx.http.answers import FAMILY_PREFERENCE, PROXY_AUTHORIZATION, Answers
 from torsocks_tx.http.server import ISOLATION_USERS, HTTPOptions, parse_basic
@@ -284,6 +284,7 @@ class SOCKSFactory(Factory):
         its sending side, and has received nothing for a second, is counted as gone: it looks the
         same as one that has closed altogether.
         """
+        check_grace(grace)
         return Deferred.fromCoroutine(self._shutdown(grace))
 
     async def _shutdown(self, grace: float) -> None:

@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IAddress, IListeningPort, IReactorTime
 from twisted.logger import Logger
 
-from torsocks_tx.arguments import check_arguments
+from torsocks_tx.arguments import check_arguments, check_grace
 from torsocks_tx.interfaces import IBackend
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolator
@@ -72,6 +72,7 @@ class Server:
         The backend goes on: whoever started it stops it. A shutdown that is cancelled leaves the
         clients that are still there.
         """
+        check_grace(grace)
         return Deferred.fromCoroutine(self._shutdown(grace))
 
     async def _shutdown(self, grace: float) -> None:

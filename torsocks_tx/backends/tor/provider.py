@@ -201,6 +201,7 @@ class TorProvider(ABC):
 
     def on_progress(self, callback: ProgressCallback) -> None:
         """Have ``callback`` called with each step of tor's bootstrap from now on."""
+        check_arguments(Callable, callback=callback)
         self._progress_callbacks.append(callback)
 
     def at_stop(self, callback: Callable[[], None]) -> None:
