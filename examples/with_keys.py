@@ -40,7 +40,7 @@ async def main(reactor: Any, *countries: str) -> None:
         return KeyValues()
 
     def choose(request: Request, isolation: Isolation) -> interfaces.IStreamClientEndpoint:
-        country = request.pairs.get(COUNTRY) if request.pairs else None
+        country = request.pairs.get(COUNTRY)
         tor = tors[country.decode()] if country else next(iter(tors.values()))
         # Streams with different credentials must not share a circuit: hand them on to tor.
         options = ClientOptions(credentials=isolation.credentials)
