@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from twisted.internet import reactor
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent
 
@@ -164,7 +164,7 @@ async def test_a_listener_that_cannot_be_removed_is_logged(
     await control.unlisten("CIRC", print)
     assert log_lines == ["warn: tor goes on sending its event CIRC (551 no)"]
     await control.listen("STREAM", print)
-    monkeypatch.setattr(control.protocol, "remove_event_listener", lambda *_: {}["STREAM"])
+    monkeypatch.setattr(control.protocol, "remove_event_listener", lambda *_: fail(KeyError()))
     await control.unlisten("STREAM", print)
     assert log_lines[1] == (
         "critical: a fault of this program: it goes on listening to tor's STREAM"

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.defer import Deferred, TimeoutError, fail, maybeDeferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError, fail, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -138,14 +138,17 @@ class Control:
         if subscription.callbacks or self._lost.is_settled:
             return succeed(None)
         del self._subscriptions[event]
-        removed = maybeDeferred(self.protocol.remove_event_listener, event, subscription.deliver)
+        removed = self.protocol.remove_event_listener(event, subscription.deliver)
         return self._deadline(removed).addErrback(self._say_not_removed, event)
 
     def _say_not_removed(self, failure: Failure, event: str) -> None:
-        if failure.check(ControlError) and not failure.check(ControlLost):
+        """Log why tor goes on sending an event, unless it is gone or nobody waits any more."""
+        if failure.check(ControlLost, CancelledError):
+            return
+        if failure.check(ControlError):
             text = "tor goes on sending its event {event} ({error})"
             self._log.warn(text, event=event, error=failure.value)
-        elif not failure.check(ControlLost):
+        else:
             text = "a fault of this program: it goes on listening to tor's {event}"
             self._log.failure(text, without_text(failure), event=event)
 
