@@ -51,6 +51,18 @@ def test_each_request_has_its_bytes(
         assert first == expected
 
 
+@rows("H-21")
+def test_a_proxy_that_gets_data_before_its_answer_is_told_to_close_if_it_refuses() -> None:
+    handshake = HTTPClientHandshake(at("a", 443), None, "x", optimistic=True)
+    assert b"close" not in handshake.start()
+    [step] = handshake.receive(ISOLATING.options(close=False))
+    expected = CONNECT[:-2] + b"Connection: close\r\n\r\n"
+    assert step == Send(expected)
+    assert HTTPClientHandshake(at("a", 443), optimistic=True).start() == (
+        b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\nConnection: close\r\n\r\n"
+    )
+
+
 @pytest.mark.parametrize(
     "host", ["", "a b", "a\r\nX: y", "a\n", "a\0", "a\x7f", "b\u00fccher.example", "\u4e2d.example"]
 )

@@ -17,7 +17,7 @@ EXPECTED = (
     numbered("S", (1, 51))
     + numbered("R", (1, 8), (10, 13), (20, 34))
     + numbered("P", (1, 40))
-    + numbered("H", (1, 20))
+    + numbered("H", (1, 21))
 )
 
 

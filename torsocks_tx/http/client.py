@@ -30,14 +30,21 @@ class HTTPClientHandshake:
 
     Credentials are sent by the Basic scheme. ``isolation`` is sent as ``Tor-Stream-Isolation``: the
     proxy is first asked by OPTIONS, with the same credentials, whether it knows that header, and
-    the stream fails if it does not. ``requested``: CONNECT is sent, so that data may follow. Raises
-    ValueError for a host that is not printable ASCII without blanks.
+    the stream fails if it does not. ``optimistic``: data may follow CONNECT before the answer, so
+    the proxy is told to close if it refuses: it would read that data as a request (RFC 9931).
+    ``requested``: CONNECT is sent, so that data may follow. Raises ValueError for a host that is
+    not printable ASCII without blanks.
     """
 
     pairs = NO_PAIRS
 
     def __init__(
-        self, address: Address, credentials: Credentials | None = None, isolation: str | None = None
+        self,
+        address: Address,
+        credentials: Credentials | None = None,
+        isolation: str | None = None,
+        *,
+        optimistic: bool = False,
     ) -> None:
         if _HOST.fullmatch(address.host) is None:
             raise ValueError("a host of HTTP is of printable ASCII, without blanks")
@@ -54,6 +61,8 @@ class HTTPClientHandshake:
         self._options = h11.Request(method="OPTIONS", target="*", headers=here)
         if isolation is not None:
             headers.append((STREAM_ISOLATION, isolation))
+        if optimistic:
+            headers.append(("Connection", "close"))
         there = [("Host", target), *headers]
         self._connect = h11.Request(method="CONNECT", target=target, headers=there)
         self._connection: h11.Connection | None = h11.Connection(h11.CLIENT, MAX_HEAD)
