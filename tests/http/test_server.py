@@ -12,7 +12,7 @@ from tests.support.rows import rows
 from tests.support.tables import at, cuts, table
 from torsocks_tx.http.answers import Answers
 from torsocks_tx.http.heads import MAX_HEAD, MAX_HEADERS
-from torsocks_tx.http.server import MAX_ANSWERS, HTTPOptions, HTTPServerHandshake
+from torsocks_tx.http.server import MAX_ANSWERS, HTTPOptions, HTTPServerHandshake, parse_basic
 from torsocks_tx.socks.constants import Command, Version
 from torsocks_tx.socks.extended import Budget
 from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Request
@@ -35,8 +35,8 @@ def asked(
     address: Address = EXAMPLE, rest: bytes = b"", avatar: bytes | None = None, **headers: bytes
 ) -> Requested:
     pairs = KeyValues.of({name.replace("_", "-"): value for name, value in headers.items()})
-    command = Command.CONNECT
-    return Requested(Request(Version.HTTP, command, address, None, avatar, pairs), rest)
+    known = parse_basic(pairs.get("Proxy-Authorization"))
+    return Requested(Request(Version.HTTP, Command.CONNECT, address, known, avatar, pairs), rest)
 
 
 def answer_of(step: Step, method: str = "CONNECT") -> Answer:
@@ -205,7 +205,7 @@ def login(text: bytes) -> bytes:
 RIGHT, WRONG = login(basic(b"me:you")), login(basic(b"me:no"))
 
 
-@rows("H-17")
+@rows("H-17", "H-21")
 class TestCredentialsThatAreChecked:
     def test_right_ones_are_served(self) -> None:
         for chunks in cuts(RIGHT + b"early"):
@@ -246,10 +246,36 @@ class TestCredentialsThatAreChecked:
             assert isinstance(steps[-1], Rejected)
             assert answer_of(steps[-1]).status == 407
 
-    def test_a_client_of_http_1_0_is_asked_and_closed_upon(self) -> None:
-        [step] = converse([b"CONNECT a:1 HTTP/1.0\r\n\r\n"], GUARDED)
+    @pytest.mark.parametrize(
+        "head", [b"CONNECT a:1 HTTP/1.0\r\n\r\n", ASK + b"Connection: close\r\n\r\n"]
+    )
+    def test_a_client_that_lets_no_connection_stay_is_asked_and_closed_upon(
+        self, head: bytes
+    ) -> None:
+        [step] = converse([head, RIGHT], GUARDED)
         assert isinstance(step, Rejected)
         assert answer_of(step).status == 407
+
+
+@pytest.mark.parametrize(
+    ("header", "credentials"),
+    [
+        (basic(b"me:you"), Credentials(b"me", b"you")),
+        (b"bASIC  " + b64encode(b":a:b"), Credentials(b"", b"a:b")),
+        (b"Basic YTpi\xff", None),
+        (b"Basic YTp", None),
+        (basic(b"me"), None),
+        (b"Bearer bWU6eW91", None),
+        (b"", None),
+    ],
+)
+@pytest.mark.parametrize("options", [PLAIN, ASKING])
+def test_a_request_has_the_credentials_that_its_client_sent(
+    options: HTTPOptions, header: bytes, credentials: Credentials | None
+) -> None:
+    [step] = converse([login(header)], options)
+    assert isinstance(step, Requested)
+    assert step.request.credentials == credentials
 
 
 class TestAskingForCredentials:

@@ -496,9 +496,11 @@ async def test_http_answers_are_cut_closed_and_replaced(
 
 
 async def test_http_clients_log_in(ground: Ground) -> None:
-    client = await ground.client(ScriptedFactory(reactor, users={b"me": b"you"}))
+    server = ScriptedFactory(reactor, users={b"me": b"you"})
+    client = await ground.client(server)
     client.send(connect("bytes-3.test"))
     assert (await head_of(client)).startswith(b"HTTP/1.1 407 ")
     client.send(connect("bytes-3.test", b"bWU6eW91"))
     assert (await client.take_rest()).endswith(b"\r\n\r\nxxx")
     client.close()
+    assert [request.credentials for request in server.requests] == [Credentials(b"me", b"you")]

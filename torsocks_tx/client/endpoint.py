@@ -94,12 +94,8 @@ class SOCKSClientEndpoint:
     def _handshake(self) -> ClientHandshake | HTTPClientHandshake:
         options, offer = self._options, self._options.offer
         if options.protocol == "http":
-            return HTTPClientHandshake(
-                self._address,
-                options.credentials,
-                options.isolation_token,
-                optimistic=options.optimistic,
-            )
+            known, token, early = options.credentials, options.isolation_token, options.optimistic
+            return HTTPClientHandshake(self._address, known, token, optimistic=early)
         # Of other hosts, and on other ports, tor does not say F0 at all.
         verify_f0 = self._address.is_onion and offer.role is not Role.PT
         return ClientHandshake(self._request, offer=offer, verify_f0=verify_f0)

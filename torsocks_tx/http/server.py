@@ -179,9 +179,9 @@ class HTTPServerHandshake:
         pairs = KeyValues(
             tuple((_KEPT[name], value) for name, value in head.headers if name in _KEPT)
         )
-        request = Request(Version.HTTP, Command.CONNECT, address, pairs=pairs)
+        credentials = parse_basic(pairs.get(PROXY_AUTHORIZATION))
+        request = Request(Version.HTTP, Command.CONNECT, address, credentials, pairs=pairs)
         if self._options.require_auth:
-            credentials = parse_basic(pairs.get(PROXY_AUTHORIZATION))
             if credentials is None:
                 return self._ask()
             self._state, self._request = _State.CHECKING, request

@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 from torsocks_tx.arguments import check_arguments, check_grace
 from torsocks_tx.errors import NotAllowed, without_text
 from torsocks_tx.http.answers import FAMILY_PREFERENCE, PROXY_AUTHORIZATION, Answers
-from torsocks_tx.http.server import ISOLATION_USERS, HTTPOptions, parse_basic
+from torsocks_tx.http.server import ISOLATION_USERS, HTTPOptions
 from torsocks_tx.interfaces import IBackend
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolation, Isolator, is_for_exit, isolation_key
@@ -199,7 +199,7 @@ class SOCKSFactory(Factory):
         policy, flags = self.policy, self._port_flags
         is_http = request.version is Version.HTTP
         if is_http and self._guard is None and not self._has_warned:
-            self._look_at_login(request.pairs.get(PROXY_AUTHORIZATION))
+            self._look_at_login(request)
         if is_http and not request.address.is_onion:
             policy = policy.for_family(request.pairs.get(FAMILY_PREFERENCE))
             flags = policy.port_flags
@@ -248,10 +248,10 @@ class SOCKSFactory(Factory):
         name = request.version.name
         self._log.info("TestSocks: {name} request {verdict}", name=name, verdict=verdict)
 
-    def _look_at_login(self, login: bytes | None) -> None:
-        credentials = parse_basic(login)
-        meant_to_isolate = credentials is not None and credentials.username in ISOLATION_USERS
-        if login is not None and not meant_to_isolate:
+    def _look_at_login(self, request: Request) -> None:
+        known = request.credentials
+        meant_to_isolate = known is not None and known.username in ISOLATION_USERS
+        if request.pairs.get(PROXY_AUTHORIZATION) is not None and not meant_to_isolate:
             self._has_warned = True
             self._log.warn(LOGIN_ISOLATES)
 
