@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT))
 from torsocks_tx import errors  # noqa: E402
 from torsocks_tx.errors import OnionRefused, ProxyFault, Refused, SOCKSError  # noqa: E402
 from torsocks_tx.http.answers import MEANINGS, meaning_of  # noqa: E402
-from torsocks_tx.policy.listener import FLAGS, ListenerPolicy  # noqa: E402
+from torsocks_tx.policy.listener import FLAGS, VALUE_FLAGS, ListenerPolicy  # noqa: E402
 from torsocks_tx.twistd.help import HELP, parse_help  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "reference.md"
@@ -49,6 +49,7 @@ def flags() -> str:
     together = "`NoIPv4Traffic NoIPv6Traffic NoDNSRequest` together"
     rows.append(("`OnionTrafficOnly`", "off", together))
     rows.append(("`SessionGroup=N`", "", "listeners with the same N may share circuits"))
+    rows += [(f"`{flag.usage}`", "", flag.purpose) for flag in VALUE_FLAGS]
     return table(("flag", "default", "meaning"), rows)
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torsocks_tx.backends.memory import MemoryBackend, MemoryOutbound
     from torsocks_tx.backends.names import NameResolver
     from torsocks_tx.backends.tor.backend import TorBackend
+    from torsocks_tx.backends.tor.exits.circuits import Circuit, Hop
     from torsocks_tx.backends.tor.launched import LaunchedTorProvider
     from torsocks_tx.backends.tor.onion.client_auth import Keyring
     from torsocks_tx.backends.tor.onion.diagnosis import Diagnosis, Finding
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from torsocks_tx.errors import ProxyFault, Refused, Retry, SOCKSError
     from torsocks_tx.interfaces import IBackend, IOutbound, IReceiver
     from torsocks_tx.limits import Limits
+    from torsocks_tx.policy.circuits import ExitChoice
     from torsocks_tx.policy.isolation import Isolation, IsolationFlags, Isolator
     from torsocks_tx.policy.listener import ListenerPolicy
     from torsocks_tx.server.auth import Authenticator, CredAuthenticator, PasswordFile
@@ -48,6 +50,7 @@ __all__ = [
     "Address",
     "AddressType",
     "Authenticator",
+    "Circuit",
     "ClientOptions",
     "CodeSet",
     "Command",
@@ -57,8 +60,10 @@ __all__ = [
     "Diagnosis",
     "DirectBackend",
     "EndpointBackend",
+    "ExitChoice",
     "Finding",
     "FixedTorProvider",
+    "Hop",
     "IBackend",
     "IOutbound",
     "IReceiver",
@@ -112,6 +117,7 @@ if not TYPE_CHECKING:
         "backends.memory": "MemoryBackend MemoryOutbound",
         "backends.names": "NameResolver",
         "backends.tor.backend": "TorBackend",
+        "backends.tor.exits.circuits": "Circuit Hop",
         "backends.tor.launched": "LaunchedTorProvider",
         "backends.tor.onion.client_auth": "Keyring",
         "backends.tor.onion.diagnosis": "Diagnosis Finding",
@@ -123,6 +129,7 @@ if not TYPE_CHECKING:
         "errors": "ProxyFault Refused Retry SOCKSError",
         "interfaces": "IBackend IOutbound IReceiver",
         "limits": "Limits",
+        "policy.circuits": "ExitChoice",
         "policy.isolation": "Isolation IsolationFlags Isolator",
         "policy.listener": "ListenerPolicy",
         "server.auth": "Authenticator CredAuthenticator PasswordFile",

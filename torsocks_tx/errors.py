@@ -140,6 +140,12 @@ class NotAllowed(Refused):
     retry = Retry.NEVER
 
 
+class NoSuchExit(NotAllowed):
+    sentence = "No exit relay of the Tor network is in the choice that was asked for."
+    blame = "the choice of exits"
+    retry = Retry.LATER
+
+
 class NetworkUnreachable(Refused):
     sentence = "The network could not be reached."
     code = Reply5.NETWORK_UNREACHABLE
@@ -282,6 +288,10 @@ class Internal(ProxyFault):
 
 class Busy(ProxyFault):
     sentence = "The proxy has too much to do at the moment."
+
+
+class NoFreshCircuit(Busy):
+    sentence = "There is no fresh circuit now: the proxy makes so many in a minute, and no more."
 
 
 class TorDown(ProxyFault):

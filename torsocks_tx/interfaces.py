@@ -92,3 +92,13 @@ class IBackend(Interface):
 
         Fires with a host name whose port is 0; errback ``SOCKSError``. It can be cancelled.
         """
+
+
+class IExitBackend(IBackend):
+    """A backend that carries streams through the exit relays that ``isolation.exits`` names."""
+
+
+class IExitOutbound(IOutbound):
+    """A stream through an exit that was asked for."""
+
+    exit_text = Attribute("Fingerprint and country of the exit, which HTTP clients are told.")

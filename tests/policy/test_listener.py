@@ -13,7 +13,7 @@ from tests.support.rows import rows
 from tests.support.tables import at, table
 from torsocks_tx.errors import AddressTypeNotSupported, HostUnreachable, NotAllowed, Refused
 from torsocks_tx.policy.isolation import IsolationFlags
-from torsocks_tx.policy.listener import FLAGS, FlagError, ListenerPolicy, parse_flags
+from torsocks_tx.policy.listener import FLAGS, VALUE_FLAGS, FlagError, ListenerPolicy, parse_flags
 from torsocks_tx.socks.constants import AddressType, Command, Role, Version
 from torsocks_tx.socks.messages import Address, Request
 
@@ -27,7 +27,8 @@ def test_no_flags_give_the_default_policy() -> None:
 
 
 def test_every_field_has_a_flag() -> None:
-    known = {flag.field for flag in FLAGS if not flag.isolation} | {"isolation", "role"}
+    known = {flag.field for flag in FLAGS if not flag.isolation}
+    known |= {flag.field for flag in VALUE_FLAGS} | {"isolation", "role"}
     assert known == {field.name for field in fields(ListenerPolicy)}
     isolating = {flag.field for flag in FLAGS if flag.isolation} | {"session_group"}
     assert isolating == {field.name for field in fields(IsolationFlags)}

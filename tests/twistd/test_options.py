@@ -113,6 +113,12 @@ MISTAKES = [
     (["--listen", "bogus:x AllowPublic"], ["--listen", "bogus:x", "write it as"]),
     (["--listen", "systemd:domain=INET:index=0"], ["--listen", "systemd", "inherited socket"]),
     (["--listen", "tcp:1:interface=127.0.0.1 Nope"], ["--listen", "Nope"]),
+    *(
+        ([*given, "--listen", f"tcp:1:interface=127.0.0.1 {flag}"], ["tcp:1", "use --tor"])
+        for given in (["--tor-socks", "tcp:127.0.0.1:9"], ["--backend", "direct"])
+        for flag in ("ExitCountry=de", f"ExitNode={'A' * 40}", "ClientParameters")
+    ),
+    (["--listen", "tcp:1:interface=127.0.0.1 RotateEvery=x"], ["RotateEvery=SECONDS"]),
     (["--tor", "nonsense"], ["--tor", "'nonsense'", "unix:/run/tor/control"]),
     (["--tor-socks", "tcp:x"], ["--tor-socks 'tcp:x'", "unix:/run/tor/socks"]),
     (["--tor-socks", "127.0.0.1:9050"], ["write it as", "tcp:127.0.0.1:9050"]),

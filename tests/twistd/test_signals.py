@@ -25,6 +25,10 @@ class FakeService:
         self.told.append("reload")
         return self.reloading
 
+    def new_identity(self) -> str:
+        self.told.append("new_identity")
+        return "done"
+
     def end_grace(self) -> None:
         self.told.append("end_grace")
 
@@ -39,20 +43,23 @@ class FakeReactor(Clock):
         self.callLater(0, call, *arguments)
 
 
-def test_sighup_reaches_every_service_that_runs() -> None:
+@pytest.mark.parametrize(
+    ("number", "told"), [(signal.SIGHUP, "reload"), (signal.SIGUSR2, "new_identity")]
+)
+def test_signals_reach_every_service_that_runs(number: signal.Signals, told: str) -> None:
     signals, clock = ProcessSignals(), FakeReactor()
-    before = signal.getsignal(signal.SIGHUP)
+    before = signal.getsignal(number)
     services = [FakeService() for _ in range(3)]
     for service in services:
         signals.add(clock, service)
     services[1].running = False
     signals.remove(services[2])
-    os.kill(os.getpid(), signal.SIGHUP)
+    os.kill(os.getpid(), number)
     clock.advance(0)
-    assert [service.told for service in services] == [["reload"], [], []]
+    assert [service.told for service in services] == [[told], [], []]
     for service in services:
         signals.remove(service)
-    assert signal.getsignal(signal.SIGHUP) is before
+    assert signal.getsignal(number) is before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -353,7 +353,7 @@ def test_all_workers_have_the_same_orders(team: Team) -> None:
     assert first == second
     assert len(bytes.fromhex(first["secret"])) == 32
     assert {**first, "secret": ""} == {
-        "directory": "/", "keys": True, "listeners": 1, "secret": "", "share": 2,
+        "directory": "/", "epoch": 0, "keys": True, "listeners": 1, "secret": "", "share": 2,
     }  # fmt: skip
 
 
@@ -455,6 +455,40 @@ def test_reload_replaces_one_worker_after_the_other(team: Team) -> None:
     assert [worker.number for worker in team.spawned] == [1, 2, 1, 2]
     assert team.spawned[1].transport.asked == ["SIGHUP", "drain"]
     assert outcome == ["the workers have been started anew"]
+
+
+def test_fresh_circuits_for_all_are_the_same_in_every_worker(team: Team) -> None:
+    team.service.startService()
+    team.get_ready(0)
+    assert team.supervisor.new_identity() == "every new stream gets a fresh circuit"
+    assert team.asked() == [["epoch 1"], []]
+    team.get_ready(1)
+    assert team.asked() == [["epoch 1"], ["epoch 1"]], "told as soon as it serves"
+    team.supervisor.new_identity()
+    team.end(0)
+    team.reactor.advance(4)
+    assert json.loads(team.spawned[2].transport.written)["epoch"] == 2
+    team.get_ready(2)
+    assert team.asked() == [["epoch 1", "epoch 2"], ["epoch 1", "epoch 2"], []]
+
+
+async def test_sigusr2_gives_fresh_circuits_in_every_worker(site: Site) -> None:
+    server = await site.start("--shutdown-grace", "0.2")
+    passwords = []
+    for number in range(3):
+        keys = set()
+        for stopped in workers_of(server):
+            os.kill(stopped, signal.SIGSTOP)
+            client, leg = await site.ask()
+            keys.add(leg.credentials)
+            os.kill(stopped, signal.SIGCONT)
+            client.reset()
+        passwords.append(keys)
+        os.kill(server.pid, signal.SIGUSR2)
+        await said(server, "SIGUSR2: every new stream gets a fresh circuit", number + 1)
+    assert [len(keys) for keys in passwords] == [1, 1, 1]
+    assert len(set.union(*passwords)) == 3
+    assert "Traceback" not in server.output
 
 
 def test_old_workers_are_few_and_none_is_for_ever(team: Team) -> None:

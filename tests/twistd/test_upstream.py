@@ -29,7 +29,7 @@ from torsocks_tx.errors import NoSuchPort
 from torsocks_tx.relay.connector import OneProtocol
 from torsocks_tx.testing.tornet.network import PrivateTorProvider
 from torsocks_tx.twistd.options import Options
-from torsocks_tx.twistd.upstream import HostEndpoint, Upstream, make_upstream
+from torsocks_tx.twistd.upstream import HostEndpoint, NoCountries, Upstream, make_upstream
 
 
 def provider_of(*arguments: str) -> object:
@@ -85,6 +85,42 @@ async def test_without_such_flags_it_starts() -> None:
     upstream = upstream_with()
     await upstream.start()
     assert upstream.provider.state is ProviderState.READY
+
+
+class Geoip:
+    """A control connection to a tor with or without a GeoIPFile."""
+
+    def __init__(self, answer: str) -> None:
+        self.answer = answer
+
+    async def get_info(self, key: str) -> str:
+        assert key == "ip-to-country/ipv4-available"
+        return self.answer
+
+
+@pytest.mark.parametrize("answer", ["0", "1"])
+async def test_countries_that_tor_does_not_know_are_refused_at_the_start(answer: str) -> None:
+    upstream = upstream_with()
+    upstream._needs_countries = True
+    upstream.provider.control = Geoip(answer)
+    if answer == "0":
+        with pytest.raises(NoCountries, match="tor-geoipdb"):
+            await upstream.start()
+    else:
+        await upstream.start()
+    assert (upstream.provider.state is ProviderState.STOPPED) is (answer == "0")
+
+
+@pytest.mark.parametrize(
+    ("flags", "needed"), [("", False), ("ExitCountry=de", True), ("ClientParameters", True),
+                          (f"ExitNode={'A' * 40}", False), ("RotateAfter=1", False)]
+)  # fmt: skip
+def test_countries_are_needed_where_they_can_be_asked_for(flags: str, needed: bool) -> None:
+    options = Options()
+    options.parseOptions(["--tor", "unix:/x", "--listen", f"tcp:0:interface=127.0.0.1 {flags}"])
+    from twisted.internet import reactor
+
+    assert make_upstream(reactor, options)._needs_countries is needed
 
 
 TOR_THAT_REFUSES = """#!/bin/sh

@@ -363,7 +363,7 @@ class LookUp:
     """
 
     def __init__(self) -> None:
-        self.stream: Stream | None = None
+        self.stream: Any = None
         self.answer: Deferred[Address] = Deferred(lambda _: self._give_up())
 
     def _give_up(self) -> None:

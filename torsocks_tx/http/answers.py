@@ -42,6 +42,7 @@ class Meaning(NamedTuple):
 MEANINGS: dict[type[SOCKSError], Meaning] = {
     errors.GeneralFailure: Meaning(502, "connection_terminated", "failed"),
     errors.NotAllowed: Meaning(403, "http_request_denied", "not-allowed"),
+    errors.NoSuchExit: Meaning(403, "http_request_denied", "no-such-exit"),
     errors.NetworkUnreachable: Meaning(503, "destination_ip_unroutable", "network-unreachable"),
     errors.HostUnreachable: Meaning(503, "destination_unavailable", "host-unreachable"),
     errors.ConnectionRefused: Meaning(403, "connection_refused", "connection-refused"),
@@ -61,6 +62,7 @@ MEANINGS: dict[type[SOCKSError], Meaning] = {
     errors.ProxyFault: Meaning(502, "proxy_internal_error", "proxy-fault"),
     errors.Internal: Meaning(500, "proxy_internal_error", "internal"),
     errors.Busy: Meaning(503, "connection_limit_reached", "busy"),
+    errors.NoFreshCircuit: Meaning(503, "connection_limit_reached", "no-fresh-circuit"),
     errors.TorDown: Meaning(502, "proxy_internal_error", "tor-down"),
     errors.NoSuchPort: Meaning(501, "proxy_configuration_error", "no-such-port"),
     errors.ProxyUnreachable: Meaning(502, "proxy_internal_error", "proxy-unreachable"),
@@ -123,6 +125,10 @@ class Answers:
         self._to_others = (("Server", server), capabilities)
         self.connected = build(200, self._to_connect)
 
+    def connected_by(self, exit_text: str) -> bytes:
+        """Return the answer for a stream whose exit was asked for: fingerprint and country."""
+        return build(200, (*self._to_connect, ("Torsocks-Exit", exit_text)))
+
     def refused(self, reason: SOCKSError) -> bytes:
         """Return the answer to a request that was not carried out; it ends the connection."""
         return self._failed(meaning_of(reason), reason.sentence, _CLOSE)
@@ -145,6 +151,10 @@ class Answers:
         )
         headers = (*self._to_connect, *failed, *_TEXT, *more)
         return build(status, headers, sentence, token.replace("-", " "))
+
+    def refuse_credentials(self, sentence: str) -> bytes:
+        """Return the answer to a user name that cannot be understood; it ends the connection."""
+        return self._failed(_WANTS_LOGIN, sentence, (*_REALM, *_CLOSE))
 
     def options(self, *, close: bool) -> bytes:
         """Return the answer to OPTIONS: what this proxy can do."""

@@ -8,7 +8,7 @@ stays open behind the answers to OPTIONS and 407, and for no other answer.
 from __future__ import annotations
 
 import re
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from binascii import Error as NotBase64
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
@@ -26,7 +26,7 @@ from torsocks_tx.http.heads import MAX_HEAD, take_head
 from torsocks_tx.socks.constants import Command, Version
 from torsocks_tx.socks.extended import FREE_BYTES, Budget
 from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Request
-from torsocks_tx.socks.server import Authenticate, Rejected, Requested, Send, Step
+from torsocks_tx.socks.server import Authenticate, Rejected, Requested, Send, SplitName, Step
 from torsocks_tx.socks.wire import check_destination
 
 MAX_REFUSED = 3
@@ -55,13 +55,14 @@ class HTTPOptions:
     ``budget``: what the unfinished heads of all clients may hold together, 1 KiB of each aside.
     ``require_auth``: the credentials of each request are checked. ``ask_for_credentials``: the
     first request without any isolation header is answered with 407, since browsers send
-    credentials only when they are asked.
+    credentials only when they are asked. ``split_name``: as in ``HandshakeOptions``.
     """
 
     answers: Answers
     budget: Budget = field(default_factory=Budget)
     require_auth: bool = False
     ask_for_credentials: bool = False
+    split_name: SplitName | None = None
 
 
 class _State(Enum):
@@ -180,6 +181,10 @@ class HTTPServerHandshake:
             tuple((_KEPT[name], value) for name, value in head.headers if name in _KEPT)
         )
         credentials = parse_basic(pairs.get(PROXY_AUTHORIZATION))
+        split = self._options.split_name
+        # Names of Tor's own for isolation have hyphens, and hold no parameters.
+        if credentials is not None and split and credentials.username not in ISOLATION_USERS:
+            credentials, pairs = self._split(credentials, pairs, split)
         request = Request(Version.HTTP, Command.CONNECT, address, credentials, pairs=pairs)
         if self._options.require_auth:
             if credentials is None:
@@ -190,6 +195,22 @@ class HTTPServerHandshake:
         if asks and all(pairs.get(name) is None for name in ISOLATION_HEADERS):
             return self._ask()
         return self._grant(request)
+
+    def _split(
+        self, credentials: Credentials, pairs: KeyValues, split_name: SplitName
+    ) -> tuple[Credentials, KeyValues]:
+        """Take the parameters out of the name; the header keeps the name alone."""
+        try:
+            name, found = split_name(credentials.username)
+        except ValueError as error:
+            sentence = f"{str(error)[:1].upper()}{str(error)[1:]}."
+            answer = self._answers.refuse_credentials(sentence)
+            raise ProtocolError(sentence, answer) from None
+        rest = tuple(pair for pair in pairs if pair[0] != PROXY_AUTHORIZATION)
+        credentials = Credentials(name, credentials.password)
+        token = b64encode(name + b":" + credentials.password)
+        header = (PROXY_AUTHORIZATION, b"Basic " + token)
+        return credentials, KeyValues((header, *rest, *found))
 
     def _grant(self, request: Request) -> Requested:
         rest = bytes(self._buffer)

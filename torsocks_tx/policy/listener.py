@@ -9,16 +9,27 @@ in ``isolation``, and what they mean for replies in ``socks.replies``.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torsocks_tx.arguments import check_arguments, check_flags
 from torsocks_tx.errors import AddressTypeNotSupported, HostUnreachable, NotAllowed
+from torsocks_tx.policy.circuits import (
+    ANY_EXIT,
+    FRESH_RATE,
+    PREFIX,
+    CircuitRules,
+    ExitChoice,
+    ParameterKeys,
+    split_username,
+)
 from torsocks_tx.policy.isolation import IsolationFlags
 from torsocks_tx.socks.constants import AddressType, Command, Role, Version
+from torsocks_tx.socks.extended import KeyHandler
 from torsocks_tx.socks.messages import Address, Request
+from torsocks_tx.socks.server import SplitName
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +38,10 @@ class ListenerPolicy:
 
     ``ipv6_connect`` off: CONNECT to an IPv6 address gets 08, as older socks-extensions say.
     ``allow_public``: the listener may be on an address that others can reach. ``extended_auth``
-    off: extended authentication is never selected. ``role`` is not a flag: it says whether
-    applications connect here, or a tor that uses a pluggable transport.
+    off: extended authentication is never selected. ``exits``: the exit relays that may be used;
+    ``rotate_every`` (seconds) and ``rotate_after`` (streams): when a key gets a fresh circuit.
+    ``role`` is not a flag: it says whether applications connect here, or a tor that uses a
+    pluggable transport.
     """
 
     isolation: IsolationFlags = field(default_factory=IsolationFlags)
@@ -47,6 +60,11 @@ class ListenerPolicy:
     safe_socks: bool = False
     test_socks: bool = False
     allow_public: bool = False
+    exits: ExitChoice = ANY_EXIT
+    rotate_every: float | None = None
+    rotate_after: int | None = None
+    fresh_rate: int = FRESH_RATE
+    client_parameters: bool = False
     role: Role = Role.TOR
 
     def __post_init__(self) -> None:
@@ -60,6 +78,32 @@ class ListenerPolicy:
         if self.dns_request:
             words = "NoIPv4Traffic and NoIPv6Traffic refuse all names: use OnionTrafficOnly"
             raise FlagError(words)
+
+    @property
+    def chooses_exits(self) -> bool:
+        """Whether requests may be bound to an exit relay, which needs tor's control port."""
+        return bool(self.exits) or self.client_parameters
+
+    @property
+    def split_name(self) -> SplitName | None:
+        """Return what finds the parameters in user names; None where these are only names."""
+        return split_username if self.client_parameters else None
+
+    @property
+    def parameter_keys(self) -> dict[str, KeyHandler]:
+        """Return the handler of parameters by extended authentication, also if it refuses them."""
+        if self.role is Role.PT:
+            return {}
+        return {PREFIX: ParameterKeys(allowed=self.client_parameters)}
+
+    @property
+    def circuit_rules(self) -> CircuitRules | None:
+        """Return a new counter of circuits for one listener; None where the flags ask for none."""
+        every, after = self.rotate_every, self.rotate_after
+        if not self.chooses_exits and every is None and after is None:
+            return None
+        reads = self.client_parameters
+        return CircuitRules(self.exits, every, after, self.fresh_rate, reads_clients=reads)
 
     @property
     def port_flags(self) -> frozenset[str]:
@@ -177,12 +221,50 @@ FLAGS: tuple[Flag, ...] = (
     Flag("HTTPAskForCredentials", "http_ask_for_credentials", "ask browsers for a login, once"),
     Flag("SafeSocks", "safe_socks", "refuse clients that give an IP address in place of a name"),
     Flag("TestSocks", "test_socks", "log for each request whether it was by name"),
+    Flag("ClientParameters", "client_parameters", "clients choose exits and fresh circuits"),
     Flag("AllowPublic", "allow_public", "allow an address that other machines can reach"),
 )
 _BY_NAME = {flag.name.lower(): flag for flag in FLAGS}
 ONION_ONLY = "oniontrafficonly"
 """A word for three flags, in lower case."""
 
+
+def _whole(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError("write a whole number above 0")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    return float(_whole(text))
+
+
+def _exit_country(text: str) -> ExitChoice:
+    return ExitChoice(countries=frozenset(text.split(",")))
+
+
+def _exit_node(text: str) -> ExitChoice:
+    return ExitChoice(fingerprints=frozenset(each.removeprefix("$") for each in text.split(",")))
+
+
+@dataclass(frozen=True, slots=True)
+class ValueFlag:
+    """One flag with a value: how it is written, how the value is read, and what it is for."""
+
+    usage: str
+    field: str
+    read: Callable[[str], Any]
+    purpose: str
+
+
+VALUE_FLAGS: tuple[ValueFlag, ...] = (
+    ValueFlag("ExitCountry=de,fr", "exits", _exit_country, "only exit relays in these countries"),
+    ValueFlag("ExitNode=FP,FP", "exits", _exit_node, "only these exit relays, by fingerprint"),
+    ValueFlag("RotateEvery=SECONDS", "rotate_every", _seconds, "a fresh circuit after so long"),
+    ValueFlag("RotateAfter=N", "rotate_after", _whole, "a fresh circuit after so many streams"),
+    ValueFlag("FreshRate=N", "fresh_rate", _whole, "fresh circuits a minute for all clients: 30"),
+)
+_BY_VALUE_NAME = {flag.usage.partition("=")[0].lower(): flag for flag in VALUE_FLAGS}
 _GROUP = "sessiongroup="
 _FOR_TOR = ["CacheIPv4DNS", "CacheIPv6DNS", "CacheDNS", "UseIPv4Cache", "UseIPv6Cache",
             "UseDNSCache", "PreferIPv6Automap", "KeepAliveIsolateSOCKSAuth"]  # fmt: skip
@@ -207,6 +289,7 @@ def flag_help() -> str:
     together = "NoIPv4Traffic, NoIPv6Traffic and NoDNSRequest together"
     lines.append(f"  {'OnionTrafficOnly':<24}off  {together}")
     lines.append(f"  {'SessionGroup=N':<24}     listeners with the same N may share circuits")
+    lines += [f"  {flag.usage:<24}     {flag.purpose}" for flag in VALUE_FLAGS]
     lines += [
         "",
         "On a unix socket, and behind a balancer without PROXY headers (haproxy:), all clients",
@@ -225,6 +308,10 @@ def parse_flags(words: Iterable[str]) -> tuple[ListenerPolicy, list[str]]:
     group: int | None = None
     notes: list[str] = []
     for word in words:
+        name, equals, value = word.partition("=")
+        if equals and name.lower() in _BY_VALUE_NAME:
+            _set_value(fields, _BY_VALUE_NAME[name.lower()], word, value)
+            continue
         bare, positive = parse_word(word, _KNOWN)
         if bare.startswith(_GROUP) and positive:
             group = _session_group(word)
@@ -241,6 +328,19 @@ def parse_flags(words: Iterable[str]) -> tuple[ListenerPolicy, list[str]]:
             raise FlagError(_unknown(word))
     flags = IsolationFlags(session_group=group, **isolation)
     return ListenerPolicy(isolation=flags, **fields), notes
+
+
+def _set_value(fields: dict[str, Any], flag: ValueFlag, word: str, text: str) -> None:
+    try:
+        value = flag.read(text)
+        if isinstance(value, ExitChoice):  # ExitCountry and ExitNode together: relays in both
+            before = fields.get(flag.field, ANY_EXIT)
+            value = ExitChoice(
+                value.countries or before.countries, value.fingerprints or before.fingerprints
+            )
+    except ValueError as error:
+        raise FlagError(f"{word}: {error}, as in {flag.usage}") from None
+    fields[flag.field] = value
 
 
 def parse_word(word: str, known: Container[str]) -> tuple[str, bool]:
@@ -263,6 +363,7 @@ def _session_group(word: str) -> int:
 
 def _unknown(word: str) -> str:
     names = [flag.name for flag in FLAGS] + ["OnionTrafficOnly", "SessionGroup=N"]
+    names += [flag.usage for flag in VALUE_FLAGS]
     names += [f"No{flag.name}" for flag in FLAGS]
     spelled = {name.lower(): name for name in names}
     near = difflib.get_close_matches(word.lower(), list(spelled), n=1, cutoff=0.5)

@@ -26,7 +26,7 @@ from torsocks_tx.arguments import check_arguments, check_grace
 from torsocks_tx.errors import NotAllowed, without_text
 from torsocks_tx.http.answers import FAMILY_PREFERENCE, PROXY_AUTHORIZATION, Answers
 from torsocks_tx.http.server import ISOLATION_USERS, HTTPOptions
-from torsocks_tx.interfaces import IBackend
+from torsocks_tx.interfaces import IBackend, IExitBackend
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolation, Isolator, is_for_exit, isolation_key
 from torsocks_tx.policy.listener import ListenerPolicy
@@ -75,6 +75,26 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
 """What the arguments of a factory must be."""
 
 
+def _check(given: Mapping[str, Any]) -> None:
+    """Raise TypeError or ValueError for the arguments of a factory that cannot be."""
+    for name, kinds in _ARGUMENTS.items():
+        check_arguments(*kinds, **{name: given[name]})
+    policy = given["policy"] or _default_policy
+    if policy.chooses_exits and not IExitBackend.providedBy(given["backend"]):
+        raise ValueError("only a TorBackend can choose exits, as the policy says")
+
+
+def _say_test(log: Logger, request: Request) -> None:
+    by_ip = request.address.is_ip and request.command is not Command.RESOLVE_PTR
+    verdict = (
+        "by IP address: this client may have looked the name up itself, outside Tor"
+        if by_ip
+        else "by host name: safe"
+    )
+    name = request.version.name
+    log.info("TestSocks: {name} request {verdict}", name=name, verdict=verdict)
+
+
 class SOCKSFactory(Factory):
     """Makes protocols that speak SOCKS4, SOCKS4a and SOCKS5.
 
@@ -90,7 +110,6 @@ class SOCKSFactory(Factory):
     protocol: Any = SOCKSProtocol
     noisy = False
     _log = Logger()
-    _has_warned = False
 
     def __init__(
         self,
@@ -107,9 +126,7 @@ class SOCKSFactory(Factory):
         tells_clients_apart: bool = True,
         debugging: bool = True,
     ) -> None:
-        given = locals()
-        for name, kinds in _ARGUMENTS.items():
-            check_arguments(*kinds, **{name: given[name]})
+        _check(locals())
         if clock is None:
             from twisted.internet import reactor
 
@@ -126,6 +143,8 @@ class SOCKSFactory(Factory):
         self._isolator = isolator or _isolator
         self._port_flags = self.policy.port_flags
         self._is_restrictive = self.policy.is_restrictive
+        self._circuits = self.policy.circuit_rules
+        self._has_warned = self._guard is not None or self.policy.client_parameters
         if limiter is None:
             most, per_client = self.limits.max_connections, self.limits.max_per_client
             limiter = ConnectionLimiter(most, per_client, clock)
@@ -158,6 +177,7 @@ class SOCKSFactory(Factory):
             require_auth=self._guard is not None,
             extended=self._extended,
             role=policy.role,
+            split_name=policy.split_name,
         )
 
     def _http_options(self) -> HTTPOptions | None:
@@ -171,6 +191,7 @@ class SOCKSFactory(Factory):
             self.limiter.pairs_budget,
             self._guard is not None,
             policy.http_ask_for_credentials,
+            policy.split_name,
         )
 
     def _extended_rules(self, keys: Mapping[str, KeyHandler]) -> ExtendedRules | None:
@@ -180,7 +201,7 @@ class SOCKSFactory(Factory):
         isolates = policy.role is Role.TOR and policy.isolation.socks_auth
         standard = standard_keys(isolates=isolates, authenticates=self._guard is not None)
         return ExtendedRules(
-            {**standard, **keys},
+            {**standard, **policy.parameter_keys, **keys},
             policy.extended_errors,
             self.limits.extended_pairs,
             self.limits.extended_bytes,
@@ -195,10 +216,10 @@ class SOCKSFactory(Factory):
     def admit(self, request: Request, peer: IAddress) -> Isolation:
         """Check a request; return its isolation. Raises ``SOCKSError``."""
         if self.policy.test_socks:
-            self._say_test(request)
+            _say_test(self._log, request)
         policy, flags = self.policy, self._port_flags
         is_http = request.version is Version.HTTP
-        if is_http and self._guard is None and not self._has_warned:
+        if is_http and not self._has_warned:
             self._look_at_login(request)
         if is_http and not request.address.is_onion:
             policy = policy.for_family(request.pairs.get(FAMILY_PREFERENCE))
@@ -207,6 +228,10 @@ class SOCKSFactory(Factory):
             policy.check(request)
         if flags and not is_for_exit(request):
             flags = frozenset()
+        if self._circuits is not None:
+            now, key = self.clock.seconds(), self._credentials(request, peer).password
+            parts, exits = self._circuits.apply(request, key, now)
+            return Isolation(self._isolator.credentials(parts), flags, exits)
         return Isolation(partial(self._credentials, request, peer), flags)
 
     def _credentials(self, request: Request, peer: IAddress) -> Credentials:
@@ -237,16 +262,6 @@ class SOCKSFactory(Factory):
             extended_errors=self.policy.extended_errors,
             swap_e0_e1=self.policy.swap_e0_e1,
         )
-
-    def _say_test(self, request: Request) -> None:
-        by_ip = request.address.is_ip and request.command is not Command.RESOLVE_PTR
-        verdict = (
-            "by IP address: this client may have looked the name up itself, outside Tor"
-            if by_ip
-            else "by host name: safe"
-        )
-        name = request.version.name
-        self._log.info("TestSocks: {name} request {verdict}", name=name, verdict=verdict)
 
     def _look_at_login(self, request: Request) -> None:
         known = request.credentials

@@ -15,13 +15,14 @@ from twisted.python.failure import Failure
 from torsocks_tx.errors import (
     HostUnreachable,
     Internal,
+    NoFreshCircuit,
     ProxyBroken,
     SOCKSError,
     TimedOut,
     without_text,
 )
 from torsocks_tx.http.answers import Answers
-from torsocks_tx.interfaces import IBackend
+from torsocks_tx.interfaces import IBackend, IExitOutbound
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.relay.relay import Relay
@@ -38,6 +39,9 @@ _BROKEN = RareWarning(
     "what should be a SOCKS server behind this one breaks the protocol, or closes without an answer"
     " ({count}): --tor-socks is for a SocksPort",
     time.monotonic,
+)
+_TOO_FRESH = RareWarning(
+    Logger(), "fresh circuits were refused ({count}): more than FreshRate allows", time.monotonic
 )
 
 
@@ -142,7 +146,12 @@ class RequestHandler:
         if self._request.address.is_onion:
             self._client.onion_reached()
         http = self._answers
-        reply = replies.success(self._request) if http is None else http.connected
+        if http is None:
+            reply = replies.success(self._request)
+        elif IExitOutbound.providedBy(self.relay.outbound):
+            reply = http.connected_by(self.relay.outbound.exit_text)
+        else:
+            reply = http.connected
         self.send_reply(reply, final=False)
         # An idle stream is to cost little.
         del self._request, self._reply_context
@@ -152,6 +161,8 @@ class RequestHandler:
         self._client.note(f"{type(reason).__name__}: {reason.detail}")
         if isinstance(reason, ProxyBroken):
             _BROKEN.note()
+        elif isinstance(reason, NoFreshCircuit):
+            _TOO_FRESH.note()
         if self._answers is not None:
             reply = self._answers.refused(reason)
         else:

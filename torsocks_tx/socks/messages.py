@@ -157,6 +157,7 @@ class Request:
     ``avatar`` is the authenticated user where the listener asks for real authentication.
     ``extended``: extended authentication was selected; ``pairs`` is what the client sent by it, and
     the ``credentials`` are its USERNAME and PASSWD. Of HTTP, ``pairs`` are the headers that count.
+    Parameters in a user name are ``pairs``, too, and the name is without them.
     ``offered_extended``: the client offered that method, and the listener has it: the client
     understands the codes of proposal 229.
     """

@@ -8,7 +8,7 @@ after a request are its ``rest``: early data, which is kept.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 from torsocks_tx import http
@@ -16,7 +16,7 @@ from torsocks_tx.errors import Incomplete, ProtocolError
 from torsocks_tx.socks import extended, socks4, socks5, userpass
 from torsocks_tx.socks.constants import Command, ExtendedStatus, Method, Role, Version
 from torsocks_tx.socks.extended import ExtendedRules
-from torsocks_tx.socks.messages import NO_PAIRS, Credentials, Request
+from torsocks_tx.socks.messages import NO_PAIRS, Credentials, KeyValues, Request
 from torsocks_tx.socks.wire import Reader
 
 COMMANDS = {
@@ -27,6 +27,9 @@ COMMANDS = {
 
 BOTH_VERSIONS = frozenset({Version.SOCKS4, Version.SOCKS5})
 
+SplitName = Callable[[bytes], tuple[bytes, KeyValues]]
+"""Takes a user name apart: the name itself, and the parameters in it; ValueError to refuse it."""
+
 
 @dataclass(frozen=True, slots=True)
 class HandshakeOptions:
@@ -35,7 +38,8 @@ class HandshakeOptions:
     ``prefer_no_auth``: select method 00 wherever it is offered. ``require_auth``: select only
     methods with credentials, and have them checked; SOCKS4 has none and is rejected. ``extended``:
     what extended authentication accepts; None: that method is never selected. ``role``: the kind of
-    port; on a transport's port credentials, also of SOCKS4, are arguments.
+    port; on a transport's port credentials, also of SOCKS4, are arguments. ``split_name``: finds
+    the parameters in user names; None where these are nothing but names.
     """
 
     versions: frozenset[Version] = BOTH_VERSIONS
@@ -43,6 +47,7 @@ class HandshakeOptions:
     require_auth: bool = False
     extended: ExtendedRules | None = None
     role: Role = Role.TOR
+    split_name: SplitName | None = None
 
     def select(self, offered: bytes) -> Method:
         """Choose a method among those that a client offers, one byte each."""
@@ -197,8 +202,21 @@ class ServerHandshake:
         request = socks4.parse_request(reader, self._commands, socks4.MAX_REQUEST + arguments)
         if self._options.require_auth:
             raise ProtocolError("SOCKS4 cannot authenticate", socks4.REJECTED)
+        if self._options.split_name is not None and request.credentials is not None:
+            credentials = self._split(request.credentials, socks4.REJECTED)
+            request = replace(request, credentials=credentials, pairs=self._pairs)
         self._state = _State.OVER
         return Requested(request, b"")
+
+    def _split(self, credentials: Credentials, refusal: bytes) -> Credentials:
+        """Return the credentials with the name alone; keep the parameters that were in it."""
+        if self._options.split_name is None:
+            return credentials
+        try:
+            name, self._pairs = self._options.split_name(credentials.username)
+        except ValueError as error:
+            raise ProtocolError(str(error), refusal) from None
+        return Credentials(name, credentials.password)
 
     def _greeting(self, reader: Reader) -> Step | None:
         offered = socks5.parse_greeting(reader)
@@ -214,11 +232,12 @@ class ServerHandshake:
     def _check(self, reader: Reader) -> Step | None:
         if reader.data[0] != userpass.VERSION:
             raise ProtocolError("credentials of an unknown version", userpass.REFUSED)
-        self._credentials = credentials = userpass.parse_credentials(reader)
+        credentials = userpass.parse_credentials(reader)
         if self._takes_arguments:
             userpass.parse_arguments(credentials)
         else:
             userpass.check_format(credentials)
+        self._credentials = credentials = self._split(credentials, userpass.REFUSED)
         if not self._options.require_auth:
             return self._accept()
         self._state = _State.CHECKING

@@ -219,6 +219,10 @@ class Options(usage.Options, AuthOptionMixin):
                     raise usage.UsageError(f"--{name}: {reason}")
 
     def _check_endpoints(self) -> None:
+        for listener in self.listeners:
+            if listener.policy.chooses_exits and self.upstream in ("direct", "socks"):
+                fix = "ExitCountry, ExitNode and ClientParameters need a control port: use --tor"
+                _refuse("listen", listener.text, fix)
         from twisted.internet import reactor
 
         for listener in self.listeners:

@@ -65,8 +65,9 @@ class StartError(SystemExit, Exception):
 class ProcessSignals:
     """The signals of this process, which reach all services that run in it.
 
-    SIGHUP reloads. Once the reactor stops, SIGINT and SIGTERM end the grace: Twisted has no use for
-    them any more. When the last service has stopped, the handlers of before are put back.
+    SIGHUP reloads, SIGUSR2 gives fresh circuits to all. Once the reactor stops, SIGINT and SIGTERM
+    end the grace: Twisted has no use for them any more. When the last service has stopped, the
+    handlers of before are put back.
     """
 
     def __init__(self) -> None:
@@ -81,6 +82,7 @@ class ProcessSignals:
         self._reactor = reactor
         self._services.append(service)
         self._take(signal.SIGHUP, lambda: Deferred.fromCoroutine(self._reload_all()))
+        self._take(signal.SIGUSR2, self._renew_all)
         reactor.addSystemEventTrigger("before", "shutdown", self._shut_down)
 
     def remove(self, service: TorsocksService) -> None:
@@ -108,6 +110,11 @@ class ProcessSignals:
     def _end_grace_of_all(self) -> None:
         for service in list(self._services):
             service.end_grace()
+
+    def _renew_all(self) -> None:
+        for service in list(self._services):
+            if service.running:
+                _log.info("SIGUSR2: {text}", text=service.new_identity())
 
     async def _reload_all(self) -> None:
         """Reload; of the signals that come meanwhile, one more time serves them all."""
@@ -166,6 +173,10 @@ class OwnProcess:
     async def reload(self) -> str:
         """Have the backend read its files again; return what it says of that."""
         return await self._upstream.reload()
+
+    def new_identity(self, epoch: int | None = None) -> str:
+        """Give fresh circuits to all from now on; return what to say about it."""
+        return self._upstream.new_identity(epoch)
 
     async def drain(self, limit: float) -> None:
         """Take no more clients; return when the last has gone, or reset those left at the limit."""
@@ -248,6 +259,10 @@ class TorsocksService(Service):
     async def reload(self) -> str:
         """Read files again: return what has been done, or raise the reason why nothing was."""
         return await self._serving.reload()
+
+    def new_identity(self) -> str:
+        """Give fresh circuits to all from now on; return what to say about it."""
+        return self._serving.new_identity()
 
     def end_grace(self) -> None:
         """Reset the streams that are still open."""

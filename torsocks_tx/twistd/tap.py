@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -86,7 +87,7 @@ def make_own_process(
     upstream = _upstream(reactor, options, options["onion-auth-dir"])
     checkers = options.get("credCheckers")
     listeners = with_factories(
-        options.listeners,
+        [_with_share(listener, share) for listener in options.listeners],
         upstream.backend,
         limits,
         reactor,
@@ -101,6 +102,12 @@ def make_own_process(
         grace=options["shutdown-grace"],
         most=limits.max_connections or allowed,
     )
+
+
+def _with_share(listener: Listener, share: int) -> Listener:
+    """The listener in one of so many processes, each of which counts fresh circuits alone."""
+    rate = -(-listener.policy.fresh_rate // share)
+    return replace(listener, policy=replace(listener.policy, fresh_rate=rate))
 
 
 def _upstream(reactor: Any, options: Options, keys: str | None = None) -> Any:

@@ -24,6 +24,7 @@ from torsocks_tx.backends.direct import DirectBackend
 from torsocks_tx.backends.tor.backend import TorBackend
 from torsocks_tx.backends.tor.daemon import find_tor
 from torsocks_tx.backends.tor.events import quote_path
+from torsocks_tx.backends.tor.exits.directory import NO_GEOIP, has_countries
 from torsocks_tx.backends.tor.files import default_data_directory
 from torsocks_tx.backends.tor.launched import LaunchedTorProvider
 from torsocks_tx.backends.tor.onion.client_auth import Keyring
@@ -36,10 +37,15 @@ from torsocks_tx.relay.connector import ATTEMPT_TIMEOUT, SocketEndpoint, endpoin
 from torsocks_tx.twistd.options import Options
 
 
+class NoCountries(Exception):
+    """Listeners choose exits by country, and tor knows none; the text says what to do."""
+
+
 class Upstream:
     """A backend, and the tor that it connects by: ``provider``, or None for no Tor at all.
 
     ``policies``: what the listeners ask of tor's SocksPorts. ``keyring``: keys of onion services.
+    ``needs_countries``: clients are to leave in chosen countries.
     """
 
     _log = Logger()
@@ -50,7 +56,10 @@ class Upstream:
         provider: Any = None,
         policies: Sequence[frozenset[str]] = (),
         keyring: Keyring | None = None,
+        *,
+        needs_countries: bool = False,
     ) -> None:
+        self._needs_countries = needs_countries
         self.backend = backend
         self.provider = provider
         self._policies = policies
@@ -76,6 +85,10 @@ class Upstream:
             except TorDown:
                 # It is looked at again, and said in the log, when there is a tor.
                 break
+        control = provider.control if self._needs_countries else None
+        if control is not None and not await has_countries(control):
+            await provider.stop()
+            raise NoCountries(NO_GEOIP)
         if self._keyring is not None:
             provider.when_ready().addCallbacks(self._use_keys, _ignore)
 
@@ -91,10 +104,17 @@ class Upstream:
         await self.backend.observer.reload_keys()
         return _count(self._keyring)
 
+    def new_identity(self, epoch: int | None = None) -> str:
+        """Give fresh circuits to all from now on; return what to say about it."""
+        if self.provider is None:
+            return "there is no Tor, and so no circuit"
+        self.backend.new_identity(epoch)
+        return "every new stream gets a fresh circuit"
+
     async def stop(self) -> None:
         """End what was started."""
         if self.provider is not None:
-            await self.provider.stop()
+            await self.backend.stop()
 
 
 def _count(keyring: Keyring | None) -> str:
@@ -180,7 +200,11 @@ def make_upstream(reactor: Any, options: Options, keys: str | None = None) -> Up
             reactor, rendezvous_timeout=options["rendezvous-timeout"], keyring=keyring
         ),
     )
-    return Upstream(backend, provider, policies, keyring)
+    needs_countries = any(
+        listener.policy.client_parameters or listener.policy.exits.countries
+        for listener in options.listeners
+    )
+    return Upstream(backend, provider, policies, keyring, needs_countries=needs_countries)
 
 
 def _make_provider(

@@ -1,7 +1,8 @@
 """One of the processes of ``--workers N``, started by the supervisor.
 
-Its orders are one line of JSON on standard input. A second line there says that another serves in
-its place: it then ends with its last client. The end of that input is the order to stop.
+Its orders are one line of JSON on standard input. Further lines there say that all get fresh
+circuits (``epoch``, with a number), or that another serves in its place (``drain``): it then ends
+with its last client. The end of that input is the order to stop.
 """
 
 from __future__ import annotations
@@ -39,7 +40,15 @@ class _StopOrder(Protocol):
         self._is_given = False
 
     def dataReceived(self, data: bytes) -> None:
-        """Serve the clients that there are, and then stop."""
+        """Give fresh circuits to all, or serve the clients that there are, and then stop."""
+        for line in data.splitlines():
+            word, _, number = line.partition(b" ")
+            if word == b"epoch":
+                self._serving.new_identity(int(number))
+            else:
+                self._drain()
+
+    def _drain(self) -> None:
         draining = Deferred.fromCoroutine(self._serving.drain(self._drain_limit))
         draining.addCallback(lambda _: self.connectionLost())
 
@@ -53,6 +62,7 @@ class _StopOrder(Protocol):
         """Handle signals from now on."""
         # Ctrl-C reaches every process of the terminal: the supervisor says when to stop.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._terminated)
 
     def _terminated(self, _number: int, _frame: Any) -> None:
@@ -115,6 +125,8 @@ def main() -> None:
     share_pool(orders["share"])
     isolator = Isolator(bytes.fromhex(orders["secret"]))
     serving = make_own_process(reactor, options, adopt_next, isolator, orders["share"])
+    if orders["epoch"]:
+        serving.new_identity(orders["epoch"])
     service = TorsocksService(reactor, serving, check=options.check_files, fail=tell)
     service.startService()
     service.started.addCallback(lambda _: reactor.callWhenRunning(tell, READY))

@@ -6,7 +6,11 @@ refused; nothing ever goes around it.
 
 from __future__ import annotations
 
+import hashlib
+import time
+from collections import Counter
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime
@@ -16,25 +20,32 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torsocks_tx.arguments import check_arguments
+from torsocks_tx.backends.tor.control import ControlError
+from torsocks_tx.backends.tor.exits.circuits import Circuit
+from torsocks_tx.backends.tor.exits.session import Exits
+from torsocks_tx.backends.tor.exits.streams import ExitStream
 from torsocks_tx.backends.tor.onion.observer import OnionAttempt, OnionObserver
 from torsocks_tx.backends.tor.ports import SocksPort
 from torsocks_tx.backends.tor.provider import NotStarted, TorProvider
 from torsocks_tx.backends.tor.providers import OwnedTorProvider
 from torsocks_tx.client.connection import LookUp, Stream
-from torsocks_tx.errors import GeneralFailure, NoSuchPort, SOCKSError, TorDown
-from torsocks_tx.interfaces import IBackend, IReceiver
+from torsocks_tx.errors import GeneralFailure, NoSuchExit, NoSuchPort, SOCKSError, TorDown
+from torsocks_tx.interfaces import IExitBackend, IReceiver
+from torsocks_tx.policy.circuits import ExitChoice
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.socks.client import ClientHandshake
 from torsocks_tx.socks.constants import Command, Version
-from torsocks_tx.socks.messages import Address, Request
+from torsocks_tx.socks.messages import Address, Credentials, Request
 
 QUIET_SECONDS = 60.0
 """Seconds for which a line about a tor that cannot be used is not repeated."""
 
 
-@implementer(IBackend)
+@implementer(IExitBackend)
 class TorBackend:
     """Carries everything through the tor that ``provider`` provides.
+
+    ``exits``: what it knows of exit relays, for streams whose ``Isolation`` names some.
 
     ``optimistic_data``: send a client's early data along with the request. None: if tor is C Tor,
     which takes it; Arti closes the connection instead. ``onion_observer`` finds out why onion
@@ -58,10 +69,14 @@ class TorBackend:
         check_arguments(OnionObserver, None, onion_observer=onion_observer)
         self.provider = provider
         self.observer = onion_observer or OnionObserver(reactor)
+        self.exits = Exits(reactor, provider)
         provider.at_stop(self.observer.detach)
+        provider.at_stop(self.exits.provider_stopped)
         self._clock = reactor
         self._optimistic_data = optimistic_data
         self._quiet_until = 0.0
+        self._epoch = 0
+        self._tokens: WeakKeyDictionary[Stream | ExitStream, bytes] = WeakKeyDictionary()
 
     @classmethod
     def from_tor(
@@ -95,21 +110,57 @@ class TorBackend:
 
         An application's own tor, its control connection and the streams through it go on.
         """
-        return self.provider.stop()
+        return self.exits.close().addCallback(lambda _: self.provider.stop())
+
+    def new_identity(self, epoch: int | None = None) -> None:
+        """Give fresh circuits to every stream from now on; those that are open stay.
+
+        Other users of the same tor keep their circuits, as with SIGNAL NEWNYM they would not.
+        ``epoch``: a number for this and other processes that are to share circuits; by default
+        one more than before.
+        """
+        self._epoch = self._epoch + 1 if epoch is None else epoch
+
+    def _renewed(self, credentials: Credentials) -> Credentials:
+        epoch = b"epoch %d " % self._epoch
+        digest = hashlib.sha256(epoch + credentials.password).hexdigest()
+        return Credentials(credentials.username, digest.encode("ascii"))
+
+    async def circuits(self) -> list[Circuit]:
+        """Return the circuits that tor has built, for a status page.
+
+        Raises ``TorDown`` where there is no control connection. Nothing is followed or logged.
+        """
+        session = self.exits.session
+        try:
+            lines = await session.circuits()
+            relays = {hop[0]: None for line in lines for hop in line.path}
+            countries = await session.countries.of(relays)
+        except ControlError:
+            raise TorDown("tor does not tell its circuits") from None
+        used = Counter(filter(None, map(_key_of, list(self._tokens.items()))))
+        now = time.time()
+        return [line.as_circuit(countries, used, now) for line in lines]
 
     @classmethod
     def _say_not_started(cls, failure: Failure) -> None:
         cls._log.error("{reason}; clients are refused", reason=failure.getErrorMessage())
 
-    def open(self, request: Request, isolation: Isolation, receiver: IReceiver) -> Stream:
+    def open(
+        self, request: Request, isolation: Isolation, receiver: IReceiver
+    ) -> Stream | ExitStream:
         """Begin a stream. While tor starts, the client waits."""
-        upstream = Request(
-            Version.SOCKS5, request.command, request.address.literal(), isolation.credentials
-        )
+        credentials = isolation.credentials
+        if self._epoch:
+            credentials = self._renewed(credentials)
+        upstream = Request(Version.SOCKS5, request.command, request.address.literal(), credentials)
+        if isolation.exits is not None and not upstream.address.is_onion:
+            return self._open_by_exit(upstream, isolation, isolation.exits, receiver)
         onion = upstream.command is Command.CONNECT and upstream.address.is_onion
         if onion:
             self.observer.check_address(upstream.address.host)
         stream = Stream(self._clock, receiver, half_close=False, refusal_for=self._refusal_for)
+        self._tokens[stream] = credentials.password
         port = None if isolation.port_flags else self.provider.usable_port
         if port is not None and (not onion or self.observer.is_ready(self.provider.control)):
             self._connect(port, stream, upstream)
@@ -122,6 +173,20 @@ class TorBackend:
             waiting.addCallback(lambda _: self.provider.port_for(isolation.port_flags))
             waiting.addCallback(self._connect, stream, upstream)
             stream.prepare_by(waiting)
+        return stream
+
+    def _open_by_exit(
+        self, upstream: Request, isolation: Isolation, choice: ExitChoice, receiver: IReceiver
+    ) -> ExitStream:
+        stream = ExitStream(
+            self.exits, upstream, choice, isolation.port_flags, receiver, self._refusal_for
+        )
+        try:
+            stream.begin()
+        except NoSuchExit as error:
+            self._say(error.detail)
+            raise
+        self._tokens[stream] = isolation.credentials.password
         return stream
 
     def _connect(self, port: SocksPort, stream: Stream, upstream: Request) -> None:
@@ -146,7 +211,7 @@ class TorBackend:
     def _refusal_for(self, failure: Failure) -> SOCKSError:
         """Return what the client hears when the connection to tor's SocksPort cannot be made."""
         error = failure.value
-        if isinstance(error, NoSuchPort | NotStarted):
+        if isinstance(error, NoSuchExit | NoSuchPort | NotStarted):
             self._say(error.detail)
         if isinstance(error, SOCKSError):
             return error
@@ -171,6 +236,17 @@ class TorBackend:
         return look_up.answer.addCallback(_check_answer)
 
     resolve_ptr = resolve
+
+
+def _key_of(item: tuple[Stream | ExitStream, bytes]) -> tuple[str, str] | None:
+    """Return the token of a stream and its chosen exit, if any; None if it is not open."""
+    stream, token = item
+    if isinstance(stream, ExitStream):
+        if stream.exit is None or not stream.is_open:
+            return None
+        return token.decode("latin-1"), stream.exit.fingerprint
+    is_there = stream.transport is not None and stream.end is None
+    return (token.decode("latin-1"), "") if is_there else None
 
 
 def _check_answer(answer: Address) -> Address:

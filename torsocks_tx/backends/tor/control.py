@@ -93,11 +93,22 @@ class Control:
         The ``250`` of each line and the final ``OK`` are left out. A line break or a NUL in
         ``line`` is a ``ValueError``. A refusal, a loss and a missing answer are a ``ControlError``.
         """
+        return await self._send(line)
+
+    async def read_lines(self, line: str, take: Callable[[str], None]) -> None:
+        """Send one command, and give ``take`` each line of its answer as it comes.
+
+        That is for answers of many lines, and fails as ``command`` does; ``take`` must not raise.
+        An ``OK`` may be the last line.
+        """
+        await self._send(line, take)
+
+    async def _send(self, line: str, take: Callable[[str], None] | None = None) -> str:
         if any(character in line for character in "\r\n\0"):
             raise ValueError("a control command is one line")
         if self._lost.is_settled:
             raise ControlLost
-        return await self._deadline(self.protocol.queue_command(line))
+        return await self._deadline(self.protocol.queue_command(line, take))
 
     async def get_info(self, key: str) -> str:
         """Return the raw value of one GETINFO key: quotes and escapes as tor sent them."""

@@ -7,6 +7,7 @@ connected to, and not before.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from twisted.logger import Logger
 from txtorcon.torcontrolprotocol import Event, TorControlProtocol
@@ -24,6 +25,7 @@ class ControlProtocol(TorControlProtocol):  # type: ignore[misc]
     """txtorcon's protocol; drops the connection at an endless or unreadable line or answer."""
 
     _log = Logger()
+    command: Any
     MAX_LENGTH = MOST_BYTES  # of a line; txtorcon 22 has 16 KiB
 
     def __init__(self) -> None:
@@ -44,10 +46,18 @@ class ControlProtocol(TorControlProtocol):  # type: ignore[misc]
         """Take a line of an event or an answer."""
         if _TEMPORARY.match(line) and self.command is not None and not self.response:
             line = b"5" + line[1:]  # such as 451, no room: txtorcon knows no such answers
+        command = self.command
+        is_event = self.code == 650 or (self.code is None and line.startswith(b"650"))
+        if is_event and command is not None:
+            # txtorcon would give the lines of an event to whoever takes the lines of an answer.
+            self.command = (*command[:2], None)
         try:
             super().lineReceived(line)
         except Exception:
             self._drop("a line is no control reply")
+        finally:
+            if is_event and command is not None:
+                self.command = command
         most = MOST_BYTES if self.code == 650 else MOST_ANSWER_BYTES
         if len(self.response) > most:
             self._drop("an event or an answer has no end")

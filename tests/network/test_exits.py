@@ -1,0 +1,262 @@
+"""Chosen exits and fresh circuits on real tor: what the origin sees, and what stays in tor."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import LoopingCall, deferLater
+
+from tests.network.asking import Asker, Serving, ask, hang_up, request, serving
+from torsocks_tx.backends.tor.exits import mappings
+from torsocks_tx.errors import GeneralFailure, NotAllowed, SOCKSError
+from torsocks_tx.socks.constants import Command, Version
+from torsocks_tx.testing.tornet import PrivateNetwork
+from torsocks_tx.testing.tornet.client import Client
+from torsocks_tx.testing.tornet.node import all_of
+
+pytestmark = pytest.mark.network
+DEADLINE = 60.0
+PAGE = re.compile(rb"You came by (\w+), in the country (\w+)")
+
+
+@pytest.fixture(autouse=True)
+def short_lived_mappings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mappings, "UNUSED_SECONDS", 0.5)
+
+
+@pytest_twisted.async_yield_fixture
+async def server(country_network: PrivateNetwork) -> AsyncIterator[Serving]:
+    async with serving(country_network.client) as server:
+        yield server
+
+
+async def fetch(place: str, what: Any) -> tuple[str, str]:
+    """Fetch the page that says by which exit and country it was fetched."""
+    asker = await ask(place, what, deadline=DEADLINE)
+    asker.transport.write(b"GET / HTTP/1.0\r\n\r\n")
+    await asker.lost.addTimeout(DEADLINE, reactor)
+    said = PAGE.search(asker.received)
+    assert said is not None
+    return said[1].decode(), said[2].decode()
+
+
+async def mapped(tor: Client) -> str:
+    return await (await tor.node.control()).get_info("address-mappings/control")
+
+
+async def no_mapping_left(tor: Client) -> None:
+    end = reactor.seconds() + DEADLINE
+    while await mapped(tor):
+        assert reactor.seconds() < end
+        await deferLater(reactor, 0.05)
+
+
+class Visitor:
+    """A client that wants one country: each of its ten requests must leave by it."""
+
+    def __init__(self, network: PrivateNetwork, place: str, number: int) -> None:
+        self.network = network
+        self.place = place
+        self.country = ("aa", "bb")[number % 2]
+        self.user = f"u{number}-country-{self.country}-session-s{number % 5}".encode()
+        self.addresses = {each.address: each.country for each in network.exits.values()}
+
+    def request(self, host: str, port: int, **fields: Any) -> Any:
+        return request(host, port, user=self.user, **fields)
+
+    async def visit(self) -> None:
+        network, country = self.network, self.country
+        first = await fetch(self.place, self.request("exit.test", network.web.port))
+        assert first[1] == country
+        by_name = self.request("0.exit.test", network.web.port, version=Version.SOCKS4)
+        other_version = await fetch(self.place, by_name)
+        assert other_version[1] == country
+        for _ in range(4):
+            page = await fetch(self.place, self.request("exit.test", network.web.port))
+            assert page == first, "a session keeps its exit"
+        for _ in range(2):
+            what = self.request("exit.test", 0, command=Command.RESOLVE)
+            answer = (await ask(self.place, what)).outcome
+            assert self.addresses[(await answer).reply.address.host] == country
+        by_ip = await ask(self.place, self.request("127.0.0.1", network.echo.port))
+        refused_by_most = await ask(self.place, self.request("exit.test", network.banner.port))
+        for asker in (by_ip, refused_by_most):
+            await hang_up(asker)
+        if country == "aa":
+            with pytest.raises(NotAllowed):
+                await ask(self.place, self.request("web.test", 25))
+
+
+async def check_ip_streams(tor: Client, events: list[Any]) -> int:
+    """Check that streams to an IP address ended at the exit in their target; return how many."""
+    shown = await (await tor.node.control()).get_info("circuit-status")
+    circuits = {line.split(" ")[0]: line for line in shown.splitlines()}
+    count = 0
+    for event in events:
+        found = re.match(r"127\.0\.0\.1\.([0-9A-F]{40})\.exit:", event.target)
+        if found and event.status == "SUCCEEDED" and str(event.circuit_id) in circuits:
+            path = circuits[str(event.circuit_id)].split(" ")[2]
+            assert path.split(",")[-1].startswith(f"${found[1]}"), "another exit than was asked for"
+            count += 1
+    return count
+
+
+async def test_two_hundred_streams_of_twenty_clients_leave_by_what_each_has_chosen(
+    country_network: PrivateNetwork,
+) -> None:
+    """By two servers on one tor, with a NEWNYM every second."""
+    network, tor = country_network, country_network.client
+    web, banner = len(network.web.exits), len(network.banner.exits)
+    watch = await tor.watch_streams()
+    control = await tor.node.control()
+    signals: Any = LoopingCall(lambda: Deferred.fromCoroutine(control.command("SIGNAL NEWNYM")))
+    async with AsyncExitStack() as stack:
+        servers = [await stack.enter_async_context(serving(tor)) for _ in range(2)]
+        places = [server.listen("ClientParameters", "FreshRate=100") for server in servers]
+        visitors = [Visitor(network, places[n // 10], n) for n in range(20)]
+        newnyms = signals.start(1)
+        try:
+            await all_of(visitor.visit() for visitor in visitors)
+        finally:
+            signals.stop()
+            await newnyms
+        await no_mapping_left(tor)
+    assert await check_ip_streams(tor, watch.events) > 0
+    await watch.close()
+    assert {network.exits[name].country for name in network.web.exits[web:]} == {"aa", "bb"}
+    assert sorted(set(network.banner.exits[banner:])) == ["exit2", "exit5"]
+    assert len(network.web.exits) - web == 120, "of 210 streams; the others carried no page"
+
+
+async def ten_more(pages: list[tuple[str, str]]) -> None:
+    """Wait until ten more pages have come."""
+    before, end = len(pages), reactor.seconds() + DEADLINE
+    while len(pages) < before + 10:
+        assert reactor.seconds() < end
+        await deferLater(reactor, 0.05)
+
+
+async def test_no_stream_leaves_elsewhere_while_tor_dies_and_comes_back(
+    country_network: PrivateNetwork,
+) -> None:
+    network = country_network
+    tor = await network.add_client()
+    pages: list[tuple[str, str]] = []
+    is_over = False
+
+    async def visit(place: str, number: int) -> None:
+        while not is_over:
+            what = request("exit.test", network.web.port, user=b"u%d" % number)
+            try:
+                pages.append(await fetch(place, what))
+            except (SOCKSError, AssertionError):
+                await deferLater(reactor, 0.05)  # tor is gone, or has cut the page
+
+    async with serving(tor) as server:
+        place = server.listen("ExitCountry=bb")
+        visiting = [Deferred.fromCoroutine(visit(place, number)) for number in range(4)]
+        await ten_more(pages)
+        tor.node.kill()
+        await network.restart(tor.name)
+        await ten_more(pages)
+        is_over = True
+        for each in visiting:
+            await each.addTimeout(DEADLINE, reactor)
+        await no_mapping_left(tor)
+    assert {country for _, country in pages} == {"bb"}
+
+
+async def circuit_of(network: PrivateNetwork, place: str, user: bytes) -> tuple[Asker, int]:
+    watch = await network.client.watch_streams()
+    asker = await ask(place, request("web.test", network.echo.port, user=user))
+    target = f"web.test:{network.echo.port}"
+    (event,) = await watch.wait_for("SUCCEEDED", target)
+    await watch.close()
+    return asker, event.circuit_id
+
+
+async def echoes(asker: Asker) -> bool:
+    before = len(asker.received)
+    asker.transport.write(b"still here")
+    end = reactor.seconds() + DEADLINE
+    while len(asker.received) == before:
+        assert reactor.seconds() < end
+        await deferLater(reactor, 0.01)
+    return True
+
+
+async def test_a_key_moves_to_a_fresh_circuit_and_its_open_streams_stay(
+    country_network: PrivateNetwork, server: Serving
+) -> None:
+    place, other = server.listen("RotateEvery=1"), server.listen()
+    asker, before = await circuit_of(country_network, place, b"a")
+    kept, circuit = await circuit_of(country_network, other, b"a")
+    end = reactor.seconds() + DEADLINE
+    while True:
+        again, after = await circuit_of(country_network, place, b"a")
+        await hang_up(again)
+        if after != before:
+            break
+        assert reactor.seconds() < end
+    assert await echoes(asker)
+    for epoch in (False, True):
+        same, now = await circuit_of(country_network, other, b"a")
+        assert (now == circuit) is not epoch
+        await hang_up(same)
+        server.backend.new_identity()
+    assert await echoes(kept)
+    for each in (asker, kept):
+        await hang_up(each)
+
+
+async def test_a_hundred_fresh_circuits_and_not_one_more(
+    country_network: PrivateNetwork, server: Serving
+) -> None:
+    place = server.listen("RotateAfter=1", "FreshRate=100")
+    what = request("web.test", country_network.echo.port)
+    watch = await country_network.client.watch_streams()
+    askers: list[Asker] = []
+
+    async def open_one() -> None:
+        askers.append(await ask(place, what))
+
+    for _ in range(5):
+        await all_of(open_one() for _ in range(20))
+    with pytest.raises(GeneralFailure) as refused:
+        await ask(place, what)
+    assert refused.value.reply == 1
+    target = f"web.test:{country_network.echo.port}"
+    assert len(set(watch.circuits(target))) == 100
+    await watch.close()
+    shown = await server.backend.circuits()
+    assert sum(circuit.streams for circuit in shown) == 100
+    assert {circuit.streams for circuit in shown} == {0, 1}
+    known = {each.fingerprint: each.country for each in country_network.exits.values()}
+    for circuit in shown:
+        for hop in circuit.path:
+            assert hop.country == known.get(hop.fingerprint, "??")
+    for asker in askers:
+        await hang_up(asker)
+
+
+async def test_a_client_by_http_hears_its_exit(
+    country_network: PrivateNetwork, server: Serving
+) -> None:
+    place = server.listen("ExitCountry=aa,bb", "ClientParameters")
+    exit4 = country_network.exits["exit4"]
+    for user in (b"a-country-bb", b"a-exit-" + exit4.fingerprint.lower().encode()):
+        what = request("exit.test", country_network.web.port, version=Version.HTTP, user=user)
+        asker = await ask(place, what)
+        said = re.search(rb"\r\nTorsocks-Exit: ([0-9A-F]{40}) bb\r\n", asker.heard)
+        assert said is not None
+        by_key = {each.fingerprint: each.country for each in country_network.exits.values()}
+        assert by_key[said[1].decode()] == "bb"
+        await hang_up(asker)
+    assert said[1].decode() == exit4.fingerprint

@@ -1,0 +1,172 @@
+"""The exit relays of the network: read from tor when they are first needed, and chosen by weight.
+
+``GETINFO ns/all`` is 2 MB on the live network, so its lines are parsed as they come. Countries are
+those of tor's GeoIPFile. A relay with the flag BadExit is never taken.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import heapq
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
+from torsocks_tx.policy.circuits import ExitChoice
+
+UNKNOWN = "??"
+"""The country of an address that tor's GeoIPFile does not have."""
+
+NO_GEOIP = (
+    "tor has no GeoIPFile, so it does not know the countries of exits: install tor-geoipdb, or set"
+    " GeoIPFile in tor's torrc"
+)
+
+CANDIDATES = 16
+"""Exits that are kept for each key and choice."""
+
+MOST_CHOSEN = 4096
+"""Keys whose exits are kept; one that is forgotten gets the same again."""
+
+_AT_ONCE = 100
+"""Addresses in one question for their countries."""
+
+_WANTED = {"Exit", "Running", "Valid"}
+_COUNTRY = "ip-to-country/"
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """One exit relay: ``weight`` is its bandwidth in the consensus, ``country`` in lower case."""
+
+    fingerprint: str
+    weight: int
+    country: str = UNKNOWN
+
+
+class RelayReader:
+    """Takes the lines of ``GETINFO ns/all`` and keeps the exits: address and weight by fingerprint.
+
+    Lines that are not understood are skipped.
+    """
+
+    def __init__(self) -> None:
+        self.exits: dict[str, tuple[str, int]] = {}
+        self._relay = ""
+        self._fingerprint = ""
+
+    def take(self, line: str) -> None:
+        """Take one line. It never raises."""
+        kind = line[:2]
+        if kind == "r ":
+            self._relay, self._fingerprint = line, ""
+        elif kind == "s " and " Exit" in line:
+            flags = set(line.split())
+            if flags >= _WANTED and "BadExit" not in flags:
+                self._add(self._relay.split(" "))
+        elif kind == "w " and self._fingerprint:
+            bandwidth = line.partition("Bandwidth=")[2].partition(" ")[0]
+            if bandwidth.isdecimal() and len(bandwidth) < 16:
+                address, _ = self.exits[self._fingerprint]
+                self.exits[self._fingerprint] = address, max(int(bandwidth), 1)
+
+    def _add(self, words: list[str]) -> None:
+        if len(words) < 9:
+            return
+        try:
+            digest = base64.b64decode(words[2] + "=", validate=True)
+        except binascii.Error:
+            return
+        if len(digest) == 20:
+            self._fingerprint = digest.hex().upper()
+            self.exits[self._fingerprint] = words[6], 1
+
+
+async def has_countries(control: Control) -> bool:
+    """Whether this tor knows the countries of addresses."""
+    try:
+        return await control.get_info("ip-to-country/ipv4-available") == "1"
+    except ControlLost:
+        raise
+    except ControlError:
+        return False
+
+
+async def countries_of(control: Control, addresses: Iterable[str]) -> dict[str, str]:
+    """Return the country of each address, by tor's GeoIPFile; ``??`` where that has none."""
+    wanted = list(dict.fromkeys(addresses))
+    found = dict.fromkeys(wanted, UNKNOWN)
+    for start in range(0, len(wanted), _AT_ONCE):
+        keys = " ".join(_COUNTRY + address for address in wanted[start : start + _AT_ONCE])
+        for line in (await control.command(f"GETINFO {keys}")).splitlines():
+            address, equals, country = line.removeprefix(_COUNTRY).partition("=")
+            if equals and address in found:
+                found[address] = country.lower()
+    return found
+
+
+class ExitDirectory:
+    """The exits of one consensus. ``knows_countries``: tor has a GeoIPFile."""
+
+    def __init__(self, exits: Iterable[Exit], *, knows_countries: bool) -> None:
+        self.exits = {each.fingerprint: each for each in exits}
+        self.knows_countries = knows_countries
+        self._chosen: dict[tuple[ExitChoice, bytes], list[Exit]] = {}
+
+    @classmethod
+    async def read(cls, control: Control) -> ExitDirectory:
+        """Ask tor. Raises ``ControlError``."""
+        reader = RelayReader()
+        await control.read_lines("GETINFO ns/all", reader.take)
+        knows = await has_countries(control)
+        found: dict[str, str] = {}
+        if knows:
+            found = await countries_of(control, (address for address, _ in reader.exits.values()))
+        return cls(
+            (
+                Exit(fingerprint, weight, found.get(address, UNKNOWN))
+                for fingerprint, (address, weight) in reader.exits.items()
+            ),
+            knows_countries=knows,
+        )
+
+    def candidates(self, choice: ExitChoice, seed: bytes) -> list[Exit]:
+        """Return exits of the choice in the order in which a key is to try them; none: ``[]``.
+
+        ``seed`` names the key. Keys are spread over the exits by weight, and the same key gets the
+        same order in every process and, as far as its exits are still there, by the next consensus.
+        """
+        chosen = self._chosen.pop((choice, seed), None)
+        if chosen is None:
+            key = hashlib.blake2b(seed, digest_size=32).digest()
+            # The smallest of exponential variables, each with its weight as its rate.
+            fitting = ((_distance(key, each), each.fingerprint, each) for each in self._in(choice))
+            chosen = [each for *_, each in heapq.nsmallest(CANDIDATES, fitting)]
+        self._chosen[choice, seed] = chosen  # the last in order: the first is forgotten first
+        if len(self._chosen) > MOST_CHOSEN:
+            del self._chosen[next(iter(self._chosen))]
+        return chosen
+
+    def put_last(self, choice: ExitChoice, seed: bytes, dead: Exit) -> None:
+        """Have this key, and no other, try this exit after the others: it does not answer."""
+        chosen = self._chosen.get((choice, seed), [])
+        if dead in chosen:
+            chosen.remove(dead)
+            chosen.append(dead)
+
+    def _in(self, choice: ExitChoice) -> Iterable[Exit]:
+        countries, fingerprints = choice.countries, choice.fingerprints
+        exits: Iterable[Exit] = self.exits.values()
+        if fingerprints is not None:
+            exits = (self.exits[each] for each in fingerprints if each in self.exits)
+        if countries is not None:
+            exits = (each for each in exits if each.country in countries)
+        return exits
+
+
+def _distance(key: bytes, relay: Exit) -> float:
+    digest = hashlib.blake2b(relay.fingerprint.encode(), key=key, digest_size=8).digest()
+    return -math.log((int.from_bytes(digest, "big") + 1) / 2**64) / relay.weight

@@ -1,0 +1,130 @@
+"""What is known of exits, and mapped to them, over one control connection; and over the next one.
+
+A mapping is worth nothing once the control connection over which it was made is lost: the tor
+behind the next one may be another.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+
+from torsocks_tx.backends.tor.control import Control
+from torsocks_tx.backends.tor.exits.circuits import CircuitLine, RelayCountries, read_circuits
+from torsocks_tx.backends.tor.exits.directory import ExitDirectory
+from torsocks_tx.backends.tor.exits.mappings import Mappings, remove
+from torsocks_tx.backends.tor.onion.queries import SharedCommands
+from torsocks_tx.backends.tor.provider import BOOTSTRAP_EVENT, TorProvider
+from torsocks_tx.backends.tor.waiting import Waiters, limit
+from torsocks_tx.errors import TorDown
+
+CLOSE_TIMEOUT = 2.0
+"""Seconds for tor to take the mappings away when the server stops."""
+
+NO_CONTROL = "exits cannot be chosen without tor's control port"
+
+
+class ExitSession:
+    """The exits and the mappings of one control connection.
+
+    ``directory``: the exits of the current consensus, once they have been read.
+    """
+
+    def __init__(self, control: Control, clock: IReactorTime) -> None:
+        self.control = control
+        self.mappings = Mappings(control, clock)
+        self.countries = RelayCountries(control)
+        self.directory: ExitDirectory | None = None
+        self._reading: Waiters[ExitDirectory] | None = None
+        self._follows = False
+        self._clock = clock
+        self._circuits: SharedCommands[list[CircuitLine]] = SharedCommands(
+            lambda _: Deferred.fromCoroutine(read_circuits(control)), clock
+        )
+
+    def when_read(self) -> Deferred[ExitDirectory]:
+        """Fire with the exits of the current consensus; errback ``TorDown``. Can be cancelled."""
+        if self.directory is not None:
+            return succeed(self.directory)
+        if self._reading is not None:
+            return self._reading.wait()
+        waiters: Waiters[ExitDirectory] = Waiters(self._clock)
+        self._reading = waiters
+        waiting = waiters.wait()
+        Deferred.fromCoroutine(self._read()).addBoth(self._has_read, waiters)
+        return waiting
+
+    async def _read(self) -> ExitDirectory:
+        if not self._follows:
+            await self.control.listen(BOOTSTRAP_EVENT, self._noted)
+            self._follows = True
+        return await ExitDirectory.read(self.control)
+
+    def _has_read(self, result: ExitDirectory | Failure, waiters: Waiters[ExitDirectory]) -> None:
+        if self._reading is not waiters:  # a newer consensus came meanwhile
+            self.when_read().addBoth(waiters.settle)
+            return
+        self._reading = None
+        if isinstance(result, ExitDirectory):
+            self.directory = result if result.exits else None
+            waiters.settle(result)
+        else:
+            waiters.settle(Failure(TorDown("tor does not tell its relays")))
+
+    def _noted(self, text: str) -> None:
+        if "CONSENSUS_ARRIVED" in text:
+            self.directory = self._reading = None
+
+    def circuits(self) -> Deferred[list[CircuitLine]]:
+        """Fire with the circuits that are built; one question serves all who ask."""
+        return self._circuits.answer_to("circuits")
+
+    def end(self) -> Deferred[None]:
+        """Leave tor as it was; fires when it has answered, and never fails."""
+        self.control.unlisten(BOOTSTRAP_EVENT, self._noted)
+        return self.mappings.remove_all()
+
+
+class Exits:
+    """The ``ExitSession`` of whatever control connection ``provider`` has."""
+
+    def __init__(self, clock: IReactorTime, provider: TorProvider) -> None:
+        self.clock = clock
+        self.provider = provider
+        self._session: ExitSession | None = None
+        self._is_closed = False
+
+    @property
+    def session(self) -> ExitSession:
+        """That of the control connection of now. Raises ``TorDown``."""
+        control, session = self.provider.control, self._session
+        if session is not None and session.control is control and not self._is_closed:
+            return session
+        if control is None or self._is_closed:
+            raise TorDown(NO_CONTROL)
+        self._session = ExitSession(control, self.clock)
+        if session is not None:
+            # They may be in this tor still, if no more than a connection was lost.
+            remove(control, session.mappings.aliases)
+            session.end()
+        return self._session
+
+    def is_current(self, session: ExitSession) -> bool:
+        """Whether this is the session of now."""
+        return self.provider.control is session.control
+
+    def close(self) -> Deferred[Any]:
+        """Serve no more, and take all mappings away; fires when tor has answered, or hangs."""
+        session, self._session = self._session, None
+        self._is_closed = True
+        if session is None:
+            return succeed(None)
+        return limit(session.end(), CLOSE_TIMEOUT, self.clock).addErrback(lambda _: None)
+
+    def provider_stopped(self) -> None:
+        """Leave the control connection as it was; the provider may be started again."""
+        self.close()
+        self._is_closed = False

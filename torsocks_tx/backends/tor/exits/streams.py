@@ -1,0 +1,319 @@
+"""Streams through exits of a choice, which try one exit after the other.
+
+tor gets a name that it maps to the destination at one exit, and builds the path as ever: its
+guards, its isolation. An exit that refuses, or to which no circuit can be built, is followed by
+another one of the choice. What the client sends early is kept until the stream is open, so that
+no exit gets what another one may have sent on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IPushProducer
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from torsocks_tx.backends.tor.exits.directory import NO_GEOIP, Exit, ExitDirectory
+from torsocks_tx.backends.tor.exits.mappings import Mapping, name_at_exit
+from torsocks_tx.backends.tor.exits.session import Exits, ExitSession
+from torsocks_tx.backends.tor.ports import SocksPort
+from torsocks_tx.client.connection import Stream
+from torsocks_tx.errors import CommandNotSupported, NoSuchExit, NotAllowed, SOCKSError
+from torsocks_tx.interfaces import IExitOutbound, IReceiver
+from torsocks_tx.policy.circuits import ExitChoice
+from torsocks_tx.relay.timeouts import Deadline
+from torsocks_tx.socks.client import ClientHandshake, Opened
+from torsocks_tx.socks.constants import AddressType, Command, Reply5
+from torsocks_tx.socks.messages import Address, Credentials, Request
+
+TRIES = 4
+"""Exits that a stream tries."""
+
+CIRCUIT_SECONDS = 15.0
+"""Seconds after which it is seen whether there is a circuit to the exit; most take one or two."""
+
+RESTARTS = 3
+"""How often a stream begins again because tor was started anew while it was opened."""
+
+NO_EXIT = "no exit relay is in the choice that was asked for: the client is refused"
+_RETRIED = (Reply5.GENERAL_FAILURE, Reply5.NOT_ALLOWED)
+
+
+@dataclass(slots=True)
+class _Try:
+    """One exit that is tried: the mapping to it is ours until tor has answered."""
+
+    session: ExitSession
+    port: SocksPort
+    exit: Exit
+    mapping: Mapping
+
+
+@implementer(IExitOutbound, IReceiver)
+class ExitStream:
+    """One stream: the receiver of the ``Stream`` of each try, and the outbound of its own receiver.
+
+    ``refusal_for``: what the client hears when tor cannot be reached. ``exit``: the exit in use.
+    Raises ``SOCKSError`` for a request that no exit can carry out.
+    """
+
+    def __init__(
+        self,
+        exits: Exits,
+        request: Request,
+        choice: ExitChoice,
+        flags: frozenset[str],
+        receiver: IReceiver,
+        refusal_for: Callable[[Failure], SOCKSError],
+    ) -> None:
+        if request.command is Command.RESOLVE_PTR:
+            raise CommandNotSupported("RESOLVE_PTR has no name that could be mapped to an exit")
+        self.exit: Exit | None = None
+        self._exits = exits
+        self._request = request
+        self._host = name_at_exit(request.address)
+        self._choice = choice
+        self._credentials = request.credentials or Credentials(b"")
+        self._flags = flags
+        self._receiver = receiver
+        self._refusal_for = refusal_for
+        self._deadline = Deadline(exits.clock)
+        self._left: list[Exit] = []
+        self._restarts = 0
+        self._try: _Try | None = None
+        self._pending: Deferred[Any] | None = None
+        self._stream: Stream | None = None
+        self._is_open = self._is_over = False
+        self._early = b""
+
+    def begin(self) -> None:
+        """Set out. Raises ``SOCKSError`` if it fails at once."""
+        port = None if self._flags else self._exits.provider.usable_port
+        session = None if port is None else self._exits.session
+        if port is None or session is None or session.directory is None:
+            self._prepare()
+        else:
+            self._choose(session, port, session.directory)
+
+    def _prepare(self) -> None:
+        self._pending = Deferred.fromCoroutine(self._wait_for_tor())
+        self._pending.addErrback(self._failed)
+
+    async def _wait_for_tor(self) -> None:
+        # In the next turn, for the receiver must hear nothing from inside ``open``.
+        await deferLater(self._exits.clock, 0.0)
+        provider = self._exits.provider
+        await provider.when_ready()
+        session = self._exits.session
+        directory = await session.when_read()
+        self._choose(session, provider.port_for(self._flags), directory)
+
+    def _choose(self, session: ExitSession, port: SocksPort, directory: ExitDirectory) -> None:
+        seed = self._credentials.password
+        self._left = directory.candidates(self._choice, seed)[:TRIES]
+        if not self._left:
+            needs_geoip = self._choice.countries is not None and not directory.knows_countries
+            raise NoSuchExit(NO_GEOIP if needs_geoip else NO_EXIT)
+        self._try_next(session, port)
+
+    def _try_next(self, session: ExitSession, port: SocksPort) -> None:
+        self.exit = self._left.pop(0)
+        mapping = session.mappings.take((self._host, self.exit.fingerprint))
+        this = self._try = _Try(session, port, self.exit, mapping)
+        if mapping.made:
+            self._dial(this)
+        else:
+            self._pending = mapping.wait().addCallback(lambda _: self._dial(this))
+            self._pending.addErrback(self._failed)
+
+    def _dial(self, this: _Try) -> None:
+        self._pending = None
+        address = Address(AddressType.HOSTNAME, this.mapping.alias, self._request.address.port)
+        asked = Request(self._request.version, self._request.command, address, self._credentials)
+        stream = self._stream = Stream(
+            self._exits.clock, self, half_close=False, refusal_for=self._refusal_for
+        )
+        stream.ask(ClientHandshake(asked, pipelined=this.port.pipelined))
+        self._deadline.start(CIRCUIT_SECONDS, partial(self._look_for_circuit, this))
+        stream.connect(this.port.endpoint)
+
+    def _failed(self, failure: Failure) -> None:
+        """What prepares a try has failed: tor is gone, or the choice is empty."""
+        self._pending = None
+        if not failure.check(CancelledError) and not self._is_over:
+            self._refuse(self._refusal_for(failure))
+
+    def _refuse(self, reason: SOCKSError) -> None:
+        self.abort()
+        self._receiver.refused(reason)
+
+    def _end_try(self) -> None:
+        """Give the mapping back: tor has answered, or is not asked any more."""
+        self._deadline.stop()
+        this, self._try = self._try, None
+        if this is not None:
+            place = self._host, this.exit.fingerprint
+            this.session.mappings.give_back(place, this.mapping)
+
+    # An exit to which there is no circuit.
+
+    def _look_for_circuit(self, this: _Try) -> None:
+        looking = this.session.circuits()
+        looking.addCallback(self._looked, this).addErrback(lambda _: None)
+
+    def _looked(self, circuits: list[Any], this: _Try) -> None:
+        """Leave a dead exit; one with a circuit has a slow destination, and tor waits for that."""
+        if self._try is not this or self._stream is None:
+            return
+        token = self._credentials.password.decode("latin-1")
+        fingerprint, directory = this.exit.fingerprint, this.session.directory
+        if any(line.leads_to(fingerprint, token) for line in circuits):
+            self._deadline.start(CIRCUIT_SECONDS, partial(self._look_for_circuit, this))
+            return
+        if directory is not None:
+            directory.put_last(self._choice, self._credentials.password, this.exit)
+        self._stream.abort()
+        self._go_on(this)
+
+    # What the stream of a try says: IReceiver.
+
+    def opened(self) -> None:
+        """The destination is reached, by the exit in use."""
+        stream, this = self._stream, self._try
+        if stream is None or this is None:
+            return
+        if not self._exits.is_current(this.session):
+            # This may be another tor, which does not know the mapping.
+            stream.abort()
+            self._again(NotAllowed("tor was started again"))
+            return
+        self._end_try()
+        self._is_open = True
+        early, self._early = self._early, b""
+        if early:
+            stream.write(early)
+        self._receiver.opened()
+
+    def refused(self, reason: SOCKSError) -> None:
+        """Tor says no."""
+        this = self._try
+        if this is None or not self._exits.is_current(this.session):
+            self._again(reason)
+        elif reason.reply in _RETRIED:
+            self._go_on(this)
+        else:
+            self._refuse(reason)
+
+    def _go_on(self, this: _Try) -> None:
+        """Try the next exit of the choice."""
+        self._end_try()
+        self._stream = None
+        try:
+            if not self._left:
+                raise NotAllowed("none of the exits that were tried carries the stream")
+            self._try_next(this.session, this.port)
+        except SOCKSError as reason:
+            self._refuse(reason)
+
+    def _again(self, reason: SOCKSError) -> None:
+        """Begin again by whatever tor there is now, unless that was done too often."""
+        self._end_try()
+        self._stream = None
+        self._restarts += 1
+        if self._restarts > RESTARTS:
+            self._refuse(reason)
+        else:
+            self._prepare()
+
+    def data(self, data: bytes) -> None:
+        """Bytes from the destination."""
+        self._receiver.data(data)
+
+    def eof(self) -> None:
+        """The destination will send no more."""
+        self._receiver.eof()
+
+    def lost(self, clean: bool) -> None:
+        """The stream is closed."""
+        self._is_over, self._stream = True, None
+        self._receiver.lost(clean)
+
+    # What the client wants: IOutbound.
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the destination is reached, and the stream not over."""
+        return self._is_open and not self._is_over
+
+    @property
+    def exit_text(self) -> str:
+        """Return the fingerprint and the country of the exit in use, for the client."""
+        return "" if self.exit is None else f"{self.exit.fingerprint} {self.exit.country}"
+
+    @property
+    def transport(self) -> Any:
+        """The transport of the open stream."""
+        return self._stream.transport if self._is_open and self._stream is not None else None
+
+    @property
+    def outcome(self) -> Opened | None:
+        """What tor has said, while the receiver is told that the stream is open."""
+        return None if self._stream is None else self._stream.outcome
+
+    def write(self, data: bytes) -> None:
+        """Send, or keep until the stream is open."""
+        if self._is_open and self._stream is not None:
+            self._stream.write(data)
+        elif not self._is_over:
+            self._early += data
+
+    def register_producer(self, producer: IPushProducer) -> None:
+        """Pause this producer while tor takes no more."""
+        if self._stream is not None:
+            self._stream.register_producer(producer)
+
+    def unregister_producer(self) -> None:
+        """Forget the producer."""
+        if self._stream is not None:
+            self._stream.unregister_producer()
+
+    def lose_write(self) -> None:
+        """Do nothing: tor would drop the answer with the rest of the stream."""
+
+    def close(self) -> None:
+        """Send what was written, then close."""
+        if self._is_open and self._stream is not None:
+            self._stream.close()
+        else:
+            self.abort()
+
+    def abort(self) -> None:
+        """Give up at once."""
+        self._is_over = True
+        self._early = b""
+        self._end_try()
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.cancel()
+        stream, self._stream = self._stream, None  # leave no cycle
+        if stream is not None:
+            stream.abort()
+
+    def pauseProducing(self) -> None:
+        """Read no more."""
+        if self._stream is not None:
+            self._stream.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """Read on."""
+        if self._stream is not None:
+            self._stream.resumeProducing()
+
+    def stopProducing(self) -> None:
+        """Do nothing: the relay decides when to close."""

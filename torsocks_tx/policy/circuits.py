@@ -1,0 +1,298 @@
+"""Circuits on request: which exit relays a stream may use, and when it gets a fresh circuit.
+
+A listener says it by its flags. A client asks by its user name, or by keys of extended
+authentication, and narrows what the listener says::
+
+    NAME-country-de-session-abc-lifetime-10-streams-1-exit-FINGERPRINT
+
+The first hyphen ends the name; pairs follow in any order. A user name that is no such list is
+refused, for a mistyped wish must not be ignored. A fresh circuit is a new isolation key, which
+costs no command to tor.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from torsocks_tx.errors import InvalidArguments, NoFreshCircuit, NoSuchExit
+from torsocks_tx.socks.extended import UNSUPPORTED, key_list
+from torsocks_tx.socks.messages import NO_PAIRS, KeyValues, Request
+from torsocks_tx.socks.userpass import EXTENDED_PREFIX
+
+PREFIX = "X-torsocks."
+"""What keys of extended authentication about circuits begin with."""
+
+FRESH_RATE = 30
+"""Fresh circuits in a minute for all clients of a listener: each one is work for the network."""
+
+MOST_KEYS = 10_000
+"""Keys that a listener remembers; one that is forgotten gets a fresh circuit."""
+
+_MINUTE = 60.0
+_N = TypeVar("_N", int, float)
+_SESSION = PREFIX + "session"
+_NAMES = {
+    "country": "country",
+    "cc": "country",
+    "exit": "exit",
+    "lifetime": "lifetime",
+    "sesstime": "lifetime",
+    "session": "session",
+    "sessid": "session",
+    "streams": "streams",
+}
+_PATTERNS = {
+    "country": (r"[A-Za-z]{2}(?:,[A-Za-z]{2})*", "a country is two letters"),
+    "exit": (r"[0-9A-Fa-f]{40}(?:,[0-9A-Fa-f]{40})*", "an exit is 40 hexadecimal digits"),
+    "lifetime": (r"[1-9][0-9]{0,4}", "a lifetime is a whole number of minutes"),
+    "session": (r"[A-Za-z0-9_.]{1,64}", "a session is up to 64 letters and digits"),
+    "streams": (r"[1-9][0-9]{0,8}", "streams is a whole number above 0"),
+}
+
+
+def _set_of(values: Iterable[str] | None, change: Callable[[str], str]) -> frozenset[str] | None:
+    return None if values is None else frozenset(map(change, values))
+
+
+@dataclass(frozen=True, slots=True)
+class ExitChoice:
+    """The exit relays that a stream may use: those that are in both sets. None stands for all.
+
+    ``countries``: codes of two letters. ``fingerprints``: 40 hexadecimal digits each. ValueError
+    for anything else.
+    """
+
+    countries: frozenset[str] | None = None
+    fingerprints: frozenset[str] | None = None
+
+    def __post_init__(self) -> None:
+        for name, values in (("country", self.countries), ("exit", self.fingerprints)):
+            for value in values or ():
+                if "," in value or not re.fullmatch(_PATTERNS[name][0], value):
+                    raise ValueError(_PATTERNS[name][1])
+        object.__setattr__(self, "countries", _set_of(self.countries, str.lower))
+        object.__setattr__(self, "fingerprints", _set_of(self.fingerprints, str.upper))
+
+    def __bool__(self) -> bool:
+        return self.countries is not None or self.fingerprints is not None
+
+    def narrowed(self, by: ExitChoice) -> ExitChoice:
+        """Return the relays that are in both choices. Raises ``NoSuchExit`` if none can be."""
+        both = ExitChoice(
+            _common(self.countries, by.countries), _common(self.fingerprints, by.fingerprints)
+        )
+        if both.countries == frozenset() or both.fingerprints == frozenset():
+            raise NoSuchExit("the listener does not allow what the client asks for")
+        return both
+
+    @property
+    def parts(self) -> tuple[bytes, bytes]:
+        """Return what stands for this choice in an isolation key."""
+        return _listed(self.countries), _listed(self.fingerprints)
+
+
+def _common(one: frozenset[str] | None, two: frozenset[str] | None) -> frozenset[str] | None:
+    return one & two if one is not None and two is not None else one if two is None else two
+
+
+def _listed(values: frozenset[str] | None) -> bytes:
+    return b"*" if values is None else ",".join(sorted(values)).encode("ascii")
+
+
+ANY_EXIT = ExitChoice()
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """What a client asks for: ``lifetime`` in seconds, ``streams`` for each circuit."""
+
+    exits: ExitChoice = ANY_EXIT
+    session: bytes = b""
+    lifetime: float | None = None
+    streams: int | None = None
+
+
+def split_username(username: bytes) -> tuple[bytes, KeyValues]:
+    """Return the name in a user name, and the parameters behind it as pairs.
+
+    Names in Tor's own format (``<torS0X>``) hold no parameters. Raises ValueError, whose sentence
+    never quotes the client.
+    """
+    if username.startswith(EXTENDED_PREFIX):
+        return username, NO_PAIRS
+    name, *words = username.split(b"-")
+    if len(words) % 2:
+        raise ValueError("a user name is NAME, or NAME-key-value-key-value")
+    found: dict[str, bytes] = {}
+    for key, value in zip(words[::2], words[1::2], strict=True):
+        known = _NAMES.get(key.decode("latin-1"))
+        if known is None:
+            raise ValueError(f"the keys of a user name are {', '.join(sorted(_NAMES))}")
+        if PREFIX + known in found:
+            raise ValueError("a key of a user name occurs twice")
+        _check(known, value)
+        found[PREFIX + known] = value
+    return name, KeyValues(tuple(found.items()))
+
+
+def _check(name: str, value: bytes) -> str:
+    pattern, sentence = _PATTERNS[name]
+    text = value.decode("latin-1")
+    if not re.fullmatch(pattern, text):
+        raise ValueError(sentence)
+    return text
+
+
+def parameters(pairs: KeyValues) -> Parameters:
+    """Return what the pairs of a request ask for. Raises ValueError."""
+    found = {
+        key.removeprefix(PREFIX): _check(key.removeprefix(PREFIX), value)
+        for key, value in pairs.of_kind(PREFIX)
+    }
+    countries, exits = (
+        frozenset(found[name].split(",")) if name in found else None for name in ("country", "exit")
+    )
+    return Parameters(
+        ExitChoice(countries, exits),
+        found.get("session", "").encode("ascii"),
+        int(found["lifetime"]) * _MINUTE if "lifetime" in found else None,
+        int(found["streams"]) if "streams" in found else None,
+    )
+
+
+class ParameterKeys:
+    """The handler of the keys in ``X-torsocks.``: checks them, or refuses them by their names."""
+
+    def __init__(self, *, allowed: bool) -> None:
+        self._allowed = allowed
+
+    def knows(self, key: str) -> bool:
+        """Whether the listener uses this key. A session is named by the key ISOLATION."""
+        return self._allowed and key.removeprefix(PREFIX) in _PATTERNS and key != _SESSION
+
+    def __call__(self, pairs: KeyValues) -> KeyValues:
+        """Raise ``InvalidArguments`` for keys that cannot be used, and for values that are none."""
+        unknown = [key for key in pairs.names if not self.knows(key)]
+        if unknown:
+            said = KeyValues.of({UNSUPPORTED: key_list(unknown)})
+            raise InvalidArguments("parameters of circuits that are not allowed here", said)
+        if len(pairs.names) < len(pairs):
+            raise InvalidArguments("a key occurs twice")
+        try:
+            parameters(pairs)
+        except ValueError as error:
+            raise InvalidArguments(str(error)) from None
+        return NO_PAIRS
+
+
+@dataclass(slots=True)
+class _Life:
+    """How long a key has had its circuit, and for how many streams."""
+
+    number: int
+    began: float
+    streams: int = 0
+
+
+class FreshCircuits:
+    """Gives each isolation key its circuit, and a fresh one when that is due, within a rate.
+
+    ``rate``: fresh circuits in a minute; one more is refused, for a used one is not what was asked.
+    """
+
+    def __init__(self, rate: int, most: int = MOST_KEYS) -> None:
+        self._rate = rate
+        self._most = most
+        self._lives: dict[tuple[bytes, ...], _Life] = {}
+        self._begun: deque[float] = deque()
+        # Numbers are never used again, so a key that was forgotten meets no circuit of its past.
+        self._process = os.urandom(16)
+        self._numbers = 0
+
+    def number(
+        self, key: tuple[bytes, ...], every: float | None, after: int | None, now: float
+    ) -> bytes:
+        """Return what stands for the key's circuit. Raises ``NoFreshCircuit`` beyond the rate.
+
+        ``every``: seconds, ``after``: streams, until a fresh one is due.
+        """
+        life = self._lives.pop(key, None)
+        is_due = (
+            life is None
+            or (every is not None and not 0 <= now - life.began < every)
+            or (after is not None and life.streams >= after)
+        )
+        try:
+            if life is None or is_due:
+                life = self._begin(now)
+            life.streams += 1
+        finally:
+            if life is not None:
+                self._lives[key] = life  # the last in order: the first is forgotten first
+        if len(self._lives) > self._most:
+            del self._lives[next(iter(self._lives))]
+        return self._process + life.number.to_bytes(8, "big")
+
+    def _begin(self, now: float) -> _Life:
+        begun = self._begun
+        while begun and not 0 <= now - begun[0] < _MINUTE:
+            begun.popleft()
+        if len(begun) >= self._rate:
+            raise NoFreshCircuit("more than FreshRate allows")
+        begun.append(now)
+        self._numbers += 1
+        return _Life(self._numbers, now)
+
+
+class CircuitRules:
+    """What one listener says of circuits, applied to the requests of its clients.
+
+    ``every``, ``after``: seconds and streams until a key gets a fresh circuit. ``reads_clients``:
+    requests may hold parameters.
+    """
+
+    def __init__(
+        self,
+        exits: ExitChoice,
+        every: float | None,
+        after: int | None,
+        rate: int,
+        *,
+        reads_clients: bool,
+    ) -> None:
+        self._exits = exits
+        self._every = every
+        self._after = after
+        self._reads_clients = reads_clients
+        self._fresh = FreshCircuits(rate)
+
+    def apply(
+        self, request: Request, key: bytes, now: float
+    ) -> tuple[tuple[bytes, ...], ExitChoice | None]:
+        """Return the parts of the isolation key of a request, and its choice of exits; None: any.
+
+        ``key`` stands for all else that isolates. Raises ``NoSuchExit`` and ``NoFreshCircuit``.
+        """
+        exits, every, after, session = self._exits, self._every, self._after, b""
+        if self._reads_clients and request.pairs.pairs:
+            asked = parameters(request.pairs)
+            if asked.exits:
+                exits = exits.narrowed(asked.exits)
+            every, after = _least(every, asked.lifetime), _least(after, asked.streams)
+            session = asked.session
+        rotation = str((every, after)).encode("ascii")
+        parts: tuple[bytes, ...] = (b"circuit", key, *exits.parts, session, rotation)
+        if session or every is not None or after is not None:
+            number = self._fresh.number(parts, every, after, now)
+            if every is not None or after is not None:
+                parts += (number,)
+        return parts, exits or None
+
+
+def _least(*values: _N | None) -> _N | None:
+    return min((value for value in values if value is not None), default=None)
