@@ -20,7 +20,8 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 
-from tests.network.asking import ask, request
+from tests.network.asking import ask, hang_up, request
+from tests.project.test_snippets import Snippet, execute, snippets
 from tests.pt.bridge import EXAMPLE, Bridge, HTTPProxy, load_example
 from tests.support.processes import ROOT, descendants, is_alive, process_ended
 from tests.support.rows import rows
@@ -34,6 +35,7 @@ from torsocks_tx.socks.constants import Version
 from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Request
 from torsocks_tx.testing.tornet import PrivateNetwork
 from torsocks_tx.testing.tornet.client import Client
+from torsocks_tx.testing.tornet.servers import PortReservations
 
 pytestmark = pytest.mark.network
 
@@ -45,6 +47,7 @@ EXPECTED_WARNINGS = (
     "Your log may contain sensitive information",
     "You are running Tor as root",
 )
+KINDS = ("far", "bridge")
 EXEC = f"exec /usr/bin/env PYTHONPATH={ROOT} {sys.executable} -X dev -W error {EXAMPLE}"
 
 
@@ -133,6 +136,34 @@ async def test_tor_starts_the_example_and_connects_through_it(place: Place) -> N
     (transport,) = [pid for pid in descendants(client.node.pid) if is_alive(pid)]
     await client.node.stop()
     await process_ended(transport)
+
+
+async def test_both_sides_of_the_document_make_a_bridge(
+    private_network: PrivateNetwork, tmp_path: Path
+) -> None:
+    pieces = snippets("pluggable-transports.md")
+    [far], [code] = ([piece.code for piece in pieces if piece.kind == kind] for kind in KINDS)
+    codec = next(piece.code for piece in pieces if "class Invert" in piece.code)
+    (tmp_path / "far.py").write_text(far)
+    (tmp_path / "near.py").write_text(
+        f"{codec}\nfrom torsocks_tx.pt import run\nrun(dict(invert=invert))"
+    )
+    ports = PortReservations()
+    code = code.replace("4000", str(ports.take())).replace("/usr/local/lib", str(tmp_path))
+    python = f"/usr/bin/env PYTHONPATH={ROOT} {sys.executable}"
+    names: dict[str, Any] = {"net": private_network}
+    known = len(private_network.clients)
+    try:
+        await execute([Snippet("", "", code.replace("/usr/bin/python3", python))], names)
+        asker = await ask(
+            "{}:{}".format(*names["client"].socks_tcp),
+            request("web.test", private_network.web.port),
+        )
+        await hang_up(asker)
+    finally:
+        for client in private_network.clients[known:]:
+            await client.node.stop()
+        ports.release()
 
 
 async def test_tor_logs_which_argument_a_bridge_line_lacks(place: Place) -> None:
