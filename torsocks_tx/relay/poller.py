@@ -20,7 +20,7 @@ from twisted.python import log
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-CLIENTS, OUTGOING = 0.007, 0.002
+CLIENTS, OUTGOING = 0.009, 0.0015
 """Seconds of one turn in which sockets of clients, and those of outgoing connections, are served.
 With the timers that follow from it, and a look for garbage, a turn takes less than 20 ms."""
 
@@ -122,13 +122,14 @@ class Poller:
     def _remove(self, descriptor: Any, event: int) -> None:
         number = descriptor.fileno()
         events = self._events.get(number, 0)
-        if not events & event or self._descriptors[number] is not descriptor:
+        if not events & event:
             return
         if events == event:
             self._forget(number)
         else:
             self._events[number] = events & ~event
-            self._epoll.modify(number, events & ~event)
+            with contextlib.suppress(OSError):
+                self._epoll.modify(number, events & ~event)
 
     def _forget(self, number: int) -> None:
         self._descriptors.pop(number, None)

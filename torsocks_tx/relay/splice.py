@@ -78,11 +78,13 @@ class Side:
     """
 
     __slots__ = ("_came", "_in_pipe", "_pipe", "_since", "_splice", "_untaken", "_uses_pipe", "fd",
-                 "has_ended", "is_client", "peer", "reading", "sock",
-                 "transport")  # fmt: skip
+                 "has_ended", "is_client", "peer", "reactor", "reading",
+                 "sock", "transport")  # fmt: skip
 
     def __init__(self, splice: Splice, transport: Any, *, is_client: bool, has_ended: bool) -> None:
         self.transport = transport
+        # Its transport's own, which forgets us too when it closes the socket.
+        self.reactor = transport.reactor
         self.sock = transport.getHandle()
         self.fd: int = self.sock.fileno()
         self.is_client = is_client
@@ -145,12 +147,12 @@ class Side:
         """Be read in this way from now on."""
         before, self.reading = self.reading, reading
         if before is Reading.BY_EVENT:
-            self._splice.reactor.removeReader(self)
+            self.reactor.removeReader(self)
         elif before is Reading.BY_CLOCK:
             self._splice.clock.discard(self)
             self._set_lowat(1)
         if reading is Reading.BY_EVENT:
-            self._splice.reactor.addReader(self)
+            self.reactor.addReader(self)
         elif reading is Reading.BY_CLOCK:
             self._splice.clock.add(self)
             # Linux makes its receive buffer wide enough for this, and goes on to let it grow.
@@ -162,7 +164,7 @@ class Side:
 
     def _choose_reading(self, count: int) -> None:
         """Note that so many bytes have come; after each period, choose how to read."""
-        now = self._splice.reactor.seconds()
+        now = self.reactor.seconds()
         self._came += count
         passed = now - self._since
         if passed < PERIOD:
@@ -237,7 +239,7 @@ class Side:
         if not self._untaken and not self._in_pipe:
             self._forget_untaken()
             if self.reading is Reading.BLOCKED:
-                self._splice.reactor.removeWriter(self.peer)
+                self.peer.reactor.removeWriter(self.peer)
                 self.read(Reading.BY_EVENT)
             return
         self._untaken = bytes(self._untaken)
@@ -245,7 +247,7 @@ class Side:
             self._peer_is_gone(reason)
         elif self.reading is not Reading.BLOCKED:
             self.read(Reading.BLOCKED)
-            self._splice.reactor.addWriter(self.peer)
+            self.peer.reactor.addWriter(self.peer)
 
     def _peer_is_gone(self, reason: int) -> None:
         """The peer takes no more. What it had said before is still heard, and then its end.
@@ -254,7 +256,7 @@ class Side:
         """
         note_unsent(self.peer.transport, reason)
         self.read(Reading.OVER)
-        self._splice.reactor.removeWriter(self.peer)
+        self.peer.reactor.removeWriter(self.peer)
         if self.peer.reading is Reading.OVER:
             self._splice.fail(self.peer.transport)
 
@@ -268,7 +270,7 @@ class Side:
     def leave(self) -> bytes:
         """Give the socket back to its transport; returns what the peer has not taken."""
         self.read(Reading.OVER)
-        self._splice.reactor.removeWriter(self)
+        self.reactor.removeWriter(self)
         self.fd = -1
         rest = bytes(self._untaken)
         if self._pipe is not None and self._in_pipe:
@@ -285,14 +287,13 @@ class Splice:
     client's, and the remote's, peer has sent its last byte.
     """
 
-    __slots__ = ("_sides", "clock", "reactor", "stream")
+    __slots__ = ("_sides", "clock", "stream")
 
     def __init__(
         self, stream: SplicedStream, client: Any, remote: Any, has_ended: tuple[bool, bool]
     ) -> None:
         self.stream = stream
-        self.reactor = client.reactor
-        self.clock = clock_of(self.reactor)
+        self.clock = clock_of(client.reactor)
         ours = Side(self, client, is_client=True, has_ended=has_ended[0])
         theirs = Side(self, remote, is_client=False, has_ended=has_ended[1])
         ours.peer, theirs.peer = theirs, ours

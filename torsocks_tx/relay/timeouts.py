@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from torsocks_tx.limits import Limits
 
-WORK = 0.002
+WORK = 0.0015
 """Seconds of one turn in which ``Turns`` has time: requests are begun, those who wait are told."""
 
 _ROUNDING = 1e-6

@@ -86,7 +86,7 @@ def test_leaving_takes_constant_time() -> None:
 
 
 def test_telling_many_takes_several_turns_of_the_reactor() -> None:
-    clock, told = TurnClock(tick=0.001), []
+    clock, told = TurnClock(tick=WORK / 10), []
     waiters: Waiters[int] = Waiters(clock)
     many = [waiters.wait() for _ in range(100)]
     for waiting in many:
@@ -96,7 +96,7 @@ def test_telling_many_takes_several_turns_of_the_reactor() -> None:
     waiters.wait().addCallback(told.append)  # for what is fired later
     before = 0
     while told[before:]:
-        assert len(told) - before <= WORK / 0.001
+        assert len(told) - before <= 10
         before = len(told)
         clock.turn()
     assert told == [7] * 99
