@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from base64 import b32encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -280,9 +279,7 @@ class Keyed:
 
     def write_key(self, key: ClientKey) -> None:
         """Write the file with the key of the service, right or wrong."""
-        secret = b32encode(key.private).decode("ascii").rstrip("=")
-        address = self.service.address.removesuffix(".onion")
-        self.file.write_text(f"{address}:descriptor:x25519:{secret}\n")
+        self.file.write_text(key.auth_private(self.service.address) + "\n")
 
     async def reload(self, *lines: str) -> None:
         """Have the server read the directory again, until it has logged these lines."""

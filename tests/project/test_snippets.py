@@ -65,6 +65,7 @@ def test_every_snippet_is_run_by_a_test() -> None:
         "test_with_reactor.py",
         "trial_client.py",
         "test_far_end.py",
+        "conftest.py",
         "test_over_tor.py",
         "trial_over_tor.py",
     ]
@@ -77,7 +78,7 @@ def test_document_has_the_grammar_of_scripted_names() -> None:
 def run(directory: Path, kind: str, runner: str, *arguments: str) -> str:
     """Write the files of one kind, and run one test runner on them; return its output."""
     for piece in TESTING:
-        if piece.kind == kind or piece.file == "conftest.py":
+        if piece.kind == kind:
             (directory / piece.file).write_text(piece.code, encoding="utf-8")
     # As the script `trial` does it: `-m twisted.trial` of Twisted 22.4 asks setuptools first.
     program = ["-c", TRIAL] if runner == "trial" else ["-m", runner]
@@ -151,6 +152,7 @@ def pieces(document: list[Snippet], kind: str, **replaced: str) -> list[Snippet]
 PLACES = {
     "control": "unix:/run/tor/control",
     "files": "/run/app/",
+    "keys": "/etc/app/onion_auth",
     "listen": "tcp:1080",
     "page": "https://check.torproject.org/api/ip",
     "socks": "9050",
@@ -196,9 +198,12 @@ async def test_changes_to_the_first_program_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.network
-async def test_snippets_for_applications_run_through_tor(private_network: PrivateNetwork) -> None:
+async def test_snippets_for_applications_run_through_tor(
+    private_network: PrivateNetwork, tmp_path: Path
+) -> None:
     control = private_network.client.control_endpoint
-    await execute(pieces(EMBEDDING, "tor"), {"reactor": reactor, "control": control})
+    found = pieces(EMBEDDING, "tor", keys=str(tmp_path))
+    await execute(found, {"reactor": reactor, "control": control})
 
 
 @pytest.mark.network

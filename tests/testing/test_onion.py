@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 
 import pytest
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.task import Clock
 
 from tests.backends.tor.onion.staged import StagedControl
+from torsocks_tx.backends.tor.onion.client_auth import ClientAuthKey, parse_key
 from torsocks_tx.testing.tornet.onion import (
     UPLOAD_ATTEMPTS,
     UPLOAD_DEADLINE,
@@ -41,6 +43,10 @@ def test_client_key_is_encoded_for_the_control_port() -> None:
     assert base64.b64decode(key.private_base64) == key.private
     assert base64.b32decode(key.public_base32 + "====") == x25519_public(key.private)
     assert len(key.public_base32) == 52
+    address = "duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswzczad"
+    for given in (address, f"{address}.onion"):
+        line = key.auth_private(given)
+        assert parse_key(line, Path()) == ClientAuthKey(address, key.private, Path())
     assert ClientKey.generate() != ClientKey.generate()
     assert "private" not in repr(key)
 

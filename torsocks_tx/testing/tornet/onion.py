@@ -52,6 +52,11 @@ class ClientKey:
         """The private half as ``ONION_CLIENT_AUTH_ADD`` wants it, behind ``x25519:``."""
         return base64.b64encode(self.private).decode("ascii")
 
+    def auth_private(self, address: str) -> str:
+        """Return the line of a ``.auth_private`` file for a service: see ``--onion-auth-dir``."""
+        private = base64.b32encode(self.private).decode("ascii").rstrip("=")
+        return f"{address.removesuffix('.onion')}:descriptor:x25519:{private}"
+
 
 def x25519_public(private: bytes) -> bytes:
     """Return the public key of 32 private bytes: the Montgomery ladder of RFC 7748 section 5."""
