@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +17,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall, deferLater
 
 from tests.network.asking import Asker, Serving, ask, hang_up, request, serving
-from torsocks_tx.backends.tor.exits import mappings
+from tests.support.running import Twistd
+from torsocks_tx.backends.tor.exits import mappings, streams
 from torsocks_tx.errors import GeneralFailure, NotAllowed, SOCKSError
 from torsocks_tx.socks.constants import Command, Version
 from torsocks_tx.testing.tornet import PrivateNetwork
@@ -260,3 +264,47 @@ async def test_a_client_by_http_hears_its_exit(
         assert by_key[said[1].decode()] == "bb"
         await hang_up(asker)
     assert said[1].decode() == exit4.fingerprint
+
+
+async def test_a_dead_exit_is_left_for_another_of_the_choice(
+    country_network: PrivateNetwork, server: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "CIRCUIT_SECONDS", 2.0)
+    network = country_network
+    dead, other = network.exits["exit3"], network.exits["exit4"]
+    place = server.listen(f"ExitNode={dead.fingerprint},{other.fingerprint}")
+    network.daemons["exit3"].suspend()
+    try:
+        for number in range(3):
+            what = request("exit.test", network.web.port, user=b"u%d" % number)
+            assert await fetch(place, what) == ("exit4", "bb")
+    finally:
+        network.daemons["exit3"].resume()
+
+
+async def test_a_server_that_stops_leaves_no_mapping_in_a_tor_that_runs(
+    country_network: PrivateNetwork, tmp_path: Path
+) -> None:
+    network, tor = country_network, country_network.client
+    listener = "tcp:0:interface=127.0.0.1 ClientParameters"
+    twistd = Twistd("--listen", listener, "--tor", tor.control_endpoint, directory=tmp_path)
+    try:
+        await twistd.up()
+        await twistd.said("tor is ready")
+        (place,) = twistd.addresses
+        what = request("exit.test", network.web.port, user=b"u-country-bb")
+        assert (await fetch(place, what))[1] == "bb"
+        assert "exit.test" in await mapped(tor)
+        watch, echo = await tor.watch_streams(), request("web.test", network.echo.port)
+        await hang_up(await ask(place, echo))
+        os.kill(twistd.pid, signal.SIGUSR2)
+        await twistd.said("SIGUSR2: every new stream gets a fresh circuit")
+        await hang_up(await ask(place, echo))
+        events = await watch.wait_for("SUCCEEDED", f"web.test:{network.echo.port}", 2)
+        assert len({event.circuit_id for event in events}) == 2
+        await watch.close()
+    finally:
+        assert await twistd.stop() == -15
+    assert await mapped(tor) == ""
+    assert "Traceback" not in twistd.output
+    assert "exit.test" not in twistd.output

@@ -17,6 +17,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 
 from torsocks_tx.errors import InvalidArguments, NoFreshCircuit, NoSuchExit
@@ -32,6 +33,9 @@ FRESH_RATE = 30
 
 MOST_KEYS = 10_000
 """Keys that a listener remembers; one that is forgotten gets a fresh circuit."""
+
+MOST_PARSED = 512
+"""Wishes of clients, and lists of relays, that are not read again."""
 
 _MINUTE = 60.0
 _N = TypeVar("_N", int, float)
@@ -83,6 +87,8 @@ class ExitChoice:
 
     def narrowed(self, by: ExitChoice) -> ExitChoice:
         """Return the relays that are in both choices. Raises ``NoSuchExit`` if none can be."""
+        if not self:
+            return by
         both = ExitChoice(
             _common(self.countries, by.countries), _common(self.fingerprints, by.fingerprints)
         )
@@ -100,6 +106,7 @@ def _common(one: frozenset[str] | None, two: frozenset[str] | None) -> frozenset
     return one & two if one is not None and two is not None else one if two is None else two
 
 
+@lru_cache(MOST_PARSED)
 def _listed(values: frozenset[str] | None) -> bytes:
     return b"*" if values is None else ",".join(sorted(values)).encode("ascii")
 
@@ -148,6 +155,7 @@ def _check(name: str, value: bytes) -> str:
     return text
 
 
+@lru_cache(MOST_PARSED)
 def parameters(pairs: KeyValues) -> Parameters:
     """Return what the pairs of a request ask for. Raises ValueError."""
     found = {

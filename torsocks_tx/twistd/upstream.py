@@ -114,7 +114,7 @@ class Upstream:
     async def stop(self) -> None:
         """End what was started."""
         if self.provider is not None:
-            await self.backend.stop()
+            await self.provider.stop()
 
 
 def _count(keyring: Keyring | None) -> str:

@@ -71,7 +71,7 @@ class TorBackend:
         self.observer = onion_observer or OnionObserver(reactor)
         self.exits = Exits(reactor, provider)
         provider.at_stop(self.observer.detach)
-        provider.at_stop(self.exits.provider_stopped)
+        provider.at_stop(self.exits.close)
         self._clock = reactor
         self._optimistic_data = optimistic_data
         self._quiet_until = 0.0
@@ -110,7 +110,7 @@ class TorBackend:
 
         An application's own tor, its control connection and the streams through it go on.
         """
-        return self.exits.close().addCallback(lambda _: self.provider.stop())
+        return self.provider.stop()
 
     def new_identity(self, epoch: int | None = None) -> None:
         """Give fresh circuits to every stream from now on; those that are open stay.

@@ -15,7 +15,14 @@ from functools import partial
 from inspect import CORO_RUNNING, getcoroutinestate
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.defer import (
+    CancelledError,
+    Deferred,
+    DeferredList,
+    fail,
+    maybeDeferred,
+    succeed,
+)
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -110,7 +117,8 @@ class TorProvider(ABC):
         self._refusal: Callable[[], TorDown] = partial(NotStarted, NEVER_STARTED)
         self._logged_reason = ""
         self._waiters: Waiters[SocksPort] = Waiters(clock)
-        self._at_stop: list[Callable[[], None]] = []
+        self._at_stop: list[Callable[[], Any]] = []
+        self._leaving: Deferred[Any] = succeed(None)
         self._progress_callbacks: list[ProgressCallback] = []
         self._last_progress: Progress | None = None
         self._coroutine: Coroutine[Any, Any, None] | None = None
@@ -168,8 +176,7 @@ class TorProvider(ABC):
     def _stopped(self, reason: str) -> None:
         self.state, self.usable_port = ProviderState.STOPPED, None
         self._logged_reason = ""
-        for callback in self._at_stop:
-            callback()
+        self._leaving = DeferredList([maybeDeferred(callback) for callback in self._at_stop])
         self._refuse(reason)
 
     def when_ready(self) -> Deferred[SocksPort]:
@@ -204,8 +211,11 @@ class TorProvider(ABC):
         check_arguments(Callable, callback=callback)
         self._progress_callbacks.append(callback)
 
-    def at_stop(self, callback: Callable[[], None]) -> None:
-        """Have ``callback`` called when the provider is stopped, while there is a control."""
+    def at_stop(self, callback: Callable[[], Any]) -> None:
+        """Have ``callback`` called when the provider is stopped, while there is a control.
+
+        If it returns a Deferred, a control connection of ours is closed only once that has fired.
+        """
         self._at_stop.append(callback)
 
     def use_ports(self, ports: Sequence[SocksPort]) -> None:

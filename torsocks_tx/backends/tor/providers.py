@@ -111,6 +111,7 @@ class RunningTorProvider(TorProvider):
         try:
             await Session(control, self, self._finder).follow(self._begun)
         finally:
+            await self._leaving
             control.close()
             await control.when_lost()
         was_ready = self.state is ProviderState.READY

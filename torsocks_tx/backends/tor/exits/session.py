@@ -95,15 +95,14 @@ class Exits:
         self.clock = clock
         self.provider = provider
         self._session: ExitSession | None = None
-        self._is_closed = False
 
     @property
     def session(self) -> ExitSession:
         """That of the control connection of now. Raises ``TorDown``."""
         control, session = self.provider.control, self._session
-        if session is not None and session.control is control and not self._is_closed:
+        if session is not None and session.control is control:
             return session
-        if control is None or self._is_closed:
+        if control is None:
             raise TorDown(NO_CONTROL)
         self._session = ExitSession(control, self.clock)
         if session is not None:
@@ -117,14 +116,8 @@ class Exits:
         return self.provider.control is session.control
 
     def close(self) -> Deferred[Any]:
-        """Serve no more, and take all mappings away; fires when tor has answered, or hangs."""
+        """Take all mappings away; fires when tor has answered, or hangs."""
         session, self._session = self._session, None
-        self._is_closed = True
         if session is None:
             return succeed(None)
         return limit(session.end(), CLOSE_TIMEOUT, self.clock).addErrback(lambda _: None)
-
-    def provider_stopped(self) -> None:
-        """Leave the control connection as it was; the provider may be started again."""
-        self.close()
-        self._is_closed = False
