@@ -170,8 +170,13 @@ def _nothing_to_try(
 def _general(log: AttemptLog) -> Diagnosis:
     """01: tor could not decrypt what it received, or something that is no onion failure.
 
-    A service that is up, and whose own server refuses, looks the same but for its circuits.
+    A service that is up, and whose own server refuses, looks the same but for its circuits. Tor
+    also says it where an introduction was due just as another stream made it forget the descriptor.
     """
+    ends = log.introductions.ends
+    if log.steps[Step.NACKED] and not log.steps[Step.LEFT]:
+        words = f"introductions: {_counts(ends, Step.NACKED, Step.TIMED_OUT, Step.BROKEN)}"
+        return Diagnosis(Finding.INTRODUCTION_FAILED, words, True)
     if not log.received or log.round:
         return Diagnosis(Finding.NOTHING, "no descriptor was received")
     if log.circuits:
