@@ -46,22 +46,23 @@ def secure(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     pytest_twisted.blockon(port.stopListening())
 
 
-@rows("H-01", "H-02", "H-09")
+@rows("H-01", "H-02", "H-09", "H-17")
 @pytest.mark.clients("curl")
 @pytest.mark.parametrize(
     "proxy",
     [
-        ("-x", "http://{}"),
-        ("--proxy1.0", "{}"),
-        ("-x", "http://alice:secret@{}"),
-        ("-x", "http://tor-iso:token@{}", "--proxy-anyauth"),
-        ("-x", "http://{}", "--proxy-header", "Tor-Stream-Isolation: token"),
-        ("-x", "http://{}", "--proxy-header", "Tor-Family-Preference: ipv4-preferred"),
+        ("-x", "http://{0}"),
+        ("--proxy1.0", "{0}"),
+        ("-x", "http://alice:secret@{0}"),
+        ("-x", "http://tor-iso:token@{1}", "--proxy-anyauth"),
+        ("-x", "http://{0}", "--proxy-header", "Tor-Stream-Isolation: token"),
+        ("-x", "http://{0}", "--proxy-header", "Tor-Family-Preference: ipv4-preferred"),
     ],
 )
 @pytest.mark.parametrize("host", ["web.test", "203.0.113.9", "[2001:db8::9]"])
 async def test_curl_tunnels(served: Served, proxy: tuple[str, ...], host: str) -> None:
-    arguments = [word.format(served.address) for word in proxy]
+    # The other listener asks: curl sends its login on the same connection then.
+    arguments = [word.format(served.address, served.extended) for word in proxy]
     ended = await curl("--proxytunnel", *arguments, served.url(host))
     assert ended.status == 0, ended.complaint
     assert "origin" in ended.text

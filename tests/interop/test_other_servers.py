@@ -1,8 +1,9 @@
-"""The client of this package with microsocks and dante, servers without Tor."""
+"""The client of this package with microsocks, dante and privoxy, servers without Tor."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,11 @@ user.unprivileged: {user}
 client pass {{ from: 0.0.0.0/0 to: 0.0.0.0/0 }}
 socks pass {{ from: 0.0.0.0/0 to: 0.0.0.0/0 }}
 """
+PRIVOXY = """
+listen-address {host}:{port}
+confdir {directory}
+logdir {directory}
+"""
 
 
 @pytest_twisted.async_yield_fixture
@@ -56,6 +62,10 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
             user = settings.parent.owner()
             settings.write_text(DANTE.format(host=LOOPBACK, port=port, user=user))
             command = [client(name), "-f", str(settings), "-p", str(tmp_path / "pid")]
+        if name == "privoxy":
+            settings = tmp_path / "privoxy.conf"
+            settings.write_text(PRIVOXY.format(host=LOOPBACK, port=port, directory=tmp_path))
+            command = [client(name), "--no-daemon", str(settings)]
         programs.append(start_program(command))
         endpoint = TCP4ClientEndpoint(reactor, LOOPBACK, port)
         await listening(endpoint, programs[-1])
@@ -114,6 +124,7 @@ def server(name: str, *arguments: Any) -> Any:
     return pytest.param(name, *arguments, marks=pytest.mark.clients(name))
 
 
+HTTP = ClientOptions(protocol="http")
 # dante knows no SOCKS4a. microsocks drops what comes in one segment with the request.
 SERVERS = [
     server("microsocks", ClientOptions(), LOOPBACK),
@@ -122,6 +133,8 @@ SERVERS = [
     server("danted", ClientOptions(), "localhost"),
     server("danted", ClientOptions(version=4), LOOPBACK),
     server("danted", ClientOptions(optimistic=True), LOOPBACK),
+    server("privoxy", HTTP, "localhost"),
+    server("privoxy", replace(HTTP, credentials=Credentials(b"tor-iso", b"x")), LOOPBACK),
 ]
 BOTH = [server("microsocks"), server("danted")]
 
@@ -144,13 +157,14 @@ async def test_a_refused_connection_is_reported(start: Start, name: str) -> None
     assert (type(error), error.reply) == (errors.ConnectionRefused, 5)
 
 
-@rows("R-34", "S-23")
-@pytest.mark.parametrize("name", BOTH)
+@rows("R-34", "S-23", "H-20")
+@pytest.mark.parametrize("name", [*BOTH, server("privoxy")])
 async def test_a_server_that_cannot_isolate_is_not_used(
     start: Start, origin: tuple[PeerFactory, int], name: str
 ) -> None:
     origins, port = origin
-    error = await error_of(await start(name), LOOPBACK, port, ClientOptions(isolation=b"x"))
+    wished = HTTP if name == "privoxy" else ClientOptions()
+    error = await error_of(await start(name), LOOPBACK, port, replace(wished, isolation=b"x"))
     assert type(error) is errors.NotIsolated
     assert origins.peers == []
 

@@ -7,6 +7,8 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from tests.support.peers import GRANTED, Peer, PeerFactory, named, refused
 from tests.support.rows import rows
 from tests.support.running import Ended, Twistd, run
-from torsocks_tx import ClientOptions, Credentials, SOCKSClientEndpoint, SOCKSError
+from torsocks_tx import ClientOptions, Credentials, SOCKSClientEndpoint
+from torsocks_tx.errors import LoginRefused
 
 LOOPBACK = "tcp:0:interface=127.0.0.1"
 DIRECT = ("--backend", "direct")
@@ -199,7 +202,7 @@ async def test_what_is_cut_by_the_end_of_the_grace_is_reset(
     assert not await client.ended_well()
 
 
-@rows("P-05", "P-37")
+@rows("P-05", "P-37", "H-17")
 async def test_passwords_and_isolation_at_once(tmp_path: Path) -> None:
     (tmp_path / "passwords").write_text("alice:secret\n")
     auth = ("--auth", f"file:{tmp_path / 'passwords'}")
@@ -209,19 +212,18 @@ async def test_passwords_and_isolation_at_once(tmp_path: Path) -> None:
     proxy = TCP4ClientEndpoint(reactor, *_host_and_port(server))
     origins = PeerFactory()
     port = reactor.listenTCP(0, origins, interface="127.0.0.1")
-    for password, accepted in ((b"secret", True), (b"qzjx7", False)):
-        options = ClientOptions(
-            credentials=Credentials(b"alice", password), isolation=b"qzjx7", timeout=30
-        )
+    wishes = ClientOptions(isolation=b"qzjx7", timeout=30), ClientOptions(protocol="http")
+    for (number, wished), password in product(enumerate(wishes), (b"secret", b"qzjx7")):
+        options = replace(wished, credentials=Credentials(b"alice", password))
         place = ("127.0.0.1", port.getHost().port)
         endpoint = SOCKSClientEndpoint(reactor, proxy, *place, options)
-        if accepted:
+        if password == b"secret":
             peer: Any = await endpoint.connect(PeerFactory())
-            (await origins.peer()).send(b"hello")
+            (await origins.peer(number)).send(b"hello")
             assert await peer.take(5) == b"hello"
             peer.reset()
         else:
-            with pytest.raises(SOCKSError, match="status 01"):
+            with pytest.raises(LoginRefused, match=r"status 01|answered 407"):
                 await endpoint.connect(PeerFactory())
     await port.stopListening()
     await server.stop()
