@@ -411,16 +411,24 @@ class TestExtended:
         assert answer == b"\5\x97" + extended.build_response(2, pairs)
         assert stage.closes
 
-    def test_a_handler_that_raises_closes_the_connection(
-        self, logged_failures: list[LogEvent]
+    @pytest.mark.parametrize(
+        ("handler", "fault"),
+        [
+            (lambda pairs: 1 / 0, ZeroDivisionError),
+            *(
+                (lambda pairs, answer=answer: answer, TypeError)
+                for answer in (None, True, False, 1)
+            ),
+        ],
+    )
+    def test_a_handler_that_raises_or_answers_no_pairs_closes_the_connection(
+        self, handler: Any, fault: type[Exception], logged_failures: list[LogEvent]
     ) -> None:
-        def broken(pairs: KeyValues) -> KeyValues:
-            raise ZeroDivisionError
-
-        stage = Stage(keys={"X-a.b": broken})
-        assert stage.say(by_pairs(**{"X-a.b": b""})) == b""
+        stage = Stage(keys={"X-a.b": handler})
+        assert stage.say(by_pairs(**{"X-a.b": b""}) + CONNECT) == b""
         assert stage.closes
-        assert [event["log_failure"].type for event in logged_failures] == [ZeroDivisionError]
+        assert stage.backend.outbounds == []
+        assert [event["log_failure"].type for event in logged_failures] == [fault]
         logged_failures.clear()
 
     @rows("P-05", "P-21")
