@@ -82,7 +82,7 @@ class Stage:
 
     def __init__(self, scratch: Path) -> None:
         self.scratch = scratch
-        self.network = PrivateNetwork(reactor)
+        self.network = PrivateNetwork(reactor, countries={"de": 3, "fr": 2})
         self.server: Server | None = None
 
     def start_server(self) -> Server:
@@ -94,7 +94,7 @@ class Stage:
             "--pidfile=",
             "torsocks",
             "--listen",
-            "tcp:0:interface=127.0.0.1 ExtendedErrors",
+            "tcp:0:interface=127.0.0.1 ExtendedErrors ClientParameters",
         ]
         arguments += ["--tor", self.network.client.control_endpoint, "--shutdown-grace", "1"]
         self.server = Server()

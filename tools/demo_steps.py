@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 from twisted.internet.utils import getProcessOutputAndValue
 
@@ -113,6 +115,51 @@ class Demo:
         await watch.close()
         return _judge_circuits(watch, target)
 
+    async def _by_exit(self, user: str) -> tuple[str, str]:
+        """Fetch the page that says by which exit and country it was fetched."""
+        url = f"http://exit.test:{self.port}/"
+        status, out, err = await run("curl", "-sS", "-x", f"socks5h://{user}:1@{self.address}", url)
+        found = re.search(r"You came by (\w+), in the country (\w+)", out)
+        if status != 0 or found is None:
+            raise StepFailed(err or out[:200])
+        return found[1], found[2]
+
+    async def countries(self) -> str:
+        """The same page from two countries at once."""
+        users = [f"eve-country-{country}" for country in ("de", "fr")]
+        asked = [Deferred.fromCoroutine(self._by_exit(user)) for user in users]
+        (first, one), (second, two) = await gatherResults(asked, consumeErrors=True)
+        if (one, two) != ("de", "fr"):
+            raise StepFailed(f"{first} in {one}, {second} in {two}")
+        return f"{first} in {one}, {second} in {two}"
+
+    async def rotation(self) -> str:
+        """A session twice, then another session: which circuits."""
+        target = f"exit.test:{self.port}"
+        watch = await self.network.client.watch_streams()
+        for session in (1, 1, 2):
+            await self._by_exit(f"eve-session-{session}")
+        await watch.wait_for("SENTCONNECT", target, 3)
+        await watch.close()
+        first, second, other = watch.circuits(target, "SENTCONNECT")
+        if first != second or first == other:
+            raise StepFailed(f"circuits {first}, {second}, {other}")
+        return f"circuits {first}, {second} and {other}"
+
+    async def path(self) -> str:
+        """By which relays a stream went whose exit was chosen; HTTP says which that was."""
+        proxy = f"http://eve-country-fr:1@{self.address}"
+        status, _, err = await run("curl", "-sSvp", "-x", proxy, f"http://exit.test:{self.port}/")
+        said = re.search(r"Torsocks-Exit: ([0-9A-F]{40}) fr", err)
+        if status != 0 or said is None:
+            raise StepFailed(err[-200:])
+        control = await self.network.client.node.control()
+        for line in (await control.get_info("circuit-status")).splitlines():
+            hops = re.findall(r"\$([0-9A-F]{40})~(\w+)", line)
+            if " BUILT " in line and "<torS0X>0" in line and hops[-1][0] == said[1]:
+                return " > ".join(name for _, name in hops)
+        raise StepFailed("no circuit ends at that exit")
+
     async def optimistic(self) -> str:
         """Request and payload in one segment, without waiting for any answer."""
         host, _, port = self.address.rpartition(":")
@@ -184,6 +231,9 @@ class Demo:
                 "Streams as alice, alice, bob, and by SOCKS4 as alice: which circuits?",
                 self.isolation,
             ),
+            ("The same page, from two countries at once", self.countries),
+            ("A session twice, then another session: which circuits?", self.rotation),
+            ("The path to an exit in a chosen country", self.path),
             ("Request and payload in one segment, without waiting for any answer", self.optimistic),
             ("A browser that takes the port for an HTTP proxy", self.http),
             ("An onion service", self.onion_service),
