@@ -20,6 +20,7 @@ from twisted.cred.credentials import (
     IUsernameHashedPassword,
     IUsernamePassword,
 )
+from twisted.cred.error import UnauthorizedLogin
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent
@@ -144,6 +145,23 @@ class Answering:
 
     def requestAvatarId(self, credentials: Any) -> Any:
         return succeed(self._answer)
+
+
+@implementer(ICredentialsChecker)
+class Awaited:
+    """A checker that is a coroutine."""
+
+    credentialInterfaces = (IUsernamePassword,)
+
+    async def requestAvatarId(self, credentials: Any) -> bytes:
+        if not credentials.checkPassword(b"secret"):
+            raise UnauthorizedLogin
+        return bytes(credentials.username)
+
+
+async def test_a_checker_may_be_a_coroutine() -> None:
+    authenticator = CredAuthenticator([Awaited()])
+    assert [await authenticator(RIGHT), await authenticator(WRONG)] == [b"alice", None]
 
 
 NO_NAMES = [True, False, 1, 0, (), object(), b"", "", bytearray(b"alice"), {"alice": 1}]

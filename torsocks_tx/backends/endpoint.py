@@ -30,8 +30,12 @@ It may be a coroutine, or return a Deferred: both are cancelled when the client 
 """
 
 
-def _run_if_coroutine(chosen: Any) -> Any:
-    return Deferred.fromCoroutine(chosen) if iscoroutine(chosen) else chosen
+def run_if_coroutine(answer: Any) -> Any:
+    """Return the Deferred of a coroutine, and any other answer as it is.
+
+    ``maybeDeferred`` of Twisted 22.4 leaves coroutines as they are.
+    """
+    return Deferred.fromCoroutine(answer) if iscoroutine(answer) else answer
 
 
 @implementer(IBackend)
@@ -65,7 +69,7 @@ class EndpointBackend:
         stream = Stream(self._reactor, receiver, half_close=True, refusal_for=self._refusal_for)
         # Never from inside ``open``: an endpoint may connect at once.
         next_turn = deferLater(self._reactor, 0.0, self._choose, request, isolation)
-        choosing: Deferred[Any] = next_turn.addCallback(_run_if_coroutine)
+        choosing: Deferred[Any] = next_turn.addCallback(run_if_coroutine)
         choosing.addCallback(self._check_choice).addCallback(stream.connect)
         stream.prepare_by(choosing.addErrback(log_fault))
         return stream

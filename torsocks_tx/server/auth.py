@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torsocks_tx.arguments import check_arguments
+from torsocks_tx.backends.endpoint import run_if_coroutine
 from torsocks_tx.server.connections import RareWarning
 from torsocks_tx.socks.messages import Credentials
 
@@ -194,7 +195,8 @@ class CredAuthenticator:
         wrapped = ConstantTimePassword(credentials)
         for checker in self._checkers:
             try:
-                avatar = await maybeDeferred(checker.requestAvatarId, wrapped)
+                asking: Deferred[Any] = maybeDeferred(checker.requestAvatarId, wrapped)
+                avatar = await asking.addCallback(run_if_coroutine)
             except UnauthorizedLogin:
                 continue
             name = avatar.encode("utf-8") if isinstance(avatar, str) else avatar
@@ -286,7 +288,7 @@ class LoginGuard:
         self, credentials: Credentials, client: bytes | None, proof: bytes
     ) -> Deferred[bytes | None]:
         asking: Deferred[Any] = maybeDeferred(self._authenticator, credentials)
-        asking.addErrback(self._failed, client, proof)
+        asking.addCallback(run_if_coroutine).addErrback(self._failed, client, proof)
         return asking.addCallback(self._judge, client, proof)
 
     def _judge(self, answer: object, client: bytes | None, proof: bytes) -> bytes | None:
