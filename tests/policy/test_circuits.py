@@ -136,7 +136,7 @@ def test_parameters_mean_nothing_where_the_listener_does_not_read_them() -> None
     assert key_of(rules, {"country": "fr"}) == key_of(rules, {})
 
 
-WRONG: list[Any] = [{"countries": "de"}, {"countries": ["deu"]}, {"fingerprints": ["x"]}]
+WRONG: list[Any] = [{"countries": ["deu"]}, {"fingerprints": ["x"]}]
 
 
 @pytest.mark.parametrize("wrong", [*WRONG, {"fingerprints": [f"{ONE},{ONE}"]}])
@@ -224,7 +224,7 @@ def test_flags_of_a_listener() -> None:
     policy, _ = parse_flags([*words, "ClientParameters"])
     assert policy == ListenerPolicy(
         exits=ExitChoice(frozenset({"de", "us"}), frozenset({ONE})),
-        rotate_every=600.0,
+        rotate_every=600,
         rotate_after=9,
         fresh_rate=7,
         client_parameters=True,

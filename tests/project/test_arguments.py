@@ -26,6 +26,7 @@ ENDPOINT = clientFromString(CLOCK, "tcp:127.0.0.1:9")
 WANTED = re.compile("must (not )?(be|have)|begin with|without a|not supported|wanted a key|make it")
 # What the package itself makes, subclasses change, or a listed class checks.
 NOT_JUDGED = """
+    Circuit Hop
     Credentials Diagnosis Isolation MemoryOutbound Progress Request ScriptedRequest Server
     SOCKS4Factory SOCKS4Protocol SOCKS5Factory SOCKS5Protocol SOCKSProtocol
     Codec Target start_scripted Asked Client ClientKey NameServer Node OnionService StreamEvent
@@ -39,6 +40,7 @@ RIGHT: dict[Callable[..., Any], dict[str, Any]] = {
     t.CredAuthenticator: {"checkers": []},
     t.DirectBackend: {"reactor": CLOCK},
     t.EndpointBackend: {"reactor": CLOCK, "choose": print},
+    t.ExitChoice: {},
     t.FixedTorProvider: {"endpoint": ENDPOINT},
     t.IsolationFlags: {},
     t.Isolator: {},

@@ -15,11 +15,12 @@ from __future__ import annotations
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
 
+from torsocks_tx.arguments import check_arguments
 from torsocks_tx.errors import InvalidArguments, NoFreshCircuit, NoSuchExit
 from torsocks_tx.socks.extended import UNSUPPORTED, key_list
 from torsocks_tx.socks.messages import NO_PAIRS, KeyValues, Request
@@ -75,6 +76,8 @@ class ExitChoice:
     fingerprints: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
+        given = {"countries": self.countries, "fingerprints": self.fingerprints}
+        check_arguments(Collection, None, **given)
         for name, values in (("country", self.countries), ("exit", self.fingerprints)):
             for value in values or ():
                 if "," in value or not re.fullmatch(_PATTERNS[name][0], value):

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torsocks_tx.arguments import check_arguments, check_flags
+from torsocks_tx.arguments import check_arguments, check_flags, check_limit
 from torsocks_tx.errors import AddressTypeNotSupported, HostUnreachable, NotAllowed
 from torsocks_tx.policy.circuits import (
     ANY_EXIT,
@@ -61,7 +61,7 @@ class ListenerPolicy:
     test_socks: bool = False
     allow_public: bool = False
     exits: ExitChoice = ANY_EXIT
-    rotate_every: float | None = None
+    rotate_every: int | None = None
     rotate_after: int | None = None
     fresh_rate: int = FRESH_RATE
     client_parameters: bool = False
@@ -71,6 +71,11 @@ class ListenerPolicy:
         check_flags(self)
         check_arguments(IsolationFlags, isolation=self.isolation)
         check_arguments(Role, role=self.role)
+        check_arguments(ExitChoice, exits=self.exits)
+        check_limit("fresh_rate", self.fresh_rate)
+        for name, value in (("every", self.rotate_every), ("after", self.rotate_after)):
+            if value is not None:
+                check_limit(f"rotate_{name}", value)
         if self.ipv4_traffic or self.ipv6_traffic:
             return
         if not self.onion_traffic:
@@ -235,10 +240,6 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-def _seconds(text: str) -> float:
-    return float(_whole(text))
-
-
 def _exit_country(text: str) -> ExitChoice:
     return ExitChoice(countries=frozenset(text.split(",")))
 
@@ -260,7 +261,7 @@ class ValueFlag:
 VALUE_FLAGS: tuple[ValueFlag, ...] = (
     ValueFlag("ExitCountry=de,fr", "exits", _exit_country, "only exit relays in these countries"),
     ValueFlag("ExitNode=FP,FP", "exits", _exit_node, "only these exit relays, by fingerprint"),
-    ValueFlag("RotateEvery=SECONDS", "rotate_every", _seconds, "a fresh circuit after so long"),
+    ValueFlag("RotateEvery=SECONDS", "rotate_every", _whole, "a fresh circuit after so long"),
     ValueFlag("RotateAfter=N", "rotate_after", _whole, "a fresh circuit after so many streams"),
     ValueFlag("FreshRate=N", "fresh_rate", _whole, "fresh circuits a minute for all clients: 30"),
 )
