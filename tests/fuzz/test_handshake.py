@@ -20,6 +20,7 @@ from tests.support.conversations import converse
 from tests.support.rows import rows
 from tests.support.tables import octets
 from torsocks_tx import http
+from torsocks_tx.policy.circuits import split_username
 from torsocks_tx.socks import extended, socks5, userpass
 from torsocks_tx.socks.constants import Role, Version
 from torsocks_tx.socks.extended import ExtendedRules, standard_keys
@@ -41,6 +42,7 @@ options = st.builds(
     require_auth=st.booleans(),
     extended=st.none() | st.builds(ExtendedRules, extended_errors=st.booleans()),
     role=st.sampled_from(Role),
+    split_name=st.none() | st.just(split_username),
 )
 
 USED = {"USERNAME", "PASSWD", "ISOLATION", "REQUIRE", "REPLY_CODES"}

@@ -126,11 +126,14 @@ class TorBackend:
         digest = hashlib.sha256(epoch + credentials.password).hexdigest()
         return Credentials(credentials.username, digest.encode("ascii"))
 
-    async def circuits(self) -> list[Circuit]:
-        """Return the circuits that tor has built, for a status page.
+    def circuits(self) -> Deferred[list[Circuit]]:
+        """Fire with the circuits that tor has built, for a status page.
 
-        Raises ``TorDown`` where there is no control connection. Nothing is followed or logged.
+        Errback ``TorDown`` where there is no control connection. Nothing is followed or logged.
         """
+        return Deferred.fromCoroutine(self._read_circuits())
+
+    async def _read_circuits(self) -> list[Circuit]:
         session = self.exits.session
         try:
             lines = await session.circuits()
