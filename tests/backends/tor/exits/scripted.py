@@ -102,12 +102,14 @@ class Play:
     """A backend, and the SocksPort of its tor: ``codes`` has the reply of each exit; None: none.
 
     ``asked``: host, name of the exit and port of each stream; ``transports`` in the same order.
+    ``takes_others``: a stream without a choice is granted, too.
     """
 
     def __init__(self, control: Any = None) -> None:
         self.clock = Clock()
         self.control = control or tor()
         self.codes: dict[str, int | None] = {}
+        self.takes_others = False
         self.asked: list[tuple[str, str, int]] = []
         self.transports: list[FakeTransport] = []
         self.provider = FixedTorProvider(self)  # type: ignore[arg-type]
@@ -131,6 +133,9 @@ class Play:
         connected.callback(protocol)
         said = transport.take()
         match = _ALIAS.search(said)
+        if match is None and self.takes_others:
+            self.reply(transport, 0)
+            return
         assert match is not None, "a name that is no alias has come to tor"
         host, _, key = self.control.mapped[match[0].decode()].removesuffix(".exit").rpartition(".")
         (name,) = [each for each in self.control.relays if fingerprint(each) == key]

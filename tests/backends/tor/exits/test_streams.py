@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from types import FrameType
+
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
@@ -67,6 +70,28 @@ def test_a_mapping_serves_all_streams_to_its_host_and_costs_one_command() -> Non
     assert len(play.control.commands) == before + 1
     assert len(set(play.control.mapped.values())) == 2
     assert all(target.count(".") == 3 for target in play.control.mapped.values())
+
+
+def test_a_stream_whose_mapping_is_there_takes_few_calls_more_than_any_other() -> None:
+    play = Play()
+    play.takes_others = True
+    calls = 0
+
+    def count(frame: FrameType, event: str, _: object) -> None:
+        nonlocal calls
+        calls += event == "call" and "/torsocks_tx/" in frame.f_code.co_filename
+
+    found = []
+    for isolation in (Isolation(Credentials(b"u", b"p")), CHOOSING, CHOOSING):
+        receiver, calls = Receiver(), 0
+        sys.setprofile(count)
+        play.backend.open(REQUEST, isolation, receiver)
+        play.turn()
+        sys.setprofile(None)
+        assert receiver.heard == ["opened"]
+        found.append(calls)
+    plain, _, mapped = found
+    assert mapped - plain <= 20, "a tenth of all calls of a connection"
 
 
 def test_a_mapping_is_taken_away_when_it_was_unused_for_a_minute() -> None:

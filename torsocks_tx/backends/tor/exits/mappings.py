@@ -85,9 +85,6 @@ class Mappings:
         self._unused: dict[tuple[str, str], float] = {}
         self._sweeping: IDelayedCall | None = None
 
-    def __len__(self) -> int:
-        return len(self._by_place)
-
     @property
     def aliases(self) -> list[str]:
         """Return the names of all."""
@@ -128,16 +125,12 @@ class Mappings:
     def remove_all(self) -> Deferred[None]:
         """Take all away; fires when tor has answered, and never fails."""
         aliases = self.aliases
-        self.forget()
-        return remove(self._control, aliases)
-
-    def forget(self) -> None:
-        """Keep none: tor is gone."""
         self._by_place.clear()
         self._unused.clear()
         if self._sweeping is not None:
             self._sweeping.cancel()
             self._sweeping = None
+        return remove(self._control, aliases)
 
     def _failed(self, place: tuple[str, str], mapping: Mapping, failure: Failure) -> None:
         if self._by_place.get(place) is mapping:
