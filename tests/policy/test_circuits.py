@@ -59,7 +59,8 @@ def test_what_a_user_name_asks_for(username: bytes, name: bytes, meaning: Parame
 BAD = [b"a-", b"a-country", b"a-b-c", b"a-country-deu", b"a-country-", b"a-Country-de",
        b"a-cc-d1", b"a-country-de-cc-fr", b"a-lifetime-0", b"a-lifetime-10m", b"a-lifetime--1",
        b"a-streams-1.5", b"a-streams-\xb2", b"a-exit-" + b"A" * 39, b"a-session-", b"tor-iso",
-       b"a-session-" + b"x" * 65, b"a-session-\xe9", b"a-cc-de\n", b"a-cc-de,"]  # fmt: skip
+       b"a-session-" + b"x" * 65, b"a-session-\xe9", b"a-cc-de\n", b"a-cc-de,",
+       b"a-cc-de" + b",de" * 16]  # fmt: skip
 
 
 @pytest.mark.parametrize("username", BAD)

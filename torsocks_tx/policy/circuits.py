@@ -52,8 +52,8 @@ _NAMES = {
     "streams": "streams",
 }
 _PATTERNS = {
-    "country": (r"[A-Za-z]{2}(?:,[A-Za-z]{2})*", "a country is two letters"),
-    "exit": (r"[0-9A-Fa-f]{40}(?:,[0-9A-Fa-f]{40})*", "an exit is 40 hexadecimal digits"),
+    "country": (r"[A-Za-z]{2}(?:,[A-Za-z]{2}){0,15}", "a country is two letters"),
+    "exit": (r"[0-9A-Fa-f]{40}(?:,[0-9A-Fa-f]{40}){0,15}", "an exit is 40 hexadecimal digits"),
     "lifetime": (r"[1-9][0-9]{0,4}", "a lifetime is a whole number of minutes"),
     "session": (r"[A-Za-z0-9_.]{1,64}", "a session is up to 64 letters and digits"),
     "streams": (r"[1-9][0-9]{0,8}", "streams is a whole number above 0"),
