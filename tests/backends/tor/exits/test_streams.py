@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from types import FrameType
 
@@ -389,6 +390,26 @@ def test_a_slow_destination_is_waited_for_where_there_is_a_circuit() -> None:
     assert (receiver.heard, len(play.asked)) == ([], 1)
     play.reply(play.transports[0], 6)
     assert [type(what) for what in receiver.heard] == [TimedOut]
+
+
+@pytest.mark.parametrize("how", ["lost", "refused", "aborted"])
+def test_a_stream_that_is_over_is_no_garbage(how: str) -> None:
+    play = Play()
+    play.open()
+    play.codes = dict.fromkeys(play.control.relays, 2 if how == "refused" else 0)
+    gc.disable()
+    try:
+        stream, receiver = play.open()
+        if how == "aborted":
+            stream.abort()
+        for transport in play.transports:
+            transport.lose()
+            transport.protocol = None  # as Twisted's transports do
+        del stream, receiver, transport
+        play.transports.clear()
+        assert len(play.backend._tokens) == 0
+    finally:
+        gc.enable()
 
 
 def test_a_stream_can_be_given_up_at_any_time_and_holds_nothing_then() -> None:

@@ -214,9 +214,10 @@ class ExitStream:
         """Try the next exit of the choice."""
         self._end_try()
         self._stream = None
+        if not self._left:
+            self._refuse(NotAllowed("none of the exits that were tried carries the stream"))
+            return
         try:
-            if not self._left:
-                raise NotAllowed("none of the exits that were tried carries the stream")
             self._try_next(this.session, this.port)
         except SOCKSError as reason:
             self._refuse(reason)
