@@ -33,9 +33,9 @@ SCRATCH = "SCRATCH"
 
 PASSED = re.compile(r"\[gw\d+\] (\[ *\d+%\]) (?:PASSED|SKIPPED) (.*)")
 BEGUN = re.compile(r"tests/\S+\.py::.*")
-FAILED = re.compile(r"(?:.* )?((?:FAILED|ERROR) tests/.* - .*)")
-FAILED_SHOWN = 20
-"""How many tests that failed are named once more at the end, of each stage."""
+FAILED = re.compile(r"(?!.*\[gw)(?:.* )?((?:FAILED|ERROR) tests/.*|E   +\S.*)")
+FAILED_SHOWN = 30
+"""How many lines about tests that failed are printed once more at the end, of each stage."""
 MISSING = re.compile(r"Not installed, so their tests were skipped: .*")
 # A registry may need its proxy; the clients under test must not have one.
 PROXIES = [f"{kind}_proxy" for kind in ("http", "https", "ftp", "all", "no")]
@@ -59,7 +59,7 @@ class Result:
     seconds: float = 0.0
     missing: list[str] = field(default_factory=list)
     failed: dict[str, None] = field(default_factory=dict)
-    """What pytest says of each test that failed, in order."""
+    """What pytest says of the tests that failed, in order, each line once."""
 
 
 def pytest(venv: str, workers: int, *options: str, ignored: Sequence[str] = ()) -> list[str]:
@@ -187,7 +187,7 @@ class Run:
             self.say(stage.name, f"== {outcome}, {result.seconds:.0f} s")
 
     async def _run(self, result: Result, command: Sequence[str]) -> int:
-        environment = os.environ | {"COLUMNS": "120"}  # room for why a test failed
+        environment = dict(os.environ)
         if not command[0].endswith("setup") and result.stage.name != "newcomer":
             for name in PROXIES:
                 environment.pop(name, None)
@@ -225,7 +225,7 @@ class Run:
             elif BEGUN.fullmatch(line):
                 continue
             result.missing += MISSING.findall(line)
-            result.failed |= dict.fromkeys(FAILED.findall(line))
+            result.failed |= dict.fromkeys(FAILED.findall(line)[:1])
             if line:
                 self.say(result.stage.name, line)
 

@@ -73,12 +73,12 @@ def test_the_other_stages_run_when_one_fails() -> None:
 
 
 def test_the_end_says_which_tests_failed_and_why() -> None:
-    said = "FAILED tests/a.py::b[1] - assert 1 == 2", "ERROR tests/a.py::c - OSError: no"
-    inner = f" 4:12 unit       {said[0]}", f"  {said[0]}", *said
-    status, lines = outcome([("one", [["printf", "%s\\n", *inner], ["false"]])])
+    said = "E   assert 1 == 2", "FAILED tests/a.py::b[1]", "ERROR tests/a.py::c - OSError: no"
+    inner = f" 4:12 unit       {said[0]}", f"  {said[1]}", "[gw1] [ 9%] FAILED tests/a.py::b[1]"
+    status, lines = outcome([("one", [["printf", "%s\\n", *inner, *said], ["false"]])])
     assert status == 1
-    assert lines[-4].startswith("FAILED")
-    assert lines[-3:-1] == [f"  {line}" for line in said]
+    assert lines[-5].startswith("FAILED")
+    assert lines[-4:-1] == [f"  {line}" for line in said]
 
 
 @pytest.mark.parametrize("before", ["", "trap '' INT;"], ids=["plain", "in the background"])
