@@ -74,7 +74,7 @@ class TorBackend:
         provider.at_stop(self.exits.close)
         self._clock = reactor
         self._optimistic_data = optimistic_data
-        self._quiet_until = 0.0
+        self._quiet_until: dict[str, float] = {}
         self._epoch = 0
         self._tokens: WeakKeyDictionary[Stream | ExitStream, bytes] = WeakKeyDictionary()
 
@@ -223,10 +223,10 @@ class TorBackend:
         return TorDown("tor's SocksPort cannot be reached")
 
     def _say(self, text: str) -> None:
-        """Log a line, and none again for ``QUIET_SECONDS``, however many clients there are."""
+        """Log a line, and not again for ``QUIET_SECONDS``, however many clients there are."""
         now = self._clock.seconds()
-        if now >= self._quiet_until:
-            self._quiet_until = now + QUIET_SECONDS
+        if now >= self._quiet_until.get(text, 0.0):
+            self._quiet_until[text] = now + QUIET_SECONDS
             self._log.warn("{text}", text=text)
 
     def resolve(self, request: Request, isolation: Isolation) -> Deferred[Address]:

@@ -9,6 +9,7 @@ from types import FrameType
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
 
 from tests.backends.ends import REQUEST, Receiver
 from tests.backends.tor.exits.scripted import Play, choice_of, fingerprint, tor
@@ -16,7 +17,7 @@ from tests.support.names import ONION
 from torsocks_tx.backends.tor.control import ControlError, ControlLost
 from torsocks_tx.backends.tor.exits import mappings
 from torsocks_tx.backends.tor.exits.directory import NO_GEOIP
-from torsocks_tx.backends.tor.exits.streams import CIRCUIT_SECONDS, RESTARTS, TRIES
+from torsocks_tx.backends.tor.exits.streams import CIRCUIT_SECONDS, NO_EXIT, RESTARTS, TRIES
 from torsocks_tx.client.connection import Stream
 from torsocks_tx.errors import (
     AddressTypeNotSupported,
@@ -221,6 +222,19 @@ def test_a_tor_without_geoip_serves_exits_by_fingerprint_and_says_what_countries
     assert [line for line in log_lines if "geoip" in line] == [f"warn: {NO_GEOIP}"]
     _, receiver = play.open(ExitChoice(fingerprints=frozenset({fingerprint("b1")})))
     assert receiver.heard == ["opened"]
+
+
+def test_clients_that_ask_for_no_exit_silence_no_other_line(log_lines: list[str]) -> None:
+    play = Play()
+    play.open()
+    log_lines.clear()
+    for _ in range(3):
+        with pytest.raises(NoSuchExit):
+            play.open(choice_of("zz"))
+    play.backend._refusal_for(Failure(OSError()))
+    no_exit, unreachable = log_lines
+    assert no_exit == f"warn: {NO_EXIT}"
+    assert "SocksPort cannot be reached" in unreachable
 
 
 def test_exits_are_read_once_and_again_after_a_new_consensus() -> None:
