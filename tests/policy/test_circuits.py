@@ -132,6 +132,15 @@ def test_a_client_narrows_what_its_listener_says() -> None:
         key_of(rules, {"country": "us"})
 
 
+def test_nothing_of_a_login_is_remembered() -> None:
+    rules = CircuitRules(ANY_EXIT, None, None, 30, reads_clients=True)
+    parameters.cache_clear()
+    for secret in (b"one", b"two"):
+        pairs = KeyValues.of({"PASSWD": secret, PREFIX + "country": b"de"})
+        rules.apply(replace(REQUEST, pairs=pairs), b"key", 0.0)
+    assert parameters.cache_info().currsize == 1
+
+
 def test_parameters_mean_nothing_where_the_listener_does_not_read_them() -> None:
     rules = CircuitRules(GERMAN, None, None, 30, reads_clients=False)
     assert key_of(rules, {"country": "fr"}) == key_of(rules, {})

@@ -160,10 +160,9 @@ def _check(name: str, value: bytes) -> str:
 
 @lru_cache(MOST_PARSED)
 def parameters(pairs: KeyValues) -> Parameters:
-    """Return what the pairs of a request ask for. Raises ValueError."""
+    """Return what pairs in ``X-torsocks.`` ask for, and remember it. Raises ValueError."""
     found = {
-        key.removeprefix(PREFIX): _check(key.removeprefix(PREFIX), value)
-        for key, value in pairs.of_kind(PREFIX)
+        key.removeprefix(PREFIX): _check(key.removeprefix(PREFIX), value) for key, value in pairs
     }
     countries, exits = (
         frozenset(found[name].split(",")) if name in found else None for name in ("country", "exit")
@@ -291,7 +290,7 @@ class CircuitRules:
         """
         exits, every, after, session = self._exits, self._every, self._after, b""
         if self._reads_clients and request.pairs.pairs:
-            asked = parameters(request.pairs)
+            asked = parameters(request.pairs.of_kind(PREFIX))
             if asked.exits:
                 exits = exits.narrowed(asked.exits)
             every, after = _least(every, asked.lifetime), _least(after, asked.streams)
