@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -125,10 +126,10 @@ async def test_given_up_it_leaves_nothing(ground: Ground) -> None:
 class Waiting:
     """An attempt in a reactor in memory, at targets that do not answer."""
 
-    def __init__(self, *ports: int) -> None:
+    def __init__(self, *ports: int, status: int = errno.EINPROGRESS) -> None:
         self.clock = MemoryReactorClock()
         self.failures: list[Failure] = []
-        self.attempt = Attempt(self.clock, Peer(), self.failures.append, connect=in_progress)
+        self.attempt = Attempt(self.clock, Peer(), self.failures.append, connect=lambda *_: status)
         self.attempt.begin([Target(socket.AF_INET, ("127.0.0.1", port)) for port in ports])
 
 
@@ -167,18 +168,27 @@ def test_a_silent_target_is_left_for_the_next() -> None:
     assert waiting.failures == []
 
 
-def in_progress(_socket: socket.socket, _address: Any) -> int:
-    return errno.EINPROGRESS
-
-
-def test_without_descriptors_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("module", "name", "status"),
+    [
+        (socket, "socket", errno.EINPROGRESS),
+        (select, "epoll", errno.EINPROGRESS),
+        (select, "epoll", 0),
+    ],
+    ids=["for the socket", "for the poller", "for the poller once it is connected"],
+)
+def test_without_descriptors_it_fails(
+    monkeypatch: pytest.MonkeyPatch, module: Any, name: str, status: int
+) -> None:
     def none_left(*_: object) -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr(socket, "socket", none_left)
-    waiting = Waiting(9)
+    monkeypatch.setattr(module, name, none_left)
+    waiting = Waiting(9, status=status)
     waiting.clock.advance(0)
     assert waiting.failures[0].check(OSError)
+    assert waiting.attempt.fileno() == -1
+    assert waiting.clock.getDelayedCalls() == []
 
 
 class TestTargets:

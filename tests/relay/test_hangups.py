@@ -115,6 +115,15 @@ def test_a_number_that_is_used_again_while_others_are_told_is_anothers(watched: 
     assert again == []
 
 
+def test_one_that_was_taken_out_of_the_reactor_comes_back_with_the_next(watched: Watched) -> None:
+    """trial takes all that a test has left out of the reactor, and tells nobody."""
+    watched.reactor.removeReader(watched.watcher)
+    end = End()
+    watched.ends.append(end)
+    watched.watcher.watch(end.transport.fileno(), lambda: watched.hear(2))
+    assert watched.watcher in watched.reactor.getReaders()
+
+
 def test_with_the_reactor_it_ends(watched: Watched) -> None:
     watched.reactor.running = False
     watched.watcher.connectionLost(LOST)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import socket
+from asyncio import CancelledError
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from twisted.internet.interfaces import (
     IReactorTime,
     IReadWriteDescriptor,
 )
+from twisted.internet.selectreactor import SelectReactor
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogEvent
 from twisted.python.failure import Failure
@@ -145,6 +147,24 @@ def test_where_there_is_no_epoll_the_reactor_serves(monkeypatch: pytest.MonkeyPa
     assert poller_of(reactor, CLIENTS) is reactor
 
 
+def test_a_reactor_that_may_not_be_able_to_watch_an_epoll_serves_by_itself() -> None:
+    reactor = SelectReactor()
+    assert poller_of(reactor, CLIENTS) is reactor
+
+
+def test_what_a_test_has_left_open_is_named_and_keeps_nobody_from_being_served(
+    polled: Polled,
+) -> None:
+    """trial takes all that a test has left out of the reactor, and tells nobody."""
+    left, other = polled.end(), polled.end()
+    polled.poller.addReader(left)
+    assert repr(polled.poller) == f"<Poller of 1: {left!r}>"
+    polled.reactor.removeReader(polled.poller)
+    polled.poller.addReader(other)
+    other.far.send(b"x")
+    assert polled.turn() == [other]
+
+
 def test_thousands_that_are_ready_at_once_are_served_in_turns_the_first_first(
     polled: Polled,
 ) -> None:
@@ -212,22 +232,24 @@ def test_an_end_of_the_sending_side_alone_is_told_to_those_that_can_tell_it(poll
     assert polled.poller.getWriters() == [end]
 
 
+@pytest.mark.parametrize("fault", [RuntimeError, CancelledError])
 def test_one_that_raises_is_lost_and_the_others_are_served(
-    polled: Polled, logged_failures: list[LogEvent]
+    polled: Polled, logged_failures: list[LogEvent], fault: type[BaseException]
 ) -> None:
     broken, other = polled.end(), polled.end()
 
     def fail(event: str) -> None:
-        raise RuntimeError(event)
+        if event == "read":
+            raise fault
 
     broken.then = fail
     for end in (broken, other):
         polled.poller.addReader(end)
         end.far.send(b"x")
     polled.turn()
-    assert broken.told == ["read", "RuntimeError"]
+    assert broken.told == ["read", fault.__name__]
     assert other.told == ["read"]
-    assert [event["log_failure"].type for event in logged_failures] == [RuntimeError] * 2
+    assert [event["log_failure"].type for event in logged_failures] == [fault]
     logged_failures.clear()
 
 
@@ -252,6 +274,25 @@ def test_the_number_of_one_that_was_closed_is_anothers(polled: Polled) -> None:
     assert polled.turn() == []
     third.far.send(b"x")
     assert polled.turn() == [third]
+
+
+def test_a_number_that_is_anothers_once_it_was_read_from_is_not_written_to(polled: Polled) -> None:
+    first, second = polled.end(), polled.end()
+
+    def replace(event: str) -> None:
+        polled.poller.removeAll()
+        number = first.fileno()
+        os.dup2(second.fileno(), number)
+        second.near.close()
+        second.near = socket.socket(fileno=first.near.detach())
+        polled.poller.addWriter(second)
+
+    first.then = replace
+    polled.poller.addReader(first)
+    polled.poller.addWriter(first)
+    first.far.send(b"x")
+    polled.turn()
+    assert (first.told, second.told) == (["read"], [])
 
 
 def test_one_that_closes_without_a_word_keeps_its_number_from_nobody(polled: Polled) -> None:

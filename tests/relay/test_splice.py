@@ -505,6 +505,15 @@ class TestClock:
         stream.run()
         assert stream.side in stream.reactor.getReaders()
 
+    def test_a_tick_that_somebody_cancelled_keeps_no_later_one(self, stream: Stream) -> None:
+        """trial cancels what a test has left in the reactor."""
+        set_way(stream, "by clock")
+        stream.reactor.getDelayedCalls()[0].cancel()
+        stream.splice.clock.add(stream.side)
+        assert len(stream.reactor.getDelayedCalls()) == 1
+        stream.reactor.getDelayedCalls()[0].cancel()
+        stream.splice.clock.discard(stream.side)
+
     def test_one_tick_reads_all_even_if_one_has_a_fault(
         self, stream: Stream, monkeypatch: pytest.MonkeyPatch, logged_failures: list[LogEvent]
     ) -> None:

@@ -121,6 +121,14 @@ class TestTurns:
         assert sorted(self.told) == sorted([*range(100)] * 3)
         assert max(portions) < 12
 
+    def test_a_turn_that_somebody_cancelled_keeps_no_later_one(self) -> None:
+        """trial cancels what a test has left in the reactor."""
+        self.turns.later(partial(self.tell, 1))
+        self.clock.getDelayedCalls()[0].cancel()
+        self.turns.later(partial(self.tell, 2))
+        self.portions()
+        assert self.told == [1, 2]
+
     def test_one_that_raises_keeps_no_other(self) -> None:
         def fail() -> None:
             raise RuntimeError

@@ -41,7 +41,8 @@ class Clock:
     def add(self, side: Ticking) -> None:
         """Read this one from now on."""
         self._sides[side] = None
-        if self._call is None:
+        # trial cancels what a test has left in the reactor.
+        if self._call is None or not self._call.active():
             self._call = self._reactor.callLater(TICK, self._tick)
 
     def discard(self, side: Ticking) -> None:
@@ -49,7 +50,7 @@ class Clock:
         self._sides.pop(side, None)
         if not self._sides:
             call, self._call = self._call, None
-            if call is not None:
+            if call is not None and call.active():
                 call.cancel()
 
     def _tick(self) -> None:

@@ -136,7 +136,13 @@ class Attempt:
             # Where both ends are on this machine, a second call finds it done.
             status = self._connect(self._sock, self._target.address)
         if status in UNDER_WAY:
-            self._reactor.addWriter(self)
+            try:
+                self._reactor.addWriter(self)
+            except OSError as reason:
+                # No descriptor is left for the poller.
+                self.cancel()
+                self._timer = self._reactor.callLater(0, self._failed, Failure(reason))
+                return
             if self._left:
                 self._timer = self._reactor.callLater(ATTEMPT_TIMEOUT, self._timed_out)
         elif status == errno.EAGAIN:
@@ -190,7 +196,13 @@ class Attempt:
         self._stop_timer()
         if status in CONNECTED:
             protocol = self._protocol
-            protocol.makeConnection(OutgoingConnection(sock, self._target, protocol, self._reactor))
+            try:
+                transport = OutgoingConnection(sock, self._target, protocol, self._reactor)
+            except OSError as reason:
+                sock.close()
+                self._failed(Failure(reason))
+            else:
+                protocol.makeConnection(transport)
         else:
             sock.close()
             self._failed(Failure(error.getConnectError((status, os.strerror(status)))))

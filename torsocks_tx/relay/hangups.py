@@ -39,8 +39,9 @@ class HangupWatcher:
         with contextlib.suppress(OSError):
             if self._epoll is None and hasattr(select, "epoll"):
                 self._epoll = select.epoll()
-                self._reactor.addReader(self)
             if self._epoll is not None:
+                # Also if we had been there: trial removes all that a test has left in the reactor.
+                self._reactor.addReader(self)
                 self._epoll.register(descriptor, select.EPOLLRDHUP | select.EPOLLET)
                 self._watched[descriptor] = hung_up
         self._close_if_idle()

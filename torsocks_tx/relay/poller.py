@@ -11,11 +11,13 @@ from __future__ import annotations
 import contextlib
 import select
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 from weakref import WeakValueDictionary
 
 from twisted.internet import interfaces
 from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.selectreactor import SelectReactor
 from twisted.python import log
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -26,6 +28,8 @@ With the timers that follow from it, and a look for garbage, a turn takes less t
 
 EVENTS = 16
 """Sockets that are served between two looks at the clock."""
+
+_NAMED = 3
 
 # EPOLLIN, EPOLLOUT, and EPOLLERR with EPOLLHUP, which not every system has.
 _IN, _OUT, _BROKEN = 0x1, 0x4, 0x18
@@ -106,6 +110,8 @@ class Poller:
             return
         if self._epoll is None:
             self._epoll = select.epoll()
+        if not before:
+            # Also if we had been there: trial removes all that a test has left in the reactor.
             self._reactor.addReader(self)
         try:
             if before:
@@ -141,6 +147,11 @@ class Poller:
             self._reactor.removeReader(self)
             epoll, self._epoll = self._epoll, None
             epoll.close()
+
+    def __repr__(self) -> str:
+        """Name some of its sockets, such as those that a test has left open."""
+        some = ", ".join(map(repr, islice(self._descriptors.values(), _NAMED)))
+        return f"<{type(self).__name__} of {len(self._descriptors)}: {some}>"
 
     def _watching(self, event: int) -> list[Any]:
         return [self._descriptors[number] for number, all_ in self._events.items() if all_ & event]
@@ -197,10 +208,11 @@ class Poller:
             try:
                 if events & self._events[number] & _IN:
                     why = descriptor.doRead()
-                if not why and events & self._events.get(number, 0) & _OUT:
+                is_there = self._descriptors.get(number) is descriptor
+                if not why and is_there and events & self._events[number] & _OUT:
                     why = descriptor.doWrite()
                     is_reading = False
-            except Exception as error:
+            except BaseException as error:
                 log.err()
                 why = error
         if why:
@@ -224,8 +236,11 @@ _pollers: WeakValueDictionary[Any, Poller] = WeakValueDictionary()
 
 
 def poller_of(reactor: Any, budget: float) -> Any:
-    """The one poller of a reactor with this budget, or the reactor where there is no epoll."""
-    if not hasattr(select, "epoll"):
+    """The one poller of a reactor with this budget, or the reactor where there is no epoll.
+
+    A ``SelectReactor`` is not given one: an epoll whose number is 1,024 or more it cannot watch.
+    """
+    if not hasattr(select, "epoll") or isinstance(reactor, SelectReactor):
         return reactor
     poller = _pollers.get((reactor, budget))
     if poller is None:

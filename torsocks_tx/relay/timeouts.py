@@ -28,12 +28,12 @@ class Turns:
         self._clock = clock
         self._waiting: deque[Callable[[], object]] = deque()
         self._began = self._last = 0.0
-        self._counts = False
+        self._call: IDelayedCall | None = None
 
     def has_time(self) -> bool:
         """Whether there is time for one thing more in this turn."""
         now = self._clock.seconds()
-        if not self._counts and now - self._last > WORK:
+        if self._call is None and now - self._last > WORK:
             # After so long without anything to do, the reactor has turned.
             self._began = now
         self._last = now
@@ -42,16 +42,14 @@ class Turns:
     def later(self, function: Callable[[], object]) -> None:
         """Call a function in a later turn, after those that wait already."""
         self._waiting.append(function)
-        if not self._counts:
-            self._counts = True
-            self._clock.callLater(0, self._turn)
+        # trial cancels what a test has left in the reactor.
+        if self._call is None or not self._call.active():
+            self._call = self._clock.callLater(0, self._turn)
 
     def _turn(self) -> None:
         self._began = self._clock.seconds()
-        self._counts = bool(self._waiting)
-        if self._counts:
-            # First of all, for whatever follows might raise.
-            self._clock.callLater(0, self._turn)
+        # First of all, for whatever follows might raise.
+        self._call = self._clock.callLater(0, self._turn) if self._waiting else None
         while self._waiting:
             self._waiting.popleft()()
             if not self.has_time():
