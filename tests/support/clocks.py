@@ -13,10 +13,10 @@ class TurnClock(Clock):
 
     def __init__(self, tick: float = 0.0) -> None:
         super().__init__()
-        self._tick = tick
+        self.tick = tick
 
     def seconds(self) -> float:
-        self.rightNow += self._tick
+        self.rightNow += self.tick
         return float(self.rightNow)
 
     def turn(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -49,6 +50,7 @@ from torsocks_tx.errors import (
     WrongClientAuth,
 )
 from torsocks_tx.limits import RENDEZVOUS_TIMEOUT
+from torsocks_tx.relay.timeouts import WORK
 
 FENCE = "GETINFO version"
 OLDER = "GETINFO circuit-status"
@@ -465,6 +467,29 @@ def test_a_refusal_that_does_not_depend_on_the_address_stands() -> None:
     play = Play(NOT_KEYS[0].values[0].removesuffix(".onion"))  # type: ignore[union-attr]
     reason = NotAllowed()
     assert play.outcome(reason) is reason
+
+
+def test_thousands_that_wait_for_one_service_are_told_in_several_turns() -> None:
+    play = Play()
+    for _ in range(1000):
+        play.begin()
+    play.clock.tick = WORK / 100
+    play.control.send(acknowledged())
+    waiting = [0, len(play.clock.getDelayedCalls())]
+    while waiting[-1] <= 1000:
+        assert play.clock.turn()
+        waiting.append(len(play.clock.getDelayedCalls()))
+    assert max(after - before for before, after in pairwise(waiting)) < 100
+
+
+def test_one_that_is_over_twice_does_not_end_those_that_share_its_log() -> None:
+    play = Play()
+    play.begin()
+    for _ in range(2):
+        play.attempt.over()
+    play.control.send(acknowledged())
+    play.clock.advance(RENDEZVOUS_TIMEOUT)
+    assert [type(reason) for reason in play.given_up] == [RendezvousFailed]
 
 
 def test_one_key_is_checked_in_each_turn_of_the_reactor() -> None:

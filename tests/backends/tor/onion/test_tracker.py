@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import inf
 
 import pytest
 
 from torsocks_tx.backends.tor.onion.events import Fetch, HSCircuitEvent, HSDescEvent, Step
-from torsocks_tx.backends.tor.onion.history import MOST_ACKNOWLEDGED
+from torsocks_tx.backends.tor.onion.history import MOST_ACKNOWLEDGED, AttemptLog
 from torsocks_tx.backends.tor.onion.tracker import AttemptTracker
 
 HERE, THERE = "a" * 56, "b" * 56
@@ -64,6 +64,34 @@ def test_an_attempt_sees_no_more_once_it_is_over() -> None:
     book.end(mine)
     book.note_fetch(HSDescEvent(HERE, Fetch.REQUESTED))
     assert (mine.fetches, mine.circuits) == (0, False)
+
+
+@pytest.mark.parametrize(
+    ("happen", "is_shared"),
+    [
+        (lambda book, log: None, True),
+        (lambda book, log: book.note_circuit(nack(THERE)), True),
+        (lambda book, log: book.note_fetch(HSDescEvent(HERE, Fetch.REQUESTED)), False),
+        (lambda book, log: book.note_circuit(nack(token="another's")), False),
+        (lambda book, log: book.refused(log), False),
+        (lambda book, log: book.forget(), False),
+        (lambda book, log: book.lose(), False),
+        (lambda book, log: book.follow(), False),
+        (lambda book, log: book.end(log), False),
+    ],
+    ids=["nothing", "elsewhere", "fetch", "circuit", "refusal", "newnym", "loss", "follow", "end"],
+)
+def test_attempts_that_nothing_happens_between_share_a_log(
+    happen: Callable[[AttemptTracker, AttemptLog], None], is_shared: bool
+) -> None:
+    """An event costs as much for thousands of them as for one."""
+    book = tracker()
+    book.begin(THERE, "m")
+    book.begin(HERE, "another's")
+    log = book.begin(HERE, "m")
+    happen(book, log)
+    assert (book.begin(HERE, "m") is log) is is_shared
+    assert book.begin(HERE, "o") is not log
 
 
 def test_a_second_stream_of_one_token_shares_what_was_acknowledged() -> None:

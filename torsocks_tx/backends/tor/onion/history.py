@@ -117,7 +117,7 @@ class Introductions:
 
 @dataclass(slots=True, eq=False)
 class AttemptLog:
-    """What was seen since one attempt began.
+    """What was seen since one attempt began, or several that nothing has happened between.
 
     ``complete``: False if events may have been lost; then nothing follows from what is missing.
     ``round``: the outcomes of the descriptor fetch that is under way or over, since the last

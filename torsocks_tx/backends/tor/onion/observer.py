@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from math import inf
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
@@ -34,7 +35,7 @@ from torsocks_tx.errors import (
     without_text,
 )
 from torsocks_tx.limits import RENDEZVOUS_TIMEOUT
-from torsocks_tx.relay.timeouts import Deadline
+from torsocks_tx.relay.timeouts import Deadline, turns_of
 from torsocks_tx.socks.constants import Reply5
 from torsocks_tx.socks.onion_address import check_onion
 
@@ -87,6 +88,10 @@ class OnionObserver:
         self._retry_at = inf
         self._settled: Waiters[None] = Waiters()
         self._settled.settle(None)
+        self._turns = turns_of(clock)
+        # The attempts of each log, and those whose log has changed.
+        self._attempts: dict[AttemptLog, dict[OnionAttempt, None]] = {}
+        self._changed: dict[OnionAttempt, None] = {}
         # One step in each turn of the reactor.
         self.cooperator = Cooperator(lambda: lambda: True, lambda tick: clock.callLater(0, tick))
         self._listeners = (
@@ -138,7 +143,36 @@ class OnionObserver:
         """
         log = self.tracker.begin(address, token)
         log.complete = self.is_following
-        return OnionAttempt(self, log)
+        log.changed = partial(self._log_changed, log)
+        attempt = OnionAttempt(self, log)
+        self._attempts.setdefault(log, {})[attempt] = None
+        return attempt
+
+    def end(self, attempt: OnionAttempt, log: AttemptLog) -> None:
+        """End an attempt; harmless when done before."""
+        attempts = self._attempts.get(log, {})
+        if attempt not in attempts:
+            return
+        del attempts[attempt]
+        self._changed.pop(attempt, None)
+        if not attempts:
+            del self._attempts[log]
+            self.tracker.end(log)
+
+    def _log_changed(self, log: AttemptLog) -> None:
+        was_idle = not self._changed
+        self._changed.update(self._attempts.get(log, {}))
+        if was_idle:
+            self._tell_changed()
+
+    def _tell_changed(self) -> None:
+        """Have attempts look at their logs, in as many turns of the reactor as that takes."""
+        while self._changed:
+            attempt, _ = self._changed.popitem()
+            attempt.log_changed()
+            if self._changed and not self._turns.has_time():
+                self._turns.later(self._tell_changed)
+                return
 
     def diagnosed(self, address: str, diagnosis: Diagnosis) -> None:
         """Tell the application of a diagnosis."""
@@ -249,7 +283,6 @@ class OnionAttempt:
         self._attempt_log = log
         self._deadline = Deadline(observer.clock)
         self._give_up: Callable[[SOCKSError], None] | None = None
-        log.changed = self._changed
 
     def watch(self, give_up: Callable[[SOCKSError], None]) -> None:
         """Call ``give_up`` if the service does not come to the rendezvous in time.
@@ -257,7 +290,7 @@ class OnionAttempt:
         The time begins when an introduction is acknowledged.
         """
         self._give_up = give_up
-        self._changed()
+        self.log_changed()
 
     def opened(self) -> None:
         """The service is reached."""
@@ -268,7 +301,7 @@ class OnionAttempt:
         """The stream is given up, or open."""
         self._give_up = None
         self._deadline.stop()
-        self._observer.tracker.end(self._attempt_log)
+        self._observer.end(self, self._attempt_log)
 
     def refused(self, reason: SOCKSError) -> Deferred[SOCKSError]:
         """Fire with the failure to report: tor's own, or the one that the events prove."""
@@ -277,7 +310,8 @@ class OnionAttempt:
         self._deadline.stop()
         return Deferred.fromCoroutine(self._explain(reason))
 
-    def _changed(self) -> None:
+    def log_changed(self) -> None:
+        """Wait for the service from now on, or no more."""
         log = self._attempt_log
         if log.proof_of_work or not log.awaits_service:
             self._deadline.stop()
@@ -294,7 +328,7 @@ class OnionAttempt:
             await self._observer.queries().fence()
         except (ControlError, TimeoutError):
             if log.complete:
-                self._changed()
+                self.log_changed()
             return
         give_up = self._give_up
         if give_up is not None and log.awaits_service and log.complete:
@@ -307,7 +341,7 @@ class OnionAttempt:
     async def _explain(self, reason: SOCKSError) -> SOCKSError:
         log = self._attempt_log
         if reason.code not in DIAGNOSED:
-            self._observer.tracker.end(log)
+            self._observer.end(self, log)
             return reason
         try:
             diagnosis = await self._diagnosis(reason.code) if log.complete else None
@@ -320,7 +354,7 @@ class OnionAttempt:
             self._log.failure(text, without_text(Failure()))
             return reason
         finally:
-            self._observer.tracker.end(log)
+            self._observer.end(self, log)
         if diagnosis is None:
             return reason
         self._observer.diagnosed(log.address, diagnosis)

@@ -21,12 +21,14 @@ class _Service:
     """One service: what is remembered of it, and who tries to reach it now.
 
     ``fetch``: what was seen of the descriptor fetch under way, for attempts that begin during it.
+    ``fresh``: by token, logs in which nothing was noted yet; attempts that begin now share them.
     """
 
     def __init__(self, address: str, history: ServiceHistory) -> None:
         self.history = history
         self.introductions = Introductions()
         self.fetch = AttemptLog(address, None)
+        self.fresh: dict[str | None, AttemptLog] = {}
         self._attempts: dict[str | None, dict[AttemptLog, None]] = {}
 
     def __bool__(self) -> bool:
@@ -44,6 +46,8 @@ class _Service:
     def remove(self, log: AttemptLog) -> None:
         attempts = self._attempts[log.token]
         del attempts[log]
+        if self.fresh.get(log.token) is log:
+            del self.fresh[log.token]
         if not attempts:
             del self._attempts[log.token]
 
@@ -77,17 +81,28 @@ class AttemptTracker:
     def follow(self) -> None:
         """Note that every event of tor is seen from now on."""
         self._followed_since = self._now()
+        for service in self._live.values():
+            service.fresh.clear()
 
     def begin(self, address: str, token: str | None) -> AttemptLog:
         """Begin an attempt; ``address`` is 56 characters in lower case.
 
-        ``token``: the SOCKS password of its streams; None if tor does not isolate by it.
+        ``token``: the SOCKS password of its streams; None if tor does not isolate by it. Attempts
+        of one token share a log if nothing happens between them.
         """
         service = self._live.get(address)
         if service is None:
             service = self._live[address] = _Service(
                 address, self._idle.pop(address, ServiceHistory())
             )
+        log = service.fresh.get(token)
+        if log is None:
+            log = service.fresh[token] = self._new_log(service, address, token)
+            service.add(log)
+        return log
+
+    @staticmethod
+    def _new_log(service: _Service, address: str, token: str | None) -> AttemptLog:
         log = AttemptLog(address, token, everybody=service.introductions)
         # Streams with one token share circuits: what those have reached holds for this one too.
         acknowledged = service.history.acknowledged
@@ -98,7 +113,6 @@ class AttemptTracker:
             log.steps[Step.ACKNOWLEDGED] = 1
             log.proof_of_work = any(shared)
         log.join(service.fetch)
-        service.add(log)
         return log
 
     def refused(self, log: AttemptLog) -> None:
@@ -106,9 +120,10 @@ class AttemptTracker:
         service = self._live.get(log.address)
         if service is not None and log in service:
             service.fetch = AttemptLog(log.address, None)
+            service.fresh.clear()
 
     def end(self, log: AttemptLog) -> None:
-        """End an attempt; harmless when done before."""
+        """End all attempts of this log; harmless when done before."""
         service = self._live.get(log.address)
         if service is None or log not in service:
             return
@@ -126,6 +141,7 @@ class AttemptTracker:
         """Give an HS_DESC event to the attempts that it concerns."""
         service = None if event is None else self._live.get(event.address)
         if event is not None and service is not None:
+            service.fresh.clear()
             service.fetch.note_fetch(event)
             for log in service:
                 log.note_fetch(event)
@@ -138,6 +154,7 @@ class AttemptTracker:
         if service is None:
             self._remember(event)
             return
+        service.fresh.clear()
         service.history.note(event, self._now())
         service.introductions.note(event)
         for log in service.carried_by(event):
@@ -157,6 +174,7 @@ class AttemptTracker:
         self._idle.clear()
         for service in self._live.values():
             service.history = ServiceHistory()
+            service.fresh.clear()
         if self._followed_since is not None:
             self._followed_since = -inf
 
