@@ -209,11 +209,12 @@ class TestSocketFile:
             other.listen(backlog)
             # With backlog 0 this fills the queue.
             waiting.connect(str(path))
-            before = path.stat()
+            before = path.stat()[:7]
             for _ in range(2):
                 with pytest.raises(ListenError, match="in use; end the program that has it"):
                     self.bind(path)
-            assert path.stat() == before
+            # But for its times: asking who listens there is a use of it.
+            assert path.stat()[:7] == before
         assert os.listdir(path.parent) == ["socks"]
 
     def test_other_files_are_left_alone(self, path: Path) -> None:
