@@ -192,7 +192,9 @@ class Demo:
     async def onion_service(self) -> str:
         """An onion service."""
         url = f"http://{self.onion}/"
-        return await self._page("--socks5-hostname", self.address, url=url, words="origin")
+        # The service may move to other introduction points just now, and tor says 01.
+        again = "--retry", "3", "--retry-all-errors"
+        return await self._page(*again, "--socks5-hostname", self.address, url=url, words="origin")
 
     async def _refused(self, name: str, code: int) -> None:
         url = f"http://{name}/"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import LoopingCall, deferLater
 
 from tests.network.asking import Asker, Serving, ask, hang_up, request, serving
@@ -269,15 +269,17 @@ async def test_a_client_by_http_hears_its_exit(
 async def test_a_dead_exit_is_left_for_another_of_the_choice(
     country_network: PrivateNetwork, server: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streams, "CIRCUIT_SECONDS", 2.0)
+    monkeypatch.setattr(streams, "CIRCUIT_SECONDS", 15.0)
     network = country_network
     dead, other = network.exits["exit3"], network.exits["exit4"]
     place = server.listen(f"ExitNode={dead.fingerprint},{other.fingerprint}")
     network.daemons["exit3"].suspend()
     try:
-        for number in range(3):
-            what = request("exit.test", network.web.port, user=b"u%d" % number)
-            assert await fetch(place, what) == ("exit4", "bb")
+        users = [
+            request("exit.test", network.web.port, user=b"u%d" % number) for number in range(3)
+        ]
+        pages = [Deferred.fromCoroutine(fetch(place, what)) for what in users]
+        assert await gatherResults(pages) == [("exit4", "bb")] * 3
     finally:
         network.daemons["exit3"].resume()
 
