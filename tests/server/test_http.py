@@ -161,7 +161,7 @@ def test_streams_with_different_isolation_headers_never_share() -> None:
 @rows("H-08")
 def test_headers_do_not_isolate_where_credentials_do_not() -> None:
     policy = ListenerPolicy(isolation=IsolationFlags(socks_auth=False))
-    factory = SOCKSFactory(MemoryBackend(), policy=policy, listener="one")
+    factory = SOCKSFactory(MemoryBackend(), policy=policy, listener="one", clock=Clock())
     assert token(factory, BARE) == token(factory, CONNECT + b"Tor-Stream-Isolation: a\r\n\r\n")
 
 
