@@ -88,6 +88,27 @@ def test_a_user_name_that_is_not_understood_is_refused(ask: Any, name: bytes) ->
         assert answer == REFUSALS[ask]
 
 
+NAME = b64encode(b"a-country-de:x")
+BASIC = b"Proxy-Authorization: Basic "
+UNREADABLE = [
+    BASIC + b64encode(b"a-country-de"),
+    BASIC + NAME[:-1] + b"!",
+    b"Proxy-Authorization: Basic\t" + NAME,
+    BASIC + b64encode(b"a:x") + b"\r\n" + BASIC + NAME,
+]
+
+
+@pytest.mark.parametrize("header", UNREADABLE)
+def test_a_login_by_http_that_cannot_be_read_is_refused_where_it_may_hold_parameters(
+    header: bytes,
+) -> None:
+    said = b"CONNECT web.test:80 HTTP/1.1\r\nHost: web.test\r\n" + header + b"\r\n\r\n"
+    stage = staged()
+    assert stage.say(said).startswith(b"HTTP/1.1 407 ")
+    assert stage.backend.outbounds == []
+    assert isolation_of(said, "RotateAfter=2").exits is None
+
+
 def test_names_of_tors_own_are_not_read() -> None:
     assert isolation_of(http(b"tor-iso")).exits is None
     assert isolation_of(socks5(b"<torS0X>0")).exits is None

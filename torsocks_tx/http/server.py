@@ -182,6 +182,8 @@ class HTTPServerHandshake:
         )
         credentials = parse_basic(pairs.get(PROXY_AUTHORIZATION))
         split = self._options.split_name
+        if split is not None and _is_unreadable(pairs, credentials):
+            raise self._misread("The credentials are not one Basic login.")
         # Names of Tor's own for isolation have hyphens, and hold no parameters.
         if credentials is not None and split and credentials.username not in ISOLATION_USERS:
             credentials, pairs = self._split(credentials, pairs, split)
@@ -204,13 +206,15 @@ class HTTPServerHandshake:
             name, found = split_name(credentials.username)
         except ValueError as error:
             sentence = f"{str(error)[:1].upper()}{str(error)[1:]}."
-            answer = self._answers.refuse_credentials(sentence)
-            raise ProtocolError(sentence, answer) from None
+            raise self._misread(sentence) from None
         rest = tuple(pair for pair in pairs if pair[0] != PROXY_AUTHORIZATION)
         credentials = Credentials(name, credentials.password)
         token = b64encode(name + b":" + credentials.password)
         header = (PROXY_AUTHORIZATION, b"Basic " + token)
         return credentials, KeyValues((header, *rest, *found))
+
+    def _misread(self, sentence: str) -> ProtocolError:
+        return ProtocolError(sentence, self._answers.refuse_credentials(sentence))
 
     def _grant(self, request: Request) -> Requested:
         rest = bytes(self._buffer)
@@ -251,6 +255,13 @@ def parse_target(target: bytes) -> Address:
     if not 0 < int(port) < 65536:
         raise ProtocolError("no such port")
     return check_destination(Address.of(host, int(port)))
+
+
+def _is_unreadable(pairs: KeyValues, credentials: Credentials | None) -> bool:
+    """Whether there may be parameters in a name that cannot be read, which must not be ignored."""
+    values = [value for name, value in pairs if name == PROXY_AUTHORIZATION]
+    is_basic = any(value[:5].lower() == b"basic" for value in values)
+    return len(values) > 1 or (is_basic and credentials is None)
 
 
 def parse_basic(value: bytes | None) -> Credentials | None:
