@@ -189,7 +189,8 @@ class TorBackend:
         except NoSuchExit as error:
             self._say(error.detail)
             raise
-        self._tokens[stream] = isolation.credentials.password
+        if upstream.credentials is not None:
+            self._tokens[stream] = upstream.credentials.password
         return stream
 
     def _connect(self, port: SocksPort, stream: Stream, upstream: Request) -> None:

@@ -101,7 +101,8 @@ def tor() -> ScriptedTor:
 class Play:
     """A backend, and the SocksPort of its tor: ``codes`` has the reply of each exit; None: none.
 
-    ``asked``: host, name of the exit and port of each stream; ``transports`` in the same order.
+    ``asked``: host, name of the exit and port of each stream; ``tokens`` and ``transports`` in the
+    same order.
     ``takes_others``: a stream without a choice is granted, too.
     """
 
@@ -111,6 +112,7 @@ class Play:
         self.codes: dict[str, int | None] = {}
         self.takes_others = False
         self.asked: list[tuple[str, str, int]] = []
+        self.tokens: list[str] = []
         self.transports: list[FakeTransport] = []
         self.provider = FixedTorProvider(self)  # type: ignore[arg-type]
         self.provider._port = SocksPort(self, True)  # type: ignore[arg-type]
@@ -141,6 +143,8 @@ class Play:
         (name,) = [each for each in self.control.relays if fingerprint(each) == key]
         self.asked.append((host, name, int.from_bytes(said[-2:], "big")))
         self.transports.append(transport)
+        login = said.partition(b"<torS0X>0")[2]
+        self.tokens.append(login[1 : 1 + login[0]].decode())
         code = self.codes.get(name, 0)
         if code is not None:
             self.clock.callLater(0, self.reply, transport, code)

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.task import LoopingCall, deferLater
 
 from tests.backends.tor.fake_tor import FakeTor
+from torsocks_tx.backends.tor.backend import TorBackend
 from torsocks_tx.backends.tor.control import Control
 from torsocks_tx.backends.tor.exits.circuits import Hop, parse_circuit_line
 from torsocks_tx.backends.tor.exits.directory import (
@@ -24,6 +26,7 @@ from torsocks_tx.backends.tor.exits.directory import (
     ExitDirectory,
     RelayReader,
 )
+from torsocks_tx.backends.tor.providers import FixedTorProvider
 from torsocks_tx.policy.circuits import ANY_EXIT, ExitChoice
 
 RELAYS, EXITS = 8_000, 2_000
@@ -149,6 +152,44 @@ async def test_a_directory_of_the_live_networks_size_costs_little(
     print(f"{cost:.3f} s of CPU, longest turn {1000 * max(turns):.1f} ms")
     assert cost < 1.0, "0.1 s here, with the side that answers"
     assert max(turns) < 0.1, "3 ms here"
+
+
+async def test_a_list_of_a_thousand_circuits_leaves_time_for_clients(
+    fake_tor: FakeTor, control: Control, turns: list[float]
+) -> None:
+    count = 1_000
+    lines = ["250+circuit-status="]
+    for number in range(count):
+        path = ",".join(f"${fingerprint(3 * number + hop)}~relay" for hop in range(3))
+        token = f'PURPOSE=GENERAL TIME_CREATED=2026-01-01T00:00:10.5 SOCKS_PASSWORD="{number:064}"'
+        lines.append(f"{number} BUILT {path} BUILD_FLAGS=NEED_CAPACITY {token}")
+    answer = fake_tor.answer
+
+    def answer_to(command: str) -> str | None:
+        keys = command.split(" ")[1:]
+        if keys == ["circuit-status"]:
+            return "\n".join([*lines, ".", "250 OK"])
+        if keys[0].startswith("ns/id/"):
+            number = int(keys[0].removeprefix("ns/id/"), 16)
+            return "\n".join(
+                [f"250+{keys[0]}=", *relay(number, GOOD, "w Bandwidth=1"), ".", "250 OK"]
+            )
+        if keys[0].startswith("ip-to-country/10."):
+            return "\n".join([*(f"250-{key}=de" for key in keys), "250 OK"])
+        return answer(command)
+
+    fake_tor.info["ip-to-country/ipv4-available"] = "1"
+    fake_tor.answer = answer_to  # type: ignore[method-assign]
+    provider = FixedTorProvider(TCP4ClientEndpoint(reactor, "127.0.0.1", 9))
+    provider.control = control
+    backend = TorBackend(reactor, provider)
+    for _ in range(2):
+        turns.clear()
+        shown = await backend.circuits()
+        print(f"longest turn {1000 * max(turns):.1f} ms")
+        assert max(turns) < 0.1, "10 ms here, with the side that answers"
+    assert len(shown) == count
+    assert {hop.country for circuit in shown for hop in circuit.path} == {"de"}
 
 
 async def test_events_among_the_lines_of_an_answer_are_events(

@@ -16,6 +16,7 @@ from tests.backends.tor.exits.scripted import Play, choice_of, fingerprint, tor
 from tests.support.names import ONION
 from torsocks_tx.backends.tor.control import ControlError, ControlLost
 from torsocks_tx.backends.tor.exits import mappings
+from torsocks_tx.backends.tor.exits.circuits import Circuit
 from torsocks_tx.backends.tor.exits.directory import NO_GEOIP
 from torsocks_tx.backends.tor.exits.streams import CIRCUIT_SECONDS, NO_EXIT, RESTARTS, TRIES
 from torsocks_tx.client.connection import Stream
@@ -285,6 +286,38 @@ def test_a_stream_that_opens_by_a_lost_control_connection_begins_again() -> None
     assert receiver.heard == ["opened"]
     assert not old & set(after.mapped), "and no old mapping stays behind"
     assert [host for host, *_ in play.asked] == ["web.test"] * 2
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_what_was_mapped_over_a_lost_connection_is_taken_away_over_the_next(
+    is_stopped: bool,
+) -> None:
+    play = Play()
+    play.open()
+    after = tor()
+    after.mapped = dict(play.control.mapped)
+    play.lose(None)
+    play.clock.advance(90)
+    play.lose(after)
+    assert len(after.mapped) == 1
+    if is_stopped:
+        play.backend.stop()
+    play.clock.advance(60)
+    assert after.mapped == {}
+    assert play.clock.getDelayedCalls() == []
+
+
+def test_streams_through_exits_are_counted_also_by_their_fresh_circuits() -> None:
+    play = Play()
+    play.open()
+    play.backend.new_identity()
+    play.open()
+    play.control.circuits = [line_for(play, token=token) for token in play.tokens]
+    shown: list[Circuit] = []
+    play.backend.circuits().addCallback(shown.extend)
+    play.turn()
+    assert play.tokens[0] != play.tokens[1]
+    assert shown[1].streams == 1
 
 
 def test_a_name_that_a_new_tor_does_not_know_is_no_answer() -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable
+from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
@@ -76,19 +77,21 @@ class Mapping:
 
 
 class Mappings:
-    """The mappings that were made over one control connection, one for each host and exit."""
+    """The mappings that were made over one control connection, one for each host and exit.
 
-    def __init__(self, control: Control, clock: IReactorTime) -> None:
+    ``current``: returns the control connection of now, if any. When no more than a connection was
+    lost, tor still has what was mapped, and it is taken away over the next connection.
+    """
+
+    def __init__(
+        self, control: Control, clock: IReactorTime, current: Callable[[], Control | None]
+    ) -> None:
         self._control = control
+        self._current = current
         self._clock = clock
         self._by_place: dict[tuple[str, str], Mapping] = {}
         self._unused: dict[tuple[str, str], float] = {}
         self._sweeping: IDelayedCall | None = None
-
-    @property
-    def aliases(self) -> list[str]:
-        """Return the names of all."""
-        return [mapping.alias for mapping in self._by_place.values()]
 
     def take(self, place: tuple[str, str]) -> Mapping:
         """Return the mapping of host and fingerprint, for ``give_back``. Raises ``SOCKSError``."""
@@ -122,15 +125,15 @@ class Mappings:
             if self._sweeping is None:
                 self._sweeping = self._clock.callLater(UNUSED_SECONDS, self._sweep)
 
-    def remove_all(self) -> Deferred[None]:
+    def remove_all(self) -> Deferred[Any]:
         """Take all away; fires when tor has answered, and never fails."""
-        aliases = self.aliases
+        aliases = [mapping.alias for mapping in self._by_place.values()]
         self._by_place.clear()
         self._unused.clear()
         if self._sweeping is not None:
             self._sweeping.cancel()
             self._sweeping = None
-        return remove(self._control, aliases)
+        return self._take_away(aliases)
 
     def _failed(self, place: tuple[str, str], mapping: Mapping, failure: Failure) -> None:
         if self._by_place.get(place) is mapping:
@@ -141,22 +144,25 @@ class Mappings:
     def _sweep(self) -> None:
         self._sweeping = None
         now = self._clock.seconds()
-        self._remove([place for place, due in self._unused.items() if due <= now])
+        delay = UNUSED_SECONDS
+        if self._current() is not None:  # else they may be in a tor that comes back
+            self._remove([place for place, due in self._unused.items() if due <= now])
+            delay = next(iter(self._unused.values()), now) - now
         if self._unused:
-            due = next(iter(self._unused.values()))
-            self._sweeping = self._clock.callLater(due - now, self._sweep)
+            self._sweeping = self._clock.callLater(delay, self._sweep)
 
     def _remove(self, places: list[tuple[str, str]]) -> None:
         aliases = []
         for place in places:
             del self._unused[place]
             aliases.append(self._by_place.pop(place).alias)
-        remove(self._control, aliases)
+        self._take_away(aliases)
 
-
-def remove(control: Control, aliases: Iterable[str]) -> Deferred[None]:
-    """Take mappings away; fires when tor has answered, and never fails."""
-    return Deferred.fromCoroutine(_remove(control, list(aliases)))
+    def _take_away(self, aliases: list[str]) -> Deferred[Any]:
+        controls = dict.fromkeys((self._control, self._current()))
+        return DeferredList(
+            Deferred.fromCoroutine(_remove(control, aliases)) for control in controls if control
+        )
 
 
 async def _remove(control: Control, aliases: list[str]) -> None:

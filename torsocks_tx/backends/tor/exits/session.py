@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from torsocks_tx.backends.tor.control import Control
 from torsocks_tx.backends.tor.exits.circuits import CircuitLine, RelayCountries, read_circuits
 from torsocks_tx.backends.tor.exits.directory import ExitDirectory
-from torsocks_tx.backends.tor.exits.mappings import Mappings, remove
+from torsocks_tx.backends.tor.exits.mappings import Mappings
 from torsocks_tx.backends.tor.onion.queries import SharedCommands
 from torsocks_tx.backends.tor.provider import BOOTSTRAP_EVENT, TorProvider
 from torsocks_tx.backends.tor.waiting import Waiters, limit
@@ -33,9 +33,9 @@ class ExitSession:
     ``directory``: the exits of the current consensus, once they have been read.
     """
 
-    def __init__(self, control: Control, clock: IReactorTime) -> None:
+    def __init__(self, control: Control, clock: IReactorTime, provider: TorProvider) -> None:
         self.control = control
-        self.mappings = Mappings(control, clock)
+        self.mappings = Mappings(control, clock, lambda: provider.control)
         self.countries = RelayCountries(control)
         self.directory: ExitDirectory | None = None
         self._reading: Waiters[ExitDirectory] | None = None
@@ -82,7 +82,7 @@ class ExitSession:
         """Fire with the circuits that are built; one question serves all who ask."""
         return self._circuits.answer_to("circuits")
 
-    def end(self) -> Deferred[None]:
+    def end(self) -> Deferred[Any]:
         """Leave tor as it was; fires when it has answered, and never fails."""
         self.control.unlisten(BOOTSTRAP_EVENT, self._noted)
         return self.mappings.remove_all()
@@ -104,10 +104,8 @@ class Exits:
             return session
         if control is None:
             raise TorDown(NO_CONTROL)
-        self._session = ExitSession(control, self.clock)
+        self._session = ExitSession(control, self.clock, self.provider)
         if session is not None:
-            # They may be in this tor still, if no more than a connection was lost.
-            remove(control, session.mappings.aliases)
             session.end()
         return self._session
 
