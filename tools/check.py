@@ -153,7 +153,9 @@ def other_pythons() -> dict[str, str]:
 def python_stage(version: str, path: str) -> Stage:
     """Return the stage that runs the unit tests on one more version of Python."""
     name = "python" + version.rpartition(".")[0]
-    commands = [[str(TOOLS / "setup"), "python", path], pytest(f".venv-{name}", 2, *UNIT)]
+    # Reactors differ by versions of Twisted, and both ends of that range have them already.
+    tests = pytest(f".venv-{name}", 2, *UNIT, "--ignore=tests/loopback/test_reactors.py")
+    commands = [[str(TOOLS / "setup"), "python", path], tests]
     return Stage(name, f"unit tests and fuzzing, Python {version} ({path})", commands)
 
 

@@ -209,8 +209,8 @@ class Pump:
         before, since, turns = -1, reactor.seconds(), 0
         # A sender whose window was closed asks again after 0.2 s; and turns count, since a busy
         # machine may let this process wait for as long.
-        while self.sent < self.limit and (reactor.seconds() - since < 0.5 or turns < 100):
+        while self.sent < self.limit and (reactor.seconds() - since < 0.5 or turns < 50):
             turns += 1
             if self.sent > before:
                 before, since, turns = self.sent, reactor.seconds(), 0
-            await turn()
+            await deferLater(reactor, 0.005)
