@@ -14,6 +14,7 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall, deferLater
 
 from tests.network.asking import Asker, Serving, ask, hang_up, request, serving
@@ -24,6 +25,7 @@ from torsocks_tx.socks.constants import Command, Version
 from torsocks_tx.testing.tornet import PrivateNetwork
 from torsocks_tx.testing.tornet.client import Client
 from torsocks_tx.testing.tornet.node import all_of
+from torsocks_tx.testing.tornet.servers import EchoProtocol
 
 pytestmark = pytest.mark.network
 DEADLINE = 60.0
@@ -282,6 +284,25 @@ async def test_a_dead_exit_is_left_for_another_of_the_choice(
         assert await gatherResults(pages) == [("exit4", "bb")] * 3
     finally:
         network.daemons["exit3"].resume()
+
+
+async def test_an_exit_that_refuses_what_its_policy_allows_is_left_for_another(
+    country_network: PrivateNetwork, server: Serving
+) -> None:
+    network = country_network
+    port: Any = reactor.listenTCP(0, Factory.forProtocol(EchoProtocol), interface="127.0.0.2")
+    place = server.listen("ClientParameters")
+    one, two = (network.exits[name].fingerprint for name in ("exit1", "exit2"))
+
+    async def ask_by(user: str) -> None:
+        what = request("refused.test", port.getHost().port, user=user.encode())
+        await hang_up(await ask(place, what))
+
+    with pytest.raises(NotAllowed):
+        await ask_by(f"a-exit-{one}")
+    for name in "abc":
+        await ask_by(f"{name}-exit-{one},{two}")
+    await port.stopListening()
 
 
 async def test_a_server_that_stops_leaves_no_mapping_in_a_tor_that_runs(

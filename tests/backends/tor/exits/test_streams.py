@@ -18,7 +18,14 @@ from torsocks_tx.backends.tor.control import ControlError, ControlLost
 from torsocks_tx.backends.tor.exits import mappings
 from torsocks_tx.backends.tor.exits.circuits import Circuit
 from torsocks_tx.backends.tor.exits.directory import NO_GEOIP
-from torsocks_tx.backends.tor.exits.streams import CIRCUIT_SECONDS, NO_EXIT, RESTARTS, TRIES
+from torsocks_tx.backends.tor.exits.streams import (
+    CIRCUIT_SECONDS,
+    LOOK_SECONDS,
+    MOST_CIRCUITS,
+    NO_EXIT,
+    RESTARTS,
+    TRIES,
+)
 from torsocks_tx.client.connection import Stream
 from torsocks_tx.errors import (
     AddressTypeNotSupported,
@@ -437,6 +444,26 @@ def test_a_slow_destination_is_waited_for_where_there_is_a_circuit() -> None:
     assert (receiver.heard, len(play.asked)) == ([], 1)
     play.reply(play.transports[0], 6)
     assert [type(what) for what in receiver.heard] == [TimedOut]
+
+
+def test_an_exit_to_which_tor_builds_circuit_after_circuit_refuses_the_stream() -> None:
+    play = Play()
+    play.codes = dict.fromkeys(play.control.relays)
+    _, receiver = play.open()
+    refusing = play.asked[0][1]
+    play.control.circuits = [line_for(play)] * MOST_CIRCUITS
+    play.control.circuits += [line_for(play, token="another")] * 9
+    play.clock.advance(LOOK_SECONDS)
+    play.turn()
+    assert len(play.asked) == 1
+    play.control.circuits *= 2
+    play.codes = {refusing: None}
+    play.clock.advance(LOOK_SECONDS)
+    play.turn()
+    assert receiver.heard == ["opened"]
+    assert "abortConnection" in play.transports[0].asked
+    play.open()
+    assert play.asked[2][1] == play.asked[1][1] != refusing
 
 
 @pytest.mark.parametrize("how", ["lost", "refused", "aborted"])

@@ -19,6 +19,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from torsocks_tx.backends.tor.exits.circuits import CircuitLine
 from torsocks_tx.backends.tor.exits.directory import NO_GEOIP, Exit, ExitDirectory
 from torsocks_tx.backends.tor.exits.mappings import Mapping, name_at_exit
 from torsocks_tx.backends.tor.exits.session import Exits, ExitSession
@@ -38,6 +39,12 @@ TRIES = 4
 CIRCUIT_SECONDS = 15.0
 """Seconds after which it is seen whether there is a circuit to the exit; most take one or two."""
 
+LOOK_SECONDS = 3.0
+"""Seconds after which it is seen whether tor builds one circuit after the other to the exit."""
+
+MOST_CIRCUITS = 8
+"""Circuits of one key to one exit; a stream that still waits is then refused by this exit."""
+
 RESTARTS = 3
 """How often a stream begins again because tor was started anew while it was opened."""
 
@@ -53,6 +60,7 @@ class _Try:
     port: SocksPort
     exit: Exit
     mapping: Mapping
+    began: float
 
 
 @implementer(IExitOutbound, IReceiver)
@@ -125,7 +133,7 @@ class ExitStream:
     def _try_next(self, session: ExitSession, port: SocksPort) -> None:
         self.exit = self._left.pop(0)
         mapping = session.mappings.take((self._host, self.exit.fingerprint))
-        this = self._try = _Try(session, port, self.exit, mapping)
+        this = self._try = _Try(session, port, self.exit, mapping, self._exits.clock.seconds())
         if mapping.made:
             self._dial(this)
         else:
@@ -140,7 +148,7 @@ class ExitStream:
             self._exits.clock, self, half_close=False, refusal_for=self._refusal_for
         )
         stream.ask(ClientHandshake(asked, pipelined=this.port.pipelined))
-        self._deadline.start(CIRCUIT_SECONDS, partial(self._look_for_circuit, this))
+        self._deadline.start(LOOK_SECONDS, partial(self._look_for_circuit, this))
         stream.connect(this.port.endpoint)
 
     def _failed(self, failure: Failure) -> None:
@@ -161,23 +169,23 @@ class ExitStream:
             place = self._host, this.exit.fingerprint
             this.session.mappings.give_back(place, this.mapping)
 
-    # An exit to which there is no circuit.
+    # An exit that does not answer, or to which there is no circuit.
 
     def _look_for_circuit(self, this: _Try) -> None:
         looking = this.session.circuits()
         looking.addCallback(self._looked, this).addErrback(lambda _: None)
 
-    def _looked(self, circuits: list[Any], this: _Try) -> None:
-        """Leave a dead exit; one with a circuit has a slow destination, and tor waits for that."""
+    def _looked(self, circuits: list[CircuitLine], this: _Try) -> None:
+        """Leave an exit that is dead or refuses; a slow destination is waited for."""
         if self._try is not this or self._stream is None:
             return
-        token = self._credentials.password.decode("latin-1")
-        fingerprint, directory = this.exit.fingerprint, this.session.directory
-        if any(line.leads_to(fingerprint, token) for line in circuits):
-            self._deadline.start(CIRCUIT_SECONDS, partial(self._look_for_circuit, this))
+        token, directory = self._credentials.password, this.session.directory
+        delay = _next_look(circuits, this.exit, token, self._exits.clock.seconds() - this.began)
+        if delay is not None:
+            self._deadline.start(delay, partial(self._look_for_circuit, this))
             return
         if directory is not None:
-            directory.put_last(self._choice, self._credentials.password, this.exit)
+            directory.put_last(self._choice, token, this.exit)
         self._stream.abort()
         self._go_on(this)
 
@@ -318,3 +326,19 @@ class ExitStream:
 
     def stopProducing(self) -> None:
         """Do nothing: the relay decides when to close."""
+
+
+def _next_look(
+    circuits: list[CircuitLine], leaving: Exit, token: bytes, waited: float
+) -> float | None:
+    """Return the seconds until the next look; None: the exit is dead, or refuses the stream.
+
+    An exit may refuse an address that its policy seems to allow: tor then builds one circuit after
+    the other to it, without an end.
+    """
+    key = token.decode("latin-1")
+    fitting = [line for line in circuits if line.leads_to(leaving.fingerprint, key)]
+    left = CIRCUIT_SECONDS - waited
+    if sum(line.token == key for line in fitting) > MOST_CIRCUITS or (left <= 0 and not fitting):
+        return None
+    return max(min(waited, left), 0.1) if left > 0 else CIRCUIT_SECONDS
