@@ -141,10 +141,10 @@ async def test_two_hundred_streams_of_twenty_clients_leave_by_what_each_has_chos
     assert len(network.web.exits) - web == 120, "of 210 streams; the others carried no page"
 
 
-async def ten_more(pages: list[tuple[str, str]]) -> None:
-    """Wait until ten more pages have come."""
-    before, end = len(pages), reactor.seconds() + DEADLINE
-    while len(pages) < before + 10:
+async def ten_more(seen: list[tuple[str, str]]) -> None:
+    """Wait until ten more countries have been seen."""
+    before, end = len(seen), reactor.seconds() + DEADLINE
+    while len(seen) < before + 10:
         assert reactor.seconds() < end
         await deferLater(reactor, 0.05)
 
@@ -152,31 +152,45 @@ async def ten_more(pages: list[tuple[str, str]]) -> None:
 async def test_no_stream_leaves_elsewhere_while_tor_dies_and_comes_back(
     country_network: PrivateNetwork,
 ) -> None:
+    """Twenty clients of two countries: pages, look-ups, IP addresses, a port that most refuse."""
     network = country_network
     tor = await network.add_client()
-    pages: list[tuple[str, str]] = []
+    banner = len(network.banner.exits)
+    seen: list[tuple[str, str]] = []
     is_over = False
 
-    async def visit(place: str, number: int) -> None:
+    async def visit(visitor: Visitor) -> None:
+        place, country = visitor.place, visitor.country
         while not is_over:
-            what = request("exit.test", network.web.port, user=b"u%d" % number)
             try:
-                pages.append(await fetch(place, what))
+                _, by = await fetch(place, visitor.request("exit.test", network.web.port))
+                seen.append((country, by))
+                what = visitor.request("exit.test", 0, command=Command.RESOLVE)
+                found = (await ask(place, what, deadline=DEADLINE)).outcome
+                seen.append((country, visitor.addresses[(await found).reply.address.host]))
+                for host, origin in (("127.0.0.1", network.echo), ("exit.test", network.banner)):
+                    asked = visitor.request(host, origin.port)
+                    await hang_up(await ask(place, asked, deadline=DEADLINE))
             except (SOCKSError, AssertionError):
                 await deferLater(reactor, 0.05)  # tor is gone, or has cut the page
 
     async with serving(tor) as server:
-        place = server.listen("ExitCountry=bb")
-        visiting = [Deferred.fromCoroutine(visit(place, number)) for number in range(4)]
-        await ten_more(pages)
+        place = server.listen("ClientParameters", "FreshRate=1000")
+        visitors = [Visitor(network, place, number) for number in range(20)]
+        visiting = [Deferred.fromCoroutine(visit(each)) for each in visitors]
+        await ten_more(seen)
         tor.node.kill()
         await network.restart(tor.name)
-        await ten_more(pages)
+        watch = await tor.watch_streams()
+        await ten_more(seen)
         is_over = True
         for each in visiting:
             await each.addTimeout(DEADLINE, reactor)
+        await check_ip_streams(tor, watch.events)
+        await watch.close()
         await no_mapping_left(tor)
-    assert {country for _, country in pages} == {"bb"}
+    assert set(seen) == {("aa", "aa"), ("bb", "bb")}
+    assert set(network.banner.exits[banner:]) <= {"exit2", "exit5"}
 
 
 async def circuit_of(network: PrivateNetwork, place: str, user: bytes) -> tuple[Asker, int]:
