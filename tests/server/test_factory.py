@@ -187,8 +187,8 @@ def token(factory: SOCKSFactory, said: bytes, peer: Any = HERE) -> bytes:
     transport.getPeer = lambda: peer  # type: ignore[method-assign]
     transport.connect(protocol)
     protocol.dataReceived(said)
-    if isinstance(factory.clock, Clock):
-        factory.clock.advance(0)
+    assert isinstance(factory.clock, Clock), "a request may wait for a turn"
+    factory.clock.advance(0)
     outbound = factory.backend.outbounds[-1]  # type: ignore[attr-defined]
     transport.lose(clean=False)
     assert outbound.isolation.credentials.username == b"<torS0X>0"
@@ -228,7 +228,7 @@ class TestIsolation:
 
     @rows("S-18")
     def test_credentials_after_method_00_isolate_like_others(self) -> None:
-        factory = SOCKSFactory(MemoryBackend())
+        factory = SOCKSFactory(MemoryBackend(), clock=Clock())
         regular = token(factory, login(b"me", b"you"))
         assert token(factory, b"\5\1\0" + b"\1\2me\3you" + CONNECT) == regular
 
@@ -249,7 +249,8 @@ class TestIsolation:
 
     def test_listeners_share_only_with_one_name_and_one_secret(self) -> None:
         def of(**options: Any) -> bytes:
-            return token(SOCKSFactory(MemoryBackend(), **options), GREETING + CONNECT)
+            factory = SOCKSFactory(MemoryBackend(), clock=Clock(), **options)
+            return token(factory, GREETING + CONNECT)
 
         assert of() != of()
         assert of(listener="a") == of(listener="a")
