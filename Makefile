@@ -14,7 +14,7 @@ help:
 	@echo '  make setup     a virtual environment in .venv with all that development needs'
 	@echo '  make lint      lint and format          make unit      unit tests and fuzzing'
 	@echo '  make types     type checks              make network   real clients and a private Tor'
-	@echo '  make docs      write what the documents have from the code'
+	@echo '  make docs      write what the documents have from the code, and build the site from them'
 	@echo '  make house     measure the shape of the package, beside its bounds'
 	@echo '  make news      print what the next changelog will say, from newsfragments/'
 	@echo '  make onion-table  measure what clients hear of onion services that fail (10 minutes)'
@@ -50,6 +50,8 @@ docs: setup
 	@.venv/bin/python tools/conformance.py
 	@.venv/bin/python tools/reference.py
 	@.venv/bin/python tools/isolation_picture.py
+	@.venv/bin/sphinx-build -q -W -n --keep-going docs build/site
+	@echo 'The site is in build/site: begin with index.html.'
 
 house: setup
 	@.venv/bin/python tools/house.py

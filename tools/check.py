@@ -129,7 +129,7 @@ def stages() -> dict[str, Stage]:
                 pytest(".venv-oldest", 2, *UNIT, *OF_THE_SOURCES, ignored=OLD_MODULES),
             ],
         ),
-        Stage("packaging", "wheel, source distribution, installs",
+        Stage("packaging", "wheel, source distribution, installs, documentation site",
               [pytest(".venv", 2, "tests/packaging")]),
         Stage("newcomer", "make test without clients, in a fresh copy",
               [[sys.executable, str(TOOLS / "newcomer.py")]]),

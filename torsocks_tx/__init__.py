@@ -152,3 +152,7 @@ if not TYPE_CHECKING:
 
                 return getattr(import_module(f"torsocks_tx.{home}"), name)
         raise AttributeError(f"module 'torsocks_tx' has no attribute {name!r}")
+
+    def __dir__():
+        """List the public names, too, for completion at a prompt and for tools that document."""
+        return sorted({*globals(), *__all__})

@@ -35,7 +35,7 @@ SERVICE = "service0"
 class PrivateNetwork:
     """Authorities, exits, clients, a name server, and servers to connect to.
 
-    :data:`~torsocks_tx.testing.tornet.servers.DEFAULT_NAMES` lists the names that clients can use.
+    ``DEFAULT_NAMES`` lists the names that clients can use.
 
     Args:
         reactor: the running reactor.
