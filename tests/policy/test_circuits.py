@@ -11,24 +11,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.tables import table
-from torsocks_tx.errors import InvalidArguments, NoFreshCircuit, NoSuchExit
+from torsocks_tx.errors import InvalidArguments, NoSuchExit
 from torsocks_tx.policy.circuits import (
     ANY_EXIT,
     PREFIX,
     CircuitRules,
     ExitChoice,
-    FreshCircuits,
     ParameterKeys,
     Parameters,
     parameters,
     split_username,
 )
+from torsocks_tx.policy.fresh import FreshCircuits
 from torsocks_tx.policy.listener import FlagError, ListenerPolicy, parse_flags
 from torsocks_tx.socks.constants import Command, Version
 from torsocks_tx.socks.messages import NO_PAIRS, Address, KeyValues, Request
 
 ONE, TWO = "A" * 40, "0123456789abcdef" * 2 + "01234567"
 GERMAN = ExitChoice(countries=frozenset({"de"}))
+FRESH = FreshCircuits(1000)
 REQUEST = Request(Version.SOCKS5, Command.CONNECT, Address.of("web.test", 80))
 
 
@@ -118,13 +119,13 @@ def key_of(rules: CircuitRules, asked: dict[str, str | None], name: bytes = b"na
 def test_two_clients_share_a_key_exactly_if_all_that_they_ask_for_is_equal(
     one: dict[str, str | None], two: dict[str, str | None]
 ) -> None:
-    rules = CircuitRules(ANY_EXIT, None, None, 1000, reads_clients=True)
+    rules = CircuitRules(ANY_EXIT, None, None, FRESH, reads_clients=True)
     assert (key_of(rules, one) == key_of(rules, two)) is (one == two)
     assert key_of(rules, one, b"other") != key_of(rules, one)
 
 
 def test_a_client_narrows_what_its_listener_says() -> None:
-    rules = CircuitRules(ExitChoice(frozenset({"de", "fr"})), 120.0, 5, 30, reads_clients=True)
+    rules = CircuitRules(ExitChoice(frozenset({"de", "fr"})), 120.0, 5, FRESH, reads_clients=True)
     key, exits = key_of(rules, {"country": "fr,us", "lifetime": "9", "streams": "2"})
     assert exits == ExitChoice(frozenset({"fr"}))
     assert key[5] == b"(120.0, 2)"
@@ -133,7 +134,7 @@ def test_a_client_narrows_what_its_listener_says() -> None:
 
 
 def test_nothing_of_a_login_is_remembered() -> None:
-    rules = CircuitRules(ANY_EXIT, None, None, 30, reads_clients=True)
+    rules = CircuitRules(ANY_EXIT, None, None, FRESH, reads_clients=True)
     parameters.cache_clear()
     for secret in (b"one", b"two"):
         pairs = KeyValues.of({"PASSWD": secret, PREFIX + "country": b"de"})
@@ -142,7 +143,7 @@ def test_nothing_of_a_login_is_remembered() -> None:
 
 
 def test_parameters_mean_nothing_where_the_listener_does_not_read_them() -> None:
-    rules = CircuitRules(GERMAN, None, None, 30, reads_clients=False)
+    rules = CircuitRules(GERMAN, None, None, FRESH, reads_clients=False)
     assert key_of(rules, {"country": "fr"}) == key_of(rules, {})
 
 
@@ -153,62 +154,6 @@ WRONG: list[Any] = [{"countries": ["deu"]}, {"fingerprints": ["x"]}]
 def test_a_choice_of_exits_is_checked(wrong: Any) -> None:
     with pytest.raises(ValueError, match=r"is (two letters|40 hexadecimal digits)"):
         ExitChoice(**wrong)
-
-
-class Keys:
-    """A listener's fresh circuits, at times of the test."""
-
-    def __init__(self, rate: int = 1000, most: int = 1000) -> None:
-        self.fresh = FreshCircuits(rate, most)
-        self.now = 0.0
-
-    def number(
-        self, name: bytes = b"a", every: float | None = None, after: int | None = None
-    ) -> Any:
-        return self.fresh.number((name,), every, after, self.now)
-
-
-def test_a_key_gets_a_fresh_circuit_after_so_long() -> None:
-    keys = Keys()
-    first, other = keys.number(every=10), keys.number(b"b", every=20)
-    keys.now = 9.9
-    assert keys.number(every=10) == first
-    keys.now = 10.0
-    second = keys.number(every=10)
-    assert second != first
-    assert keys.number(b"b", every=20) == other
-    keys.now = 19.9
-    assert keys.number(every=10) == second
-
-
-def test_a_key_gets_a_fresh_circuit_after_so_many_streams() -> None:
-    keys = Keys()
-    numbers = [keys.number(after=3) for _ in range(7)]
-    assert [numbers.index(number) for number in numbers] == [0, 0, 0, 3, 3, 3, 6]
-    assert len({keys.number(after=1) for _ in range(100)}) == 100
-
-
-def test_a_key_that_was_forgotten_never_meets_a_circuit_of_its_past() -> None:
-    keys = Keys(most=2)
-    first = keys.number(every=1000)
-    for name in (b"b", b"c"):
-        keys.number(name, every=1000)
-    assert keys.number(every=1000) != first
-    assert Keys().number(every=1000) != first, "nor does one in another process"
-
-
-def test_beyond_the_rate_a_fresh_circuit_is_refused_and_no_used_one_is_given() -> None:
-    keys = Keys(rate=3)
-    used = [keys.number(name, every=30) for name in (b"a", b"b", b"c")]
-    with pytest.raises(NoFreshCircuit):
-        keys.number(b"d", every=30)
-    assert keys.number(b"a", every=30) == used[0], "those that there are go on"
-    keys.now = 59.9
-    for _ in range(2):
-        with pytest.raises(NoFreshCircuit):
-            keys.number(b"a", every=30)
-    keys.now = 60.0
-    assert keys.number(b"a", every=30) not in used
 
 
 def test_keys_of_extended_authentication() -> None:
@@ -239,8 +184,8 @@ def test_flags_of_a_listener() -> None:
         fresh_rate=7,
         client_parameters=True,
     )
-    assert policy.circuit_rules is not None
-    assert ListenerPolicy(fresh_rate=7).circuit_rules is None
+    assert policy.circuit_rules() is not None
+    assert ListenerPolicy(fresh_rate=7).circuit_rules() is None
 
 
 BAD_FLAGS = "ExitCountry= ExitCountry=deu ExitNode=x RotateEvery=0 RotateAfter=1.5 FreshRate=-1"

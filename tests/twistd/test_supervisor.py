@@ -10,7 +10,7 @@ import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import ANY, Mock
 
 import pytest
 import pytest_twisted
@@ -27,13 +27,23 @@ from tests.support.peers import GRANTED, named
 from tests.support.processes import descendants, is_alive, process_ended
 from tests.support.rows import rows
 from tests.support.running import Twistd
+from torsocks_tx.policy.circuits import FRESH_RATE
+from torsocks_tx.policy.fresh import CircuitCounts
 from torsocks_tx.server.listen import parse_listener
 from torsocks_tx.server.serving import Server
 from torsocks_tx.twistd import service
 from torsocks_tx.twistd import supervisor as module
 from torsocks_tx.twistd.options import Options
 from torsocks_tx.twistd.service import ProcessSignals, StartError, TorsocksService
-from torsocks_tx.twistd.supervisor import MOST_OLD, QUICK, START_TIMEOUT, Supervisor, Unused, Worker
+from torsocks_tx.twistd.supervisor import (
+    COUNTS_DESCRIPTOR,
+    MOST_OLD,
+    QUICK,
+    START_TIMEOUT,
+    Supervisor,
+    Unused,
+    Worker,
+)
 from torsocks_tx.twistd.tap import make_supervisor
 
 LOOPBACK = "tcp:0:interface=127.0.0.1"
@@ -57,12 +67,12 @@ class Site:
         self._directory = directory
         self._port = 0
 
-    async def start(self, *more: str) -> Twistd:
+    async def start(self, *more: str, flags: str = "") -> Twistd:
         tor = self.ground.address(await self.ground.listen(self.upstream))
         place = f"unix:{tor}" if isinstance(tor, str) else f"tcp:{tor[0]}:{tor[1]}"
         self.server = Twistd(
-            "--listen", LOOPBACK, "--listen", f"unix:{self._directory / 's'}", "--tor-socks", place,
-            "--workers", "2", *more, directory=self._directory, listeners=2,
+            "--listen", LOOPBACK + flags, "--listen", f"unix:{self._directory / 's'}",
+            "--tor-socks", place, "--workers", "2", *more, directory=self._directory, listeners=2,
         )  # fmt: skip
         await self.server.said("2 workers serve")
         assert "factory" not in self.server.output
@@ -236,13 +246,15 @@ class FakeReactor(Clock):
     def __init__(self) -> None:
         super().__init__()
         self.spawned: list[Worker] = []
+        self.counted_in: list[int] = []
         self.trouble: OSError | None = None
         self.stopped = False
 
     def spawnProcess(self, worker: Any, *_: Any, childFDs: Any, **__: Any) -> Process:
         if self.trouble is not None:
             raise self.trouble
-        assert childFDs == {0: "w", 1: "r", 2: "r", 3: "r", 4: 77}
+        assert childFDs == {0: "w", 1: "r", 2: "r", 3: "r", 4: ANY, 5: 77}
+        self.counted_in.append(childFDs[COUNTS_DESCRIPTOR])
         worker.transport = Process()
         self.spawned.append(worker)
         return worker.transport
@@ -297,9 +309,10 @@ class Team:
         monkeypatch.setattr(atexit, "register", self._leave)
         monkeypatch.setattr(service, "signals", Mock(ProcessSignals))
         monkeypatch.setattr(module, "retry_delay", lambda: lambda failures: float(2**failures))
+        self.counts = CircuitCounts([FRESH_RATE])
         self.supervisor = Supervisor(
             self.reactor, Server([(parse_listener(LOOPBACK), Unused())], lambda *_: self.port),
-            {"directory": "/", "keys": True}, tor, workers=2, grace=5, drain_limit=60,
+            {"directory": "/", "keys": True}, self.counts, tor, workers=2, grace=5, drain_limit=60,
         )  # fmt: skip
         self.service = TorsocksService(self.reactor, self.supervisor, fail=self.said.append)
 
@@ -353,7 +366,7 @@ def test_all_workers_have_the_same_orders(team: Team) -> None:
     assert first == second
     assert len(bytes.fromhex(first["secret"])) == 32
     assert {**first, "secret": ""} == {
-        "directory": "/", "epoch": 0, "keys": True, "listeners": 1, "secret": "", "share": 2,
+        "directory": "/", "keys": True, "listeners": 1, "secret": "", "share": 2,
     }  # fmt: skip
 
 
@@ -457,42 +470,56 @@ def test_reload_replaces_one_worker_after_the_other(team: Team) -> None:
     assert outcome == ["the workers have been started anew"]
 
 
-def test_fresh_circuits_for_all_are_the_same_in_every_worker(team: Team) -> None:
+def test_all_workers_count_circuits_and_the_epoch_in_the_same_memory(team: Team) -> None:
     team.service.startService()
-    team.get_ready(0)
     assert team.supervisor.new_identity() == "every new stream gets a fresh circuit"
-    assert team.asked() == [["epoch 1"], []]
-    team.get_ready(1)
-    assert team.asked() == [["epoch 1"], ["epoch 1"]], "told as soon as it serves"
-    team.supervisor.new_identity()
+    team.get_ready(0, 1)
     team.end(0)
     team.reactor.advance(4)
-    assert json.loads(team.spawned[2].transport.written)["epoch"] == 2
-    team.get_ready(2)
-    assert team.asked() == [["epoch 1", "epoch 2"], ["epoch 1", "epoch 2"], []]
+    assert team.reactor.counted_in == [team.counts.descriptor] * 3
+    worker = CircuitCounts([FRESH_RATE], team.counts.descriptor)
+    team.supervisor.new_identity()
+    assert worker.epoch.word[0] == 2
+
+
+async def ask_both(site: Site, server: Twistd) -> list[Any]:
+    """Open a stream by each of the two workers; return the credentials that tor got."""
+    found = []
+    for stopped in workers_of(server):
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            client, leg = await site.ask()
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+        found.append(leg.credentials)
+        client.reset()
+    return found
 
 
 async def test_sigusr2_gives_fresh_circuits_in_every_worker(site: Site) -> None:
     server = await site.start("--shutdown-grace", "0.2")
-    passwords = []
+    credentials = []
     for number in range(3):
-        for _ in range(100):
-            keys = set()
-            for stopped in workers_of(server):
-                os.kill(stopped, signal.SIGSTOP)
-                client, leg = await site.ask()
-                keys.add(leg.credentials)
-                os.kill(stopped, signal.SIGCONT)
-                client.reset()
-            # A worker may hear of the signal a moment after the line in the log.
-            if len(keys) == 1 and keys not in passwords:
-                break
-        passwords.append(keys)
+        credentials.append(set(await ask_both(site, server)))
         os.kill(server.pid, signal.SIGUSR2)
         await said(server, "SIGUSR2: every new stream gets a fresh circuit", number + 1)
-    assert [len(keys) for keys in passwords] == [1, 1, 1]
-    assert len(set.union(*passwords)) == 3
+    assert [len(each) for each in credentials] == [1, 1, 1]
+    assert len(set.union(*credentials)) == 3
     assert "Traceback" not in server.output
+
+
+async def test_workers_count_rotation_together_also_those_that_were_replaced(site: Site) -> None:
+    server = await site.start("--shutdown-grace", "0.2", flags=" RotateAfter=3 FreshRate=2")
+    first = await ask_both(site, server)
+    os.kill(server.pid, signal.SIGHUP)
+    await server.said("have been started anew")
+    await server.until(lambda: len(workers_of(server)) == 2)
+    second = await ask_both(site, server)
+    third = await ask_both(site, server)
+    assert first[0] == first[1] == second[0] != second[1] == third[0] == third[1]
+    with pytest.raises(AssertionError, match=r"x05.x01"):
+        await site.ask()
+    await server.said("fresh circuits were refused")
 
 
 def test_old_workers_are_few_and_none_is_for_ever(team: Team) -> None:

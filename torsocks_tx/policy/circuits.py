@@ -12,16 +12,15 @@ costs no command to tor.
 
 from __future__ import annotations
 
-import os
 import re
-from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
 
 from torsocks_tx.arguments import check_arguments
-from torsocks_tx.errors import InvalidArguments, NoFreshCircuit, NoSuchExit
+from torsocks_tx.errors import InvalidArguments, NoSuchExit
+from torsocks_tx.policy.fresh import FreshCircuits
 from torsocks_tx.socks.extended import UNSUPPORTED, key_list
 from torsocks_tx.socks.messages import NO_PAIRS, KeyValues, Request
 from torsocks_tx.socks.userpass import EXTENDED_PREFIX
@@ -31,9 +30,6 @@ PREFIX = "X-torsocks."
 
 FRESH_RATE = 30
 """Fresh circuits in a minute for all clients of a listener: each one is work for the network."""
-
-MOST_KEYS = 10_000
-"""Keys that a listener remembers; one that is forgotten gets a fresh circuit."""
 
 MOST_PARSED = 512
 """Wishes of clients, and lists of relays, that are not read again."""
@@ -200,70 +196,11 @@ class ParameterKeys:
         return NO_PAIRS
 
 
-@dataclass(slots=True)
-class _Life:
-    """How long a key has had its circuit, and for how many streams."""
-
-    number: int
-    began: float
-    streams: int = 0
-
-
-class FreshCircuits:
-    """Gives each isolation key its circuit, and a fresh one when that is due, within a rate.
-
-    ``rate``: fresh circuits in a minute; one more is refused, for a used one is not what was asked.
-    """
-
-    def __init__(self, rate: int, most: int = MOST_KEYS) -> None:
-        self._rate = rate
-        self._most = most
-        self._lives: dict[tuple[bytes, ...], _Life] = {}
-        self._begun: deque[float] = deque()
-        # Numbers are never used again, so a key that was forgotten meets no circuit of its past.
-        self._process = os.urandom(16)
-        self._numbers = 0
-
-    def number(
-        self, key: tuple[bytes, ...], every: float | None, after: int | None, now: float
-    ) -> bytes:
-        """Return what stands for the key's circuit. Raises ``NoFreshCircuit`` beyond the rate.
-
-        ``every``: seconds, ``after``: streams, until a fresh one is due.
-        """
-        life = self._lives.pop(key, None)
-        is_due = (
-            life is None
-            or (every is not None and not 0 <= now - life.began < every)
-            or (after is not None and life.streams >= after)
-        )
-        try:
-            if life is None or is_due:
-                life = self._begin(now)
-            life.streams += 1
-        finally:
-            if life is not None:
-                self._lives[key] = life  # the last in order: the first is forgotten first
-        if len(self._lives) > self._most:
-            del self._lives[next(iter(self._lives))]
-        return self._process + life.number.to_bytes(8, "big")
-
-    def _begin(self, now: float) -> _Life:
-        begun = self._begun
-        while begun and not 0 <= now - begun[0] < _MINUTE:
-            begun.popleft()
-        if len(begun) >= self._rate:
-            raise NoFreshCircuit("more than FreshRate allows")
-        begun.append(now)
-        self._numbers += 1
-        return _Life(self._numbers, now)
-
-
 class CircuitRules:
     """What one listener says of circuits, applied to the requests of its clients.
 
-    ``every``, ``after``: seconds and streams until a key gets a fresh circuit. ``reads_clients``:
-    requests may hold parameters.
+    ``every``, ``after``: seconds and streams until a key gets a fresh circuit. ``fresh`` counts
+    them. ``reads_clients``: requests may hold parameters.
     """
 
     def __init__(
@@ -271,7 +208,7 @@ class CircuitRules:
         exits: ExitChoice,
         every: float | None,
         after: int | None,
-        rate: int,
+        fresh: FreshCircuits,
         *,
         reads_clients: bool,
     ) -> None:
@@ -279,7 +216,7 @@ class CircuitRules:
         self._every = every
         self._after = after
         self._reads_clients = reads_clients
-        self._fresh = FreshCircuits(rate)
+        self._fresh = fresh
 
     def apply(
         self, request: Request, key: bytes, now: float

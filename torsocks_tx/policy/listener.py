@@ -25,6 +25,7 @@ from torsocks_tx.policy.circuits import (
     ParameterKeys,
     split_username,
 )
+from torsocks_tx.policy.fresh import FreshCircuits
 from torsocks_tx.policy.isolation import IsolationFlags
 from torsocks_tx.socks.constants import AddressType, Command, Role, Version
 from torsocks_tx.socks.extended import KeyHandler
@@ -101,14 +102,17 @@ class ListenerPolicy:
             return {}
         return {PREFIX: ParameterKeys(allowed=self.client_parameters)}
 
-    @property
-    def circuit_rules(self) -> CircuitRules | None:
-        """Return a new counter of circuits for one listener; None where the flags ask for none."""
+    def circuit_rules(self, fresh: FreshCircuits | None = None) -> CircuitRules | None:
+        """Return what the flags say of circuits; None where they say nothing.
+
+        ``fresh`` counts the listener's fresh circuits; by default a new one does.
+        """
         every, after = self.rotate_every, self.rotate_after
         if not self.chooses_exits and every is None and after is None:
             return None
         reads = self.client_parameters
-        return CircuitRules(self.exits, every, after, self.fresh_rate, reads_clients=reads)
+        fresh = fresh or FreshCircuits(self.fresh_rate)
+        return CircuitRules(self.exits, every, after, fresh, reads_clients=reads)
 
     @property
     def port_flags(self) -> frozenset[str]:

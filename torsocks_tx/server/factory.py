@@ -28,6 +28,7 @@ from torsocks_tx.http.answers import FAMILY_PREFERENCE, PROXY_AUTHORIZATION, Ans
 from torsocks_tx.http.server import ISOLATION_USERS, HTTPOptions
 from torsocks_tx.interfaces import IBackend, IExitBackend
 from torsocks_tx.limits import Limits
+from torsocks_tx.policy.fresh import FreshCircuits
 from torsocks_tx.policy.isolation import Isolation, Isolator, is_for_exit, isolation_key
 from torsocks_tx.policy.listener import ListenerPolicy
 from torsocks_tx.server.auth import Authenticator, LoginGuard
@@ -69,6 +70,7 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "keys": (Mapping, None),
     "limiter": (ConnectionLimiter, None),
     "clock": (IReactorTime, None),
+    "fresh": (FreshCircuits, None),
     "tells_clients_apart": (bool,),
     "debugging": (bool,),
 }
@@ -103,8 +105,9 @@ class SOCKSFactory(Factory):
     name of the listener in isolation keys, ``isolator`` has the secret that hides those keys from
     tor: processes that serve one listener together need the same two. ``keys``: further keys of
     extended authentication with their handlers (``extended.KeyHandler``). Factories with the same
-    ``limiter`` count their clients together. Behind a proxy that connects for everybody (the PROXY
-    protocol), set ``tells_clients_apart`` to False: its address is then not bounded.
+    ``limiter`` count their clients together. ``fresh`` counts fresh circuits, for several processes
+    if need be. Behind a proxy that connects for everybody (the PROXY protocol), set
+    ``tells_clients_apart`` to False: its address is then not bounded.
     """
 
     protocol: Any = SOCKSProtocol
@@ -123,6 +126,7 @@ class SOCKSFactory(Factory):
         keys: Mapping[str, KeyHandler] | None = None,
         limiter: ConnectionLimiter | None = None,
         clock: IReactorTime | None = None,
+        fresh: FreshCircuits | None = None,
         tells_clients_apart: bool = True,
         debugging: bool = True,
     ) -> None:
@@ -133,7 +137,7 @@ class SOCKSFactory(Factory):
             clock = reactor
         self.backend = backend
         self.policy = policy or _default_policy
-        self.limits = limits or Limits()
+        self.limits = limits = limits or Limits()
         self.clock = clock
         self.debugging = debugging
         self.connections: set[SOCKSProtocol] = set()
@@ -143,11 +147,10 @@ class SOCKSFactory(Factory):
         self._isolator = isolator or _isolator
         self._port_flags = self.policy.port_flags
         self._is_restrictive = self.policy.is_restrictive
-        self._circuits = self.policy.circuit_rules
+        self._circuits = self.policy.circuit_rules(fresh)
         self._has_warned = self._guard is not None or self.policy.client_parameters
         if limiter is None:
-            most, per_client = self.limits.max_connections, self.limits.max_per_client
-            limiter = ConnectionLimiter(most, per_client, clock)
+            limiter = ConnectionLimiter(limits.max_connections, limits.max_per_client, clock)
         self.limiter = limiter
         self._extended = self._extended_rules(keys or {})
         self.http_options = self._http_options()

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from twisted.logger import Logger
 from torsocks_tx.arguments import check_arguments, check_grace
 from torsocks_tx.interfaces import IBackend
 from torsocks_tx.limits import Limits
+from torsocks_tx.policy.fresh import FreshCircuits
 from torsocks_tx.policy.isolation import Isolator
 from torsocks_tx.server.auth import Authenticator
 from torsocks_tx.server.binding import bind
@@ -104,11 +106,13 @@ def with_factories(
     backend: IBackend,
     limits: Limits,
     clock: IReactorTime,
+    fresh: Iterable[FreshCircuits | None] = itertools.repeat(None),
     **options: Any,
 ) -> list[tuple[Listener, SOCKSFactory]]:
     """Return each listener with the factory that serves its clients; all are counted together.
 
-    ``options``: further arguments of ``SOCKSFactory``.
+    ``fresh``: what counts the fresh circuits of each. ``options``: further arguments of
+    ``SOCKSFactory``.
     """
     limiter = ConnectionLimiter(limits.max_connections, limits.max_per_client, clock)
     return [
@@ -120,11 +124,12 @@ def with_factories(
                 limits=limits,
                 limiter=limiter,
                 clock=clock,
+                fresh=counted,
                 tells_clients_apart=listener.kind != "haproxy",
                 **options,
             ),
         )
-        for listener in listeners
+        for listener, counted in zip(listeners, fresh, strict=False)
     ]
 
 

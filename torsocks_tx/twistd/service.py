@@ -174,9 +174,9 @@ class OwnProcess:
         """Have the backend read its files again; return what it says of that."""
         return await self._upstream.reload()
 
-    def new_identity(self, epoch: int | None = None) -> str:
+    def new_identity(self) -> str:
         """Give fresh circuits to all from now on; return what to say about it."""
-        return self._upstream.new_identity(epoch)
+        return self._upstream.new_identity()
 
     async def drain(self, limit: float) -> None:
         """Take no more clients; return when the last has gone, or reset those left at the limit."""

@@ -25,6 +25,7 @@ from torsocks_tx.backends.tor.process import (
     spawn,
 )
 from torsocks_tx.backends.tor.waiting import retry_delay
+from torsocks_tx.policy.fresh import CircuitCounts
 from torsocks_tx.policy.isolation import SECRET_BYTES
 from torsocks_tx.server.serving import Server
 from torsocks_tx.twistd.upstream import Upstream
@@ -32,7 +33,10 @@ from torsocks_tx.twistd.upstream import Upstream
 STATUS_DESCRIPTOR = 3
 """Where a worker tells that it is ready, or why it cannot start."""
 
-FIRST_DESCRIPTOR = 4
+COUNTS_DESCRIPTOR = 4
+"""The memory in which workers count circuits together."""
+
+FIRST_DESCRIPTOR = 5
 """The first inherited listener in a worker; the others follow."""
 
 READY = "ready"
@@ -80,11 +84,9 @@ class Worker(LineProtocol):
         self._began = self._now()
         self._status = b""
         self._killing: Any = None
-        self._epoch = 0
 
     def start(self, orders: dict[str, Any], descriptors: dict[int, Any]) -> None:
         """Start the process, and say what is to be done."""
-        self._epoch = orders["epoch"]
         command = python_command("torsocks_tx.twistd.worker", not_from=orders["directory"])
         pipes = {0: "w", 1: "r", 2: "r", STATUS_DESCRIPTOR: "r"}
         try:
@@ -119,12 +121,6 @@ class Worker(LineProtocol):
         if self.transport is not None:
             self.transport.closeStdin()
             self._kill_after(grace + QUICK)
-
-    def renew(self, epoch: int) -> None:
-        """Let it give fresh circuits to all; one that is not ready yet is told when it is."""
-        if self.is_ready and epoch != self._epoch:
-            self._epoch = epoch
-            self.transport.write(b"epoch %d\n" % epoch)  # type: ignore[union-attr]
 
     def reload(self) -> None:
         """Let it see what there is no more; a worker that is not ready has not seen it."""
@@ -170,8 +166,9 @@ class Unused(Factory):
 class Supervisor:
     """Keeps ``workers`` processes that serve with ``orders``: starts another for each that ends.
 
-    ``server`` has their listeners. ``upstream`` is a tor that we start, or None. ``grace``: seconds
-    for open streams when the server stops; ``drain_limit``: those of a worker that is replaced.
+    ``server`` has their listeners. ``counts``: what they count together. ``upstream`` is a tor that
+    we start, or None. ``grace``: seconds for open streams when the server stops; ``drain_limit``:
+    those of a worker that is replaced.
     """
 
     _log = Logger()
@@ -181,6 +178,7 @@ class Supervisor:
         reactor: Any,
         server: Server,
         orders: dict[str, Any],
+        counts: CircuitCounts,
         upstream: Upstream | None,
         *,
         workers: int,
@@ -190,7 +188,8 @@ class Supervisor:
         self._reactor = reactor
         self.server = server
         secret = secrets.token_bytes(SECRET_BYTES).hex()
-        self._orders = {**orders, "secret": secret, "share": workers, "epoch": 0}
+        self._orders = {**orders, "secret": secret, "share": workers}
+        self._counts = counts
         self._upstream = upstream
         self._grace = grace
         self._drain_limit = drain_limit
@@ -224,22 +223,16 @@ class Supervisor:
     def _launch(self, worker: Worker) -> None:
         self._living.append(worker)
         worker.ended.addCallback(self._has_ended, worker)
-        worker.ready.addCallback(self._is_ready, worker)
         orders = {**self._orders, "listeners": len(self.server.ports)}
         if self._upstream is not None:
             orders["tor"] = self._upstream.provider.control_address
         ports = enumerate(self.server.ports, FIRST_DESCRIPTOR)
-        worker.start(orders, {number: port.fileno() for number, port in ports})
-
-    def _is_ready(self, status: str, worker: Worker) -> str:
-        worker.renew(self._orders["epoch"])
-        return status
+        descriptors = {number: port.fileno() for number, port in ports}
+        worker.start(orders, {COUNTS_DESCRIPTOR: self._counts.descriptor, **descriptors})
 
     def new_identity(self) -> str:
         """Give fresh circuits to all from now on, the same in every worker."""
-        self._orders["epoch"] += 1
-        for worker in self._living:
-            worker.renew(self._orders["epoch"])
+        self._counts.epoch.advance()
         return "every new stream gets a fresh circuit"
 
     def _has_ended(self, reason: str, worker: Worker) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 from twisted.application.service import Service
@@ -13,6 +13,7 @@ from twisted.logger import globalLogBeginner, textFileLogObserver
 from torsocks_tx.backends.tor.daemon import TorNotFound
 from torsocks_tx.backends.tor.files import DirectoryError
 from torsocks_tx.limits import Limits
+from torsocks_tx.policy.fresh import CircuitCounts
 from torsocks_tx.policy.isolation import Isolator
 from torsocks_tx.server.auth import CredAuthenticator
 from torsocks_tx.server.binding import bind
@@ -79,18 +80,28 @@ def main() -> None:
 
 
 def make_own_process(
-    reactor: Any, options: Options, bind: Bind, isolator: Isolator | None = None, share: int = 1
+    reactor: Any,
+    options: Options,
+    bind: Bind,
+    isolator: Isolator | None = None,
+    counts: CircuitCounts | None = None,
+    share: int = 1,
 ) -> OwnProcess:
-    """What serves in this process, one of ``share`` that divide the clients among them."""
+    """What serves in this process, one of ``share`` that divide the clients among them.
+
+    ``isolator``, ``counts``: the secret and the counts that all of them have.
+    """
     allowed = allowed_connections(reactor)
     limits = make_limits(options, allowed, share)
-    upstream = _upstream(reactor, options, options["onion-auth-dir"])
+    epoch = counts.epoch if counts is not None else None
+    upstream = _upstream(reactor, options, options["onion-auth-dir"], epoch)
     checkers = options.get("credCheckers")
     listeners = with_factories(
-        [_with_share(listener, share) for listener in options.listeners],
+        options.listeners,
         upstream.backend,
         limits,
         reactor,
+        counts.listeners if counts is not None else repeat(None),
         authenticator=CredAuthenticator(checkers) if checkers else None,
         isolator=isolator,
         debugging=bool(options["debug"]),
@@ -104,15 +115,9 @@ def make_own_process(
     )
 
 
-def _with_share(listener: Listener, share: int) -> Listener:
-    """The listener in one of so many processes, each of which counts fresh circuits alone."""
-    rate = -(-listener.policy.fresh_rate // share)
-    return replace(listener, policy=replace(listener.policy, fresh_rate=rate))
-
-
-def _upstream(reactor: Any, options: Options, keys: str | None = None) -> Any:
+def _upstream(reactor: Any, options: Options, *arguments: Any) -> Any:
     try:
-        return make_upstream(reactor, options, keys)
+        return make_upstream(reactor, options, *arguments)
     except (ValueError, DirectoryError, TorNotFound) as error:
         raise SystemExit(f"{options.command}: {error}") from None
 
@@ -135,6 +140,7 @@ def make_supervisor(reactor: Any, options: Options, bind: Bind) -> Supervisor:
         reactor,
         Server([(listener, Unused()) for listener in options.listeners], bind_without_accepting),
         orders,
+        CircuitCounts([listener.policy.fresh_rate for listener in options.listeners]),
         # The workers give tor its keys, and follow its events.
         _upstream(reactor, options) if options.upstream in ("launch", "private") else None,
         workers=options["workers"],

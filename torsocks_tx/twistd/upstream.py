@@ -33,6 +33,7 @@ from torsocks_tx.backends.tor.provider import TorProvider
 from torsocks_tx.backends.tor.providers import FixedTorProvider, RunningTorProvider
 from torsocks_tx.backends.tor.waiting import Waiters
 from torsocks_tx.errors import NoSuchPort, TorDown
+from torsocks_tx.policy.fresh import Epoch
 from torsocks_tx.relay.connector import ATTEMPT_TIMEOUT, SocketEndpoint, endpoint_from_string
 from torsocks_tx.twistd.options import Options
 
@@ -104,11 +105,11 @@ class Upstream:
         await self.backend.observer.reload_keys()
         return _count(self._keyring)
 
-    def new_identity(self, epoch: int | None = None) -> str:
+    def new_identity(self) -> str:
         """Give fresh circuits to all from now on; return what to say about it."""
         if self.provider is None:
             return "there is no Tor, and so no circuit"
-        self.backend.new_identity(epoch)
+        self.backend.new_identity()
         return "every new stream gets a fresh circuit"
 
     async def stop(self) -> None:
@@ -184,8 +185,13 @@ def _socks_endpoint(reactor: Any, text: str) -> IStreamClientEndpoint:
     return endpoint
 
 
-def make_upstream(reactor: Any, options: Options, keys: str | None = None) -> Upstream:
-    """What the options put behind the listeners; ``keys`` is the directory of keys for tor."""
+def make_upstream(
+    reactor: Any, options: Options, keys: str | None = None, epoch: Epoch | None = None
+) -> Upstream:
+    """What the options put behind the listeners.
+
+    ``keys``: the directory of keys for tor. ``epoch``: that of all workers.
+    """
     if options.upstream == "direct":
         return Upstream(DirectBackend(reactor, allow_internal=bool(options["allow-internal"])))
     policies = list({listener.policy.port_flags for listener in options.listeners})
@@ -199,6 +205,7 @@ def make_upstream(reactor: Any, options: Options, keys: str | None = None) -> Up
         onion_observer=OnionObserver(
             reactor, rendezvous_timeout=options["rendezvous-timeout"], keyring=keyring
         ),
+        epoch=epoch,
     )
     needs_countries = any(
         listener.policy.client_parameters or listener.policy.exits.countries

@@ -19,6 +19,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import FileLogObserver, LogEvent, eventAsText, globalLogBeginner
 from twisted.python.failure import Failure
 
+from torsocks_tx.policy.fresh import CircuitCounts
 from torsocks_tx.policy.isolation import Isolator
 from torsocks_tx.relay.pipes import share_pool
 from torsocks_tx.server.binding import adopt
@@ -26,7 +27,12 @@ from torsocks_tx.server.factory import SOCKSFactory
 from torsocks_tx.server.listen import Listener
 from torsocks_tx.twistd.options import Options
 from torsocks_tx.twistd.service import OwnProcess, TorsocksService
-from torsocks_tx.twistd.supervisor import FIRST_DESCRIPTOR, READY, STATUS_DESCRIPTOR
+from torsocks_tx.twistd.supervisor import (
+    COUNTS_DESCRIPTOR,
+    FIRST_DESCRIPTOR,
+    READY,
+    STATUS_DESCRIPTOR,
+)
 from torsocks_tx.twistd.tap import make_own_process
 
 
@@ -40,15 +46,7 @@ class _StopOrder(Protocol):
         self._is_given = False
 
     def dataReceived(self, data: bytes) -> None:
-        """Give fresh circuits to all, or serve the clients that there are, and then stop."""
-        for line in data.splitlines():
-            word, _, number = line.partition(b" ")
-            if word == b"epoch":
-                self._serving.new_identity(int(number))
-            else:
-                self._drain()
-
-    def _drain(self) -> None:
+        """Serve the clients that there are, and then stop."""
         draining = Deferred.fromCoroutine(self._serving.drain(self._drain_limit))
         draining.addCallback(lambda _: self.connectionLost())
 
@@ -124,9 +122,9 @@ def main() -> None:
 
     share_pool(orders["share"])
     isolator = Isolator(bytes.fromhex(orders["secret"]))
-    serving = make_own_process(reactor, options, adopt_next, isolator, orders["share"])
-    if orders["epoch"]:
-        serving.new_identity(orders["epoch"])
+    rates = [listener.policy.fresh_rate for listener in options.listeners]
+    counts = CircuitCounts(rates, COUNTS_DESCRIPTOR)
+    serving = make_own_process(reactor, options, adopt_next, isolator, counts, orders["share"])
     service = TorsocksService(reactor, serving, check=options.check_files, fail=tell)
     service.startService()
     service.started.addCallback(lambda _: reactor.callWhenRunning(tell, READY))

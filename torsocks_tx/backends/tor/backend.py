@@ -32,6 +32,7 @@ from torsocks_tx.client.connection import LookUp, Stream
 from torsocks_tx.errors import GeneralFailure, NoSuchExit, NoSuchPort, SOCKSError, TorDown
 from torsocks_tx.interfaces import IExitBackend, IReceiver
 from torsocks_tx.policy.circuits import ExitChoice
+from torsocks_tx.policy.fresh import Epoch
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.socks.client import ClientHandshake
 from torsocks_tx.socks.constants import Command, Version
@@ -49,7 +50,8 @@ class TorBackend:
 
     ``optimistic_data``: send a client's early data along with the request. None: if tor is C Tor,
     which takes it; Arti closes the connection instead. ``onion_observer`` finds out why onion
-    services could not be reached; by default one with its own defaults.
+    services could not be reached; by default one with its own defaults. ``epoch``: the one of
+    ``new_identity``, which processes may share.
     """
 
     uses_tor = True
@@ -62,11 +64,13 @@ class TorBackend:
         *,
         optimistic_data: bool | None = None,
         onion_observer: OnionObserver | None = None,
+        epoch: Epoch | None = None,
     ) -> None:
         check_arguments(IReactorTime, reactor=reactor)
         check_arguments(TorProvider, provider=provider)
         check_arguments(bool, None, optimistic_data=optimistic_data)
         check_arguments(OnionObserver, None, onion_observer=onion_observer)
+        check_arguments(Epoch, None, epoch=epoch)
         self.provider = provider
         self.observer = onion_observer or OnionObserver(reactor)
         self.exits = Exits(reactor, provider)
@@ -75,7 +79,7 @@ class TorBackend:
         self._clock = reactor
         self._optimistic_data = optimistic_data
         self._quiet_until: dict[str, float] = {}
-        self._epoch = 0
+        self._epoch = epoch or Epoch()
         self._tokens: WeakKeyDictionary[Stream | ExitStream, bytes] = WeakKeyDictionary()
 
     @classmethod
@@ -112,18 +116,15 @@ class TorBackend:
         """
         return self.provider.stop()
 
-    def new_identity(self, epoch: int | None = None) -> None:
+    def new_identity(self) -> None:
         """Give fresh circuits to every stream from now on; those that are open stay.
 
         Other users of the same tor keep their circuits, as with SIGNAL NEWNYM they would not.
-        ``epoch``: a number for this and other processes that are to share circuits; by default
-        one more than before.
         """
-        self._epoch = self._epoch + 1 if epoch is None else epoch
+        self._epoch.advance()
 
-    def _renewed(self, credentials: Credentials) -> Credentials:
-        epoch = b"epoch %d " % self._epoch
-        digest = hashlib.sha256(epoch + credentials.password).hexdigest()
+    def _renewed(self, credentials: Credentials, epoch: int) -> Credentials:
+        digest = hashlib.sha256(b"epoch %d " % epoch + credentials.password).hexdigest()
         return Credentials(credentials.username, digest.encode("ascii"))
 
     def circuits(self) -> Deferred[list[Circuit]]:
@@ -154,8 +155,8 @@ class TorBackend:
     ) -> Stream | ExitStream:
         """Begin a stream. While tor starts, the client waits."""
         credentials = isolation.credentials
-        if self._epoch:
-            credentials = self._renewed(credentials)
+        if epoch := self._epoch.word[0]:
+            credentials = self._renewed(credentials, epoch)
         upstream = Request(Version.SOCKS5, request.command, request.address.literal(), credentials)
         if isolation.exits is not None and not upstream.address.is_onion:
             return self._open_by_exit(upstream, isolation, isolation.exits, receiver)
