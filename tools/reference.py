@@ -1,10 +1,14 @@
-"""Writes tables of the documents from the code: options, flags, errors, answers by HTTP."""
+"""Writes tables of the documents from the code: options, flags, errors, answers by HTTP.
+
+The manual page has those of them that a person at a terminal needs, and what the reference says of
+signals and of the exit status.
+"""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -14,9 +18,10 @@ from torsocks_tx import errors  # noqa: E402
 from torsocks_tx.errors import OnionRefused, ProxyFault, Refused, SOCKSError  # noqa: E402
 from torsocks_tx.http.answers import MEANINGS, meaning_of  # noqa: E402
 from torsocks_tx.policy.listener import FLAGS, VALUE_FLAGS, ListenerPolicy  # noqa: E402
-from torsocks_tx.twistd.help import HELP, parse_help  # noqa: E402
+from torsocks_tx.twistd.help import HELP, Option, parse_help  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "reference.md"
+MANUAL = ROOT / "docs" / "torsocks-tx.1"
 
 
 def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
@@ -25,32 +30,41 @@ def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
+def topics() -> Iterator[tuple[str, list[Option]]]:
+    """Yield the headings of ``--help``, each with its options."""
+    for topic in re.split(r"\n\n", HELP)[1:]:
+        heading, _, entries = topic.partition(":\n")
+        yield heading, parse_help(entries + "\n")
+
+
 def options() -> str:
     """Every option of ``twistd torsocks`` with its default and what it means."""
     rows = []
-    for topic in re.split(r"\n\n", HELP)[1:]:
-        heading, _, entries = topic.partition(":\n")
+    for heading, entries in topics():
         rows.append((f"**{heading}**", "", ""))
         # A bar would end the cell of the table.
         rows += [
             (f"`--{o.name} {o.value}".rstrip().replace("|", "\\|") + "`", o.default, o.text)
-            for o in parse_help(entries + "\n")
+            for o in entries
         ]
     return table(("option", "default", "meaning"), rows)
 
 
-def flags() -> str:
-    """Every flag of a listener with its default and what it means."""
+def flag_rows() -> Iterator[tuple[str, str, str]]:
+    """Yield every flag of a listener with its default and what it means."""
     policy = ListenerPolicy()
-    rows = []
     for flag in FLAGS:
         on = getattr(policy.isolation if flag.isolation else policy, flag.field)
-        rows.append((f"`{flag.name}`", "on" if on else "off", flag.purpose))
+        yield f"`{flag.name}`", "on" if on else "off", flag.purpose
     together = "`NoIPv4Traffic NoIPv6Traffic NoDNSRequest` together"
-    rows.append(("`OnionTrafficOnly`", "off", together))
-    rows.append(("`SessionGroup=N`", "", "listeners with the same N may share circuits"))
-    rows += [(f"`{flag.usage}`", "", flag.purpose) for flag in VALUE_FLAGS]
-    return table(("flag", "default", "meaning"), rows)
+    yield "`OnionTrafficOnly`", "off", together
+    yield "`SessionGroup=N`", "", "listeners with the same N may share circuits"
+    yield from ((f"`{flag.usage}`", "", flag.purpose) for flag in VALUE_FLAGS)
+
+
+def flags() -> str:
+    """Every flag of a listener with its default and what it means."""
+    return table(("flag", "default", "meaning"), flag_rows())
 
 
 def failures(base: type[SOCKSError]) -> str:
@@ -80,6 +94,46 @@ def answers() -> str:
     return table(("failure", "status", "`Tor-Request-Failed`", "type of `Proxy-Status`"), rows)
 
 
+def roff(text: str) -> str:
+    """Return Markdown of a table's cell as the manual page has it."""
+    text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", text)
+    for character, name in (("\\", r"\e"), ("-", r"\-"), ("'", r"\(aq"), ("~", r"\(ti")):
+        text = text.replace(character, name)
+    return re.sub(r"`([^`]*)`", r"\\fB\1\\fR", text)
+
+
+def entry(term: str, text: str, default: str = "") -> str:
+    """Return one entry of a list of the manual page."""
+    text = roff(f"{text} The default is {default}." if default else text)
+    return f".TP\n{roff(term)}\n\\&{text[0].upper()}{text[1:]}"
+
+
+def manual_options() -> str:
+    """Every option, by the headings of the help."""
+    lines = []
+    for heading, entries in topics():
+        lines.append(f".SS {heading}")
+        for option in entries:
+            value = f" {option.value}" if option.value else ""
+            lines.append(entry(f"`--{option.name}`{value}", option.text, option.default))
+    return "\n".join(lines)
+
+
+def manual_flags() -> str:
+    """Every flag of a listener."""
+    return "\n".join(
+        entry(f"{name} ({default})" if default else name, f"{purpose}.")
+        for name, default, purpose in flag_rows()
+    )
+
+
+def manual_rows(heading: str) -> str:
+    """What the reference has in the table below a heading."""
+    section = DOCUMENT.read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2]
+    rows = re.findall(r"^\| (.+?) \| (.+) \|$", section.partition("\n## ")[0], re.MULTILINE)
+    return "\n".join(entry(term, f"{text}.") for term, text in rows[1:])
+
+
 TABLES = {
     DOCUMENT: {
         "options": options,
@@ -88,15 +142,22 @@ TABLES = {
         "proxy faults": lambda: failures(ProxyFault),
     },
     ROOT / "docs" / "http-connect.md": {"answers": answers},
+    MANUAL: {
+        "options": manual_options,
+        "flags": manual_flags,
+        "signals": lambda: manual_rows("Signals"),
+        "status": lambda: manual_rows("Exit status"),
+    },
 }
 
 
 def filled(path: Path) -> str:
     """Return a document with each of its tables replaced between its two comments."""
     document = path.read_text(encoding="utf-8")
+    comment = '.\\" {}\n' if path == MANUAL else "<!-- {} -->\n"
     for name, make in TABLES[path].items():
-        before, begin, rest = document.partition(f"<!-- {name} -->\n")
-        _, end, after = rest.partition(f"<!-- end of {name} -->")
+        before, begin, rest = document.partition(comment.format(name))
+        _, end, after = rest.partition(comment.format(f"end of {name}"))
         if not (begin and end):
             raise SystemExit(f"{path.name} has no place for the table of {name}")
         document = f"{before}{begin}{make()}\n{end}{after}"

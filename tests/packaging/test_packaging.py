@@ -17,6 +17,7 @@ from torsocks_tx import __version__
 # These need pytest or Scrapy; all other modules work without.
 LEFT_OUT = ("__main__", "pytest_plugin", "scrapy_handler")
 PLUGIN = "twisted/plugins/torsocks_tx_plugin.py"
+MANUAL = f"torsocks_tx-{__version__}.data/data/share/man/man1/torsocks-tx.1"
 IMPORT_ALL = f"""
 import importlib, json, pkgutil, torsocks_tx
 names = [m.name for m in pkgutil.walk_packages(torsocks_tx.__path__, "torsocks_tx.")]
@@ -61,11 +62,11 @@ def test_wheel_requires_what_setup_cfg_lists(wheel: Path, requirements: list[str
     assert metadata.get_payload(decode=True).decode().strip() == readme  # type: ignore[union-attr]
 
 
-def test_the_wheel_holds_the_package_the_plugin_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_holds_the_package_the_plugin_the_manual_and_no_more(wheel: Path) -> None:
     with ZipFile(wheel) as archive:
         names = set(archive.namelist())
     about = f"torsocks_tx-{__version__}.dist-info/"
-    assert {name for name in names if not name.startswith(about)} == sources()
+    assert {name for name in names if not name.startswith(about)} == {*sources(), MANUAL}
     assert "torsocks_tx/py.typed" in names
     assert any(name.startswith(about) and name.endswith("/LICENSE") for name in names)
 
@@ -83,6 +84,7 @@ def test_a_wheel_install_shows_the_plugin(installed: Environment) -> None:
     assert lists_torsocks(installed.twistd("--help"))
     assert "Usage: torsocks-tx" in installed.twistd("--help", program="torsocks-tx")
     assert installed.twistd("--version", program="torsocks-tx").startswith("torsocks_tx ")
+    assert (installed.path / "share" / "man" / "man1" / "torsocks-tx.1").exists()
     places = places_of_all_modules(installed)
     assert len(places) > 10
     assert all(place.is_relative_to(installed.site) for place in places)
@@ -90,6 +92,7 @@ def test_a_wheel_install_shows_the_plugin(installed: Environment) -> None:
 
 def test_uninstalling_leaves_twisted_intact(installed: Environment, tmp_path: Path) -> None:
     installed.pip("uninstall", "--yes", "torsocks_tx", directory=tmp_path)
+    assert not list(installed.path.rglob("torsocks-tx*"))
     text = installed.twistd("--help")
     assert "Commands:" in text
     assert not lists_torsocks(text)

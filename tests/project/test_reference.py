@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import torsocks_tx
+from tests.support.clients import client
 from tests.support.processes import ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))
@@ -29,6 +33,13 @@ def test_reference_lists_every_option_and_flag() -> None:
         assert f"| `--{option.name}" in document
     for flag in reference.FLAGS:
         assert f"| `{flag.name}` |" in document
+
+
+@pytest.mark.clients("mandoc")
+def test_the_manual_page_has_no_mistake_of_its_language() -> None:
+    command = [client("mandoc"), "-T", "lint", "-W", "warning", reference.MANUAL]
+    checked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (checked.stdout, checked.returncode) == ("", 0)
 
 
 def test_picture_of_isolation_shows_what_the_code_decides() -> None:
