@@ -86,7 +86,7 @@ def _no_logged_failures(logged_failures: list[LogEvent]) -> Iterator[None]:
             print(formatEvent(event))
         if event.get("log_failure") is not None:
             logged_failures.append(event)
-        elif event.get("isError"):
+        elif event.get("failure") is not None:
             # The reactor reports what a protocol raises in the older way.
             logged_failures.append({**event, "log_failure": event["failure"]})
 

@@ -19,7 +19,7 @@ from twisted.internet.task import LoopingCall, deferLater
 
 from tests.network.asking import Asker, Serving, ask, hang_up, request, serving
 from tests.support.running import Twistd
-from torsocks_tx.backends.tor.exits import mappings, streams
+from torsocks_tx.backends.tor.exits import mappings
 from torsocks_tx.errors import GeneralFailure, NotAllowed, SOCKSError
 from torsocks_tx.socks.constants import Command, Version
 from torsocks_tx.testing.tornet import PrivateNetwork
@@ -28,7 +28,7 @@ from torsocks_tx.testing.tornet.node import all_of
 from torsocks_tx.testing.tornet.servers import EchoProtocol
 
 pytestmark = pytest.mark.network
-DEADLINE = 60.0
+DEADLINE = 120.0
 PAGE = re.compile(rb"You came by (\w+), in the country (\w+)")
 
 
@@ -283,9 +283,8 @@ async def test_a_client_by_http_hears_its_exit(
 
 
 async def test_a_dead_exit_is_left_for_another_of_the_choice(
-    country_network: PrivateNetwork, server: Serving, monkeypatch: pytest.MonkeyPatch
+    country_network: PrivateNetwork, server: Serving
 ) -> None:
-    monkeypatch.setattr(streams, "CIRCUIT_SECONDS", 15.0)
     network = country_network
     dead, other = network.exits["exit3"], network.exits["exit4"]
     place = server.listen(f"ExitNode={dead.fingerprint},{other.fingerprint}")

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ProcessProtocol
 
 DEADLINE = 60.0
+END_DEADLINE = 240.0
 """Seconds that a test waits for a process before it fails."""
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -130,7 +131,7 @@ class Program(ProcessProtocol):
             self._waiters.append(waiter)
             await waiter
 
-    async def end(self, deadline: float = DEADLINE) -> int:
+    async def end(self, deadline: float = END_DEADLINE) -> int:
         """Wait for its end; return the exit status, or minus the signal."""
         if self.status is None:
             # Twisted may have seen its end already, before all of its output.

@@ -20,6 +20,7 @@ from torsocks_tx.backends.tor.exits.circuits import Circuit
 from torsocks_tx.backends.tor.exits.directory import NO_GEOIP
 from torsocks_tx.backends.tor.exits.streams import (
     CIRCUIT_SECONDS,
+    LAST_CIRCUIT_SECONDS,
     LOOK_SECONDS,
     MOST_CIRCUITS,
     NO_EXIT,
@@ -431,6 +432,20 @@ def test_an_exit_without_a_circuit_is_left_and_this_key_tries_it_last() -> None:
     assert play.asked[1][1] != dead
     play.open()
     assert play.asked[2][1] == play.asked[1][1]
+
+
+def test_the_last_exit_of_the_choice_has_more_time_for_a_circuit() -> None:
+    play = Play()
+    play.codes = dict.fromkeys(play.control.relays)
+    _, receiver = play.open()
+    tries = 0
+    while receiver.heard == []:
+        before = len(play.asked)
+        play.clock.advance(CIRCUIT_SECONDS)
+        play.turn()
+        tries += len(play.asked) == before
+    assert [type(what) for what in receiver.heard] == [NotAllowed]
+    assert tries == LAST_CIRCUIT_SECONDS / CIRCUIT_SECONDS
 
 
 def test_a_slow_destination_is_waited_for_where_there_is_a_circuit() -> None:

@@ -39,6 +39,9 @@ TRIES = 4
 CIRCUIT_SECONDS = 15.0
 """Seconds after which it is seen whether there is a circuit to the exit; most take one or two."""
 
+LAST_CIRCUIT_SECONDS = 60.0
+"""The same for the last exit of the choice: tor may have to build a circuit to it once more."""
+
 LOOK_SECONDS = 3.0
 """Seconds after which it is seen whether tor builds one circuit after the other to the exit."""
 
@@ -180,7 +183,9 @@ class ExitStream:
         if self._try is not this or self._stream is None:
             return
         token, directory = self._credentials.password, this.session.directory
-        delay = _next_look(circuits, this.exit, token, self._exits.clock.seconds() - this.began)
+        patience = CIRCUIT_SECONDS if self._left else LAST_CIRCUIT_SECONDS
+        waited = self._exits.clock.seconds() - this.began
+        delay = _next_look(circuits, this.exit, token, waited, patience)
         if delay is not None:
             self._deadline.start(delay, partial(self._look_for_circuit, this))
             return
@@ -329,7 +334,7 @@ class ExitStream:
 
 
 def _next_look(
-    circuits: list[CircuitLine], leaving: Exit, token: bytes, waited: float
+    circuits: list[CircuitLine], leaving: Exit, token: bytes, waited: float, patience: float
 ) -> float | None:
     """Return the seconds until the next look; None: the exit is dead, or refuses the stream.
 
@@ -338,7 +343,7 @@ def _next_look(
     """
     key = token.decode("latin-1")
     fitting = [line for line in circuits if line.leads_to(leaving.fingerprint, key)]
-    left = CIRCUIT_SECONDS - waited
+    left = patience - waited
     if sum(line.token == key for line in fitting) > MOST_CIRCUITS or (left <= 0 and not fitting):
         return None
     return max(min(waited, left), 0.1) if left > 0 else CIRCUIT_SECONDS
