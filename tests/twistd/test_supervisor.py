@@ -8,7 +8,6 @@ import json
 import os
 import signal
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import ANY, Mock
 
@@ -27,6 +26,7 @@ from tests.support.peers import GRANTED, named
 from tests.support.processes import descendants, is_alive, process_ended
 from tests.support.rows import rows
 from tests.support.running import Twistd
+from torsocks_tx.backends.tor.provider import ProviderState
 from torsocks_tx.policy.circuits import FRESH_RATE
 from torsocks_tx.policy.fresh import CircuitCounts
 from torsocks_tx.server.listen import parse_listener
@@ -288,7 +288,7 @@ class Tor:
     def __init__(self, outcome: Deferred[None]) -> None:
         self.outcome = outcome
         self.stopped = False
-        self.provider = SimpleNamespace(control_address="unix:/control")
+        self.provider = Mock(control_address="unix:/control", state=ProviderState.READY)
 
     def start(self) -> Deferred[None]:
         return self.outcome

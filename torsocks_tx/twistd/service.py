@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from twisted.application.service import Service
@@ -17,8 +17,10 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from torsocks_tx.backends.tor.provider import Progress, ProviderState, TorProvider
 from torsocks_tx.server.listen import ListenError
 from torsocks_tx.server.serving import Server
+from torsocks_tx.twistd.notify import Report, Stage, Standing
 from torsocks_tx.twistd.supervisor import Supervisor
 from torsocks_tx.twistd.upstream import Upstream
 
@@ -159,6 +161,12 @@ class OwnProcess:
         self._grace = grace
         self._most = most
 
+    @property
+    def provider(self) -> TorProvider | None:
+        """The tor behind it, if there is one."""
+        provider: TorProvider | None = self._upstream.provider
+        return provider
+
     async def start(self) -> None:
         """Start the backend. Clients that come earlier wait for it."""
         # What is imported by now stays: nothing is gained by looking for garbage in it.
@@ -203,7 +211,7 @@ class TorsocksService(Service):
     """Opens the listeners, and starts and stops what serves their clients.
 
     ``check`` raises an exception if the user that serves cannot use what the options name. ``fail``
-    is told why the server cannot start.
+    is told why the server cannot start. Each of ``reports`` is told how it stands.
     """
 
     def __init__(
@@ -213,11 +221,14 @@ class TorsocksService(Service):
         *,
         check: Callable[[], None] = lambda: None,
         fail: Callable[[str], None] = log_failure,
+        reports: Sequence[Report] = (),
     ) -> None:
         self._reactor = reactor
         self._serving = serving
         self._check = check
         self._fail = fail
+        self._reports = reports
+        self._standing = Standing(Stage.STARTING, "starting")
         self.started: Deferred[None] = Deferred()
         """Fires once clients are served; never if they cannot be."""
 
@@ -232,6 +243,11 @@ class TorsocksService(Service):
         """Start; ``StartError`` if that fails at once."""
         super().startService()
         self.privilegedStartService()
+        provider = self._serving.provider
+        if provider is not None:
+            provider.on_progress(self._progressed)
+            provider.on_change(self._changed)
+        self._tell(self._standing)
         failures: list[Failure] = []
         starting = Deferred.fromCoroutine(self._start()).addErrback(failures.append)
         if failures:
@@ -243,6 +259,33 @@ class TorsocksService(Service):
         self._check()
         await self._serving.start()
         self.started.callback(None)
+        self._changed("serving" if self._serving.provider is None else self._standing.text)
+
+    def _progressed(self, progress: Progress) -> None:
+        provider = self._serving.provider
+        if provider is not None and provider.state is ProviderState.STARTING:
+            self._settle(Standing(Stage.STARTING, f"tor: {progress}", progress.percent))
+
+    def _changed(self, text: str) -> None:
+        """Tell what has become of tor; the server is not ready before it has started itself."""
+        provider = self._serving.provider
+        state = ProviderState.READY if provider is None else provider.state
+        if state is ProviderState.DOWN:
+            self._settle(Standing(Stage.DOWN, text))
+        elif state is ProviderState.READY and self.started.called:
+            self._settle(Standing(Stage.READY, text))
+        elif text != self._standing.text:
+            self._settle(Standing(Stage.STARTING, text))
+
+    def _settle(self, standing: Standing) -> None:
+        """Keep how the server stands, and tell it."""
+        if standing != self._standing and self.running:
+            self._standing = standing
+            self._tell(standing)
+
+    def _tell(self, standing: Standing) -> None:
+        for report in self._reports:
+            report(standing)
 
     def _abandon(self, reason: str) -> NoReturn:
         self._fail(reason)
@@ -258,7 +301,12 @@ class TorsocksService(Service):
 
     async def reload(self) -> str:
         """Read files again: return what has been done, or raise the reason why nothing was."""
-        return await self._serving.reload()
+        self._tell(Standing(Stage.RELOADING, "reading files again"))
+        try:
+            return await self._serving.reload()
+        finally:
+            if self.running:
+                self._tell(self._standing)
 
     def new_identity(self) -> str:
         """Give fresh circuits to all from now on; return what to say about it."""
@@ -271,6 +319,7 @@ class TorsocksService(Service):
     def stopService(self) -> Deferred[None]:
         """Stop in order; fires when nothing is left."""
         super().stopService()
+        self._tell(Standing(Stage.STOPPING, "stopping"))
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:

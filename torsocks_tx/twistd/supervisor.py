@@ -24,6 +24,7 @@ from torsocks_tx.backends.tor.process import (
     signal_if_alive,
     spawn,
 )
+from torsocks_tx.backends.tor.provider import TorProvider
 from torsocks_tx.backends.tor.waiting import retry_delay
 from torsocks_tx.policy.fresh import CircuitCounts
 from torsocks_tx.policy.isolation import SECRET_BYTES
@@ -200,6 +201,11 @@ class Supervisor:
         self._replacements: dict[int, Any] = {}
         self._has_started = False
         self._is_stopping = False
+
+    @property
+    def provider(self) -> TorProvider | None:
+        """The tor that this process has started, if it has."""
+        return None if self._upstream is None else self._upstream.provider
 
     async def start(self) -> None:
         """Start tor, if it is ours, and then the workers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import partial
 from itertools import repeat
@@ -20,6 +21,7 @@ from torsocks_tx.server.binding import bind
 from torsocks_tx.server.connections import allowed_connections
 from torsocks_tx.server.listen import Listener
 from torsocks_tx.server.serving import Bind, Server, with_factories
+from torsocks_tx.twistd.notify import notifier_from
 from torsocks_tx.twistd.options import Options
 from torsocks_tx.twistd.service import OwnProcess, TorsocksService
 from torsocks_tx.twistd.supervisor import Supervisor, Unused
@@ -59,7 +61,9 @@ def makeService(options: Options) -> Service:
     authenticated = bool(options.get("credCheckers"))
     make = make_supervisor if options["workers"] > 1 else make_own_process
     serving = make(reactor, options, partial(bind, reactor, authenticated=authenticated))
-    return TorsocksService(reactor, serving, check=options.check_files)
+    notifier = notifier_from(reactor, os.environ)
+    reports = [] if notifier is None else [notifier]
+    return TorsocksService(reactor, serving, check=options.check_files, reports=reports)
 
 
 def main() -> None:

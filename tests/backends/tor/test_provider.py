@@ -74,6 +74,19 @@ async def test_clients_wait_while_tor_starts(provider: Scripted) -> None:
     assert provider.state is ProviderState.READY
 
 
+def test_each_change_of_the_state_is_told_in_words(provider: Scripted) -> None:
+    told: list[str] = []
+    provider.on_change(told.append)
+    for _ in range(2):
+        provider.mark_ready()
+        provider.mark_down("tor is gone")
+        provider.mark_starting()
+    provider.mark_down("tor is gone")
+    gone = "tor is gone; clients are refused until tor is back"
+    assert told == ["tor is ready", gone, "tor is starting", "tor is back", gone, "tor is starting",
+                    gone]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "change",
     [TorProvider.mark_ready, lambda it: it.mark_down("tor is gone"), TorProvider.stop],

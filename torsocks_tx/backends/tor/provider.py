@@ -120,6 +120,7 @@ class TorProvider(ABC):
         self._at_stop: list[Callable[[], Any]] = []
         self._leaving: Deferred[Any] = succeed(None)
         self._progress_callbacks: list[ProgressCallback] = []
+        self._change_callbacks: list[Callable[[str], object]] = []
         self._last_progress: Progress | None = None
         self._coroutine: Coroutine[Any, Any, None] | None = None
         self._running: Deferred[None] = succeed(None)
@@ -211,6 +212,11 @@ class TorProvider(ABC):
         check_arguments(Callable, callback=callback)
         self._progress_callbacks.append(callback)
 
+    def on_change(self, callback: Callable[[str], object]) -> None:
+        """Have ``callback`` called, with a sentence on it, when the state has changed."""
+        check_arguments(Callable, callback=callback)
+        self._change_callbacks.append(callback)
+
     def at_stop(self, callback: Callable[[], Any]) -> None:
         """Have ``callback`` called when the provider is stopped, while there is a control.
 
@@ -229,11 +235,14 @@ class TorProvider(ABC):
         self._last_progress = progress
         log = self._log.warn if progress.warning else self._log.info
         log("tor: {progress}", progress=progress)
-        for callback in tuple(self._progress_callbacks):
+        self._call(self._progress_callbacks, progress)
+
+    def _call(self, callbacks: Sequence[Callable[[Any], object]], value: object) -> None:
+        for callback in tuple(callbacks):
             try:
-                callback(progress)
+                callback(value)
             except Exception:
-                self._log.failure("a callback for tor's bootstrap failed", without_text(Failure()))
+                self._log.failure("a callback for tor's state failed", without_text(Failure()))
 
     def mark_started(self) -> None:
         """Have clients wait; only this leads out of STOPPED."""
@@ -242,28 +251,36 @@ class TorProvider(ABC):
     def mark_starting(self) -> None:
         """Have clients wait: tor is there, but cannot be used yet."""
         if self.state is not ProviderState.STOPPED:
+            before = self.state
             self.mark_started()
+            if before is not ProviderState.STARTING:
+                self._call(self._change_callbacks, "tor is starting")
 
     def mark_ready(self, text: str = "tor is ready") -> None:
         """Let connections be made; ``text`` is what the log says of it the first time."""
         if self.state is ProviderState.STOPPED:
             return
         before, self.state = self.state, ProviderState.READY
+        text = "tor is back" if self._logged_reason else text
         if before is not ProviderState.READY:
-            self._log.info("tor is back" if self._logged_reason else text)
+            self._log.info(text)
         self._logged_reason = ""
         self.usable_port = port = self.port_for(())
         self._waiters.fire(port)
+        if before is not ProviderState.READY:
+            self._call(self._change_callbacks, text)
 
     def mark_down(self, reason: str, until: str = "tor is back") -> None:
         """Refuse clients; the log says why and until when, each reason once."""
         if self.state is ProviderState.STOPPED:
             return
-        self.state, self.usable_port = ProviderState.DOWN, None
-        if reason != self._logged_reason:
+        before, self.state, self.usable_port = self.state, ProviderState.DOWN, None
+        is_new, self._logged_reason = reason != self._logged_reason, reason
+        if is_new:
             self._log.warn("{why}; clients are refused until {until}", why=reason, until=until)
-        self._logged_reason = reason
         self._refuse(reason)
+        if is_new or before is not ProviderState.DOWN:
+            self._call(self._change_callbacks, f"{reason}; clients are refused until {until}")
 
     def _refuse(self, reason: str) -> None:
         self._refusal = partial(TorDown, reason)
