@@ -49,7 +49,7 @@ lint types unit network:
 docs: setup
 	@.venv/bin/python tools/conformance.py
 	@.venv/bin/python tools/reference.py
-	@.venv/bin/python tools/isolation_picture.py
+	@.venv/bin/python tools/pictures.py
 	@.venv/bin/sphinx-build -q -W -n --keep-going docs build/site
 	@echo 'The site is in build/site: begin with index.html.'
 

@@ -7,6 +7,7 @@ import os
 import platform
 import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
@@ -16,12 +17,14 @@ from bench.processes import identity
 from bench.scenarios import OURS
 
 CHARTS = (
-    ("bulk, 1 stream", "MB/s"),
-    ("bulk, 1 stream", "CPU s/GB"),
-    ("bulk, 8 streams", "MB/s"),
-    ("set-up", "connections/s"),
-    ("memory", "KiB per idle connection"),
+    ("bulk, 1 stream", "MB/s", "One stream: MB/s, more is better"),
+    ("bulk, 1 stream", "CPU s/GB", "One stream: CPU seconds per GB, less is better"),
+    ("bulk, 8 streams", "MB/s", "Eight streams: MB/s, more is better"),
+    ("set-up", "connections/s", "Connections set up in a second, more is better"),
+    ("memory", "KiB per idle connection", "KiB of memory per idle connection, less is better"),
 )
+STYLE = """text{fill:#24292f}.ground{fill:#fff}.ours{fill:#7d4698}.bar{fill:#8c959f}
+@media(prefers-color-scheme:dark){text{fill:#e6edf3}.ground{fill:#131416}.ours{fill:#b98ad0}}"""
 
 
 def machine() -> dict[str, Any]:
@@ -73,22 +76,30 @@ def _cell(values: list[float] | None) -> str:
     return f"{statistics.median(values):.4g} ({min(values):.4g} to {max(values):.4g})"
 
 
-def chart(bench: Bench) -> str:
+def chart(samples: Mapping[str, dict[str, dict[str, list[float]]]]) -> str:
     """Return a bar chart in SVG, one group for each main measure."""
     parts: list[str] = []
+    words = []
     top = 10
-    for scenario, measure in CHARTS:
-        values = bench.samples.get(scenario, {}).get(measure, {})
+    for scenario, measure, title in CHARTS:
+        values = samples.get(scenario, {}).get(measure, {})
         medians = {name: statistics.median(numbers) for name, numbers in values.items()}
         if medians:
-            title = escape(f"{scenario}: {measure}")
-            parts.append(f'<text x="10" y="{top + 14}" font-weight="bold">{title}</text>')
+            parts.append(f'<text x="10" y="{top + 14}" font-weight="bold">{escape(title)}</text>')
             parts += _bars(medians, top + 24)
+            words.append(f"{title}: {', '.join(f'{n} {_short(v)}' for n, v in medians.items())}.")
             top += 38 + 21 * len(medians)
-    style = 'font-family="sans-serif" font-size="13"'
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="700" height="{top}" {style}>'
-    ground = '<rect width="100%" height="100%" fill="white"/>'
-    return "\n".join([head, ground, *parts, "</svg>"]) + "\n"
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 700 {top}" role="img"'
+        ' aria-labelledby="title words" font-family="sans-serif" font-size="13">'
+        f'<title id="title">How fast it is</title><desc id="words">{escape(" ".join(words))}</desc>'
+        f'<style>{STYLE}</style><rect class="ground" width="100%" height="100%"/>'
+    )
+    return "\n".join([head, *parts, "</svg>"]) + "\n"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
 
 
 def _bars(medians: dict[str, float], top: int) -> list[str]:
@@ -96,10 +107,10 @@ def _bars(medians: dict[str, float], top: int) -> list[str]:
     greatest = max(medians.values()) or 1
     for name, value in medians.items():
         width = max(1, round(420 * value / greatest))
-        colour = "#7d4698" if name.startswith(OURS) else "#b9b9b9"
+        kind = "ours" if name.startswith(OURS) else "bar"
         parts.append(f'<text x="185" y="{top + 13}" text-anchor="end">{escape(name)}</text>')
-        parts.append(f'<rect x="195" y="{top}" width="{width}" height="17" fill="{colour}"/>')
-        parts.append(f'<text x="{200 + width}" y="{top + 13}">{value:.3g}</text>')
+        parts.append(f'<rect class="{kind}" x="195" y="{top}" width="{width}" height="17"/>')
+        parts.append(f'<text x="{200 + width}" y="{top + 13}">{_short(value)}</text>')
         top += 21
     return parts
 
@@ -127,5 +138,5 @@ def write_report(bench: Bench, directory: Path) -> str:
     }
     (directory / "results.json").write_text(json.dumps(everything, indent=1) + "\n")
     (directory / "results.md").write_text(text)
-    (directory / "results.svg").write_text(chart(bench))
+    (directory / "results.svg").write_text(chart(bench.samples))
     return text

@@ -62,5 +62,5 @@ def test_ratios_are_taken_within_a_round_and_drawn(tmp_path: Path) -> None:
     bench.bar("what else", share, 3, most=True)
     bench.bar("what", None, 3)
     assert [row.holds for row in bench.rows] == [False, True]
-    drawing = ElementTree.fromstring(chart(bench))
+    drawing = ElementTree.fromstring(chart(bench.samples))
     assert len(drawing.findall("{http://www.w3.org/2000/svg}rect")) == 3

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -16,7 +17,7 @@ from tests.support.processes import ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))
 
-import isolation_picture
+import pictures
 import reference
 
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("tests/**/*.md")]
@@ -42,9 +43,14 @@ def test_the_manual_page_has_no_mistake_of_its_language() -> None:
     assert (checked.stdout, checked.returncode) == ("", 0)
 
 
-def test_picture_of_isolation_shows_what_the_code_decides() -> None:
-    drawn = isolation_picture.DOCUMENT.read_text(encoding="utf-8")
-    assert isolation_picture.picture() == drawn, "run `make docs`"
+@pytest.mark.parametrize("path", pictures.PICTURES, ids=lambda path: path.stem)
+def test_pictures_show_what_the_code_decides_and_what_was_measured(path: Path) -> None:
+    drawn = path.read_text(encoding="utf-8")
+    assert pictures.PICTURES[path]() == drawn, "run `make docs`"
+    picture = ElementTree.fromstring(drawn)
+    assert [child.tag.rpartition("}")[2] for child in picture[:2]] == ["title", "desc"]
+    assert "prefers-color-scheme:dark" in drawn
+    assert len(drawn) < 20_000
 
 
 def test_api_page_names_all_that_is_public() -> None:
