@@ -110,7 +110,7 @@ PARAMETERS = st.builds(
 def key_of(rules: CircuitRules, asked: dict[str, str | None], name: bytes = b"name") -> Any:
     said = "-".join(["", *itertools.chain(*((k, v) for k, v in asked.items() if v))])
     _, pairs = split_username(said.encode())
-    key, exits = rules.apply(replace(REQUEST, pairs=pairs), name, 0.0)
+    key, exits, _ = rules.apply(replace(REQUEST, pairs=pairs), name, 0.0)
     # What numbers circuits is for rotation, not for telling keys apart.
     return key[:6], exits
 

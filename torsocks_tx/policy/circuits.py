@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from torsocks_tx.arguments import check_arguments
 from torsocks_tx.errors import InvalidArguments, NoSuchExit
-from torsocks_tx.policy.fresh import FreshCircuits
+from torsocks_tx.policy.fresh import FreshCircuits, Tries
 from torsocks_tx.socks.extended import UNSUPPORTED, key_list
 from torsocks_tx.socks.messages import NO_PAIRS, KeyValues, Request
 from torsocks_tx.socks.userpass import EXTENDED_PREFIX
@@ -217,11 +217,12 @@ class CircuitRules:
         self._after = after
         self._reads_clients = reads_clients
         self._fresh = fresh
+        self._counted, self._uncounted = Tries(fresh, True), Tries(fresh, False)
 
     def apply(
         self, request: Request, key: bytes, now: float
-    ) -> tuple[tuple[bytes, ...], ExitChoice | None]:
-        """Return the parts of the isolation key of a request, and its choice of exits; None: any.
+    ) -> tuple[tuple[bytes, ...], ExitChoice | None, Tries]:
+        """Return the parts of a request's isolation key, its exits (None: any), and their cost.
 
         ``key`` stands for all else that isolates. Raises ``NoSuchExit`` and ``NoFreshCircuit``.
         """
@@ -234,11 +235,11 @@ class CircuitRules:
             session = asked.session
         rotation = str((every, after)).encode("ascii")
         parts: tuple[bytes, ...] = (b"circuit", key, *exits.parts, session, rotation)
-        if session or every is not None or after is not None:
-            number = self._fresh.number(parts, every, after, now)
-            if every is not None or after is not None:
-                parts += (number,)
-        return parts, exits or None
+        rotates = every is not None or after is not None
+        if not (rotates or session):
+            return parts, exits or None, self._uncounted
+        number = self._fresh.number(parts, every, after, now)
+        return (*parts, number) if rotates else parts, exits or None, self._counted
 
 
 def _least(*values: _N | None) -> _N | None:

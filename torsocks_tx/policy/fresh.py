@@ -15,6 +15,7 @@ import time
 import weakref
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from hashlib import blake2b
 
 from torsocks_tx.errors import NoFreshCircuit
@@ -132,6 +133,15 @@ class FreshCircuits:
             words[at] = name
         return self._random + number.to_bytes(_WORD, "big")
 
+    def count(self, now: float) -> None:
+        """Count a fresh circuit of no key. Raises ``NoFreshCircuit`` beyond the rate."""
+        with self._lock:
+            self._begin(_microseconds(now))
+
+    def is_used_up(self, now: float) -> bool:
+        """Whether a fresh circuit would be refused now."""
+        return self._place(_microseconds(now)) is None
+
     def _find(self, name: int) -> int:
         """Return where a key is, or where it is to be."""
         start = _TIMES + self._rate + name % self._sets * self._ways * _KEY
@@ -144,16 +154,53 @@ class FreshCircuits:
 
     def _begin(self, now_us: int) -> int:
         """Count a fresh circuit, and return its number, which is never used again."""
-        words = self._words
-        begun = words[_BEGUN]
-        at = _TIMES + begun % self._rate  # the time that was written there is ``rate`` circuits old
-        if begun >= self._rate and _is_within(now_us - words[at], _MINUTE):
+        words, at = self._words, self._place(now_us)
+        if at is None:
             raise NoFreshCircuit("more than FreshRate allows")
         words[at] = now_us
-        words[_BEGUN] = begun + 1
+        words[_BEGUN] += 1
         words[_NUMBERS] += 1
         number: int = words[_NUMBERS]
         return number
+
+    def _place(self, now_us: int) -> int | None:
+        """Return where the time of the next fresh circuit goes; None while it is too early."""
+        begun = self._words[_BEGUN]
+        at: int = _TIMES + begun % self._rate  # the time that is there is ``rate`` circuits old
+        is_early = begun >= self._rate and _is_within(now_us - self._words[at], _MINUTE)
+        return None if is_early else at
+
+
+@dataclass(frozen=True, slots=True)
+class Tries:
+    """What it costs to try exits: one that is left in vain counts as a circuit of ``fresh``.
+
+    Tor builds one circuit after the other to an exit that refuses. ``fresh`` is None where nothing
+    is counted. ``is_counted``: the circuit of the stream's key is counted already.
+    """
+
+    fresh: FreshCircuits | None = None
+    is_counted: bool = False
+
+    def are_left(self, now: float) -> bool:
+        """Whether one more can be counted."""
+        return self.fresh is None or not self.fresh.is_used_up(now)
+
+    def count(self, now: float) -> None:
+        """Count one. Raises ``NoFreshCircuit`` if none is left."""
+        if self.fresh is not None:
+            self.fresh.count(now)
+
+    def check(self, is_good: bool | None, now: float) -> None:
+        """Raise ``NoFreshCircuit`` for a stream that may end in tries which nothing is left for.
+
+        ``is_good``: whether the last stream of its key went well; None: it is the first one.
+        """
+        if not (self.is_counted if is_good is None else is_good) and not self.are_left(now):
+            raise NoFreshCircuit("exits were tried in vain as often as FreshRate allows")
+
+
+FREE = Tries()
 
 
 def _microseconds(seconds: float) -> int:

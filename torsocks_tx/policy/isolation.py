@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from torsocks_tx.arguments import check_arguments, check_flags
 from torsocks_tx.http.answers import ISOLATION_HEADERS
 from torsocks_tx.policy.circuits import ExitChoice
+from torsocks_tx.policy.fresh import FREE, Tries
 from torsocks_tx.socks.constants import Version
 from torsocks_tx.socks.messages import Credentials, Request
 from torsocks_tx.socks.userpass import ISOLATION_USERNAME
@@ -48,19 +49,22 @@ class Isolation:
     ``credentials``: equal for streams that may share a circuit; given as a function, they are
     computed at their first use. ``port_flags``: the flags that the SocksPort of the stream must
     have (``NoIPv6Traffic`` and the like). ``exits``: the exit relays that it may use; None: any.
+    ``tries``: what it costs to try them.
     """
 
-    __slots__ = ("_credentials", "exits", "port_flags")
+    __slots__ = ("_credentials", "exits", "port_flags", "tries")
 
     def __init__(
         self,
         credentials: Credentials | Callable[[], Credentials],
         port_flags: frozenset[str] = frozenset(),
         exits: ExitChoice | None = None,
+        tries: Tries = FREE,
     ) -> None:
         self._credentials = credentials
         self.port_flags = port_flags
         self.exits = exits
+        self.tries = tries
 
     @property
     def credentials(self) -> Credentials:

@@ -233,8 +233,8 @@ class SOCKSFactory(Factory):
             flags = frozenset()
         if self._circuits is not None:
             now, key = self.clock.seconds(), self._credentials(request, peer).password
-            parts, exits = self._circuits.apply(request, key, now)
-            return Isolation(self._isolator.credentials(parts), flags, exits)
+            parts, exits, tries = self._circuits.apply(request, key, now)
+            return Isolation(self._isolator.credentials(parts), flags, exits, tries)
         return Isolation(partial(self._credentials, request, peer), flags)
 
     def _credentials(self, request: Request, peer: IAddress) -> Credentials:

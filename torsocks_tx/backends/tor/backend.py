@@ -182,9 +182,7 @@ class TorBackend:
     def _open_by_exit(
         self, upstream: Request, isolation: Isolation, choice: ExitChoice, receiver: IReceiver
     ) -> ExitStream:
-        stream = ExitStream(
-            self.exits, upstream, choice, isolation.port_flags, receiver, self._refusal_for
-        )
+        stream = ExitStream(self.exits, upstream, choice, isolation, receiver, self._refusal_for)
         try:
             stream.begin()
         except NoSuchExit as error:

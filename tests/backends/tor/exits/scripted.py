@@ -19,6 +19,7 @@ from torsocks_tx.backends.tor.backend import TorBackend
 from torsocks_tx.backends.tor.ports import SocksPort
 from torsocks_tx.backends.tor.providers import FixedTorProvider
 from torsocks_tx.policy.circuits import ExitChoice
+from torsocks_tx.policy.fresh import FREE, Tries
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.socks.constants import Command, Version
 from torsocks_tx.socks.messages import Address, Credentials, Request
@@ -167,12 +168,13 @@ class Play:
         *,
         command: Command = Command.CONNECT,
         key: bytes = b"key",
+        tries: Tries = FREE,
     ) -> tuple[Any, Receiver]:
         """Open a stream through the choice (``aa``), and let it come as far as it can at once."""
         receiver = Receiver()
         request = Request(Version.SOCKS5, command, Address.of(host, 80))
         exits = choice_of("aa") if choice is None else choice
-        isolation = Isolation(Credentials(b"<torS0X>0", key), exits=exits)
+        isolation = Isolation(Credentials(b"<torS0X>0", key), exits=exits, tries=tries)
         stream = self.backend.open(request, isolation, receiver)
         assert receiver.heard == [], "nothing is called from inside open"
         self.turn()

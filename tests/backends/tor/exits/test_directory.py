@@ -75,7 +75,7 @@ def directory(*weights: int) -> ExitDirectory:
 
 
 def first(known: ExitDirectory, seed: int) -> int:
-    return int(known.candidates(ANY_EXIT, b"%d" % seed)[0].fingerprint, 16)
+    return int(known.candidates(ANY_EXIT, b"%d" % seed).exits[0].fingerprint, 16)
 
 
 def test_keys_are_spread_over_the_exits_by_their_bandwidth() -> None:
@@ -97,11 +97,11 @@ def test_a_key_has_its_exit_in_every_process_and_by_the_next_consensus() -> None
 def test_what_is_kept_of_keys_is_bounded() -> None:
     known = directory(*[1] * 40)
     for seed in range(MOST_CHOSEN + 50):
-        assert len(known.candidates(ANY_EXIT, b"%d" % seed)) == CANDIDATES
+        assert len(known.candidates(ANY_EXIT, b"%d" % seed).exits) == CANDIDATES
     assert len(known._chosen) == MOST_CHOSEN
     choice = ExitChoice(frozenset({"de"}), frozenset({fingerprint(3), fingerprint(99)}))
-    assert [each.fingerprint for each in known.candidates(choice, b"x")] == [fingerprint(3)]
-    assert known.candidates(ExitChoice(frozenset({"fr"})), b"x") == []
+    assert [each.fingerprint for each in known.candidates(choice, b"x").exits] == [fingerprint(3)]
+    assert known.candidates(ExitChoice(frozenset({"fr"})), b"x").exits == []
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from types import FrameType
+from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -35,6 +36,7 @@ from torsocks_tx.errors import (
     ConnectionRefused,
     GeneralFailure,
     HostUnreachable,
+    NoFreshCircuit,
     NoSuchExit,
     NotAllowed,
     SOCKSError,
@@ -42,6 +44,7 @@ from torsocks_tx.errors import (
     TorDown,
 )
 from torsocks_tx.policy.circuits import ExitChoice
+from torsocks_tx.policy.fresh import FreshCircuits, Tries
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.socks.constants import Command, Version
 from torsocks_tx.socks.messages import Address, Credentials, Request
@@ -479,6 +482,73 @@ def test_an_exit_to_which_tor_builds_circuit_after_circuit_refuses_the_stream() 
     assert "abortConnection" in play.transports[0].asked
     play.open()
     assert play.asked[2][1] == play.asked[1][1] != refusing
+
+
+class Refusing(Play):
+    """Every exit refuses what tor believes it to take, circuit by circuit.
+
+    A listener's ``rate`` bounds the tries; ``outcomes`` has what each stream heard.
+    """
+
+    def __init__(self, rate: int) -> None:
+        super().__init__()
+        self.codes = dict.fromkeys(self.control.relays)
+        self.fresh = FreshCircuits(rate)
+        self.outcomes: list[Any] = []
+        self.hosts = 0
+
+    def ask(self, key: bytes, *, counted: bool = False) -> None:
+        """Open a stream to one more address, and let its exits be tried."""
+        self.hosts += 1
+        host = f"h{self.hosts}.test"
+        try:
+            receiver = self.open(host=host, key=key, tries=Tries(self.fresh, counted))[1]
+        except NoFreshCircuit as reason:
+            self.outcomes.append(type(reason))
+            return
+        while not receiver.heard:
+            line = line_for(self, token=key.decode())
+            self.control.circuits = [line] * (MOST_CIRCUITS + 1)
+            self.clock.advance(LOOK_SECONDS)
+            self.turn()
+        self.outcomes += [each if each == "opened" else type(each) for each in receiver.heard]
+
+
+@pytest.mark.parametrize("key", [b"one", b"k%d"], ids=["one key", "ever new keys"])
+def test_exits_that_are_tried_in_vain_count_as_fresh_circuits(key: bytes) -> None:
+    play = Refusing(rate=6)
+    refusing, play.codes = play.codes, {}
+    play.ask(b"good")
+    play.codes = refusing
+    for number in range(50):
+        play.ask(key % number if b"%" in key else key)
+    assert set(play.outcomes[1:]) == {NotAllowed, NoFreshCircuit}
+    assert len(play.asked) == 1 + 7, "of the seventh exit the circuits were built, and no more"
+    play.codes = {}
+    play.ask(b"good")
+    assert play.outcomes[-1] == "opened", "keys whose streams were carried go on"
+    play.ask(b"new")
+    assert play.outcomes[-1] is NoFreshCircuit
+    play.clock.advance(60)
+    play.ask(key)
+    assert play.outcomes[-1] == "opened"
+
+
+def test_a_key_whose_circuit_was_counted_is_tried_however_little_is_left() -> None:
+    play = Refusing(rate=1)
+    play.codes = {}
+    play.fresh.count(play.clock.seconds())
+    play.ask(b"counted", counted=True)
+    play.ask(b"new")
+    assert play.outcomes == ["opened", NoFreshCircuit]
+
+
+def test_clients_do_not_notice_one_exit_that_refuses() -> None:
+    play = Refusing(rate=30)
+    play.codes = {"a0": None}
+    for number in range(400):
+        play.ask(b"%d" % (number % 40))
+    assert play.outcomes == ["opened"] * 400
 
 
 @pytest.mark.parametrize("how", ["lost", "refused", "aborted"])

@@ -108,13 +108,32 @@ async def countries_of(control: Control, addresses: Iterable[str]) -> dict[str, 
     return found
 
 
+@dataclass(slots=True)
+class Candidates:
+    """Exits in the order in which a key is to try them.
+
+    ``is_good``: a stream of this key was opened since an exit was last left in vain; None: neither
+    has been.
+    """
+
+    exits: list[Exit]
+    is_good: bool | None = None
+
+    def put_last(self, dead: Exit) -> None:
+        """Have this key, and no other, try this exit after the others: it does not answer."""
+        self.is_good = False
+        if dead in self.exits:
+            self.exits.remove(dead)
+            self.exits.append(dead)
+
+
 class ExitDirectory:
     """The exits of one consensus. ``knows_countries``: tor has a GeoIPFile."""
 
     def __init__(self, exits: Iterable[Exit], *, knows_countries: bool) -> None:
         self.exits = {each.fingerprint: each for each in exits}
         self.knows_countries = knows_countries
-        self._chosen: dict[tuple[ExitChoice, bytes], list[Exit]] = {}
+        self._chosen: dict[tuple[ExitChoice, bytes], Candidates] = {}
 
     @classmethod
     async def read(cls, control: Control) -> ExitDirectory:
@@ -133,8 +152,8 @@ class ExitDirectory:
             knows_countries=knows,
         )
 
-    def candidates(self, choice: ExitChoice, seed: bytes) -> list[Exit]:
-        """Return exits of the choice in the order in which a key is to try them; none: ``[]``.
+    def candidates(self, choice: ExitChoice, seed: bytes) -> Candidates:
+        """Return exits of the choice in the order in which a key is to try them.
 
         ``seed`` names the key. Keys are spread over the exits by weight, and the same key gets the
         same order in every process and, as far as its exits are still there, by the next consensus.
@@ -144,18 +163,11 @@ class ExitDirectory:
             key = hashlib.blake2b(seed, digest_size=32).digest()
             # The smallest of exponential variables, each with its weight as its rate.
             fitting = ((_distance(key, each), each.fingerprint, each) for each in self._in(choice))
-            chosen = [each for *_, each in heapq.nsmallest(CANDIDATES, fitting)]
+            chosen = Candidates([each for *_, each in heapq.nsmallest(CANDIDATES, fitting)])
         self._chosen[choice, seed] = chosen  # the last in order: the first is forgotten first
         if len(self._chosen) > MOST_CHOSEN:
             del self._chosen[next(iter(self._chosen))]
         return chosen
-
-    def put_last(self, choice: ExitChoice, seed: bytes, dead: Exit) -> None:
-        """Have this key, and no other, try this exit after the others: it does not answer."""
-        chosen = self._chosen.get((choice, seed), [])
-        if dead in chosen:
-            chosen.remove(dead)
-            chosen.append(dead)
 
     def _in(self, choice: ExitChoice) -> Iterable[Exit]:
         countries, fingerprints = choice.countries, choice.fingerprints

@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torsocks_tx.backends.tor.exits.circuits import CircuitLine
-from torsocks_tx.backends.tor.exits.directory import NO_GEOIP, Exit, ExitDirectory
+from torsocks_tx.backends.tor.exits.directory import NO_GEOIP, Candidates, Exit, ExitDirectory
 from torsocks_tx.backends.tor.exits.mappings import Mapping, name_at_exit
 from torsocks_tx.backends.tor.exits.session import Exits, ExitSession
 from torsocks_tx.backends.tor.ports import SocksPort
@@ -28,6 +28,7 @@ from torsocks_tx.client.connection import Stream
 from torsocks_tx.errors import CommandNotSupported, NoSuchExit, NotAllowed, SOCKSError
 from torsocks_tx.interfaces import IExitOutbound, IReceiver
 from torsocks_tx.policy.circuits import ExitChoice
+from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.relay.timeouts import Deadline
 from torsocks_tx.socks.client import ClientHandshake, Opened
 from torsocks_tx.socks.constants import AddressType, Command, Reply5
@@ -70,8 +71,9 @@ class _Try:
 class ExitStream:
     """One stream: the receiver of the ``Stream`` of each try, and the outbound of its own receiver.
 
-    ``refusal_for``: what the client hears when tor cannot be reached. ``exit``: the exit in use.
-    Raises ``SOCKSError`` for a request that no exit can carry out.
+    ``refusal_for``: what the client hears when tor cannot be reached. ``exit``: the exit in use. An
+    exit that is left after a look at tor's circuits counts as a fresh one. Raises ``SOCKSError``
+    for a request that no exit can carry out.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class ExitStream:
         exits: Exits,
         request: Request,
         choice: ExitChoice,
-        flags: frozenset[str],
+        isolation: Isolation,
         receiver: IReceiver,
         refusal_for: Callable[[Failure], SOCKSError],
     ) -> None:
@@ -91,12 +93,12 @@ class ExitStream:
         self._host = name_at_exit(request.address)
         self._choice = choice
         self._credentials = request.credentials or Credentials(b"")
-        self._flags = flags
+        self._flags, self._tries = isolation.port_flags, isolation.tries
         self._receiver = receiver
         self._refusal_for = refusal_for
-        self._deadline = Deadline(exits.clock)
+        self._deadline, self._now = Deadline(exits.clock), exits.clock.seconds
+        self._chosen, self._restarts = Candidates([]), 0
         self._left: list[Exit] = []
-        self._restarts = 0
         self._try: _Try | None = None
         self._pending: Deferred[Any] | None = None
         self._stream: Stream | None = None
@@ -126,17 +128,18 @@ class ExitStream:
         self._choose(session, provider.port_for(self._flags), directory)
 
     def _choose(self, session: ExitSession, port: SocksPort, directory: ExitDirectory) -> None:
-        seed = self._credentials.password
-        self._left = directory.candidates(self._choice, seed)[:TRIES]
+        chosen = self._chosen = directory.candidates(self._choice, self._credentials.password)
+        self._left = chosen.exits[:TRIES]
         if not self._left:
             needs_geoip = self._choice.countries is not None and not directory.knows_countries
             raise NoSuchExit(NO_GEOIP if needs_geoip else NO_EXIT)
+        self._tries.check(chosen.is_good, self._now())
         self._try_next(session, port)
 
     def _try_next(self, session: ExitSession, port: SocksPort) -> None:
         self.exit = self._left.pop(0)
         mapping = session.mappings.take((self._host, self.exit.fingerprint))
-        this = self._try = _Try(session, port, self.exit, mapping, self._exits.clock.seconds())
+        this = self._try = _Try(session, port, self.exit, mapping, self._now())
         if mapping.made:
             self._dial(this)
         else:
@@ -169,8 +172,7 @@ class ExitStream:
         self._deadline.stop()
         this, self._try = self._try, None
         if this is not None:
-            place = self._host, this.exit.fingerprint
-            this.session.mappings.give_back(place, this.mapping)
+            this.session.mappings.give_back((self._host, this.exit.fingerprint), this.mapping)
 
     # An exit that does not answer, or to which there is no circuit.
 
@@ -182,17 +184,14 @@ class ExitStream:
         """Leave an exit that is dead or refuses; a slow destination is waited for."""
         if self._try is not this or self._stream is None:
             return
-        token, directory = self._credentials.password, this.session.directory
-        patience = CIRCUIT_SECONDS if self._left else LAST_CIRCUIT_SECONDS
-        waited = self._exits.clock.seconds() - this.began
-        delay = _next_look(circuits, this.exit, token, waited, patience)
+        waited, token = self._now() - this.began, self._credentials.password
+        delay = _next_look(circuits, this.exit, token, waited, is_last=not self._left)
         if delay is not None:
             self._deadline.start(delay, partial(self._look_for_circuit, this))
             return
-        if directory is not None:
-            directory.put_last(self._choice, token, this.exit)
+        self._chosen.put_last(this.exit)
         self._stream.abort()
-        self._go_on(this)
+        self._go_on(this, in_vain=True)
 
     # What the stream of a try says: IReceiver.
 
@@ -208,6 +207,7 @@ class ExitStream:
             return
         self._end_try()
         self._is_open = True
+        self._chosen.is_good = self._chosen.is_good or self._tries.are_left(self._now())
         early, self._early = self._early, b""
         if early:
             stream.write(early)
@@ -223,17 +223,19 @@ class ExitStream:
         else:
             self._refuse(reason)
 
-    def _go_on(self, this: _Try) -> None:
+    def _go_on(self, this: _Try, *, in_vain: bool = False) -> None:
         """Try the next exit of the choice."""
         self._end_try()
         self._stream = None
-        if not self._left:
-            self._refuse(NotAllowed("none of the exits that were tried carries the stream"))
-            return
         try:
-            self._try_next(this.session, this.port)
+            if in_vain:
+                self._tries.count(self._now())
+            if self._left:
+                return self._try_next(this.session, this.port)
+            refusal: SOCKSError = NotAllowed("none of the exits that were tried carries the stream")
         except SOCKSError as reason:
-            self._refuse(reason)
+            refusal = reason
+        return self._refuse(refusal)
 
     def _again(self, reason: SOCKSError) -> None:
         """Begin again by whatever tor there is now, unless that was done too often."""
@@ -334,7 +336,7 @@ class ExitStream:
 
 
 def _next_look(
-    circuits: list[CircuitLine], leaving: Exit, token: bytes, waited: float, patience: float
+    circuits: list[CircuitLine], leaving: Exit, token: bytes, waited: float, *, is_last: bool
 ) -> float | None:
     """Return the seconds until the next look; None: the exit is dead, or refuses the stream.
 
@@ -343,7 +345,7 @@ def _next_look(
     """
     key = token.decode("latin-1")
     fitting = [line for line in circuits if line.leads_to(leaving.fingerprint, key)]
-    left = patience - waited
+    left = (LAST_CIRCUIT_SECONDS if is_last else CIRCUIT_SECONDS) - waited
     if sum(line.token == key for line in fitting) > MOST_CIRCUITS or (left <= 0 and not fitting):
         return None
     return max(min(waited, left), 0.1) if left > 0 else CIRCUIT_SECONDS
