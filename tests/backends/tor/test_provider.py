@@ -19,11 +19,11 @@ from torsocks_tx.backends.tor.provider import (
     NotStarted,
     Progress,
     ProviderState,
-    Session,
     TorProvider,
     parse_progress,
 )
 from torsocks_tx.backends.tor.providers import FixedTorProvider
+from torsocks_tx.backends.tor.session import Session
 from torsocks_tx.errors import NoSuchPort, TorDown
 from torsocks_tx.relay.timeouts import WORK
 

@@ -2,7 +2,8 @@
 
 A stranger may answer at the address while tor is down. So a cookie is never sent: SAFECOOKIE has
 the other side prove that it knows the cookie, and the cookie must be in a file that only tor, root
-or this user can have written. Seven commands are sent, where ``txtorcon.connect`` sends hundreds.
+or this user can have written. Four commands are sent, where ``txtorcon.connect`` sends hundreds; a
+filter may refuse any of them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import grp
 import hmac
 import os
 import pwd
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
@@ -19,6 +20,8 @@ from twisted.internet.error import ConnectError, ConnectingCancelledError
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 
+from torsocks_tx.backends.tor import commands
+from torsocks_tx.backends.tor.commands import UNRECOGNIZED, Losses
 from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
 from torsocks_tx.backends.tor.events import EventError, parse_event, path_of, printable
 from torsocks_tx.backends.tor.files import UntrustedFile, read_trusted
@@ -58,14 +61,15 @@ async def connect(
     password: str | None = None,
     proof: bool = False,
     name: str = "tor's control port",
+    losses: Losses | None = None,
 ) -> Control:
     """Connect and authenticate to the control port of a running tor.
 
     ``password``: for a tor with HashedControlPassword. ``proof``: require a proof that the other
-    side knows tor's cookie. ``name``: what error messages call the control port. Whatever goes
-    wrong is a ``ControlUnavailable``.
+    side knows tor's cookie. ``name``: what error messages call the control port. ``losses``: see
+    ``Control``. Whatever goes wrong is a ``ControlUnavailable``.
     """
-    opening = Deferred.fromCoroutine(_open(reactor, endpoint, name, password, proof))
+    opening = Deferred.fromCoroutine(_open(reactor, endpoint, name, password, proof, losses))
     try:
         return await limit(opening, CONNECT_TIMEOUT, reactor)
     except TimeoutError:
@@ -80,6 +84,7 @@ async def _open(
     name: str,
     password: str | None,
     proof: bool,
+    losses: Losses | None,
 ) -> Control:
     # txtorcon installs the reactor when it is imported: only now is one surely chosen.
     from torsocks_tx.backends.tor.control_protocol import ControlProtocol
@@ -92,13 +97,12 @@ async def _open(
         raise
     except Exception as error:
         raise ControlUnavailable(_explain_unreachable(name, error)) from None
-    control = Control(protocol, reactor, ours=True)
+    control = Control(protocol, reactor, ours=True, losses=losses)
     try:
-        control.is_proven = await _Authentication(control, name, password, proof).run()
-        version = await control.get_info("version")
-        names = await control.get_info("events/names")
-        await control.command("USEFEATURE EXTENDED_EVENTS")
-        protocol.introduce(version, names.split())
+        authentication = _Authentication(control, name, password, proof)
+        control.is_proven = await authentication.run()
+        version = await _or_refused(control.get_info(commands.VERSION.key()))
+        protocol.introduce(authentication.version if version is None else version)
     except BaseException as error:
         control.close()
         if isinstance(error, ControlError | EventError):
@@ -107,8 +111,18 @@ async def _open(
     return control
 
 
+async def _or_refused(answer: Awaitable[str]) -> str | None:
+    """Return an answer, or None where a filter does not let the command pass."""
+    try:
+        return await answer
+    except ControlError as error:
+        if error.code != UNRECOGNIZED:
+            raise
+        return None
+
+
 class _Authentication:
-    """Authenticates over one new connection."""
+    """Authenticates over one new connection; ``version``: tor's, as PROTOCOLINFO has told it."""
 
     def __init__(self, control: Control, name: str, password: str | None, proof: bool) -> None:
         self._control = control
@@ -116,6 +130,7 @@ class _Authentication:
         self._proof = proof
         self._name = name
         self._fault = ""
+        self.version = ""
 
     async def run(self) -> bool:
         """Authenticate; return whether the other side has proved to know tor's cookie."""
@@ -123,19 +138,23 @@ class _Authentication:
         methods = words["METHODS"].split(",")
         cookie = self._read_cookie(words) if "SAFECOOKIE" in methods else None
         if cookie is not None:
-            await self._prove(cookie)
-            return True
+            if await self._prove(cookie):
+                return True
+            methods.append("NULL")  # so it is not tor who answers, but a filter before it
         line, refusal = self._without_proof(methods)
         await self._send(line, refusal)
         return False
 
     async def _ask_methods(self) -> Mapping[str, str]:
-        for line in (await self._control.command("PROTOCOLINFO 1")).splitlines():
-            if line.startswith("AUTH "):
-                words = parse_event(line.removeprefix("AUTH ")).keywords
-                if "METHODS" in words:
-                    return words
-        raise EventError("no AUTH line in the answer to PROTOCOLINFO")
+        answer = await _or_refused(self._control.command(commands.PROTOCOLINFO.line()))
+        if answer is None:
+            return {"METHODS": "NULL" if self._password is None else "HASHEDPASSWORD"}
+        lines = dict(line.split(" ", 1) for line in answer.splitlines() if " " in line)
+        self.version = parse_event(lines.get("VERSION", "")).keywords.get("Tor", "")
+        words = parse_event(lines.get("AUTH", "")).keywords
+        if "METHODS" not in words:
+            raise EventError("no AUTH line in the answer to PROTOCOLINFO")
+        return words
 
     def _read_cookie(self, words: Mapping[str, str]) -> bytes | None:
         """Return tor's cookie, or None and why not in ``_fault``."""
@@ -167,10 +186,16 @@ class _Authentication:
             users.add(os.stat(socket).st_uid)
         return users
 
-    async def _prove(self, cookie: bytes) -> None:
-        """Have the other side prove that it knows the cookie, then prove the same."""
+    async def _prove(self, cookie: bytes) -> bool:
+        """Have the other side prove that it knows the cookie, then prove the same.
+
+        Return whether that was possible; a filter may refuse it.
+        """
         nonce = os.urandom(32)
-        answer = await self._control.command(f"AUTHCHALLENGE SAFECOOKIE {nonce.hex()}")
+        challenge = commands.AUTHCHALLENGE.line(nonce=nonce.hex())
+        answer = await _or_refused(self._control.command(challenge))
+        if answer is None:
+            return False
         words = parse_event(answer).keywords
         try:
             proof, theirs = (bytes.fromhex(words[key]) for key in ("SERVERHASH", "SERVERNONCE"))
@@ -181,7 +206,8 @@ class _Authentication:
         if not hmac.compare_digest(hmac.digest(_TOR_PROVES, both, "sha256"), proof):
             raise ControlRefused(refusal)
         ours = hmac.digest(_WE_PROVE, both, "sha256")
-        await self._send(f"AUTHENTICATE {ours.hex()}", refusal)
+        await self._send(commands.AUTHENTICATE.line(secret=ours.hex()), refusal)
+        return True
 
     def _without_proof(self, methods: list[str]) -> tuple[str, str]:
         """Return the command to authenticate without a cookie, and the message if it is refused."""
@@ -194,14 +220,15 @@ class _Authentication:
             )
         if self._password is not None and "HASHEDPASSWORD" in methods:
             return (
-                f"AUTHENTICATE {self._password.encode().hex()}",
+                commands.AUTHENTICATE.line(secret=self._password.encode().hex()),
                 f"{name} does not accept the password: give the one whose hash is the"
                 " HashedControlPassword of tor's torrc",
             )
         if self._fault:
             raise ControlRefused(self._fault)
         if "NULL" in methods and self._password is None:
-            return "AUTHENTICATE", f"{name} cannot be authenticated to: it takes nobody"
+            refusal = f"{name} cannot be authenticated to: it takes nobody"
+            return commands.AUTHENTICATE.line(secret=""), refusal
         raise ControlRefused(f"{name} {self._explain_methods(methods)}")
 
     def _explain_methods(self, methods: list[str]) -> str:
@@ -222,7 +249,7 @@ class _Authentication:
 
     async def _send(self, line: str, refusal: str) -> None:
         try:
-            await self._control.command(line)
+            await _or_refused(self._control.command(line))
         except ControlError as error:
             if error.code == _BAD_AUTHENTICATION:
                 raise ControlRefused(refusal) from None

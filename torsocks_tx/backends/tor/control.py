@@ -10,14 +10,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NoReturn, TypeVar
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError, fail, succeed
+from twisted.internet.defer import (
+    CancelledError,
+    Deferred,
+    DeferredLock,
+    TimeoutError,
+    fail,
+    succeed,
+)
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from torsocks_tx.backends.tor.commands import EVENTS, UNRECOGNIZED, Losses
 from torsocks_tx.backends.tor.events import printable
 from torsocks_tx.backends.tor.waiting import Waiters, limit
 from torsocks_tx.errors import without_text
@@ -54,25 +63,35 @@ class Control:
 
     ``is_proven``: tor has proved that it knows its cookie. ``ours``: the connection is, and is
     dropped when a command has had no answer for ``COMMAND_TIMEOUT``: answers come in order, so none
-    will come to any later one.
+    will come to any later one. ``losses``: what is said of commands that it refuses, for all the
+    connections that one program makes.
     """
 
     _log = Logger()
 
-    def __init__(self, protocol: Any, clock: IReactorTime, *, ours: bool = False) -> None:
+    def __init__(
+        self,
+        protocol: Any,
+        clock: IReactorTime,
+        *,
+        ours: bool = False,
+        losses: Losses | None = None,
+    ) -> None:
         self.protocol = protocol
+        self.clock = clock
         self.is_proven = False
         self._ours = ours
         if ours:
             protocol.transport.bufferSize = READ_SIZE
-        self._clock = clock
+        self._losses = losses or Losses()
+        self._changing_events = DeferredLock()
         self._subscriptions: dict[str, _Subscription] = {}
         self._lost: Waiters[None] = Waiters()
         protocol.when_disconnected().addBoth(lambda _: self._lost.settle(None))
 
     @property
     def version(self) -> str:
-        """What tor says its version is, such as ``0.4.9.11``."""
+        """What tor says its version is, such as ``0.4.9.11``; "" where it does not say."""
         return str(self.protocol.version)
 
     @property
@@ -108,7 +127,12 @@ class Control:
             raise ValueError("a control command is one line")
         if self._lost.is_settled:
             raise ControlLost
-        return await self._deadline(self.protocol.queue_command(line, take))
+        try:
+            return await self._deadline(self.protocol.queue_command(line, take))
+        except ControlError as error:
+            if error.code == UNRECOGNIZED:
+                self._losses.note_line(line, error.code)
+            raise
 
     async def get_info(self, key: str) -> str:
         """Return the raw value of one GETINFO key: quotes and escapes as tor sent them."""
@@ -127,13 +151,9 @@ class Control:
             return fail(ControlLost())
         subscription = self._subscriptions.get(event)
         if subscription is None:
-            subscription = _Subscription(event)
-            try:
-                added = self.protocol.add_event_listener(event, subscription.deliver)
-            except RuntimeError:  # txtorcon knows tor's events by name
-                return fail(ControlError(552, f"tor knows no event {event}"))
-            self._subscriptions[event] = subscription
-            self._deadline(added).addBoth(subscription.accepted.settle)
+            subscription = self._subscriptions[event] = _Subscription(event)
+            # One after the other: tor refuses all events of a command if it refuses one of them.
+            self._changing_events.run(self._subscribe, subscription)
         subscription.callbacks.append(callback)
         return subscription.accepted.wait()
 
@@ -149,8 +169,39 @@ class Control:
         if subscription.callbacks or self._lost.is_settled:
             return succeed(None)
         del self._subscriptions[event]
-        removed = self.protocol.remove_event_listener(event, subscription.deliver)
-        return self._deadline(removed).addErrback(self._say_not_removed, event)
+        removed = self._changing_events.run(self._unsubscribe, subscription)
+        return removed.addErrback(self._say_not_removed, event)
+
+    def _subscribe(self, subscription: _Subscription) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._add(subscription)).addBoth(subscription.accepted.settle)
+
+    async def _add(self, subscription: _Subscription) -> None:
+        """Ask tor for an event; where it refuses, ask for the others as before."""
+        event = subscription.event
+        try:
+            added = self.protocol.add_event_listener(event, subscription.deliver)
+        except RuntimeError:  # an application's txtorcon knows tor's events by name
+            del self._subscriptions[event]
+            raise ControlError(552, f"tor knows no event {event}") from None
+        subscription.is_known = True
+        try:
+            await self._deadline(added)
+        except ControlError as error:
+            if error.code and self._subscriptions.get(event) is subscription:
+                del self._subscriptions[event]
+                if event in EVENTS:
+                    self._losses.note(EVENTS[event], error.code)
+                with suppress(ControlError):
+                    await self._unsubscribe(subscription)
+            raise
+
+    def _unsubscribe(self, subscription: _Subscription) -> Deferred[None]:
+        if not subscription.is_known:
+            return succeed(None)
+        subscription.is_known = False
+        return self._deadline(
+            self.protocol.remove_event_listener(subscription.event, subscription.deliver)
+        )
 
     def _say_not_removed(self, failure: Failure, event: str) -> None:
         """Log why tor goes on sending an event, unless it is gone or nobody waits any more."""
@@ -173,7 +224,7 @@ class Control:
 
     def _deadline(self, answer: Deferred[_T]) -> Deferred[_T]:
         """Give ``answer`` a deadline, and turn every failure into a ``ControlError``."""
-        return limit(answer, COMMAND_TIMEOUT, self._clock).addErrback(self._as_control_error)
+        return limit(answer, COMMAND_TIMEOUT, self.clock).addErrback(self._as_control_error)
 
     def _as_control_error(self, failure: Failure) -> NoReturn:
         # txtorcon installs the reactor when it is imported: not before there is a connection.
@@ -199,6 +250,7 @@ class _Subscription:
 
     def __init__(self, event: str) -> None:
         self.event = event
+        self.is_known = False  # to txtorcon
         self.callbacks: list[Listener] = []
         self.accepted: Waiters[None] = Waiters()
 

@@ -21,6 +21,14 @@ MOST_ANSWER_BYTES = 16 * MOST_BYTES
 _TEMPORARY = re.compile(rb"4\d\d ")
 
 
+class _EveryEvent(dict[str, Event]):
+    """Knows whatever event it is asked for: tor refuses those that it does not have."""
+
+    def __missing__(self, name: str) -> Event:
+        event = self[name] = Event(name)
+        return event
+
+
 class ControlProtocol(TorControlProtocol):  # type: ignore[misc]
     """txtorcon's protocol; drops the connection at an endless or unreadable line or answer."""
 
@@ -33,10 +41,10 @@ class ControlProtocol(TorControlProtocol):  # type: ignore[misc]
         self.on_disconnect = None  # deprecated; txtorcon 26 would warn about it at each loss
         self.is_nonsense = False
 
-    def introduce(self, version: str, events: list[str]) -> None:
-        """Take tor's version and the names of its events: the protocol can be used now."""
+    def introduce(self, version: str) -> None:
+        """Take tor's version: the protocol can be used now."""
         self.version = version
-        self.valid_events = {name: Event(name) for name in events}
+        self.valid_events = _EveryEvent()
         self.post_bootstrap.callback(self)
 
     def connectionMade(self) -> None:

@@ -20,12 +20,14 @@ from twisted.logger import Logger
 from torsocks_tx.arguments import check_arguments
 from torsocks_tx.backends.tor import files
 from torsocks_tx.backends.tor.authentication import ControlUnavailable, connect
+from torsocks_tx.backends.tor.commands import TAKEOWNERSHIP
 from torsocks_tx.backends.tor.control import Control, ControlError
 from torsocks_tx.backends.tor.daemon import DaemonState, TorDaemon, TorNotFound
 from torsocks_tx.backends.tor.events import quote_path, unix_endpoint
 from torsocks_tx.backends.tor.ports import TRAFFIC_FLAGS, SocksPort, endpoint_at, parse_flags
 from torsocks_tx.backends.tor.process import SpawnError, Watchdog
-from torsocks_tx.backends.tor.provider import Session, TorProvider
+from torsocks_tx.backends.tor.provider import TorProvider
+from torsocks_tx.backends.tor.session import Session
 from torsocks_tx.backends.tor.waiting import RetryDelay, retry_delay
 from torsocks_tx.backends.tor.watchdog_process import CANNOT_EXECUTE
 
@@ -162,7 +164,7 @@ class LaunchedTorProvider(TorProvider):
         except ControlError as error:
             return f"tor runs, but cannot be controlled: {error}"
         try:
-            await control.command("TAKEOWNERSHIP")
+            await control.command(TAKEOWNERSHIP.line())
             await Session(control, self).follow(self._begun)
         except ControlError as error:
             self._log.info("tor's control connection: {error}", error=error)

@@ -19,6 +19,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 
 from torsocks_tx.arguments import check_arguments
+from torsocks_tx.backends.tor.commands import SOCKS_CONFIGURATION, SOCKS_LISTENERS
 from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
 from torsocks_tx.backends.tor.events import EventError, parse_strings, path_of, printable, unquote
 from torsocks_tx.backends.tor.waiting import limit
@@ -52,7 +53,7 @@ TRAFFIC_FLAGS = frozenset(
 """Flags that change which connections are made or how."""
 
 _AUTO = 0
-_DEFAULT_PLACE = ("127.0.0.1", 9050)
+DEFAULT_PLACE = ("127.0.0.1", 9050)
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 _LINE = re.compile(r'(?P<place>unix:"(?:[^"\\]|\\.)*"|\S+)(?P<flags>.*)')
 
@@ -119,7 +120,7 @@ def parse_config(answer: str) -> tuple[SocksListener, ...]:
     lines = (line.partition("=") for line in answer.splitlines())
     found = [_parse_line(value) for _, equals, value in lines if equals]
     if not found:
-        return (SocksListener(_DEFAULT_PLACE, frozenset()),)
+        return (SocksListener(DEFAULT_PLACE, frozenset()),)
     return tuple(listener for listener in found if listener is not None)
 
 
@@ -224,9 +225,9 @@ def _parse_place(text: str) -> Place | None:
     else:
         return None
     try:
-        return str(ip_address(host.strip("[]") or _DEFAULT_PLACE[0])), number
+        return str(ip_address(host.strip("[]") or DEFAULT_PLACE[0])), number
     except ValueError:
-        return (_DEFAULT_PLACE[0], number) if host.lower() == "localhost" else None
+        return (DEFAULT_PLACE[0], number) if host.lower() == "localhost" else None
 
 
 PROBE_TIMEOUT = 5.0
@@ -249,7 +250,8 @@ class PortFinder:
             NoSocksPort: there is none.
             ControlError: tor did not answer.
         """
-        places = parse_listeners(await control.get_info("net/listeners/socks"))
+        configured = await _configured(control)
+        places = await _places(control, configured)
         if not places:
             raise NoSocksPort(
                 "this tor has no SocksPort (SocksPort 0 or DisableNetwork 1): give it one,"
@@ -257,7 +259,7 @@ class PortFinder:
             )
         is_c_tor = control.version.startswith("0.")  # Arti has no such control port
         ports = []
-        for listener in best_first(with_flags(places, await _configured(control))):
+        for listener in best_first(with_flags(places, configured)):
             place = seen_from_here(listener.place, control.peer_host)
             if place is not None and await _takes_connections(self._reactor, place):
                 endpoint = endpoint_at(self._reactor, place)
@@ -303,10 +305,22 @@ async def _takes_connections(reactor: Any, place: Place) -> bool:
     return True
 
 
+async def _places(control: Control, configured: Sequence[SocksListener] | None) -> Sequence[Place]:
+    """Return where tor listens; where it may not be asked, by its configuration or its default."""
+    try:
+        return parse_listeners(await control.get_info(SOCKS_LISTENERS.key()))
+    except ControlError as error:
+        if not error.code:
+            raise
+    if configured is None:
+        return ((control.peer_host or DEFAULT_PLACE[0], DEFAULT_PLACE[1]),)
+    return [each.place for each in configured if each.place[1] != _AUTO]
+
+
 async def _configured(control: Control) -> tuple[SocksListener, ...] | None:
     """Return the configured ports; None where a filter on the control port hides them."""
     try:
-        return parse_config(await control.command("GETCONF SocksPort __SocksPort"))
+        return parse_config(await control.command(SOCKS_CONFIGURATION.line()))
     except ControlLost:
         raise
     except ControlError:

@@ -1,8 +1,7 @@
 """What provides the SocksPorts of a tor: whether they can be used now, and how far tor's start is.
 
-The kinds of :class:`TorProvider` are in :mod:`.providers` and :mod:`.launched`. The progress of the
-start is read from ``GETINFO status/bootstrap-phase`` and STATUS_CLIENT events (control-spec
-4.1.10).
+The kinds of :class:`TorProvider` are in :mod:`.providers` and :mod:`.launched`; what they learn
+over a control connection, and how, is in :mod:`.session`.
 """
 
 from __future__ import annotations
@@ -28,16 +27,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from torsocks_tx.arguments import check_arguments
-from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
+from torsocks_tx.backends.tor.control import Control
 from torsocks_tx.backends.tor.events import EventError, parse_event, printable
-from torsocks_tx.backends.tor.ports import NoSocksPort, PortFinder, SocksPort, parse_flags
+from torsocks_tx.backends.tor.ports import SocksPort, parse_flags
 from torsocks_tx.backends.tor.waiting import Waiters
 from torsocks_tx.errors import NoSuchPort, TorDown, without_text
 
-BOOTSTRAP_EVENT = "STATUS_CLIENT"
-CONFIGURATION_EVENT = "CONF_CHANGED"
-PORT_OPTIONS = ("socksport", "disablenetwork")
-DONE = 100
 NEVER_STARTED = "clients are refused: the provider of tor was never started (call its start())"
 
 
@@ -285,108 +280,3 @@ class TorProvider(ABC):
     def _refuse(self, reason: str) -> None:
         self._refusal = partial(TorDown, reason)
         self._waiters.fail(self._refusal)
-
-
-class Session:
-    """One control connection that a provider follows; it sets the state of the provider.
-
-    It follows tor's bootstrap and, where there is a ``finder``, its SocksPorts (CONF_CHANGED).
-    """
-
-    _log = Logger()
-
-    def __init__(
-        self, control: Control, provider: TorProvider, finder: PortFinder | None = None
-    ) -> None:
-        self._control = control
-        self._provider = provider
-        self._finder = finder
-        self._is_over = False
-        self._is_bootstrapped = False
-        self._trouble = "" if finder is None else None  # None: not known yet
-        self._searches = 0
-
-    async def follow(self, on_begun: Callable[[], None]) -> None:
-        """Follow tor until the connection is lost; ``on_begun``: its state is known by then."""
-        lost = self._control.when_lost()
-        self._provider.control = self._control
-        try:
-            await self._follow_bootstrap()
-            if self._finder is not None:
-                await self._follow_ports(self._finder)
-            self._settle()
-            on_begun()
-            await lost
-        except ControlLost:
-            return
-        finally:
-            self._is_over = True  # whatever is still under way sets no state any more
-            self._provider.control = None
-
-    async def end(self) -> None:
-        """Have tor send no more events for us; the connection goes on."""
-        await self._control.unlisten(BOOTSTRAP_EVENT, self._progressed)
-        await self._control.unlisten(CONFIGURATION_EVENT, self._changed)
-
-    async def _follow_bootstrap(self) -> None:
-        """Follow it; a control port behind a filter that forbids it counts as bootstrapped."""
-        try:
-            await self._control.listen(BOOTSTRAP_EVENT, self._progressed)
-            phase = await self._control.get_info("status/bootstrap-phase")
-        except ControlLost:
-            raise
-        except ControlError as error:
-            self._log.info("the progress of tor's bootstrap is not known: {error}", error=error)
-            self._is_bootstrapped = True
-        else:
-            self._progressed(phase)
-
-    async def _follow_ports(self, finder: PortFinder) -> None:
-        try:
-            await self._control.listen(CONFIGURATION_EVENT, self._changed)
-        except ControlLost:
-            raise
-        except ControlError as error:
-            self._log.info("changes of tor's configuration are not followed: {error}", error=error)
-        await self._search(finder)
-
-    def _changed(self, text: str) -> None:
-        if self._finder is not None and any(option in text.lower() for option in PORT_OPTIONS):
-            searching = Deferred.fromCoroutine(self._search(self._finder))
-            searching.addErrback(lambda failure: failure.trap(ControlLost))
-
-    async def _search(self, finder: PortFinder) -> None:
-        """Find the ports; of several searches at once the last one counts."""
-        self._searches += 1
-        mine = self._searches
-        ports: Sequence[SocksPort] = ()
-        trouble = ""
-        try:
-            ports = await finder.find(self._control)
-        except NoSocksPort as error:
-            trouble = str(error)
-        except ControlLost:
-            raise
-        except (ControlError, ValueError) as error:
-            trouble = f"tor does not tell its SocksPorts ({error})"
-        if mine == self._searches and not self._is_over:
-            if ports:
-                self._provider.use_ports(ports)
-            self._trouble = trouble
-            self._settle()
-
-    def _progressed(self, text: str) -> None:
-        progress = parse_progress(text)
-        if progress is not None and not self._is_over:
-            self._is_bootstrapped = progress.percent >= DONE
-            self._provider.note_progress(progress)
-            self._settle()
-
-    def _settle(self) -> None:
-        """Set the state that follows from what is known."""
-        if self._trouble:
-            self._provider.mark_down(self._trouble)
-        elif self._is_bootstrapped and self._trouble is not None:
-            self._provider.mark_ready()
-        else:
-            self._provider.mark_starting()

@@ -16,9 +16,11 @@ from twisted.python.failure import Failure
 
 from torsocks_tx.arguments import check_arguments
 from torsocks_tx.backends.tor.authentication import ControlRefused, ControlUnavailable, connect
+from torsocks_tx.backends.tor.commands import Losses
 from torsocks_tx.backends.tor.control import Control
 from torsocks_tx.backends.tor.ports import PortFinder, SocksPort
-from torsocks_tx.backends.tor.provider import ProviderState, Session, TorProvider
+from torsocks_tx.backends.tor.provider import ProviderState, TorProvider
+from torsocks_tx.backends.tor.session import Session
 from torsocks_tx.backends.tor.waiting import RetryDelay, retry_delay
 
 
@@ -84,6 +86,7 @@ class RunningTorProvider(TorProvider):
         self._has_warned = False
         self._delays = delays or retry_delay()
         self._finder = PortFinder(reactor)
+        self._losses = Losses()
 
     async def _run(self) -> None:
         failures = 0
@@ -103,6 +106,7 @@ class RunningTorProvider(TorProvider):
                 password=self._password,
                 proof=self._is_proven,
                 name=self._name,
+                losses=self._losses,
             )
         except ControlUnavailable as error:
             self._not_connected(error)
@@ -152,6 +156,7 @@ class OwnedTorProvider(TorProvider):
         super().__init__(reactor)
         self._reactor = reactor
         self._protocol = _protocol_of(tor)
+        self._losses = Losses()
 
     def replace(self, tor: Any) -> Deferred[None]:
         """Use this one from now on, as ``start`` does."""
@@ -170,7 +175,7 @@ class OwnedTorProvider(TorProvider):
 
     async def _run(self) -> None:
         await self._authenticated()
-        control = Control(self._protocol, self._reactor)
+        control = Control(self._protocol, self._reactor, losses=self._losses)
         session = Session(control, self, PortFinder(self._reactor))
         try:
             await session.follow(self._begun)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from torsocks_tx.backends.tor.commands import CIRCUITS, RELAY
 from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
 from torsocks_tx.backends.tor.events import EventError, parse_event
 from torsocks_tx.backends.tor.exits.directory import UNKNOWN, countries_of, has_countries
@@ -113,7 +114,7 @@ async def read_circuits(control: Control) -> list[CircuitLine]:
         if circuit is not None:
             found.append(circuit)
 
-    await control.read_lines("GETINFO circuit-status", take)
+    await control.read_lines(CIRCUITS.line(), take)
     return found
 
 
@@ -139,7 +140,7 @@ class RelayCountries:
     async def _address(self, fingerprint: str) -> str:
         """Return the address of a relay; "" for one that is not in the consensus, as a bridge."""
         try:
-            line = await self._control.get_info(f"ns/id/{fingerprint}")
+            line = await self._control.get_info(RELAY.key(fingerprint=fingerprint))
         except ControlLost:
             raise
         except ControlError:

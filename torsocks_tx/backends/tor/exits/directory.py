@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from torsocks_tx.backends.tor.commands import COUNTRIES, HAS_COUNTRIES, RELAYS
 from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
 from torsocks_tx.policy.circuits import ExitChoice
 
@@ -88,7 +89,7 @@ class RelayReader:
 async def has_countries(control: Control) -> bool:
     """Whether this tor knows the countries of addresses."""
     try:
-        return await control.get_info("ip-to-country/ipv4-available") == "1"
+        return await control.get_info(HAS_COUNTRIES.key()) == "1"
     except ControlLost:
         raise
     except ControlError:
@@ -100,8 +101,8 @@ async def countries_of(control: Control, addresses: Iterable[str]) -> dict[str, 
     wanted = list(dict.fromkeys(addresses))
     found = dict.fromkeys(wanted, UNKNOWN)
     for start in range(0, len(wanted), _AT_ONCE):
-        keys = " ".join(_COUNTRY + address for address in wanted[start : start + _AT_ONCE])
-        for line in (await control.command(f"GETINFO {keys}")).splitlines():
+        keys = f" {_COUNTRY}".join(wanted[start : start + _AT_ONCE])
+        for line in (await control.command(COUNTRIES.line(addresses=keys))).splitlines():
             address, equals, country = line.removeprefix(_COUNTRY).partition("=")
             if equals and address in found:
                 found[address] = country.lower()
@@ -139,7 +140,7 @@ class ExitDirectory:
     async def read(cls, control: Control) -> ExitDirectory:
         """Ask tor. Raises ``ControlError``."""
         reader = RelayReader()
-        await control.read_lines("GETINFO ns/all", reader.take)
+        await control.read_lines(RELAYS.line(), reader.take)
         knows = await has_countries(control)
         found: dict[str, str] = {}
         if knows:

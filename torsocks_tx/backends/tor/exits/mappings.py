@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
+from torsocks_tx.backends.tor.commands import MAP_ADDRESS
 from torsocks_tx.backends.tor.control import Control, ControlError
 from torsocks_tx.backends.tor.waiting import Waiters
 from torsocks_tx.errors import AddressTypeNotSupported, Busy, GeneralFailure, SOCKSError, TorDown
@@ -30,8 +31,8 @@ MOST_MAPPINGS = 10_000
 LONGEST_NAME = 255 - len(".") - 40 - len(".exit")
 """The longest name that can be mapped: of a longer one tor would cut off the exit."""
 
-_AT_ONCE = 200
-"""Mappings that one command takes away."""
+_AT_ONCE = 100
+"""Mappings that one command takes away: onion-grater takes no line of more than 10 kB."""
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
@@ -104,7 +105,7 @@ class Mappings:
             mapping = self._by_place[place] = Mapping()
             target = "{}.{}.exit".format(*place)
             asked = Deferred.fromCoroutine(
-                self._control.command(f"MAPADDRESS {mapping.alias}={target}")
+                self._control.command(MAP_ADDRESS.line(pairs=f"{mapping.alias}={target}"))
             )
             asked.addCallbacks(
                 lambda _: mapping.settle(None),
@@ -169,6 +170,6 @@ async def _remove(control: Control, aliases: list[str]) -> None:
     try:
         for start in range(0, len(aliases), _AT_ONCE):
             pairs = " ".join(f"{alias}={alias}" for alias in aliases[start : start + _AT_ONCE])
-            await control.command(f"MAPADDRESS {pairs}")
+            await control.command(MAP_ADDRESS.line(pairs=pairs))
     except ControlError:
         return  # tor is gone, and they with it

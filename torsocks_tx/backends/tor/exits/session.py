@@ -12,38 +12,45 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from torsocks_tx.backends.tor.control import Control
+from torsocks_tx.backends.tor.control import Control, ControlError
 from torsocks_tx.backends.tor.exits.circuits import CircuitLine, RelayCountries, read_circuits
 from torsocks_tx.backends.tor.exits.directory import ExitDirectory
 from torsocks_tx.backends.tor.exits.mappings import Mappings
 from torsocks_tx.backends.tor.onion.queries import SharedCommands
-from torsocks_tx.backends.tor.provider import BOOTSTRAP_EVENT, TorProvider
+from torsocks_tx.backends.tor.provider import TorProvider
+from torsocks_tx.backends.tor.session import BOOTSTRAP_EVENT
 from torsocks_tx.backends.tor.waiting import Waiters, limit
 from torsocks_tx.errors import TorDown
 
 CLOSE_TIMEOUT = 2.0
 """Seconds for tor to take the mappings away when the server stops."""
 
+MAX_AGE = 7200.0
+"""Seconds until exits are read again, where no event tells of the new consensus of each hour."""
+
 NO_CONTROL = "exits cannot be chosen without tor's control port"
 
 
 class ExitSession:
-    """The exits and the mappings of one control connection.
-
-    ``directory``: the exits of the current consensus, once they have been read.
-    """
+    """The exits and the mappings of one control connection."""
 
     def __init__(self, control: Control, clock: IReactorTime, provider: TorProvider) -> None:
         self.control = control
         self.mappings = Mappings(control, clock, lambda: provider.control)
         self.countries = RelayCountries(control)
-        self.directory: ExitDirectory | None = None
+        self._directory: ExitDirectory | None = None
+        self._stale_at = 0.0
         self._reading: Waiters[ExitDirectory] | None = None
         self._follows = False
         self._clock = clock
         self._circuits: SharedCommands[list[CircuitLine]] = SharedCommands(
             lambda _: Deferred.fromCoroutine(read_circuits(control)), clock
         )
+
+    @property
+    def directory(self) -> ExitDirectory | None:
+        """What was read; None where it must be read (again)."""
+        return self._directory if self._clock.seconds() < self._stale_at else None
 
     def when_read(self) -> Deferred[ExitDirectory]:
         """Fire with the exits of the current consensus; errback ``TorDown``. Can be cancelled."""
@@ -59,7 +66,11 @@ class ExitSession:
 
     async def _read(self) -> ExitDirectory:
         if not self._follows:
-            await self.control.listen(BOOTSTRAP_EVENT, self._noted)
+            try:
+                await self.control.listen(BOOTSTRAP_EVENT, self._noted)
+            except ControlError as error:
+                if not error.code:
+                    raise
             self._follows = True
         return await ExitDirectory.read(self.control)
 
@@ -69,14 +80,15 @@ class ExitSession:
             return
         self._reading = None
         if isinstance(result, ExitDirectory):
-            self.directory = result if result.exits else None
+            self._directory = result if result.exits else None
+            self._stale_at = self._clock.seconds() + MAX_AGE
             waiters.settle(result)
         else:
             waiters.settle(Failure(TorDown("tor does not tell its relays")))
 
     def _noted(self, text: str) -> None:
         if "CONSENSUS_ARRIVED" in text:
-            self.directory = self._reading = None
+            self._directory = self._reading = None
 
     def circuits(self) -> Deferred[list[CircuitLine]]:
         """Fire with the circuits that are built; one question serves all who ask."""

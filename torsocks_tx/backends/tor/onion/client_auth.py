@@ -21,6 +21,7 @@ from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 
 from torsocks_tx.arguments import check_arguments
+from torsocks_tx.backends.tor.commands import CLIENT_AUTH_ADD, CLIENT_AUTH_REMOVE, UNRECOGNIZED
 from torsocks_tx.backends.tor.control import Control, ControlError
 from torsocks_tx.backends.tor.files import check_directory, read_trusted
 from torsocks_tx.errors import InvalidOnionAddress
@@ -166,11 +167,11 @@ class Keyring:
     async def _install(self, control: Control) -> None:
         for address, key in tuple(self._withdrawn.items()):
             if address not in self._keys:
-                await self._tell(control, key, f"ONION_CLIENT_AUTH_REMOVE {address}")
+                await self._tell(control, key, CLIENT_AUTH_REMOVE.line(address=address))
             self._withdrawn.pop(address, None)
         for key in tuple(self._keys.values()):
             private = base64.b64encode(key.private).decode("ascii")
-            command = f"ONION_CLIENT_AUTH_ADD {key.address} x25519:{private}"
+            command = CLIENT_AUTH_ADD.line(address=key.address, key=private)
             await self._tell(control, key, command)
 
     async def _tell(self, control: Control, key: ClientAuthKey, command: str) -> None:
@@ -179,6 +180,8 @@ class Keyring:
         except ControlError as error:
             if not error.code:  # no answer
                 raise
+            if error.code == UNRECOGNIZED:  # no key at all, which ``control`` has said
+                return
             self._log.warn(
                 "{path}: tor does not take this key ({code} {text})",
                 path=name_of(key.path),

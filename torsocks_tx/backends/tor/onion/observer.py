@@ -128,7 +128,7 @@ class OnionObserver:
         except Exception as error:
             if self._control is control:
                 self._do_without_events(control, error)
-        else:
+        try:
             if self._control is control:
                 await self._install_keys(control)
         finally:
@@ -215,7 +215,11 @@ class OnionObserver:
 
     async def _listen(self, control: Control) -> None:
         for event, callback in self._listeners:
-            await control.listen(event, callback)
+            try:
+                await control.listen(event, callback)
+            except ControlError as error:
+                if event != "SIGNAL" or not error.code:
+                    raise
             if self._control is not control:
                 self._unlisten(control)
                 return
@@ -232,11 +236,9 @@ class OnionObserver:
         self._retry_at = self.clock.seconds() + RETRY_SECONDS
         self._unlisten(control)
         if isinstance(error, ControlError):
-            self._log.warn(
-                "tor does not tell its events ({error}): failures of onion services keep tor's own"
-                " codes",
-                error=error,
-            )
+            if not error.code:  # of what is refused, ``control`` has said what is lost
+                text = "tor does not tell its events ({error}): failures of onion services keep"
+                self._log.warn(f"{text} tor's own reply codes", error=error)
         else:
             self._log.failure("following tor's events failed", without_text(Failure(error)))
 

@@ -14,7 +14,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Cooperator
 from twisted.python.failure import Failure
 
-from torsocks_tx.backends.tor.control import Control, ControlLost
+from torsocks_tx.backends.tor.commands import CIRCUITS, CLIENT_AUTH_VIEW, VERSION
+from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
 from torsocks_tx.backends.tor.onion.events import Step, parse_circuit
 from torsocks_tx.backends.tor.waiting import Waiters, limit
 from torsocks_tx.socks.onion_address import has_public_key
@@ -96,17 +97,21 @@ class TorQueries:
 
     async def fence(self) -> None:
         """Return when all events that tor has sent so far are read."""
-        await self._commands.answer_to("GETINFO version")
+        try:
+            await self._commands.answer_to(VERSION.line())
+        except ControlError as error:
+            if not error.code:  # a refusal is an answer, too
+                raise
 
     async def has_joined_circuit(self, address: str, token: str | None) -> bool:
         """Whether a circuit to the service is open that streams with this token use."""
-        joined = await self._circuits.answer_to("GETINFO circuit-status")
+        joined = await self._circuits.answer_to(CIRCUITS.line())
         tokens = joined.get(address, set())
         return bool(tokens) if token is None else not tokens.isdisjoint((token, None))
 
     async def has_key(self, address: str) -> bool:
         """Whether tor holds a client authorization key for the service."""
-        answer = await self._commands.answer_to(f"ONION_CLIENT_AUTH_VIEW {address}")
+        answer = await self._commands.answer_to(CLIENT_AUTH_VIEW.line(address=address))
         return any(line.startswith(f"CLIENT {address} ") for line in answer.splitlines())
 
 
