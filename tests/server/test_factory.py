@@ -120,11 +120,6 @@ class TestMaxConnections:
         assert clients.is_served(IPv4Address("TCP", "127.0.0.2", 1))
         assert all(clients.is_served(UNIXAddress(None)) for _ in range(5))
 
-    def test_clients_behind_a_proxy_are_bounded_only_together(self) -> None:
-        limits = Limits(max_connections=12, max_per_client=2)
-        clients = Clients(limits=limits, tells_clients_apart=False)
-        assert sum(clients.is_served() for _ in range(20)) == 12
-
 
 class TestEmptiness:
     def test_when_empty_fires_at_once_without_connections(self) -> None:

@@ -25,12 +25,9 @@ from torsocks_tx.server.listen import (
         ("unix:/run/x:mode=660", "unix:/run/x:mode=660:backlog=1024"),
         ("systemd:domain=INET:index=0", "systemd:domain=INET:index=0"),
         ("'unix:/run/a b' ExtendedErrors", "unix:/run/a b:backlog=1024:mode=600"),
-        ("haproxy:unix:/run/x", "haproxy:unix:/run/x:backlog=1024:mode=600"),
-        ("haproxy:tcp:1:interface=::1", "haproxy:tcp:1:interface=::1:backlog=1024"),
         ("unix:x", "unix:/base/x:backlog=1024:mode=600"),
         ("unix:address=x:mode=660", "unix:/base/x:mode=660:backlog=1024"),
         (r"unix:a\:b\=c", r"unix:/base/a\:b\=c:backlog=1024:mode=600"),
-        ("haproxy:unix:x:mode=660", "haproxy:unix:/base/x:mode=660:backlog=1024"),
     ],
 )
 def test_endpoints_get_what_is_left_out(text: str, endpoint: str) -> None:
@@ -48,6 +45,26 @@ def test_mistakes_name_the_value(text: str) -> None:
     with pytest.raises(ListenError) as caught:
         parse_listener(text)
     assert str(caught.value).startswith(f"{text!r}: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("tcp:1 ProxyProtocol", "say which balancers are trusted"),
+        ("tcp6:1 ProxyProtocol=", "say which balancers are trusted"),
+        ("systemd:domain=INET:index=0 ProxyProtocol", "say which balancers are trusted"),
+        ("ssl:1 ProxyProtocol=192.0.2.1", "is for tcp, tcp6, unix and systemd"),
+        ("haproxy:tcp:1", "in place of haproxy: write the flag ProxyProtocol"),
+    ],
+)
+def test_where_proxy_headers_cannot_be_believed(text: str, complaint: str) -> None:
+    with pytest.raises(ListenError, match=complaint):
+        parse_listener(text)
+
+
+@pytest.mark.parametrize("place", ["unix:/x", "systemd:domain=UNIX:index=0"])
+def test_proxy_headers_by_unix_sockets_need_no_list_of_senders(place: str) -> None:
+    assert parse_listener(f"{place} ProxyProtocol").policy.proxy_protocol == ()
 
 
 PRIVATE = [
@@ -74,7 +91,7 @@ PUBLIC = [
     *(f"tcp:1080:interface={host}" for host in ("127.0.0.1.", "localhost.", "127.0.0.1%lo")),
     r"tcp:1080:interface=\:\:ffff\:0.0.0.0",
 ]
-UNKNOWN = ["haproxy:tcp:1080:interface=127.0.0.1", "ssl:1080:interface=127.0.0.1", "onion:80"]
+UNKNOWN = ["ssl:1080:interface=127.0.0.1", "onion:80"]
 
 
 @rows("R-33")

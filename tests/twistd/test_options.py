@@ -118,14 +118,15 @@ MISTAKES = [
         for given in (["--tor-socks", "tcp:127.0.0.1:9"], ["--backend", "direct"])
         for flag in ("ExitCountry=de", f"ExitNode={'A' * 40}", "ClientParameters")
     ),
+    (["--listen", "unix:/a Name=x", "--listen", "unix:/b Name=x"], ["Name=x", "SessionGroup=N"]),
     (["--listen", "tcp:1:interface=127.0.0.1 RotateEvery=x"], ["RotateEvery=SECONDS"]),
     (["--tor", "nonsense"], ["--tor", "'nonsense'", "unix:/run/tor/control"]),
     (["--tor-socks", "tcp:x"], ["--tor-socks 'tcp:x'", "unix:/run/tor/socks"]),
     (["--tor-socks", "127.0.0.1:9050"], ["write it as", "tcp:127.0.0.1:9050"]),
     (["--connect-timeout", "9" * 5000], ["--connect-timeout", "number of seconds"]),
     (
-        ["--workers", "2", "--listen", "haproxy:unix:/run/x AllowPublic"],
-        ["haproxy:unix:/run/x", "workers share plain sockets only"],
+        ["--workers", "2", "--listen", "stdio: AllowPublic"],
+        ["stdio:", "workers share plain sockets only"],
     ),
     (["--workers", "9" * 5000], ["--workers", "whole number"]),
     (["--tor", "launch", "--tor-socks", "tcp:127.0.0.1:1"], ["--tor-socks", "instead of --tor"]),

@@ -9,6 +9,8 @@ in ``isolation``, and what they mean for replies in ``socks.replies``.
 from __future__ import annotations
 
 import difflib
+import ipaddress
+import re
 from collections.abc import Callable, Container, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -32,6 +34,8 @@ from torsocks_tx.socks.extended import KeyHandler
 from torsocks_tx.socks.messages import Address, Request
 from torsocks_tx.socks.server import SplitName
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
 
 @dataclass(frozen=True, slots=True)
 class ListenerPolicy:
@@ -41,6 +45,8 @@ class ListenerPolicy:
     ``allow_public``: the listener may be on an address that others can reach. ``extended_auth``
     off: extended authentication is never selected. ``exits``: the exit relays that may be used;
     ``rotate_every`` (seconds) and ``rotate_after`` (streams): when a key gets a fresh circuit.
+    ``proxy_protocol``: connections begin with a PROXY header, and come from these networks or by a
+    unix socket. ``name`` stands for the listener in isolation keys.
     ``role`` is not a flag: it says whether applications connect here, or a tor that uses a
     pluggable transport.
     """
@@ -66,6 +72,8 @@ class ListenerPolicy:
     rotate_after: int | None = None
     fresh_rate: int = FRESH_RATE
     client_parameters: bool = False
+    proxy_protocol: tuple[Network, ...] | None = None
+    name: str | None = None
     role: Role = Role.TOR
 
     def __post_init__(self) -> None:
@@ -74,6 +82,8 @@ class ListenerPolicy:
         check_arguments(Role, role=self.role)
         check_arguments(ExitChoice, exits=self.exits)
         check_limit("fresh_rate", self.fresh_rate)
+        check_arguments(tuple, None, proxy_protocol=self.proxy_protocol)
+        check_arguments(str, None, name=self.name)
         for name, value in (("every", self.rotate_every), ("after", self.rotate_after)):
             if value is not None:
                 check_limit(f"rotate_{name}", value)
@@ -252,6 +262,16 @@ def _exit_node(text: str) -> ExitChoice:
     return ExitChoice(fingerprints=frozenset(each.removeprefix("$") for each in text.split(",")))
 
 
+def _networks(text: str) -> tuple[Network, ...]:
+    return tuple(map(ipaddress.ip_network, text.split(","))) if text else ()
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"(?!listener-)[A-Za-z0-9_.-]{1,64}", text):
+        raise ValueError("a name is up to 64 letters and digits, and does not begin with listener-")
+    return text
+
+
 @dataclass(frozen=True, slots=True)
 class ValueFlag:
     """One flag with a value: how it is written, how the value is read, and what it is for."""
@@ -268,6 +288,8 @@ VALUE_FLAGS: tuple[ValueFlag, ...] = (
     ValueFlag("RotateEvery=SECONDS", "rotate_every", _whole, "a fresh circuit after so long"),
     ValueFlag("RotateAfter=N", "rotate_after", _whole, "a fresh circuit after so many streams"),
     ValueFlag("FreshRate=N", "fresh_rate", _whole, "fresh circuits a minute for all clients: 30"),
+    ValueFlag("ProxyProtocol=ADDR/BITS", "proxy_protocol", _networks, "PROXY headers, from there"),
+    ValueFlag("Name=NAME", "name", _name, "one name for this listener on several servers"),
 )
 _BY_VALUE_NAME = {flag.usage.partition("=")[0].lower(): flag for flag in VALUE_FLAGS}
 _GROUP = "sessiongroup="
@@ -297,8 +319,8 @@ def flag_help() -> str:
     lines += [f"  {flag.usage:<24}     {flag.purpose}" for flag in VALUE_FLAGS]
     lines += [
         "",
-        "On a unix socket, and behind a balancer without PROXY headers (haproxy:), all clients",
-        "have one address: IsolateClientAddr does not keep them apart.",
+        "On a unix socket, and behind a balancer, all clients have one address, unless PROXY",
+        "headers announce others: IsolateClientAddr does not keep them apart.",
     ]
     return "\n".join(lines)
 
@@ -313,8 +335,8 @@ def parse_flags(words: Iterable[str]) -> tuple[ListenerPolicy, list[str]]:
     group: int | None = None
     notes: list[str] = []
     for word in words:
-        name, equals, value = word.partition("=")
-        if equals and name.lower() in _BY_VALUE_NAME:
+        name, _, value = word.partition("=")
+        if name.lower() in _BY_VALUE_NAME:
             _set_value(fields, _BY_VALUE_NAME[name.lower()], word, value)
             continue
         bare, positive = parse_word(word, _KNOWN)

@@ -26,8 +26,6 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
-from twisted.protocols.haproxy import proxyEndpoint
-from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -36,7 +34,6 @@ from torsocks_tx.server.connections import RareWarning
 from torsocks_tx.server.listen import (
     BACKLOG,
     DEFAULT,
-    PROXIED,
     Listener,
     ListenError,
     bound_privately,
@@ -122,13 +119,6 @@ def server_endpoint(reactor: Any, description: str) -> Any:
     changes the mode of an inherited socket's file, and removes it at the end. Its ports accept ever
     more clients in one turn of the reactor, and log client addresses when descriptors run out.
     """
-    if description.startswith(PROXIED):
-        inner = server_endpoint(reactor, description.removeprefix(PROXIED))
-
-        def listen_guarded(factory: Any) -> Any:
-            return inner.listen(_GuardingFactory(factory))
-
-        return proxyEndpoint(_Endpoint(listen_guarded))
     endpoint = serverFromString(reactor, description)
     positional, named = fields_of(description)
     backlog = int(named.get("backlog", BACKLOG))
@@ -157,29 +147,6 @@ class _Endpoint:
     def listen(self, protocolFactory: Any) -> Deferred[IListeningPort]:
         """Fire with the port, or fail with the reason."""
         return maybeDeferred(self._listen, protocolFactory)
-
-
-class _ProxyHeaderGuard(ProtocolWrapper):
-    """Resets a connection whose PROXY header makes Twisted's parser raise.
-
-    The reactor would log a traceback, and that quotes the header.
-    """
-
-    _text = "connections whose PROXY header is not valid are reset ({count})"
-    _warning = RareWarning(Logger(), _text, time.monotonic)
-
-    def dataReceived(self, data: bytes) -> None:
-        """Pass bytes on."""
-        try:
-            super().dataReceived(data)
-        except Exception:
-            self._warning.note()
-            self.abortConnection()
-
-
-class _GuardingFactory(WrappingFactory):
-    protocol = _ProxyHeaderGuard
-    noisy = False
 
 
 class _ListeningSocket(socket.socket):

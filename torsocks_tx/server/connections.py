@@ -241,6 +241,15 @@ class ConnectionLimiter:
             group.count += 1
             group.unfinished[connection] = None
 
+    def recount(self, connection: Connection, client: bytes | None) -> bool:
+        """Count a connection by another ``client_network``; False: there is no room for it."""
+        self.leave(connection)
+        if not self.has_room(client):
+            return False
+        connection.network = client
+        self.join(connection)
+        return True
+
     def serve(
         self, connection: Connection, begin: Callable[[], None], *, onion: bool = False
     ) -> bool:

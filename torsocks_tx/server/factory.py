@@ -23,7 +23,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from torsocks_tx.arguments import check_arguments, check_grace
-from torsocks_tx.errors import NotAllowed, without_text
+from torsocks_tx.errors import without_text
 from torsocks_tx.http.answers import FAMILY_PREFERENCE, PROXY_AUTHORIZATION, Answers
 from torsocks_tx.http.server import ISOLATION_USERS, HTTPOptions
 from torsocks_tx.interfaces import IBackend, IExitBackend
@@ -34,6 +34,7 @@ from torsocks_tx.policy.listener import ListenerPolicy
 from torsocks_tx.server.auth import Authenticator, LoginGuard
 from torsocks_tx.server.connections import Connection, ConnectionLimiter, client_network
 from torsocks_tx.server.protocol import SOCKS4Protocol, SOCKS5Protocol, SOCKSProtocol
+from torsocks_tx.server.proxy_header import ProxyHeaders
 from torsocks_tx.server.request import Client, RequestHandler
 from torsocks_tx.socks.constants import Command, Role, Version
 from torsocks_tx.socks.extended import ExtendedRules, KeyHandler, standard_keys
@@ -71,7 +72,6 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "limiter": (ConnectionLimiter, None),
     "clock": (IReactorTime, None),
     "fresh": (FreshCircuits, None),
-    "tells_clients_apart": (bool,),
     "debugging": (bool,),
 }
 """What the arguments of a factory must be."""
@@ -106,8 +106,7 @@ class SOCKSFactory(Factory):
     tor: processes that serve one listener together need the same two. ``keys``: further keys of
     extended authentication with their handlers (``extended.KeyHandler``). Factories with the same
     ``limiter`` count their clients together. ``fresh`` counts fresh circuits, for several processes
-    if need be. Behind a proxy that connects for everybody (the PROXY protocol), set
-    ``tells_clients_apart`` to False: its address is then not bounded.
+    if need be.
     """
 
     protocol: Any = SOCKSProtocol
@@ -127,7 +126,6 @@ class SOCKSFactory(Factory):
         limiter: ConnectionLimiter | None = None,
         clock: IReactorTime | None = None,
         fresh: FreshCircuits | None = None,
-        tells_clients_apart: bool = True,
         debugging: bool = True,
     ) -> None:
         _check(locals())
@@ -142,8 +140,7 @@ class SOCKSFactory(Factory):
         self.debugging = debugging
         self.connections: set[SOCKSProtocol] = set()
         self._guard = LoginGuard(authenticator, clock) if authenticator is not None else None
-        self._tells_clients_apart = tells_clients_apart
-        self._listener = listener or f"listener-{next(_listener_numbers)}"
+        self._listener = listener or self.policy.name or f"listener-{next(_listener_numbers)}"
         self._isolator = isolator or _isolator
         self._port_flags = self.policy.port_flags
         self._is_restrictive = self.policy.is_restrictive
@@ -155,12 +152,17 @@ class SOCKSFactory(Factory):
         self._extended = self._extended_rules(keys or {})
         self.http_options = self._http_options()
         self._empty: list[Deferred[None]] = []
+        networks = self.policy.proxy_protocol
+        self.proxy_headers = None if networks is None else ProxyHeaders(networks, clock.seconds)
 
     def buildProtocol(  # type: ignore[override]
         self, addr: IAddress | None
     ) -> SOCKSProtocol | None:
         """Return a protocol for a new client; None, so that it is closed, if there are too many."""
-        network = client_network(addr) if self._tells_clients_apart else None
+        headers = self.proxy_headers
+        if headers is not None and not headers.trusts(addr):
+            return None
+        network = client_network(addr) if headers is None else None
         if not self.limiter.has_room(network):
             return None
         protocol: SOCKSProtocol = self.protocol()
@@ -239,10 +241,7 @@ class SOCKSFactory(Factory):
 
     def _credentials(self, request: Request, peer: IAddress) -> Credentials:
         client = peer.host if isinstance(peer, IPv4Address | IPv6Address) else None
-        try:
-            key = isolation_key(self.policy.isolation, self._listener, client, request)
-        except ValueError:
-            raise NotAllowed("the client's address, from a PROXY header, is not valid") from None
+        key = isolation_key(self.policy.isolation, self._listener, client, request)
         return self._isolator.credentials(key)
 
     def request_handler(self, client: Client, request: Request) -> RequestHandler:

@@ -6,6 +6,7 @@ import ipaddress
 import os
 import re
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from twisted.internet.address import UNIXAddress
@@ -49,12 +50,44 @@ def parse_listener(text: str, directory: str = "") -> Listener:
         raise ListenError(f"{text!r}: {error}") from None
     if not words or not _KIND.match(words[0]):
         raise ListenError(f"{text!r}: begin with an endpoint, such as {DEFAULT} or unix:/run/socks")
+    if words[0].startswith("haproxy:"):
+        raise ListenError(f"{text!r}: in place of haproxy: write the flag ProxyProtocol, behind it")
     try:
         policy, notes = parse_flags(words[1:])
     except FlagError as error:
         raise ListenError(f"{text!r}: {error}") from None
     endpoint = _with_defaults(absolute_endpoint(words[0], directory))
-    return Listener(endpoint, policy, words[0], tuple(notes))
+    listener = Listener(endpoint, policy, words[0], tuple(notes))
+    if policy.proxy_protocol is not None:
+        _check_proxied(listener)
+    return listener
+
+
+def _check_proxied(listener: Listener) -> None:
+    """Raise ``ListenError`` where PROXY headers cannot be read, or nobody would be trusted."""
+    if listener.kind not in INHERITABLE:
+        raise ListenError(
+            f"{listener.text}: the flag ProxyProtocol is for tcp, tcp6, unix and systemd, where the"
+            " header is the first that comes"
+        )
+    named = fields_of(listener.endpoint)[1]
+    is_unix = listener.kind == "unix" or named.get("domain") == "UNIX"
+    if not (listener.policy.proxy_protocol or is_unix):
+        raise ListenError(
+            f"{listener.text}: say which balancers are trusted, as in ProxyProtocol=192.0.2.1/32;"
+            " anybody else could claim any address"
+        )
+
+
+def check_listeners(listeners: Iterable[Listener], *, authenticated: bool) -> None:
+    """Raise ``ListenError`` as ``check_reach`` does for each, and if two have one name."""
+    for listener in listeners:
+        check_reach(listener, authenticated=authenticated)
+    names = [listener.policy.name for listener in listeners if listener.policy.name]
+    for name in names:
+        if names.count(name) > 1:
+            fix = "give each its own, or SessionGroup=N if they are to share circuits"
+            raise ListenError(f"Name={name} is the name of several listeners: {fix}")
 
 
 def _words(text: str) -> list[str]:
@@ -65,9 +98,6 @@ def _words(text: str) -> list[str]:
     lexer.escape = ""
     return list(lexer)
 
-
-PROXIED = "haproxy:"
-"""What stands before an endpoint whose clients come with a PROXY header."""
 
 _KIND = re.compile(r"[A-Za-z][\w+-]*:")
 _FIELD = re.compile(r"(?:\A|:)((?:[^\\:]|\\.)*)", re.DOTALL)
@@ -88,8 +118,6 @@ def fields_of(endpoint: str) -> tuple[list[str], dict[str, str]]:
 
 def absolute_endpoint(endpoint: str, directory: str) -> str:
     """The endpoint string with the path of a unix socket made absolute; others as they are."""
-    if endpoint.startswith(PROXIED):
-        return PROXIED + absolute_endpoint(endpoint.removeprefix(PROXIED), directory)
     if not endpoint.startswith("unix:"):
         return endpoint
     _, first, *rest = _FIELD.findall(endpoint)
@@ -100,8 +128,6 @@ def absolute_endpoint(endpoint: str, directory: str) -> str:
 
 def _with_defaults(endpoint: str) -> str:
     """The endpoint string with our backlog and our mode where it says nothing of them."""
-    if endpoint.startswith(PROXIED):
-        return PROXIED + _with_defaults(endpoint.removeprefix(PROXIED))
     (kind, *_), named = fields_of(endpoint)
     if kind in ("tcp", "tcp6", "unix") and "backlog" not in named:
         endpoint += f":backlog={BACKLOG}"

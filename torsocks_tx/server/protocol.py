@@ -9,7 +9,7 @@ A fault of ours is logged, and the client gets a general failure.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from functools import partial
 from typing import Any, ClassVar
@@ -36,7 +36,8 @@ from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.relay.hangups import forget, pause
 from torsocks_tx.relay.sockets import abort, can_half_close, prepare, send, shut, was_reset
 from torsocks_tx.relay.timeouts import Deadline
-from torsocks_tx.server.connections import ConnectionLimiter
+from torsocks_tx.server.connections import ConnectionLimiter, client_network
+from torsocks_tx.server.proxy_header import Announced, ProxyHandshake, ProxyHeaders
 from torsocks_tx.server.request import RequestHandler
 from torsocks_tx.socks.constants import Version
 from torsocks_tx.socks.messages import Credentials, Request
@@ -61,6 +62,7 @@ class ConnectionOwner(Interface):
     clock: IReactorTime
     debugging: bool
     http_options: HTTPOptions | None  # None where HTTP is not spoken
+    proxy_headers: ProxyHeaders | None  # None where connections begin with no PROXY header
 
     @property
     def handshake_options(self) -> HandshakeOptions:
@@ -82,6 +84,9 @@ class ConnectionOwner(Interface):
         """Count it no more."""
 
 
+Handshake = ServerHandshake | HTTPServerHandshake | ProxyHandshake
+
+
 class State(Enum):
     """How far a client's connection is.
 
@@ -101,6 +106,15 @@ class State(Enum):
 _UNSERVED = (State.HANDSHAKE, State.AUTHENTICATING)
 
 
+def _begin(factory: ConnectionOwner, data: bytes, *, is_proxied: bool) -> Handshake:
+    """Return what takes these first bytes; ``is_proxied``: or the PROXY header that is due."""
+    if is_proxied and factory.proxy_headers is not None:
+        return factory.proxy_headers.handshake()
+    if factory.http_options is not None and data.startswith(FIRST_LETTERS):
+        return HTTPServerHandshake(factory.http_options)
+    return ServerHandshake(factory.handshake_options)
+
+
 @implementer(IHalfCloseableProtocol, IFileDescriptorReceiver)
 class SOCKSProtocol(Protocol):
     """Speaks the version that the client's first byte announces.
@@ -115,14 +129,13 @@ class SOCKSProtocol(Protocol):
     deadline: Deadline
     _handler: RequestHandler
     _early: bytearray
+    state = State.HANDSHAKE
+    _handshake: Handshake | None = None
+    _authentication: Deferred[bytes | None] | None = None
+    _dropped = 0
     _watched: int | None = None
+    _client: IAddress | None = None
     _log = Logger()
-
-    def __init__(self) -> None:
-        self.state = State.HANDSHAKE
-        self._handshake: ServerHandshake | HTTPServerHandshake | None = None
-        self._authentication: Deferred[bytes | None] | None = None
-        self._dropped = 0
 
     def connectionMade(self) -> None:
         """Start the handshake and its deadline."""
@@ -156,15 +169,10 @@ class SOCKSProtocol(Protocol):
             if len(self._early) >= self.factory.limits.early_data:
                 self._watched = pause(self.transport)
         elif self.state in _UNSERVED:
-            handshake = self._handshake
-            if handshake is None:
-                http = self.factory.http_options
-                if http is not None and data.startswith(FIRST_LETTERS):
-                    handshake = HTTPServerHandshake(http)
-                else:
-                    handshake = ServerHandshake(self.factory.handshake_options)
-                self._handshake = handshake
-            self._converse(handshake.receive, data)
+            self._handshake = self._handshake or _begin(
+                self.factory, data, is_proxied=self._client is None
+            )
+            self._converse(self._handshake.receive, data)
 
     def readConnectionLost(self) -> None:
         """The client will send no more. Before the reply that means that it is gone."""
@@ -211,7 +219,9 @@ class SOCKSProtocol(Protocol):
 
     # The handshake's orders.
 
-    def _converse(self, turn: Callable[[Any], list[Step]], said: bytes | None) -> None:
+    def _converse(
+        self, turn: Callable[[Any], Sequence[Step | Announced]], said: bytes | None
+    ) -> None:
         try:
             steps = turn(said)
         except Exception:
@@ -232,6 +242,12 @@ class SOCKSProtocol(Protocol):
                     if not self.factory.limiter.serve(self, begin, onion=onion):
                         expired = partial(self._waited_too_long, request)
                         self.deadline.start(self.factory.limits.onion_timeout, expired)
+                case Announced(client, rest):
+                    self._handshake, self._client = None, client or self.transport.getPeer()
+                    if not self.factory.limiter.recount(self, client_network(self._client)):
+                        abort(self.transport)
+                    elif rest:
+                        self.dataReceived(rest)
                 case Rejected(data, reason):
                     self.note(reason)
                     self.finish(data)
@@ -239,7 +255,7 @@ class SOCKSProtocol(Protocol):
     def _authenticate(self, credentials: Credentials) -> None:
         self.state = State.AUTHENTICATING
         self.transport.pauseProducing()
-        checking = self.factory.authenticate(credentials, self.transport.getPeer())
+        checking = self.factory.authenticate(credentials, self._client or self.transport.getPeer())
         self._authentication = checking
         # The answer may be there already: then it is acted on from inside these calls.
         checking.addCallback(self._authenticated)
@@ -250,7 +266,7 @@ class SOCKSProtocol(Protocol):
         if self.state is State.AUTHENTICATING:
             self.state = State.HANDSHAKE
             self.transport.resumeProducing()
-            assert self._handshake is not None, "it has asked for this"
+            assert not isinstance(self._handshake, ProxyHandshake | None), "it has asked for this"
             self._converse(self._handshake.authenticated, avatar)
 
     def _authentication_failed(self, failure: Failure) -> None:
@@ -279,7 +295,7 @@ class SOCKSProtocol(Protocol):
             self._stop_watching()
             self.transport.resumeProducing()
         try:
-            isolation = self.factory.admit(request, self.transport.getPeer())
+            isolation = self.factory.admit(request, self._client or self.transport.getPeer())
             handler.begin(self.factory.backend, isolation, early)
         except SOCKSError as reason:
             handler.relay_refused(reason)
@@ -298,8 +314,6 @@ class SOCKSProtocol(Protocol):
     def received(self) -> int:
         """How many bytes of an open stream have come for the client."""
         return self._handler.relay.received
-
-    # Ends.
 
     def finish(self, data: bytes) -> None:
         """Write these bytes, flush, close. A client that does not read is given up at last.

@@ -29,7 +29,7 @@ from torsocks_tx.server.auth import Authenticator
 from torsocks_tx.server.binding import bind
 from torsocks_tx.server.connections import ConnectionLimiter, allowed_connections
 from torsocks_tx.server.factory import SHUTDOWN_GRACE, SOCKSFactory
-from torsocks_tx.server.listen import DEFAULT, Listener, check_reach, describe, parse_listener
+from torsocks_tx.server.listen import DEFAULT, Listener, check_listeners, describe, parse_listener
 from torsocks_tx.socks.extended import KeyHandler
 
 Bind = Callable[[Listener, Any], IListeningPort]
@@ -125,7 +125,6 @@ def with_factories(
                 limiter=limiter,
                 clock=clock,
                 fresh=counted,
-                tells_clients_apart=listener.kind != "haproxy",
                 **options,
             ),
         )
@@ -158,8 +157,7 @@ def serve(
     check_arguments(IReactorTime, reactor=reactor)
     check_arguments(Limits, None, limits=limits)
     listeners = [parse_listener(text, os.getcwd()) for text in texts]
-    for listener in listeners:
-        check_reach(listener, authenticated=authenticator is not None)
+    check_listeners(listeners, authenticated=authenticator is not None)
     limits = limits or Limits()
     if limits.max_connections is None:
         limits = replace(limits, max_connections=allowed_connections(reactor))

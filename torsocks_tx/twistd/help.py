@@ -23,9 +23,8 @@ Where clients connect:
       An endpoint of Twisted and the listener's flags, in one argument; may be
       given more than once. tcp:PORT:interface=127.0.0.1 serves this machine,
       unix:PATH its user, or with :mode=660 a group; systemd:domain=UNIX:index=0
-      is a socket that systemd holds. Before these, haproxy: reads the PROXY
-      headers of a balancer, whose clients come from elsewhere: AllowPublic is
-      needed, and --workers cannot be used.
+      is a socket that systemd holds. The flag ProxyProtocol takes the address
+      of each client from the PROXY header of a balancer.
   --auth KIND:ARGUMENT
       Ask clients for a name and a password: file:PATH is a file with lines of
       name:password. May be given more than once.
@@ -87,9 +86,9 @@ Size limits:
       Clients at one time from one address (of IPv6: one /64 network). If not
       given, a quarter of all, from any address but 127.0.0.1 and ::1, which
       all programs of this machine share. If given, N from these two as well.
-      Clients of unix sockets and of haproxy: are not counted by address. One
-      address that is counted may also be on the way to 32 onion services at
-      one time (in each worker); its further requests for them wait.
+      Clients of unix sockets are not counted by address. One address that is
+      counted may also be on the way to 32 onion services at one time (in each
+      worker); its further requests for them wait.
   --early-data BYTES  [default: {_LIMITS.early_data}]
       Most that is taken from a client before its stream is open.
   --extended-bytes BYTES  [default: {_LIMITS.extended_bytes}]

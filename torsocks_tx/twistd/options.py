@@ -27,7 +27,7 @@ from torsocks_tx.server.listen import (
     Listener,
     ListenError,
     absolute_endpoint,
-    check_reach,
+    check_listeners,
     parse_listener,
 )
 from torsocks_tx.twistd.help import HELP, OPTIONS
@@ -234,10 +234,10 @@ class Options(usage.Options, AuthOptionMixin):
             if self["workers"] > 1 and listener.kind not in INHERITABLE:
                 fix = "workers share plain sockets only: tcp, tcp6, unix or systemd"
                 _refuse("listen", listener.text, fix)
-            try:
-                check_reach(listener, authenticated=bool(self.get("credCheckers")))
-            except ListenError as error:
-                raise usage.UsageError(f"--listen {error}") from None
+        try:
+            check_listeners(self.listeners, authenticated=bool(self.get("credCheckers")))
+        except ListenError as error:
+            raise usage.UsageError(f"--listen {error}") from None
         for name, examples in _EXAMPLES.items():
             text = self[name]
             if not text or (name == "tor" and text in ("launch", "private")):
