@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -232,6 +233,16 @@ class TorsocksService(Service):
         self.started: Deferred[None] = Deferred()
         """Fires once clients are served; never if they cannot be."""
 
+    @property
+    def ports(self) -> Sequence[IListeningPort]:
+        """Where it listens, in the order of its listeners."""
+        return self._serving.server.ports
+
+    @property
+    def provider(self) -> TorProvider | None:
+        """The tor that this process has started or found, if there is one."""
+        return self._serving.provider
+
     def privilegedStartService(self) -> None:
         """Bind the listeners, while that is still allowed; ``StartError`` if one cannot be."""
         try:
@@ -243,7 +254,7 @@ class TorsocksService(Service):
         """Start; ``StartError`` if that fails at once."""
         super().startService()
         self.privilegedStartService()
-        provider = self._serving.provider
+        provider = self.provider
         if provider is not None:
             provider.on_progress(self._progressed)
             provider.on_change(self._changed)
@@ -259,16 +270,16 @@ class TorsocksService(Service):
         self._check()
         await self._serving.start()
         self.started.callback(None)
-        self._changed("serving" if self._serving.provider is None else self._standing.text)
+        self._changed("serving" if self.provider is None else self._standing.text)
 
     def _progressed(self, progress: Progress) -> None:
-        provider = self._serving.provider
+        provider = self.provider
         if provider is not None and provider.state is ProviderState.STARTING:
             self._settle(Standing(Stage.STARTING, f"tor: {progress}", progress.percent))
 
     def _changed(self, text: str) -> None:
         """Tell what has become of tor; the server is not ready before it has started itself."""
-        provider = self._serving.provider
+        provider = self.provider
         state = ProviderState.READY if provider is None else provider.state
         if state is ProviderState.DOWN:
             self._settle(Standing(Stage.DOWN, text))

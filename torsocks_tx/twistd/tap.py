@@ -9,7 +9,7 @@ from itertools import repeat
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.logger import globalLogBeginner, textFileLogObserver
+from twisted.logger import ILogObserver, globalLogBeginner
 
 from torsocks_tx.backends.tor.daemon import TorNotFound
 from torsocks_tx.backends.tor.files import DirectoryError
@@ -21,11 +21,15 @@ from torsocks_tx.server.binding import bind
 from torsocks_tx.server.connections import allowed_connections
 from torsocks_tx.server.listen import Listener
 from torsocks_tx.server.serving import Bind, Server, with_factories
-from torsocks_tx.twistd.notify import notifier_from
+from torsocks_tx.twistd.notify import Report, notifier_from
 from torsocks_tx.twistd.options import Options
 from torsocks_tx.twistd.service import OwnProcess, TorsocksService
 from torsocks_tx.twistd.supervisor import Supervisor, Unused
+from torsocks_tx.twistd.terminal import Terminal, is_terminal, log_observer, summary
 from torsocks_tx.twistd.upstream import make_upstream
+
+TOR_PAGE = "https://check.torproject.org/api/ip"
+ONION_PAGE = "http://duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswzczad.onion/"
 
 __all__ = ["Options", "makeService"]
 
@@ -56,13 +60,18 @@ def make_limits(options: Options, allowed: int, share: int = 1) -> Limits:
 
 def makeService(options: Options) -> Service:
     """The service that ``twistd torsocks`` runs."""
+    return make_service(options)
+
+
+def make_service(options: Options, *more: Report) -> TorsocksService:
+    """The service that the options ask for; ``more`` are told how it stands, as systemd is."""
     from twisted.internet import reactor
 
     authenticated = bool(options.get("credCheckers"))
     make = make_supervisor if options["workers"] > 1 else make_own_process
     serving = make(reactor, options, partial(bind, reactor, authenticated=authenticated))
     notifier = notifier_from(reactor, os.environ)
-    reports = [] if notifier is None else [notifier]
+    reports: list[Report] = [*more] if notifier is None else [*more, notifier]
     return TorsocksService(reactor, serving, check=options.check_files, reports=reports)
 
 
@@ -76,11 +85,34 @@ def main() -> None:
     from twisted.internet import reactor as installed
 
     reactor: Any = installed
-    service: Any = makeService(options)
-    globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stdout)])
+    stream = sys.stdout
+    if is_terminal(stream, os.environ):
+
+        def how_to_use() -> str:
+            users = bool(options.get("credCheckers"))
+            page = _page(options, service.provider)
+            return summary(options.listeners, service.ports, page, has_users=users)
+
+        terminal = Terminal(stream, how_to_use, everything=bool(options["debug"]))
+        service = make_service(options, terminal.report)
+        observer: ILogObserver = terminal
+    else:
+        service = make_service(options)
+        observer = log_observer(stream, os.environ)
+    globalLogBeginner.beginLoggingTo([observer])
     service.startService()
     reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
     reactor.run()
+
+
+def _page(options: Options, provider: Any) -> str:
+    """A page that the first listener lets its clients see."""
+    if options.upstream == "private":
+        return f"http://web.test:{provider.network.web.port}/"
+    policy = options.listeners[0].policy
+    if not (policy.ipv4_traffic or policy.ipv6_traffic) or not policy.dns_request:
+        return ONION_PAGE
+    return "https://example.com/" if options.upstream == "direct" else TOR_PAGE
 
 
 def make_own_process(

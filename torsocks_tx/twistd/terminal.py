@@ -1,0 +1,127 @@
+"""What ``torsocks-tx`` prints: lines of the log, and on a terminal how far the start of tor is.
+
+A person gets one line that moves and then a summary; until then, of the log only warnings. A file
+gets the log; so does systemd's journal, with priorities, and without times: it has its own.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import TextIO
+from urllib.parse import quote
+
+from twisted.internet.address import UNIXAddress
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import ILogObserver, LogEvent, LogLevel
+from zope.interface import implementer
+
+from torsocks_tx.server.listen import Listener, describe
+from torsocks_tx.twistd.notify import Stage, Standing
+from twisted import logger
+
+_PRIORITIES = {
+    LogLevel.debug: 7,
+    LogLevel.info: 6,
+    LogLevel.warn: 4,
+    LogLevel.error: 3,
+    LogLevel.critical: 2,
+}
+"""Those of syslog(3), which sd-daemon(3) has in front of a line."""
+
+_BAR = 20
+_ERASE = "\r\x1b[K"
+
+
+@implementer(ILogObserver)
+class Terminal:
+    """Shows a person how the server stands, and the log.
+
+    ``summary``: what to do once it is ready. ``everything``: show the whole log from the beginning.
+    """
+
+    def __init__(
+        self, stream: TextIO, summary: Callable[[], str], *, everything: bool = False
+    ) -> None:
+        self._stream = stream
+        self._summary = summary
+        self._shows_all = everything
+        self._has_been_ready = False
+        self._moving = ""
+
+    def __call__(self, event: LogEvent) -> None:
+        """Show a line of the log, above the line that moves."""
+        if self._shows_all or event["log_level"] >= LogLevel.warn:
+            self._write(logger.formatEventAsClassicLogText(event) or "")
+
+    def report(self, standing: Standing) -> None:
+        """Show how the server stands."""
+        self._moving = ""
+        if standing.stage is Stage.READY and not self._has_been_ready:
+            self._has_been_ready = self._shows_all = True
+            self._write(f"{standing.text}\n{self._summary()}\n")
+        elif standing.stage is Stage.STARTING and not self._has_been_ready:
+            done = "#" * ((standing.percent or 0) * _BAR // 100)
+            self._moving = f"[{done:-<{_BAR}}] {standing.text}"
+            self._write("")
+        else:
+            self._shows_all |= standing.stage is Stage.STOPPING
+            self._write("")
+
+    def _write(self, text: str) -> None:
+        """Write whole lines where the moving line is, and that line below them."""
+        with suppress(OSError):  # the terminal has gone
+            columns = os.get_terminal_size(self._stream.fileno()).columns or 80
+            self._stream.write(f"{_ERASE}{text}{self._moving[: columns - 1]}")
+            self._stream.flush()
+
+
+def _journal_line(event: LogEvent) -> str | None:
+    text = logger.eventAsText(event, includeTimestamp=False)
+    priority = _PRIORITIES[event.get("log_level", LogLevel.info)]
+    return "".join(f"<{priority}>{line}\n" for line in text.splitlines()) or None
+
+
+def is_terminal(stream: TextIO, environment: Mapping[str, str]) -> bool:
+    """Whether a person looks at this stream, in a terminal where a line can be written again."""
+    return stream.isatty() and environment.get("TERM", "dumb") != "dumb"
+
+
+def log_observer(stream: TextIO, environment: Mapping[str, str]) -> ILogObserver:
+    """Return what writes the log to a file, a pipe, or the journal."""
+    status = os.fstat(stream.fileno())
+    if environment.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}":
+        return logger.FileLogObserver(stream, _journal_line)
+    return logger.textFileLogObserver(stream)
+
+
+def summary(
+    listeners: Sequence[Listener], ports: Sequence[IListeningPort], page: str, *, has_users: bool
+) -> str:
+    """Return where clients connect, and a command that does; ``page`` is what that fetches."""
+    lines = []
+    for listener, port in zip(listeners, ports, strict=True):
+        http = "HTTP CONNECT, " if listener.policy.http_connect else ""
+        lines.append(f"  {http}SOCKS4, SOCKS4a and SOCKS5 at {describe(port.getHost())}")
+    commands = [
+        _command(port, page, has_users=has_users)
+        for listener, port in zip(listeners, ports, strict=True)
+        if listener.kind != "haproxy"
+    ]
+    lines += [f"Try it:  {command}" for command in commands[:1]]
+    return "\n".join([*lines, "Ctrl-C stops it."])
+
+
+def _command(port: IListeningPort, page: str, *, has_users: bool) -> str:
+    """Return how curl fetches the page by way of this port."""
+    address = port.getHost()
+    if isinstance(address, UNIXAddress):
+        place = f"localhost{quote(address.name or b'')}"
+    else:
+        anywhere = {"0.0.0.0": "127.0.0.1:", "[::]": "[::1]:"}
+        host, _, number = describe(address).rpartition(":")
+        place = f"{anywhere.get(host, f'{host}:')}{number}"
+    login = ["-U", "NAME:PASSWORD"] if has_users else []
+    return shlex.join(["curl", *login, "-x", f"socks5h://{place}", page])
