@@ -19,7 +19,15 @@ sys.path.insert(0, str(ROOT))
 import torsocks_tx  # noqa: E402
 
 CONTENTS = {
-    "Run it": ["guide", "isolation", "onion-errors", "onion-table", "circuits", "http-connect"],
+    "Run it": [
+        "guide",
+        "isolation",
+        "onion-errors",
+        "onion-table",
+        "circuits",
+        "http-connect",
+        "control-port",
+    ],
     "Program with it": ["embedding", "client", "pluggable-transports", "testing"],
     "Look it up": ["reference", "api", "glossary"],
     "API reference": ["docstrings", "docstrings-errors", "docstrings-pt", "docstrings-testing"],

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from torsocks_tx import errors  # noqa: E402
+from torsocks_tx.backends.tor.commands import COMMANDS, EVENTS  # noqa: E402
 from torsocks_tx.errors import OnionRefused, ProxyFault, Refused, SOCKSError  # noqa: E402
 from torsocks_tx.http.answers import MEANINGS, meaning_of  # noqa: E402
 from torsocks_tx.policy.listener import FLAGS, VALUE_FLAGS, ListenerPolicy  # noqa: E402
@@ -134,6 +135,33 @@ def manual_rows(heading: str) -> str:
     return "\n".join(entry(term, f"{text}.") for term, text in rows[1:])
 
 
+def commands() -> str:
+    """Every command that is sent to tor's control port."""
+    rows = ((f"`{c.form}`".replace(" }", "}"), c.when, c.why, c.lost) for c in COMMANDS)
+    return table(("command", "when", "what for", "lost without it"), rows)
+
+
+def events() -> str:
+    """Every event that tor is asked for."""
+    rows = ((f"`{name}`", e.when, e.why, e.lost) for name, e in EVENTS.items())
+    return table(("event", "when", "what for", "lost without it"), rows)
+
+
+def profile() -> str:
+    """The profile of onion-grater that admits them; it answers the first two itself."""
+    lines = ["---", "- exe-paths:", "    - '*'", "  users:", "    - '*'", "  hosts:", "    - '*'"]
+    lines.append("  commands:")
+    admitted = [c for c in COMMANDS if c.word not in ANSWERED_BY_FILTERS]
+    for word in dict.fromkeys(command.word for command in admitted):
+        lines.append(f"    {word}:")
+        lines += [f"      - '{c.arguments}'" for c in admitted if c.word == word]
+    lines += ["  events:", *(f"    {name}:" for name in EVENTS)]
+    return "\n".join(["```yaml", *lines, "```"])
+
+
+ANSWERED_BY_FILTERS = ("PROTOCOLINFO", "AUTHCHALLENGE", "AUTHENTICATE", "TAKEOWNERSHIP")
+"""What no profile has to admit: a filter has authenticated, and a tor of ours has no filter."""
+
 TABLES = {
     DOCUMENT: {
         "options": options,
@@ -142,6 +170,7 @@ TABLES = {
         "proxy faults": lambda: failures(ProxyFault),
     },
     ROOT / "docs" / "http-connect.md": {"answers": answers},
+    ROOT / "docs" / "control-port.md": {"profile": profile, "commands": commands, "events": events},
     MANUAL: {
         "options": manual_options,
         "flags": manual_flags,

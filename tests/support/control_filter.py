@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,27 @@ from twisted.internet.protocol import Factory, Protocol, ServerFactory, connecti
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 
+from tests.support.processes import ROOT
+
 OPEN = '250-PROTOCOLINFO 1\r\n250-AUTH METHODS=NULL\r\n250-VERSION Tor="0.4.9.11"\r\n250 OK'
+
+
+def page_profile() -> Callable[[str], bool]:
+    """Return what the onion-grater profile of ``docs/control-port.md`` admits."""
+    page = (ROOT / "docs" / "control-port.md").read_text(encoding="utf-8")
+    commands, _, events = page.partition("  commands:\n")[2].partition("  events:\n")
+    patterns: dict[str, list[str]] = {}
+    for word, pattern in re.findall(r"^    (\w+):$|^      - '(.*)'$", commands, re.MULTILINE):
+        patterns |= {word: []} if word else {}
+        patterns[word or list(patterns)[-1]] += [pattern] if pattern else []
+    names = re.findall(r"^    (\w+):$", events.partition("```")[0], re.MULTILINE)
+    patterns["SETEVENTS"] = [*names]
+
+    def admits(line: str) -> bool:
+        word, _, rest = line.partition(" ")
+        return any(re.match(f"{pattern}$", rest) for pattern in patterns.get(word, []))
+
+    return admits
 
 
 class _ToTor(Protocol):

@@ -19,7 +19,7 @@ from tests.backends.tor.fake_tor import BOOTSTRAPPED, STARTING, FakeTor
 from tests.backends.tor.onion.test_client_auth import DUCK, LINE
 from tests.backends.tor.test_authentication import COOKIE, offer
 from tests.backends.tor.test_running import Delays, state_of
-from tests.support.control_filter import ControlFilter
+from tests.support.control_filter import ControlFilter, page_profile
 from tests.support.processes import ROOT
 from torsocks_tx.backends.tor import ports
 from torsocks_tx.backends.tor import session as session_module
@@ -83,6 +83,28 @@ async def use_everything(backend: TorBackend, keys: Path) -> None:
         await mapping.wait()
 
 
+async def serve_twice(tor: FakeTor, before: ControlFilter, directory: Path) -> None:
+    """Serve behind the filter, be used, and again after the loss of the control connection."""
+    fill(tor, directory / "cookie")
+    keys = directory / "keys"
+    keys.mkdir(0o700)
+    (keys / "a.auth_private").write_text(LINE)
+    port = await before.listen()
+    provider = RunningTorProvider(reactor, before.endpoint, delays=Delays())
+    observer = OnionObserver(reactor, keyring=Keyring(keys))
+    backend = TorBackend(reactor, provider, onion_observer=observer)
+    await provider.start()
+    for _ in range(2):
+        await state_of(provider, ProviderState.READY)
+        assert await provider.when_ready() == provider.port_for(())
+        await use_everything(backend, keys)
+        tor.drop()
+        await state_of(provider, ProviderState.DOWN)
+    await state_of(provider, ProviderState.READY)
+    await provider.stop()
+    await port.stopListening()
+
+
 @pytest_twisted.async_yield_fixture
 async def socks_port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
     """Have something listen where tor's default SocksPort would be."""
@@ -105,30 +127,12 @@ async def test_server_serves_and_says_once_what_a_filter_takes_away(
     log_lines: list[str],
     refused: list[ControlCommand],
 ) -> None:
-    fill(fake_tor, short_directory / "cookie")
-    keys = short_directory / "keys"
-    keys.mkdir(0o700)
-    (keys / "a.auth_private").write_text(LINE)
     before = ControlFilter(
         short_directory / "filtered",
         fake_tor.endpoint,
         lambda line: not any(command.admits(line) for command in refused),
     )
-    port = await before.listen()
-    provider = RunningTorProvider(reactor, before.endpoint, delays=Delays())
-    backend = TorBackend(
-        reactor, provider, onion_observer=OnionObserver(reactor, keyring=Keyring(keys))
-    )
-    await provider.start()
-    for _ in range(2):
-        await state_of(provider, ProviderState.READY)
-        assert await provider.when_ready() == provider.port_for(())
-        await use_everything(backend, keys)
-        fake_tor.drop()
-        await state_of(provider, ProviderState.DOWN)
-    await state_of(provider, ProviderState.READY)
-    await provider.stop()
-    await port.stopListening()
+    await serve_twice(fake_tor, before, short_directory)
     assert [line for line in before.commands if not is_known(line)] == []
     said = [line for line in log_lines if "control port refuses" in line]
     asked = {
@@ -141,6 +145,23 @@ async def test_server_serves_and_says_once_what_a_filter_takes_away(
     assert sorted(said) == sorted(asked.values())
     assert said, "each is sent, and its loss is said"
     assert not [line for line in log_lines if DUCK[:20] in line or "web.test" in line]
+
+
+async def test_profile_of_the_page_admits_all_that_is_sent(
+    fake_tor: FakeTor, short_directory: Path, log_lines: list[str]
+) -> None:
+    before = ControlFilter(
+        short_directory / "filtered",
+        fake_tor.endpoint,
+        page_profile(),
+        cookie=short_directory / "cookie",
+    )
+    await serve_twice(fake_tor, before, short_directory)
+    assert not [line for line in log_lines if "refuses" in line]
+    assert not page_profile()("SETCONF SocksPort=1")
+    assert {line.split(" ")[0] for line in before.commands} == {
+        *(command.word for command in TO_RUNNING_TOR if command.word != "AUTHCHALLENGE")
+    }
 
 
 async def test_version_is_taken_from_protocolinfo(fake_tor: FakeTor, short_directory: Path) -> None:
