@@ -54,12 +54,16 @@ myst_heading_anchors = 4
 html_theme = "furo"
 html_title = "torsocks_tx"
 html_show_sphinx = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+smartquotes = False  # --listen is no dash
 pygments_dark_style = "github-dark"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_default_options = {"members": True, "undoc-members": True}
 napoleon_use_ivar = True
 
+INTERFACE = re.compile(r"<InterfaceClass [\w.]*?(\w+)>")
 PROGRAMMERS_PAGES = ("api", "pluggable-transports", "testing")
 CODE = "".join((ROOT / f"docs/{page}.md").read_text("utf-8") for page in PROGRAMMERS_PAGES)
 NAMED = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]+)`", CODE))))
@@ -75,11 +79,17 @@ NAMESAKES = {
 
 def is_left_out(app: Sphinx, kind: str, name: str, thing: object, *rest: object) -> bool | None:
     """Leave a member out of the API reference if no page names it."""
+    if kind == "exception":  # the docstring of SOCKSError says what each has
+        return True
     if kind == "module" or isinstance(thing, Enum):
         return None
     whole = getattr(getattr(thing, "fget", thing), "__qualname__", "")
-    # The docstring of SOCKSError says what each error has.
-    return kind == "exception" or name not in NAMED or whole in NAMESAKES or None
+    return name not in NAMED or whole in NAMESAKES or None
+
+
+def short_interfaces(app: Sphinx, *given: str | None) -> tuple[str | None, ...]:
+    """Write the interfaces of a signature by their names alone, as the code does."""
+    return tuple(text and INTERFACE.sub(r"\1", text) for text in given[-2:])
 
 
 def add_contents(app: Sphinx, name: str, text: list[str]) -> None:
@@ -94,3 +104,4 @@ def setup(app: Sphinx) -> None:
     """Have Sphinx call us."""
     app.connect("source-read", add_contents)
     app.connect("autodoc-skip-member", is_left_out)
+    app.connect("autodoc-process-signature", short_interfaces)
