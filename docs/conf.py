@@ -19,15 +19,8 @@ sys.path.insert(0, str(ROOT))
 import torsocks_tx  # noqa: E402
 
 CONTENTS = {
-    "Run it": [
-        "guide",
-        "isolation",
-        "onion-errors",
-        "onion-table",
-        "circuits",
-        "http-connect",
-        "control-port",
-    ],
+    "Run it": ["guide", "isolation", "onion-errors", "onion-table", "circuits", "http-connect"],
+    "Operate it": ["status", "operating", "scaling", "control-port", "recipes"],
     "Program with it": ["embedding", "client", "pluggable-transports", "testing"],
     "Look it up": ["reference", "api", "glossary"],
     "API reference": ["docstrings", "docstrings-errors", "docstrings-pt", "docstrings-testing"],
@@ -96,7 +89,7 @@ def add_contents(app: Sphinx, name: str, text: list[str]) -> None:
     """Give the first page the order of the others, which its text names by subject."""
     if name == root_doc:
         for caption, pages in CONTENTS.items():
-            names = "\n".join(pages)
+            names = "\n".join(page for page in pages if (ROOT / f"docs/{page}.md").exists())
             text[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{names}\n```\n"
 
 
