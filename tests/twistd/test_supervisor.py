@@ -262,6 +262,9 @@ class FakeReactor(Clock):
     def addSystemEventTrigger(self, *_: Any) -> None:
         pass
 
+    def callWhenRunning(self, call: Any, *arguments: Any) -> None:
+        call(*arguments)
+
     def stop(self) -> None:
         self.stopped = True
 

@@ -134,7 +134,8 @@ def test_the_command_names_an_address_where_one_can_connect(
     text: str, address: object, proxy: str
 ) -> None:
     port: Any = SimpleNamespace(getHost=lambda: address)
-    listeners = [parse_listener(f"{text} NoHTTPConnect"), parse_listener(f"haproxy:{text}")]
+    proxied = "ProxyProtocol=127.0.0.1"
+    listeners = [parse_listener(f"{text} NoHTTPConnect"), parse_listener(f"{text} {proxied}")]
     shown = summary(listeners, [port, port], PAGE, has_users=True)
     assert f"Try it:  curl -U NAME:PASSWORD -x {proxy} {PAGE}" in shown
     assert "  SOCKS4, SOCKS4a and SOCKS5 at" in shown

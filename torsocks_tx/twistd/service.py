@@ -270,7 +270,8 @@ class TorsocksService(Service):
         self._check()
         await self._serving.start()
         self.started.callback(None)
-        self._changed("serving" if self.provider is None else self._standing.text)
+        text = "serving" if self.provider is None else self._standing.text
+        self._reactor.callWhenRunning(self._changed, text)
 
     def _progressed(self, progress: Progress) -> None:
         provider = self.provider

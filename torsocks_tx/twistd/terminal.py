@@ -108,7 +108,7 @@ def summary(
     commands = [
         _command(port, page, has_users=has_users)
         for listener, port in zip(listeners, ports, strict=True)
-        if listener.kind != "haproxy"
+        if listener.policy.proxy_protocol is None
     ]
     lines += [f"Try it:  {command}" for command in commands[:1]]
     return "\n".join([*lines, "Ctrl-C stops it."])
