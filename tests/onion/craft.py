@@ -11,6 +11,7 @@ import hashlib
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
@@ -26,11 +27,12 @@ from stem.descriptor.hidden_service import (
     OuterLayer,
 )
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, TimeoutError
 
 from torsocks_tx.backends.tor.control import Control
 
 DEADLINE = 30.0
+TRIES = 4
 
 PERIOD_MINUTES = 8
 """24 voting intervals of 20 s, as the private network has them."""
@@ -155,31 +157,51 @@ class _RandomOuter:
 async def post(
     control: Control, address: str, descriptors: Sequence[str], relays: Sequence[Relay]
 ) -> None:
-    """Give the descriptors to these relays, and return when they have accepted them."""
-    uploads = _Uploads(len(descriptors) * len(relays))
-    servers = " ".join(f"SERVER={relay.fingerprint}" for relay in relays)
+    """Give the descriptors to these relays, and return when they have accepted them.
+
+    tor does not say that an upload was lost with its circuit: it is sent again where nothing is
+    heard.
+    """
+    uploads = _Uploads(len(descriptors), [relay.fingerprint for relay in relays])
     await control.listen("HS_DESC", uploads.note)
     try:
-        for text in descriptors:
-            lines = text.strip().replace("\n", "\r\n")
-            head = f"+HSPOST {servers} HSADDRESS={address.removesuffix('.onion')}"
-            await control.protocol.queue_command(f"{head}\r\n{lines}\r\n.")
-        await uploads.done.addTimeout(DEADLINE, reactor)
+        for _ in range(TRIES):
+            servers = " ".join(f"SERVER={fingerprint}" for fingerprint in uploads.begin())
+            for text in descriptors:
+                lines = text.strip().replace("\n", "\r\n")
+                head = f"+HSPOST {servers} HSADDRESS={address.removesuffix('.onion')}"
+                await control.protocol.queue_command(f"{head}\r\n{lines}\r\n.")
+            with suppress(TimeoutError):
+                await uploads.done.addTimeout(DEADLINE, reactor)
+                return
+        raise AssertionError(f"not accepted by {uploads.begin()}")
     finally:
         await control.unlisten("HS_DESC", uploads.note)
 
 
 class _Uploads:
-    """Counts the descriptors that the directories have accepted."""
+    """Counts the descriptors that each directory has accepted, or says that it has already."""
 
-    def __init__(self, expected: int) -> None:
+    def __init__(self, each: int, fingerprints: Sequence[str]) -> None:
         self.done: Deferred[None] = Deferred()
-        self._left = expected
+        self._each = each
+        self._left = dict.fromkeys(fingerprints, each)
+
+    def begin(self) -> list[str]:
+        """Begin to count; return the directories that lack one."""
+        self.done = Deferred()
+        missing = [fingerprint for fingerprint, left in self._left.items() if left > 0]
+        self._left = dict.fromkeys(missing, self._each)
+        return missing
 
     def note(self, text: str) -> None:
-        if text.startswith("UPLOADED "):
-            self._left -= 1
-            if self._left == 0:
+        action, _, _, directory, *_ = text.split()
+        fingerprint = directory[1:41]
+        if fingerprint not in self._left:
+            return
+        if action == "UPLOADED" or text.endswith("REASON=UPLOAD_REJECTED"):
+            self._left[fingerprint] -= 1
+            if not self.done.called and all(left <= 0 for left in self._left.values()):
                 self.done.callback(None)
 
 

@@ -157,7 +157,10 @@ class PrivateNetwork:
         return name
 
     async def restart(self, name: str) -> None:
-        """Stop a daemon if it runs, start it again, and wait until it is ready."""
+        """Stop a daemon if it runs, start it again, and wait until it is ready.
+
+        Clients reach an exit then, also those that still held circuits to its former process.
+        """
         node = self.daemons[name]
         await node.stop()
         clients = [client for client in self.clients if client.node is node]
@@ -165,6 +168,10 @@ class PrivateNetwork:
             await self._bring_in_client(clients[0])
         else:
             await node.start(self._progress)
+        if name in self.exits:
+            again = {name: self.exits[name].fingerprint}
+            running = [each for each in self.clients if each.node.state is DaemonState.RUNNING]
+            await all_of(self._reach_exits(client, again) for client in running)
 
     async def add_onion_service(
         self,
@@ -228,9 +235,12 @@ class PrivateNetwork:
 
     async def _bring_in_client(self, client: Client) -> None:
         relays = await self._bring_in(client.node)
+        await self._reach_exits(client, relays)
+
+    async def _reach_exits(self, client: Client, relays: Mapping[str, str]) -> None:
         exits = {
             name: relays[name]
-            for name in self.exits
+            for name in self.exits.keys() & relays.keys()
             if self.daemons[name].state is DaemonState.RUNNING
         }
         if client.has_own_lines:
