@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from torsocks_tx.socks.constants import AddressType, CodeSet, Command, Role, Version
     from torsocks_tx.socks.extended import KeyHandler
     from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Request
+    from torsocks_tx.status.registry import ListenerCounts, Registry
 
 __version__ = "0.1.0"
 
@@ -76,6 +77,7 @@ __all__ = [
     "LaunchedTorProvider",
     "Limits",
     "ListenError",
+    "ListenerCounts",
     "ListenerPolicy",
     "MemoryBackend",
     "MemoryOutbound",
@@ -86,6 +88,7 @@ __all__ = [
     "ProviderState",
     "ProxyFault",
     "Refused",
+    "Registry",
     "Request",
     "Retry",
     "Role",
@@ -142,6 +145,7 @@ if not TYPE_CHECKING:
         "socks.constants": "AddressType CodeSet Command Role Version",
         "socks.extended": "KeyHandler",
         "socks.messages": "Address Credentials KeyValues Request",
+        "status.registry": "ListenerCounts Registry",
     }
 
     def __getattr__(name):

@@ -21,13 +21,14 @@ PACKAGE = "torsocks_tx"
 # Patterns of names below the package; "" is the package itself.
 RINGS: tuple[tuple[str, ...], ...] = (
     ("arguments", "errors", "limits", "socks", "socks.*", "http", "http.*"),
-    ("policy", "policy.*", "pt.spec"),
+    ("policy", "policy.*", "pt.spec", "status", "status.registry"),
     ("interfaces", "relay", "relay.*"),
     ("client", "client.*"),
     ("web", "web.*"),
     ("backends", "backends.*"),
     ("server", "server.*"),
     ("pt", "pt.channel", "pt.managed", "pt.transport"),
+    ("status.report", "status.site", "status.metrics"),
     ("testing", "testing.*"),
     ("twistd", "twistd.*"),
     ("", "__main__"),

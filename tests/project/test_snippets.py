@@ -188,10 +188,13 @@ async def test_changes_to_the_first_program_run(tmp_path: Path) -> None:
         "control": None,
         "txtorcon": Mock(connect=lambda *_: succeed(again)),
     }
-    first, second, third = pieces(EMBEDDING, "change", listen="tcp:0", files=f"{tmp_path}/")
-    for piece in (first, second):
+    first, second, third, counted = pieces(
+        EMBEDDING, "change", listen="tcp:0", files=f"{tmp_path}/"
+    )
+    for piece in (first, second, counted):
         await execute([piece], names)
         await names["server"].shutdown(0)
+    assert names["registry"].snapshot().outcomes["open"] == 0
     names["backend"] = Mock()
     await execute([third], names)
     names["backend"].replace_tor.assert_called_once_with(again)

@@ -253,7 +253,7 @@ class FakeReactor(Clock):
     def spawnProcess(self, worker: Any, *_: Any, childFDs: Any, **__: Any) -> Process:
         if self.trouble is not None:
             raise self.trouble
-        assert childFDs == {0: "w", 1: "r", 2: "r", 3: "r", 4: ANY, 5: 77}
+        assert childFDs == {0: "w", 1: "r", 2: "r", 3: "r", 4: ANY, 5: ANY, 6: 77}
         self.counted_in.append(childFDs[COUNTS_DESCRIPTOR])
         worker.transport = Process()
         self.spawned.append(worker)

@@ -25,6 +25,9 @@ from torsocks_tx.relay.timeouts import Deadline, StreamTimeouts
 BULK, BULK_PAUSE = 256 * 1024, 0.05
 """A stream is bulk once so many bytes went through without such a pause, in seconds."""
 
+NOT_METERED = memoryview(bytearray(16)).cast("q")
+"""The meter of relays that nobody reads."""
+
 
 class RelayOwner(Protocol):
     """What a relay tells the protocol that owns it."""
@@ -89,11 +92,12 @@ class Throttle:
 class Relay:
     """One stream; ``sent`` and ``received`` count the payload, to and from the remote.
 
-    ``last_activity`` is the time of the last bytes of an open stream. ``outbound`` is the remote
-    side, None when there is nothing left to do with it.
+    ``meter`` has two numbers, to which all relays with the same one add these. ``last_activity`` is
+    the time of the last bytes of an open stream. ``outbound`` is the remote side, None when there
+    is nothing left to do with it.
     """
 
-    __slots__ = ("_clock", "_deadline", "_limits", "_owner", "_run", "_splice",
+    __slots__ = ("_clock", "_deadline", "_limits", "_meter", "_owner", "_run", "_splice",
                  "_throttles", "_transport", "_watched", "last_activity",
                  "outbound", "received", "sent", "state")  # fmt: skip
 
@@ -104,12 +108,14 @@ class Relay:
         clock: IReactorTime,
         deadline: Deadline,
         limits: Limits,
+        meter: memoryview = NOT_METERED,
     ) -> None:
         self._owner = owner
         self._transport = transport
         self._clock = clock
         self._deadline = deadline
         self._limits = limits
+        self._meter = meter
         self.outbound: IOutbound | None = None
         self.state = State.OPENING
         self._throttles: tuple[Throttle, ...] = ()
@@ -139,6 +145,7 @@ class Relay:
         if self.outbound is None:
             return
         self.sent += len(data)
+        self._meter[0] += len(data)
         self.outbound.write(data)
         if self.state is not State.OPENING:
             self._note_flow(len(data))
@@ -198,6 +205,7 @@ class Relay:
         """Bytes from the remote."""
         if self.state in _FLOWING_OUT:
             self.received += len(data)
+            self._meter[1] += len(data)
             send(self._transport, data)
             self._note_flow(len(data))
 
@@ -246,6 +254,7 @@ class Relay:
             self.sent += count
         else:
             self.received += count
+        self._meter[not by_client] += count
         self.last_activity = self._clock.seconds()
 
     def unspliced(self) -> None:

@@ -57,9 +57,12 @@ _log = Logger()
 
 
 def bind(
-    reactor: Any, listener: Listener, factory: Factory, *, authenticated: bool
+    reactor: Any, listener: Listener, factory: Factory, *, authenticated: bool, status: bool = False
 ) -> IListeningPort:
-    """Listen, and say where. Raises ``ListenError`` if that cannot be, or would not be safe."""
+    """Listen, and say where. Raises ``ListenError`` if that cannot be, or would not be safe.
+
+    ``status``: the status page is there, and no SOCKS.
+    """
     port = _listening_port(reactor, listener, factory)
     address = port.getHost()
     public = not bound_privately(address)
@@ -69,10 +72,13 @@ def bind(
             " ask for passwords (--auth, or serve(authenticator=...)), or add the flag AllowPublic"
         )
     if public:
-        _log.warn(
-            "OTHERS CAN REACH this proxy at {place}, and SOCKS is not encrypted",
-            place=describe(address),
-        )
+        text = "OTHERS CAN REACH this proxy at {place}, and SOCKS is not encrypted"
+        if status:
+            text = "OTHERS CAN REACH the status page at {place}, and HTTP is not encrypted"
+        _log.warn(text, place=describe(address))
+    if status:
+        _log.info("status page at {place}", place=describe(address))
+        return port
     http = "HTTP CONNECT, " if listener.policy.http_connect else ""
     _log.info("{http}SOCKS4, SOCKS4a and SOCKS5 at {place}", http=http, place=describe(address))
     for note in listener.notes:

@@ -41,6 +41,7 @@ from torsocks_tx.socks.extended import ExtendedRules, KeyHandler, standard_keys
 from torsocks_tx.socks.messages import Credentials, Request
 from torsocks_tx.socks.replies import ReplyContext
 from torsocks_tx.socks.server import BOTH_VERSIONS, HandshakeOptions
+from torsocks_tx.status.registry import ListenerCounts, Registry
 
 SHUTDOWN_GRACE = 5.0
 """Seconds that clients have to end when a server stops."""
@@ -73,6 +74,7 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "clock": (IReactorTime, None),
     "fresh": (FreshCircuits, None),
     "debugging": (bool,),
+    "counts": (ListenerCounts, None),
 }
 """What the arguments of a factory must be."""
 
@@ -84,6 +86,16 @@ def _check(given: Mapping[str, Any]) -> None:
     policy = given["policy"] or _default_policy
     if policy.chooses_exits and not IExitBackend.providedBy(given["backend"]):
         raise ValueError("only a TorBackend can choose exits, as the policy says")
+
+
+def _installed_reactor() -> Any:
+    from twisted.internet import reactor
+
+    return reactor
+
+
+def _own_limiter(limits: Limits, clock: IReactorTime) -> ConnectionLimiter:
+    return ConnectionLimiter(limits.max_connections, limits.max_per_client, clock)
 
 
 def _say_test(log: Logger, request: Request) -> None:
@@ -106,7 +118,7 @@ class SOCKSFactory(Factory):
     tor: processes that serve one listener together need the same two. ``keys``: further keys of
     extended authentication with their handlers (``extended.KeyHandler``). Factories with the same
     ``limiter`` count their clients together. ``fresh`` counts fresh circuits, for several processes
-    if need be.
+    if need be. ``counts``: where to count what happens, from ``Registry.add``.
     """
 
     protocol: Any = SOCKSProtocol
@@ -127,12 +139,10 @@ class SOCKSFactory(Factory):
         clock: IReactorTime | None = None,
         fresh: FreshCircuits | None = None,
         debugging: bool = True,
+        counts: ListenerCounts | None = None,
     ) -> None:
         _check(locals())
-        if clock is None:
-            from twisted.internet import reactor
-
-            clock = reactor
+        clock = clock or _installed_reactor()
         self.backend = backend
         self.policy = policy or _default_policy
         self.limits = limits = limits or Limits()
@@ -149,6 +159,7 @@ class SOCKSFactory(Factory):
         if limiter is None:
             limiter = ConnectionLimiter(limits.max_connections, limits.max_per_client, clock)
         self.limiter = limiter
+        self.counts = counts or Registry().add(self._listener)
         self._extended = self._extended_rules(keys or {})
         self.http_options = self._http_options()
         self._empty: list[Deferred[None]] = []
@@ -254,6 +265,7 @@ class SOCKSFactory(Factory):
             limits=self.limits,
             reply_context=self.reply_context,
             answers=http.answers if http is not None else None,
+            counts=self.counts,
         )
 
     def reply_context(self, request: Request) -> ReplyContext:
@@ -275,11 +287,14 @@ class SOCKSFactory(Factory):
     def connected(self, protocol: SOCKSProtocol) -> None:
         """Count a connection."""
         self.connections.add(protocol)
+        self.counts.connected()
         self.limiter.join(protocol)
 
-    def disconnected(self, protocol: SOCKSProtocol) -> None:
-        """Count it no more."""
-        self.connections.discard(protocol)
+    def disconnected(self, protocol: SOCKSProtocol, *, asked: bool) -> None:
+        """Count it no more; ``asked``: its request was begun."""
+        if protocol in self.connections:
+            self.connections.remove(protocol)
+            self.counts.disconnected(asked=asked)
         self.limiter.leave(protocol)
         if not self.connections:
             waiting, self._empty = self._empty, []

@@ -26,12 +26,16 @@ class ListenError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """One listener: its endpoint for Twisted, what it allows, and how it was written."""
+    """One listener: its endpoint for Twisted, what it allows, and how it was written.
+
+    ``flags``: those that were written, as they were.
+    """
 
     endpoint: str
     policy: ListenerPolicy
     text: str
     notes: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -57,7 +61,7 @@ def parse_listener(text: str, directory: str = "") -> Listener:
     except FlagError as error:
         raise ListenError(f"{text!r}: {error}") from None
     endpoint = _with_defaults(absolute_endpoint(words[0], directory))
-    listener = Listener(endpoint, policy, words[0], tuple(notes))
+    listener = Listener(endpoint, policy, words[0], tuple(notes), tuple(words[1:]))
     if policy.proxy_protocol is not None:
         _check_proxied(listener)
     return listener

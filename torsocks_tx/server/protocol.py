@@ -80,8 +80,8 @@ class ConnectionOwner(Interface):
     def connected(self, protocol: SOCKSProtocol) -> None:
         """Count a connection."""
 
-    def disconnected(self, protocol: SOCKSProtocol) -> None:
-        """Count it no more."""
+    def disconnected(self, protocol: SOCKSProtocol, *, asked: bool) -> None:
+        """Count it no more; ``asked``: its request was begun."""
 
 
 Handshake = ServerHandshake | HTTPServerHandshake | ProxyHandshake
@@ -215,7 +215,7 @@ class SOCKSProtocol(Protocol):
                 self._authentication.cancel()
         finally:
             # Whatever raises above, a client that is gone is counted as gone.
-            self.factory.disconnected(self)
+            self.factory.disconnected(self, asked=handler is not None)
 
     # The handshake's orders.
 
@@ -277,7 +277,8 @@ class SOCKSProtocol(Protocol):
 
     def _waited_too_long(self, request: Request) -> None:
         reason = TimedOut("other onion services that this client asked for took all the time")
-        self.factory.request_handler(self, request).relay_refused(reason)
+        self._handler = self.factory.request_handler(self, request)
+        self._handler.relay_refused(reason)
 
     def onion_reached(self) -> None:
         """The stream to an onion service is open: others of this client may be begun."""
@@ -302,7 +303,7 @@ class SOCKSProtocol(Protocol):
         except Exception:
             text = "a fault of this server; the client gets a general failure"
             self._log.failure(text, without_text(Failure()))
-            handler.client_lost(clean=False)
+            handler.give_up(clean=False)
             handler.relay_refused(Internal("fault"))
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from enum import Enum, auto
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -33,6 +34,7 @@ from torsocks_tx.socks import replies
 from torsocks_tx.socks.constants import Command
 from torsocks_tx.socks.extended import REPLY_CODES
 from torsocks_tx.socks.messages import Address, Request
+from torsocks_tx.status.registry import ListenerCounts, outcome_of
 
 _BROKEN = RareWarning(
     Logger(),
@@ -64,6 +66,15 @@ class Client(Protocol):
         """The stream to an onion service is open."""
 
 
+class Stage(Enum):
+    """How far a request is, as it is counted: OPEN and LINGERING are open streams."""
+
+    BEGUN = auto()
+    OPEN = auto()
+    LINGERING = auto()
+    OVER = auto()
+
+
 def _without_used_pairs(request: Request) -> Request:
     """The request with the one key that its reply depends on: the others may be long."""
     return replace(request, credentials=None, pairs=request.pairs.of_kind(REPLY_CODES))
@@ -72,16 +83,20 @@ def _without_used_pairs(request: Request) -> Request:
 class RequestHandler:
     """Carries one request out and answers it; afterwards it is the client's end of the relay.
 
-    ``answers``: those of a request by HTTP.
+    ``answers``: those of a request by HTTP. ``counts``: where it is counted.
     """
 
     __slots__ = (
         "_answers",
+        "_began",
         "_client",
+        "_clock",
+        "_counts",
         "_limits",
         "_look_up",
         "_reply_context",
         "_request",
+        "_stage",
         "relay",
     )
     _log = Logger()
@@ -94,6 +109,7 @@ class RequestHandler:
         clock: IReactorTime,
         limits: Limits,
         reply_context: Callable[[Request], replies.ReplyContext],
+        counts: ListenerCounts,
         answers: Answers | None = None,
     ) -> None:
         self._client = client
@@ -101,7 +117,13 @@ class RequestHandler:
         self._limits = limits
         self._reply_context = reply_context
         self._answers = answers
-        self.relay = Relay(self, client.transport, clock, client.deadline, limits)
+        self._counts = counts
+        self._clock = clock
+        self._began = clock.seconds()
+        self._stage = Stage.BEGUN
+        counts.request(request)
+        meter = counts.meter
+        self.relay = Relay(self, client.transport, clock, client.deadline, limits, meter)
         self._look_up: Deferred[Address] | None = None
 
     def begin(self, backend: IBackend, isolation: Isolation, rest: bytes) -> None:
@@ -127,6 +149,9 @@ class RequestHandler:
     def client_eof(self) -> None:
         """The client will send no more. While there is no answer yet, it is gone."""
         if self.relay.is_open:
+            if self._stage is Stage.OPEN:
+                self._stage = Stage.LINGERING
+                self._counts.lingers()
             self.relay.client_eof()
         else:
             self._client.note("the client closed before the reply")
@@ -135,6 +160,13 @@ class RequestHandler:
 
     def client_lost(self, clean: bool) -> None:
         """The client's connection is gone: give up what is under way."""
+        try:
+            self.give_up(clean)
+        finally:
+            self._count_end("left")
+
+    def give_up(self, clean: bool) -> None:
+        """Give up what is under way."""
         self.relay.client_lost(clean)
         if self._look_up is not None:
             self._give_up_look_up()
@@ -143,7 +175,10 @@ class RequestHandler:
 
     def relay_opened(self) -> None:
         """The far end is reached: tell the client."""
-        if self._request.address.is_onion:
+        onion = self._request.address.is_onion
+        self._stage = Stage.OPEN
+        self._counts.opened(self._clock.seconds() - self._began, self.relay.sent, onion=onion)
+        if onion:
             self._client.onion_reached()
         http = self._answers
         if http is None:
@@ -154,10 +189,11 @@ class RequestHandler:
             reply = http.connected
         self.send_reply(reply, final=False)
         # An idle stream is to cost little.
-        del self._request, self._reply_context
+        del self._request, self._reply_context, self._began
 
     def relay_refused(self, reason: SOCKSError) -> None:
         """The answer is no: tell the client why, as far as it may know."""
+        self._count_end(outcome_of(reason, self._request.version))
         self._client.note(f"{type(reason).__name__}: {reason.detail}")
         if isinstance(reason, ProxyBroken):
             _BROKEN.note()
@@ -178,6 +214,7 @@ class RequestHandler:
 
     def relay_over(self, clean: bool) -> None:
         """The far end is gone."""
+        self._count_end("left")
         if clean:
             self._client.finish(b"")
         else:
@@ -186,6 +223,14 @@ class RequestHandler:
     def relay_remote_eof(self) -> None:
         """The far end will send no more: pass that on, and go on listening to the client."""
         shut(self._client.transport)
+
+    def _count_end(self, outcome: str) -> None:
+        """Count the end of the stream, or of a request that had this outcome instead."""
+        stage, self._stage = self._stage, Stage.OVER
+        if stage is Stage.BEGUN:
+            self._counts.ended(outcome)
+        elif stage is not Stage.OVER:
+            self._counts.closed(lingered=stage is Stage.LINGERING)
 
     # Look-ups.
 
@@ -202,6 +247,7 @@ class RequestHandler:
         except ValueError:
             self.relay_refused(HostUnreachable("the answer does not fit the reply"))
         else:
+            self._count_end("resolved")
             self.send_reply(reply, final=True)
 
     def _refuse(self, failure: Failure) -> None:

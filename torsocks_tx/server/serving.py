@@ -31,6 +31,7 @@ from torsocks_tx.server.connections import ConnectionLimiter, allowed_connection
 from torsocks_tx.server.factory import SHUTDOWN_GRACE, SOCKSFactory
 from torsocks_tx.server.listen import DEFAULT, Listener, check_listeners, describe, parse_listener
 from torsocks_tx.socks.extended import KeyHandler
+from torsocks_tx.status.registry import Registry
 
 Bind = Callable[[Listener, Any], IListeningPort]
 """Listens for a listener with a factory, or raises ``ListenError``."""
@@ -107,13 +108,15 @@ def with_factories(
     limits: Limits,
     clock: IReactorTime,
     fresh: Iterable[FreshCircuits | None] = itertools.repeat(None),
+    registry: Registry | None = None,
     **options: Any,
 ) -> list[tuple[Listener, SOCKSFactory]]:
     """Return each listener with the factory that serves its clients; all are counted together.
 
-    ``fresh``: what counts the fresh circuits of each. ``options``: further arguments of
-    ``SOCKSFactory``.
+    ``fresh``: what counts the fresh circuits of each. ``registry``: where they are all counted.
+    ``options``: further arguments of ``SOCKSFactory``.
     """
+    registry = registry or Registry()
     limiter = ConnectionLimiter(limits.max_connections, limits.max_per_client, clock)
     return [
         (
@@ -125,6 +128,9 @@ def with_factories(
                 limiter=limiter,
                 clock=clock,
                 fresh=counted,
+                counts=registry.add(
+                    listener.policy.name or listener.text, listener.text, listener.flags
+                ),
                 **options,
             ),
         )
@@ -141,6 +147,7 @@ def serve(
     keys: Mapping[str, KeyHandler] | None = None,
     limits: Limits | None = None,
     isolator: Isolator | None = None,
+    registry: Registry | None = None,
 ) -> Server:
     """Listen, and serve SOCKS clients by a backend.
 
@@ -148,7 +155,8 @@ def serve(
     Where other machines could reach it, ``ListenError`` is raised unless an ``authenticator`` asks
     for passwords or the flag ``AllowPublic`` is there. Unix sockets are for this user alone, if the
     endpoint gives no mode. Without ``limits.max_connections`` as many clients are served as
-    descriptors allow; their soft limit is raised to the hard one.
+    descriptors allow; their soft limit is raised to the hard one. ``registry``: where it is counted
+    what happens, for those who want to read that.
     """
     texts = [listen] if isinstance(listen, str) else listen
     if not texts or not isinstance(texts, list | tuple) or {*map(type, texts)} != {str}:
@@ -156,6 +164,7 @@ def serve(
         raise TypeError(f"listen must be {wanted}, not {listen!r}")
     check_arguments(IReactorTime, reactor=reactor)
     check_arguments(Limits, None, limits=limits)
+    check_arguments(Registry, None, registry=registry)
     listeners = [parse_listener(text, os.getcwd()) for text in texts]
     check_listeners(listeners, authenticated=authenticator is not None)
     limits = limits or Limits()
@@ -166,6 +175,7 @@ def serve(
         backend,
         limits,
         reactor,
+        registry=registry,
         authenticator=authenticator,
         keys=keys,
         isolator=isolator,

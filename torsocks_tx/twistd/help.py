@@ -98,6 +98,11 @@ Size limits:
       Most key-value pairs in such a message.
 
 The server itself:
+  --status 'ENDPOINT [AllowPublic]'
+      Show how the server is, by HTTP: /status.json for programs, /metrics for
+      Prometheus, /health for balancers. Such as tcp:9180:interface=127.0.0.1
+      or unix:/run/torsocks/status; whoever can connect there sees it, and no
+      destination, client or user is in it.
   --workers N  [default: 1]
       Processes that serve together; listeners, isolation and a launched tor are
       one for all. Endpoints may be tcp, tcp6, unix and systemd.

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from twisted.copyright import version as version_of_twisted
 from twisted.cred.credentials import IUsernamePassword
@@ -18,7 +18,7 @@ from twisted.python import usage
 
 from torsocks_tx.backends.tor.daemon import TorNotFound, find_tor
 from torsocks_tx.backends.tor.files import check_directory
-from torsocks_tx.policy.listener import flag_help
+from torsocks_tx.policy.listener import ListenerPolicy, flag_help
 from torsocks_tx.server.auth import AUTH_TEXT, OWN_CHECKERS, PasswordFile
 from torsocks_tx.server.binding import server_endpoint, why_wrong
 from torsocks_tx.server.listen import (
@@ -28,11 +28,12 @@ from torsocks_tx.server.listen import (
     ListenError,
     absolute_endpoint,
     check_listeners,
+    check_reach,
     parse_listener,
 )
 from torsocks_tx.twistd.help import HELP, OPTIONS
 
-_BY_METHOD = ("listen", "auth", "tor-option", "version")
+_BY_METHOD = ("listen", "auth", "tor-option", "version", "status")
 _KEPT = [o for o in OPTIONS if not (o.name in _BY_METHOD or o.name.startswith("help"))]
 """The options of which only the value is kept; a method takes each of the others."""
 
@@ -60,6 +61,7 @@ class Options(usage.Options, AuthOptionMixin):
         """What relative paths are relative to: twistd goes elsewhere when it becomes a daemon."""
         self.listeners: list[Listener] = []
         self["tor-option"] = []
+        self.status: Listener | None = None
         self.arguments: list[str] = []
 
     @property
@@ -99,6 +101,15 @@ class Options(usage.Options, AuthOptionMixin):
             self.listeners.append(parse_listener(text, self.directory))
         except ListenError as error:
             raise usage.UsageError(f"--listen {error}") from None
+
+    def opt_status(self, text: str) -> None:
+        """Show here how the server is: an endpoint, in one argument with its flag."""
+        try:
+            self.status = parse_listener(text, self.directory)
+        except ListenError as error:
+            raise usage.UsageError(f"--status {error}") from None
+        if self.status.policy != ListenerPolicy(allow_public=self.status.policy.allow_public):
+            _refuse("status", text, "AllowPublic is the only flag that it has")
 
     def opt_auth(self, description: str) -> None:
         """Ask for user names and passwords, as file:/path checks them (see --help-auth)."""
@@ -226,11 +237,7 @@ class Options(usage.Options, AuthOptionMixin):
         from twisted.internet import reactor
 
         for listener in self.listeners:
-            try:
-                server_endpoint(reactor, listener.endpoint)
-            except Exception as error:
-                fix = f"write it as {DEFAULT} or unix:/run/socks"
-                _refuse("listen", listener.text, f"{why_wrong(error)}; {fix}")
+            _check_endpoint(reactor, "listen", listener)
             if self["workers"] > 1 and listener.kind not in INHERITABLE:
                 fix = "workers share plain sockets only: tcp, tcp6, unix or systemd"
                 _refuse("listen", listener.text, fix)
@@ -238,6 +245,12 @@ class Options(usage.Options, AuthOptionMixin):
             check_listeners(self.listeners, authenticated=bool(self.get("credCheckers")))
         except ListenError as error:
             raise usage.UsageError(f"--listen {error}") from None
+        if self.status is not None:
+            _check_endpoint(reactor, "status", self.status)
+            try:
+                check_reach(self.status, authenticated=False)
+            except ListenError as error:
+                raise usage.UsageError(f"--status {error}") from None
         for name, examples in _EXAMPLES.items():
             text = self[name]
             if not text or (name == "tor" and text in ("launch", "private")):
@@ -250,6 +263,14 @@ class Options(usage.Options, AuthOptionMixin):
 
 def _refuse(name: str, value: str, reason: str) -> NoReturn:
     raise usage.UsageError(f"--{name} {value!r}: {reason}") from None
+
+
+def _check_endpoint(reactor: Any, name: str, listener: Listener) -> None:
+    try:
+        server_endpoint(reactor, listener.endpoint)
+    except Exception as error:
+        fix = f"write it as {DEFAULT} or unix:/run/socks"
+        _refuse(name, listener.text, f"{why_wrong(error)}; {fix}")
 
 
 def _password_file(path: str | os.PathLike[str]) -> PasswordFile:

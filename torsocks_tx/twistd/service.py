@@ -21,6 +21,9 @@ from twisted.python.failure import Failure
 from torsocks_tx.backends.tor.provider import Progress, ProviderState, TorProvider
 from torsocks_tx.server.listen import ListenError
 from torsocks_tx.server.serving import Server
+from torsocks_tx.status.registry import Registry
+from torsocks_tx.status.report import Monitor
+from torsocks_tx.status.site import StatusServer
 from torsocks_tx.twistd.notify import Report, Stage, Standing
 from torsocks_tx.twistd.supervisor import Supervisor
 from torsocks_tx.twistd.upstream import Upstream
@@ -154,11 +157,19 @@ class OwnProcess:
     _log = Logger()
 
     def __init__(
-        self, reactor: Any, server: Server, upstream: Upstream, *, grace: float, most: int
+        self,
+        reactor: Any,
+        server: Server,
+        upstream: Upstream,
+        registry: Registry,
+        *,
+        grace: float,
+        most: int,
     ) -> None:
         self._reactor = reactor
         self.server = server
         self._upstream = upstream
+        self._registry = registry
         self._grace = grace
         self._most = most
 
@@ -167,6 +178,10 @@ class OwnProcess:
         """The tor behind it, if there is one."""
         provider: TorProvider | None = self._upstream.provider
         return provider
+
+    def monitor(self) -> Monitor:
+        """What knows how this server is."""
+        return Monitor(self._reactor, self._registry, self._upstream.tors)
 
     async def start(self) -> None:
         """Start the backend. Clients that come earlier wait for it."""
@@ -212,7 +227,8 @@ class TorsocksService(Service):
     """Opens the listeners, and starts and stops what serves their clients.
 
     ``check`` raises an exception if the user that serves cannot use what the options name. ``fail``
-    is told why the server cannot start. Each of ``reports`` is told how it stands.
+    is told why the server cannot start. Each of ``reports`` is told how it stands. ``status`` shows
+    how it is.
     """
 
     def __init__(
@@ -223,6 +239,7 @@ class TorsocksService(Service):
         check: Callable[[], None] = lambda: None,
         fail: Callable[[str], None] = log_failure,
         reports: Sequence[Report] = (),
+        status: StatusServer | None = None,
     ) -> None:
         self._reactor = reactor
         self._serving = serving
@@ -230,6 +247,7 @@ class TorsocksService(Service):
         self._fail = fail
         self._reports = reports
         self._standing = Standing(Stage.STARTING, "starting")
+        self._status = status
         self.started: Deferred[None] = Deferred()
         """Fires once clients are served; never if they cannot be."""
 
@@ -245,10 +263,14 @@ class TorsocksService(Service):
 
     def privilegedStartService(self) -> None:
         """Bind the listeners, while that is still allowed; ``StartError`` if one cannot be."""
+        option = "listen"
         try:
             self._serving.server.open()
+            if self._status is not None:
+                option = "status"
+                self._status.open()
         except ListenError as error:
-            self._abandon(f"--listen {error}")
+            self._abandon(f"--{option} {error}")
 
     def startService(self) -> None:
         """Start; ``StartError`` if that fails at once."""
@@ -269,6 +291,8 @@ class TorsocksService(Service):
     async def _start(self) -> None:
         self._check()
         await self._serving.start()
+        if self._status is not None:
+            self._status.monitor.serving()
         self.started.callback(None)
         text = "serving" if self.provider is None else self._standing.text
         self._reactor.callWhenRunning(self._changed, text)
@@ -303,6 +327,8 @@ class TorsocksService(Service):
         self._fail(reason)
         # No socket file stays behind.
         self._serving.server.close()
+        if self._status is not None:
+            Deferred.fromCoroutine(self._status.close())
         raise StartError(reason) from None
 
     def _start_failed(self, failure: Failure) -> None:
@@ -335,7 +361,11 @@ class TorsocksService(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        if self._status is not None:
+            self._status.monitor.begin_stopping()
         try:
             await self._serving.stop()
         finally:
             signals.remove(self)
+            if self._status is not None:
+                await self._status.close()

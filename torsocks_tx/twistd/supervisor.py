@@ -29,6 +29,8 @@ from torsocks_tx.backends.tor.waiting import retry_delay
 from torsocks_tx.policy.fresh import CircuitCounts
 from torsocks_tx.policy.isolation import SECRET_BYTES
 from torsocks_tx.server.serving import Server
+from torsocks_tx.status.registry import LentMemory, Registry
+from torsocks_tx.status.report import Monitor
 from torsocks_tx.twistd.upstream import Upstream
 
 STATUS_DESCRIPTOR = 3
@@ -37,7 +39,10 @@ STATUS_DESCRIPTOR = 3
 COUNTS_DESCRIPTOR = 4
 """The memory in which workers count circuits together."""
 
-FIRST_DESCRIPTOR = 5
+LENT_DESCRIPTOR = 5
+"""The memory in which a worker counts what it does."""
+
+FIRST_DESCRIPTOR = 6
 """The first inherited listener in a worker; the others follow."""
 
 READY = "ready"
@@ -80,6 +85,8 @@ class Worker(LineProtocol):
         self.ended: Deferred[str] = Deferred()
         """Fires with how it ended, also if it could not be started."""
         self.is_ready = False
+        self.lent: LentMemory | None = None
+        """Where it counts."""
         self.lifetime = 0.0
         self._now = reactor.seconds
         self._began = self._now()
@@ -167,9 +174,10 @@ class Unused(Factory):
 class Supervisor:
     """Keeps ``workers`` processes that serve with ``orders``: starts another for each that ends.
 
-    ``server`` has their listeners. ``counts``: what they count together. ``upstream`` is a tor that
-    we start, or None. ``grace``: seconds for open streams when the server stops; ``drain_limit``:
-    those of a worker that is replaced.
+    ``server`` has their listeners. ``counts``: the circuits that they count together. ``upstream``
+    is a tor that we start, or None; ``watched`` one that they find, at which we only look.
+    ``registry`` adds up what they count. ``grace``: seconds for open streams when the server stops;
+    ``drain_limit``: those of a worker that is replaced.
     """
 
     _log = Logger()
@@ -185,7 +193,11 @@ class Supervisor:
         workers: int,
         grace: float,
         drain_limit: float,
+        registry: Registry | None = None,
+        watched: Upstream | None = None,
     ) -> None:
+        self._registry = registry or Registry()
+        self._watched = watched
         self._reactor = reactor
         self.server = server
         secret = secrets.token_bytes(SECRET_BYTES).hex()
@@ -207,10 +219,23 @@ class Supervisor:
         """The tor that this process has started, if it has."""
         return None if self._upstream is None else self._upstream.provider
 
+    def monitor(self) -> Monitor:
+        """What knows how the server is."""
+        upstream = self._upstream or self._watched
+        tors = {} if upstream is None else upstream.tors
+        return Monitor(self._reactor, self._registry, tors, self._processes)
+
+    def _processes(self) -> list[int]:
+        processes = (each.transport for each in self._living if each.transport is not None)
+        return [process.pid for process in processes if process.pid is not None]
+
     async def start(self) -> None:
         """Start tor, if it is ours, and then the workers."""
         if self._upstream is not None:
             await self._upstream.start()
+        if self._watched is not None and self._watched.provider is not None:
+            # Why that cannot be, the workers say.
+            self._watched.provider.start().addErrback(lambda _: None)
         if self._is_stopping:
             return
         started = [self._serve(number) for number in self._failures]
@@ -234,7 +259,13 @@ class Supervisor:
             orders["tor"] = self._upstream.provider.control_address
         ports = enumerate(self.server.ports, FIRST_DESCRIPTOR)
         descriptors = {number: port.fileno() for number, port in ports}
-        worker.start(orders, {COUNTS_DESCRIPTOR: self._counts.descriptor, **descriptors})
+        lent = worker.lent = self._registry.lend()
+        descriptors |= {
+            COUNTS_DESCRIPTOR: self._counts.descriptor,
+            LENT_DESCRIPTOR: lent.descriptor,
+        }
+        worker.start(orders, descriptors)
+        lent.close()
 
     def new_identity(self) -> str:
         """Give fresh circuits to all from now on, the same in every worker."""
@@ -244,6 +275,8 @@ class Supervisor:
     def _has_ended(self, reason: str, worker: Worker) -> None:
         number = worker.number
         self._living.remove(worker)
+        if worker.lent is not None:
+            self._registry.take_back(worker.lent)
         if self._workers.get(number) is not worker:
             if worker.is_ready:
                 self._log.info("an old worker {number} has ended", number=number)
@@ -253,6 +286,7 @@ class Supervisor:
             return
         if worker.lifetime >= QUICK:
             self._failures[number] = 0
+        self._registry.worker_restarts += 1
         delay = self._delay(self._failures[number])
         self._failures[number] += 1
         self._log.warn(
@@ -309,5 +343,5 @@ class Supervisor:
         for worker in self._living:
             worker.stop(self._grace)
         await DeferredList([worker.ended for worker in self._living])
-        if self._upstream is not None:
-            await self._upstream.stop()
+        for upstream in filter(None, (self._upstream, self._watched)):
+            await upstream.stop()

@@ -21,6 +21,8 @@ from torsocks_tx.server.binding import bind
 from torsocks_tx.server.connections import allowed_connections
 from torsocks_tx.server.listen import Listener
 from torsocks_tx.server.serving import Bind, Server, with_factories
+from torsocks_tx.status.registry import Registry
+from torsocks_tx.status.site import StatusServer
 from torsocks_tx.twistd.notify import Report, notifier_from
 from torsocks_tx.twistd.options import Options
 from torsocks_tx.twistd.service import OwnProcess, TorsocksService
@@ -72,7 +74,20 @@ def make_service(options: Options, *more: Report) -> TorsocksService:
     serving = make(reactor, options, partial(bind, reactor, authenticated=authenticated))
     notifier = notifier_from(reactor, os.environ)
     reports: list[Report] = [*more] if notifier is None else [*more, notifier]
-    return TorsocksService(reactor, serving, check=options.check_files, reports=reports)
+    status = make_status(reactor, options, serving)
+    return TorsocksService(
+        reactor, serving, check=options.check_files, reports=reports, status=status
+    )
+
+
+def make_status(
+    reactor: Any, options: Options, serving: OwnProcess | Supervisor
+) -> StatusServer | None:
+    """What shows how the server is, if the options ask for it."""
+    if options.status is None:
+        return None
+    show = partial(bind, reactor, authenticated=False, status=True)
+    return StatusServer(reactor, options.status, serving.monitor(), show)
 
 
 def main() -> None:
@@ -122,11 +137,14 @@ def make_own_process(
     isolator: Isolator | None = None,
     counts: CircuitCounts | None = None,
     share: int = 1,
+    registry: Registry | None = None,
 ) -> OwnProcess:
     """What serves in this process, one of ``share`` that divide the clients among them.
 
-    ``isolator``, ``counts``: the secret and the counts that all of them have.
+    ``isolator``, ``counts``: the secret and the counts of circuits that all of them have.
+    ``registry``: where this one counts what it does.
     """
+    registry = registry or Registry()
     allowed = allowed_connections(reactor)
     limits = make_limits(options, allowed, share)
     epoch = counts.epoch if counts is not None else None
@@ -138,6 +156,7 @@ def make_own_process(
         limits,
         reactor,
         counts.listeners if counts is not None else repeat(None),
+        registry,
         authenticator=CredAuthenticator(checkers) if checkers else None,
         isolator=isolator,
         debugging=bool(options["debug"]),
@@ -146,6 +165,7 @@ def make_own_process(
         reactor,
         Server(listeners, bind),
         upstream,
+        registry,
         grace=options["shutdown-grace"],
         most=limits.max_connections or allowed,
     )
@@ -172,14 +192,21 @@ def make_supervisor(reactor: Any, options: Options, bind: Bind) -> Supervisor:
         port.stopReading()
         return port
 
+    registry = Registry()
+    for listener in options.listeners:
+        registry.add(listener.text, listener.text, listener.flags)
+    is_ours = options.upstream in ("launch", "private")
+    upstream = _upstream(reactor, options) if is_ours or options.status else None
     return Supervisor(
         reactor,
         Server([(listener, Unused()) for listener in options.listeners], bind_without_accepting),
         orders,
         CircuitCounts([listener.policy.fresh_rate for listener in options.listeners]),
         # The workers give tor its keys, and follow its events.
-        _upstream(reactor, options) if options.upstream in ("launch", "private") else None,
+        upstream if is_ours else None,
         workers=options["workers"],
         grace=options["shutdown-grace"],
         drain_limit=options["drain-limit"],
+        registry=registry,
+        watched=None if is_ours else upstream,
     )

@@ -66,6 +66,11 @@ class Upstream:
         self._policies = policies
         self._keyring = keyring
 
+    @property
+    def tors(self) -> dict[str, Any]:
+        """The backends that go over a tor, by name."""
+        return {} if self.provider is None else {"tor": self.backend}
+
     async def start(self) -> None:
         """Start or find tor, and see that it can keep what the listeners' flags promise."""
         provider = self.provider

@@ -25,11 +25,13 @@ from torsocks_tx.relay.pipes import share_pool
 from torsocks_tx.server.binding import adopt
 from torsocks_tx.server.factory import SOCKSFactory
 from torsocks_tx.server.listen import Listener
+from torsocks_tx.status.registry import Registry, map_memory
 from torsocks_tx.twistd.options import Options
 from torsocks_tx.twistd.service import OwnProcess, TorsocksService
 from torsocks_tx.twistd.supervisor import (
     COUNTS_DESCRIPTOR,
     FIRST_DESCRIPTOR,
+    LENT_DESCRIPTOR,
     READY,
     STATUS_DESCRIPTOR,
 )
@@ -124,7 +126,8 @@ def main() -> None:
     isolator = Isolator(bytes.fromhex(orders["secret"]))
     rates = [listener.policy.fresh_rate for listener in options.listeners]
     counts = CircuitCounts(rates, COUNTS_DESCRIPTOR)
-    serving = make_own_process(reactor, options, adopt_next, isolator, counts, orders["share"])
+    registry, share = Registry(map_memory(LENT_DESCRIPTOR)), orders["share"]
+    serving = make_own_process(reactor, options, adopt_next, isolator, counts, share, registry)
     service = TorsocksService(reactor, serving, check=options.check_files, fail=tell)
     service.startService()
     service.started.addCallback(lambda _: reactor.callWhenRunning(tell, READY))

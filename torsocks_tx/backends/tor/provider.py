@@ -87,7 +87,8 @@ class TorProvider(ABC):
 
     ``state``: whether connections can be made now. ``control``: the control connection while there
     is one; it changes when tor is restarted. ``usable_port``: the SocksPort without special flags,
-    while connections can be made through it.
+    while connections can be made through it. ``progress``: the last step of tor's bootstrap that is
+    known. ``sessions``: how many control connections there have been.
 
     A subclass follows its tor in ``_run``, and says what it finds by ``use_ports``, ``mark_...``,
     and ``_begun``. Each change of the state is told to those who wait, and is one line in the log.
@@ -116,7 +117,8 @@ class TorProvider(ABC):
         self._leaving: Deferred[Any] = succeed(None)
         self._progress_callbacks: list[ProgressCallback] = []
         self._change_callbacks: list[Callable[[str], object]] = []
-        self._last_progress: Progress | None = None
+        self.progress: Progress | None = None
+        self.sessions = 0
         self._coroutine: Coroutine[Any, Any, None] | None = None
         self._running: Deferred[None] = succeed(None)
         self._started: Deferred[None] = succeed(None)
@@ -225,9 +227,9 @@ class TorProvider(ABC):
 
     def note_progress(self, progress: Progress) -> None:
         """Log a step of the bootstrap and pass it on, unless it is the same as the last."""
-        if progress == self._last_progress:
+        if progress == self.progress:
             return
-        self._last_progress = progress
+        self.progress = progress
         log = self._log.warn if progress.warning else self._log.info
         log("tor: {progress}", progress=progress)
         self._call(self._progress_callbacks, progress)

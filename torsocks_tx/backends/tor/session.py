@@ -42,6 +42,7 @@ class Session:
         """Follow tor until the connection is lost; ``on_begun``: its state is known by then."""
         lost = self._control.when_lost()
         self._provider.control = self._control
+        self._provider.sessions += 1
         try:
             await self._follow_bootstrap()
             if self._finder is not None:

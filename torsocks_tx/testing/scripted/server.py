@@ -229,6 +229,7 @@ class ScriptedFactory(SOCKSFactory):
             clock=self.clock,
             limits=self.limits,
             reply_context=partial(ReplyContext.of, extended_errors=True),
+            counts=self.counts,
             answers=None if http is None else http.answers,
         )
 

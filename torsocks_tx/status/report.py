@@ -1,0 +1,236 @@
+"""What ``/status.json`` says, which the status page, the metrics and ``/health`` are made of."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from importlib import metadata
+from typing import Any
+
+from twisted.internet.defer import CancelledError
+from twisted.internet.error import TimeoutError
+from twisted.internet.task import LoopingCall
+
+from torsocks_tx.backends.tor.backend import TorBackend
+from torsocks_tx.backends.tor.exits.circuits import Circuit
+from torsocks_tx.backends.tor.provider import ProviderState
+from torsocks_tx.backends.tor.session import DONE
+from torsocks_tx.backends.tor.waiting import limit
+from torsocks_tx.errors import TorDown
+from torsocks_tx.status.registry import (
+    BUCKETS,
+    CONNECTIONS,
+    EARLY_DATA,
+    FROM_CLIENTS,
+    LINGERING,
+    OUTCOMES,
+    STREAMS,
+    TO_CLIENTS,
+    Histogram,
+    Registry,
+    Snapshot,
+)
+
+INTERVAL, SAMPLES = 1, 600
+"""Seconds between two samples for the rates, and how many are kept: ten minutes."""
+
+KEPT = 2.0
+"""Seconds for which what is dear to find out serves all who ask: circuits and descriptors."""
+
+CIRCUITS_TIMEOUT = 2.0
+"""Seconds in which tor must tell its circuits; without them the report is made all the same."""
+
+
+def open_descriptors(processes: Iterable[int]) -> int | None:
+    """Return how many descriptors these processes have; None where the system does not tell."""
+    try:
+        return sum(len(os.listdir(f"/proc/{process}/fd")) for process in processes)
+    except OSError:
+        return None
+
+
+class _Rates:
+    """What happened in each second of the last ten minutes: a ring of samples."""
+
+    def __init__(self) -> None:
+        self._last: tuple[int, ...] | None = None
+        self._names = "streams", "bytes_from_clients", "bytes_to_clients"
+        self._rings: list[deque[int]] = [deque(maxlen=SAMPLES) for _ in self._names]
+
+    def sample(self, total: Snapshot) -> None:
+        """Note what has happened since the last sample."""
+        numbers = total.numbers
+        now = (total.outcomes["open"], numbers[FROM_CLIENTS], numbers[TO_CLIENTS])
+        for ring, new, old in zip(self._rings, now, self._last or now, strict=True):
+            ring.append(new - old)
+        self._last = now
+
+    def report(self) -> dict[str, Any]:
+        """Return them for the report."""
+        rings = zip(self._names, map(list, self._rings), strict=True)
+        return {"interval": INTERVAL, **dict(rings)}
+
+
+class Monitor:
+    """Knows how a server is. ``report`` says it all, ``state`` says it in one word.
+
+    ``registry``: where the server counts. ``tors``: the backends that go over a tor, by name.
+    ``workers``: returns the numbers of the worker processes; None where clients are served in this
+    process. What a report holds is in docs/status.md: nothing in it names a destination, a client
+    or a user.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        registry: Registry,
+        tors: Mapping[str, TorBackend] | None = None,
+        workers: Callable[[], list[int]] | None = None,
+    ) -> None:
+        self.registry = registry
+        self._reactor = reactor
+        self._tors = dict(tors or {})
+        self._workers = workers
+        self._rates = _Rates()
+        self._began = reactor.seconds()
+        self._sampling = LoopingCall(self.sample)
+        self._sampling.clock = reactor
+        self._is_serving = self._is_stopping = False
+        self._found: dict[str, tuple[float, Any]] = {}
+
+    def begin(self) -> None:
+        """Take a sample of the counts each second from now on."""
+        if not self._sampling.running:
+            self._sampling.start(INTERVAL)
+
+    def serving(self) -> None:
+        """Note that clients are served."""
+        self._is_serving = True
+
+    def begin_stopping(self) -> None:
+        """Say from now on that the server stops."""
+        self._is_stopping = True
+
+    def end(self) -> None:
+        """Take no more samples."""
+        if self._sampling.running:
+            self._sampling.stop()
+
+    def sample(self) -> None:
+        """Note what has happened since the last sample."""
+        self._rates.sample(self.registry.snapshot())
+
+    @property
+    def state(self) -> str:
+        """``ready``, ``starting``, ``down`` or ``stopping``."""
+        if self._is_stopping:
+            return "stopping"
+        states = [backend.provider.state for backend in self._tors.values()]
+        if not self._is_serving or (
+            ProviderState.STARTING in states and ProviderState.READY not in states
+        ):
+            return "starting"
+        return "ready" if not states or ProviderState.READY in states else "down"
+
+    async def report(self) -> dict[str, Any]:
+        """Return what ``/status.json`` says."""
+        listeners, total = self._listeners()
+        seconds = total.open_seconds.items()
+        return {
+            "version": metadata.version("torsocks_tx"),
+            "uptime": int(self._reactor.seconds() - self._began),
+            "workers": 1 if self._workers is None else len(self._workers()),
+            "worker_restarts": self.registry.worker_restarts,
+            "state": self.state,
+            "tors": [await self._tor(name, tor) for name, tor in self._tors.items()],
+            "listeners": listeners,
+            "outcomes": [
+                {"code": code, "meaning": OUTCOMES[code], "count": count}
+                for code, count in total.outcomes.items()
+            ],
+            "bytes": {
+                "from_clients": total.numbers[FROM_CLIENTS],
+                "to_clients": total.numbers[TO_CLIENTS],
+            },
+            "early_data_bytes": total.numbers[EARLY_DATA],
+            "open_seconds": {name: _histogram(each) for name, each in seconds},
+            "rates": self._rates.report(),
+            "descriptors": self._descriptors(),
+        }
+
+    def _listeners(self) -> tuple[list[dict[str, Any]], Snapshot]:
+        snapshots = self.registry.snapshots()
+        return [
+            {
+                "name": info.name,
+                "endpoint": info.endpoint,
+                "flags": list(info.flags),
+                "connections": each.numbers[CONNECTIONS],
+                "streams": each.numbers[STREAMS],
+                "lingering": each.numbers[LINGERING],
+                "connections_total": each.protocols,
+                "outcomes": each.outcomes,
+            }
+            for info, each in zip(self.registry.listeners, snapshots, strict=True)
+        ], sum(snapshots, Snapshot())
+
+    async def _tor(self, name: str, backend: TorBackend) -> dict[str, Any]:
+        provider = backend.provider
+        progress, control = provider.progress, provider.control
+        is_ready = provider.state is ProviderState.READY
+        return {
+            "name": name,
+            "state": provider.state.name.lower(),
+            "bootstrap": {
+                "percent": DONE * is_ready if progress is None else progress.percent,
+                "summary": "" if progress is None else progress.summary,
+            },
+            "version": None if control is None else control.version,
+            "reconnects": max(provider.sessions - 1, 0),
+            "circuits": await self._circuits(name, backend),
+        }
+
+    async def _circuits(self, name: str, backend: TorBackend) -> list[dict[str, Any]]:
+        now = self._reactor.seconds()
+        since, found = self._found.get(name, (-KEPT, []))
+        if backend.provider.control is None:
+            return []
+        if now - since >= KEPT:
+            try:
+                circuits = await limit(backend.circuits(), CIRCUITS_TIMEOUT, self._reactor)
+                found = [self._circuit(circuit) for circuit in circuits]
+            except (TorDown, TimeoutError, CancelledError):
+                found = []
+            self._found[name] = now, found
+        return list(found)
+
+    def _circuit(self, circuit: Circuit) -> dict[str, Any]:
+        return {
+            "purpose": circuit.purpose,
+            "age": int(circuit.age),
+            # Only the workers know which circuits their streams use.
+            "streams": circuit.streams if self._workers is None else None,
+            "path": [
+                {"nickname": hop.nickname, "fingerprint": hop.fingerprint, "country": hop.country}
+                for hop in circuit.path
+            ],
+        }
+
+    def _descriptors(self) -> dict[str, int | None]:
+        now = self._reactor.seconds()
+        since, found = self._found.get("", (-KEPT, None))
+        if found is None or now - since >= KEPT:
+            processes = [os.getpid()] if self._workers is None else self._workers()
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            most = soft if self._workers is None else hard * len(processes)
+            found = {"open": open_descriptors(processes), "limit": most}
+            self._found[""] = now, found
+        return dict(found)
+
+
+def _histogram(histogram: Histogram) -> dict[str, Any]:
+    *counts, every = histogram.counts
+    buckets = [[bound, count] for bound, count in zip(BUCKETS, counts, strict=True)]
+    return {"count": every, "sum": round(histogram.sum, 6), "buckets": buckets}
