@@ -11,6 +11,7 @@ import sys
 from enum import Enum
 from pathlib import Path
 
+from docutils import nodes
 from sphinx.application import Sphinx
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,11 +53,13 @@ html_css_files = ["site.css"]
 smartquotes = False  # --listen is no dash
 pygments_dark_style = "github-dark"
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
 autodoc_typehints = "signature"
 autodoc_default_options = {"members": True, "undoc-members": True}
 napoleon_use_ivar = True
 
-INTERFACE = re.compile(r"<InterfaceClass [\w.]*?(\w+)>")
+OBJECT = r"<(?:InterfaceClass [\w.]*?|function )(\w+)>"
+"""What Sphinx prints of an interface and of a function."""
 PROGRAMMERS_PAGES = ("api", "pluggable-transports", "testing")
 CODE = "".join((ROOT / f"docs/{page}.md").read_text("utf-8") for page in PROGRAMMERS_PAGES)
 NAMED = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]+)`", CODE))))
@@ -80,9 +83,17 @@ def is_left_out(app: Sphinx, kind: str, name: str, thing: object, *rest: object)
     return name not in NAMED or whole in NAMESAKES or None
 
 
-def short_interfaces(app: Sphinx, *given: str | None) -> tuple[str | None, ...]:
-    """Write the interfaces of a signature by their names alone, as the code does."""
-    return tuple(text and INTERFACE.sub(r"\1", text) for text in given[-2:])
+def short_signature(app: Sphinx, *given: str | None) -> tuple[str | None, ...]:
+    """Write interfaces and functions in a signature by their names alone, as the code does."""
+    return tuple(text and re.sub(OBJECT, r"\1", text) for text in given[-2:])
+
+
+def short_types(app: Sphinx, page: nodes.document) -> None:
+    """Do the same where Sphinx could not read the signature, and for the types of attributes."""
+    for text in list(page.findall(nodes.Text)):
+        short = re.sub(r"~(\w+\.)+", "", re.sub(OBJECT, r"\1", text))
+        if short != text:
+            text.parent.replace(text, nodes.Text(short))
 
 
 def add_contents(app: Sphinx, name: str, text: list[str]) -> None:
@@ -97,4 +108,5 @@ def setup(app: Sphinx) -> None:
     """Have Sphinx call us."""
     app.connect("source-read", add_contents)
     app.connect("autodoc-skip-member", is_left_out)
-    app.connect("autodoc-process-signature", short_interfaces)
+    app.connect("autodoc-process-signature", short_signature)
+    app.connect("doctree-read", short_types)
