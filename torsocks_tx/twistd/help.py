@@ -103,11 +103,20 @@ The server itself:
       Prometheus, /health for balancers. Such as tcp:9180:interface=127.0.0.1
       or unix:/run/torsocks/status; whoever can connect there sees it, and no
       destination, client or user is in it.
+  --isolation-secret-file FILE
+      File with the secret behind isolation: servers with the same file, tors
+      and names of listeners (Name=) give a client the same circuits. Its owner
+      alone may read it.
+  --new-isolation-secret FILE
+      Write such a file, which must not be there yet.
   --workers N  [default: 1]
       Processes that serve together; listeners, isolation and a launched tor are
       one for all. Endpoints may be tcp, tcp6, unix and systemd.
   --shutdown-grace SECONDS  [default: 5]
       Time for open streams to end when the server stops; then they are reset.
+  --drain-delay SECONDS  [default: 0]
+      Time for which new clients are served after the order to stop, so that a
+      balancer can see it first; then open streams get their grace.
   --drain-limit SECONDS  [default: 3600]
       With --workers: time for the open streams of an old worker when SIGHUP has
       put a new one in its place; then they are reset.
@@ -137,7 +146,7 @@ _NUMBERS: dict[str, tuple[str, type, str]] = {
 }
 """Values that are numbers: how they are written, their type, and what to write instead."""
 
-_MAY_BE_ZERO = ("idle-timeout", "shutdown-grace", "drain-limit")
+_MAY_BE_ZERO = ("idle-timeout", "shutdown-grace", "drain-delay", "drain-limit")
 
 
 @dataclass(frozen=True)

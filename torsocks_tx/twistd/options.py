@@ -18,6 +18,7 @@ from twisted.python import usage
 
 from torsocks_tx.backends.tor.daemon import TorNotFound, find_tor
 from torsocks_tx.backends.tor.files import check_directory
+from torsocks_tx.policy.isolation import SECRET_BYTES
 from torsocks_tx.policy.listener import ListenerPolicy, flag_help
 from torsocks_tx.server.auth import AUTH_TEXT, OWN_CHECKERS, PasswordFile
 from torsocks_tx.server.binding import server_endpoint, why_wrong
@@ -33,11 +34,11 @@ from torsocks_tx.server.listen import (
 )
 from torsocks_tx.twistd.help import HELP, OPTIONS
 
-_BY_METHOD = ("listen", "auth", "tor-option", "version", "status")
+_BY_METHOD = ("listen", "auth", "tor-option", "version", "status", "new-isolation-secret")
 _KEPT = [o for o in OPTIONS if not (o.name in _BY_METHOD or o.name.startswith("help"))]
 """The options of which only the value is kept; a method takes each of the others."""
 
-_PATHS = ("tor-data-directory", "tor-password-file", "onion-auth-dir")
+_PATHS = ("tor-data-directory", "tor-password-file", "onion-auth-dir", "isolation-secret-file")
 _EXAMPLES = {
     "tor": "unix:/run/tor/control or tcp:127.0.0.1:9051",
     "tor-socks": "unix:/run/tor/socks or tcp:127.0.0.1:9050",
@@ -62,6 +63,7 @@ class Options(usage.Options, AuthOptionMixin):
         self.listeners: list[Listener] = []
         self["tor-option"] = []
         self.status: Listener | None = None
+        self["isolation-secret"] = None
         self.arguments: list[str] = []
 
     @property
@@ -153,6 +155,18 @@ class Options(usage.Options, AuthOptionMixin):
         print(_version_of_tor(self["tor-binary"]))
         raise SystemExit(0)
 
+    def opt_new_isolation_secret(self, path: str) -> NoReturn:
+        """Write a file for --isolation-secret-file, which must not be there yet."""
+        path = self._absolute(path)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(os.urandom(SECRET_BYTES))
+        except OSError as error:
+            _refuse("new-isolation-secret", path, f"{error.strerror}; choose another name")
+        print(f"{path}: give each server a copy, by --isolation-secret-file")
+        raise SystemExit(0)
+
     def opt_help_flags(self) -> NoReturn:
         """List the flags of --listen."""
         print(flag_help())
@@ -166,6 +180,8 @@ class Options(usage.Options, AuthOptionMixin):
         self.check_files()
         if self["tor-password-file"]:
             self["tor-password"] = _read_password(self["tor-password-file"])
+        if self["isolation-secret-file"]:
+            self["isolation-secret"] = _read_secret(self["isolation-secret-file"])
 
     def complete(self) -> None:
         """Fill in the default listener, and make every path absolute."""
@@ -287,6 +303,23 @@ def _read_password(path: str) -> str:
         _refuse("tor-password-file", path, f"{error.strerror}; name a file that this user can read")
     except UnicodeError:
         _refuse("tor-password-file", path, "it holds something else than text")
+
+
+def _read_secret(path: str) -> bytes:
+    """Return the bytes of a file for the isolation of several servers; it must be private."""
+    reason = "make one by --new-isolation-secret"
+    try:
+        # Without O_NONBLOCK a FIFO in its place would be waited for.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            state, secret = os.fstat(file.fileno()), file.read(SECRET_BYTES + 1)
+    except OSError as error:
+        _refuse("isolation-secret-file", path, f"{error.strerror}; {reason}")
+    if state.st_uid not in (0, os.geteuid()) or state.st_mode & 0o077:
+        fix = f"chown it to uid {os.geteuid()}, and chmod it to 600"
+        _refuse("isolation-secret-file", path, f"others may read or own it; {fix}")
+    if len(secret) != SECRET_BYTES:
+        _refuse("isolation-secret-file", path, f"it does not hold {SECRET_BYTES} bytes; {reason}")
+    return secret
 
 
 def _version_of_tor(binary: str | None) -> str:

@@ -9,10 +9,11 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -228,7 +229,7 @@ class TorsocksService(Service):
 
     ``check`` raises an exception if the user that serves cannot use what the options name. ``fail``
     is told why the server cannot start. Each of ``reports`` is told how it stands. ``status`` shows
-    how it is.
+    how it is. ``drain_delay``: seconds for which new clients are still served when it stops.
     """
 
     def __init__(
@@ -240,12 +241,15 @@ class TorsocksService(Service):
         fail: Callable[[str], None] = log_failure,
         reports: Sequence[Report] = (),
         status: StatusServer | None = None,
+        drain_delay: float = 0,
     ) -> None:
         self._reactor = reactor
         self._serving = serving
         self._check = check
         self._fail = fail
         self._reports = reports
+        self._drain_delay = drain_delay
+        self._draining: Deferred[None] = succeed(None)
         self._standing = Standing(Stage.STARTING, "starting")
         self._status = status
         self.started: Deferred[None] = Deferred()
@@ -351,7 +355,8 @@ class TorsocksService(Service):
         return self._serving.new_identity()
 
     def end_grace(self) -> None:
-        """Reset the streams that are still open."""
+        """Take no more clients, and reset the streams that are still open."""
+        self._draining.cancel()
         self._serving.end_grace()
 
     def stopService(self) -> Deferred[None]:
@@ -364,6 +369,13 @@ class TorsocksService(Service):
         if self._status is not None:
             self._status.monitor.begin_stopping()
         try:
+            if self._drain_delay and self.started.called:
+                _log.info(
+                    "stopping: clients may come for {delay:g} s more", delay=self._drain_delay
+                )
+                self._draining = deferLater(self._reactor, self._drain_delay, lambda: None)
+                with suppress(CancelledError):
+                    await self._draining
             await self._serving.stop()
         finally:
             signals.remove(self)

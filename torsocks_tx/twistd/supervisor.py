@@ -200,7 +200,7 @@ class Supervisor:
         self._watched = watched
         self._reactor = reactor
         self.server = server
-        secret = secrets.token_bytes(SECRET_BYTES).hex()
+        secret = orders.get("secret") or secrets.token_hex(SECRET_BYTES)
         self._orders = {**orders, "secret": secret, "share": workers}
         self._counts = counts
         self._upstream = upstream

@@ -76,7 +76,12 @@ def make_service(options: Options, *more: Report) -> TorsocksService:
     reports: list[Report] = [*more] if notifier is None else [*more, notifier]
     status = make_status(reactor, options, serving)
     return TorsocksService(
-        reactor, serving, check=options.check_files, reports=reports, status=status
+        reactor,
+        serving,
+        check=options.check_files,
+        reports=reports,
+        status=status,
+        drain_delay=options["drain-delay"],
     )
 
 
@@ -158,7 +163,7 @@ def make_own_process(
         counts.listeners if counts is not None else repeat(None),
         registry,
         authenticator=CredAuthenticator(checkers) if checkers else None,
-        isolator=isolator,
+        isolator=isolator or Isolator(options["isolation-secret"]),
         debugging=bool(options["debug"]),
     )
     return OwnProcess(
@@ -185,6 +190,7 @@ def make_supervisor(reactor: Any, options: Options, bind: Bind) -> Supervisor:
         "directory": options.directory,
         "keys": options["onion-auth-dir"] is not None,
         "password": options.get("tor-password"),
+        "secret": (options["isolation-secret"] or b"").hex(),
     }
 
     def bind_without_accepting(listener: Listener, factory: Any) -> Any:
