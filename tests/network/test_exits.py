@@ -236,6 +236,20 @@ async def test_a_key_moves_to_a_fresh_circuit_and_its_open_streams_stay(
         await hang_up(each)
 
 
+async def followed_right(server: Serving) -> None:
+    """Wait until the circuits that are followed are those of tor's own list."""
+    backend, end = server.backend, reactor.seconds() + DEADLINE
+    while True:
+        followed = [(each.number, each.purpose) for each in await backend.circuits()]
+        listed = [
+            (each.number, each.purpose) for each in await backend.exits.session.circuits.ask()
+        ]
+        if sorted(followed) == sorted(listed):
+            return
+        assert reactor.seconds() < end
+        await deferLater(reactor, 0.05)
+
+
 async def test_a_hundred_fresh_circuits_and_not_one_more(
     country_network: PrivateNetwork, server: Serving
 ) -> None:
@@ -243,12 +257,15 @@ async def test_a_hundred_fresh_circuits_and_not_one_more(
     what = request("web.test", country_network.echo.port)
     watch = await country_network.client.watch_streams()
     askers: list[Asker] = []
+    assert sum(circuit.streams for circuit in await server.backend.circuits()) == 0
 
     async def open_one() -> None:
         askers.append(await ask(place, what))
 
-    for _ in range(5):
+    for count in range(5):
         await all_of(open_one() for _ in range(20))
+        shown = await server.backend.circuits()
+        assert sum(circuit.streams for circuit in shown) == 20 * (count + 1)
     with pytest.raises(GeneralFailure) as refused:
         await ask(place, what)
     assert refused.value.reply == 1
@@ -264,6 +281,7 @@ async def test_a_hundred_fresh_circuits_and_not_one_more(
             assert hop.country == known.get(hop.fingerprint, "??")
     for asker in askers:
         await hang_up(asker)
+    await followed_right(server)
 
 
 async def test_a_client_by_http_hears_its_exit(

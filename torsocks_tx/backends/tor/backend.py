@@ -130,21 +130,27 @@ class TorBackend:
     def circuits(self) -> Deferred[list[Circuit]]:
         """Fire with the circuits that tor has built, for a status page.
 
-        Errback ``TorDown`` where there is no control connection. Nothing is followed or logged.
+        They are followed for a minute, and nothing is logged. Errback ``TorDown`` where there is no
+        control connection.
         """
         return Deferred.fromCoroutine(self._read_circuits())
 
     async def _read_circuits(self) -> list[Circuit]:
         session = self.exits.session
         try:
-            lines = await session.circuits()
+            lines = await session.circuits.follow(self._open_streams().keys())
             relays = {hop[0]: None for line in lines for hop in line.path}
             countries = await session.countries.of(relays)
         except ControlError:
             raise TorDown("tor does not tell its circuits") from None
-        used = Counter(filter(None, map(_key_of, list(self._tokens.items()))))
+        used = Counter(self._open_streams().values())
         now = time.time()
         return [line.as_circuit(countries, used, now) for line in lines]
+
+    def _open_streams(self) -> dict[Stream | ExitStream, tuple[str, str]]:
+        """Return the token of each open stream, and the exit that was chosen for it, if any."""
+        found = ((stream, _key_of(stream, token)) for stream, token in list(self._tokens.items()))
+        return {stream: key for stream, key in found if key is not None}
 
     @classmethod
     def _say_not_started(cls, failure: Failure) -> None:
@@ -241,9 +247,8 @@ class TorBackend:
     resolve_ptr = resolve
 
 
-def _key_of(item: tuple[Stream | ExitStream, bytes]) -> tuple[str, str] | None:
+def _key_of(stream: Stream | ExitStream, token: bytes) -> tuple[str, str] | None:
     """Return the token of a stream and its chosen exit, if any; None if it is not open."""
-    stream, token = item
     if isinstance(stream, ExitStream):
         if stream.exit is None or not stream.is_open:
             return None

@@ -78,6 +78,7 @@ _EXITS = "before the first stream to a chosen exit, and for each new consensus"
 _NO_EXITS = "exits cannot be chosen, and clients who ask for one are refused"
 _NO_COUNTRIES = "exits cannot be chosen by country, and the countries of circuits are not known"
 _ONION = "at the first request for an onion service"
+_ONION_OR_SHOWN = f"{_ONION}, and while somebody asks for the circuits"
 _PLAIN = "failures of onion services keep tor's own reply codes"
 _ADDRESS = r"[a-z2-7]{56}"
 
@@ -231,8 +232,10 @@ EVENTS = dict(
             "changes of tor's SocksPorts are only seen while none can be used",
         ),
         _event("HS_DESC", _ONION, "which directories had its descriptor", _PLAIN, LogLevel.warn),
-        _event("CIRC", _ONION, "which circuits to it there are", _PLAIN, LogLevel.warn),
-        _event("CIRC_MINOR", _ONION, "what became of introductions", _PLAIN, LogLevel.warn),
+        _event("CIRC", _ONION_OR_SHOWN, "which circuits there are", _PLAIN, LogLevel.warn),
+        _event(
+            "CIRC_MINOR", _ONION_OR_SHOWN, "what became of introductions", _PLAIN, LogLevel.warn
+        ),
         _event(
             "SIGNAL",
             _ONION,

@@ -52,7 +52,7 @@ class ControlProtocol(TorControlProtocol):  # type: ignore[misc]
 
     def lineReceived(self, line: bytes) -> None:
         """Take a line of an event or an answer."""
-        if _TEMPORARY.match(line) and self.command is not None and not self.response:
+        if _TEMPORARY.match(line) and self.command is not None and self.code is None:
             line = b"5" + line[1:]  # such as 451, no room: txtorcon knows no such answers
         command = self.command
         is_event = self.code == 650 or (self.code is None and line.startswith(b"650"))

@@ -1,21 +1,29 @@
 """The circuits that a tor has, as an application or a status page shows them.
 
-They are asked for when somebody wants to know (``GETINFO circuit-status``, whose lines are those of
-CIRC events): nothing is followed, and nothing is logged. SOCKS_PASSWORD is our isolation token, so
-it is known whose streams a circuit carries without looking at streams.
+They are followed by CIRC events while somebody wants to know, and nothing is logged. SOCKS_PASSWORD
+is our isolation token, so it is known whose streams a circuit carries without looking at streams.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
+from weakref import WeakSet
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from torsocks_tx.backends.tor.commands import CIRCUITS, RELAY
 from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
 from torsocks_tx.backends.tor.events import EventError, parse_event
 from torsocks_tx.backends.tor.exits.directory import UNKNOWN, countries_of, has_countries
+from torsocks_tx.backends.tor.onion.queries import SharedCommands
+
+FOLLOW_SECONDS = 60.0
+"""Seconds for which circuits are followed after somebody has asked for them."""
 
 MOST_RELAYS = 4096
 """Relays whose countries are remembered."""
@@ -105,17 +113,89 @@ def parse_circuit_line(line: str) -> CircuitLine | None:
     )
 
 
-async def read_circuits(control: Control) -> list[CircuitLine]:
-    """Ask tor for its circuits that are built. Raises ``ControlError``."""
-    found: list[CircuitLine] = []
+class CircuitList:
+    """The circuits of one control connection that are built, followed while they are asked for."""
 
-    def take(line: str) -> None:
-        circuit = parse_circuit_line(line)
+    def __init__(self, control: Control, clock: IReactorTime) -> None:
+        self._control = control
+        self._clock = clock
+        self._shared: SharedCommands[list[CircuitLine]] = SharedCommands(
+            lambda command: Deferred.fromCoroutine(self._read(command)), clock
+        )
+        self._lines: dict[int, CircuitLine] | None = None
+        self._ending: IDelayedCall | None = None
+        self._known: WeakSet[Any] = WeakSet()
+        self._is_refused = False
+
+    def ask(self) -> Deferred[list[CircuitLine]]:
+        """Ask tor; one question serves all. Fires with the circuits; errback ``ControlError``."""
+        return self._shared.answer_to(CIRCUITS.line())
+
+    async def _read(self, command: str) -> list[CircuitLine]:
+        found: list[CircuitLine] = []
+
+        def take(line: str) -> None:
+            circuit = parse_circuit_line(line)
+            if circuit is not None:
+                found.append(circuit)
+
+        await self._control.read_lines(command, take)
+        if self._ending is not None:
+            self._lines = {circuit.number: circuit for circuit in found}
+        return found
+
+    async def follow(self, streams: Collection[object]) -> list[CircuitLine]:
+        """Return the circuits, and follow them for ``FOLLOW_SECONDS``. Raises ``ControlError``.
+
+        ``streams``: those of ours that are open. A circuit that was built ahead gets the token of
+        its first stream later, and no event tells of it: then tor is asked once more. A tor that
+        refuses to send events is asked each time.
+        """
+        if self._ending is None and not self._is_refused:
+            self._ending = self._clock.callLater(FOLLOW_SECONDS, self.end)
+            try:
+                await self._control.listen("CIRC", self._noted)
+                await self._control.listen("CIRC_MINOR", self._changed)
+            except BaseException as reason:
+                self.end()
+                self._is_refused = isinstance(reason, ControlError) and reason.code != 0
+                if not self._is_refused:
+                    raise
+        elif self._ending is not None:
+            self._ending.reset(FOLLOW_SECONDS)
+        lines = self._lines
+        if lines is None or (
+            any(line.token is None for line in lines.values())
+            and not self._known.issuperset(streams)
+        ):
+            self._known = WeakSet(streams)
+            return await self.ask()
+        return list(lines.values())
+
+    def end(self) -> None:
+        """Follow them no more."""
+        self._lines = None
+        if self._ending is not None and self._ending.active():
+            self._ending.cancel()
+        self._ending = None
+        self._control.unlisten("CIRC", self._noted)
+        self._control.unlisten("CIRC_MINOR", self._changed)
+
+    def _noted(self, text: str) -> None:
+        """Take a CIRC event: a circuit is built, or is not any more."""
+        circuit, number = parse_circuit_line(text), text.partition(" ")[0]
+        if self._lines is None:
+            return
         if circuit is not None:
-            found.append(circuit)
+            self._lines[circuit.number] = circuit
+        elif number.isdecimal():
+            self._lines.pop(int(number), None)
 
-    await control.read_lines(CIRCUITS.line(), take)
-    return found
+    def _changed(self, text: str) -> None:
+        """Take a CIRC_MINOR event: a circuit has another purpose."""
+        number, _, rest = text.partition(" ")
+        if self._lines is not None and number.isdecimal() and int(number) in self._lines:
+            self._noted(f"{number} BUILT {rest.partition(' ')[2]}")
 
 
 class RelayCountries:

@@ -13,10 +13,9 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from torsocks_tx.backends.tor.control import Control, ControlError
-from torsocks_tx.backends.tor.exits.circuits import CircuitLine, RelayCountries, read_circuits
+from torsocks_tx.backends.tor.exits.circuits import CircuitList, RelayCountries
 from torsocks_tx.backends.tor.exits.directory import ExitDirectory
 from torsocks_tx.backends.tor.exits.mappings import Mappings
-from torsocks_tx.backends.tor.onion.queries import SharedCommands
 from torsocks_tx.backends.tor.provider import TorProvider
 from torsocks_tx.backends.tor.session import BOOTSTRAP_EVENT
 from torsocks_tx.backends.tor.waiting import Waiters, limit
@@ -43,9 +42,7 @@ class ExitSession:
         self._reading: Waiters[ExitDirectory] | None = None
         self._follows = False
         self._clock = clock
-        self._circuits: SharedCommands[list[CircuitLine]] = SharedCommands(
-            lambda _: Deferred.fromCoroutine(read_circuits(control)), clock
-        )
+        self.circuits = CircuitList(control, clock)
 
     @property
     def directory(self) -> ExitDirectory | None:
@@ -90,13 +87,10 @@ class ExitSession:
         if "CONSENSUS_ARRIVED" in text:
             self._directory = self._reading = None
 
-    def circuits(self) -> Deferred[list[CircuitLine]]:
-        """Fire with the circuits that are built; one question serves all who ask."""
-        return self._circuits.answer_to("circuits")
-
     def end(self) -> Deferred[Any]:
         """Leave tor as it was; fires when it has answered, and never fails."""
         self.control.unlisten(BOOTSTRAP_EVENT, self._noted)
+        self.circuits.end()
         return self.mappings.remove_all()
 
 

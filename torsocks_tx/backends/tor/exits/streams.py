@@ -177,7 +177,7 @@ class ExitStream:
     # An exit that does not answer, or to which there is no circuit.
 
     def _look_for_circuit(self, this: _Try) -> None:
-        looking = this.session.circuits()
+        looking = this.session.circuits.ask()
         looking.addCallback(self._looked, this).addErrback(lambda _: None)
 
     def _looked(self, circuits: list[CircuitLine], this: _Try) -> None:

@@ -1,0 +1,131 @@
+"""The circuits that an application sees: followed by events while it asks, and always right."""
+
+from __future__ import annotations
+
+import pytest
+from twisted.internet.defer import CancelledError, Deferred
+
+from tests.backends.tor.exits.scripted import Play, choice_of
+from torsocks_tx.backends.tor.control import ControlError, ControlLost
+from torsocks_tx.backends.tor.exits.circuits import FOLLOW_SECONDS, Circuit
+from torsocks_tx.errors import TorDown
+
+QUESTION = "GETINFO circuit-status"
+
+
+def line(number: int, status: str = "BUILT", *, token: str | None = "other") -> str:
+    login = "" if token is None else f' SOCKS_USERNAME="<torS0X>0" SOCKS_PASSWORD="{token}"'
+    return f"{number} {status} ${'A' * 40}~guard PURPOSE=GENERAL{login}"
+
+
+class Watched(Play):
+    """A play whose circuits somebody watches."""
+
+    def circuits(self) -> dict[int, Circuit]:
+        """Ask, and return what is shown at once."""
+        shown: list[Circuit] = []
+        self.backend.circuits().addCallback(shown.extend)
+        self.turn()
+        return {each.number: each for each in shown}
+
+    @property
+    def questions(self) -> int:
+        return self.control.commands.count(QUESTION)
+
+    @property
+    def listeners(self) -> int:
+        return sum(map(len, self.control.listeners.values()))
+
+
+def test_circuits_are_followed_by_events_and_asked_for_once(log_lines: list[str]) -> None:
+    play = Watched()
+    play.control.circuits = [line(1), line(2, "EXTENDED"), line(3, token="key")]
+    assert sorted(play.circuits()) == [1, 3]
+    log_lines.clear()
+    play.control.send(
+        "CIRC " + line(2),
+        "CIRC " + line(3, "CLOSED"),
+        "CIRC " + line(4, "LAUNCHED"),
+        "CIRC " + line(5),
+        "CIRC " + line(5, "EXTENDED"),
+        "CIRC_MINOR " + line(1, "PURPOSE_CHANGED").replace("GENERAL", "HS_CLIENT_REND"),
+        "CIRC_MINOR " + line(6, "PURPOSE_CHANGED"),
+        "CIRC nothing known",
+        "CIRC_MINOR nothing known",
+    )
+    shown = play.circuits()
+    assert [(each, shown[each].purpose) for each in sorted(shown)] == [
+        (1, "HS_CLIENT_REND"), (2, "GENERAL"),
+    ]  # fmt: skip
+    assert (play.questions, log_lines) == (1, [])
+
+
+def test_circuits_are_followed_no_longer_than_somebody_asks() -> None:
+    play = Watched()
+    for _ in range(4):
+        play.circuits()
+        assert play.listeners == 2
+        play.clock.advance(FOLLOW_SECONDS - 1)
+    assert (play.listeners, play.questions) == (2, 1)
+    play.clock.advance(1)
+    assert play.listeners == 0
+    assert play.clock.getDelayedCalls() == []
+    play.control.circuits = [line(9)]
+    assert sorted(play.circuits()) == [9]
+    play.backend.stop()
+    assert play.listeners == 0
+    assert play.clock.getDelayedCalls() == []
+
+
+def test_a_circuit_that_was_built_ahead_is_counted_from_its_first_stream_on() -> None:
+    play = Watched()
+    play.takes_others = True
+    play.control.circuits = [line(1, token=None), line(2)]
+    assert play.circuits()[1].streams == 0
+    play.open(key=b"key")
+    # No event tells that the circuit has a token now.
+    play.control.circuits = [line(1, token="key"), line(2), line(3, token=None)]
+    play.control.send("CIRC " + line(3, token=None))
+    play.control.circuits[0] = line(1, token="key").replace("A" * 40, play.asked[0][1])
+    before = play.questions
+    assert sorted(play.circuits()) == [1, 2, 3]
+    assert play.questions == before + 1
+    for _ in range(3):
+        play.circuits()
+    assert play.questions == before + 1, "asked again only after another stream was opened"
+    play.open(choice_of("bb"), key=b"two")
+    play.circuits()
+    assert play.questions == before + 2
+
+
+def test_where_no_circuit_was_built_ahead_events_tell_all() -> None:
+    play = Watched()
+    play.control.circuits = [line(1)]
+    play.circuits()
+    for number in range(2, 9):
+        play.open(key=b"%d" % number)
+        play.control.send("CIRC " + line(number, token=str(number)))
+        assert len(play.circuits()) == number
+    assert play.questions == 1
+
+
+@pytest.mark.parametrize("error", [None, ControlLost(), ControlError(510, "filtered")])
+def test_a_list_that_cannot_be_followed_is_asked_for(error: ControlError | None) -> None:
+    play = Watched()
+    play.control.circuits = [line(1)]
+    play.control.listening = Deferred() if error is None else error
+    asked, reasons = play.backend.circuits(), list[type]()
+    asked.addErrback(lambda failure: reasons.append(failure.type))
+    if error is None:
+        asked.cancel()
+    play.turn()
+    is_refused = error is not None and error.code == 510
+    assert reasons == ([] if is_refused else [CancelledError if error is None else TorDown])
+    assert (play.listeners, play.clock.getDelayedCalls()) == (0, [])
+    if not is_refused:
+        play.control.listening = None
+    for number in (2, 3):
+        play.control.circuits.append(line(number))
+        play.control.send("CIRC " + line(number))
+        assert len(play.circuits()) == number
+    assert play.questions == (3 if is_refused else 1)
