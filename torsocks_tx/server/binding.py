@@ -113,6 +113,10 @@ def why_wrong(error: Exception) -> str:
     """Say what is wrong with the text of an endpoint; most parsers of Twisted quote their code."""
     if isinstance(error, IndexError):
         return "there is no such inherited socket"
+    if isinstance(error, OSError) and error.filename:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    if type(error).__module__.startswith("OpenSSL"):
+        return "the certificate or the key is not PEM, or one is not for the other"
     text = str(error)
     known = text.startswith("Unknown endpoint type")
     return text if known else "a part is missing, unknown or wrong"

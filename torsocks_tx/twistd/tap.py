@@ -23,8 +23,8 @@ from torsocks_tx.server.listen import Listener
 from torsocks_tx.server.serving import Bind, Server, with_factories
 from torsocks_tx.status.registry import Registry
 from torsocks_tx.status.site import StatusServer
+from torsocks_tx.twistd.check import Options
 from torsocks_tx.twistd.notify import Report, notifier_from
-from torsocks_tx.twistd.options import Options
 from torsocks_tx.twistd.service import OwnProcess, TorsocksService
 from torsocks_tx.twistd.supervisor import Supervisor, Unused
 from torsocks_tx.twistd.terminal import Terminal, is_terminal, log_observer, summary

@@ -26,7 +26,7 @@ from torsocks_tx.server.binding import adopt
 from torsocks_tx.server.factory import SOCKSFactory
 from torsocks_tx.server.listen import Listener
 from torsocks_tx.status.registry import Registry, map_memory
-from torsocks_tx.twistd.options import Options
+from torsocks_tx.twistd.check import Options
 from torsocks_tx.twistd.service import OwnProcess, TorsocksService
 from torsocks_tx.twistd.supervisor import (
     COUNTS_DESCRIPTOR,

@@ -1,0 +1,103 @@
+"""``--check``: every fault of options and files is one line, and nothing is started or made."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from twisted.application.service import ServiceMaker
+
+from torsocks_tx.twistd import check, options
+from torsocks_tx.twistd.check import Options
+
+TOR = """#!/bin/sh
+grep -q '^Bad ' || exit 0
+echo 'Jan 01 00:00:00.000 [warn] Unknown option Bad.'
+exit 1
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a directory with files, good ones and bad ones, and a tor that only judges options."""
+    monkeypatch.delenv("LISTEN_FDS", raising=False)
+    (tmp_path / "tor").write_text(TOR)
+    (tmp_path / "tor").chmod(0o755)
+    (tmp_path / "users").write_text("alice:x\n\nbob:y:z\n")
+    (tmp_path / "odd").write_text("alice:x\nqzjx\nalice:y\n")
+    (tmp_path / "empty").write_text("\n")
+    keys = tmp_path / "keys"
+    keys.mkdir(mode=0o700)
+    (keys / "one.auth_private").write_text("x:descriptor:x25519:qzjx")
+    return tmp_path
+
+
+FAULTS: list[tuple[str, list[str]]] = [
+    ("", []),
+    ("--auth file:users --listen tcp:1080 --onion-timeout 3 --debug", []),
+    ("--listen systemd:domain=INET:index=0 --workers 2", []),
+    ("--tor-option|Good 1", []),
+    (
+        "--listen foo|--listen|tcp:1:interface=127.0.0.1 Nope|--workers 0|--idle-timeout x"
+        "|--auth bogus|--listen tcp:1080|--listen tcp:1081|--listen unix:nowhere/x|--tor-option x",
+        ["'foo'", "'Nope'", "--workers '0'", "--idle-timeout 'x'", "'bogus'", "--tor-option 'x'",
+         "tcp:1080: others could", "tcp:1081: others could", "nowhere: there is none"],
+    ),
+    ("--auth file:odd --auth file:empty", ["line 2 is not", "line 3 is for a name", "no line"]),
+    ("--auth file:none --onion-auth-dir none", ["none: No such file", "none': No such file"]),
+    ("--onion-auth-dir keys", ["not valid"]),
+    ("--tor-option|Bad 1|--tor-data-directory tor/x", ["Unknown option Bad", "there is none"]),
+    ("--tor-binary ./none", ["not an executable program"]),
+    ("--bogus --workers 0", ["option --bogus not recognized"]),
+    ("more|--workers 0", ["--workers '0'", "'more' belongs to no option"]),
+    # What depends on a wrong choice is not complained of.
+    ("--tor bogus --tor-password-file none", ["--tor 'bogus'"]),
+    ("--tor unix:x --tor-password-file none", ["none': No such file"]),
+    ("--tor-socks tcp:127.0.0.1:9 --rendezvous-timeout 3", ["control port"]),
+    ("--listen|ssl:1:privateKey=none AllowPublic", ["none: No such file or directory"]),
+    ("--listen|ssl:1:privateKey=odd AllowPublic", ["certificate or the key is not PEM"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "faults"), FAULTS, ids=[each[0] for each in FAULTS])
+def test_every_fault_is_one_line(
+    text: str,
+    faults: list[str],
+    site: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(check, "SYSTEM_DIRECTORY", site / "system" / "tor")
+    monkeypatch.chdir(site)  # Twisted's own paths are relative to where the process is
+    monkeypatch.setenv("XDG_STATE_HOME", str(site))
+    monkeypatch.setenv("PATH", f"{site}:{os.environ['PATH']}")
+    words = text.split("|") if "|" in text else text.split()
+    arguments = [
+        part for word in words for part in (word.split(" ", 1) if word[:2] == "--" else [word])
+    ]
+    before = sorted(site.rglob("*"))
+    asked = Options(str(site))
+    with pytest.raises(SystemExit) as caught:
+        asked.parseOptions([*arguments, "--check"])
+    said = capsys.readouterr()
+    lines = said.err.splitlines()
+    assert len(lines) == len(faults), lines
+    for fault in faults:
+        assert any(fault in line for line in lines), (fault, lines)
+    assert all(line.startswith("torsocks-tx: ") for line in lines)
+    assert caught.value.code == (1 if faults else 0)
+    assert bool(said.out) is not bool(faults)
+    assert "qzjx" not in said.err
+    assert sorted(site.rglob("*")) == before
+    if not faults and "systemd" not in text:
+        Options(str(site)).parseOptions(arguments)
+
+
+def test_twistd_has_the_same_check(capsys: pytest.CaptureFixture[str]) -> None:
+    maker = ServiceMaker("x", "torsocks_tx.twistd.tap", "", "torsocks")
+    asked = maker.options()
+    asked.parent = options.usage.Options()
+    with pytest.raises(SystemExit):
+        asked.parseOptions(["--check", "--workers", "0"])
+    assert capsys.readouterr().err.startswith("twistd torsocks: --workers '0'")

@@ -1,0 +1,161 @@
+"""``--check``: judges options, and the files that they name, and starts nothing."""
+
+from __future__ import annotations
+
+import getopt
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from twisted.python import usage
+
+from torsocks_tx.backends.tor.daemon import TorNotFound
+from torsocks_tx.backends.tor.files import SYSTEM_DIRECTORY, DirectoryError, name_of_user
+from torsocks_tx.backends.tor.onion.client_auth import load_directory
+from torsocks_tx.server.auth import PasswordFile
+from torsocks_tx.server.listen import fields_of
+from torsocks_tx.twistd import options as plain
+from torsocks_tx.twistd.upstream import make_upstream
+
+_CHOICES = ("backend", "tor", "tor-socks")
+"""What others of the options depend on: where it is wrong, nothing can be said of those."""
+
+Pair = tuple[str, str]
+"""An option with its two hyphens, and its value."""
+
+
+class Options(plain.Options):
+    """The options; with ``--check`` among them all faults are told, and the program ends."""
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """Read the arguments, or judge them."""
+        arguments = list(sys.argv[1:] if options is None else options)
+        if "--check" in arguments:
+            faults = list(self._faults(arguments))
+            for fault in faults:
+                print(f"{self.command}: {fault}", file=sys.stderr)
+            if not faults:
+                print("Nothing is wrong with these options, nor with what they name.")
+            raise SystemExit(1 if faults else 0)
+        super().parseOptions(arguments)
+
+    def _faults(self, arguments: list[str]) -> Iterator[str]:
+        """Yield what is wrong: with each option alone, with all together, with what they name."""
+        try:
+            pairs, words = getopt.gnu_getopt(arguments, self.shortOpt, self.longOpt)
+        except getopt.GetoptError as error:
+            yield str(error)
+            return
+        good = []
+        for pair in [*pairs, None]:
+            try:
+                _Alone(self.directory).read([pair] if pair else [], () if pair else words)
+                good += [pair] if pair else []
+            except usage.UsageError as error:
+                yield str(error)
+        if "LISTEN_FDS" not in os.environ:  # systemd passes sockets to the server only
+            good = [pair for pair in good if "systemd:" not in pair[1]]
+        options: plain.Options | None = None
+        while options is None:
+            options = _Together(self.directory)
+            try:
+                options.read(good)
+            except usage.UsageError as error:
+                yield str(error)
+                culprit = _culprit(good, str(error))
+                if culprit is None or culprit[0].removeprefix("--") in _CHOICES:
+                    return
+                good.remove(culprit)
+                options = None
+        yield from _faults_of_files(options)
+        yield from _faults_of_tor(options)
+
+
+class _Parts(plain.Options):
+    """Options that are read without the end of the program."""
+
+    def read(self, pairs: Sequence[Pair], words: Sequence[str] = ()) -> None:
+        """Read some of them; raises ``UsageError``."""
+        arguments = [
+            f"{name}={value}" if f"{name[2:]}=" in self.longOpt else name for name, value in pairs
+        ]
+        usage.Options.parseOptions(self, [*arguments, *words])
+
+
+class _Alone(_Parts):
+    """One option, which may be nothing without others."""
+
+    def postOptions(self) -> None:
+        """Leave it to the others."""
+
+
+class _Together(_Parts):
+    """All of them."""
+
+
+def _culprit(pairs: Sequence[Pair], fault: str) -> Pair | None:
+    """Return the option that this fault is about; of several, the one whose value it quotes."""
+    named = [pair for pair in pairs if fault.startswith((f"{pair[0]} ", f"{pair[0]}:"))]
+    quoted = [pair for pair in named if next(iter(pair[1].split()), "") in fault]
+    return next(iter(quoted or named), None)
+
+
+def _faults_of_files(options: plain.Options) -> Iterator[str]:
+    """Yield what is wrong in files that can be read."""
+    for checker in options.get("credCheckers") or ():
+        if isinstance(checker, PasswordFile):
+            yield from _faults_of_passwords(Path(checker.filename))
+    if options["onion-auth-dir"]:
+        for complaint in load_directory(Path(options["onion-auth-dir"]))[1]:
+            yield f"--onion-auth-dir {complaint}"
+    for listener in options.listeners:
+        positional, _ = fields_of(listener.endpoint)
+        if listener.kind == "unix":
+            parent = Path(positional[1]).parent
+            if reason := _cannot_write(parent):
+                yield f"--listen {listener.text}: {reason}"
+
+
+def _faults_of_passwords(path: Path) -> Iterator[str]:
+    users = set()
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        name, colon, _ = line.partition(b":")
+        if line.strip() and not (name and colon):
+            yield f"--auth file:{path}: line {number} is not name:password"
+        elif name and name in users:
+            yield f"--auth file:{path}: line {number} is for a name that an earlier line has"
+        users.add(name)
+    if not users - {b""}:
+        yield f"--auth file:{path}: it has no line of name:password, so nobody can log in"
+
+
+def _faults_of_tor(options: plain.Options) -> Iterator[str]:
+    """Yield why the tor that is to be launched would not start."""
+    if options.upstream != "launch":
+        return
+    if os.geteuid() == 0 and not options["tor-data-directory"]:
+        options["tor-data-directory"] = str(SYSTEM_DIRECTORY)  # which is made only by a server
+    from twisted.internet import reactor
+
+    try:
+        make_upstream(reactor, options)
+    except (ValueError, DirectoryError, TorNotFound) as error:
+        yield str(error)
+    if options["tor-data-directory"]:
+        directory = Path(options["tor-data-directory"])
+        there = next(each for each in (directory, *directory.parents) if each.exists())
+        if reason := _cannot_write(there):
+            yield f"--tor-data-directory {directory}: {reason}"
+        elif there == directory and there.stat().st_uid != os.geteuid():
+            owner = name_of_user(there.stat().st_uid)
+            yield f"--tor-data-directory {directory}: it belongs to {owner}"
+
+
+def _cannot_write(directory: Path) -> str:
+    """Why this user can make nothing in a directory; "" if it can."""
+    if not directory.is_dir():
+        return f"the directory {directory}: there is none"
+    is_open = os.access(directory, os.W_OK | os.X_OK)
+    user = name_of_user(os.geteuid())
+    return "" if is_open else f"the directory {directory}: {user} cannot write there"
