@@ -24,8 +24,12 @@ MODULES = [
     "torsocks_tx.testing.scripted",
     "torsocks_tx.testing.tornet",
 ]
-# Of what users get ready-made: they do not call its constructor.
-INTERNAL = {"torsocks_tx": {"Listener"}, "torsocks_tx.testing.tornet": {"Control", "Watchdog"}}
+# Of what users get ready-made, as they do not call its constructor, and what the workers of the
+# program share.
+INTERNAL = {
+    "torsocks_tx": {"Epoch", "FreshCircuits", "Listener", "Tries"},
+    "torsocks_tx.testing.tornet": {"Control", "Watchdog"},
+}
 
 
 def public(module: str) -> dict[str, Any]:
