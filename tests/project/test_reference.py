@@ -43,6 +43,16 @@ def test_the_manual_page_has_no_mistake_of_its_language() -> None:
     assert (checked.stdout, checked.returncode) == ("", 0)
 
 
+def test_the_manual_page_names_every_variable_of_the_environment() -> None:
+    rooms = ("twistd", "server", "backends")
+    paths = [path for room in rooms for path in (ROOT / "torsocks_tx" / room).rglob("*.py")]
+    code = "".join(path.read_text(encoding="utf-8") for path in paths)
+    names = set(re.findall(r"environ\w*(?:\.\w+)?[\[(]\"([A-Z_]+)\"", code))
+    assert {"PATH", "XDG_STATE_HOME"} < names
+    manual = reference.MANUAL.read_text(encoding="utf-8").partition("ENVIRONMENT")[2]
+    assert {name for name in names if name not in manual} == set()
+
+
 @pytest.mark.parametrize("path", pictures.PICTURES, ids=lambda path: path.stem)
 def test_pictures_show_what_the_code_decides_and_what_was_measured(path: Path) -> None:
     drawn = path.read_text(encoding="utf-8")
