@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torsocks_tx.backends.tor.onion.client_auth import Keyring
     from torsocks_tx.backends.tor.onion.diagnosis import Diagnosis, Finding
     from torsocks_tx.backends.tor.onion.observer import OnionObserver
+    from torsocks_tx.backends.tor.pool import TorPool
     from torsocks_tx.backends.tor.ports import SocksPort
     from torsocks_tx.backends.tor.provider import Progress, ProviderState, TorProvider
     from torsocks_tx.backends.tor.providers import FixedTorProvider, RunningTorProvider
@@ -104,6 +105,7 @@ __all__ = [
     "Server",
     "SocksPort",
     "TorBackend",
+    "TorPool",
     "TorProvider",
     "Version",
     "resolve",
@@ -125,6 +127,7 @@ if not TYPE_CHECKING:
         "backends.tor.onion.client_auth": "Keyring",
         "backends.tor.onion.diagnosis": "Diagnosis Finding",
         "backends.tor.onion.observer": "OnionObserver",
+        "backends.tor.pool": "TorPool",
         "backends.tor.ports": "SocksPort",
         "backends.tor.provider": "Progress ProviderState TorProvider",
         "backends.tor.providers": "FixedTorProvider RunningTorProvider",

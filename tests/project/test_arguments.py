@@ -61,6 +61,10 @@ RIGHT: dict[Callable[..., Any], dict[str, Any]] = {
     t.SOCKSFactory: {"backend": t.MemoryBackend(), "clock": CLOCK},
     t.SocksPort: {"endpoint": ENDPOINT, "pipelined": True},
     t.TorBackend: {"reactor": CLOCK, "provider": t.FixedTorProvider(ENDPOINT)},
+    t.TorPool: {
+        "reactor": CLOCK,
+        "tors": {"tor": t.TorBackend(CLOCK, t.FixedTorProvider(ENDPOINT))},
+    },
     t.TorBackend.from_tor: {"reactor": CLOCK, "tor": None},
     t.resolve: {"reactor": CLOCK, "proxy": ENDPOINT, "name": "example.com"},
     t.resolve_ptr: {"reactor": CLOCK, "proxy": ENDPOINT, "ip": "192.0.2.1"},

@@ -81,7 +81,7 @@ def test_paths_are_relative_to_where_the_command_was_given(path: str) -> None:
     assert options.listeners[0].endpoint.startswith("unix:/base/x:")
     options = Options("/base")
     options.parseOptions(["--tor", f"unix:{path}"])
-    assert options["tor"] == "unix:/base/x"
+    assert options["tor"] == ["unix:/base/x"]
     assert Options("/base").parseOptions(["--tor-socks", "tcp:127.0.0.1:9050"]) is None
     for arguments in (["--auth", "file:x"], ["--onion-auth-dir", "x"]):
         with pytest.raises(SystemExit, match=r"/base/x\b.*uid"):
@@ -123,6 +123,12 @@ MISTAKES = [
     (["--tor", "nonsense"], ["--tor", "'nonsense'", "unix:/run/tor/control"]),
     (["--tor-socks", "tcp:x"], ["--tor-socks 'tcp:x'", "unix:/run/tor/socks"]),
     (["--tor-socks", "127.0.0.1:9050"], ["write it as", "tcp:127.0.0.1:9050"]),
+    (["--tor-socks", "unix:/x", "--tor-socks", "unix:/y"], ["--tor-socks 'unix:/y'", "use --tor"]),
+    (["--tor", "unix:/x", "--tor", "launch"], ["--tor 'launch'", "--tors N"]),
+    (["--tor", "unix:/x", "--tor", "tcp:x"], ["--tor 'tcp:x'", "write it as"]),
+    (["--tor", "unix:/x", "--tor", "unix:/x"], ["--tor 'unix:/x'", "once"]),
+    (["--tor", "unix:/x", "--tors", "2"], ["--tors: ", "--tor launch"]),
+    (["--backend", "direct", "--tors", "2"], ["--tors: ", "has no tor"]),
     (["--connect-timeout", "9" * 5000], ["--connect-timeout", "number of seconds"]),
     (
         ["--workers", "2", "--listen", "stdio: AllowPublic"],

@@ -291,7 +291,9 @@ class Tor:
     def __init__(self, outcome: Deferred[None]) -> None:
         self.outcome = outcome
         self.stopped = False
-        self.provider = Mock(control_address="unix:/control", state=ProviderState.READY)
+        provider = Mock(control_address="unix:/control", state=ProviderState.READY)
+        self.tors = {"tor": Mock(provider=provider)}
+        self.providers = [provider]
 
     def start(self) -> Deferred[None]:
         return self.outcome
@@ -379,7 +381,7 @@ def test_workers_start_once_a_launched_tor_has(monkeypatch: pytest.MonkeyPatch) 
     team.service.startService()
     assert team.spawned == []
     tor.outcome.callback(None)
-    assert json.loads(team.spawned[0].transport.written)["tor"] == "unix:/control"
+    assert json.loads(team.spawned[0].transport.written)["tors"] == [["tor", "unix:/control"]]
 
 
 @pytest.mark.parametrize("later", [False, True])

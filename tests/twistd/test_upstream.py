@@ -23,13 +23,20 @@ from twisted.internet.task import Clock
 from torsocks_tx.backends.direct import DirectBackend
 from torsocks_tx.backends.tor.backend import TorBackend
 from torsocks_tx.backends.tor.launched import LaunchedTorProvider
+from torsocks_tx.backends.tor.pool import TorPool
 from torsocks_tx.backends.tor.provider import ProviderState
 from torsocks_tx.backends.tor.providers import FixedTorProvider, RunningTorProvider
 from torsocks_tx.errors import NoSuchPort
 from torsocks_tx.relay.connector import OneProtocol
 from torsocks_tx.testing.tornet.network import PrivateTorProvider
 from torsocks_tx.twistd.options import Options
-from torsocks_tx.twistd.upstream import HostEndpoint, NoCountries, Upstream, make_upstream
+from torsocks_tx.twistd.upstream import (
+    HostEndpoint,
+    NoCountries,
+    TorFailed,
+    Upstream,
+    make_upstream,
+)
 
 
 def provider_of(*arguments: str) -> object:
@@ -37,7 +44,8 @@ def provider_of(*arguments: str) -> object:
 
     options = Options()
     options.parseOptions(arguments)
-    return make_upstream(reactor, options).provider
+    [backend] = make_upstream(reactor, options).tors.values()
+    return backend.provider
 
 
 LAUNCHED = ("--tor-binary", sys.executable, "--tor-data-directory", "/nowhere")
@@ -48,6 +56,59 @@ def test_each_kind_of_tor() -> None:
     assert isinstance(provider_of("--tor", "private"), PrivateTorProvider)
     assert isinstance(provider_of("--tor", "unix:/run/tor/control"), RunningTorProvider)
     assert isinstance(provider_of("--tor-socks", "tcp:127.0.0.1:9050"), FixedTorProvider)
+
+
+def names_of(*arguments: str) -> list[str]:
+    from twisted.internet import reactor
+
+    options = Options("/base")
+    options.parseOptions(arguments)
+    upstream = make_upstream(reactor, options)
+    assert isinstance(upstream.backend, TorPool)
+    assert upstream.backend.tors == upstream.tors
+    return list(upstream.tors)
+
+
+def test_several_tors_are_a_pool_by_address_or_by_data_directory() -> None:
+    assert names_of(*LAUNCHED, "--tors", "3") == ["nowhere", "nowhere-2", "nowhere-3"]
+    addresses = ["unix:/base/control", "tcp:127.0.0.1:9051"]
+    assert names_of("--tor", "unix:control", "--tor", "tcp:127.0.0.1:9051") == addresses
+
+
+def pool_with(failing: Exception | None) -> Upstream:
+    """Return what is behind a server: a pool of tors, the second of which may not be started."""
+    clock = Clock()
+    tors = {name: TorBackend(clock, FailingProvider()) for name in ("one", "two", "three")}
+    tors["two"].provider.failing = failing  # type: ignore[attr-defined]
+    return Upstream(TorPool(clock, tors), tors)
+
+
+class FailingProvider(FixedTorProvider):
+    """A provider whose start fails by the exception ``failing``, if there is one."""
+
+    failing: Exception | None = None
+
+    def __init__(self) -> None:
+        super().__init__(UNIXClientEndpoint(Clock(), "/nowhere"))
+
+    async def _run(self) -> None:
+        if self.failing is not None:
+            raise self.failing
+        await super()._run()
+
+
+async def test_a_pool_starts_with_all_its_tors_or_not_at_all() -> None:
+    upstream = pool_with(None)
+    await upstream.start()
+    assert upstream.backend.choose(b"key", ProviderState.READY) is not None
+    assert upstream.new_identity() == "every new stream gets a fresh circuit"
+    assert {backend.epoch.word[0] for backend in upstream.tors.values()} == {1}
+    await upstream.stop()
+    upstream = pool_with(OSError("it cannot be executed"))
+    with pytest.raises(TorFailed, match=r"^two: it cannot be executed$"):
+        await upstream.start()
+    states = {backend.provider.state for backend in upstream.tors.values()}
+    assert states == {ProviderState.STOPPED}
 
 
 def test_a_tor_that_is_started_has_a_port_for_each_family_that_a_client_may_ask_for() -> None:
@@ -64,27 +125,28 @@ def test_no_tor_is_not_a_kind_of_tor() -> None:
     options.parseOptions(["--backend", "direct"])
     upstream = make_upstream(reactor, options)
     assert isinstance(upstream.backend, DirectBackend)
-    assert upstream.provider is None
+    assert upstream.tors == {}
 
 
 def upstream_with(*flags: str) -> Upstream:
     clock = Clock()
     provider = FixedTorProvider(UNIXClientEndpoint(clock, "/nowhere"))
     policies = [frozenset(), frozenset(flags)]
-    return Upstream(TorBackend(clock, provider), provider, policies)
+    backend = TorBackend(clock, provider)
+    return Upstream(backend, {"tor": backend}, policies)
 
 
 async def test_flags_that_the_port_may_not_have_are_refused_at_the_start() -> None:
     upstream = upstream_with("NoIPv6Traffic")
     with pytest.raises(NoSuchPort, match="NoIPv6Traffic"):
         await upstream.start()
-    assert upstream.provider.state is ProviderState.STOPPED
+    assert upstream.backend.provider.state is ProviderState.STOPPED
 
 
 async def test_without_such_flags_it_starts() -> None:
     upstream = upstream_with()
     await upstream.start()
-    assert upstream.provider.state is ProviderState.READY
+    assert upstream.backend.provider.state is ProviderState.READY
 
 
 class Geoip:
@@ -102,13 +164,13 @@ class Geoip:
 async def test_countries_that_tor_does_not_know_are_refused_at_the_start(answer: str) -> None:
     upstream = upstream_with()
     upstream._needs_countries = True
-    upstream.provider.control = Geoip(answer)
+    upstream.backend.provider.control = Geoip(answer)
     if answer == "0":
         with pytest.raises(NoCountries, match="tor-geoipdb"):
             await upstream.start()
     else:
         await upstream.start()
-    assert (upstream.provider.state is ProviderState.STOPPED) is (answer == "0")
+    assert (upstream.backend.provider.state is ProviderState.STOPPED) is (answer == "0")
 
 
 @pytest.mark.parametrize(

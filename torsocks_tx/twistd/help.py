@@ -33,7 +33,11 @@ Which tor:
   --tor launch|private|ENDPOINT
       launch: a tor of the server's own, the default. private: a private Tor
       network on this machine, for trials. Else the control port of a running
-      tor: unix:/run/tor/control or tcp:127.0.0.1:9051.
+      tor: unix:/run/tor/control or tcp:127.0.0.1:9051. Given more than once,
+      these tors are a pool: each client keeps to one of them.
+  --tors N  [default: 1]
+      Launch N tors as a pool. Their data directories, and so their entry
+      guards, are apart: tor, tor-2, tor-3 and so on.
   --tor-socks ENDPOINT
       The SocksPort of a running tor whose control port is out of reach:
       unix:/run/tor/socks or tcp:127.0.0.1:9050.

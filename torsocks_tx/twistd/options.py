@@ -34,7 +34,8 @@ from torsocks_tx.server.listen import (
 )
 from torsocks_tx.twistd.help import HELP, OPTIONS
 
-_BY_METHOD = ("listen", "auth", "tor-option", "version", "status", "new-isolation-secret")
+_BY_METHOD = ("listen", "auth", "tor", "tor-socks", "tor-option", "version", "status",
+              "new-isolation-secret")  # fmt: skip
 _KEPT = [o for o in OPTIONS if not (o.name in _BY_METHOD or o.name.startswith("help"))]
 """The options of which only the value is kept; a method takes each of the others."""
 
@@ -61,7 +62,9 @@ class Options(usage.Options, AuthOptionMixin):
         self.directory = _working_directory() if directory is None else directory
         """What relative paths are relative to: twistd goes elsewhere when it becomes a daemon."""
         self.listeners: list[Listener] = []
-        self["tor-option"] = []
+        self["tor"], self["tor-socks"], self["tor-option"] = [], [], []
+        self.tor_names: list[str] = []
+        """What the tors of a pool are called; by default as they are given by ``--tor``."""
         self.status: Listener | None = None
         self["isolation-secret"] = None
         self.arguments: list[str] = []
@@ -141,6 +144,14 @@ class Options(usage.Options, AuthOptionMixin):
         """List what --auth takes."""
         self.opt_help_auth()
 
+    def opt_tor(self, text: str) -> None:
+        """A tor to use (may be given more than once for a pool): launch, private or an endpoint."""
+        self["tor"] = [*self["tor"], text]
+
+    def opt_tor_socks(self, text: str) -> None:
+        """The SocksPort of a tor whose control port is out of reach."""
+        self["tor-socks"] = [*self["tor-socks"], text]
+
     def opt_tor_option(self, text: str) -> None:
         """A line for the launched tor's torrc, "Name value" (may be given more than once)."""
         name, _, value = text.strip().partition(" ")
@@ -193,8 +204,7 @@ class Options(usage.Options, AuthOptionMixin):
         if os.sep in (self["tor-binary"] or ""):
             self["tor-binary"] = self._absolute(self["tor-binary"])
         for name in _EXAMPLES:
-            if self[name]:
-                self[name] = absolute_endpoint(self[name], self.directory)
+            self[name] = [absolute_endpoint(text, self.directory) for text in self[name]]
 
     def check_files(self) -> None:
         """Raise ``UsageError`` if the user that this process runs as cannot read what is named."""
@@ -221,7 +231,7 @@ class Options(usage.Options, AuthOptionMixin):
             return "direct"
         if self["tor-socks"]:
             return "socks"
-        tor = self["tor"] or "launch"
+        tor = (self["tor"] or ["launch"])[0]
         return tor if tor in ("launch", "private") else "running"
 
     def _check_together(self) -> None:
@@ -230,13 +240,14 @@ class Options(usage.Options, AuthOptionMixin):
             _refuse("backend", self["backend"], "choose tor or direct")
         upstream = self.upstream
         of_launched = ("tor-data-directory", "tor-binary", "tor-option")
-        of_tor = ("tor", "tor-socks", "tor-password-file", "onion-auth-dir", *of_launched)
+        of_tor = ("tor", "tors", "tor-socks", "tor-password-file", "onion-auth-dir", *of_launched)
         of_control = ("onion-auth-dir", "rendezvous-timeout")
         rules: tuple[tuple[bool, tuple[str, ...], str], ...] = (
             (upstream == "direct", of_tor, "--backend direct has no tor"),
             (upstream != "direct", ("allow-internal",), "this needs --backend direct"),
             (bool(self["tor"]), ("tor-socks",), "this is instead of --tor: leave that out"),
             (upstream != "launch", of_launched, "this needs --tor launch: no other tor is set up"),
+            (upstream != "launch", ("tors",), "this is for --tor launch"),
             (upstream != "running", ("tor-password-file",), "this needs --tor ENDPOINT"),
             (upstream in ("direct", "socks"), of_control, "this needs a control port: use --tor"),
         )
@@ -244,6 +255,7 @@ class Options(usage.Options, AuthOptionMixin):
             for name in names:
                 if is_wrong and self[name] != self.defaults.get(name, []):
                     raise usage.UsageError(f"--{name}: {reason}")
+        _check_pool(self["tor"], self["tor-socks"])
 
     def _check_endpoints(self) -> None:
         for listener in self.listeners:
@@ -268,13 +280,26 @@ class Options(usage.Options, AuthOptionMixin):
             except ListenError as error:
                 raise usage.UsageError(f"--status {error}") from None
         for name, examples in _EXAMPLES.items():
-            text = self[name]
-            if not text or (name == "tor" and text in ("launch", "private")):
-                continue
-            try:
-                clientFromString(reactor, text)
-            except Exception as error:
-                _refuse(name, text, f"{why_wrong(error)}; write it as {examples}")
+            for text in self[name]:
+                if name == "tor" and text in ("launch", "private"):
+                    continue
+                try:
+                    clientFromString(reactor, text)
+                except Exception as error:
+                    _refuse(name, text, f"{why_wrong(error)}; write it as {examples}")
+
+
+def _check_pool(tors: Sequence[str], socks: Sequence[str]) -> None:
+    """Refuse several tors that cannot be a pool."""
+    for text in socks[1:]:
+        fix = "only control ports tell which tor of a pool is there: use --tor"
+        _refuse("tor-socks", text, fix)
+    for text in tors[1:] and tors:
+        if text in ("launch", "private"):
+            fix = "to launch a pool of tors use --tors N; other pools are of control ports"
+            _refuse("tor", text, fix)
+        if tors.count(text) > 1:
+            _refuse("tor", text, "name each tor of a pool once")
 
 
 def _refuse(name: str, value: str, reason: str) -> NoReturn:

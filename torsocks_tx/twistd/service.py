@@ -19,7 +19,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from torsocks_tx.backends.tor.provider import Progress, ProviderState, TorProvider
+from torsocks_tx.backends.tor.provider import Progress, ProviderState, TorProvider, state_of
 from torsocks_tx.server.listen import ListenError
 from torsocks_tx.server.serving import Server
 from torsocks_tx.status.registry import Registry
@@ -175,10 +175,9 @@ class OwnProcess:
         self._most = most
 
     @property
-    def provider(self) -> TorProvider | None:
-        """The tor behind it, if there is one."""
-        provider: TorProvider | None = self._upstream.provider
-        return provider
+    def providers(self) -> Sequence[TorProvider]:
+        """The tors behind it, if there are any."""
+        return self._upstream.providers
 
     def monitor(self) -> Monitor:
         """What knows how this server is."""
@@ -261,9 +260,14 @@ class TorsocksService(Service):
         return self._serving.server.ports
 
     @property
-    def provider(self) -> TorProvider | None:
-        """The tor that this process has started or found, if there is one."""
-        return self._serving.provider
+    def providers(self) -> Sequence[TorProvider]:
+        """The tors that this process has started or found, if there are any."""
+        return self._serving.providers
+
+    @property
+    def _state(self) -> ProviderState:
+        """The state of tor; without one clients can be served always."""
+        return state_of(self.providers) if self.providers else ProviderState.READY
 
     def privilegedStartService(self) -> None:
         """Bind the listeners, while that is still allowed; ``StartError`` if one cannot be."""
@@ -280,8 +284,7 @@ class TorsocksService(Service):
         """Start; ``StartError`` if that fails at once."""
         super().startService()
         self.privilegedStartService()
-        provider = self.provider
-        if provider is not None:
+        for provider in self.providers:
             provider.on_progress(self._progressed)
             provider.on_change(self._changed)
         self._tell(self._standing)
@@ -298,18 +301,16 @@ class TorsocksService(Service):
         if self._status is not None:
             self._status.monitor.serving()
         self.started.callback(None)
-        text = "serving" if self.provider is None else self._standing.text
+        text = self._standing.text if self.providers else "serving"
         self._reactor.callWhenRunning(self._changed, text)
 
     def _progressed(self, progress: Progress) -> None:
-        provider = self.provider
-        if provider is not None and provider.state is ProviderState.STARTING:
+        if self._state is ProviderState.STARTING:
             self._settle(Standing(Stage.STARTING, f"tor: {progress}", progress.percent))
 
     def _changed(self, text: str) -> None:
         """Tell what has become of tor; the server is not ready before it has started itself."""
-        provider = self.provider
-        state = ProviderState.READY if provider is None else provider.state
+        state = self._state
         if state is ProviderState.DOWN:
             self._settle(Standing(Stage.DOWN, text))
         elif state is ProviderState.READY and self.started.called:

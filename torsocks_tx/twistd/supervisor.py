@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import secrets
 import signal
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
@@ -215,9 +216,9 @@ class Supervisor:
         self._is_stopping = False
 
     @property
-    def provider(self) -> TorProvider | None:
-        """The tor that this process has started, if it has."""
-        return None if self._upstream is None else self._upstream.provider
+    def providers(self) -> Sequence[TorProvider]:
+        """The tors that this process has started, if it has."""
+        return () if self._upstream is None else self._upstream.providers
 
     def monitor(self) -> Monitor:
         """What knows how the server is."""
@@ -233,9 +234,9 @@ class Supervisor:
         """Start tor, if it is ours, and then the workers."""
         if self._upstream is not None:
             await self._upstream.start()
-        if self._watched is not None and self._watched.provider is not None:
+        for provider in () if self._watched is None else self._watched.providers:
             # Why that cannot be, the workers say.
-            self._watched.provider.start().addErrback(lambda _: None)
+            provider.start().addErrback(lambda _: None)
         if self._is_stopping:
             return
         started = [self._serve(number) for number in self._failures]
@@ -256,7 +257,8 @@ class Supervisor:
         worker.ended.addCallback(self._has_ended, worker)
         orders = {**self._orders, "listeners": len(self.server.ports)}
         if self._upstream is not None:
-            orders["tor"] = self._upstream.provider.control_address
+            ours: dict[str, Any] = {n: tor.provider for n, tor in self._upstream.tors.items()}
+            orders["tors"] = [(name, tor.control_address) for name, tor in ours.items()]
         ports = enumerate(self.server.ports, FIRST_DESCRIPTOR)
         descriptors = {number: port.fileno() for number, port in ports}
         lent = worker.lent = self._registry.lend()

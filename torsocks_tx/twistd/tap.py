@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from functools import partial
 from itertools import repeat
 from typing import Any
@@ -110,7 +111,7 @@ def main() -> None:
 
         def how_to_use() -> str:
             users = bool(options.get("credCheckers"))
-            page = _page(options, service.provider)
+            page = _page(options, service.providers)
             return summary(options.listeners, service.ports, page, has_users=users)
 
         terminal = Terminal(stream, how_to_use, everything=bool(options["debug"]))
@@ -125,10 +126,10 @@ def main() -> None:
     reactor.run()
 
 
-def _page(options: Options, provider: Any) -> str:
+def _page(options: Options, providers: Sequence[Any]) -> str:
     """A page that the first listener lets its clients see."""
     if options.upstream == "private":
-        return f"http://web.test:{provider.network.web.port}/"
+        return f"http://web.test:{providers[0].network.web.port}/"
     policy = options.listeners[0].policy
     if not (policy.ipv4_traffic or policy.ipv6_traffic) or not policy.dns_request:
         return ONION_PAGE

@@ -6,12 +6,13 @@ import os
 import pwd
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList, FirstError
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, clientFromString
 from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
@@ -25,28 +26,36 @@ from torsocks_tx.backends.tor.backend import TorBackend
 from torsocks_tx.backends.tor.daemon import find_tor
 from torsocks_tx.backends.tor.events import quote_path
 from torsocks_tx.backends.tor.exits.directory import NO_GEOIP, has_countries
-from torsocks_tx.backends.tor.files import default_data_directory
+from torsocks_tx.backends.tor.files import default_data_directory, numbered
 from torsocks_tx.backends.tor.launched import LaunchedTorProvider
 from torsocks_tx.backends.tor.onion.client_auth import Keyring
 from torsocks_tx.backends.tor.onion.observer import OnionObserver
+from torsocks_tx.backends.tor.pool import TorPool
 from torsocks_tx.backends.tor.provider import TorProvider
 from torsocks_tx.backends.tor.providers import FixedTorProvider, RunningTorProvider
 from torsocks_tx.backends.tor.waiting import Waiters
-from torsocks_tx.errors import NoSuchPort, TorDown
+from torsocks_tx.errors import TorDown
 from torsocks_tx.policy.fresh import Epoch
 from torsocks_tx.relay.connector import ATTEMPT_TIMEOUT, SocketEndpoint, endpoint_from_string
 from torsocks_tx.twistd.options import Options
+
+POOL_DELAY = 1.0
+"""Seconds until a tor of a pool that is gone is tried again."""
 
 
 class NoCountries(Exception):
     """Listeners choose exits by country, and tor knows none; the text says what to do."""
 
 
-class Upstream:
-    """A backend, and the tor that it connects by: ``provider``, or None for no Tor at all.
+class TorFailed(Exception):
+    """A tor of a pool cannot be used; the text says which and why."""
 
-    ``policies``: what the listeners ask of tor's SocksPorts. ``keyring``: keys of onion services.
-    ``needs_countries``: clients are to leave in chosen countries.
+
+class Upstream:
+    """A backend, and the tors that it connects by: ``tors`` by their names, none for no Tor at all.
+
+    ``policies``: what the listeners ask of tor's SocksPorts. ``keyring``: keys of onion services,
+    as an observer has them. ``needs_countries``: clients are to leave in chosen countries.
     """
 
     _log = Logger()
@@ -54,7 +63,7 @@ class Upstream:
     def __init__(
         self,
         backend: Any,
-        provider: Any = None,
+        tors: Mapping[str, TorBackend] = MappingProxyType({}),
         policies: Sequence[frozenset[str]] = (),
         keyring: Keyring | None = None,
         *,
@@ -62,65 +71,81 @@ class Upstream:
     ) -> None:
         self._needs_countries = needs_countries
         self.backend = backend
-        self.provider = provider
+        self.tors = tors
         self._policies = policies
         self._keyring = keyring
 
     @property
-    def tors(self) -> dict[str, Any]:
-        """The backends that go over a tor, by name."""
-        return {} if self.provider is None else {"tor": self.backend}
+    def providers(self) -> list[TorProvider]:
+        """What provides the SocksPorts of each tor."""
+        return [backend.provider for backend in self.tors.values()]
 
     async def start(self) -> None:
-        """Start or find tor, and see that it can keep what the listeners' flags promise."""
-        provider = self.provider
-        if provider is None:
+        """Start or find each tor, and see that it can keep what the listeners' flags promise."""
+        if not self.tors:
             text = "NO TOR: connections leave from this machine, and names are looked up here"
             self._log.warn(text)
             if self.backend.allow_internal:
                 text = "--allow-internal: clients can reach this machine and its local networks"
                 self._log.warn(text)
             return
-        await provider.start()
+        try:
+            await self._start_tors()
+            for backend in self.tors.values():
+                await self._check(backend)
+        except Exception:
+            await self.stop()
+            raise
+        if self._keyring is not None:
+            # Now: what is wrong with them is better seen at the start.
+            self._log.info("{keys}", keys=_count(self._keyring))
+            for backend in self.tors.values():
+                backend.when_ready().addCallbacks(_use_keys, _ignore)
+
+    async def _start_tors(self) -> None:
+        starting = [backend.provider.start() for backend in self.tors.values()]
+        try:
+            await DeferredList(starting, fireOnOneErrback=True, consumeErrors=True)
+        except FirstError as first:
+            if len(starting) == 1:
+                first.subFailure.raiseException()
+            name, why = list(self.tors)[first.index], first.subFailure.getErrorMessage()
+            raise TorFailed(f"{name}: {why}") from None
+
+    async def _check(self, backend: TorBackend) -> None:
+        """Raise an exception if this tor lacks what the listeners need, as far as is known now."""
         for flags in self._policies:
             try:
-                provider.port_for(flags)
-            except NoSuchPort:
-                await provider.stop()
-                raise
+                backend.provider.port_for(flags)
             except TorDown:
                 # It is looked at again, and said in the log, when there is a tor.
                 break
-        control = provider.control if self._needs_countries else None
+        control = backend.provider.control if self._needs_countries else None
         if control is not None and not await has_countries(control):
-            await provider.stop()
             raise NoCountries(NO_GEOIP)
-        if self._keyring is not None:
-            provider.when_ready().addCallbacks(self._use_keys, _ignore)
-
-    def _use_keys(self, _: object) -> None:
-        """Give tor the keys now: what is wrong with them is better seen at the start."""
-        self._log.info("{keys}", keys=_count(self._keyring))
-        self.backend.observer.follow(self.provider.control)
 
     async def reload(self) -> str:
         """Read the client authorization keys again; return what to say about it."""
         if self._keyring is None:
             return "there is no --onion-auth-dir to read again"
-        await self.backend.observer.reload_keys()
+        for backend in self.tors.values():
+            await backend.observer.reload_keys()
         return _count(self._keyring)
 
     def new_identity(self) -> str:
         """Give fresh circuits to all from now on; return what to say about it."""
-        if self.provider is None:
+        if not self.tors:
             return "there is no Tor, and so no circuit"
         self.backend.new_identity()
         return "every new stream gets a fresh circuit"
 
     async def stop(self) -> None:
         """End what was started."""
-        if self.provider is not None:
-            await self.provider.stop()
+        await DeferredList([backend.stop() for backend in self.tors.values()])
+
+
+def _use_keys(backend: TorBackend) -> None:
+    backend.observer.follow(backend.provider.control)
 
 
 def _count(keyring: Keyring | None) -> str:
@@ -201,48 +226,76 @@ def make_upstream(
         return Upstream(DirectBackend(reactor, allow_internal=bool(options["allow-internal"])))
     policies = list({listener.policy.port_flags for listener in options.listeners})
     every = set().union(*(listener.policy.all_port_flags for listener in options.listeners))
-    provider = _make_provider(reactor, options, sorted(every, key=sorted))
-    keyring = None if keys is None else Keyring(keys)
-    backend = TorBackend(
-        reactor,
-        provider,
-        optimistic_data=True if options["optimistic-data"] else None,
-        onion_observer=OnionObserver(
-            reactor, rendezvous_timeout=options["rendezvous-timeout"], keyring=keyring
-        ),
-        epoch=epoch,
-    )
+    providers = _make_providers(reactor, options, sorted(every, key=sorted))
+    # One for each: a key whose file is gone is taken from each tor.
+    keyrings = {name: None if keys is None else Keyring(keys) for name in providers}
+    epoch = epoch or Epoch()
+    tors = {
+        name: TorBackend(
+            reactor,
+            provider,
+            optimistic_data=True if options["optimistic-data"] else None,
+            onion_observer=OnionObserver(
+                reactor, rendezvous_timeout=options["rendezvous-timeout"], keyring=keyrings[name]
+            ),
+            epoch=epoch,
+        )
+        for name, provider in providers.items()
+    }
+    first, *others = tors
     needs_countries = any(
         listener.policy.client_parameters or listener.policy.exits.countries
         for listener in options.listeners
     )
-    return Upstream(backend, provider, policies, keyring, needs_countries=needs_countries)
+    return Upstream(
+        TorPool(reactor, tors) if others else tors[first],
+        tors,
+        policies,
+        keyrings[first],
+        needs_countries=needs_countries,
+    )
 
 
-def _make_provider(
+def _make_providers(
     reactor: Any, options: Options, policies: Sequence[frozenset[str]]
-) -> TorProvider:
-    """What provides the SocksPorts of tor."""
+) -> dict[str, TorProvider]:
+    """What provides the SocksPorts of each tor, by the name of that tor."""
     if options.upstream == "socks":
-        return FixedTorProvider(_socks_endpoint(reactor, options["tor-socks"]))
+        [text] = options["tor-socks"]
+        return {text: FixedTorProvider(_socks_endpoint(reactor, text))}
     if options.upstream == "private":
         from torsocks_tx.testing.tornet.network import PrivateTorProvider
 
-        return PrivateTorProvider(reactor)
+        return {"private": PrivateTorProvider(reactor)}
     if options.upstream == "running":
-        control = clientFromString(reactor, options["tor"])
-        return RunningTorProvider(reactor, control, password=options.get("tor-password"))
-    # With ``twistd --uid`` the directory is for the user that will serve.
+        names = options.tor_names or options["tor"]
+        # Processes that serve one pool are to see at the same time that a tor is back.
+        delays = (lambda _: POOL_DELAY) if len(names) > 1 else None
+        password = options.get("tor-password")
+        return {
+            name: RunningTorProvider(
+                reactor, clientFromString(reactor, text), password=password, delays=delays
+            )
+            for name, text in zip(names, options["tor"], strict=True)
+        }
+    # With ``twistd --uid`` the directories are for the user that will serve.
     server = options.parent["uid"] if options.parent else None
-    directory = options["tor-data-directory"] or default_data_directory(server)
-    _check_torrc(find_tor(options["tor-binary"]), options["tor-option"], directory, server)
-    return LaunchedTorProvider(
-        reactor,
-        directory,
-        torrc_options=options["tor-option"],
-        tor_binary=options["tor-binary"],
-        policies=[tuple(sorted(policy)) for policy in policies],
-    )
+    given = options["tor-data-directory"]
+    directories = [
+        numbered(Path(given), number) if given else default_data_directory(server, number)
+        for number in range(1, options["tors"] + 1)
+    ]
+    _check_torrc(find_tor(options["tor-binary"]), options["tor-option"], directories[0], server)
+    return {
+        directory.name: LaunchedTorProvider(
+            reactor,
+            directory,
+            torrc_options=options["tor-option"],
+            tor_binary=options["tor-binary"],
+            policies=[tuple(sorted(policy)) for policy in policies],
+        )
+        for directory in directories
+    }
 
 
 def _check_torrc(

@@ -114,8 +114,8 @@ def main() -> None:
         tell(str(error).partition(": ")[2].partition("\n")[0])
         raise
     options["tor-password"] = orders["password"]
-    if "tor" in orders:
-        options["tor"] = orders["tor"]
+    if "tors" in orders:
+        options.tor_names, options["tor"] = map(list, zip(*orders["tors"], strict=True))
     descriptors = iter(range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + orders["listeners"]))
 
     def adopt_next(_listener: Listener, factory: SOCKSFactory) -> Any:

@@ -38,6 +38,7 @@ def test_without_a_home_the_error_names_the_option(
     assert default_data_directory() == Path("/home/x/.local/state/torsocks_tx/tor")
     monkeypatch.setenv("XDG_STATE_HOME", "/state")
     assert default_data_directory() == Path("/state/torsocks_tx/tor")
+    assert default_data_directory(number=2) == Path("/state/torsocks_tx/tor-2")
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(os, "getuid", lambda: 1_000_000)
@@ -61,6 +62,8 @@ def test_root_makes_the_system_directory_for_the_user_that_will_serve(
         os.umask(old)
     assert (system.stat().st_uid, system.stat().st_mode & 0o777) == (server, 0o700)
     assert system.parent.stat().st_mode & 0o777 == 0o755
+    assert default_data_directory(server, 2) == system.with_name("tor-2")
+    assert (system.with_name("tor-2").stat().st_uid) == server
     default_data_directory(0)
     assert system.stat().st_uid == server, "what is there belongs to whom it did"
     monkeypatch.setattr(files, "SYSTEM_DIRECTORY", Path("/proc/torsocks_tx/tor"))

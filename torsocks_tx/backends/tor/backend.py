@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -30,7 +30,7 @@ from torsocks_tx.backends.tor.provider import NotStarted, TorProvider
 from torsocks_tx.backends.tor.providers import OwnedTorProvider
 from torsocks_tx.client.connection import LookUp, Stream
 from torsocks_tx.errors import GeneralFailure, NoSuchExit, NoSuchPort, SOCKSError, TorDown
-from torsocks_tx.interfaces import IExitBackend, IReceiver
+from torsocks_tx.interfaces import IBackend, IExitBackend, IReceiver
 from torsocks_tx.policy.circuits import ExitChoice
 from torsocks_tx.policy.fresh import Epoch
 from torsocks_tx.policy.isolation import Isolation
@@ -79,8 +79,8 @@ class TorBackend:
         self._clock = reactor
         self._optimistic_data = optimistic_data
         self._quiet_until: dict[str, float] = {}
-        self._epoch = epoch or Epoch()
-        self._tokens: WeakKeyDictionary[Stream | ExitStream, bytes] = WeakKeyDictionary()
+        self.epoch = epoch or Epoch()
+        self._tokens = self.exits.tokens
 
     @classmethod
     def from_tor(
@@ -121,7 +121,7 @@ class TorBackend:
 
         Other users of the same tor keep their circuits, as with SIGNAL NEWNYM they would not.
         """
-        self._epoch.advance()
+        self.epoch.advance()
 
     def _renewed(self, credentials: Credentials, epoch: int) -> Credentials:
         digest = hashlib.sha256(b"epoch %d " % epoch + credentials.password).hexdigest()
@@ -156,49 +156,80 @@ class TorBackend:
     def _say_not_started(cls, failure: Failure) -> None:
         cls._log.error("{reason}; clients are refused", reason=failure.getErrorMessage())
 
+    def when_ready(self) -> Deferred[TorBackend]:
+        """Fire with this backend once tor can be used; errback ``TorDown``. Can be cancelled."""
+        return self.provider.when_ready().addCallback(lambda _: self)
+
     def open(
-        self, request: Request, isolation: Isolation, receiver: IReceiver
+        self,
+        request: Request,
+        isolation: Isolation,
+        receiver: IReceiver,
+        when_ready: Callable[[], Deferred[TorBackend]] | None = None,
     ) -> Stream | ExitStream:
-        """Begin a stream. While tor starts, the client waits."""
+        """Begin a stream. While tor starts, the client waits.
+
+        ``when_ready``: where a pool chooses, fires with the backend that carries a stream that has
+        to wait.
+        """
+        when_ready = when_ready or self.when_ready
         credentials = isolation.credentials
-        if epoch := self._epoch.word[0]:
+        if epoch := self.epoch.word[0]:
             credentials = self._renewed(credentials, epoch)
         upstream = Request(Version.SOCKS5, request.command, request.address.literal(), credentials)
         if isolation.exits is not None and not upstream.address.is_onion:
-            return self._open_by_exit(upstream, isolation, isolation.exits, receiver)
+            return self._open_by_exit(upstream, isolation, isolation.exits, receiver, when_ready)
         onion = upstream.command is Command.CONNECT and upstream.address.is_onion
         if onion:
             self.observer.check_address(upstream.address.host)
         stream = Stream(self._clock, receiver, half_close=False, refusal_for=self._refusal_for)
-        self._tokens[stream] = credentials.password
         port = None if isolation.port_flags else self.provider.usable_port
         if port is not None and (not onion or self.observer.is_ready(self.provider.control)):
             self._connect(port, stream, upstream)
         else:
             # In the next turn, for the receiver must hear nothing from inside ``open``.
             next_turn: Deferred[None] = deferLater(self._clock, 0.0)
-            waiting = next_turn.addCallback(lambda _: self.provider.when_ready())
-            if onion:
-                waiting.addCallback(lambda _: self.observer.follow(self.provider.control))
-            waiting.addCallback(lambda _: self.provider.port_for(isolation.port_flags))
-            waiting.addCallback(self._connect, stream, upstream)
+            waiting = next_turn.addCallback(lambda _: when_ready())
+            waiting.addCallback(
+                lambda chosen: chosen._carry(stream, upstream, isolation.port_flags)
+            )
             stream.prepare_by(waiting)
         return stream
 
     def _open_by_exit(
-        self, upstream: Request, isolation: Isolation, choice: ExitChoice, receiver: IReceiver
+        self,
+        upstream: Request,
+        isolation: Isolation,
+        choice: ExitChoice,
+        receiver: IReceiver,
+        when_ready: Callable[[], Deferred[TorBackend]],
     ) -> ExitStream:
-        stream = ExitStream(self.exits, upstream, choice, isolation, receiver, self._refusal_for)
+        stream = ExitStream(
+            self.exits,
+            upstream,
+            choice,
+            isolation,
+            receiver,
+            self._refusal_for,
+            lambda: when_ready().addCallback(lambda chosen: chosen.exits),
+        )
         try:
             stream.begin()
         except NoSuchExit as error:
             self._say(error.detail)
             raise
-        if upstream.credentials is not None:
-            self._tokens[stream] = upstream.credentials.password
         return stream
 
+    def _carry(self, stream: Stream, upstream: Request, flags: frozenset[str]) -> Deferred[None]:
+        """Connect a stream that has waited until tor is ready."""
+        onion = upstream.command is Command.CONNECT and upstream.address.is_onion
+        following = self.observer.follow(self.provider.control) if onion else succeed(None)
+        finding = following.addCallback(lambda _: self.provider.port_for(flags))
+        return finding.addCallback(self._connect, stream, upstream)
+
     def _connect(self, port: SocksPort, stream: Stream, upstream: Request) -> None:
+        if upstream.credentials is not None:
+            self._tokens[stream] = upstream.credentials.password
         early = port.pipelined if self._optimistic_data is None else self._optimistic_data
         handshake = ClientHandshake(upstream, pipelined=port.pipelined, verify_f0=True)
         explainer = self._attempt(port, stream, upstream) if upstream.address.is_onion else None
@@ -237,14 +268,19 @@ class TorBackend:
 
     def resolve(self, request: Request, isolation: Isolation) -> Deferred[Address]:
         """Have tor look up a name (or, with RESOLVE_PTR, the name of an address)."""
-        look_up = LookUp()
-        try:
-            look_up.stream = self.open(request, isolation, look_up)
-        except SOCKSError:
-            return fail()
-        return look_up.answer.addCallback(_check_answer)
+        return look_up(self, request, isolation)
 
     resolve_ptr = resolve
+
+
+def look_up(backend: IBackend, request: Request, isolation: Isolation) -> Deferred[Address]:
+    """Fire with what a request without a stream is answered; errback ``SOCKSError``."""
+    asking = LookUp()
+    try:
+        asking.stream = backend.open(request, isolation, asking)
+    except SOCKSError:
+        return fail()
+    return asking.answer.addCallback(_check_answer)
 
 
 def _key_of(stream: Stream | ExitStream, token: bytes) -> tuple[str, str] | None:

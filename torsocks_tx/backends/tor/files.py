@@ -27,15 +27,16 @@ class DirectoryError(Exception):
     """A directory cannot be used; the text says why and what to do."""
 
 
-def default_data_directory(server: int | None = None) -> Path:
+def default_data_directory(server: int | None = None, number: int = 1) -> Path:
     """Return the default data directory of a tor that we start: it keeps tor's entry guards.
+
+    ``number``: of how many there are; the second has ``tor-2``.
 
     Root has a system directory. Where it hands over to another user (``server``) before tor is
     started, that directory is made now, for that user.
     """
     if os.geteuid() == 0:
-        _make_system_directory(server or 0)
-        return SYSTEM_DIRECTORY
+        return _system_directory(numbered(SYSTEM_DIRECTORY, number), server or 0)
     try:
         state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     except RuntimeError:
@@ -43,13 +44,18 @@ def default_data_directory(server: int | None = None) -> Path:
             f"{name_of_user(os.geteuid())} has no home directory that could hold tor's data"
             " directory: name one with --tor-data-directory"
         ) from None
-    return Path(state, "torsocks_tx", "tor")
+    return numbered(Path(state, "torsocks_tx", "tor"), number)
 
 
-def _make_system_directory(owner: int) -> None:
-    parent, directory = SYSTEM_DIRECTORY.parent, SYSTEM_DIRECTORY
+def numbered(directory: Path, number: int) -> Path:
+    """Return the directory of the tor of this number, beside that of the first."""
+    return directory if number == 1 else directory.with_name(f"{directory.name}-{number}")
+
+
+def _system_directory(directory: Path, owner: int) -> Path:
+    parent = directory.parent
     if directory.exists():
-        return
+        return directory
     try:
         parent.mkdir(parents=True, exist_ok=True)
         parent.chmod(_TRAVERSABLE)
@@ -57,6 +63,7 @@ def _make_system_directory(owner: int) -> None:
         os.chown(directory, owner, -1)
     except OSError as error:
         raise DirectoryError(_unusable(directory, f"cannot be made ({error.strerror})")) from None
+    return directory
 
 
 def prepare_data_directory(path: str | Path) -> Path:

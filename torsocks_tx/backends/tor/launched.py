@@ -195,7 +195,8 @@ class LaunchedTorProvider(TorProvider):
             self._failures = 0
         delay = self._delays(self._failures)
         self._failures += 1
-        self._log.warn("{reason}; it is started again in {s:.1f} s", reason=reason, s=delay)
+        text = f"{self._label}{reason}; it is started again in {delay:.1f} s"
+        self._log.warn("{text}", text=text)
         self.mark_starting()
         if self._failures >= QUICK_FAILURES:
             self.mark_down(f"tor has ended {QUICK_FAILURES} times soon after its start")

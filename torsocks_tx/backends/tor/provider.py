@@ -7,7 +7,7 @@ over a control connection, and how, is in :mod:`.session`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
@@ -43,6 +43,13 @@ class ProviderState(Enum):
     READY = auto()
     DOWN = auto()
     STOPPED = auto()
+
+
+def state_of(providers: Collection[TorProvider]) -> ProviderState:
+    """Return the state of several tors together: READY, or STARTING, as soon as one is."""
+    states = {provider.state for provider in providers}
+    best_first = (ProviderState.READY, ProviderState.STARTING, ProviderState.DOWN)
+    return next((state for state in best_first if state in states), ProviderState.STOPPED)
 
 
 class NotStarted(TorDown):
@@ -112,6 +119,8 @@ class TorProvider(ABC):
         self._ports: Sequence[SocksPort] = ()
         self._refusal: Callable[[], TorDown] = partial(NotStarted, NEVER_STARTED)
         self._logged_reason = ""
+        self._label = ""
+        self._outcome = "clients are refused until"
         self._waiters: Waiters[SocksPort] = Waiters(clock)
         self._at_stop: list[Callable[[], Any]] = []
         self._leaving: Deferred[Any] = succeed(None)
@@ -204,6 +213,11 @@ class TorProvider(ABC):
                 return port
         raise NoSuchPort(self._no_such_port.format(flags=" ".join(sorted(wanted))))
 
+    def join_pool(self, name: str) -> None:
+        """Say in the log from now on which tor this is, and that there are others."""
+        self._label = f"{name}: "
+        self._outcome = "the pool does without it until"
+
     def on_progress(self, callback: ProgressCallback) -> None:
         """Have ``callback`` called with each step of tor's bootstrap from now on."""
         check_arguments(Callable, callback=callback)
@@ -231,7 +245,7 @@ class TorProvider(ABC):
             return
         self.progress = progress
         log = self._log.warn if progress.warning else self._log.info
-        log("tor: {progress}", progress=progress)
+        log("{label}tor: {progress}", label=self._label, progress=progress)
         self._call(self._progress_callbacks, progress)
 
     def _call(self, callbacks: Sequence[Callable[[Any], object]], value: object) -> None:
@@ -251,16 +265,16 @@ class TorProvider(ABC):
             before = self.state
             self.mark_started()
             if before is not ProviderState.STARTING:
-                self._call(self._change_callbacks, "tor is starting")
+                self._call(self._change_callbacks, f"{self._label}tor is starting")
 
     def mark_ready(self, text: str = "tor is ready") -> None:
         """Let connections be made; ``text`` is what the log says of it the first time."""
         if self.state is ProviderState.STOPPED:
             return
         before, self.state = self.state, ProviderState.READY
-        text = "tor is back" if self._logged_reason else text
+        text = self._label + ("tor is back" if self._logged_reason else text)
         if before is not ProviderState.READY:
-            self._log.info(text)
+            self._log.info("{text}", text=text)
         self._logged_reason = ""
         self.usable_port = port = self.port_for(())
         self._waiters.fire(port)
@@ -271,13 +285,14 @@ class TorProvider(ABC):
         """Refuse clients; the log says why and until when, each reason once."""
         if self.state is ProviderState.STOPPED:
             return
+        text = f"{self._label}{reason}; {self._outcome} {until}"
         before, self.state, self.usable_port = self.state, ProviderState.DOWN, None
         is_new, self._logged_reason = reason != self._logged_reason, reason
         if is_new:
-            self._log.warn("{why}; clients are refused until {until}", why=reason, until=until)
+            self._log.warn("{text}", text=text)
         self._refuse(reason)
         if is_new or before is not ProviderState.DOWN:
-            self._call(self._change_callbacks, f"{reason}; clients are refused until {until}")
+            self._call(self._change_callbacks, text)
 
     def _refuse(self, reason: str) -> None:
         self._refusal = partial(TorDown, reason)

@@ -128,8 +128,9 @@ class RunningTorProvider(TorProvider):
         if not control.is_proven and control.peer_host is not None and not self._has_warned:
             self._has_warned = True
             self._log.warn(
-                "nothing proves that it is tor who answers at {name}: better give its"
+                "{label}nothing proves that it is tor who answers at {name}: better give its"
                 " ControlSocket, or set CookieAuthentication 1 in its torrc",
+                label=self._label,
                 name=self._name,
             )
 

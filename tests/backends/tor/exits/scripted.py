@@ -107,8 +107,8 @@ class Play:
     ``takes_others``: a stream without a choice is granted, too.
     """
 
-    def __init__(self, control: Any = None) -> None:
-        self.clock = Clock()
+    def __init__(self, control: Any = None, clock: Clock | None = None) -> None:
+        self.clock = clock or Clock()
         self.control = control or tor()
         self.codes: dict[str, int | None] = {}
         self.takes_others = False

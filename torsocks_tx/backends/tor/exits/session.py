@@ -7,6 +7,7 @@ behind the next one may be another.
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -95,11 +96,15 @@ class ExitSession:
 
 
 class Exits:
-    """The ``ExitSession`` of whatever control connection ``provider`` has."""
+    """The ``ExitSession`` of whatever control connection ``provider`` has.
+
+    ``tokens``: the streams through this tor, by chosen exits or not, and their isolation tokens.
+    """
 
     def __init__(self, clock: IReactorTime, provider: TorProvider) -> None:
         self.clock = clock
         self.provider = provider
+        self.tokens: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()
         self._session: ExitSession | None = None
 
     @property

@@ -71,9 +71,9 @@ class _Try:
 class ExitStream:
     """One stream: the receiver of the ``Stream`` of each try, and the outbound of its own receiver.
 
-    ``refusal_for``: what the client hears when tor cannot be reached. ``exit``: the exit in use. An
-    exit that is left after a look at tor's circuits counts as a fresh one. Raises ``SOCKSError``
-    for a request that no exit can carry out.
+    ``refusal_for``: what the client hears when tor cannot be reached. ``when_ready``: fires with
+    the exits of the tor to use then. ``exit``: the exit in use. An exit that is left after a look
+    at tor's circuits counts as a fresh one. Raises ``SOCKSError`` if no exit can carry it out.
     """
 
     def __init__(
@@ -84,18 +84,17 @@ class ExitStream:
         isolation: Isolation,
         receiver: IReceiver,
         refusal_for: Callable[[Failure], SOCKSError],
+        when_ready: Callable[[], Deferred[Exits]],
     ) -> None:
         if request.command is Command.RESOLVE_PTR:
             raise CommandNotSupported("RESOLVE_PTR has no name that could be mapped to an exit")
         self.exit: Exit | None = None
-        self._exits = exits
-        self._request = request
+        self._exits, self._request = exits, request
         self._host = name_at_exit(request.address)
-        self._choice = choice
+        self._choice, self._receiver = choice, receiver
         self._credentials = request.credentials or Credentials(b"")
         self._flags, self._tries = isolation.port_flags, isolation.tries
-        self._receiver = receiver
-        self._refusal_for = refusal_for
+        self._refusal_for, self._when_ready = refusal_for, when_ready
         self._deadline, self._now = Deadline(exits.clock), exits.clock.seconds
         self._chosen, self._restarts = Candidates([]), 0
         self._left: list[Exit] = []
@@ -115,20 +114,21 @@ class ExitStream:
             self._choose(session, port, session.directory)
 
     def _prepare(self) -> None:
+        self._exits.tokens.pop(self, None)
         self._pending = Deferred.fromCoroutine(self._wait_for_tor())
         self._pending.addErrback(self._failed)
 
     async def _wait_for_tor(self) -> None:
         # In the next turn, for the receiver must hear nothing from inside ``open``.
         await deferLater(self._exits.clock, 0.0)
-        provider = self._exits.provider
-        await provider.when_ready()
+        self._exits = await self._when_ready()
         session = self._exits.session
         directory = await session.when_read()
-        self._choose(session, provider.port_for(self._flags), directory)
+        self._choose(session, self._exits.provider.port_for(self._flags), directory)
 
     def _choose(self, session: ExitSession, port: SocksPort, directory: ExitDirectory) -> None:
-        chosen = self._chosen = directory.candidates(self._choice, self._credentials.password)
+        token = self._exits.tokens[self] = self._credentials.password
+        chosen = self._chosen = directory.candidates(self._choice, token)
         self._left = chosen.exits[:TRIES]
         if not self._left:
             needs_geoip = self._choice.countries is not None and not directory.knows_countries
