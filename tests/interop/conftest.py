@@ -38,6 +38,11 @@ class Served:
         """The port of the plain listener."""
         return self.address.rpartition(":")[2]
 
+    @property
+    def status_page(self) -> str:
+        """The URL of the status page."""
+        return f"http://{self.twistd.status_page}/"
+
     def url(self, name: str = "web.test", path: str = "/") -> str:
         """A page of the web origin."""
         return f"http://{name}:{self.web}{path}"
@@ -47,6 +52,7 @@ async def _serve(network: PrivateNetwork, directory: Path) -> tuple[Twistd, Onio
     onion = await network.add_onion_service(network.web.port)
     loopback = "tcp:0:interface=127.0.0.1"
     listen = ("--listen", loopback, "--listen", f"{loopback} {EXTENDED}")
+    listen = (*listen, "--status", loopback)
     tor = ("--tor", network.client.control_endpoint, "--shutdown-grace", "1")
     twistd = Twistd(*listen, *tor, directory=directory, listeners=2)
     await twistd.up()
@@ -70,5 +76,7 @@ def served(
     assert "Unhandled" not in log
     for secret in ("web.test", "doc.test", "nx.test", onion.address, "alice", "203.0.113.9"):
         assert secret not in log, secret
-    known = log.replace(f"at {plain}", "").replace(f"at {extended}", "")
+    known = log
+    for address in (plain, extended, twistd.status_page):
+        known = known.replace(f"at {address}", "")
     assert "127.0.0.1" not in known, known

@@ -29,6 +29,7 @@ print(json.dumps([torsocks_tx.__file__, *places]))
 def sources() -> set[str]:
     """Return the package's own files, as they are named in a wheel."""
     files = [*ROOT.glob("torsocks_tx/**/*.py"), ROOT / "torsocks_tx" / "py.typed", ROOT / PLUGIN]
+    files += ROOT.glob("torsocks_tx/status/static/*")
     return {file.relative_to(ROOT).as_posix() for file in files}
 
 

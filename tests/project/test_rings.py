@@ -21,14 +21,14 @@ PACKAGE = "torsocks_tx"
 # Patterns of names below the package; "" is the package itself.
 RINGS: tuple[tuple[str, ...], ...] = (
     ("arguments", "errors", "limits", "socks", "socks.*", "http", "http.*"),
-    ("policy", "policy.*", "pt.spec", "status", "status.registry"),
+    ("policy", "policy.*", "pt.spec", "status", "status.html", "status.page", "status.registry"),
     ("interfaces", "relay", "relay.*"),
     ("client", "client.*"),
     ("web", "web.*"),
     ("backends", "backends.*"),
     ("server", "server.*"),
     ("pt", "pt.channel", "pt.managed", "pt.transport"),
-    ("status.report", "status.site", "status.metrics"),
+    ("status.report", "status.site", "status.pages", "status.metrics"),
     ("testing", "testing.*"),
     ("twistd", "twistd.*"),
     ("", "__main__"),

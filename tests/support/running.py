@@ -104,6 +104,13 @@ class Twistd(Program):
         """Where it listens, as ``host:port`` or ``unix:/path``, in the order of its listeners."""
         return re.findall(r"SOCKS4, SOCKS4a and SOCKS5 at (\S+)", self.output)
 
+    @property
+    def status_page(self) -> str:
+        """Where its status page is, as ``host:port``."""
+        found = re.search(r"status page at (\S+)", self.output)
+        assert found is not None, self.output
+        return found[1]
+
     async def up(self) -> None:
         """Wait until all its listeners listen, and it can be told to stop."""
         await self.until(lambda: len(self.addresses) >= self._listeners)

@@ -38,9 +38,13 @@ MOST_BODY = 4096
 _HEADERS = {
     b"Server": b"torsocks_tx",
     b"Cache-Control": b"no-store",
-    b"Content-Security-Policy": b"default-src 'none'; frame-ancestors 'none'",
+    b"Content-Security-Policy": (
+        b"default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
+        b"connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
     b"Cross-Origin-Resource-Policy": b"same-origin",
-    b"Referrer-Policy": b"no-referrer",
+    # With "no-referrer" a browser would not say, either, that a form is from a page of ours.
+    b"Referrer-Policy": b"same-origin",
     b"X-Content-Type-Options": b"nosniff",
 }
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::[0-9]*)?")
@@ -95,13 +99,18 @@ class StatusRequest(Request):
             super().handleContentChunk(data)
 
 
-def answer(request: Any, code: int, body: str, kind: str = "text/plain; charset=utf-8") -> None:
-    """Write the whole answer to a request, with the headers that all answers have."""
-    data = body.encode()
-    request.setResponseCode(code)
+def set_headers(request: Any, kind: str) -> None:
+    """Set the headers that all answers have, of this kind of content."""
     for name, value in _HEADERS.items():
         request.setHeader(name, value)
     request.setHeader(b"Content-Type", kind.encode())
+
+
+def answer(request: Any, code: int, body: str, kind: str = "text/plain; charset=utf-8") -> None:
+    """Write the whole answer to a request."""
+    data = body.encode()
+    request.setResponseCode(code)
+    set_headers(request, kind)
     request.setHeader(b"Content-Length", b"%d" % len(data))
     request.write(data)
     request.finish()
