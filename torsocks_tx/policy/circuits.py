@@ -131,7 +131,13 @@ def split_username(username: bytes) -> tuple[bytes, KeyValues]:
     """
     if username.startswith(EXTENDED_PREFIX):
         return username, NO_PAIRS
-    name, *words = username.split(b"-")
+    name, hyphen, wishes = username.partition(b"-")
+    return name, _pairs_in(wishes) if hyphen else NO_PAIRS
+
+
+@lru_cache(MOST_PARSED)
+def _pairs_in(wishes: bytes) -> KeyValues:
+    words = wishes.split(b"-")
     if len(words) % 2:
         raise ValueError("a user name is NAME, or NAME-key-value-key-value")
     found: dict[str, bytes] = {}
@@ -143,7 +149,7 @@ def split_username(username: bytes) -> tuple[bytes, KeyValues]:
             raise ValueError("a key of a user name occurs twice")
         _check(known, value)
         found[PREFIX + known] = value
-    return name, KeyValues(tuple(found.items()))
+    return KeyValues(tuple(found.items()))
 
 
 def _check(name: str, value: bytes) -> str:
@@ -233,9 +239,9 @@ class CircuitRules:
                 exits = exits.narrowed(asked.exits)
             every, after = _least(every, asked.lifetime), _least(after, asked.streams)
             session = asked.session
-        rotation = str((every, after)).encode("ascii")
-        parts: tuple[bytes, ...] = (b"circuit", key, *exits.parts, session, rotation)
         rotates = every is not None or after is not None
+        rotation = str((every, after)).encode("ascii") if rotates else b""
+        parts: tuple[bytes, ...] = (b"circuit", key, *exits.parts, session, rotation)
         if not (rotates or session):
             return parts, exits or None, self._uncounted
         number = self._fresh.number(parts, every, after, now)
