@@ -24,6 +24,7 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from torsocks_tx.errors import without_text
 from torsocks_tx.server.listen import Listener
+from torsocks_tx.status.metrics import TEXT_FORMAT, NoLibrary, exposition
 from torsocks_tx.status.report import Monitor
 
 MOST_CONNECTIONS = 64
@@ -138,7 +139,7 @@ class Tree(Resource):
 
 
 async def _not_found() -> tuple[int, str]:
-    return 404, "There is no such page. /status.json and /health are here.\n"
+    return 404, "There is no such page. /status.json, /metrics and /health are here.\n"
 
 
 class Page(Tree):
@@ -179,6 +180,7 @@ class StatusSite(Site):
         )
         self.root.putChild(b"health", Page(self._health))
         self.root.putChild(b"status.json", Page(self._status))
+        self.root.putChild(b"metrics", Page(self._metrics))
 
     def log(self, request: Any) -> None:
         """Log no request: a line would hold the client's address."""
@@ -190,6 +192,12 @@ class StatusSite(Site):
     async def _status(self) -> tuple[int, str, str]:
         report = await self.monitor.report()
         return 200, json.dumps(report, separators=(",", ":")), "application/json"
+
+    async def _metrics(self) -> tuple[int, str, str]:
+        try:
+            return 200, exposition(await self.monitor.report()), TEXT_FORMAT
+        except NoLibrary as error:
+            return 501, f"{error}\n", "text/plain; charset=utf-8"
 
 
 class _Guarded(ProtocolWrapper):

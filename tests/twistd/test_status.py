@@ -1,0 +1,119 @@
+"""``--status`` of a running server: sums over workers that come and go, and nothing secret."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.task import deferLater
+
+from tests.support.ground import Ground
+from tests.support.peers import GRANTED, Peer, PeerFactory
+from tests.support.processes import descendants, is_alive
+from tests.support.running import Twistd
+
+LOOPBACK = "tcp:0:interface=127.0.0.1"
+DIRECT = ("--backend", "direct", "--allow-internal")
+PAUSE = 0.1
+
+
+class Origin(Peer):
+    """Sends back what comes."""
+
+    def dataReceived(self, data: bytes) -> None:
+        self.transport.write(data)
+
+
+def asking(host: str, port: int) -> bytes:
+    """Return a request for an IPv4 address."""
+    return b"\5\1\0\1" + bytes(map(int, host.split("."))) + port.to_bytes(2, "big")
+
+
+async def get(server: Twistd, ground: Ground, path: str) -> tuple[int, bytes]:
+    """Ask the status page of a server."""
+    await server.said("status page at ")
+    [place] = re.findall(r"status page at 127.0.0.1:(\d+)", server.output)
+    peer = await ground.connect(TCP4ClientEndpoint(reactor, "127.0.0.1", int(place)))
+    peer.send(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+    head, _, body = (await peer.take_rest()).partition(b"\r\n\r\n")
+    return int(head.split(b" ")[1]), body
+
+
+async def report_of(server: Twistd, ground: Ground) -> Any:
+    return json.loads((await get(server, ground, "/status.json"))[1])
+
+
+async def until_counted(server: Twistd, ground: Ground, **numbers: int) -> Any:
+    """Wait until a report has these numbers for its listener; the server may be about to count."""
+    end = reactor.seconds() + 60
+    while True:
+        report = await report_of(server, ground)
+        found = {name: report["listeners"][0][name] for name in numbers}
+        if found == numbers or reactor.seconds() > end:
+            assert found == numbers
+            return report
+        await deferLater(reactor, PAUSE)
+
+
+async def test_sums_stay_right_while_workers_are_killed(ground: Ground, tmp_path: Path) -> None:
+    origin = await ground.listen(PeerFactory(Origin))
+    host, port = map(str, ground.address(origin))
+    request = asking(host, int(port))
+    server = Twistd(
+        *("--listen", LOOPBACK, "--status", LOOPBACK, "--workers", "2", *DIRECT), directory=tmp_path
+    )
+    await server.said("2 workers serve")
+    place = int(server.addresses[0].rpartition(":")[2])
+    made, killed = 0, 3
+    for number in range(killed + 1):
+        clients = []
+        for _ in range(60):
+            client = await ground.connect(TCP4ClientEndpoint(reactor, "127.0.0.1", place))
+            assert await client.negotiate(request) == GRANTED
+            client.send(b"ping")
+            assert await client.take(4) == b"ping"
+            clients.append(client)
+        made += len(clients)
+        report = await until_counted(server, ground, streams=60, connections=60)
+        assert report["listeners"][0]["outcomes"]["open"] == made
+        assert report["listeners"][0]["connections_total"]["socks5"] == made
+        assert report["open_seconds"]["clearnet"]["count"] == made
+        assert report["bytes"] == {"from_clients": 4 * made, "to_clients": 4 * made}
+        assert (report["workers"], report["worker_restarts"]) == (2, number)
+        if number < killed:
+            first, *_ = [pid for pid in descendants(server.pid) if is_alive(pid)]
+            os.kill(first, signal.SIGKILL)
+            await server.until(lambda n=number: server.output.count("another is started") > n)  # type: ignore[misc]
+            await server.until(lambda n=number: server.output.count("clients at one time") > n + 2)  # type: ignore[misc]
+        for client in clients:
+            client.reset()
+        await until_counted(server, ground, streams=0, connections=0)
+    assert await server.stop() == -signal.SIGTERM
+    assert "Traceback" not in server.output
+
+
+async def test_health_follows_the_server_from_start_to_stop(ground: Ground, tmp_path: Path) -> None:
+    server = Twistd(
+        *("--listen", LOOPBACK, "--status", LOOPBACK, *DIRECT, "--shutdown-grace", "60"),
+        directory=tmp_path,
+    )
+    await server.up()
+    assert await get(server, ground, "/health") == (200, b"ready\n")
+    place = int(server.addresses[0].rpartition(":")[2])
+    origin = await ground.listen(PeerFactory(Origin))
+    host, port = map(str, ground.address(origin))
+    client = await ground.connect(TCP4ClientEndpoint(reactor, "127.0.0.1", place))
+    request = asking(host, int(port))
+    assert await client.negotiate(request) == GRANTED
+    os.kill(server.pid, signal.SIGTERM)
+    await server.said("stopping: open connections")
+    assert await get(server, ground, "/health") == (503, b"stopping\n")
+    client.reset()
+    assert await server.end() == -signal.SIGTERM
+    assert "Traceback" not in server.output
