@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import struct
 import zlib
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from tests.interop.conftest import Served
 from tests.support.clients import client
+from tests.support.recipes import recipe
 from tests.support.rows import rows
 from tests.support.running import Ended, run
 
@@ -31,8 +33,11 @@ async def chromium(profile: Path, *arguments: str) -> Ended:
 
 @rows("S-06", "S-16")
 async def test_chromium_gets_a_page(served: Served, tmp_path: Path) -> None:
-    proxy = f"--proxy-server=socks5://{served.address}"
-    ended = await chromium(tmp_path, proxy, "--dump-dom", served.url())
+    program, profile, *settings = shlex.split(
+        recipe("Chromium", address=served.address).replace("\\\n", "")
+    )
+    assert (program, profile.partition("=")[0]) == ("chromium", "--user-data-dir")
+    ended = await chromium(tmp_path, *settings, "--dump-dom", served.url())
     assert "origin" in ended.text, ended.complaint
 
 

@@ -15,6 +15,7 @@ from twisted.internet.protocol import Factory
 from tests.interop.conftest import Served
 from tests.interop.inetd import Inetd
 from tests.support.clients import client
+from tests.support.recipes import recipe
 from tests.support.rows import rows
 from tests.support.running import run
 from torsocks_tx.testing.tornet.servers import LOOPBACK
@@ -101,10 +102,11 @@ async def test_ssh_runs_a_command_through_the_proxy(served: Served, sshd: Sshd) 
     factory = Factory.forProtocol(lambda: Inetd(command))
     factory.noisy = False
     port = reactor.listenTCP(0, factory, interface=LOOPBACK)
-    proxy = f"{client('ncat')} --proxy {served.address} --proxy-type socks5 %h %p"
+    settings = sshd.directory / "config"
+    settings.write_text(recipe("ssh", address=served.address))
     try:
         ended = await run(
-            client("ssh"), "-F", "/dev/null", "-i", str(sshd.key), "-o", f"ProxyCommand={proxy}",
+            client("ssh"), "-F", str(settings), "-i", str(sshd.key),
             "-o", "StrictHostKeyChecking=no", "-o", f"UserKnownHostsFile={sshd.directory}/known",
             "-o", "BatchMode=yes", "-o", "LogLevel=ERROR", "-p", str(port.getHost().port),
             f"{getpass.getuser()}@web.test", "seq 1 20000",

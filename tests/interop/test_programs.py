@@ -16,6 +16,7 @@ from twisted.web.static import File
 from tests.interop.conftest import Served
 from tests.interop.wheel import write_wheel
 from tests.support.clients import client
+from tests.support.recipes import recipe
 from tests.support.rows import rows
 from tests.support.running import Ended, run
 from torsocks_tx.testing.tornet.servers import LOOPBACK
@@ -81,8 +82,10 @@ async def test_git_lists_and_clones_a_repository(served: Served, files: tuple[Pa
     root, url = files
     environment, commit = await bare_repository(root / "repository.git")
     git, repository = client("git"), f"{url}/repository.git"
-    proxy = f"http.proxy=socks5h://{served.address}"
-    listed = await run(git, "-c", proxy, "ls-remote", repository, environment=environment)
+    settings = root / "gitconfig"
+    settings.write_text(recipe("git", address=served.address))
+    by_recipe = environment | {"GIT_CONFIG_GLOBAL": str(settings)}
+    listed = await run(git, "ls-remote", repository, environment=by_recipe)
     assert listed.status == 0, listed.complaint
     assert listed.text == f"{commit}\trefs/heads/main"
     by_environment = environment | {"ALL_PROXY": f"socks5h://{served.address}"}
@@ -118,11 +121,13 @@ async def apt_update(root: Path, url: str, tmp_path: Path, proxy: dict[str, str]
 
 @rows("S-03", "S-17")
 @pytest.mark.clients("apt-get")
-@pytest.mark.parametrize("user", ["", "alice:secret@"])
+@pytest.mark.parametrize("user", ["", "apt:x@"])
 async def test_apt_updates_its_lists(
     served: Served, files: tuple[Path, str], tmp_path: Path, user: str
 ) -> None:
-    proxy = {"Acquire::http::Proxy": f"socks5h://{user}{served.address}"}
+    found = re.findall(r'(\S+) "(.*)";', recipe("apt", address=served.address))
+    proxy = {name: url.replace("apt:x@", user) for name, url in found}
+    assert list(proxy) == ["Acquire::http::Proxy", "Acquire::https::Proxy"]
     ended = await apt_update(*files, tmp_path, proxy)
     assert ended.status == 0, ended.complaint
     assert re.search(r"Get:\d+ .* Packages \[\d+ B\]", ended.text), ended.text
@@ -137,12 +142,13 @@ async def test_pip_downloads_a_wheel(
     index = root / "simple" / "nothing-at-all"
     index.mkdir(parents=True)
     (index / "index.html").write_text(f'<!DOCTYPE html><a href="{url}/{wheel.name}">x</a>')
+    settings = tmp_path / "pip.conf"
+    settings.write_text(recipe("pip", address=served.address))
     ended = await run(
-        sys.executable, "-m", "pip", "download", "--isolated", "--no-deps", "--no-cache-dir",
-        "--disable-pip-version-check", "--proxy", f"socks5h://{served.address}",
-        "--index-url", f"{url}/simple/", "--trusted-host", "web.test",
-        "-d", str(tmp_path / "got"), "nothing-at-all",
-        environment={"PIP_CONFIG_FILE": "/dev/null"},
+        sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir",
+        "--disable-pip-version-check", "--index-url", f"{url}/simple/",
+        "--trusted-host", "web.test", "-d", str(tmp_path / "got"), "nothing-at-all",
+        environment={"PIP_CONFIG_FILE": str(settings)},
     )  # fmt: skip
     assert ended.status == 0, ended.complaint + ended.text
     assert (tmp_path / "got" / wheel.name).exists()

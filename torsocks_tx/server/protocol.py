@@ -39,7 +39,7 @@ from torsocks_tx.relay.timeouts import Deadline
 from torsocks_tx.server.connections import ConnectionLimiter, client_network
 from torsocks_tx.server.proxy_header import Announced, ProxyHandshake, ProxyHeaders
 from torsocks_tx.server.request import RequestHandler
-from torsocks_tx.socks.constants import Version
+from torsocks_tx.socks.constants import Command, Version
 from torsocks_tx.socks.messages import Credentials, Request
 from torsocks_tx.socks.server import (
     BOTH_VERSIONS,
@@ -106,6 +106,14 @@ class State(Enum):
 _UNSERVED = (State.HANDSHAKE, State.AUTHENTICATING)
 
 
+def _is_look_up(step: Step | Announced) -> bool:
+    """Whether it is a look-up; one that came with the greeting is answered in the same segment.
+
+    Electrum finds out that a port is tor's by looking up an IP address so, and reads once.
+    """
+    return isinstance(step, Requested) and step.request.command is Command.RESOLVE
+
+
 def _begin(factory: ConnectionOwner, data: bytes, *, is_proxied: bool) -> Handshake:
     """Return what takes these first bytes; ``is_proxied``: or the PROXY header that is due."""
     if is_proxied and factory.proxy_headers is not None:
@@ -132,7 +140,7 @@ class SOCKSProtocol(Protocol):
     state = State.HANDSHAKE
     _handshake: Handshake | None = None
     _authentication: Deferred[bytes | None] | None = None
-    _dropped = 0
+    _dropped, _held = 0, b""
     _watched: int | None = None
     _client: IAddress | None = None
     _log = Logger()
@@ -156,9 +164,8 @@ class SOCKSProtocol(Protocol):
             try:
                 self._handler.relay.client_data(data)
             except Exception:
-                self._log.failure(
-                    "a fault of this server; the client is reset", without_text(Failure())
-                )
+                text = "a fault of this server; the client is reset"
+                self._log.failure(text, without_text(Failure()))
                 self.reset()
         elif self.state is State.CLOSING:
             self._dropped += len(data)
@@ -232,6 +239,8 @@ class SOCKSProtocol(Protocol):
             return
         for step in steps:
             match step:
+                case Send(data) if steps[-1] is not step and _is_look_up(steps[-1]):
+                    self._held += data
                 case Send(data):
                     send(self.transport, data)
                 case Authenticate(credentials):
@@ -305,6 +314,9 @@ class SOCKSProtocol(Protocol):
             self._log.failure(text, without_text(Failure()))
             handler.give_up(clean=False)
             handler.relay_refused(Internal("fault"))
+        if self._held and self.state is State.BUSY:
+            send(self.transport, self._held)
+            self._held = b""
 
     @property
     def is_served(self) -> bool:
@@ -323,11 +335,10 @@ class SOCKSProtocol(Protocol):
         """
         if self.state in (State.CLOSING, State.CLOSED):
             return
-        has_ended = self.state is State.CLIENT_EOF
-        self.state = State.CLOSING
+        has_ended, self.state = self.state is State.CLIENT_EOF, State.CLOSING
         if self._watched is not None:
             self._stop_watching()
-        if data:
+        if data := self._held + data:
             send(self.transport, data)
         self.deadline.start(self.factory.limits.linger_limit, partial(abort, self.transport))
         if not has_ended and can_half_close(self.transport):
