@@ -50,15 +50,18 @@ def bulk(way: Way, host: str, port: int, count: int, streams: int, chunk: int) -
     return {"seconds": seconds, "bytes": each * streams}
 
 
-def race(way: Way, host: str, port: int, streams: int, seconds: float) -> dict[str, float]:
+def race(
+    way: Way, host: str, port: int, streams: int, seconds: float, sources: int = 1
+) -> dict[str, float]:
     """Download by many streams at one time; return the share of the fastest that the slowest got.
 
-    Those who were served before all streams were open do not count for more.
+    ``sources``: addresses that they come from. Those who were served before all streams were open
+    do not count for more.
     """
     poll, buffer = select.epoll(), bytearray(64 * 1024)
     sockets = {}
-    for _ in range(streams):
-        stream = connect(way, host, port)
+    for number in range(streams):
+        stream = connect(way, host, port, source=f"127.0.1.{1 + number % sources}")
         sockets[stream.fileno()] = stream
         poll.register(stream, select.EPOLLIN)
     for stream in sockets.values():

@@ -224,6 +224,42 @@ def cost(bench: Bench, name: str, server: Server, tor: int) -> None:
         bench.add(ADDED, measure, name, value)
 
 
+ONE_TOR, TWO_TORS, POOL = "one tor", "a pool of two tors", "a pool of that tor thrice"
+BOUNDED = ("CountPrivateBandwidth 1", "BandwidthRate 1 MBytes", "BandwidthBurst 1 MBytes")
+"""What bounds the rate of a tor, so that two processors are not what is measured."""
+
+
+def pool_of_tors(bench: Bench) -> None:
+    """What a pool costs beside the same tor alone, and what two tors with a bounded rate carry."""
+    cost, carried = "pool of tors: cost", "pool of tors: rate"
+    with Helper("bench.tornet", "2", *BOUNDED) as network, contextlib.ExitStack() as stack:
+        told = network.told()
+        bounded = [word for control in told["more"] for word in ("--tor", control)]
+        directory, slash, name = told["control"].rpartition("/")
+        again = [word for dots in ("/.", "/./.")
+                 for word in ("--tor", f"{directory}{dots}{slash}{name}")]  # fmt: skip
+        start = stack.enter_context
+        servers = {
+            ONE_TOR: start(twistd("--tor", told["control"])),
+            POOL: start(twistd("--tor", told["control"], *again)),
+        }
+        for server in servers.values():
+            bench.do(server, "rate", host="web.test", count=200, width=16)
+        count = bench.plan.connections // 3
+        for _ in range(2):
+            bench.turns(cost, servers, "rate", opened, host="web.test", count=count, width=16)
+        servers = {ONE_TOR: start(twistd(*bounded[:2])), TWO_TORS: start(twistd(*bounded))}
+        seconds = 2 * bench.plan.race
+        way = {"host": "web.test", "streams": 16, "sources": 16, "seconds": seconds}
+        bench.turns(
+            carried, servers, "race", lambda said: {RATE: said["bytes"] / 1e6 / seconds}, **way
+        )
+    share = bench.share(cost, CPU_SET_UP, POOL, ONE_TOR)
+    bench.bar("a pool: CPU per connection, times one tor's", share, 1.05, most=True)
+    share = bench.share(carried, RATE, TWO_TORS, ONE_TOR)
+    bench.bar("two tors, each bounded to 1 MB/s: rate, times one tor's", share, 1.6)
+
+
 LINK = 50
 """Milliseconds that the link adds to a round trip."""
 
@@ -279,5 +315,6 @@ SCENARIOS: dict[str, Callable[[Bench], None]] = {
     "held connections": held_connections,
     "tor": through_tor,
     "added": added_to_tor,
+    "pool": pool_of_tors,
     "optimistic": optimistic,
 }

@@ -46,9 +46,10 @@ def take(sock: socket.socket, count: int) -> bytes:
     return data
 
 
-def connect(way: Way, host: str, port: int, early: bytes = b"") -> socket.socket:
+def connect(way: Way, host: str, port: int, early: bytes = b"", source: str = "") -> socket.socket:
     """Open a stream, blocking; ``early`` leaves in the segment of the request."""
-    sock = socket.create_connection(way.proxy if way.version else (host, port), 60)
+    target = way.proxy if way.version else (host, port)
+    sock = socket.create_connection(target, 60, (source, 0))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if way.version == 5:
         sock.sendall(GREETING)

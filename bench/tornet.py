@@ -1,8 +1,12 @@
-"""A private Tor network for the bench: ``python -m bench.tornet``; prints its facts in JSON."""
+"""A private Tor network for the bench: ``python -m bench.tornet``; prints its facts in JSON.
+
+``python -m bench.tornet 2 LINE ...``: with two more clients, which have these lines in their torrc.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 from twisted.internet import reactor, stdio, task
@@ -32,6 +36,9 @@ async def serve(reactor: Any) -> None:
         client = network.client
         socks = "{}:{}".format(*client.socks_tcp)
         place = {"control": client.control_endpoint, "socks": socks, "pid": client.node.pid}
+        count, *lines = sys.argv[1:] or ["0"]
+        more = [await network.add_client(lines) for _ in range(int(count))]
+        place["more"] = [each.control_endpoint for each in more]
         print(json.dumps(place), flush=True)
         await end.ended
     finally:

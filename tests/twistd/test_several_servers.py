@@ -157,7 +157,7 @@ async def test_a_client_has_one_key_on_all_servers_until_they_have_stopped(
 class Serving:
     """What a service stops; ``told`` is what it was asked for."""
 
-    provider = None
+    providers = ()
 
     def __init__(self) -> None:
         self.told: list[str] = []
