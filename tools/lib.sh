@@ -47,6 +47,7 @@ package_of() {
         *-venv) "${1%-venv}" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])' ;;
         tor | tor-resolve) echo tor ;;
         danted) echo dante-server ;;
+        systemd-*) echo systemd ;;
         setpriv) echo util-linux ;;
         nc.openbsd) echo netcat-openbsd ;;
         ssh | ssh-keygen) echo openssh-client ;;

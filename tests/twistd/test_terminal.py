@@ -123,20 +123,23 @@ async def test_the_command_that_is_shown_works(tmp_path: Path) -> None:
 
 
 PLACES = [
-    ("tcp:1", IPv4Address("TCP", "0.0.0.0", 1080), "socks5h://127.0.0.1:1080"),
-    ("tcp6:1", IPv6Address("TCP", "::", 1080), "'socks5h://[::1]:1080'"),
-    ("unix:/x", UNIXAddress("/x"), "socks5h://localhost/x"),
+    ("tcp:1", IPv4Address("TCP", "0.0.0.0", 1), "socks5h://127.0.0.1:1", "http://127.0.0.1:1/"),
+    ("tcp6:1", IPv6Address("TCP", "::", 1), "'socks5h://[::1]:1'", "http://[::1]:1/"),
+    ("unix:/x", UNIXAddress("/x"), "socks5h://localhost/x", "unix:/x"),
 ]
 
 
-@pytest.mark.parametrize(("text", "address", "proxy"), PLACES, ids=[each[0] for each in PLACES])
+@pytest.mark.parametrize(
+    ("text", "address", "proxy", "page"), PLACES, ids=[each[0] for each in PLACES]
+)
 def test_the_command_names_an_address_where_one_can_connect(
-    text: str, address: object, proxy: str
+    text: str, address: object, proxy: str, page: str
 ) -> None:
     port: Any = SimpleNamespace(getHost=lambda: address)
     proxied = "ProxyProtocol=127.0.0.1"
     listeners = [parse_listener(f"{text} NoHTTPConnect"), parse_listener(f"{text} {proxied}")]
-    shown = summary(listeners, [port, port], PAGE, has_users=True)
+    shown = summary(listeners, [port, port], PAGE, has_users=True, status=port)
+    assert f"Status:  {page}\n" in shown
     assert f"Try it:  curl -U NAME:PASSWORD -x {proxy} {PAGE}" in shown
     assert "  SOCKS4, SOCKS4a and SOCKS5 at" in shown
     assert "Try" not in summary(listeners[1:], [port], PAGE, has_users=False)

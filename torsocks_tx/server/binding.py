@@ -147,6 +147,22 @@ def server_endpoint(reactor: Any, description: str) -> Any:
     return endpoint
 
 
+def inherited_endpoints(reactor: Any) -> list[str]:
+    """The endpoint strings of the listening sockets that systemd has passed to this process.
+
+    Twisted has taken them out of the environment when it was imported.
+    """
+    texts: list[str] = []
+    while True:
+        place = f"index={len(texts)}"
+        try:
+            endpoint: Any = serverFromString(reactor, f"systemd:domain=UNIX:{place}")
+        except IndexError:
+            return texts
+        with socket.socket(fileno=os.dup(endpoint.fileno)) as passed:
+            texts.append(f"systemd:domain={passed.family.name.removeprefix('AF_')}:{place}")
+
+
 @implementer(IStreamServerEndpoint)
 class _Endpoint:
     """Listens by a function that takes the factory and returns the port."""

@@ -234,18 +234,19 @@ class StatusServer:
         self._listener = listener
         self._bind = bind
         self._factory = _Bounded(self.site)
-        self._port: Any = None
+        self.port: Any = None
+        """Where it listens, while it does."""
 
     def open(self) -> None:
         """Listen. Raises ``ListenError``."""
-        if self._port is None:
-            self._port = self._bind(self._listener, self._factory)
+        if self.port is None:
+            self.port = self._bind(self._listener, self._factory)
             self.monitor.begin()
 
     async def close(self) -> None:
         """Listen no more, and close what is open."""
         self.monitor.end()
-        port, self._port = self._port, None
+        port, self.port = self.port, None
         if port is not None:
             await port.stopListening()
         for protocol in list(self._factory.protocols):

@@ -14,6 +14,7 @@ from torsocks_tx.backends.tor.daemon import TorNotFound
 from torsocks_tx.backends.tor.files import SYSTEM_DIRECTORY, DirectoryError, name_of_user
 from torsocks_tx.backends.tor.onion.client_auth import load_directory
 from torsocks_tx.server.auth import PasswordFile
+from torsocks_tx.server.binding import inherited_endpoints
 from torsocks_tx.server.listen import fields_of
 from torsocks_tx.twistd import options as plain
 from torsocks_tx.twistd.upstream import make_upstream
@@ -54,7 +55,9 @@ class Options(plain.Options):
                 good += [pair] if pair else []
             except usage.UsageError as error:
                 yield str(error)
-        if "LISTEN_FDS" not in os.environ:  # systemd passes sockets to the server only
+        from twisted.internet import reactor
+
+        if not inherited_endpoints(reactor):  # systemd passes sockets to the server only
             good = [pair for pair in good if "systemd:" not in pair[1]]
         options: plain.Options | None = None
         while options is None:

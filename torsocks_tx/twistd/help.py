@@ -23,8 +23,9 @@ Where clients connect:
       An endpoint of Twisted and the listener's flags, in one argument; may be
       given more than once. tcp:PORT:interface=127.0.0.1 serves this machine,
       unix:PATH its user, or with :mode=660 a group; systemd:domain=UNIX:index=0
-      is a socket that systemd holds. The flag ProxyProtocol takes the address
-      of each client from the PROXY header of a balancer.
+      is a socket that systemd holds: those that it passes are the default. The
+      flag ProxyProtocol takes the address of each client from the PROXY header
+      of a balancer.
   --auth KIND:ARGUMENT
       Ask clients for a name and a password: file:PATH is a file with lines of
       name:password. May be given more than once.

@@ -21,7 +21,7 @@ from torsocks_tx.backends.tor.files import check_directory
 from torsocks_tx.policy.isolation import SECRET_BYTES
 from torsocks_tx.policy.listener import ListenerPolicy, flag_help
 from torsocks_tx.server.auth import AUTH_TEXT, OWN_CHECKERS, PasswordFile
-from torsocks_tx.server.binding import server_endpoint, why_wrong
+from torsocks_tx.server.binding import inherited_endpoints, server_endpoint, why_wrong
 from torsocks_tx.server.listen import (
     DEFAULT,
     INHERITABLE,
@@ -195,9 +195,13 @@ class Options(usage.Options, AuthOptionMixin):
             self["isolation-secret"] = _read_secret(self["isolation-secret-file"])
 
     def complete(self) -> None:
-        """Fill in the default listener, and make every path absolute."""
+        """Fill in the default listeners, and make every path absolute."""
         if not self.listeners:
-            self.listeners.append(parse_listener(DEFAULT))
+            from twisted.internet import reactor
+
+            for text in inherited_endpoints(reactor) or [DEFAULT]:
+                self.listeners.append(parse_listener(text))
+                self.arguments += ["--listen", text]  # of workers, to whom systemd passes nothing
         for name in _PATHS:
             if self[name]:
                 self[name] = self._absolute(self[name])

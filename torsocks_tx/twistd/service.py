@@ -260,6 +260,12 @@ class TorsocksService(Service):
         return self._serving.server.ports
 
     @property
+    def status_port(self) -> IListeningPort | None:
+        """Where it shows how it is, if it does."""
+        port: IListeningPort | None = None if self._status is None else self._status.port
+        return port
+
+    @property
     def providers(self) -> Sequence[TorProvider]:
         """The tors that this process has started or found, if there are any."""
         return self._serving.providers

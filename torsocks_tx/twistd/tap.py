@@ -115,7 +115,9 @@ def main() -> None:
         def how_to_use() -> str:
             users = bool(options.get("credCheckers"))
             page = _page(options, service.providers)
-            return summary(options.listeners, service.ports, page, has_users=users)
+            return summary(
+                options.listeners, service.ports, page, has_users=users, status=service.status_port
+            )
 
         terminal = Terminal(stream, how_to_use, everything=bool(options["debug"]))
         service = make_service(options, terminal.report)

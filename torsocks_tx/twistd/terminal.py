@@ -14,7 +14,7 @@ from typing import TextIO
 from urllib.parse import quote
 
 from twisted.internet.address import UNIXAddress
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.logger import ILogObserver, LogEvent, LogLevel
 from zope.interface import implementer
 
@@ -98,9 +98,17 @@ def log_observer(stream: TextIO, environment: Mapping[str, str]) -> ILogObserver
 
 
 def summary(
-    listeners: Sequence[Listener], ports: Sequence[IListeningPort], page: str, *, has_users: bool
+    listeners: Sequence[Listener],
+    ports: Sequence[IListeningPort],
+    page: str,
+    *,
+    has_users: bool,
+    status: IListeningPort | None = None,
 ) -> str:
-    """Return where clients connect, and a command that does; ``page`` is what that fetches."""
+    """Return where clients connect, and a command that does; ``page`` is what that fetches.
+
+    ``status``: where the status page is.
+    """
     lines = []
     for listener, port in zip(listeners, ports, strict=True):
         http = "HTTP CONNECT, " if listener.policy.http_connect else ""
@@ -111,6 +119,11 @@ def summary(
         if listener.policy.proxy_protocol is None
     ]
     lines += [f"Try it:  {command}" for command in commands[:1]]
+    if status is not None:
+        address = status.getHost()
+        is_file = isinstance(address, UNIXAddress)
+        place = describe(address) if is_file else f"http://{_reachable(address)}/"
+        lines.append(f"Status:  {place}")
     return "\n".join([*lines, "Ctrl-C stops it."])
 
 
@@ -120,8 +133,15 @@ def _command(port: IListeningPort, page: str, *, has_users: bool) -> str:
     if isinstance(address, UNIXAddress):
         place = f"localhost{quote(address.name or b'')}"
     else:
-        anywhere = {"0.0.0.0": "127.0.0.1:", "[::]": "[::1]:"}
-        host, _, number = describe(address).rpartition(":")
-        place = f"{anywhere.get(host, f'{host}:')}{number}"
+        place = _reachable(address)
     login = ["-U", "NAME:PASSWORD"] if has_users else []
     return shlex.join(["curl", *login, "-x", f"socks5h://{place}", page])
+
+
+def _reachable(address: IAddress) -> str:
+    """Return an address at which this machine connects to a port."""
+    host, _, number = describe(address).rpartition(":")
+    return f"{_LOOPBACK.get(host, host)}:{number}"
+
+
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
