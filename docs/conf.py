@@ -20,8 +20,9 @@ sys.path.insert(0, str(ROOT))
 import torsocks_tx  # noqa: E402
 
 CONTENTS = {
-    "Run it": ["guide", "isolation", "onion-errors", "onion-table", "circuits", "http-connect"],
-    "Operate it": ["status", "operating", "scaling", "control-port", "recipes"],
+    "Run it": ["guide", "isolation", "onion-errors", "onion-table", "circuits"],
+    "Use it": ["recipes", "http-connect"],
+    "Operate it": ["status", "operating", "scaling", "control-port"],
     "Program with it": ["embedding", "client", "pluggable-transports", "testing"],
     "Look it up": ["reference", "api", "glossary"],
     "API reference": ["docstrings", "docstrings-errors", "docstrings-pt", "docstrings-testing"],
