@@ -101,7 +101,7 @@ def add_contents(app: Sphinx, name: str, text: list[str]) -> None:
     """Give the first page the order of the others, which its text names by subject."""
     if name == root_doc:
         for caption, pages in CONTENTS.items():
-            names = "\n".join(page for page in pages if (ROOT / f"docs/{page}.md").exists())
+            names = "\n".join(pages)
             text[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{names}\n```\n"
 
 
