@@ -82,6 +82,19 @@ def test_metrics_have_the_names_and_labels_that_are_documented() -> None:
     assert [value for (name, _), value in found.items() if name == "torsocks_build_info"] == [1]
 
 
+def test_each_tor_of_a_pool_has_metrics_of_its_own() -> None:
+    other = {**TORS[0], "name": "tor-2", "state": "down", "circuits": [CIRCUIT], "reconnects": 0}
+    found = samples(exposition({**report_of(Registry()), "tors": [*TORS, other]}))
+    assert {
+        ("torsocks_circuits", ("GENERAL", "tor")): 2,
+        ("torsocks_circuits", ("GENERAL", "tor-2")): 1,
+        ("torsocks_tor_up", ("tor",)): 1,
+        ("torsocks_tor_up", ("tor-2",)): 0,
+        ("torsocks_tor_bootstrap_ratio", ("tor-2",)): 1,
+        ("torsocks_control_reconnects_total", ("tor",)): 2,
+    }.items() <= found.items()
+
+
 def test_without_the_library_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("prometheus_client", "prometheus_client.core", "prometheus_client.exposition"):
         monkeypatch.setitem(sys.modules, module, None)

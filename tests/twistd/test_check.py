@@ -48,6 +48,7 @@ FAULTS: list[tuple[str, list[str]]] = [
     ("--auth file:none --onion-auth-dir none", ["none: No such file", "none': No such file"]),
     ("--onion-auth-dir keys", ["not valid"]),
     ("--tor-option|Bad 1|--tor-data-directory tor/x", ["Unknown option Bad", "there is none"]),
+    ("--tors 2 --tor-data-directory tor/x", ["tor/x: ", "tor/x-2: "]),
     ("--tor-binary ./none", ["not an executable program"]),
     ("--bogus --workers 0", ["option --bogus not recognized"]),
     ("more|--workers 0", ["--workers '0'", "'more' belongs to no option"]),

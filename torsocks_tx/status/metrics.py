@@ -83,18 +83,23 @@ class Collector:
         tors = self.report["tors"]
         if not tors:
             return
+        several = ["tor"] if len(tors) > 1 else []
+        gauge, counter = self.core.GaugeMetricFamily, self.core.CounterMetricFamily
         text = "Circuits that tor has built, by their purpose."
-        circuits = self.core.GaugeMetricFamily("torsocks_circuits", text, labels=["purpose"])
-        purposes = Counter(each["purpose"] for tor in tors for each in tor["circuits"])
-        for purpose, count in purposes.items():
-            circuits.add_metric([purpose], count)
-        yield circuits
-        is_up = any(tor["state"] == "ready" for tor in tors)
-        yield self._gauge("tor_up", "Whether there is a tor to connect by.", int(is_up))
-        percent = max(tor["bootstrap"]["percent"] for tor in tors)
-        yield self._gauge("tor_bootstrap_ratio", "How far tor's start is.", percent / 100)
+        circuits = gauge("torsocks_circuits", text, labels=["purpose", *several])
+        up = gauge("torsocks_tor_up", "Whether tor can be used.", labels=several)
+        text = "How far tor's start is."
+        ratio = gauge("torsocks_tor_bootstrap_ratio", text, labels=several)
         text = "Control connections to tor after the first."
-        yield self._counter("control_reconnects", text, sum(tor["reconnects"] for tor in tors))
+        again = counter("torsocks_control_reconnects", text, labels=several)
+        for tor in tors:
+            name = [tor["name"]] if several else []
+            for purpose, count in Counter(each["purpose"] for each in tor["circuits"]).items():
+                circuits.add_metric([purpose, *name], count)
+            up.add_metric(name, int(tor["state"] == "ready"))
+            ratio.add_metric(name, tor["bootstrap"]["percent"] / 100)
+            again.add_metric(name, tor["reconnects"])
+        yield from (circuits, up, ratio, again)
 
     def _of_processes(self) -> Iterator[Any]:
         report = self.report

@@ -11,7 +11,7 @@ from pathlib import Path
 from twisted.python import usage
 
 from torsocks_tx.backends.tor.daemon import TorNotFound
-from torsocks_tx.backends.tor.files import SYSTEM_DIRECTORY, DirectoryError, name_of_user
+from torsocks_tx.backends.tor.files import SYSTEM_DIRECTORY, DirectoryError, name_of_user, numbered
 from torsocks_tx.backends.tor.onion.client_auth import load_directory
 from torsocks_tx.server.auth import PasswordFile
 from torsocks_tx.server.binding import inherited_endpoints
@@ -145,8 +145,9 @@ def _faults_of_tor(options: plain.Options) -> Iterator[str]:
         make_upstream(reactor, options)
     except (ValueError, DirectoryError, TorNotFound) as error:
         yield str(error)
-    if options["tor-data-directory"]:
-        directory = Path(options["tor-data-directory"])
+    given = options["tor-data-directory"]
+    for number in range(1, options["tors"] + 1) if given else ():
+        directory = numbered(Path(given), number)
         there = next(each for each in (directory, *directory.parents) if each.exists())
         if reason := _cannot_write(there):
             yield f"--tor-data-directory {directory}: {reason}"

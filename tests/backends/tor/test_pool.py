@@ -89,7 +89,7 @@ def test_when_a_tor_dies_only_its_keys_move_to_all_others_and_return(count: int)
     pool = Pool(count)
     before = pool.all_keys()
     share = KEYS / count
-    assert all(abs(found - share) <= 0.03 * KEYS for found in Counter(before).values())
+    assert all(abs(found - share) <= 0.01 * KEYS for found in Counter(before).values())
     victim = f"tor{count - 1}"
     pool.state("down", victim)
     after = pool.all_keys()
@@ -99,7 +99,7 @@ def test_when_a_tor_dies_only_its_keys_move_to_all_others_and_return(count: int)
     gained = Counter(moved)
     assert len(gained) == count - 1
     fair = len(moved) / (count - 1)
-    assert all(abs(found - fair) <= 0.03 * KEYS for found in gained.values())
+    assert all(abs(found - fair) <= 0.01 * KEYS for found in gained.values())
     pool.state("ready", victim)
     assert count > 4 or pool.all_keys() == before
 
