@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -14,10 +12,9 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint
 
-from tests.support.clients import client
 from tests.support.peers import GRANTED, Peer, PeerFactory, named, refused
 from tests.support.processes import ROOT, Program, start_python
-from torsocks_tx import ClientOptions, KeyValues, MemoryBackend, SOCKSClientEndpoint, serve
+from torsocks_tx import ClientOptions, KeyValues, SOCKSClientEndpoint
 from torsocks_tx.errors import ArgumentsRefused
 from torsocks_tx.testing.scripted import ScriptedServer
 from torsocks_tx.testing.tornet import PrivateNetwork
@@ -250,33 +247,3 @@ async def test_pytest_example_tests_curl() -> None:
     program = start_python("-m", "pytest", "-q", *plugin, *config, example)
     assert await program.end() == 0, program.lines
     assert "9 passed" in program.lines[-1]
-
-
-@pytest.mark.network
-@pytest.mark.clients("haproxy")
-async def test_haproxy_example_keeps_the_addresses_of_clients(tmp_path: Path) -> None:
-    text = (EXAMPLES / "haproxy.cfg").read_text()
-    found = re.search(r'--listen "unix:/run/torsocks/one(:mode=660 .*)"', text)
-    assert found is not None
-    listen = [f"unix:{tmp_path}/{name}{found[1]}" for name in ("one", "two")]
-    backend = MemoryBackend(lambda outbound: reactor.callLater(0, outbound.receiver.opened))
-    server = serve(reactor, listen, backend)
-    config = tmp_path / "haproxy.cfg"
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        place = text.replace("/run/torsocks/", f"{tmp_path}/").replace("127.0.0.1:1080", "fd@3")
-        config.write_text(place)
-        program = Program()
-        descriptors = {0: "w", 1: "r", 2: "r", 3: listening.fileno()}
-        command = [client("haproxy"), "-db", "-f", str(config)]
-        program.start(command, dict(os.environ), descriptors=descriptors)
-        host, port = listening.getsockname()
-        for address in ("127.0.0.1", "127.0.0.1", "127.0.0.2"):
-            endpoint = TCP4ClientEndpoint(reactor, host, port, bindAddress=(address, 0))
-            peer: Peer = await endpoint.connect(PeerFactory())
-            assert await peer.negotiate(named("example.com", 80)) == GRANTED
-            peer.reset()
-    first, again, other = (outbound.isolation.credentials for outbound in backend.outbounds)
-    assert first == again != other
-    os.kill(program.pid, signal.SIGTERM)
-    await program.end()
-    await server.shutdown(0)
