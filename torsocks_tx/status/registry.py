@@ -41,8 +41,8 @@ BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
 
 CONNECTIONS, STREAMS, LINGERING = range(3)
 GAUGES = 3
-FROM_CLIENTS, TO_CLIENTS, EARLY_DATA, ACCEPTED = range(GAUGES, GAUGES + 4)
-_PROTOCOL = ACCEPTED + 1
+FROM_CLIENTS, TO_CLIENTS, EARLY_DATA = range(GAUGES, GAUGES + 3)
+_PROTOCOL = EARLY_DATA + 1
 _OUTCOME = _PROTOCOL + len(PROTOCOLS)
 _CLEARNET = _OUTCOME + len(OUTCOMES)
 _SECONDS = len(BUCKETS) + 2  # with what has no bound, and the sum in microseconds
@@ -85,9 +85,7 @@ class ListenerCounts:
 
     def connected(self) -> None:
         """Count a client's connection."""
-        slots = self.slots
-        slots[CONNECTIONS] += 1
-        slots[ACCEPTED] += 1
+        self.slots[CONNECTIONS] += 1
 
     def disconnected(self, *, asked: bool) -> None:
         """Count its end; ``asked``: a request of it was begun."""
@@ -107,7 +105,8 @@ class ListenerCounts:
         slots = self.slots
         slots[STREAMS] += 1
         slots[_OUTCOME] += 1
-        slots[EARLY_DATA] += early_data
+        if early_data:
+            slots[EARLY_DATA] += early_data
         start = _ONION if onion else _CLEARNET
         slots[start + bisect_left(BUCKETS, seconds)] += 1
         slots[start + _SECONDS - 1] += int(seconds * 1_000_000)
@@ -123,7 +122,8 @@ class ListenerCounts:
     def closed(self, *, lingered: bool) -> None:
         """Count an open stream no more."""
         self.slots[STREAMS] -= 1
-        self.slots[LINGERING] -= lingered
+        if lingered:
+            self.slots[LINGERING] -= 1
 
 
 @dataclass(frozen=True, slots=True)

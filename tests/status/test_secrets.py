@@ -1,0 +1,122 @@
+"""Nothing of a client is shown or logged: not its host, address, name, password or isolation."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.endpoints import TCP4ClientEndpoint
+
+from tests.loopback.test_logs import Log, log
+from tests.status.test_site import Shown, shown
+from tests.support.peers import Peer, named
+from torsocks_tx import KeyValues, MemoryOutbound, Request, errors
+from torsocks_tx.errors import SOCKSError
+from torsocks_tx.policy.listener import parse_flags
+from torsocks_tx.socks.extended import build_request
+
+__all__ = ["log", "shown"]
+
+ADDRESS = "127.77.66.55"
+HOST = b"canary-host.example"
+ONION = b"canary" + b"x" * 44 + b"aaaaad.onion"
+SECRETS = ("canary", ADDRESS, "Y2FuYXJ5", "198.51.100.77")
+FLAGS = [
+    "IsolateDestAddr",
+    "IsolateDestPort",
+    "IsolateClientProtocol",
+    "ExtendedErrors",
+    "TestSocks",
+]
+FAILURES = [
+    kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, SOCKSError) and kind is not errors.OnionRefused
+]
+PAGES = ("/", "/status.json", "/metrics", "/health", "/canary-page?canary=canary")
+USER, PASSWORD = b"canary-user", b"canary-password"
+
+
+def greetings(host: bytes) -> list[bytes]:
+    """Return requests for a host, early data with each, by every protocol and kind of address."""
+    login = b"\1\x0b" + USER + b"\x0f" + PASSWORD
+    pairs = [("SOCKSUSER", USER), ("ISOLATE", b"canary"), ("canary-key", b"canary")]
+    basic = b64encode(USER + b":" + PASSWORD)
+    target = named(host, 7777)
+    return [
+        b"\4\1\x1e\x61\0\0\0\1" + USER + b"\0" + host + b"\0canary",
+        b"\4\1\x1e\x61\xc6\x33\x64\x4d" + USER + b"\0canary",
+        b"\5\1\0" + target + b"canary",
+        b"\5\1\2" + login + target + b"canary",
+        b"\5\1\0\5\1\0\1\xc6\x33\x64\x4d\x1e\x61canary",
+        b"\5\1\0" + named(host, 0, 0xF0),
+        b"\5\1\0\5\xf1\0\1\xc6\x33\x64\x4d\0\0",
+        b"\5\1\x97" + build_request(KeyValues.of(pairs)) + target,
+        b"CONNECT " + host + b":7777 HTTP/1.1\r\nHost: canary\r\nProxy-Authorization: Basic "
+        + basic + b"\r\nTor-Stream-Isolation: canary\r\nUser-Agent: canary\r\n\r\ncanary",
+        b"CONNECT canary HTTP/1.1\r\n\r\n",
+        b"GET http://canary/ HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"\5\1\xfecanary",
+        b"canary\r\n",
+        b"\4\1",
+    ]  # fmt: skip
+
+
+class Scripted:
+    """What the backend does with the next stream: opens it, or refuses it."""
+
+    def __init__(self) -> None:
+        self.failure: type[SOCKSError] | None = None
+
+    def __call__(self, outbound: MemoryOutbound) -> None:
+        receiver, failure = outbound.receiver, self.failure
+        if failure is None:
+            reactor.callLater(0, self._open, receiver)
+        else:
+            reactor.callLater(0, receiver.refused, failure("a reason"))
+
+    def _open(self, receiver: Any) -> None:
+        receiver.opened()
+        receiver.data(b"canary")
+        reactor.callLater(0, receiver.lost, False)
+
+    def look_up(self, _request: Request) -> Deferred[Any]:
+        return fail((self.failure or errors.HostUnreachable)("a reason"))
+
+
+async def test_secrets_of_clients_are_nowhere(shown: Shown, log: Log) -> None:
+    script = Scripted()
+    shown.backend._script = script
+    shown.backend._look_up = script.look_up
+    shown.server.policy, _ = parse_flags(FLAGS)
+    place = shown.ground.address(await shown.ground.listen(shown.server))
+    requests = 0
+    for failure in (None, *FAILURES):
+        script.failure = failure
+        for host in (HOST, ONION):
+            peers: list[Peer] = []
+            for greeting in greetings(host):
+                near: Any = TCP4ClientEndpoint(reactor, *place, bindAddress=(ADDRESS, 0))
+                peer = await shown.ground.connect(near)
+                peer.send(greeting)
+                if greeting == b"\4\1":
+                    peer.reset()
+                else:
+                    peer.shut()
+                peers.append(peer)
+                requests += 1
+            for peer in peers:
+                await peer.until(lambda peer=peer: peer.over)  # type: ignore[misc]
+    await shown.server.emptied()
+    total = shown.registry.snapshot()
+    assert sum(total.protocols.values()) == requests
+    assert sum(total.outcomes.values()) == requests - total.protocols["none"]
+    texts = {path: str(await shown.get(path)) for path in PAGES}
+    texts["log"] = log.text
+    texts["snapshot"] = repr(total)
+    found = {
+        place: [secret for secret in SECRETS if secret in text] for place, text in texts.items()
+    }
+    assert found == {place: [] for place in found}
