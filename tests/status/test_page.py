@@ -42,6 +42,7 @@ VALUES = {
         tors=[tor(version=None, circuits=[circuit(3, None)])],
         descriptors={"open": None, "limit": 9},
     ),
+    "a pool": status(tors=[tor(), tor(name="tor-2", circuits=[circuit(3)])]),
     "building": status(tors=[tor(circuits=[{**circuit(3), "path": []}])]),
 }
 
@@ -103,6 +104,8 @@ def test_all_text_of_the_value_is_escaped(hostile: str) -> None:
         ("listeners", "without tor", "There is no listener."),
         ("circuits", "usual", "DErelay1relay2🇳🇱NLrelay4general21 min🇩🇪DErelay1relay2🇳🇱NLrelay5hs"),
         ("circuits", "with workers", "general\u20131 min"),
+        ("circuits", "a pool", "general · tor-2"),
+        ("state", "a pool", "tor-2: ready"),
         ("circuits", "building", "being built"),
         ("circuits", "without tor", "No circuit is open."),
         ("exits", "usual", "ExitCircuits🇳🇱NLrelay41"),

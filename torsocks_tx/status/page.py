@@ -229,7 +229,9 @@ def _relay(hop: Value) -> Html:
 
 def circuits(value: Value) -> Html:
     """Render circuits as rows of hops."""
-    known = [it for tor in value["tors"] for it in tor["circuits"]]
+    several = len(value["tors"]) > 1
+    known = [{**it, "tor": tor["name"] if several else ""}
+             for tor in value["tors"] for it in tor["circuits"]]  # fmt: skip
     if not known:
         return nothing("No circuit is open.")
     known.sort(key=lambda it: (-(it["streams"] or 0), it["age"]))
@@ -249,7 +251,7 @@ def _circuit(circuit: Value) -> Html:
     return element(
         "tr",
         element("td", hops if circuit["path"] else "being built"),
-        element("td", purpose, class_="purpose"),
+        element("td", " · ".join(filter(None, (purpose, circuit["tor"]))), class_="purpose"),
         element("td", _known(circuit["streams"]), class_="number"),
         element("td", duration(circuit["age"]), class_="number"),
     )
