@@ -102,5 +102,7 @@ def test_links_between_documents_lead_somewhere() -> None:
     assert len(links) > 50
     for path, place, anchor in links:
         target = (path.parent / place).resolve() if place else path
-        assert target.exists(), (path.name, place)
+        # The site has no page for a directory.
+        found = target.is_file() if path.parent.name == "docs" else target.exists()
+        assert found, (path.name, place)
         assert not anchor or anchor in anchors(target), (path.name, place, anchor)
