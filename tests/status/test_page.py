@@ -59,7 +59,7 @@ def text_of(html: str) -> str:
 def test_every_section_is_well_formed_and_in_the_page(value: dict[str, Any]) -> None:
     shown = sections(value)
     assert shown.keys() == SECTIONS.keys()
-    page = document(shown, "token")
+    page = document(value, "token")
     for name, html in shown.items():
         parsed(html)
         assert f'id="{name}"' in page
@@ -85,7 +85,7 @@ def test_all_text_of_the_value_is_escaped(hostile: str) -> None:
     assert {each.tag for html in shown.values() for each in parsed(html).iter()} <= known
     for name in ("state", "outcomes", "listeners", "circuits", "process"):
         assert hostile in text_of(shown[name])
-    assert "&quot;&gt;" in document(shown, '">')
+    assert "&quot;&gt;" in document(value, '">')
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_all_text_of_the_value_is_escaped(hostile: str) -> None:
     [
         ("state", "usual", "Ready Clients are served.tor: ready · version 0.4.9.3 · reconnects: 1"),
         ("state", "starting", "tor: starting · version 0.4.9.3 · reconnects: 145 %45 % · Loading"),
-        ("state", "without tor", "Ready Clients are served."),
+        ("state", "without tor", "Ready Clients are served.Without Tor."),
         ("figures", "usual", "To clients2.0 kB/s5.6 MB"),
         ("figures", "usual", "New streams2/sjust now"),
         ("figures", "usual", "Requests2\u202f00099.9 % ok"),
@@ -117,6 +117,11 @@ def test_all_text_of_the_value_is_escaped(hostile: str) -> None:
 )
 def test_section_says(name: str, value: str, words: str) -> None:
     assert words in text_of(sections(VALUES[value])[name])
+
+
+def test_button_for_fresh_circuits_is_there_where_there_is_tor() -> None:
+    shown = {name: "<form" in document(value, "token") for name, value in VALUES.items()}
+    assert shown == {name: name != "without tor" for name in VALUES}
 
 
 def test_circuits_are_bounded() -> None:

@@ -47,7 +47,7 @@ class Shown:
 
     async def connect(self) -> Peer:
         """Connect to the status page."""
-        address = self.status._port.getHost()
+        address = self.status.port.getHost()
         assert isinstance(address, IPv4Address)
         return await self.ground.connect(TCP4ClientEndpoint(reactor, "127.0.0.1", address.port))
 

@@ -56,7 +56,7 @@ def state(value: Value) -> Html:
     """Render the state of the server, and of each tor with its progress."""
     name, meaning = STATES.get(value["state"], (value["state"], ""))
     head = element("p", element("strong", name, class_=value["state"]), " ", meaning)
-    return join(head, each(map(_tor, value["tors"])))
+    return join(head, each(map(_tor, value["tors"])) or element("p", "Without Tor."))
 
 
 def _tor(tor: Value) -> Html:
@@ -349,12 +349,13 @@ def sections(value: Value) -> dict[str, Html]:
     return {name: render(value) for name, (_, render) in SECTIONS.items()}
 
 
-def document(shown: Mapping[str, Html], token: str) -> str:
-    """Return the page with these sections; ``token`` goes with the button for fresh circuits."""
-    made = {name: _section(name, shown[name]) for name in SECTIONS}
+def document(value: Value, token: str) -> str:
+    """Return the whole page; ``token`` goes with the button for fresh circuits, if there is Tor."""
+    made = {name: _section(name, html) for name, html in sections(value).items()}
     columns = [element("div", *map(made.pop, names), class_="column") for names in COLUMNS]
     *above, below = made.values()
-    return PAGE % (escape(token), join(*above, *columns, below))
+    button = FORM % escape(token) if value["tors"] else ""
+    return PAGE % (button, join(*above, *columns, below))
 
 
 def _section(name: str, content: Html) -> Html:
@@ -363,6 +364,11 @@ def _section(name: str, content: Html) -> Html:
     body = element("div", content, id=name, **live)
     return element("section", heading, body, class_=name, aria_labelledby=f"{name}-title")
 
+
+FORM = """<form method="post" action="new-identity">
+<input type="hidden" name="token" value="%s">
+<button>New identity</button>
+</form>"""
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -379,10 +385,7 @@ PAGE = """<!DOCTYPE html>
 <header>
 <h1>torsocks_tx</h1>
 <p id="updates" role="status">As it was when the page was loaded.</p>
-<form method="post" action="new-identity">
-<input type="hidden" name="token" value="%s">
-<button>New identity</button>
-</form>
+%s
 </header>
 <p class="done" id="done" role="status">Streams that begin now have fresh circuits.</p>
 <main>

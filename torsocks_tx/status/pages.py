@@ -177,7 +177,7 @@ def add_pages(root: Resource, reactor: Any, monitor: Monitor, renew: Callable[[]
     token = secrets.token_urlsafe(16)
 
     async def page() -> tuple[int, str, str]:
-        return 200, document(sections(await monitor.report()), token), HTML
+        return 200, document(await monitor.report(), token), HTML
 
     root.putChild(b"", Page(page))
     root.putChild(b"events", Events(reactor, monitor))

@@ -36,7 +36,7 @@ from torsocks_tx.status.registry import (
 INTERVAL, SAMPLES = 1, 600
 """Seconds between two samples for the rates, and how many are kept: ten minutes."""
 
-KEPT = 2.0
+KEPT = 0.9
 """Seconds for which what is dear to find out serves all who ask: circuits and descriptors."""
 
 CIRCUITS_TIMEOUT = 2.0
