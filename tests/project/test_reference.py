@@ -103,6 +103,6 @@ def test_links_between_documents_lead_somewhere() -> None:
     for path, place, anchor in links:
         target = (path.parent / place).resolve() if place else path
         # The site has no page for a directory.
-        found = target.is_file() if path.parent.name == "docs" else target.exists()
+        found = target.is_file() if path.parent == ROOT / "docs" else target.exists()
         assert found, (path.name, place)
         assert not anchor or anchor in anchors(target), (path.name, place, anchor)
