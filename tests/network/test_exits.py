@@ -20,7 +20,7 @@ from twisted.internet.task import LoopingCall, deferLater
 from tests.network.asking import Asker, Serving, ask, hang_up, request, serving
 from tests.support.running import Twistd
 from torsocks_tx.backends.tor.exits import mappings
-from torsocks_tx.errors import GeneralFailure, NotAllowed, SOCKSError
+from torsocks_tx.errors import CommandNotSupported, GeneralFailure, NotAllowed, SOCKSError
 from torsocks_tx.socks.constants import Command, Version
 from torsocks_tx.testing.tornet import PrivateNetwork
 from torsocks_tx.testing.tornet.client import Client
@@ -298,6 +298,28 @@ async def test_a_client_by_http_hears_its_exit(
         assert by_key[said[1].decode()] == "bb"
         await hang_up(asker)
     assert said[1].decode() == exit4.fingerprint
+
+
+async def test_names_keep_their_exit_where_tor_makes_up_addresses_for_look_ups(
+    country_network: PrivateNetwork, server: Serving
+) -> None:
+    """AutomapHostsOnResolve stands in the torrc of every transparent proxy."""
+    network = country_network
+    control = await network.client.node.control()
+    place = server.listen("ClientParameters")
+    await control.command("SETCONF AutomapHostsOnResolve=1")
+    try:
+        for country in ("aa", "bb"):
+            user = f"a-country-{country}".encode()
+            page = await fetch(place, request("exit.test", network.web.port, user=user))
+            assert page[1] == country
+            with pytest.raises(CommandNotSupported):
+                await ask(place, request("exit.test", 0, user=user, command=Command.RESOLVE))
+        asker = await ask(place, request("exit.test", 0, command=Command.RESOLVE))
+        answer = await asker.outcome
+        assert answer.reply.address.host in {each.address for each in network.exits.values()}
+    finally:
+        await control.command("RESETCONF AutomapHostsOnResolve")
 
 
 async def test_a_dead_exit_is_left_for_another_of_the_choice(

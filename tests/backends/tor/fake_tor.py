@@ -63,7 +63,11 @@ class FakeTor(ServerFactory):
             "status/bootstrap-phase": BOOTSTRAPPED,
             "net/listeners/socks": f'"unix:{self.socks}"',
         }
-        self.conf: dict[str, list[str]] = {"SocksPort": [f"unix:{self.socks}"], "__SocksPort": []}
+        self.conf: dict[str, list[str]] = {
+            "SocksPort": [f"unix:{self.socks}"],
+            "__SocksPort": [],
+            "AutomapHostsOnResolve": ["0"],
+        }
 
     def answer(self, command: str) -> str | None:
         if command in self.answers:

@@ -189,6 +189,13 @@ COUNTRIES = ControlCommand(
     _NO_COUNTRIES,
     r"ip-to-country/[0-9a-f.:]+( ip-to-country/[0-9a-f.:]+)*",
 )
+AUTOMAP = ControlCommand(
+    "GETCONF AutomapHostsOnResolve",
+    _EXITS,
+    "whether tor answers look-ups at an exit with an address of its own",
+    "such addresses are taken for those of the destination",
+    level=LogLevel.info,
+)
 MAP_ADDRESS = ControlCommand(
     "MAPADDRESS {pairs}",
     "for each destination at a chosen exit, and when it is not needed any more",
@@ -214,6 +221,7 @@ COMMANDS = (
     RELAY,
     HAS_COUNTRIES,
     COUNTRIES,
+    AUTOMAP,
     MAP_ADDRESS,
 )
 

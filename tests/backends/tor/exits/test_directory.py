@@ -27,6 +27,7 @@ from torsocks_tx.backends.tor.exits.directory import (
     RelayReader,
 )
 from torsocks_tx.backends.tor.providers import FixedTorProvider
+from torsocks_tx.errors import NoSuchExit
 from torsocks_tx.policy.circuits import ANY_EXIT, ExitChoice
 
 RELAYS, EXITS = 8_000, 2_000
@@ -101,7 +102,8 @@ def test_what_is_kept_of_keys_is_bounded() -> None:
     assert len(known._chosen) == MOST_CHOSEN
     choice = ExitChoice(frozenset({"de"}), frozenset({fingerprint(3), fingerprint(99)}))
     assert [each.fingerprint for each in known.candidates(choice, b"x").exits] == [fingerprint(3)]
-    assert known.candidates(ExitChoice(frozenset({"fr"})), b"x").exits == []
+    with pytest.raises(NoSuchExit):
+        known.candidates(ExitChoice(frozenset({"fr"})), b"x")
 
 
 @pytest.fixture

@@ -18,13 +18,12 @@ from tests.support.names import ONION
 from torsocks_tx.backends.tor.control import ControlError, ControlLost
 from torsocks_tx.backends.tor.exits import mappings
 from torsocks_tx.backends.tor.exits.circuits import Circuit
-from torsocks_tx.backends.tor.exits.directory import NO_GEOIP
+from torsocks_tx.backends.tor.exits.directory import AUTOMAPS, NO_EXIT, NO_GEOIP
 from torsocks_tx.backends.tor.exits.streams import (
     CIRCUIT_SECONDS,
     LAST_CIRCUIT_SECONDS,
     LOOK_SECONDS,
     MOST_CIRCUITS,
-    NO_EXIT,
     RESTARTS,
     TRIES,
 )
@@ -201,6 +200,20 @@ def test_what_no_exit_can_do_is_refused_at_once(
         play.open(choice, host, command=command)
     assert type(raised.value) is kind
     assert play.asked == []
+
+
+def test_a_look_up_that_tor_would_answer_itself_is_refused(log_lines: list[str]) -> None:
+    play = Play()
+    play.control.answers["GETCONF AutomapHostsOnResolve"] = "AutomapHostsOnResolve=1"
+    for number in range(2):
+        assert play.open()[1].heard == ["opened"]
+        try:
+            heard = play.open(command=Command.RESOLVE)[1].heard
+        except CommandNotSupported as reason:
+            heard = [reason]
+        assert [type(what) for what in heard] == [CommandNotSupported]
+        assert len(play.asked) == number + 1
+    assert log_lines.count(f"warn: {AUTOMAPS}") == 1
 
 
 def test_the_longest_name_keeps_its_exit() -> None:

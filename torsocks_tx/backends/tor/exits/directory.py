@@ -14,8 +14,11 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from torsocks_tx.backends.tor.commands import COUNTRIES, HAS_COUNTRIES, RELAYS
+from twisted.logger import Logger
+
+from torsocks_tx.backends.tor.commands import AUTOMAP, COUNTRIES, HAS_COUNTRIES, RELAYS
 from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
+from torsocks_tx.errors import NoSuchExit
 from torsocks_tx.policy.circuits import ExitChoice
 
 UNKNOWN = "??"
@@ -24,6 +27,12 @@ UNKNOWN = "??"
 NO_GEOIP = (
     "tor has no GeoIPFile, so it does not know the countries of exits: install tor-geoipdb, or set"
     " GeoIPFile in tor's torrc"
+)
+
+NO_EXIT = "no exit relay is in the choice that was asked for: the client is refused"
+AUTOMAPS = (
+    "look-ups at a chosen exit are refused: tor would answer with an address of its own, for it has"
+    " AutomapHostsOnResolve"
 )
 
 CANDIDATES = 16
@@ -128,12 +137,31 @@ class Candidates:
             self.exits.append(dead)
 
 
-class ExitDirectory:
-    """The exits of one consensus. ``knows_countries``: tor has a GeoIPFile."""
+async def _automaps(control: Control) -> bool:
+    """Whether tor answers look-ups at an exit with addresses of its own."""
+    try:
+        return (await control.command(AUTOMAP.line())).endswith("=1")
+    except ControlLost:
+        raise
+    except ControlError:
+        return False
 
-    def __init__(self, exits: Iterable[Exit], *, knows_countries: bool) -> None:
+
+class ExitDirectory:
+    """The exits of one consensus.
+
+    ``knows_countries``: tor has a GeoIPFile. ``automaps``: tor answers look-ups at an exit itself,
+    with an address that stands for the name at that exit, whichever was chosen later.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, exits: Iterable[Exit], *, knows_countries: bool, automaps: bool = False
+    ) -> None:
         self.exits = {each.fingerprint: each for each in exits}
         self.knows_countries = knows_countries
+        self.automaps = automaps
         self._chosen: dict[tuple[ExitChoice, bytes], Candidates] = {}
 
     @classmethod
@@ -145,16 +173,20 @@ class ExitDirectory:
         found: dict[str, str] = {}
         if knows:
             found = await countries_of(control, (address for address, _ in reader.exits.values()))
+        automaps = await _automaps(control)
+        if automaps:
+            cls._log.warn("{text}", text=AUTOMAPS)
         return cls(
             (
                 Exit(fingerprint, weight, found.get(address, UNKNOWN))
                 for fingerprint, (address, weight) in reader.exits.items()
             ),
             knows_countries=knows,
+            automaps=automaps,
         )
 
     def candidates(self, choice: ExitChoice, seed: bytes) -> Candidates:
-        """Return exits of the choice in the order in which a key is to try them.
+        """Return exits of the choice in the order in which a key is to try them, or ``NoSuchExit``.
 
         ``seed`` names the key. Keys are spread over the exits by weight, and the same key gets the
         same order in every process and, as far as its exits are still there, by the next consensus.
@@ -168,6 +200,9 @@ class ExitDirectory:
         self._chosen[choice, seed] = chosen  # the last in order: the first is forgotten first
         if len(self._chosen) > MOST_CHOSEN:
             del self._chosen[next(iter(self._chosen))]
+        if not chosen.exits:
+            needs_geoip = choice.countries is not None and not self.knows_countries
+            raise NoSuchExit(NO_GEOIP if needs_geoip else NO_EXIT)
         return chosen
 
     def _in(self, choice: ExitChoice) -> Iterable[Exit]:

@@ -20,12 +20,12 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torsocks_tx.backends.tor.exits.circuits import CircuitLine
-from torsocks_tx.backends.tor.exits.directory import NO_GEOIP, Candidates, Exit, ExitDirectory
+from torsocks_tx.backends.tor.exits.directory import AUTOMAPS, Candidates, Exit, ExitDirectory
 from torsocks_tx.backends.tor.exits.mappings import Mapping, name_at_exit
 from torsocks_tx.backends.tor.exits.session import Exits, ExitSession
 from torsocks_tx.backends.tor.ports import SocksPort
 from torsocks_tx.client.connection import Stream
-from torsocks_tx.errors import CommandNotSupported, NoSuchExit, NotAllowed, SOCKSError
+from torsocks_tx.errors import CommandNotSupported, NotAllowed, SOCKSError
 from torsocks_tx.interfaces import IExitOutbound, IReceiver
 from torsocks_tx.policy.circuits import ExitChoice
 from torsocks_tx.policy.isolation import Isolation
@@ -52,7 +52,6 @@ MOST_CIRCUITS = 8
 RESTARTS = 3
 """How often a stream begins again because tor was started anew while it was opened."""
 
-NO_EXIT = "no exit relay is in the choice that was asked for: the client is refused"
 _RETRIED = (Reply5.GENERAL_FAILURE, Reply5.NOT_ALLOWED)
 
 
@@ -130,9 +129,8 @@ class ExitStream:
         token = self._exits.tokens[self] = self._credentials.password
         chosen = self._chosen = directory.candidates(self._choice, token)
         self._left = chosen.exits[:TRIES]
-        if not self._left:
-            needs_geoip = self._choice.countries is not None and not directory.knows_countries
-            raise NoSuchExit(NO_GEOIP if needs_geoip else NO_EXIT)
+        if directory.automaps and self._request.command is Command.RESOLVE:
+            raise CommandNotSupported(AUTOMAPS)
         self._tries.check(chosen.is_good, self._now())
         self._try_next(session, port)
 
