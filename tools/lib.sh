@@ -55,6 +55,7 @@ package_of() {
         apt-get) echo apt ;;
         node) echo nodejs ;;
         undici) echo node-undici ;;
+        promtool) echo prometheus ;;
         *) echo "$1" ;;
     esac
 }

@@ -56,7 +56,8 @@ class Shown:
     ) -> tuple[int, dict[str, str], bytes]:
         """Ask for a page; return its code, its headers and its body."""
         peer = await self.connect()
-        peer.send(f"{method} {path} HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
+        named = f"Host: {host}\r\n" if host else ""
+        peer.send(f"{method} {path} HTTP/1.0\r\n{named}\r\n".encode())
         head, _, body = (await peer.take_rest()).partition(b"\r\n\r\n")
         first, *lines = head.decode().split("\r\n")
         headers = dict(line.lower().split(": ", 1) for line in lines)
@@ -137,6 +138,8 @@ def test_host_is_this_machine_or_an_address_where_that_is_public(
         ("/status.json", "example.com", "GET", 403),
         ("/health", "example.com:80", "HEAD", 403),
         ("/status.json", "localhost", "HEAD", 200),
+        ("/health", "", "GET", 503),
+        ("/health", "localhost\r\nHost: localhost", "GET", 403),
         ("/nothing", "localhost", "GET", 404),
         ("/status.json/more", "localhost", "GET", 404),
         ("/status.json", "localhost", "PUT", 405),

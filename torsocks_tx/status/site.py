@@ -77,7 +77,8 @@ class StatusRequest(Request):
         channel: Any = self.channel
         site: StatusSite = channel.site
         hosts = self.requestHeaders.getRawHeaders("host") or []
-        is_here = len(hosts) == 1 and is_host_allowed(hosts[0], public=site.public)
+        # None at all: no browser, but an old balancer's question.
+        is_here = not hosts or (len(hosts) == 1 and is_host_allowed(hosts[0], public=site.public))
         if not is_here:
             self._refuse(403, "This server is reached by localhost or an IP address only.")
         elif self._is_large:
