@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 from functools import partial
 from typing import Any
 from unittest.mock import Mock
+from weakref import ref
 
 import pytest
 from twisted.internet.task import Clock
@@ -265,3 +267,14 @@ class TestSlowReaders:
         stage.outbound.producer.pauseProducing()
         stage.clock.pump([29] * 5)
         assert stage.heard == []
+
+
+def test_a_clock_that_nobody_has_takes_its_turns_with_it() -> None:
+    clock = Clock()
+    turns = turns_of(clock)
+    clock.callLater(9, turns.later, list)
+    assert turns_of(clock) is turns
+    gone = ref(clock)
+    del clock, turns
+    gc.collect()
+    assert gone() is None

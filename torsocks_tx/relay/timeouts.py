@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, ref
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -56,14 +56,17 @@ class Turns:
                 return
 
 
-_turns: WeakValueDictionary[IReactorTime, Turns] = WeakValueDictionary()
+# Both are weak, since each of them leads to the other.
+_turns: WeakKeyDictionary[IReactorTime, ref[Turns]] = WeakKeyDictionary()
 
 
 def turns_of(clock: IReactorTime) -> Turns:
     """The one ``Turns`` of a reactor."""
-    turns = _turns.get(clock)
+    known = _turns.get(clock)
+    turns = None if known is None else known()
     if turns is None:
-        turns = _turns[clock] = Turns(clock)
+        turns = Turns(clock)
+        _turns[clock] = ref(turns)
     return turns
 
 
