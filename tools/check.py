@@ -100,7 +100,7 @@ def types() -> Iterator[list[str]]:
     """Yield the commands that check types; scripts one by one: they are no package."""
     yield [".venv/bin/mypy", "torsocks_tx"]
     yield [".venv/bin/mypy", "-p", "bench"]
-    for pattern in ("twisted/plugins/*.py", "tools/*.py", "examples/*.py"):
+    for pattern in ("twisted/plugins/*.py", "tools/*.py", "examples/*.py", "contrib/*/*.py"):
         yield from ([".venv/bin/mypy", str(path)] for path in sorted(ROOT.glob(pattern)))
 
 
