@@ -148,8 +148,10 @@ def events() -> str:
 
 
 def profile() -> str:
-    """The profile of onion-grater that admits them; it answers the first two itself."""
-    lines = ["---", "- exe-paths:", "    - '*'", "  users:", "    - '*'", "  hosts:", "    - '*'"]
+    """The profile of onion-grater that admits them; what it answers by itself is left out."""
+    lines = ["---"]
+    for key in ("- apparmor-profiles", "  users", "  hosts"):
+        lines += [f"{key}:", "    - '*'"]
     lines.append("  commands:")
     admitted = [c for c in COMMANDS if c.word not in ANSWERED_BY_FILTERS]
     for word in dict.fromkeys(command.word for command in admitted):
