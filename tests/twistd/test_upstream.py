@@ -20,6 +20,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 
+from tests.backends.tor.onion.staged import ADDRESS, staged
 from torsocks_tx.backends.direct import DirectBackend
 from torsocks_tx.backends.tor.backend import TorBackend
 from torsocks_tx.backends.tor.launched import LaunchedTorProvider
@@ -109,6 +110,26 @@ async def test_a_pool_starts_with_all_its_tors_or_not_at_all() -> None:
         await upstream.start()
     states = {backend.provider.state for backend in upstream.tors.values()}
     assert states == {ProviderState.STOPPED}
+
+
+async def test_keys_of_onion_services_are_given_to_each_tor_and_taken_from_each(
+    tmp_path: Path,
+) -> None:
+    from twisted.internet import reactor
+
+    file = tmp_path / "one.auth_private"
+    file.write_text(f"{ADDRESS}:descriptor:x25519:{'A' * 52}")
+    options = Options()
+    options.parseOptions(["--tor", "unix:/a", "--tor", "unix:/b"])
+    upstream = make_upstream(reactor, options, str(tmp_path))
+    controls = [staged(), staged()]
+    for backend, control in zip(upstream.tors.values(), controls, strict=True):
+        await backend.observer.follow(control)
+    file.unlink()
+    assert await upstream.reload() == "0 client authorization keys for onion services"
+    for control in controls:
+        told = [line.split()[0] for line in control.commands if "CLIENT_AUTH" in line]
+        assert told == ["ONION_CLIENT_AUTH_ADD", "ONION_CLIENT_AUTH_REMOVE"]
 
 
 def test_a_tor_that_is_started_has_a_port_for_each_family_that_a_client_may_ask_for() -> None:

@@ -15,7 +15,7 @@ from tests.backends.tor.exits.scripted import Play, choice_of, tor
 from tests.support.names import ONION
 from torsocks_tx.backends.tor.backend import QUIET_SECONDS, TorBackend
 from torsocks_tx.backends.tor.pool import TorPool
-from torsocks_tx.backends.tor.provider import NotStarted, ProviderState
+from torsocks_tx.backends.tor.provider import NotStarted, ProviderState, state_of
 from torsocks_tx.backends.tor.providers import FixedTorProvider
 from torsocks_tx.errors import InvalidOnionAddress, TorDown
 from torsocks_tx.interfaces import IExitBackend
@@ -23,6 +23,8 @@ from torsocks_tx.policy.circuits import ExitChoice
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.socks.constants import Command, Version
 from torsocks_tx.socks.messages import Address, Credentials, Request
+from torsocks_tx.status.registry import Registry
+from torsocks_tx.status.report import Monitor
 
 READY, KEYS = ProviderState.READY, 10_000
 
@@ -192,6 +194,27 @@ def test_clients_are_refused_at_once_while_all_tors_are_down(log_lines: list[str
     pool.state("ready", "tor1")
     assert pool.open(b"key")[1].heard == ["opened"]
     assert log_lines[-1] == "info: tor1: tor is back"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "wanted"),
+    [
+        ("ready", "ready", "ready"),
+        ("down", "ready", "ready"),
+        ("starting", "ready", "ready"),
+        ("starting", "down", "starting"),
+        ("down", "down", "down"),
+    ],
+)
+def test_a_server_is_ready_while_one_of_its_tors_is(one: str, other: str, wanted: str) -> None:
+    pool = Pool(2)
+    pool.state(one, "tor0")
+    pool.state(other, "tor1")
+    monitor = Monitor(pool.clock, Registry(), pool.pool.tors)
+    monitor.serving()
+    assert monitor.state == wanted
+    providers = [play.provider for play in pool.plays.values()]
+    assert state_of(providers) is ProviderState[wanted.upper()]
 
 
 def test_a_stop_ends_all_and_refuses_who_waits() -> None:
