@@ -17,7 +17,7 @@ QUIET = (
     "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
     "--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )  # fmt: skip
-MILLISECONDS = 60_000.0
+MILLISECONDS = 50_000.0
 """What a page may take for anything."""
 
 SEVERE = ("serious", "critical")
@@ -69,6 +69,12 @@ class Browser:
     def until(self, name: str, text: str) -> str:
         """Wait until a section has this text; return all of it."""
         self.page.locator(f"#{name}", has_text=text).wait_for()
+        return self.page.inner_text(f"#{name}")
+
+    def until_not(self, name: str, text: str) -> str:
+        """Wait until a section has another text; return it."""
+        differs = "([name, text]) => document.getElementById(name).innerText !== text"
+        self.page.wait_for_function(differs, arg=[name, text])
         return self.page.inner_text(f"#{name}")
 
     def press(self) -> str:
