@@ -84,6 +84,6 @@ async def check_start(chromium: Browser, directory: Path) -> None:
         twistd = Twistd(*listen, *data, *options, directory=directory)
         await twistd.up()
         text = await look(chromium, f"http://{twistd.status_page}/", 360, "light")
-        assert "Starting Tor is not ready yet: clients wait." in text
+        assert "Starting Clients wait until it is ready." in text
         await chromium.do("until", "state", "10 % · ")
         await twistd.stop()

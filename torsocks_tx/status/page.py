@@ -41,7 +41,7 @@ GRID = '<path class="grid" d="M0 0H600M0 50H600M0 100H600M0 0V100M150 0V100M300 
 
 STATES = {
     "ready": ("Ready", "Clients are served."),
-    "starting": ("Starting", "Tor is not ready yet: clients wait."),
+    "starting": ("Starting", "Clients wait until it is ready."),
     "down": ("Down", "There is no tor: clients are refused."),
     "stopping": ("Stopping", "No new clients are taken."),
 }
