@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from typing import Any
 
-from twisted.internet.defer import CancelledError
-from twisted.internet.error import TimeoutError
+from twisted.internet.defer import CancelledError, TimeoutError
 from twisted.internet.task import LoopingCall
 
 from torsocks_tx.backends.tor.backend import TorBackend
