@@ -49,6 +49,8 @@ FAULTS: list[tuple[str, list[str]]] = [
     ("--onion-auth-dir keys", ["not valid"]),
     ("--tor-option|Bad 1|--tor-data-directory tor/x", ["Unknown option Bad", "there is none"]),
     ("--tors 2 --tor-data-directory tor/x", ["tor/x: ", "tor/x-2: "]),
+    ("--new-isolation-secret new --status unix:nowhere/x", ["--status unix:nowhere/x"]),
+    ("--isolation-secret-file odd", ["--isolation-secret-file"]),
     ("--tor-binary ./none", ["not an executable program"]),
     ("--bogus --workers 0", ["option --bogus not recognized"]),
     ("more|--workers 0", ["--workers '0'", "'more' belongs to no option"]),

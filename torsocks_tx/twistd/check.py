@@ -49,6 +49,7 @@ class Options(plain.Options):
             yield str(error)
             return
         good = []
+        pairs = [pair for pair in pairs if pair[0] != "--new-isolation-secret"]  # which writes one
         for pair in [*pairs, None]:
             try:
                 _Alone(self.directory).read([pair] if pair else [], () if pair else words)
@@ -112,12 +113,13 @@ def _faults_of_files(options: plain.Options) -> Iterator[str]:
     if options["onion-auth-dir"]:
         for complaint in load_directory(Path(options["onion-auth-dir"]))[1]:
             yield f"--onion-auth-dir {complaint}"
-    for listener in options.listeners:
+    status = [("status", options.status)] if options.status else []
+    for name, listener in [*(("listen", each) for each in options.listeners), *status]:
         positional, _ = fields_of(listener.endpoint)
         if listener.kind == "unix":
             parent = Path(positional[1]).parent
             if reason := _cannot_write(parent):
-                yield f"--listen {listener.text}: {reason}"
+                yield f"--{name} {listener.text}: {reason}"
 
 
 def _faults_of_passwords(path: Path) -> Iterator[str]:
