@@ -292,8 +292,9 @@ class Tor:
         self.outcome = outcome
         self.stopped = False
         provider = Mock(control_address="unix:/control", state=ProviderState.READY)
-        self.tors = {"tor": Mock(provider=provider)}
-        self.providers = [provider]
+        other = Mock(control_address="unix:/control-2", state=ProviderState.READY)
+        self.tors = {"tor": Mock(provider=provider), "tor-2": Mock(provider=other)}
+        self.providers = [provider, other]
 
     def start(self) -> Deferred[None]:
         return self.outcome
@@ -381,7 +382,10 @@ def test_workers_start_once_a_launched_tor_has(monkeypatch: pytest.MonkeyPatch) 
     team.service.startService()
     assert team.spawned == []
     tor.outcome.callback(None)
-    assert json.loads(team.spawned[0].transport.written)["tors"] == [["tor", "unix:/control"]]
+    assert json.loads(team.spawned[0].transport.written)["tors"] == [
+        ["tor", "unix:/control"],
+        ["tor-2", "unix:/control-2"],
+    ]
 
 
 @pytest.mark.parametrize("later", [False, True])
