@@ -7,7 +7,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from tests.backends.tor.exits.scripted import Play, choice_of
 from torsocks_tx.backends.tor.control import ControlError, ControlLost
-from torsocks_tx.backends.tor.exits.circuits import FOLLOW_SECONDS, Circuit
+from torsocks_tx.backends.tor.exits.circuits import FOLLOW_SECONDS, MOST_AGE, Circuit
 from torsocks_tx.errors import TorDown
 
 QUESTION = "GETINFO circuit-status"
@@ -75,6 +75,16 @@ def test_circuits_are_followed_no_longer_than_somebody_asks() -> None:
     play.backend.stop()
     assert play.listeners == 0
     assert play.clock.getDelayedCalls() == []
+
+
+def test_circuits_are_asked_for_again_where_a_filter_suppresses_events() -> None:
+    play = Watched()
+    play.circuits()
+    play.control.circuits = [line(9)]
+    for _ in range(int(MOST_AGE / FOLLOW_SECONDS) + 1):
+        play.clock.advance(FOLLOW_SECONDS - 1)
+        shown = play.circuits()
+    assert (sorted(shown), play.questions) == ([9], 2)
 
 
 def test_a_circuit_that_was_built_ahead_is_counted_from_its_first_stream_on() -> None:

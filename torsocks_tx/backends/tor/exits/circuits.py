@@ -25,6 +25,9 @@ from torsocks_tx.backends.tor.onion.queries import SharedCommands
 FOLLOW_SECONDS = 60.0
 """Seconds for which circuits are followed after somebody has asked for them."""
 
+MOST_AGE = 600.0
+"""Seconds after which tor is asked for its circuits again: a filter may suppress its events."""
+
 MOST_RELAYS = 4096
 """Relays whose countries are remembered."""
 
@@ -125,6 +128,7 @@ class CircuitList:
         self._lines: dict[int, CircuitLine] | None = None
         self._ending: IDelayedCall | None = None
         self._known: WeakSet[Any] = WeakSet()
+        self._read_at = 0.0
         self._is_refused = False
 
     def ask(self) -> Deferred[list[CircuitLine]]:
@@ -140,6 +144,7 @@ class CircuitList:
                 found.append(circuit)
 
         await self._control.read_lines(command, take)
+        self._read_at = self._clock.seconds()
         if self._ending is not None:
             self._lines = {circuit.number: circuit for circuit in found}
         return found
@@ -149,7 +154,7 @@ class CircuitList:
 
         ``streams``: those of ours that are open. A circuit that was built ahead gets the token of
         its first stream later, and no event tells of it: then tor is asked once more. A tor that
-        refuses to send events is asked each time.
+        refuses to send events is asked each time, and any tor after ``MOST_AGE``.
         """
         if self._ending is None and not self._is_refused:
             self._ending = self._clock.callLater(FOLLOW_SECONDS, self.end)
@@ -164,9 +169,13 @@ class CircuitList:
         elif self._ending is not None:
             self._ending.reset(FOLLOW_SECONDS)
         lines = self._lines
-        if lines is None or (
-            any(line.token is None for line in lines.values())
-            and not self._known.issuperset(streams)
+        if (
+            lines is None
+            or self._clock.seconds() >= self._read_at + MOST_AGE
+            or (
+                any(line.token is None for line in lines.values())
+                and not self._known.issuperset(streams)
+            )
         ):
             self._known = WeakSet(streams)
             return await self.ask()
