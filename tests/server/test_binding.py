@@ -11,17 +11,21 @@ from typing import Any
 
 import pytest
 from twisted.internet import reactor
-from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint
+from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import Factory
+from twisted.internet.ssl import CertificateOptions
 from twisted.logger import LogEvent, eventAsText
 
+from tests.support.certificates import key_and_certificate
 from tests.support.peers import Peer, PeerFactory, named
 from tests.support.processes import start_python
 from torsocks_tx.backends.memory import MemoryBackend
-from torsocks_tx.server.binding import adopt, bind
+from torsocks_tx.relay.poller import CLIENTS, poller_of
+from torsocks_tx.server.binding import bind
 from torsocks_tx.server.factory import SOCKSFactory
 from torsocks_tx.server.listen import ListenError, check_reach, parse_listener
+from torsocks_tx.server.ports import adopt
 
 V2 = b"\r\n\r\n\0\r\nQUIT\n"
 REQUEST = b"\5\1\0" + named("example.com", 80)
@@ -95,6 +99,7 @@ async def test_a_bad_proxy_header_is_refused_without_a_traceback(
     assert "192.0.2.77" not in ours
 
 
+@pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")
 @pytest.mark.parametrize(
     "form",
     [
@@ -102,6 +107,7 @@ async def test_a_bad_proxy_header_is_refused_without_a_traceback(
         "tcp:port=0:interface=127.0.0.1:backlog=300",
         r"tcp6:0:interface=\:\:1",
         "unix:{}",
+        "ssl:0:interface=127.0.0.1:privateKey={}.pem",
     ],
 )
 async def test_burst_of_clients_is_accepted_in_portions(form: str, tmp_path: Path) -> None:
@@ -111,6 +117,7 @@ async def test_burst_of_clients_is_accepted_in_portions(form: str, tmp_path: Pat
         def buildProtocol(self, addr: IAddress) -> None:
             accepted.append(addr)
 
+    (tmp_path / "socks.pem").write_bytes(b"".join(key_and_certificate()))
     listener = parse_listener(form.format(tmp_path / "socks"))
     port: Any = bind(reactor, listener, TurnAway(), authenticated=False)
     with contextlib.ExitStack() as clients:
@@ -120,6 +127,24 @@ async def test_burst_of_clients_is_accepted_in_portions(form: str, tmp_path: Pat
         for most in (16, 32, 48, 60, 60):
             port.doRead()
             assert len(accepted) == most
+    await port.stopListening()
+
+
+@pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")
+async def test_clients_by_tls_are_served_by_the_poller_like_others(tmp_path: Path) -> None:
+    (tmp_path / "tls.pem").write_bytes(b"".join(key_and_certificate()))
+    listener = parse_listener(f"ssl:0:interface=127.0.0.1:privateKey={tmp_path / 'tls.pem'}")
+    granting = MemoryBackend(lambda outbound: reactor.callLater(0, outbound.receiver.opened))
+    factory = SOCKSFactory(granting)
+    port: Any = bind(reactor, listener, factory, authenticated=False)
+    place = TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
+    options = CertificateOptions(verify=False)
+    client: Peer = await wrapClientTLS(options, place).connect(PeerFactory())
+    client.send(REQUEST)
+    assert await client.take(12) == b"\5\0\5\0\0\1" + bytes(6)
+    (served,) = factory.connections
+    assert served.transport.transport.reactor is poller_of(reactor, CLIENTS)
+    client.close()
     await port.stopListening()
 
 

@@ -12,8 +12,8 @@ from twisted.internet.ssl import Certificate, PrivateCertificate
 NOT_BEFORE, NOT_AFTER = datetime(2020, 1, 1), datetime(2120, 1, 1)
 
 
-def certificate(host: str = "example.com") -> tuple[PrivateCertificate, Certificate]:
-    """Make a certificate for example.com, with and without its key."""
+def key_and_certificate(host: str = "example.com") -> tuple[bytes, bytes]:
+    """Make a certificate, and its key, as they stand in the file of an ``ssl:`` listener."""
     key = ec.generate_private_key(ec.SECP256R1())
     pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -32,4 +32,10 @@ def certificate(host: str = "example.com") -> tuple[PrivateCertificate, Certific
         .sign(key, hashes.SHA256())
     )
     public = built.public_bytes(serialization.Encoding.PEM)
-    return PrivateCertificate.loadPEM(pem + public), Certificate.loadPEM(public)
+    return pem, public
+
+
+def certificate(host: str = "example.com") -> tuple[PrivateCertificate, Certificate]:
+    """Make a certificate for example.com, with and without its key."""
+    key, public = key_and_certificate(host)
+    return PrivateCertificate.loadPEM(key + public), Certificate.loadPEM(public)

@@ -22,9 +22,9 @@ from twisted.python.failure import Failure
 from torsocks_tx.policy.fresh import CircuitCounts
 from torsocks_tx.policy.isolation import Isolator
 from torsocks_tx.relay.pipes import share_pool
-from torsocks_tx.server.binding import adopt
 from torsocks_tx.server.factory import SOCKSFactory
 from torsocks_tx.server.listen import Listener
+from torsocks_tx.server.ports import adopt
 from torsocks_tx.status.registry import Registry, map_memory
 from torsocks_tx.twistd.check import Options
 from torsocks_tx.twistd.service import OwnProcess, TorsocksService
