@@ -7,6 +7,7 @@ Chromium, tor and the extras ``test`` and ``dev``; flags need Debian's fonts-not
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import random
 import re
@@ -15,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -103,21 +105,19 @@ def fetch(port: int, facts: Any, number: int) -> None:
             pass
 
 
-def traffic(port: int, facts: Any) -> list[socket.socket]:
-    """Make streams for a while; return those that stay."""
-    began = time.monotonic()
+def traffic(port: int, facts: Any, over: threading.Event) -> None:
+    """Make streams until it is over; some of them stay till then."""
     stay: list[socket.socket] = []
     with ThreadPoolExecutor(6) as pool:
-        number = 0
-        while time.monotonic() < began + SECONDS:
+        for number in itertools.count():
             if number % 40 == 1 and len(stay) < 9:
-                stay.append(
-                    connect(port, "web.test", facts["origins"]["echo"], f"user{number % 7}")
-                )
+                echo = facts["origins"]["echo"]
+                stay.append(connect(port, "web.test", echo, f"user{number % 7}"))
             pool.submit(fetch, port, facts, number)
-            number += 1
-            time.sleep(random.choice((0.05, 0.2, 0.6)))
-    return stay
+            if over.wait(random.choice((0.05, 0.2, 0.6))):
+                break
+    for client in stay:
+        client.close()
 
 
 def take(
@@ -149,12 +149,17 @@ def main() -> None:
         with running("torsocks_tx.testing.tornet", *network) as output:
             facts = json.loads(line_with(output, r"^(\{.*\})$"))
             with server("--tor", facts["clients"][0]["control"]) as (port, url):
-                stay = traffic(port, facts)
-                take(browser, url, "light", 1200, 800)
-                take(browser, url, "dark", 1200, 800, "dark")
-                take(browser, url, "narrow", 360, 1000)
-                for client in stay:
-                    client.close()
+                over = threading.Event()
+                users = threading.Thread(target=traffic, args=(port, facts, over))
+                users.start()
+                try:
+                    time.sleep(SECONDS)
+                    take(browser, url, "light", 1200, 800)
+                    take(browser, url, "dark", 1200, 800, "dark")
+                    take(browser, url, "narrow", 360, 1000)
+                finally:
+                    over.set()
+                    users.join()
         chromium.close()
 
 
