@@ -13,6 +13,17 @@ from torsocks_tx.interfaces import IReceiver
 from torsocks_tx.relay.relay import State
 
 
+def test_bytes_are_metered_as_they_pass_whichever_way() -> None:
+    stage = RelayStage().begin(b"early")
+    assert stage.meter.tolist() == [5, 0]
+    stage.relay.opened()
+    stage.relay.client_data(b"12")
+    stage.relay.data(b"123")
+    stage.relay.spliced(True, 100)
+    stage.relay.spliced(False, 1000)
+    assert stage.meter.tolist() == [stage.relay.sent, stage.relay.received] == [107, 1003]
+
+
 def test_a_relay_is_a_receiver() -> None:
     assert verifyObject(IReceiver, RelayStage().relay)
 

@@ -47,6 +47,13 @@ def test_clients_are_counted_by_protocol_and_those_that_ask_nothing_too() -> Non
     assert registry.snapshot().numbers[CONNECTIONS] == 0
 
 
+def test_no_two_listeners_have_one_name() -> None:
+    registry = Registry()
+    for _ in range(3):
+        registry.add("one")
+    assert [info.name for info in registry.listeners] == ["one", "one (2)", "one (3)"]
+
+
 def test_streams_are_counted_until_they_close() -> None:
     registry = Registry()
     counts = registry.add("one")

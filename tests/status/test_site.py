@@ -13,7 +13,10 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address
 from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransportWithDisconnection
 
+from tests.loopback.test_logs import Log, log
 from tests.support.ground import Ground, WatchedServer
 from tests.support.peers import GRANTED, Peer, named
 from tests.support.processes import ROOT
@@ -22,7 +25,9 @@ from torsocks_tx.server.binding import bind
 from torsocks_tx.server.listen import parse_listener
 from torsocks_tx.status import site as module
 from torsocks_tx.status.report import Monitor
-from torsocks_tx.status.site import StatusServer, is_host_allowed
+from torsocks_tx.status.site import REQUEST_TIMEOUT, StatusServer, StatusSite, is_host_allowed
+
+__all__ = ["log"]
 
 
 def echo(outbound: MemoryOutbound) -> None:
@@ -171,6 +176,21 @@ async def test_what_strangers_can_hold_is_bounded(
     )
     assert (await first.take_rest()).startswith(b"HTTP/1.1 413 ")
     second.reset()
+
+
+def test_client_that_asks_nothing_is_closed_without_a_word_of_its_address(log: Log) -> None:
+    clock = Clock()
+    site = StatusSite(clock, Monitor(clock, Registry()))
+    factory = module._Bounded(site)
+    peer = IPv4Address("TCP", "127.77.66.55", 1)
+    transport = StringTransportWithDisconnection(peerAddress=peer)
+    protocol = factory.buildProtocol(peer)
+    transport.protocol = protocol
+    protocol.makeConnection(transport)
+    clock.advance(REQUEST_TIMEOUT + 1)
+    assert transport.disconnecting or not transport.connected
+    assert "iming out" in log.text
+    assert "127.77" not in log.text
 
 
 def keys_of(value: Any, place: str = "") -> Iterator[str]:

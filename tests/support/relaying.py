@@ -30,7 +30,8 @@ class RelayStage:
         self.heard: list[str] = []
         self.limits = dataclasses.replace(Limits(), **limits)
         self.deadline = Deadline(self.clock)
-        self.relay = Relay(self, self.transport, self.clock, self.deadline, self.limits)
+        self.meter = memoryview(bytearray(16)).cast("q")
+        self.relay = Relay(self, self.transport, self.clock, self.deadline, self.limits, self.meter)
         self.outbound = MemoryOutbound(REQUEST, ISOLATION, self.relay)
 
     def begin(self, early: bytes = b"") -> RelayStage:

@@ -220,9 +220,14 @@ class Registry:
         self._lent: list[LentMemory] = []
 
     def add(self, name: str, endpoint: str = "", flags: Sequence[str] = ()) -> ListenerCounts:
-        """Add a listener; what is returned is for its factory."""
+        """Add a listener; what is returned is for its factory.
+
+        A name that another one has gets a number.
+        """
         check_arguments(str, name=name)
         number = len(self.listeners)
+        if any(info.name == name for info in self.listeners):
+            name = f"{name} ({number + 1})"
         if self._memory is None:
             block = memoryview(bytearray(SLOTS * _WIDTH)).cast("q")
         else:
