@@ -36,9 +36,11 @@ from torsocks_tx.twistd import supervisor as module
 from torsocks_tx.twistd.options import Options
 from torsocks_tx.twistd.service import ProcessSignals, StartError, TorsocksService
 from torsocks_tx.twistd.supervisor import (
+    BEAT,
     COUNTS_DESCRIPTOR,
     MOST_OLD,
     QUICK,
+    SILENCE,
     START_TIMEOUT,
     Supervisor,
     Unused,
@@ -365,6 +367,23 @@ def test_supervisor_accepts_nobody() -> None:
     options.parseOptions(["--listen", LOOPBACK, "--backend", "direct", "--workers", "2"])
     make_supervisor(FakeReactor(), options, lambda *_: port).server.open()
     assert port.asked == ["stopReading"]
+
+
+def test_worker_that_is_stuck_ends_and_is_replaced(team: Team) -> None:
+    team.start()
+    looks = int(SILENCE / BEAT)
+    for _ in range(3):
+        team.reactor.pump([BEAT] * (looks - 2))
+        team.reactor.advance(1000)  # a machine that slept: what comes late is not missing
+        for worker in team.spawned:
+            worker.childDataReceived(3, b".")
+    for _ in range(looks + 1):
+        team.reactor.advance(BEAT)
+        team.spawned[1].childDataReceived(3, b".")
+    assert team.asked() == [["SIGKILL"], []]
+    team.end(0)
+    team.reactor.advance(1)
+    assert len(team.spawned) == 3
 
 
 def test_all_workers_have_the_same_orders(team: Team) -> None:

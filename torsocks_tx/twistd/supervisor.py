@@ -56,6 +56,9 @@ START_TIMEOUT = 60.0
 """Seconds in which a worker must be ready."""
 
 
+BEAT, SILENCE = 10.0, 60.0
+"""Seconds between signs of life of a worker, and without one until it is killed: it is stuck."""
+
 MOST_OLD = 4
 """Old workers for each new one: of more, the oldest ends as when the server stops."""
 
@@ -73,7 +76,8 @@ class WorkerFailed(Exception):
 class Worker(LineProtocol):
     """One process: its lines go to our log, its status to whoever waits for it.
 
-    It is killed if it is not ready in time, or does not end in time once it is told to.
+    It is killed if it is not ready in time, gives no sign of life, or does not end in time once it
+    is told to.
     """
 
     _log = Logger()
@@ -93,6 +97,8 @@ class Worker(LineProtocol):
         self._began = self._now()
         self._status = b""
         self._killing: Any = None
+        self._is_alive = False
+        self._watching: Any = None
 
     def start(self, orders: dict[str, Any], descriptors: dict[int, Any]) -> None:
         """Start the process, and say what is to be done."""
@@ -111,11 +117,26 @@ class Worker(LineProtocol):
         if childFD != STATUS_DESCRIPTOR:
             super().childDataReceived(childFD, data)
             return
+        self._is_alive = True
+        if self.is_ready:
+            return
         self._status += data
-        if self._status == READY.encode() and not self.is_ready:
+        if self._status.startswith(READY.encode()):
             self.is_ready = True
             _cancel(self._killing)
+            self._watch()
             self.ready.callback(READY)
+
+    def _watch(self, silent: float = 0.0) -> None:
+        """Look for signs of life; only so many looks without one count, whatever the clock says."""
+        silent = 0.0 if self._is_alive else silent + BEAT
+        self._is_alive = False
+        if silent >= SILENCE:
+            text = "worker {number} has given no sign of life for {s:g} s: it is killed"
+            self._log.error(text, number=self.number, s=silent)
+            signal_if_alive(self.transport, signal.SIGKILL)
+        else:
+            self._watching = self._reactor.callLater(BEAT, self._watch, silent)
 
     def retire(self, limit: float) -> None:
         """Let it take no more clients, and end with the last, or after so many seconds."""
@@ -161,6 +182,7 @@ class Worker(LineProtocol):
     def _finish(self, reason: str) -> None:
         self.lifetime = self._now() - self._began
         _cancel(self._killing)
+        _cancel(self._watching)
         if not self.is_ready:
             self.ready.callback(reason)
         self.ended.callback(reason)

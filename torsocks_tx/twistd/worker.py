@@ -16,6 +16,7 @@ from typing import Any
 from twisted.internet import stdio
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.task import LoopingCall
 from twisted.logger import FileLogObserver, LogEvent, eventAsText, globalLogBeginner
 from twisted.python.failure import Failure
 
@@ -29,6 +30,7 @@ from torsocks_tx.status.registry import Registry, map_memory
 from torsocks_tx.twistd.check import Options
 from torsocks_tx.twistd.service import OwnProcess, TorsocksService
 from torsocks_tx.twistd.supervisor import (
+    BEAT,
     COUNTS_DESCRIPTOR,
     FIRST_DESCRIPTOR,
     LENT_DESCRIPTOR,
@@ -100,6 +102,15 @@ def tell(status: str) -> None:
     os.write(STATUS_DESCRIPTOR, status.encode("utf-8", "backslashreplace"))
 
 
+def _live(reactor: Any) -> None:
+    """Tell that we are ready, and from then on that the reactor turns."""
+    tell(READY)
+    beating = LoopingCall(tell, ".")
+    beating.clock = reactor
+    # Nobody reads any more when the supervisor is gone: then we stop.
+    beating.start(BEAT, now=False).addErrback(lambda failure: failure.trap(OSError))
+
+
 def main() -> None:
     """Serve until standard input ends."""
     from twisted.internet import reactor as installed
@@ -130,7 +141,7 @@ def main() -> None:
     serving = make_own_process(reactor, options, adopt_next, isolator, counts, share, registry)
     service = TorsocksService(reactor, serving, check=options.check_files, fail=tell)
     service.startService()
-    service.started.addCallback(lambda _: reactor.callWhenRunning(tell, READY))
+    service.started.addCallback(lambda _: reactor.callWhenRunning(_live, reactor))
     reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
     order = _StopOrder(reactor, serving, options["drain-limit"])
     stdio.StandardIO(order)
