@@ -96,13 +96,19 @@ BAD = table(
 class Balanced:
     """A server that reads PROXY headers, and connections of its balancer."""
 
-    def __init__(self, flags: str = "ProxyProtocol=192.0.2.1", **options: Any) -> None:
+    def __init__(
+        self,
+        flags: str = "ProxyProtocol=192.0.2.1",
+        name: str = "socks",
+        isolator: Isolator = ISOLATOR,
+        **options: Any,
+    ) -> None:
         self.backend = MemoryBackend()
         self.clock = Clock()
         self.server = SOCKSFactory(
             self.backend,
-            policy=parse_flags(f"{flags} Name=socks".split())[0],
-            isolator=ISOLATOR,
+            policy=parse_flags(f"{flags} Name={name}".split())[0],
+            isolator=isolator,
             clock=self.clock,
             **options,
         )
@@ -155,6 +161,26 @@ def test_header_may_come_byte_by_byte(header: bytes, host: str | None) -> None:
     server = Balanced()
     server.come(*map(bytes, zip(header + REQUEST, strict=True)))
     assert server.keys() == [KEYS[host]]
+
+
+@fuzz
+@given(source=ipv4 | ipv6, user=st.binary(min_size=1, max_size=9))
+def test_servers_with_one_secret_and_one_name_give_a_client_one_key(
+    source: str, user: bytes
+) -> None:
+    login = b"\5\1\2\1" + bytes([len(user)]) + user + b"\1p"
+    keys = []
+    for name, isolator in (
+        ("one", ISOLATOR),
+        ("one", Isolator(bytes(32))),
+        ("two", ISOLATOR),
+        ("one", Isolator(b"x" * 32)),
+    ):
+        server = Balanced(name=name, isolator=isolator)
+        server.come(announcing(source) + login + REQUEST[3:])
+        keys += server.keys()
+    assert keys[0] == keys[1]
+    assert len({*keys}) == 3
 
 
 @pytest.mark.parametrize(

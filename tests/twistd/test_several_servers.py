@@ -98,6 +98,7 @@ class Servers:
         for name, workers in (("one", "1"), ("two", "2")):
             server = Twistd(
                 *("--listen", f"unix:{self.directory / name} ProxyProtocol Name=socks"),
+                *("--status", f"unix:{self.directory / name}-status"),
                 *("--tor-socks", f"tcp:{host}:{port}", "--workers", workers),
                 *("--isolation-secret-file", str(self.directory / "secret"), *options),
                 directory=self.directory,
@@ -118,6 +119,14 @@ class Servers:
         peer.reset()
         assert leg.credentials is not None
         return leg.credentials[1]
+
+    async def health(self, name: str) -> bytes:
+        """Return what a balancer hears of a server's health."""
+        place = UNIXClientEndpoint(reactor, f"{self.directory / name}-status")
+        peer: Any = await self.ground.connect(place)
+        peer.send(b"GET /health HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        answer: bytes = await peer.take_rest()
+        return answer.split(b" ")[1] + b" " + answer.split(b"\r\n\r\n")[1]
 
 
 @pytest_twisted.async_yield_fixture
@@ -145,9 +154,11 @@ async def test_a_client_has_one_key_on_all_servers_until_they_have_stopped(
     assert keys[:3] == keys[:1] * 3
     assert keys[3:] == keys[3:4] * 3
     assert keys[0] != keys[3]
+    assert [await servers.health(name) for name in ("one", "two")] == [b"200 ready\n"] * 2
     for server in servers.running:
         server.transport.signalProcess("TERM")
         await server.said("stopping: clients may come for 600 s more")
+    assert [await servers.health(name) for name in ("one", "two")] == [b"503 stopping\n"] * 2
     assert [await servers.key(name, "198.51.100.7") for name in ("one", "two")] == keys[:2]
     for server in servers.running:
         server.transport.signalProcess("TERM")
