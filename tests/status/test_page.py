@@ -12,14 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.statuses import circuit, status
-from torsocks_tx.status.html import count, duration, rate, share, size
+from torsocks_tx.status.html import count, duration, flag, rate, share, size
 from torsocks_tx.status.page import (
     MEAN_OF,
     MOST_CIRCUITS,
     SECTIONS,
     ceiling,
     document,
-    flag,
     means,
     sections,
 )
@@ -33,7 +32,9 @@ def tor(**changes: Any) -> dict[str, Any]:
     return {**status()["tors"][0], **changes}
 
 
-STARTING = tor(state="starting", bootstrap={"percent": 45, "summary": "Loading"}, circuits=[])
+STARTING = tor(
+    name="tcp:9051", state="starting", bootstrap={"percent": 45, "summary": "Loading"}, circuits=[]
+)
 VALUES = {
     "usual": status(),
     "starting": status(state="starting", tors=[STARTING], outcomes=[], rates=NONE),
@@ -93,6 +94,7 @@ def test_all_text_of_the_value_is_escaped(hostile: str) -> None:
     [
         ("state", "usual", "Ready Clients are served.tor: ready · version 0.4.9.3 · reconnects: 1"),
         ("state", "starting", "tor: starting · version 0.4.9.3 · reconnects: 145 %45 % · Loading"),
+        ("state", "a pool", "tor: ready · version 0.4.9.3 · reconnects: 1tor-2: ready"),
         ("state", "without tor", "Ready Clients are served.Without Tor."),
         ("figures", "usual", "To clients2.0 kB/s5.6 MB"),
         ("figures", "usual", "New streams2/sjust now"),

@@ -35,8 +35,10 @@ def each(parts: Iterable[Html]) -> Html:
     return Html("".join(parts))
 
 
-def count(number: float) -> str:
-    """Return a whole number with its thousands apart."""
+def count(number: float | None) -> str:
+    """Return a whole number with its thousands apart; a dash where there is none."""
+    if number is None:
+        return "\u2013"
     return f"{number:,.0f}".replace(",", "\u202f")
 
 
@@ -67,3 +69,12 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * length or (unit == "min" and seconds >= length):
             return f"{seconds // length:.0f} {unit}"
     return "under 1 min"
+
+
+def flag(country: str) -> Html:
+    """Return the flag of a country with its two letters; nothing where it is unknown."""
+    if len(country) != 2 or not country.isascii() or not country.isalpha():
+        return Html("")
+    letters = country.upper()
+    sign = "".join(chr(0x1F1E6 + ord(letter) - ord("A")) for letter in letters)
+    return join(element("span", sign, class_="flag", aria_hidden="true"), element("abbr", letters))

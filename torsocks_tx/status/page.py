@@ -12,7 +12,18 @@ from html import escape
 from math import floor, log10
 from typing import Any
 
-from torsocks_tx.status.html import Html, count, duration, each, element, join, rate, share, size
+from torsocks_tx.status.html import (
+    Html,
+    count,
+    duration,
+    each,
+    element,
+    flag,
+    join,
+    rate,
+    share,
+    size,
+)
 
 Value = Mapping[str, Any]
 
@@ -24,9 +35,6 @@ MOST_EXITS = 12
 
 SPAN = 600
 """Seconds that the charts show, and the width of their drawings."""
-
-UNKNOWN = "\u2013"
-"""Stands for a number that there is not."""
 
 MEAN_OF = 5
 """Samples that make one point of a chart."""
@@ -56,19 +64,24 @@ def state(value: Value) -> Html:
     """Render the state of the server, and of each tor with its progress."""
     name, meaning = STATES.get(value["state"], (value["state"], ""))
     head = element("p", element("strong", name, class_=value["state"]), " ", meaning)
-    return join(head, each(map(_tor, value["tors"])) or element("p", "Without Tor."))
+    return join(
+        head,
+        each(_tor(it, len(value["tors"]) == 1) for it in value["tors"])
+        or element("p", "Without Tor."),
+    )
 
 
-def _tor(tor: Value) -> Html:
+def _tor(tor: Value, is_only: bool) -> Html:
     percent, summary = tor["bootstrap"]["percent"], tor["bootstrap"]["summary"]
     name, _ = STATES.get(tor["state"], (tor["state"], ""))
-    said = [f"{tor['name']}: {name.lower()}", f"version {tor['version']}" if tor["version"] else ""]
+    who = "tor" if is_only else tor["name"]
+    said = [f"{who}: {name.lower()}", f"version {tor['version']}" if tor["version"] else ""]
     if tor["reconnects"]:
         said.append(f"reconnects: {count(tor['reconnects'])}")
     line = element("p", " · ".join(filter(None, said)))
     if tor["state"] != "starting":
         return line
-    label = f"{tor['name']}: {percent} %, {summary}"
+    label = f"{who}: {percent} %, {summary}"
     bar = element("progress", f"{percent} %", max=100, value=percent, aria_label=label)
     return join(line, element("p", bar, f"{percent} % · {summary}"))
 
@@ -209,15 +222,6 @@ def _head(*names: str, numbers: int = 1) -> Html:
     )))  # fmt: skip
 
 
-def flag(country: str) -> Html:
-    """Return the flag of a country with its two letters; nothing where it is unknown."""
-    if len(country) != 2 or not country.isascii() or not country.isalpha():
-        return Html("")
-    letters = country.upper()
-    sign = "".join(chr(0x1F1E6 + ord(letter) - ord("A")) for letter in letters)
-    return join(element("span", sign, class_="flag", aria_hidden="true"), element("abbr", letters))
-
-
 def _relay(hop: Value) -> Html:
     name = element(
         "span",
@@ -252,13 +256,9 @@ def _circuit(circuit: Value) -> Html:
         "tr",
         element("td", hops if circuit["path"] else "being built"),
         element("td", " · ".join(filter(None, (purpose, circuit["tor"]))), class_="purpose"),
-        element("td", _known(circuit["streams"]), class_="number"),
+        element("td", count(circuit["streams"]), class_="number"),
         element("td", duration(circuit["age"]), class_="number"),
     )
-
-
-def _known(number: float | None) -> str:
-    return UNKNOWN if number is None else count(number)
 
 
 def exits(value: Value) -> Html:
@@ -306,7 +306,7 @@ def process(value: Value) -> Html:
     meter = element("meter", min=0, max=limit, value=used or 0, high=limit * 8 // 10,
                     optimum=0, aria_label="Open descriptors")  # fmt: skip
     shown = [
-        ("Descriptors", join(f"{_known(used)} of {count(limit)}", meter)),
+        ("Descriptors", join(f"{count(used)} of {count(limit)}", meter)),
         ("Running for", duration(value["uptime"])),
         ("Workers", count(value["workers"])),
         ("Early data", size(value["early_data_bytes"])),
@@ -325,7 +325,7 @@ def _median(histogram: Value) -> str:
     for bound, number in histogram["buckets"]:
         if histogram["count"] and 2 * number >= histogram["count"]:
             return f"{bound:g} s" if isinstance(bound, int | float) else "more"
-    return UNKNOWN
+    return count(None)
 
 
 SECTIONS: dict[str, tuple[str, Callable[[Value], Html]]] = {
