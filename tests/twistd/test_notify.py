@@ -228,6 +228,11 @@ async def test_the_supervisor_of_workers_tells_systemd_for_them(
     manager: Manager, site: Served
 ) -> None:
     server = await site.start("--workers", "2")
+    await manager.told("STATUS=tor: bootstrapped 45% (Asking for descriptors)")
+    await server.said("2 workers serve")
+    assert not any("READY=1" in message for message in manager.messages)
+    site.tor.event(f"STATUS_CLIENT {BOOTSTRAPPED}")
+    site.tor.info["status/bootstrap-phase"] = BOOTSTRAPPED
     await manager.told("READY=1")
     variables = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
     for child in variables:

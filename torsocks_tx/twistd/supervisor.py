@@ -239,8 +239,9 @@ class Supervisor:
 
     @property
     def providers(self) -> Sequence[TorProvider]:
-        """The tors that this process has started, if it has."""
-        return () if self._upstream is None else self._upstream.providers
+        """The tors that this process has started, or at which it looks."""
+        upstream = self._upstream or self._watched
+        return () if upstream is None else upstream.providers
 
     def monitor(self) -> Monitor:
         """What knows how the server is."""

@@ -72,10 +72,15 @@ def make_service(options: Options, *more: Report) -> TorsocksService:
     from twisted.internet import reactor
 
     authenticated = bool(options.get("credCheckers"))
-    make = make_supervisor if options["workers"] > 1 else make_own_process
-    serving = make(reactor, options, partial(bind, reactor, authenticated=authenticated))
     notifier = notifier_from(reactor, os.environ)
     reports: list[Report] = [*more] if notifier is None else [*more, notifier]
+    binding = partial(bind, reactor, authenticated=authenticated)
+    serving: OwnProcess | Supervisor
+    if options["workers"] > 1:
+        watches = bool(reports or options.status)
+        serving = make_supervisor(reactor, options, binding, watches=watches)
+    else:
+        serving = make_own_process(reactor, options, binding)
     status = make_status(reactor, options, serving)
     return TorsocksService(
         reactor,
@@ -189,8 +194,13 @@ def _upstream(reactor: Any, options: Options, *arguments: Any) -> Any:
         raise SystemExit(f"{options.command}: {error}") from None
 
 
-def make_supervisor(reactor: Any, options: Options, bind: Bind) -> Supervisor:
-    """What keeps workers, and holds the listeners, and tor if it is ours, for them."""
+def make_supervisor(
+    reactor: Any, options: Options, bind: Bind, *, watches: bool = False
+) -> Supervisor:
+    """What keeps workers, and holds the listeners, and tor if it is ours, for them.
+
+    ``watches``: somebody is told how tor is, so a tor that is not ours is looked at, too.
+    """
     orders = {
         "arguments": options.arguments,
         "directory": options.directory,
@@ -208,7 +218,7 @@ def make_supervisor(reactor: Any, options: Options, bind: Bind) -> Supervisor:
     for listener in options.listeners:
         registry.add(listener.text, listener.text, listener.flags)
     is_ours = options.upstream in ("launch", "private")
-    upstream = _upstream(reactor, options) if is_ours or options.status else None
+    upstream = _upstream(reactor, options) if is_ours or watches else None
     return Supervisor(
         reactor,
         Server([(listener, Unused()) for listener in options.listeners], bind_without_accepting),
