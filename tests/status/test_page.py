@@ -43,6 +43,7 @@ VALUES = {
         tors=[tor(version=None, circuits=[circuit(3, None)])],
         descriptors={"open": None, "limit": 9},
     ),
+    "slow": status(open_seconds={"onion": {"count": 3, "buckets": [[0.5, 0], [80.0, 1]]}}),
     "a pool": status(tors=[tor(), tor(name="tor-2", circuits=[circuit(3)])]),
     "building": status(tors=[tor(circuits=[{**circuit(3), "path": []}])]),
 }
@@ -114,6 +115,7 @@ def test_all_text_of_the_value_is_escaped(hostile: str) -> None:
         ("exits", "with workers", "NLrelay31"),
         ("exits", "building", "No stream is open through an exit."),
         ("process", "usual", "Half of the streams opened within1 s clearnet · \u2013 onion"),
+        ("process", "slow", "opened withinlonger onion"),
         ("process", "with workers", "Descriptors\u2013 of 9"),
     ],
 )

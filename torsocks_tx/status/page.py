@@ -322,10 +322,10 @@ def process(value: Value) -> Html:
 
 def _median(histogram: Value) -> str:
     """Return the bound of the bucket that has the middle of all; buckets count what is below."""
-    for bound, number in histogram["buckets"]:
-        if histogram["count"] and 2 * number >= histogram["count"]:
-            return f"{bound:g} s" if isinstance(bound, int | float) else "more"
-    return count(None)
+    if not histogram["count"]:
+        return count(None)
+    enough = (bound for bound, number in histogram["buckets"] if 2 * number >= histogram["count"])
+    return next((f"{bound:g} s" for bound in enough), "longer")
 
 
 SECTIONS: dict[str, tuple[str, Callable[[Value], Html]]] = {
