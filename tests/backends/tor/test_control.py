@@ -117,6 +117,23 @@ async def test_nothing_hangs_when_tor_is_gone(fake_tor: FakeTor, control: Contro
     await control.unlisten("CIRC", print)
 
 
+async def test_changes_of_events_that_wait_end_with_the_connection(
+    fake_tor: FakeTor, control: Control, logged_failures: list[LogEvent]
+) -> None:
+    """Each waits for the one before; the loss comes while the first has no answer."""
+    for event in ("CIRC", "STREAM", "SIGNAL"):
+        await control.listen(event, print)
+    fake_tor.answers["SETEVENTS STREAM SIGNAL"] = None
+    changes = [control.unlisten(event, print) for event in ("CIRC", "STREAM", "SIGNAL")]
+    late = control.listen("HS_DESC", print)
+    control.close()
+    for change in changes:
+        await change
+    with pytest.raises(ControlLost):
+        await late
+    assert logged_failures == []
+
+
 async def test_every_listener_gets_every_event(fake_tor: FakeTor, control: Control) -> None:
     heard: list[tuple[int, str]] = []
 

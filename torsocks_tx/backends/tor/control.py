@@ -178,6 +178,8 @@ class Control:
     async def _add(self, subscription: _Subscription) -> None:
         """Ask tor for an event; where it refuses, ask for the others as before."""
         event = subscription.event
+        if self._lost.is_settled:
+            raise ControlLost
         try:
             added = self.protocol.add_event_listener(event, subscription.deliver)
         except RuntimeError:  # an application's txtorcon knows tor's events by name
@@ -196,7 +198,7 @@ class Control:
             raise
 
     def _unsubscribe(self, subscription: _Subscription) -> Deferred[None]:
-        if not subscription.is_known:
+        if not subscription.is_known or self._lost.is_settled:
             return succeed(None)
         subscription.is_known = False
         return self._deadline(
