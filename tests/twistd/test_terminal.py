@@ -41,7 +41,7 @@ class OnTerminal(Program):
     def __init__(self, *options: str, directory: Path) -> None:
         super().__init__()
         self.output = ""
-        words = [sys.executable, "-X", "dev", "-m", "torsocks_tx", *options]
+        words = [sys.executable, "-m", "torsocks_tx", *options]  # no warnings of old versions
         environment = {**os.environ, "TERM": "xterm", "PYTHONPATH": str(ROOT)}
         reactor.spawnProcess(self, words[0], words, environment, str(directory), usePTY=True)
 
