@@ -126,7 +126,7 @@ def take(
     """Take one picture."""
     browser.open(url, width, scheme)
     browser.until("updates", "Live")
-    browser.until("state", "10 %" if name == "starting" else "Ready")
+    browser.until("state", "10 % · " if name == "starting" else "Ready")
     path = IMAGES / f"status-{name}.png"
     browser.shoot(str(path), height)
     print(f"{path.relative_to(ROOT)}: {path.stat().st_size // 1000} kB")
