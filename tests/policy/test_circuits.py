@@ -110,7 +110,7 @@ PARAMETERS = st.builds(
 def key_of(rules: CircuitRules, asked: dict[str, str | None], name: bytes = b"name") -> Any:
     said = "-".join(["", *itertools.chain(*((k, v) for k, v in asked.items() if v))])
     _, pairs = split_username(said.encode())
-    key, exits, _ = rules.apply(replace(REQUEST, pairs=pairs), name, 0.0)
+    key, exits, _ = rules.apply(replace(REQUEST, pairs=pairs), (name,), 0.0)
     # What numbers circuits is for rotation, not for telling keys apart.
     return key[:6], exits
 
@@ -138,7 +138,7 @@ def test_nothing_of_a_login_is_remembered() -> None:
     parameters.cache_clear()
     for secret in (b"one", b"two"):
         pairs = KeyValues.of({"PASSWD": secret, PREFIX + "country": b"de"})
-        rules.apply(replace(REQUEST, pairs=pairs), b"key", 0.0)
+        rules.apply(replace(REQUEST, pairs=pairs), (b"key",), 0.0)
     assert parameters.cache_info().currsize == 1
 
 

@@ -226,7 +226,7 @@ class CircuitRules:
         self._counted, self._uncounted = Tries(fresh, True), Tries(fresh, False)
 
     def apply(
-        self, request: Request, key: bytes, now: float
+        self, request: Request, key: tuple[bytes, ...], now: float
     ) -> tuple[tuple[bytes, ...], ExitChoice | None, Tries]:
         """Return the parts of a request's isolation key, its exits (None: any), and their cost.
 
@@ -241,7 +241,8 @@ class CircuitRules:
             session = asked.session
         rotates = every is not None or after is not None
         rotation = str((every, after)).encode("ascii") if rotates else b""
-        parts: tuple[bytes, ...] = (b"circuit", key, *exits.parts, session, rotation)
+        text = repr(key).encode("ascii")  # one part, which no other key gives
+        parts: tuple[bytes, ...] = (b"circuit", text, *exits.parts, session, rotation)
         if not (rotates or session):
             return parts, exits or None, self._uncounted
         number = self._fresh.number(parts, every, after, now)

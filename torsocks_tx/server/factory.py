@@ -245,8 +245,9 @@ class SOCKSFactory(Factory):
         if flags and not is_for_exit(request):
             flags = frozenset()
         if self._circuits is not None:
-            now, key = self.clock.seconds(), self._credentials(request, peer).password
-            parts, exits, tries = self._circuits.apply(request, key, now)
+            client = peer.host if isinstance(peer, IPv4Address | IPv6Address) else None
+            key = isolation_key(self.policy.isolation, self._listener, client, request)
+            parts, exits, tries = self._circuits.apply(request, key, self.clock.seconds())
             return Isolation(self._isolator.credentials(parts), flags, exits, tries)
         return Isolation(partial(self._credentials, request, peer), flags)
 

@@ -31,7 +31,7 @@ from torsocks_tx.relay.sockets import send, shut
 from torsocks_tx.relay.timeouts import Deadline
 from torsocks_tx.server.connections import RareWarning
 from torsocks_tx.socks import replies
-from torsocks_tx.socks.constants import Command
+from torsocks_tx.socks.constants import Command, Version
 from torsocks_tx.socks.extended import REPLY_CODES
 from torsocks_tx.socks.messages import Address, Request
 from torsocks_tx.status.registry import ListenerCounts, outcome_of
@@ -132,7 +132,8 @@ class RequestHandler:
             onion = self._request.address.is_onion
             timeout = self._limits.onion_timeout if onion else self._limits.connect_timeout
             outbound = backend.open(self._request, isolation, self.relay)
-            if self._request.pairs.pairs:
+            by_name = self._request.version is not Version.HTTP and not self._request.extended
+            if self._request.pairs.pairs and not by_name:  # a user name is short
                 self._request = _without_used_pairs(self._request)
             self.relay.begin(outbound, rest, timeout)
             return
