@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+import itertools
 import os
 from collections.abc import Iterator
 
@@ -24,11 +25,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
-@pytest.fixture(scope="session", autouse=True)
+_tests_begun = itertools.count()
+
+
+@pytest.fixture(autouse=True)
 def _quick_collections() -> None:
-    """Leave what the imports made out of the collection that ends every test."""
-    gc.collect()
-    gc.freeze()
+    """Leave what the imports and earlier tests made out of the collection that ends every test."""
+    if next(_tests_begun) % 100 == 0:
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
