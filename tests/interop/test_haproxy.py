@@ -135,11 +135,13 @@ async def test_each_header_of_haproxy_gives_the_right_client_address(
         descriptors |= {number: each.fileno() for number, each in enumerate(sockets, 3)}
         command = [client("haproxy"), "-db", "-f", str(tmp_path / "haproxy.cfg")]
         balancer.start(command, dict(os.environ), descriptors=descriptors)
-        for listening, (name, (_, _, host, counts)) in zip(sockets, WAYS.items(), strict=True):
-            assert await ground.key(listening.getsockname(), host) == wanted[counts], name
-        await ground.checks.addTimeout(DEADLINE, reactor)
-    os.kill(balancer.pid, signal.SIGTERM)
-    await balancer.end()
+        try:
+            for listening, (name, (_, _, host, counts)) in zip(sockets, WAYS.items(), strict=True):
+                assert await ground.key(listening.getsockname(), host) == wanted[counts], name
+            await ground.checks.addTimeout(DEADLINE, reactor)
+        finally:
+            os.kill(balancer.pid, signal.SIGTERM)
+            await balancer.end()
     keys = {it.isolation.credentials.password for it in ground.checked.outbounds}
     assert keys == {wanted[HERE]}
     assert not any("DOWN" in line for line in balancer.lines)
