@@ -21,7 +21,7 @@ BOUNDS = {
     "modules": 137,
     # __init__, interfaces, errors, limits, arguments; __main__ for python -m
     "modules on the top floor": 6,
-    "lines of tests": 42_070,
+    "lines of tests": 42_101,
     "import lines, of 1,000": 75,
     "small modules with one importer": 3,
     "methods of instances replaced": 0,

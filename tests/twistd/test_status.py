@@ -6,6 +6,8 @@ import json
 import os
 import re
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,21 @@ async def report_of(server: Twistd, ground: Ground) -> Any:
     return json.loads((await get(server, ground, "/status.json"))[1])
 
 
+@asynccontextmanager
+async def running(directory: Path, *options: str) -> AsyncIterator[Twistd]:
+    """Give a server with a status page; whatever happens, it is ended."""
+    options = ("--listen", LOOPBACK, "--status", LOOPBACK, *DIRECT, *options)
+    server = Twistd(*options, directory=directory)
+    try:
+        yield server
+        assert await server.stop() == -signal.SIGTERM
+        assert "Traceback" not in server.output
+    finally:
+        if server.status is None:
+            os.kill(server.pid, signal.SIGKILL)
+            await server.end()
+
+
 async def until_counted(server: Twistd, ground: Ground, **numbers: int) -> Any:
     """Wait until a report has these numbers for its listener; the server may be about to count."""
     end = reactor.seconds() + 60
@@ -65,55 +82,51 @@ async def test_sums_stay_right_while_workers_are_killed(ground: Ground, tmp_path
     origin = await ground.listen(PeerFactory(Origin))
     host, port = map(str, ground.address(origin))
     request = asking(host, int(port))
-    server = Twistd(
-        *("--listen", LOOPBACK, "--status", LOOPBACK, "--workers", "2", *DIRECT), directory=tmp_path
-    )
-    await server.said("2 workers serve")
-    place = int(server.addresses[0].rpartition(":")[2])
-    made, killed = 0, 3
-    for number in range(killed + 1):
-        clients = []
-        for _ in range(60):
-            client = await ground.connect(TCP4ClientEndpoint(reactor, "127.0.0.1", place))
-            assert await client.negotiate(request) == GRANTED
-            client.send(b"ping")
-            assert await client.take(4) == b"ping"
-            clients.append(client)
-        made += len(clients)
-        report = await until_counted(server, ground, streams=60, connections=60)
-        assert report["listeners"][0]["outcomes"]["open"] == made
-        assert report["listeners"][0]["connections_total"]["socks5"] == made
-        assert report["open_seconds"]["clearnet"]["count"] == made
-        assert report["bytes"] == {"from_clients": 4 * made, "to_clients": 4 * made}
-        assert (report["workers"], report["worker_restarts"]) == (2, number)
-        if number < killed:
-            first, *_ = [pid for pid in descendants(server.pid) if is_alive(pid)]
-            os.kill(first, signal.SIGKILL)
-            await server.until(lambda n=number: server.output.count("another is started") > n)  # type: ignore[misc]
-            await server.until(lambda n=number: server.output.count("clients at one time") > n + 2)  # type: ignore[misc]
-        for client in clients:
-            client.reset()
-        await until_counted(server, ground, streams=0, connections=0)
-    assert await server.stop() == -signal.SIGTERM
-    assert "Traceback" not in server.output
+    async with running(tmp_path, "--workers", "2") as server:
+        await server.said("2 workers serve")
+        place = int(server.addresses[0].rpartition(":")[2])
+        made, killed = 0, 3
+        for number in range(killed + 1):
+            clients = []
+            for _ in range(60):
+                client = await ground.connect(TCP4ClientEndpoint(reactor, "127.0.0.1", place))
+                assert await client.negotiate(request) == GRANTED
+                client.send(b"ping")
+                assert await client.take(4) == b"ping"
+                clients.append(client)
+            made += len(clients)
+            report = await until_counted(server, ground, streams=60, connections=60)
+            assert report["listeners"][0]["outcomes"]["open"] == made
+            assert report["listeners"][0]["connections_total"]["socks5"] == made
+            assert report["open_seconds"]["clearnet"]["count"] == made
+            assert report["bytes"] == {"from_clients": 4 * made, "to_clients": 4 * made}
+            assert (report["workers"], report["worker_restarts"]) == (2, number)
+            if number < killed:
+                first, *_ = [pid for pid in descendants(server.pid) if is_alive(pid)]
+                os.kill(first, signal.SIGKILL)
+                await heard(server, "another is started", number + 1)
+                await heard(server, "clients at one time", number + 3)
+            for client in clients:
+                client.reset()
+            await until_counted(server, ground, streams=0, connections=0)
+
+
+async def heard(server: Twistd, words: str, times: int) -> None:
+    """Wait until these words are so often in its log."""
+    await server.until(lambda: server.output.count(words) >= times)
 
 
 async def test_health_follows_the_server_from_start_to_stop(ground: Ground, tmp_path: Path) -> None:
-    server = Twistd(
-        *("--listen", LOOPBACK, "--status", LOOPBACK, *DIRECT, "--shutdown-grace", "60"),
-        directory=tmp_path,
-    )
-    await server.up()
-    assert await get(server, ground, "/health") == (200, b"ready\n")
-    place = int(server.addresses[0].rpartition(":")[2])
-    origin = await ground.listen(PeerFactory(Origin))
-    host, port = map(str, ground.address(origin))
-    client = await ground.connect(TCP4ClientEndpoint(reactor, "127.0.0.1", place))
-    request = asking(host, int(port))
-    assert await client.negotiate(request) == GRANTED
-    os.kill(server.pid, signal.SIGTERM)
-    await server.said("stopping: open connections")
-    assert await get(server, ground, "/health") == (503, b"stopping\n")
-    client.reset()
-    assert await server.end() == -signal.SIGTERM
-    assert "Traceback" not in server.output
+    async with running(tmp_path, "--shutdown-grace", "60") as server:
+        await server.up()
+        assert await get(server, ground, "/health") == (200, b"ready\n")
+        place = int(server.addresses[0].rpartition(":")[2])
+        origin = await ground.listen(PeerFactory(Origin))
+        host, port = map(str, ground.address(origin))
+        client = await ground.connect(TCP4ClientEndpoint(reactor, "127.0.0.1", place))
+        assert await client.negotiate(asking(host, int(port))) == GRANTED
+        os.kill(server.pid, signal.SIGTERM)
+        await server.said("stopping: open connections")
+        assert await get(server, ground, "/health") == (503, b"stopping\n")
+        client.reset()
+        assert await server.end() == -signal.SIGTERM
