@@ -111,7 +111,9 @@ def test_a_recording_cut_short_gives_no_wrong_finding(path: Path) -> None:
 
 @recordings
 @pytest.mark.parametrize(
-    "suppressed", [{"HS_DESC"}, {"CIRC"}, {"CIRC_MINOR"}, {"CIRC", "CIRC_MINOR"}], ids=str
+    "suppressed",
+    [{"HS_DESC"}, {"CIRC"}, {"CIRC_MINOR"}, {"CIRC", "CIRC_MINOR"}],
+    ids=lambda names: " and ".join(sorted(names)),
 )
 def test_events_that_a_filter_suppresses_give_no_wrong_finding(
     path: Path, suppressed: set[str]
