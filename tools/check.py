@@ -78,7 +78,7 @@ OF_THE_SOURCES = [
 ]
 WHOLE_STREAMS = ("test_client", "test_open_streams")
 # Tests that wait long are the first; each of the others goes to whoever is free.
-NETWORK = ("--dist", "load", "--maxschedchunk", "1")
+NETWORK = ("--ignore=tests/packaging", "--dist", "load", "--maxschedchunk", "1")
 # What Twisted 22.4 itself imports.
 OLD_MODULES = [f"'{name}' is deprecated" for name in ("cgi", "crypt", "spwd")]
 
