@@ -118,7 +118,7 @@ class Ground:
         self._servers: list[SOCKSFactory] = []
         self._origins: list[PeerFactory] = []
         self._before = open_files("socket")
-        self._timers_before = reactor.getDelayedCalls()
+        self._timers_before = [call.func for call in reactor.getDelayedCalls()]
 
     async def listen(self, factory: Factory) -> IStreamClientEndpoint:
         """Listen, and return the endpoint that leads there."""
@@ -180,7 +180,8 @@ class Ground:
         return calls + sorted(open_files("socket") - self._before)
 
     def _had(self, call: Any) -> bool:
-        return any(call is before for before in self._timers_before)
+        # One that was there may have begun again, as the clock of a server of another fixture.
+        return call.func in self._timers_before
 
 
 @pytest_twisted.async_yield_fixture
