@@ -30,10 +30,15 @@ class Asked:
         self.finished: Deferred[None] = Deferred()
         self.producer: Any = None
         self.transport = self
-        self.is_aborted = False
+        self.is_aborted = self.may_last = False
 
-    def getHeader(self, name: str) -> str | None:
-        return self.headers.get(name)
+    def getHeader(self, name: bytes) -> bytes | None:
+        found = self.headers.get(name.decode())
+        return None if found is None else found.encode("latin-1")
+
+    def last(self) -> None:
+        """Let the connection be for longer than others."""
+        self.may_last = True
 
     def setHeader(self, name: bytes, value: bytes) -> None:
         self.sent[name.lower()] = value
@@ -123,6 +128,7 @@ def test_page_has_its_files_and_nothing_from_elsewhere() -> None:
 def test_open_page_gets_the_whole_first_and_then_what_has_changed() -> None:
     server = Server()
     page = server.follow()
+    assert page.may_last
     assert page.data.startswith(RETRY)
     assert events_in(page.take())[0].keys() >= {"state", "charts"}
     server.tick()
@@ -219,6 +225,9 @@ SAME = {"origin": "http://127.0.0.1:9", "sec-fetch-site": "same-origin"}
         (token_of, {}, 303),
         (token_of, {"origin": "http://evil.test"}, 403),
         (token_of, {"origin": "null"}, 403),
+        (token_of, {"origin": "http://[evil"}, 403),
+        (token_of, {"origin": "\xff"}, 403),
+        (token_of, {"sec-fetch-site": "\xff"}, 403),
         (token_of, {"origin": "http://127.0.0.1:8"}, 403),
         (token_of, {"sec-fetch-site": "cross-site"}, 403),
         (token_of, {"sec-fetch-site": "same-site"}, 403),

@@ -24,8 +24,15 @@ from torsocks_tx import MemoryBackend, MemoryOutbound, Registry
 from torsocks_tx.server.binding import bind
 from torsocks_tx.server.listen import parse_listener
 from torsocks_tx.status import site as module
+from torsocks_tx.status.pages import add_pages
 from torsocks_tx.status.report import Monitor
-from torsocks_tx.status.site import REQUEST_TIMEOUT, StatusServer, StatusSite, is_host_allowed
+from torsocks_tx.status.site import (
+    LIFETIME,
+    REQUEST_TIMEOUT,
+    StatusServer,
+    StatusSite,
+    is_host_allowed,
+)
 
 __all__ = ["log"]
 
@@ -62,7 +69,8 @@ class Shown:
         """Ask for a page; return its code, its headers and its body."""
         peer = await self.connect()
         named = f"Host: {host}\r\n" if host else ""
-        peer.send(f"{method} {path} HTTP/1.0\r\n{named}\r\n".encode())
+        asked = f"{method} {path} HTTP/1.0\r\n{named}\r\n"
+        peer.send(asked.encode(errors="surrogateescape"))
         head, _, body = (await peer.take_rest()).partition(b"\r\n\r\n")
         first, *lines = head.decode().split("\r\n")
         headers = dict(line.lower().split(": ", 1) for line in lines)
@@ -145,6 +153,8 @@ def test_host_is_this_machine_or_an_address_where_that_is_public(
         ("/status.json", "localhost", "HEAD", 200),
         ("/health", "", "GET", 503),
         ("/health", "localhost\r\nHost: localhost", "GET", 403),
+        ("/health", "\u0661", "GET", 403),
+        ("/health", "\udcff", "GET", 403),
         ("/nothing", "localhost", "GET", 404),
         ("/status.json/more", "localhost", "GET", 404),
         ("/status.json", "localhost", "PUT", 405),
@@ -178,15 +188,48 @@ async def test_what_strangers_can_hold_is_bounded(
     second.reset()
 
 
-def test_client_that_asks_nothing_is_closed_without_a_word_of_its_address(log: Log) -> None:
-    clock = Clock()
+def connected(clock: Clock) -> tuple[StringTransportWithDisconnection, StatusSite]:
+    """Give a connection to a site, and the site."""
     site = StatusSite(clock, Monitor(clock, Registry()))
     factory = module._Bounded(site)
     peer = IPv4Address("TCP", "127.77.66.55", 1)
     transport = StringTransportWithDisconnection(peerAddress=peer)
-    protocol = factory.buildProtocol(peer)
-    transport.protocol = protocol
-    protocol.makeConnection(transport)
+    transport.protocol = factory.buildProtocol(peer)
+    transport.protocol.makeConnection(transport)
+    return transport, site
+
+
+ASKED = b"GET /%b HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.mark.parametrize("data", [b"x", ASKED % b"health"])
+def test_client_that_always_sends_a_little_is_closed_after_a_minute(data: bytes) -> None:
+    clock = Clock()
+    transport, _ = connected(clock)
+    for _ in range(LIFETIME - 1):
+        transport.protocol.dataReceived(data)
+        clock.advance(1)
+    assert transport.connected
+    clock.advance(1)
+    assert not transport.connected
+    assert not clock.getDelayedCalls()
+
+
+def test_page_that_follows_events_stays_connected() -> None:
+    clock = Clock()
+    transport, site = connected(clock)
+    add_pages(site.root, clock, site.monitor, lambda: "")
+    transport.protocol.dataReceived(ASKED % b"events")
+    clock.advance(LIFETIME + 1)
+    assert transport.connected
+    transport.loseConnection()
+    clock.advance(1)
+    assert not clock.getDelayedCalls()
+
+
+def test_client_that_asks_nothing_is_closed_without_a_word_of_its_address(log: Log) -> None:
+    clock = Clock()
+    transport, _ = connected(clock)
     clock.advance(REQUEST_TIMEOUT + 1)
     assert transport.disconnecting or not transport.connected
     assert "iming out" in log.text

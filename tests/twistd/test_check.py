@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,36 @@ def test_twistd_has_the_same_check(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         asked.parseOptions(["--check", "--workers", "0"])
     assert capsys.readouterr().err.startswith("twistd torsocks: --workers '0'")
+
+
+@pytest.fixture
+def closed(tmp_path: Path) -> Iterator[Path]:
+    """Give a directory that this user cannot look into; root becomes another user meanwhile."""
+    directory = tmp_path / "closed"
+    directory.mkdir(mode=0)
+    before = os.getresuid()
+    if os.geteuid() == 0:
+        os.setresuid(65534, 65534, 0)
+    yield directory
+    os.setresuid(*before)
+    directory.chmod(0o700)
+
+
+@pytest.mark.parametrize("option", ["--listen unix:{}/a/x", "--status unix:{}/a/x"])
+def test_directory_that_is_hidden_is_one_line(
+    option: str, closed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        Options().parseOptions(["--check", "--backend", "direct", *option.format(closed).split()])
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.endswith("cannot write there")
+
+
+def test_hidden_directory_of_tor_is_one_line(
+    closed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tor = ["--tor-binary", "/bin/true", "--tor-data-directory", f"{closed}/a/x"]
+    with pytest.raises(SystemExit):
+        Options().parseOptions(["--check", *tor])
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.endswith("cannot write there")

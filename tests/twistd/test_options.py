@@ -91,7 +91,10 @@ def test_paths_are_relative_to_where_the_command_was_given(path: str) -> None:
 
 
 MISTAKES = [
-    (["--status", "tcp:9180"], ["--status tcp:9180", "others could reach", "AllowPublic"]),
+    (
+        ["--status", "tcp:9180"],
+        ["--status tcp:9180", "others could reach this page", "only, or add"],
+    ),
     (["--status", "tcp:9180 SafeSocks"], ["--status", "AllowPublic is the only flag"]),
     (["--status", "nonsense"], ["--status 'nonsense'", "begin with an endpoint"]),
     (["--status", "tcp:x:interface=127.0.0.1"], ["--status", "a part is missing"]),

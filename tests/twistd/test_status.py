@@ -54,7 +54,8 @@ async def report_of(server: Twistd, ground: Ground) -> Any:
 @asynccontextmanager
 async def running(directory: Path, *options: str) -> AsyncIterator[Twistd]:
     """Give a server with a status page; whatever happens, it is ended."""
-    options = ("--listen", LOOPBACK, "--status", LOOPBACK, *DIRECT, *options)
+    listen = f"{LOOPBACK} Name=first"
+    options = ("--listen", listen, "--status", LOOPBACK, *DIRECT, *options)
     server = Twistd(*options, directory=directory)
     try:
         yield server
@@ -96,6 +97,7 @@ async def test_sums_stay_right_while_workers_are_killed(ground: Ground, tmp_path
                 clients.append(client)
             made += len(clients)
             report = await until_counted(server, ground, streams=60, connections=60)
+            assert report["listeners"][0]["name"] == "first"
             assert report["listeners"][0]["outcomes"]["open"] == made
             assert report["listeners"][0]["connections_total"]["socks5"] == made
             assert report["open_seconds"]["clearnet"]["count"] == made

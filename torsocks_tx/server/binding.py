@@ -27,6 +27,7 @@ from zope.interface import implementer
 from torsocks_tx.server.listen import (
     BACKLOG,
     DEFAULT,
+    PASSWORDS,
     Listener,
     ListenError,
     bound_privately,
@@ -60,7 +61,7 @@ def bind(
     if public and not (listener.policy.allow_public or authenticated):
         raise ListenError(
             f"{listener.text} is a socket at {describe(address)}, where others could reach it;"
-            " ask for passwords (--auth, or serve(authenticator=...)), or add the flag AllowPublic"
+            f" {'' if status else PASSWORDS}add the flag AllowPublic"
         )
     if public:
         text = "OTHERS CAN REACH this proxy at {place}, and SOCKS is not encrypted"

@@ -141,8 +141,14 @@ def _with_defaults(endpoint: str) -> str:
     return endpoint
 
 
-def check_reach(listener: Listener, *, authenticated: bool) -> None:
-    """Raise ``ListenError`` if others could reach this listener and nobody said that they may."""
+PASSWORDS = "ask for passwords (--auth, or serve(authenticator=...)), or "
+
+
+def check_reach(listener: Listener, *, authenticated: bool, status: bool = False) -> None:
+    """Raise ``ListenError`` if others could reach this listener and nobody said that they may.
+
+    ``status``: it is that of the status page, which asks for no passwords.
+    """
     if listener.policy.allow_public or (authenticated and listener.kind in INHERITABLE):
         return
     if listener.kind not in INHERITABLE:
@@ -156,9 +162,9 @@ def check_reach(listener: Listener, *, authenticated: bool) -> None:
         port = named.get("port") or next(filter(str.isdigit, positional[1:]), "1080")
         private = f"{listener.kind}:{port}:interface={_LOOPBACK[listener.kind]}"
         raise ListenError(
-            f"{listener.text}: others could reach this proxy. Write {private} to serve"
-            " this machine only, or ask for passwords (--auth, or serve(authenticator=...)),"
-            " or add the flag AllowPublic"
+            f"{listener.text}: others could reach this {'page' if status else 'proxy'}. Write"
+            f" {private} to serve this machine only, or {'' if status else PASSWORDS}add the flag"
+            " AllowPublic"
         )
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from hmac import compare_digest
 from importlib.resources import files
 from typing import Any
-from urllib.parse import urlsplit
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
@@ -106,6 +105,7 @@ class Events(Tree):
             answer(request, 503, "Too many pages are open.\n")
             return NOT_DONE_YET
         set_headers(request, EVENTS)
+        request.transport.last()
         request.write(RETRY)
         page = OpenPage(request)
         self._pages.add(page)
@@ -163,10 +163,10 @@ class NewIdentity(Tree):
 
 def is_same_origin(request: Any) -> bool:
     """Whether a page of ours has sent a request, as far as the browser says where it is from."""
-    if request.getHeader("sec-fetch-site") not in (None, "same-origin"):
+    if request.getHeader(b"sec-fetch-site") not in (None, b"same-origin"):
         return False
-    origin = request.getHeader("origin")
-    return origin is None or urlsplit(origin).netloc == request.getHeader("host")
+    origin, host = request.getHeader(b"origin"), request.getHeader(b"host") or b""
+    return origin in (None, b"http://" + host, b"https://" + host)
 
 
 def add_pages(root: Resource, reactor: Any, monitor: Monitor, renew: Callable[[], str]) -> None:

@@ -96,6 +96,8 @@ class Monitor:
         self._began = reactor.seconds()
         self._sampling = LoopingCall(self.sample)
         self._sampling.clock = reactor
+        # Read once: that takes a descriptor, and there may be none left.
+        self._version = metadata.version("torsocks_tx")
         self._is_serving = self._is_stopping = False
         self._found: dict[str, tuple[float, Any]] = {}
 
@@ -138,7 +140,7 @@ class Monitor:
         listeners, total = self._listeners()
         seconds = total.open_seconds.items()
         return {
-            "version": metadata.version("torsocks_tx"),
+            "version": self._version,
             "uptime": int(self._reactor.seconds() - self._began),
             "workers": 1 if self._workers is None else len(self._workers()),
             "worker_restarts": self.registry.worker_restarts,

@@ -16,6 +16,7 @@ from typing import Any
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
@@ -31,7 +32,10 @@ MOST_CONNECTIONS = 64
 """Connections at one time; one more is closed at once."""
 
 REQUEST_TIMEOUT = 10
-"""Seconds in which a request must come."""
+"""Seconds without a byte before a request is whole."""
+
+LIFETIME = 60
+"""Seconds that a connection lasts, unless it is an open page's, however slowly it asks or reads."""
 
 MOST_BODY = 4096
 """Bytes of a request's body."""
@@ -76,7 +80,8 @@ class StatusRequest(Request):
         """Answer it; the answer to whoever comes by another host, or method, is short."""
         channel: Any = self.channel
         site: StatusSite = channel.site
-        hosts = self.requestHeaders.getRawHeaders("host") or []
+        raw = self.requestHeaders.getRawHeaders(b"host") or []
+        hosts = [host.decode("ascii", "replace") for host in raw]
         # None at all: no browser, but an old balancer's question.
         is_here = not hosts or (len(hosts) == 1 and is_host_allowed(hosts[0], public=site.public))
         if not is_here:
@@ -175,6 +180,7 @@ class StatusSite(Site):
     def __init__(self, reactor: Any, monitor: Monitor, *, public: bool = False) -> None:
         self.public = public
         self.monitor = monitor
+        self.clock = reactor
         self.root = Tree()
         super().__init__(
             self.root, requestFactory=StatusRequest, timeout=REQUEST_TIMEOUT, reactor=reactor
@@ -202,7 +208,27 @@ class StatusSite(Site):
 
 
 class _Guarded(ProtocolWrapper):
-    """A connection that does not tell its client's address, which twisted.web would log."""
+    """A connection for a time, which does not tell its client's address: twisted.web would log it.
+
+    ``last`` lets it be for longer.
+    """
+
+    def connectionMade(self) -> None:
+        """Begin to count its time."""
+        factory: Any = self.factory
+        transport: Any = self.transport
+        clock = factory.wrappedFactory.clock
+        self._ending = clock.callLater(LIFETIME, transport.abortConnection)
+
+    def last(self) -> None:
+        """Let it be for longer: what it does is bounded elsewhere."""
+        if self._ending.active():
+            self._ending.cancel()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Count its time no more."""
+        self.last()
+        super().connectionLost(reason)
 
     def getPeer(self) -> IAddress:
         """Return the address of nobody."""

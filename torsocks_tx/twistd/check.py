@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getopt
 import os
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -150,7 +151,7 @@ def _faults_of_tor(options: plain.Options) -> Iterator[str]:
     given = options["tor-data-directory"]
     for number in range(1, options["tors"] + 1) if given else ():
         directory = numbered(Path(given), number)
-        there = next(each for each in (directory, *directory.parents) if each.exists())
+        there = next(each for each in (directory, *directory.parents) if os.path.exists(each))
         if reason := _cannot_write(there):
             yield f"--tor-data-directory {directory}: {reason}"
         elif there == directory and there.stat().st_uid != os.geteuid():
@@ -160,7 +161,13 @@ def _faults_of_tor(options: plain.Options) -> Iterator[str]:
 
 def _cannot_write(directory: Path) -> str:
     """Why this user can make nothing in a directory; "" if it can."""
-    if not directory.is_dir():
+    try:
+        is_directory = stat.S_ISDIR(directory.stat().st_mode)
+    except PermissionError:
+        is_directory = True
+    except OSError:
+        is_directory = False
+    if not is_directory:
         return f"the directory {directory}: there is none"
     is_open = os.access(directory, os.W_OK | os.X_OK)
     user = name_of_user(os.geteuid())

@@ -280,7 +280,7 @@ class Options(usage.Options, AuthOptionMixin):
         if self.status is not None:
             _check_endpoint(reactor, "status", self.status)
             try:
-                check_reach(self.status, authenticated=False)
+                check_reach(self.status, authenticated=False, status=True)
             except ListenError as error:
                 raise usage.UsageError(f"--status {error}") from None
         for name, examples in _EXAMPLES.items():

@@ -216,7 +216,8 @@ def make_supervisor(
 
     registry = Registry()
     for listener in options.listeners:
-        registry.add(listener.text, listener.text, listener.flags)
+        name = listener.policy.name or listener.text
+        registry.add(name, listener.text, listener.flags)
     is_ours = options.upstream in ("launch", "private")
     upstream = _upstream(reactor, options) if is_ours or watches else None
     return Supervisor(
