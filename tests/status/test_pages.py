@@ -200,11 +200,13 @@ def test_fault_in_a_rendering_is_logged_and_the_next_is_made(logged_failures: li
     server = Server()
     page = server.follow()
     page.take()
-    server.value = {}
-    server.tick()
-    assert page.data == b""
-    assert len(logged_failures) == 1
-    logged_failures.clear()
+    for wrong in ({}, status(state="\udcff")):
+        server.value = wrong
+        server.tick()
+        assert page.data == b""
+        assert server.ask(Asked("")).code == 500
+        assert len(logged_failures) == 2
+        logged_failures.clear()
     server.value = status(state="down")
     server.tick()
     assert "Down" in events_in(page.take())[0]["state"]

@@ -49,6 +49,7 @@ class Shown:
         self.ground = ground
         self.registry = Registry()
         self.counts = self.registry.add("first", "tcp:1080", ["SafeSocks"])
+        self.registry.add("unix:/run/\udcff\x1b", "unix:/run/\udcff\x1b")
         self.backend = MemoryBackend(echo)
         self.server = WatchedServer(self.backend, counts=self.counts)
         self.monitor = Monitor(reactor, self.registry)
@@ -95,7 +96,8 @@ async def test_report_counts_streams_as_they_open_and_close(shown: Shown) -> Non
     assert await client.negotiate(named("example.com", 80)) == GRANTED
     client.send(b"ping")
     assert await client.take(4) == b"ping"
-    [now] = (await shown.report())["listeners"]
+    now, other = (await shown.report())["listeners"]
+    assert other["name"] == other["endpoint"] == r"unix:/run/\xff\x1b"
     assert (now["name"], now["endpoint"], now["flags"]) == ("first", "tcp:1080", ["SafeSocks"])
     assert (now["connections"], now["streams"], now["lingering"]) == (1, 1, 0)
     assert (now["connections_total"]["socks5"], now["outcomes"]["open"]) == (1, 1)

@@ -85,6 +85,7 @@ async def test_sums_stay_right_while_workers_are_killed(ground: Ground, tmp_path
     request = asking(host, int(port))
     async with running(tmp_path, "--workers", "2") as server:
         await server.said("2 workers serve")
+        assert "#warn] worker 1: NO TOR" in server.output
         place = int(server.addresses[0].rpartition(":")[2])
         made, killed = 0, 3
         for number in range(killed + 1):

@@ -129,12 +129,12 @@ class Events(Tree):
     async def _tick(self) -> None:
         try:
             shown = sections(await self._monitor.report())
+            changed = {name: it for name, it in shown.items() if self._shown.get(name) != it}
+            whole, changes = event(shown), event(changed)
         except Exception:
             self._log.failure("a fault of the status page", without_text(Failure()))
             return
-        changed = {name: it for name, it in shown.items() if self._shown.get(name) != it}
         self._shown = shown
-        whole, changes = event(shown), event(changed)
         for page in list(self._pages):
             page.send(whole, changes)
 

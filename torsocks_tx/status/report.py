@@ -13,6 +13,7 @@ from twisted.internet.defer import CancelledError, TimeoutError
 from twisted.internet.task import LoopingCall
 
 from torsocks_tx.backends.tor.backend import TorBackend
+from torsocks_tx.backends.tor.events import printable
 from torsocks_tx.backends.tor.exits.circuits import Circuit
 from torsocks_tx.backends.tor.provider import ProviderState
 from torsocks_tx.backends.tor.session import DONE
@@ -165,9 +166,9 @@ class Monitor:
         snapshots = self.registry.snapshots()
         return [
             {
-                "name": info.name,
-                "endpoint": info.endpoint,
-                "flags": list(info.flags),
+                "name": printable(info.name),
+                "endpoint": printable(info.endpoint),
+                "flags": list(map(printable, info.flags)),
                 "connections": each.numbers[CONNECTIONS],
                 "streams": each.numbers[STREAMS],
                 "lingering": each.numbers[LINGERING],

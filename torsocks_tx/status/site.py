@@ -161,9 +161,13 @@ class Page(Tree):
         """Begin to answer."""
         gone: list[object] = []
         request.notifyFinish().addErrback(gone.append)
-        writing = Deferred.fromCoroutine(self._write())
-        writing.addErrback(self._failed)
-        writing.addCallback(lambda given: None if gone else answer(request, *given))
+
+        def send(given: Any) -> None:
+            if not gone:
+                answer(request, *given)
+
+        writing = Deferred.fromCoroutine(self._write()).addCallback(send)
+        writing.addErrback(lambda failure: send(self._failed(failure)))
         return NOT_DONE_YET
 
     def _failed(self, failure: Failure) -> tuple[int, str]:

@@ -8,6 +8,7 @@ supervisor that is killed. All share one isolation secret, and the names of the 
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import signal
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.protocol import Factory
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 
 from torsocks_tx.backends.tor.process import (
     Ending,
@@ -58,6 +59,9 @@ START_TIMEOUT = 60.0
 
 BEAT, SILENCE = 10.0, 60.0
 """Seconds between signs of life of a worker, and without one until it is killed: it is stuck."""
+
+_LEVEL = re.compile(f"<({'|'.join(level.name for level in LogLevel.iterconstants())})>(.*)")
+"""A line of a worker's log, with its level; others are what it printed."""
 
 MOST_OLD = 4
 """Old workers for each new one: of more, the oldest ends as when the server stops."""
@@ -172,7 +176,10 @@ class Worker(LineProtocol):
             self._killing = self._reactor.callLater(seconds, *kill)
 
     def _log_line(self, line: str) -> None:
-        self._log.info("worker {number}: {line}", number=self.number, line=line)
+        told = _LEVEL.match(line)
+        level = LogLevel.lookupByName(told[1]) if told else LogLevel.info
+        text = told[2] if told else line
+        self._log.emit(level, "worker {number}: {line}", number=self.number, line=text)
 
     def _ended(self, ending: Ending) -> None:
         how = f"status {ending}" if isinstance(ending, int) else ending

@@ -17,7 +17,7 @@ from twisted.internet import stdio
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import LoopingCall
-from twisted.logger import FileLogObserver, LogEvent, eventAsText, globalLogBeginner
+from twisted.logger import FileLogObserver, LogEvent, LogLevel, eventAsText, globalLogBeginner
 from twisted.python.failure import Failure
 
 from torsocks_tx.policy.fresh import CircuitCounts
@@ -72,9 +72,10 @@ class _StopOrder(Protocol):
 
 
 def _line(event: LogEvent) -> str | None:
-    """Format an event as a line, to which the supervisor adds the rest."""
+    """Format an event as lines with its level, to which the supervisor adds the rest."""
     text = eventAsText(event, includeTimestamp=False, includeSystem=False)
-    return f"{text}\n" if text else None
+    level = event.get("log_level", LogLevel.info).name
+    return "".join(f"<{level}>{line}\n" for line in text.splitlines()) or None
 
 
 def read_orders() -> dict[str, Any]:
