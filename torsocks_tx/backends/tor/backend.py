@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -21,7 +22,7 @@ from zope.interface import implementer
 
 from torsocks_tx.arguments import check_arguments
 from torsocks_tx.backends.tor.control import ControlError
-from torsocks_tx.backends.tor.exits.circuits import Circuit
+from torsocks_tx.backends.tor.exits.circuits import Circuit, onion_place
 from torsocks_tx.backends.tor.exits.session import Exits
 from torsocks_tx.backends.tor.exits.streams import ExitStream
 from torsocks_tx.backends.tor.onion.observer import OnionAttempt, OnionObserver
@@ -81,6 +82,7 @@ class TorBackend:
         self._quiet_until: dict[str, float] = {}
         self.epoch = epoch or Epoch()
         self._tokens = self.exits.tokens
+        self._onions: WeakKeyDictionary[Stream, str] = WeakKeyDictionary()
 
     @classmethod
     def from_tor(
@@ -148,8 +150,11 @@ class TorBackend:
         return [line.as_circuit(countries, used, now) for line in lines]
 
     def _open_streams(self) -> dict[Stream | ExitStream, tuple[str, str]]:
-        """Return the token of each open stream, and the exit that was chosen for it, if any."""
-        found = ((stream, _key_of(stream, token)) for stream, token in list(self._tokens.items()))
+        """Return the token of each open stream, and where it leads, if that is known."""
+        found = (
+            (stream, _key_of(stream, token, self._onions.get(stream, "")))
+            for stream, token in list(self._tokens.items())
+        )
         return {stream: key for stream, key in found if key is not None}
 
     @classmethod
@@ -242,6 +247,7 @@ class TorBackend:
         if upstream.command is not Command.CONNECT or credentials is None:
             return None
         name = upstream.address.host.lower().split(".")[-2]
+        self._onions[stream] = onion_place(name)
         isolates = "NoIsolateSOCKSAuth" not in port.flags
         token = credentials.password.decode("latin-1") if isolates else None
         attempt = self.observer.attempt(name, token)
@@ -283,14 +289,14 @@ def look_up(backend: IBackend, request: Request, isolation: Isolation) -> Deferr
     return asking.answer.addCallback(_check_answer)
 
 
-def _key_of(stream: Stream | ExitStream, token: bytes) -> tuple[str, str] | None:
-    """Return the token of a stream and its chosen exit, if any; None if it is not open."""
+def _key_of(stream: Stream | ExitStream, token: bytes, onion: str) -> tuple[str, str] | None:
+    """Return the token of a stream and its exit or ``onion``; None if it is not open."""
     if isinstance(stream, ExitStream):
         if stream.exit is None or not stream.is_open:
             return None
         return token.decode("latin-1"), stream.exit.fingerprint
     is_there = stream.transport is not None and stream.end is None
-    return (token.decode("latin-1"), "") if is_there else None
+    return (token.decode("latin-1"), onion) if is_there else None
 
 
 def _check_answer(answer: Address) -> Address:

@@ -7,7 +7,13 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from tests.backends.tor.exits.scripted import Play, choice_of
 from torsocks_tx.backends.tor.control import ControlError, ControlLost
-from torsocks_tx.backends.tor.exits.circuits import FOLLOW_SECONDS, MOST_AGE, Circuit
+from torsocks_tx.backends.tor.exits.circuits import (
+    FOLLOW_SECONDS,
+    MOST_AGE,
+    Circuit,
+    onion_place,
+    parse_circuit_line,
+)
 from torsocks_tx.errors import TorDown
 
 QUESTION = "GETINFO circuit-status"
@@ -139,3 +145,50 @@ def test_a_list_that_cannot_be_followed_is_asked_for(error: ControlError | None)
         play.control.send("CIRC " + line(number))
         assert len(play.circuits()) == number
     assert play.questions == (3 if is_refused else 1)
+
+
+ONION = "p53lf57qovyuvwsc6xnrppyply3vtqm7l6pcobkmyqsiofyeznfu5uqd"
+EXIT = "E" * 40
+
+
+@pytest.mark.parametrize(
+    ("purpose", "more", "place", "streams"),
+    [
+        ("GENERAL", "", "", 1),
+        ("CONFLUX_LINKED", "", "", 1),
+        ("GENERAL", "", EXIT, 1),
+        ("GENERAL", "", "A" * 40, 0),
+        ("GENERAL", "", onion_place(ONION), 0),
+        ("HS_CLIENT_REND", f" REND_QUERY={ONION}", onion_place(ONION.upper()), 1),
+        ("HS_CLIENT_REND", f" REND_QUERY={ONION}", onion_place("b" * 56), 0),
+        ("HS_CLIENT_REND", f" REND_QUERY={ONION}", "", 0),
+        ("HS_CLIENT_REND", "", "", 0),
+        ("HS_CLIENT_INTRO", f" REND_QUERY={ONION}", onion_place(ONION), 0),
+        ("HS_CLIENT_HSDIR", f" REND_QUERY={ONION}", onion_place(ONION), 0),
+        *((each, "", "", 0) for each in ("CIRCUIT_PADDING", "CONFLUX_UNLINKED", "TESTING", "")),
+    ],
+)
+def test_a_circuit_shows_the_streams_of_its_key_that_it_can_carry(
+    purpose: str, more: str, place: str, streams: int
+) -> None:
+    text = f'7 BUILT ${"A" * 40}~guard,${EXIT}~exit PURPOSE={purpose}{more} SOCKS_PASSWORD="key"'
+    circuit = parse_circuit_line(text)
+    assert circuit is not None
+    used = {("key", place): 1, ("other", place): 9}
+    assert circuit.as_circuit({}, used, 0.0).streams == streams
+
+
+def test_streams_to_an_onion_service_are_not_shown_at_circuits_to_exits() -> None:
+    play = Watched()
+    play.takes_others = True
+    end = line(3, token="key") + f" REND_QUERY={ONION}"
+    play.control.circuits = [
+        line(1, token="key"),
+        end.replace("GENERAL", "HS_CLIENT_INTRO"),
+        end.replace("3 ", "4 ", 1).replace("GENERAL", "HS_CLIENT_REND"),
+    ]
+    for number in range(2):
+        _, receiver = play.open(host=f"www.{ONION}.onion", key=b"key")
+        assert receiver.heard == ["opened"]
+        shown = play.circuits()
+        assert {each: shown[each].streams for each in shown} == {1: 0, 3: 0, 4: number + 1}

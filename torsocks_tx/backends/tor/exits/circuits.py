@@ -31,6 +31,10 @@ MOST_AGE = 600.0
 MOST_RELAYS = 4096
 """Relays whose countries are remembered."""
 
+_TO_EXITS = ("GENERAL", "CONFLUX_LINKED")
+_TO_ONION = "HS_CLIENT_REND"
+# No circuit of another purpose carries streams, also where it has the token of some.
+
 _HOP = re.compile(r"\$([0-9A-F]{40})(?:[~=]([A-Za-z0-9]{1,19}))?")
 
 
@@ -61,13 +65,17 @@ class Circuit:
 
 @dataclass(frozen=True, slots=True)
 class CircuitLine:
-    """One line of tor's list: ``path`` is fingerprints and nicknames, ``token`` SOCKS_PASSWORD."""
+    """One line of tor's list: ``path`` is fingerprints and nicknames, ``token`` SOCKS_PASSWORD.
+
+    ``onion``: the address of the onion service to which it leads, without ``.onion``.
+    """
 
     number: int
     path: tuple[tuple[str, str], ...]
     purpose: str
     created: str
     token: str | None
+    onion: str = ""
 
     def leads_to(self, fingerprint: str, token: str) -> bool:
         """Whether streams with this token may use it to leave by this exit."""
@@ -79,12 +87,22 @@ class CircuitLine:
     ) -> Circuit:
         """Return it for whoever shows it.
 
-        ``streams``: how many are open, by token and the exit that was chosen ("" for any).
+        ``streams``: how many are open, by token and place: the exit that was chosen, "" for any
+        exit, or ``onion_place`` of an onion service.
         """
         path = tuple(Hop(key, name, countries.get(key, UNKNOWN)) for key, name in self.path)
-        token, last = self.token or "", path[-1].fingerprint if path else ""
-        count = streams.get((token, ""), 0) + (streams.get((token, last), 0) if last else 0)
+        places: set[str] = set()
+        if self.purpose in _TO_EXITS:
+            places = {"", *(hop.fingerprint for hop in path[-1:])}
+        elif self.purpose == _TO_ONION:
+            places = {onion_place(self.onion)}
+        count = sum(streams.get((self.token or "", place), 0) for place in places)
         return Circuit(self.number, path, self.purpose, _age_of(self.created, now), count)
+
+
+def onion_place(address: str) -> str:
+    """Return what stands for an onion service where its streams are counted."""
+    return f"onion {address.lower()}"
 
 
 def _age_of(created: str, now: float) -> float:
@@ -113,6 +131,7 @@ def parse_circuit_line(line: str) -> CircuitLine | None:
         words.get("PURPOSE", ""),
         words.get("TIME_CREATED", ""),
         words.get("SOCKS_PASSWORD"),
+        words.get("REND_QUERY", ""),
     )
 
 
