@@ -44,9 +44,12 @@ class FakeReactor(Clock):
 
 
 @pytest.mark.parametrize(
-    ("number", "told"), [(signal.SIGHUP, "reload"), (signal.SIGUSR2, "new_identity")]
+    ("number", "told", "stopping"),
+    [(signal.SIGHUP, "reload", []), (signal.SIGUSR2, "new_identity", ["new_identity"])],
 )
-def test_signals_reach_every_service_that_runs(number: signal.Signals, told: str) -> None:
+def test_signals_reach_every_service_that_runs_and_fresh_circuits_who_stop(
+    number: signal.Signals, told: str, stopping: list[str]
+) -> None:
     signals, clock = ProcessSignals(), FakeReactor()
     before = signal.getsignal(number)
     services = [FakeService() for _ in range(3)]
@@ -56,7 +59,7 @@ def test_signals_reach_every_service_that_runs(number: signal.Signals, told: str
     signals.remove(services[2])
     os.kill(os.getpid(), number)
     clock.advance(0)
-    assert [service.told for service in services] == [[told], [], []]
+    assert [service.told for service in services] == [[told], stopping, []]
     for service in services:
         signals.remove(service)
     assert signal.getsignal(number) is before

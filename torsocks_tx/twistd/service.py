@@ -119,9 +119,8 @@ class ProcessSignals:
             service.end_grace()
 
     def _renew_all(self) -> None:
-        for service in list(self._services):
-            if service.running:
-                _log.info("SIGUSR2: {text}", text=service.new_identity())
+        for service in list(self._services):  # also those that stop: clients may still come
+            _log.info("SIGUSR2: {text}", text=service.new_identity())
 
     async def _reload_all(self) -> None:
         """Reload; of the signals that come meanwhile, one more time serves them all."""
