@@ -195,3 +195,10 @@ BAD_FLAGS = "ExitCountry= ExitCountry=deu ExitNode=x RotateEvery=0 RotateAfter=1
 def test_a_flag_with_a_wrong_value_is_refused_with_an_example(word: str) -> None:
     with pytest.raises(FlagError, match="="):
         parse_flags([word])
+
+
+@pytest.mark.parametrize("rate", [1_000_001, 10**10, 10**20])
+def test_a_rate_for_which_there_is_no_memory_is_refused(rate: int) -> None:
+    with pytest.raises(FlagError, match="FreshRate is at most 1000000"):
+        parse_flags([f"FreshRate={rate}"])
+    assert parse_flags(["FreshRate=1000000"])[0].fresh_rate == 1_000_000

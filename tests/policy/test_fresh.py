@@ -59,6 +59,16 @@ def test_a_key_that_was_forgotten_never_meets_a_circuit_of_its_past() -> None:
     assert Keys().number(every=1000) != first, "nor does one in another process"
 
 
+def test_a_listener_remembers_as_many_keys_as_is_promised() -> None:
+    counted = FreshCircuits(20_000)
+    names = [b"%d" % number for number in range(16_384)]
+    first, second = (
+        [counted.number((name,), 600, None, now) for name in names] for now in (1.0, 2.0)
+    )
+    # Whether a set is too small for its keys is chance: once in 200 runs a few are forgotten.
+    assert sum(a != b for a, b in zip(first, second, strict=True)) < 200
+
+
 def test_beyond_the_rate_a_fresh_circuit_is_refused_and_no_used_one_is_given() -> None:
     keys = Keys(rate=3)
     used = [keys.number(name, every=30) for name in (b"a", b"b", b"c")]

@@ -20,8 +20,11 @@ from hashlib import blake2b
 
 from torsocks_tx.errors import NoFreshCircuit
 
-MOST_KEYS = 16_384
-"""Keys that a listener remembers."""
+MOST_KEYS = 65_536
+"""Places for keys, in sets by hash: a quarter as many fit, but for rare chance."""
+
+MOST_RATE = 1_000_000
+"""The highest rate: the time of each fresh circuit of the last minute is kept."""
 
 CLOCKS_APART = 10.0
 """Seconds by which the clock may go back, or a worker be slow, and nothing is fresh for that."""
@@ -34,7 +37,7 @@ _WORD = 8
 # All is words of 64 bits, each written at once. Two random ones, the numbers given so far, and the
 # fresh circuits so far; the times of those of the last minute; then the keys, in sets by hash.
 _NUMBERS, _BEGUN, _TIMES = 2, 3, 4
-_WAYS = 8  # keys in a set
+_WAYS = 16  # keys in a set
 _KEY = 5  # words of a key: its hash, the number of its circuit, when that began, streams, last use
 
 

@@ -27,7 +27,7 @@ from torsocks_tx.policy.circuits import (
     ParameterKeys,
     split_username,
 )
-from torsocks_tx.policy.fresh import FreshCircuits
+from torsocks_tx.policy.fresh import MOST_RATE, FreshCircuits
 from torsocks_tx.policy.isolation import IsolationFlags
 from torsocks_tx.socks.constants import AddressType, Command, Role, Version
 from torsocks_tx.socks.extended import KeyHandler
@@ -82,6 +82,8 @@ class ListenerPolicy:
         check_arguments(Role, role=self.role)
         check_arguments(ExitChoice, exits=self.exits)
         check_limit("fresh_rate", self.fresh_rate)
+        if self.fresh_rate > MOST_RATE:
+            raise FlagError(f"FreshRate is at most {MOST_RATE} fresh circuits a minute")
         check_arguments(tuple, None, proxy_protocol=self.proxy_protocol)
         check_arguments(str, None, name=self.name)
         for name, value in (("every", self.rotate_every), ("after", self.rotate_after)):

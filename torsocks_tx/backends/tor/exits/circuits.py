@@ -53,7 +53,7 @@ class Circuit:
 
     ``number`` is tor's own, ``path`` its relays from the guard on, ``purpose`` tor's word such as
     GENERAL or HS_CLIENT_REND, ``age`` its seconds, ``streams`` how many open streams of this
-    backend have its isolation key; streams of other programs are not counted.
+    backend have its isolation key and lead where it does; others' streams are not counted.
     """
 
     number: int
