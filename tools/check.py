@@ -36,7 +36,8 @@ BEGUN = re.compile(r"tests/\S+\.py::.*")
 FAILED = re.compile(r"(?!.*\[gw)(?:.* )?((?:FAILED|ERROR) tests/.*|E   +\S.*)")
 FAILED_SHOWN = 30
 """How many lines about tests that failed are printed once more at the end, of each stage."""
-MISSING = re.compile(r"Not installed, so their tests were skipped: .*")
+NOT_INSTALLED = "Not installed, so their tests were skipped:"
+MISSING = re.compile(rf"{NOT_INSTALLED} (.*)\.")
 # A registry may need its proxy; the clients under test must not have one.
 PROXIES = [f"{kind}_proxy" for kind in ("http", "https", "ftp", "all", "no")]
 
@@ -57,7 +58,7 @@ class Result:
     stage: Stage
     status: int = -1
     seconds: float = 0.0
-    missing: list[str] = field(default_factory=list)
+    missing: set[str] = field(default_factory=set)
     failed: dict[str, None] = field(default_factory=dict)
     """What pytest says of the tests that failed, in order, each line once."""
 
@@ -237,7 +238,8 @@ class Run:
                 line = " ".join(passed.groups())
             elif BEGUN.fullmatch(line):
                 continue
-            result.missing += MISSING.findall(line)
+            for names in MISSING.findall(line):
+                result.missing |= set(names.split(", "))
             result.failed |= dict.fromkeys(FAILED.findall(line)[:1])
             if line:
                 self.say(result.stage.name, line)
@@ -251,8 +253,8 @@ class Run:
             for line in list(result.failed)[:FAILED_SHOWN]:
                 print(f"  {line}")
         print(f"{'in all':<7}{time.monotonic() - self._began:6.0f} s")
-        for line in sorted({line for result in self.results for line in result.missing}):
-            print(line)
+        if missing := sorted({name for result in self.results for name in result.missing}):
+            print(f"{NOT_INSTALLED} {', '.join(missing)}.")
         return int(any(result.status for result in self.results))
 
 

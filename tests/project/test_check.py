@@ -20,6 +20,7 @@ lanes = [[Stage(name, name, commands) for name, commands in lane] for lane in gi
 sys.exit(asyncio.run(main(0.0, lanes)))
 """
 MISSING = "Not installed, so their tests were skipped: a, b."
+OTHERS = "Not installed, so their tests were skipped: a, c."
 Lane = list[tuple[str, list[list[str]]]]
 
 
@@ -41,7 +42,9 @@ def outcome(*lanes: Lane) -> tuple[int, list[str]]:
 
 
 def test_every_line_says_which_stage_speaks_and_when() -> None:
-    status, lines = outcome([("one", [["echo", "hello"], ["echo", MISSING]]), ("two", [["true"]])])
+    status, lines = outcome(
+        [("one", [["echo", "hello"], ["echo", MISSING]]), ("two", [["echo", OTHERS]])]
+    )
     assert status == 0
     assert lines[:5] == [
         " 0:00 one        == one",
@@ -51,7 +54,7 @@ def test_every_line_says_which_stage_speaks_and_when() -> None:
         " 0:00 two        == two",
     ]
     assert [line.split()[0] for line in lines[-4:-1]] == ["ok", "ok", "in"]
-    assert lines[-1] == MISSING
+    assert lines[-1] == "Not installed, so their tests were skipped: a, b, c."
 
 
 def test_of_tests_that_pass_one_is_shown_in_a_while() -> None:
