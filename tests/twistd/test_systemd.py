@@ -49,8 +49,9 @@ def test_an_instance_is_the_same_service_with_places_of_its_own() -> None:
 @pytest.mark.clients("systemd-socket-activate")
 @pytest.mark.parametrize("workers", ["1", "2"])
 async def test_sockets_that_systemd_passes_are_the_default(tmp_path: Path, workers: str) -> None:
-    place = tmp_path / "socks"
-    options = ("--backend", "direct", "--workers", workers)
+    place, page = tmp_path / "socks", tmp_path / "page"
+    status = ("--status", "systemd:domain=UNIX:index=2")
+    options = ("--backend", "direct", "--workers", workers, *status)
     held = socket.create_server(("127.0.0.1", 0))
     server = Twistd(
         directory=tmp_path,
@@ -58,7 +59,8 @@ async def test_sockets_that_systemd_passes_are_the_default(tmp_path: Path, worke
         inherited=held.fileno(),  # systemd's program passes it on
         command=(
             *(client("systemd-socket-activate"), "-E", f"PYTHONPATH={ROOT}"),
-            *("-l", str(place), "--fdname=one:two"),  # as systemd does, and Twisted wants
+            # Names as systemd gives them, and Twisted wants.
+            *("-l", str(place), "-l", str(page), "--fdname=one:two:page"),
             *(sys.executable, "-m", "torsocks_tx", *options),
         ),
     )
@@ -70,6 +72,9 @@ async def test_sockets_that_systemd_passes_are_the_default(tmp_path: Path, worke
         peer.send(b"\5\1\0")
         assert await peer.take(2) == b"\5\0", server.output
         peer.close()
+    assert len(server.addresses) == 2, server.output
+    assert server.status_page == f"unix:{page}"
     assert await server.stop() == 0
+    assert "Traceback" not in server.output
     assert place.exists()
     held.close()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -162,20 +164,27 @@ class _TLSListening:
         return listen_at_address(self._reactor, (interface, port), backlog, tls)
 
 
-def inherited_endpoints(reactor: Any) -> list[str]:
+def inherited_endpoints(reactor: Any, but: Listener | None = None) -> list[str]:
     """The endpoint strings of the listening sockets that systemd has passed to this process.
 
-    Twisted has taken them out of the environment when it was imported.
+    ``but``: a listener whose socket is left out. Twisted has taken them out of the environment when
+    it was imported.
     """
+    taken: Any = None
+    if but is not None and but.kind == "systemd":
+        with suppress(Exception):  # what is wrong with it is judged elsewhere
+            taken = serverFromString(reactor, but.endpoint)
     texts: list[str] = []
-    while True:
-        place = f"index={len(texts)}"
+    for number in itertools.count():
+        place = f"index={number}"
         try:
             endpoint: Any = serverFromString(reactor, f"systemd:domain=UNIX:{place}")
         except IndexError:
-            return texts
-        with socket.socket(fileno=os.dup(endpoint.fileno)) as passed:
-            texts.append(f"systemd:domain={passed.family.name.removeprefix('AF_')}:{place}")
+            break
+        if taken is None or endpoint.fileno != taken.fileno:
+            with socket.socket(fileno=os.dup(endpoint.fileno)) as passed:
+                texts.append(f"systemd:domain={passed.family.name.removeprefix('AF_')}:{place}")
+    return texts
 
 
 @implementer(IStreamServerEndpoint)

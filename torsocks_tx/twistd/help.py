@@ -104,10 +104,10 @@ Size limits:
 
 The server itself:
   --status 'ENDPOINT [AllowPublic]'
-      Show how the server is, by HTTP: /status.json for programs, /metrics for
-      Prometheus, /health for balancers. Such as tcp:9180:interface=127.0.0.1
-      or unix:/run/torsocks/status; whoever can connect there sees it, and no
-      destination, client or user is in it.
+      Show how the server is, by HTTP: / for people, /status.json for programs,
+      /metrics for Prometheus, /health for balancers. Such as
+      tcp:9180:interface=127.0.0.1 or unix:/run/torsocks/status; whoever can
+      connect there sees it, and no destination, client or user is in it.
   --isolation-secret-file FILE
       File with the secret behind isolation: servers with the same file, tors
       and names of listeners (Name=) give a client the same circuits. Its owner

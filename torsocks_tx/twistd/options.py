@@ -199,7 +199,7 @@ class Options(usage.Options, AuthOptionMixin):
         if not self.listeners:
             from twisted.internet import reactor
 
-            for text in inherited_endpoints(reactor) or [DEFAULT]:
+            for text in inherited_endpoints(reactor, self.status) or [DEFAULT]:
                 self.listeners.append(parse_listener(text))
                 self.arguments += ["--listen", text]  # of workers, to whom systemd passes nothing
         for name in _PATHS:
