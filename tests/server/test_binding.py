@@ -131,14 +131,17 @@ async def test_burst_of_clients_is_accepted_in_portions(form: str, tmp_path: Pat
 
 
 @pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")
-async def test_clients_by_tls_are_served_by_the_poller_like_others(tmp_path: Path) -> None:
+@pytest.mark.parametrize("offered", [None, [b"h2", b"http/1.1"]])
+async def test_clients_by_tls_are_served_by_the_poller_like_others(
+    tmp_path: Path, offered: list[bytes] | None
+) -> None:
     (tmp_path / "tls.pem").write_bytes(b"".join(key_and_certificate()))
     listener = parse_listener(f"ssl:0:interface=127.0.0.1:privateKey={tmp_path / 'tls.pem'}")
     granting = MemoryBackend(lambda outbound: reactor.callLater(0, outbound.receiver.opened))
     factory = SOCKSFactory(granting)
     port: Any = bind(reactor, listener, factory, authenticated=False)
     place = TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
-    options = CertificateOptions(verify=False)
+    options = CertificateOptions(verify=False, acceptableProtocols=offered)
     client: Peer = await wrapClientTLS(options, place).connect(PeerFactory())
     client.send(REQUEST)
     assert await client.take(12) == b"\5\0\5\0\0\1" + bytes(6)

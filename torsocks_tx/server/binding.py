@@ -20,7 +20,11 @@ from twisted.internet.endpoints import (
     serverFromString,
 )
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IProtocolNegotiationFactory,
+    IStreamServerEndpoint,
+)
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -139,6 +143,33 @@ def server_endpoint(reactor: Any, description: str) -> Any:
     return endpoint
 
 
+@implementer(IProtocolNegotiationFactory)
+class _SpeaksHTTP(Factory):
+    """A factory whose clients may ask for HTTP by ALPN, as browsers do: else TLS would refuse them.
+
+    What they speak then is seen from what they send.
+    """
+
+    def __init__(self, factory: Factory) -> None:
+        self._factory = factory
+
+    def doStart(self) -> None:
+        """Tell the factory that it is listened to."""
+        self._factory.doStart()
+
+    def doStop(self) -> None:
+        """Tell it that it is no more."""
+        self._factory.doStop()
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """Return the protocols by their names in ALPN."""
+        return [b"http/1.1"]
+
+    def buildProtocol(self, addr: Any) -> Any:
+        """Return what the factory does."""
+        return self._factory.buildProtocol(addr)
+
+
 class _TLSListening:
     """What an ``ssl:`` endpoint of Twisted's asks to listen; its clients are served like others."""
 
@@ -160,7 +191,7 @@ class _TLSListening:
 
         if "backlog" not in fields_of(self._description)[1]:
             backlog = BACKLOG
-        tls: Any = TLSFactory(contextFactory, False, factory)
+        tls: Any = TLSFactory(contextFactory, False, _SpeaksHTTP(factory))
         return listen_at_address(self._reactor, (interface, port), backlog, tls)
 
 
