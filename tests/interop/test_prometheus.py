@@ -23,10 +23,11 @@ pytestmark = pytest.mark.network
 
 
 async def api(shown: Shown, port: int, path: str) -> Any:
-    """Ask Prometheus, and return its data."""
+    """Ask Prometheus, and return its data; nothing while it starts."""
     peer = await shown.ground.connect(TCP4ClientEndpoint(reactor, "127.0.0.1", port))
     peer.send(f"GET /api/v1/{path} HTTP/1.0\r\n\r\n".encode())
-    return json.loads((await peer.take_rest()).partition(b"\r\n\r\n")[2])["data"]
+    head, _, body = (await peer.take_rest()).partition(b"\r\n\r\n")
+    return json.loads(body)["data"] if b" 200 " in head.splitlines()[0] else {}
 
 
 @pytest.mark.clients("prometheus", "promtool")
@@ -55,7 +56,8 @@ async def test_prometheus_scrapes_the_metrics(shown: Shown, tmp_path: Path) -> N
         while health != "up":
             assert reactor.seconds() < end, health
             await deferLater(reactor, 0.2)
-            targets = (await api(shown, int(place), "targets"))["activeTargets"]
+            data = await api(shown, int(place), "targets")
+            targets = data.get("activeTargets")
             health = targets[0]["health"] if targets else ""
         query = 'query?query=torsocks_streams_total{listener="first",outcome="F2"}'
         [sample] = (await api(shown, int(place), query))["result"]

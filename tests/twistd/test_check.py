@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -108,16 +108,23 @@ def test_twistd_has_the_same_check(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.fixture
-def closed(tmp_path: Path) -> Iterator[Path]:
-    """Give a directory that this user cannot look into; root becomes another user meanwhile."""
+def closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a directory that this user cannot look into; root could, so it is told the same."""
     directory = tmp_path / "closed"
-    directory.mkdir(mode=0)
-    before = os.getresuid()
-    if os.geteuid() == 0:
-        os.setresuid(65534, 65534, 0)
-    yield directory
-    os.setresuid(*before)
-    directory.chmod(0o700)
+    directory.mkdir()
+    stat, access = Path.stat, os.access
+
+    def refuse(path: Path, **options: bool) -> os.stat_result:
+        if directory in path.parents:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, **options)
+
+    def cannot(path: Path, mode: int) -> bool:
+        return directory not in (Path(path), *Path(path).parents) and access(path, mode)
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    monkeypatch.setattr(os, "access", cannot)
+    return directory
 
 
 @pytest.mark.parametrize("option", ["--listen unix:{}/a/x", "--status unix:{}/a/x"])
