@@ -18,9 +18,9 @@ PACKAGE = ROOT / "torsocks_tx"
 # Each is kept by a test. Lower them as the package shrinks.
 BOUNDS = {
     "lines": 26_260,
-    "modules": 137,
-    # __init__, interfaces, errors, limits, arguments; __main__ for python -m
-    "modules on the top floor": 6,
+    "modules": 136,
+    # __init__, interfaces, errors, limits; __main__ for python -m
+    "modules on the top floor": 5,
     "lines of tests": 42_400,
     "import lines, of 1,000": 75,
     "small modules with one importer": 3,

@@ -20,7 +20,7 @@ PACKAGE = "torsocks_tx"
 # A module imports only from its own ring and from those before it.
 # Patterns of names below the package; "" is the package itself.
 RINGS: tuple[tuple[str, ...], ...] = (
-    ("arguments", "errors", "limits", "socks", "socks.*", "http", "http.*"),
+    ("errors", "limits", "socks", "socks.*", "http", "http.*"),
     ("policy", "policy.*", "pt.spec", "status", "status.html", "status.page", "status.registry"),
     ("interfaces", "relay", "relay.*"),
     ("client", "client.*"),

@@ -21,11 +21,11 @@ from twisted.internet.task import deferLater
 from zope.interface import implementer
 
 from torsocks_tx import errors
-from torsocks_tx.arguments import check_arguments
 from torsocks_tx.backends.names import NameResolver
 from torsocks_tx.client.connection import Stream
 from torsocks_tx.client.failures import log_fault
 from torsocks_tx.interfaces import IBackend, IReceiver
+from torsocks_tx.limits import check_arguments
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.relay.connector import Connect, Target
 from torsocks_tx.socks.constants import AddressType

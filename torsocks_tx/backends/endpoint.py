@@ -13,11 +13,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from torsocks_tx.arguments import check_arguments
 from torsocks_tx.client.connection import Stream
 from torsocks_tx.client.failures import destination_failed, log_fault
 from torsocks_tx.errors import CommandNotSupported, Internal, SOCKSError
 from torsocks_tx.interfaces import IBackend, IReceiver
+from torsocks_tx.limits import check_arguments
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.socks.messages import Address, Request
 

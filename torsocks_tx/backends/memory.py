@@ -12,8 +12,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
-from torsocks_tx.arguments import check_arguments
 from torsocks_tx.interfaces import IBackend, IOutbound, IReceiver
+from torsocks_tx.limits import check_arguments
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.socks.messages import Address, Request
 

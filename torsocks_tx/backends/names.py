@@ -28,8 +28,8 @@ from twisted.protocols.basic import Int16StringReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from torsocks_tx.arguments import check_arguments
 from torsocks_tx.errors import Busy, HostUnreachable, ProtocolError
+from torsocks_tx.limits import check_arguments
 from torsocks_tx.relay.connector import OneProtocol
 from torsocks_tx.relay.sockets import abort
 from torsocks_tx.relay.timeouts import turns_of

@@ -26,12 +26,12 @@ from twisted.python.components import proxyForInterface
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from torsocks_tx.arguments import check_arguments
 from torsocks_tx.client.connection import LookUp, Stream
 from torsocks_tx.client.failures import proxy_failed
 from torsocks_tx.errors import ProtocolError, ProxyBroken, SOCKSError
 from torsocks_tx.http.client import HTTPClientHandshake
 from torsocks_tx.interfaces import IReceiver
+from torsocks_tx.limits import check_arguments
 from torsocks_tx.relay.connector import OneProtocol
 from torsocks_tx.relay.sockets import abort, is_closing
 from torsocks_tx.socks.client import ClientHandshake

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
 
-from torsocks_tx.arguments import check_arguments
 from torsocks_tx.errors import InvalidArguments, NoSuchExit
+from torsocks_tx.limits import check_arguments
 from torsocks_tx.policy.fresh import FreshCircuits, Tries
 from torsocks_tx.socks.extended import UNSUPPORTED, key_list
 from torsocks_tx.socks.messages import NO_PAIRS, KeyValues, Request

@@ -14,8 +14,8 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torsocks_tx.arguments import check_arguments, check_flags
 from torsocks_tx.http.answers import ISOLATION_HEADERS
+from torsocks_tx.limits import check_arguments, check_flags
 from torsocks_tx.policy.circuits import ExitChoice
 from torsocks_tx.policy.fresh import FREE, Tries
 from torsocks_tx.socks.constants import Version

@@ -16,8 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torsocks_tx.arguments import check_arguments, check_flags, check_limit
 from torsocks_tx.errors import AddressTypeNotSupported, HostUnreachable, NotAllowed
+from torsocks_tx.limits import check_arguments, check_flags, check_limit
 from torsocks_tx.policy.circuits import (
     ANY_EXIT,
     FRESH_RATE,

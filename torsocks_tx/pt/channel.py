@@ -32,7 +32,6 @@ from twisted.python.components import proxyForInterface
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from torsocks_tx.arguments import check_arguments
 from torsocks_tx.errors import (
     ConnectionRefused,
     GeneralFailure,
@@ -40,6 +39,7 @@ from torsocks_tx.errors import (
     Temporary,
     without_text,
 )
+from torsocks_tx.limits import check_arguments
 from torsocks_tx.relay.connector import OneProtocol
 from torsocks_tx.relay.sockets import abort, can_half_close, prepare
 

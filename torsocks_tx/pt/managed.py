@@ -41,8 +41,8 @@ from twisted.logger import (
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from torsocks_tx.arguments import check_arguments
 from torsocks_tx.backends.tor.files import make_private_directory
+from torsocks_tx.limits import check_arguments
 from torsocks_tx.pt import spec
 from torsocks_tx.pt.channel import kind_and_place
 from torsocks_tx.pt.transport import Dialer, Setting, Transport, TransportFactory

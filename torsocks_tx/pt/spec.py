@@ -20,7 +20,7 @@ from enum import Enum
 from pathlib import PurePath
 from urllib.parse import unquote_to_bytes
 
-from torsocks_tx.arguments import check_arguments
+from torsocks_tx.limits import check_arguments
 from torsocks_tx.socks.constants import AddressType
 from torsocks_tx.socks.messages import Address, Credentials
 from torsocks_tx.socks.userpass import MAX_FIELD

@@ -29,11 +29,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from torsocks_tx import errors
-from torsocks_tx.arguments import check_arguments
 from torsocks_tx.backends.endpoint import EndpointBackend
 from torsocks_tx.client.endpoint import SOCKSClientEndpoint
 from torsocks_tx.client.failures import destination_failed
-from torsocks_tx.limits import Limits
+from torsocks_tx.limits import Limits, check_arguments
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.policy.listener import ListenerPolicy
 from torsocks_tx.pt.channel import kind_and_place, log_fault

@@ -19,8 +19,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from torsocks_tx.arguments import check_arguments
 from torsocks_tx.backends.endpoint import run_if_coroutine
+from torsocks_tx.limits import check_arguments
 from torsocks_tx.server.connections import RareWarning
 from torsocks_tx.socks.messages import Credentials
 

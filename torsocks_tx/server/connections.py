@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.selectreactor import SelectReactor
 from twisted.logger import Logger
 
-from torsocks_tx.arguments import check_arguments, check_limit
+from torsocks_tx.limits import check_arguments, check_limit
 from torsocks_tx.relay.timeouts import turns_of
 from torsocks_tx.socks.extended import Budget
 from torsocks_tx.socks.wire import packed_ip

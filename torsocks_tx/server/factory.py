@@ -22,12 +22,11 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from torsocks_tx.arguments import check_arguments, check_grace
 from torsocks_tx.errors import without_text
 from torsocks_tx.http.answers import FAMILY_PREFERENCE, PROXY_AUTHORIZATION, Answers
 from torsocks_tx.http.server import ISOLATION_USERS, HTTPOptions
 from torsocks_tx.interfaces import IBackend, IExitBackend
-from torsocks_tx.limits import Limits
+from torsocks_tx.limits import Limits, check_arguments, check_grace
 from torsocks_tx.policy.fresh import FreshCircuits
 from torsocks_tx.policy.isolation import Isolation, Isolator, is_for_exit, isolation_key
 from torsocks_tx.policy.listener import ListenerPolicy
@@ -92,10 +91,6 @@ def _installed_reactor() -> Any:
     from twisted.internet import reactor
 
     return reactor
-
-
-def _own_limiter(limits: Limits, clock: IReactorTime) -> ConnectionLimiter:
-    return ConnectionLimiter(limits.max_connections, limits.max_per_client, clock)
 
 
 def _say_test(log: Logger, request: Request) -> None:

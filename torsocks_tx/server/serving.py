@@ -20,9 +20,8 @@ from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IAddress, IListeningPort, IReactorTime
 from twisted.logger import Logger
 
-from torsocks_tx.arguments import check_arguments, check_grace
 from torsocks_tx.interfaces import IBackend
-from torsocks_tx.limits import Limits
+from torsocks_tx.limits import Limits, check_arguments, check_grace
 from torsocks_tx.policy.fresh import FreshCircuits
 from torsocks_tx.policy.isolation import Isolator
 from torsocks_tx.server.auth import Authenticator

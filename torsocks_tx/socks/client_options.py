@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass, field
 
 from torsocks_tx import errors
-from torsocks_tx.arguments import check_arguments, check_flags
+from torsocks_tx.limits import check_arguments, check_flags
 from torsocks_tx.socks import extended, socks4, socks5, userpass
 from torsocks_tx.socks.constants import (
     AddressType,

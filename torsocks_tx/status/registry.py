@@ -15,9 +15,9 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from torsocks_tx.arguments import check_arguments
 from torsocks_tx.errors import OnionRefused, SOCKSError
 from torsocks_tx.http.answers import meaning_of
+from torsocks_tx.limits import check_arguments
 from torsocks_tx.socks.constants import AddressType, Version
 from torsocks_tx.socks.messages import Request
 from torsocks_tx.socks.replies import ONION, PLAIN

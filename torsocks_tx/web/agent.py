@@ -35,9 +35,9 @@ from twisted.web.iweb import (
 )
 from zope.interface import implementer
 
-from torsocks_tx.arguments import check_arguments
 from torsocks_tx.client.endpoint import SOCKSClientEndpoint
 from torsocks_tx.errors import SOCKSError
+from torsocks_tx.limits import check_arguments
 from torsocks_tx.socks.client_options import ClientOptions
 
 

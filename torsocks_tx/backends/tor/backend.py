@@ -20,7 +20,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from torsocks_tx.arguments import check_arguments
 from torsocks_tx.backends.tor.control import ControlError
 from torsocks_tx.backends.tor.exits.circuits import Circuit, onion_place
 from torsocks_tx.backends.tor.exits.session import Exits
@@ -32,6 +31,7 @@ from torsocks_tx.backends.tor.providers import OwnedTorProvider
 from torsocks_tx.client.connection import LookUp, Stream
 from torsocks_tx.errors import GeneralFailure, NoSuchExit, NoSuchPort, SOCKSError, TorDown
 from torsocks_tx.interfaces import IBackend, IExitBackend, IReceiver
+from torsocks_tx.limits import check_arguments
 from torsocks_tx.policy.circuits import ExitChoice
 from torsocks_tx.policy.fresh import Epoch
 from torsocks_tx.policy.isolation import Isolation

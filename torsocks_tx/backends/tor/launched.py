@@ -17,7 +17,6 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from torsocks_tx.arguments import check_arguments
 from torsocks_tx.backends.tor import files
 from torsocks_tx.backends.tor.authentication import ControlUnavailable, connect
 from torsocks_tx.backends.tor.commands import TAKEOWNERSHIP
@@ -30,6 +29,7 @@ from torsocks_tx.backends.tor.provider import TorProvider
 from torsocks_tx.backends.tor.session import Session
 from torsocks_tx.backends.tor.waiting import RetryDelay, retry_delay
 from torsocks_tx.backends.tor.watchdog_process import CANNOT_EXECUTE
+from torsocks_tx.limits import check_arguments
 
 START_TIMEOUT = 60.0
 """Seconds until the control socket must answer: tor opens it within one, a busy machine in ten."""

@@ -18,13 +18,13 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from torsocks_tx.arguments import check_arguments
 from torsocks_tx.backends.tor.backend import QUIET_SECONDS, TorBackend, look_up
 from torsocks_tx.backends.tor.exits.streams import ExitStream
 from torsocks_tx.backends.tor.provider import ProviderState
 from torsocks_tx.backends.tor.waiting import Waiters
 from torsocks_tx.client.connection import Stream
 from torsocks_tx.interfaces import IExitBackend, IReceiver
+from torsocks_tx.limits import check_arguments
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.socks.messages import Address, Request
 

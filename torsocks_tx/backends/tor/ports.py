@@ -18,11 +18,11 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 
-from torsocks_tx.arguments import check_arguments
 from torsocks_tx.backends.tor.commands import SOCKS_CONFIGURATION, SOCKS_LISTENERS
 from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
 from torsocks_tx.backends.tor.events import EventError, parse_strings, path_of, printable, unquote
 from torsocks_tx.backends.tor.waiting import limit
+from torsocks_tx.limits import check_arguments
 from torsocks_tx.policy.listener import ONION_ONLY, parse_word
 from torsocks_tx.relay.connector import SocketEndpoint, Target
 

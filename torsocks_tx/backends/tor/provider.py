@@ -26,12 +26,12 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from torsocks_tx.arguments import check_arguments
 from torsocks_tx.backends.tor.control import Control
 from torsocks_tx.backends.tor.events import EventError, parse_event, printable
 from torsocks_tx.backends.tor.ports import SocksPort, parse_flags
 from torsocks_tx.backends.tor.waiting import Waiters
 from torsocks_tx.errors import NoSuchPort, TorDown, without_text
+from torsocks_tx.limits import check_arguments
 
 NEVER_STARTED = "clients are refused: the provider of tor was never started (call its start())"
 

@@ -14,7 +14,6 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from torsocks_tx.arguments import check_arguments
 from torsocks_tx.backends.tor.authentication import ControlRefused, ControlUnavailable, connect
 from torsocks_tx.backends.tor.commands import Losses
 from torsocks_tx.backends.tor.control import Control
@@ -22,6 +21,7 @@ from torsocks_tx.backends.tor.ports import PortFinder, SocksPort
 from torsocks_tx.backends.tor.provider import ProviderState, TorProvider
 from torsocks_tx.backends.tor.session import Session
 from torsocks_tx.backends.tor.waiting import RetryDelay, retry_delay
+from torsocks_tx.limits import check_arguments
 
 
 class FixedTorProvider(TorProvider):

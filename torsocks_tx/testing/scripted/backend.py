@@ -14,8 +14,8 @@ from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.internet.task import deferLater
 from zope.interface import implementer
 
-from torsocks_tx.arguments import check_arguments
 from torsocks_tx.interfaces import IBackend, IOutbound, IReceiver
+from torsocks_tx.limits import check_arguments
 from torsocks_tx.policy.isolation import Isolation
 from torsocks_tx.relay.timeouts import Deadline
 from torsocks_tx.socks.constants import AddressType, Command, Version

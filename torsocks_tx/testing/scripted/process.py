@@ -18,8 +18,8 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torsocks_tx.arguments import check_arguments
 from torsocks_tx.backends.tor.process import python_command
+from torsocks_tx.limits import check_arguments
 from torsocks_tx.testing.scripted.server import ANY_PORT, METHODS, ScriptedRequest, from_json
 
 DEADLINE = 30.0

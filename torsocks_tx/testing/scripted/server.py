@@ -16,10 +16,9 @@ from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IAddress, IReactorTime, IStreamServerEndpoint
 
-from torsocks_tx.arguments import check_arguments
 from torsocks_tx.backends.tor.waiting import Waiters
 from torsocks_tx.http.answers import build
-from torsocks_tx.limits import Limits
+from torsocks_tx.limits import Limits, check_arguments
 from torsocks_tx.relay.timeouts import Deadline
 from torsocks_tx.server.factory import SOCKSFactory
 from torsocks_tx.server.protocol import SOCKSProtocol, State

@@ -16,11 +16,11 @@ from twisted.internet.endpoints import clientFromString
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from torsocks_tx.arguments import check_arguments
 from torsocks_tx.backends.tor.daemon import DaemonState
 from torsocks_tx.backends.tor.events import unix_endpoint
 from torsocks_tx.backends.tor.process import Watchdog
 from torsocks_tx.backends.tor.providers import RunningTorProvider
+from torsocks_tx.limits import check_arguments
 from torsocks_tx.testing.tornet import servers
 from torsocks_tx.testing.tornet.builder import Builder
 from torsocks_tx.testing.tornet.client import Client

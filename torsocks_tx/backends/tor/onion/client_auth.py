@@ -20,11 +20,11 @@ from pathlib import Path
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 
-from torsocks_tx.arguments import check_arguments
 from torsocks_tx.backends.tor.commands import CLIENT_AUTH_ADD, CLIENT_AUTH_REMOVE, UNRECOGNIZED
 from torsocks_tx.backends.tor.control import Control, ControlError
 from torsocks_tx.backends.tor.files import check_directory, read_trusted
 from torsocks_tx.errors import InvalidOnionAddress
+from torsocks_tx.limits import check_arguments
 from torsocks_tx.socks.onion_address import check_onion
 
 SUFFIX = ".auth_private"

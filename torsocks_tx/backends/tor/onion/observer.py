@@ -17,7 +17,6 @@ from twisted.internet.task import Cooperator
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from torsocks_tx.arguments import check_arguments, check_limit
 from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
 from torsocks_tx.backends.tor.events import EventError, parse_event
 from torsocks_tx.backends.tor.onion.client_auth import Keyring
@@ -34,7 +33,7 @@ from torsocks_tx.errors import (
     SOCKSError,
     without_text,
 )
-from torsocks_tx.limits import RENDEZVOUS_TIMEOUT
+from torsocks_tx.limits import RENDEZVOUS_TIMEOUT, check_arguments, check_limit
 from torsocks_tx.relay.timeouts import Deadline, turns_of
 from torsocks_tx.socks.constants import Reply5
 from torsocks_tx.socks.onion_address import check_onion
