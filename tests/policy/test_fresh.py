@@ -6,6 +6,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -13,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torsocks_tx.errors import NoFreshCircuit
-from torsocks_tx.policy import fresh
 from torsocks_tx.policy.fresh import CLOCKS_APART, CircuitCounts, FreshCircuits
 
 
@@ -146,7 +146,9 @@ def test_processes_that_share_counts_act_as_one(rate: int, steps: Any) -> None:
 
 WORKER = """
 import sys
+from torsocks_tx.policy import fresh
 from torsocks_tx.policy.fresh import CircuitCounts, NoFreshCircuit
+fresh.LOCK_TRIES = 1_000_000  # three of these have the lock nearly always
 counts = CircuitCounts([int(sys.argv[1])], int(sys.argv[2]))
 name = sys.argv[3].encode()
 print("ready", flush=True)
@@ -266,21 +268,38 @@ def test_what_a_killed_worker_left_half_done_gives_no_used_circuit(killed_at: in
         used.add(number)
 
 
-def test_a_worker_that_was_stopped_with_the_counts_holds_nobody_up_for_long(
+def test_while_a_stopped_worker_has_the_lock_the_others_count_alone_and_do_not_wait(
     counts: CircuitCounts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fresh, "LOCK_TRIES", 3)
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    fresh, refused = counts.listeners[0], 0
+
+    def number(name: bytes) -> bytes:
+        return fresh.number((name,), 60, None, 1.0)
+
+    shared = number(b"a")
     holder = subprocess.Popen(
-        [sys.executable, "-c", "import fcntl, sys; fcntl.lockf(int(sys.argv[1]), fcntl.LOCK_EX);"
-         "print(flush=True); sys.stdin.read()", str(counts.descriptor)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[counts.descriptor],
+        [sys.executable, "-c", "import fcntl, os, signal, sys;"
+         "fcntl.lockf(int(sys.argv[1]), fcntl.LOCK_EX); print(flush=True);"
+         "os.kill(os.getpid(), signal.SIGSTOP)", str(counts.descriptor)],
+        stdout=subprocess.PIPE, pass_fds=[counts.descriptor],
     )  # fmt: skip
     try:
         assert holder.stdout is not None
         assert select.select([holder.stdout], [], [], 60)[0]
-        with pytest.raises(NoFreshCircuit, match="stopped"):
-            counts.listeners[0].number((b"a",), 60, None, 1.0)
+        alone = [number(name) for name in (b"a", b"b", b"a", b"b")]
+        assert alone[:2] == alone[2:]
+        assert len({shared, *alone}) == 3, "nobody joins a circuit of another key or process"
+        for _ in range(200):
+            try:
+                fresh.count(1.0)
+            except NoFreshCircuit:
+                refused += 1
+        assert refused == 102, "the rate holds for each process"
+        assert sum(pauses) < 0.002, "and all of that waited once"
     finally:
         holder.send_signal(signal.SIGKILL)
         holder.communicate(timeout=60)
-    counts.listeners[0].number((b"a",), 60, None, 1.0)
+    assert number(b"a") == shared
+    assert number(b"b") not in alone

@@ -2,8 +2,10 @@
 
 The counts are in memory that workers inherit. A lock on its file guards each change, and the kernel
 takes that from a process that is killed. What such a process leaves half done gives a fresh circuit
-where a used one was due, and never the other way round. The memory is as long as it was made: of
-more keys than it holds, those unused for longest are forgotten, and get fresh circuits.
+where a used one was due, and never the other way round. While a process that was stopped has the
+lock, each other one counts by itself, within the same rate, and its keys get other circuits. The
+memory is as long as it was made: of more keys than it holds, those unused for longest are
+forgotten, and get fresh circuits.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ import os
 import time
 import weakref
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
 
 from torsocks_tx.errors import NoFreshCircuit
@@ -29,7 +32,10 @@ MOST_RATE = 1_000_000
 CLOCKS_APART = 10.0
 """Seconds by which the clock may go back, or a worker be slow, and nothing is fresh for that."""
 
-LOCK_TRIES = 2_000
+KEYS_ALONE = 4_096
+"""Places for keys of a process that counts by itself."""
+
+LOCK_TRIES = 20
 """How often a lock is asked for, every 0.1 ms: a worker has it for microseconds."""
 
 _MINUTE = 60.0
@@ -56,20 +62,28 @@ class Epoch:
 
 
 class _FileLock:
-    """A lock between processes on a file, for a thread of each."""
+    """A lock between processes on a file, for one thread of each.
+
+    ``with lock as locked``: False while another process has it for longer than it needs. After that
+    nobody waits, until the lock is free again.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self._tries = LOCK_TRIES
 
-    def __enter__(self) -> None:
-        for _ in range(LOCK_TRIES):
+    def __enter__(self) -> bool:
+        for left in reversed(range(self._tries)):
             try:
                 fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):
-                time.sleep(0.0001)
+                if left:
+                    time.sleep(0.0001)
             else:
-                return
-        raise NoFreshCircuit("a worker that was stopped holds the counts")
+                self._tries = LOCK_TRIES
+                return True
+        self._tries = 1
+        return False
 
     def __exit__(self, *_: object) -> None:
         fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
@@ -88,7 +102,7 @@ class FreshCircuits:
         rate: int,
         most: int = MOST_KEYS,
         words: memoryview | None = None,
-        lock: AbstractContextManager[None] | None = None,
+        lock: _FileLock | None = None,
     ) -> None:
         if words is None:
             words = memoryview(bytearray(self.size(rate, most) * _WORD)).cast("Q")
@@ -96,7 +110,7 @@ class FreshCircuits:
             # A key that was forgotten meets no circuit of its past, nor of another process.
             words.cast("B")[: _NUMBERS * _WORD] = os.urandom(_NUMBERS * _WORD)
         self._words = words
-        self._lock = nullcontext() if lock is None else lock
+        self._lock = nullcontext(True) if lock is None else lock
         self._rate = rate
         self._ways = min(_WAYS, most)
         self._sets = most // self._ways
@@ -114,36 +128,45 @@ class FreshCircuits:
 
         ``every``: seconds, ``after``: streams, until a fresh one is due.
         """
-        words, now_us = self._words, _microseconds(now)
-        text = b"".join(len(part).to_bytes(4, "big") + part for part in key)
-        digest = blake2b(text, digest_size=_WORD, key=self._random).digest()
-        name = int.from_bytes(digest, "big") or 1
-        with self._lock:
-            at = self._find(name)
-            number, began, streams = words[at + 1 : at + 4].tolist()
-            is_due = (
-                words[at] != name
-                or (every is not None and not _is_within(now_us - began, every))
-                or (after is not None and streams >= after)
-            )
-            if is_due:
-                number, streams = self._begin(now_us), 0
-                words[at] = 0  # a process may be killed between any two words
-                words[at + 1] = number
-                words[at + 2] = now_us
-            words[at + 3] = streams + 1
-            words[at + 4] = now_us
-            words[at] = name
-        return self._random + number.to_bytes(_WORD, "big")
+        with self._lock as locked:
+            return (self if locked else self._alone)._number(key, every, after, _microseconds(now))
 
     def count(self, now: float) -> None:
         """Count a fresh circuit of no key. Raises ``NoFreshCircuit`` beyond the rate."""
-        with self._lock:
-            self._begin(_microseconds(now))
+        with self._lock as locked:
+            (self if locked else self._alone)._begin(_microseconds(now))
 
     def is_used_up(self, now: float) -> bool:
         """Whether a fresh circuit would be refused now."""
         return self._place(_microseconds(now)) is None
+
+    @cached_property
+    def _alone(self) -> FreshCircuits:
+        return FreshCircuits(self._rate, KEYS_ALONE)
+
+    def _number(
+        self, key: tuple[bytes, ...], every: float | None, after: int | None, now_us: int
+    ) -> bytes:
+        words = self._words
+        text = b"".join(len(part).to_bytes(4, "big") + part for part in key)
+        digest = blake2b(text, digest_size=_WORD, key=self._random).digest()
+        name = int.from_bytes(digest, "big") or 1
+        at = self._find(name)
+        number, began, streams = words[at + 1 : at + 4].tolist()
+        is_due = (
+            words[at] != name
+            or (every is not None and not _is_within(now_us - began, every))
+            or (after is not None and streams >= after)
+        )
+        if is_due:
+            number, streams = self._begin(now_us), 0
+            words[at] = 0  # a process may be killed between any two words
+            words[at + 1] = number
+            words[at + 2] = now_us
+        words[at + 3] = streams + 1
+        words[at + 4] = now_us
+        words[at] = name
+        return self._random + number.to_bytes(_WORD, "big")
 
     def _find(self, name: int) -> int:
         """Return where a key is, or where it is to be."""
