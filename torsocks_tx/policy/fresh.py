@@ -164,7 +164,7 @@ class FreshCircuits:
             words[at + 1] = number
             words[at + 2] = now_us
         words[at + 3] = streams + 1
-        words[at + 4] = now_us
+        words[at + 4] = now_us + 1  # 0 is a place without a key
         words[at] = name
         return self._random + number.to_bytes(_WORD, "big")
 
