@@ -51,6 +51,9 @@ FAULTS: list[tuple[str, list[str]]] = [
     ("--tor-option|Bad 1|--tor-data-directory tor/x", ["Unknown option Bad", "there is none"]),
     ("--tors 2 --tor-data-directory tor/x", ["tor/x: ", "tor/x-2: "]),
     ("--new-isolation-secret new --status unix:nowhere/x", ["--status unix:nowhere/x"]),
+    ("--new-isolation-secret new", []),
+    ("--new-isolation-secret odd", ["'odd': File exists; choose another name"]),
+    ("--new-isolation-secret none/x", ["none/x': the directory", ]),
     ("--isolation-secret-file odd", ["--isolation-secret-file"]),
     ("--tor-binary ./none", ["not an executable program"]),
     ("--bogus --workers 0", ["option --bogus not recognized"]),
@@ -81,9 +84,10 @@ def test_every_fault_is_one_line(
         part for word in words for part in (word.split(" ", 1) if word[:2] == "--" else [word])
     ]
     before = sorted(site.rglob("*"))
+    check_word = "--ch" if "--debug" in text else "--check"  # its beginning will do
     asked = Options(str(site))
     with pytest.raises(SystemExit) as caught:
-        asked.parseOptions([*arguments, "--check"])
+        asked.parseOptions([*arguments, check_word])
     said = capsys.readouterr()
     lines = said.err.splitlines()
     assert len(lines) == len(faults), lines
@@ -91,10 +95,11 @@ def test_every_fault_is_one_line(
         assert any(fault in line for line in lines), (fault, lines)
     assert all(line.startswith("torsocks-tx: ") for line in lines)
     assert caught.value.code == (1 if faults else 0)
-    assert bool(said.out) is not bool(faults)
+    assert said.out.endswith("nor with what they name.\n") is not bool(faults)
+    assert ("--check writes no file" in said.out) is ("secret new" in text)
     assert "qzjx" not in said.err
     assert sorted(site.rglob("*")) == before
-    if not faults and "systemd" not in text:
+    if not faults and "systemd" not in text and "secret" not in text:
         Options(str(site)).parseOptions(arguments)
 
 

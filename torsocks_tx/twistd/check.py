@@ -1,13 +1,15 @@
-"""``--check``: judges options, and the files that they name, and starts nothing."""
+"""``--check``: judges options, and the files that they name, and starts and writes nothing."""
 
 from __future__ import annotations
 
+import errno
 import getopt
 import os
 import stat
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from twisted.python import usage
 
@@ -33,51 +35,52 @@ class Options(plain.Options):
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Read the arguments, or judge them."""
         arguments = list(sys.argv[1:] if options is None else options)
-        if "--check" in arguments:
-            faults = list(self._faults(arguments))
-            for fault in faults:
-                print(f"{self.command}: {fault}", file=sys.stderr)
-            if not faults:
-                print("Nothing is wrong with these options, nor with what they name.")
-            raise SystemExit(1 if faults else 0)
-        super().parseOptions(arguments)
+        # Of every option its beginning will do, and no other begins with --ch.
+        if not any(word.startswith("--ch") and "--check".startswith(word) for word in arguments):
+            super().parseOptions(arguments)
+            return
+        faults = list(self._faults(arguments))
+        for fault in faults:
+            print(f"{self.command}: {fault}", file=sys.stderr)
+        if not faults:
+            print("Nothing is wrong with these options, nor with what they name.")
+        raise SystemExit(1 if faults else 0)
 
     def _faults(self, arguments: list[str]) -> Iterator[str]:
         """Yield what is wrong: with each option alone, with all together, with what they name."""
+        from twisted.internet import reactor
+
         try:
             pairs, words = getopt.gnu_getopt(arguments, self.shortOpt, self.longOpt)
         except getopt.GetoptError as error:
             yield str(error)
             return
-        good = []
-        pairs = [pair for pair in pairs if pair[0] != "--new-isolation-secret"]  # which writes one
-        for pair in [*pairs, None]:
+        good: list[Pair] = []
+        for pair, rest in [*((pair, ()) for pair in pairs), (None, words)]:
             try:
-                _Alone(self.directory).read([pair] if pair else [], () if pair else words)
+                _Alone(self.directory).read([pair] if pair else [], rest)
                 good += [pair] if pair else []
             except usage.UsageError as error:
                 yield str(error)
-        from twisted.internet import reactor
-
+        good = [pair for pair in good if pair[0] != "--new-isolation-secret"]
         if not inherited_endpoints(reactor):  # systemd passes sockets to the server only
             good = [pair for pair in good if "systemd:" not in pair[1]]
-        options: plain.Options | None = None
-        while options is None:
+        while True:
             options = _Together(self.directory)
             try:
                 options.read(good)
+                break
             except usage.UsageError as error:
                 yield str(error)
                 culprit = _culprit(good, str(error))
                 if culprit is None or culprit[0].removeprefix("--") in _CHOICES:
                     return
                 good.remove(culprit)
-                options = None
         yield from _faults_of_files(options)
-        yield from _faults_of_tor(options)
+        yield from _faults_of_tor(reactor, options)
 
 
-class _Parts(plain.Options):
+class _Together(plain.Options):
     """Options that are read without the end of the program."""
 
     def read(self, pairs: Sequence[Pair], words: Sequence[str] = ()) -> None:
@@ -88,15 +91,19 @@ class _Parts(plain.Options):
         usage.Options.parseOptions(self, [*arguments, *words])
 
 
-class _Alone(_Parts):
+class _Alone(_Together):
     """One option, which may be nothing without others."""
 
     def postOptions(self) -> None:
         """Leave it to the others."""
 
-
-class _Together(_Parts):
-    """All of them."""
+    def opt_new_isolation_secret(self, path: str) -> None:  # type: ignore[override]
+        """Judge whether there could be such a file."""
+        place = Path(self.directory, path).expanduser()
+        exists = f"{os.strerror(errno.EEXIST)}; choose another name"
+        if reason := exists if os.path.lexists(place) else _cannot_write(place.parent):
+            raise usage.UsageError(f"--new-isolation-secret {path!r}: {reason}")
+        print("--new-isolation-secret: --check writes no file")
 
 
 def _culprit(pairs: Sequence[Pair], fault: str) -> Pair | None:
@@ -136,14 +143,12 @@ def _faults_of_passwords(path: Path) -> Iterator[str]:
         yield f"--auth file:{path}: it has no line of name:password, so nobody can log in"
 
 
-def _faults_of_tor(options: plain.Options) -> Iterator[str]:
+def _faults_of_tor(reactor: Any, options: plain.Options) -> Iterator[str]:
     """Yield why the tor that is to be launched would not start."""
     if options.upstream != "launch":
         return
     if os.geteuid() == 0 and not options["tor-data-directory"]:
         options["tor-data-directory"] = str(SYSTEM_DIRECTORY)  # which is made only by a server
-    from twisted.internet import reactor
-
     try:
         make_upstream(reactor, options)
     except (ValueError, DirectoryError, TorNotFound) as error:

@@ -129,7 +129,8 @@ The server itself:
       Log a line for each refused request, never with its destination.
   --check
       Tell every fault of the options and of the files that they name, each in a
-      line, and start nothing; the status is then 1, or 0 if there is none.
+      line, and start and write nothing; the status is then 1, or 0 if there is
+      none.
 
 Help:
   --help
