@@ -316,7 +316,7 @@ class Team:
         self.left = 0
         monkeypatch.setattr(atexit, "register", self._leave)
         monkeypatch.setattr(service, "signals", Mock(ProcessSignals))
-        monkeypatch.setattr(module, "retry_delay", lambda: lambda failures: float(2**failures))
+        monkeypatch.setattr(module, "retry_delay", lambda failures: float(2**failures))
         self.counts = CircuitCounts([FRESH_RATE])
         self.supervisor = Supervisor(
             self.reactor, Server([(parse_listener(LOOPBACK), Unused())], lambda *_: self.port),

@@ -16,7 +16,7 @@ from torsocks_tx.backends.tor.backend import TorBackend
 from torsocks_tx.backends.tor.events import printable
 from torsocks_tx.backends.tor.exits.circuits import Circuit
 from torsocks_tx.backends.tor.provider import ProviderState
-from torsocks_tx.backends.tor.session import DONE
+from torsocks_tx.backends.tor.providers import DONE
 from torsocks_tx.backends.tor.waiting import limit
 from torsocks_tx.errors import TorDown
 from torsocks_tx.status.registry import (

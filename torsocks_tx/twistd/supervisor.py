@@ -236,7 +236,6 @@ class Supervisor:
         self._upstream = upstream
         self._grace = grace
         self._drain_limit = drain_limit
-        self._delay = retry_delay()
         self._failures = dict.fromkeys(range(1, workers + 1), 0)
         self._workers: dict[int, Worker] = {}
         self._living: list[Worker] = []
@@ -319,7 +318,7 @@ class Supervisor:
         if worker.lifetime >= QUICK:
             self._failures[number] = 0
         self._registry.worker_restarts += 1
-        delay = self._delay(self._failures[number])
+        delay = retry_delay(self._failures[number])
         self._failures[number] += 1
         self._log.warn(
             "worker {number} has ended ({reason}); another is started in {delay:.1f} s",

@@ -30,7 +30,7 @@ from torsocks_tx.backends.tor.events import (
     unquote,
 )
 from torsocks_tx.backends.tor.launched import LaunchedTorProvider
-from torsocks_tx.backends.tor.ports import PortFinder
+from torsocks_tx.backends.tor.ports import find_ports
 from torsocks_tx.backends.tor.provider import Progress
 
 BYTES = st.text(st.characters(max_codepoint=0xFF))
@@ -276,7 +276,7 @@ async def test_a_real_tor_takes_its_paths_and_tells_them(
     endpoint = clientFromString(reactor, launched_tor.control_address)
     control = await connect(reactor, endpoint)  # by the cookie, whose path tor tells
     await control.command("SETCONF DisableNetwork=0 UseBridges=1 Bridge=127.0.0.1:1")
-    plain, other = await PortFinder(reactor).find(control)
+    plain, other = await find_ports(control)
     assert plain.flags == frozenset()
     assert other.flags == {"NoIPv6Traffic"}, "the line of the configuration was understood"
     assert (odd_directory / "other socks").is_socket()

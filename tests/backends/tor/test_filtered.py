@@ -21,8 +21,7 @@ from tests.backends.tor.test_authentication import COOKIE, offer
 from tests.backends.tor.test_running import Delays, state_of
 from tests.support.control_filter import ControlFilter, page_profile
 from tests.support.processes import ROOT
-from torsocks_tx.backends.tor import ports
-from torsocks_tx.backends.tor import session as session_module
+from torsocks_tx.backends.tor import ports, providers
 from torsocks_tx.backends.tor.backend import TorBackend
 from torsocks_tx.backends.tor.commands import COMMANDS, EVENTS, ControlCommand
 from torsocks_tx.backends.tor.control import Control, ControlError
@@ -93,6 +92,7 @@ async def serve_twice(tor: FakeTor, before: ControlFilter, directory: Path) -> N
     provider = RunningTorProvider(reactor, before.endpoint, delays=Delays())
     observer = OnionObserver(reactor, keyring=Keyring(keys))
     backend = TorBackend(reactor, provider, onion_observer=observer)
+    provider.join_pool("tor1")
     await provider.start()
     for _ in range(2):
         await state_of(provider, ProviderState.READY)
@@ -136,8 +136,8 @@ async def test_server_serves_and_says_once_what_a_filter_takes_away(
     assert [line for line in before.commands if not is_known(line)] == []
     said = [line for line in log_lines if "control port refuses" in line]
     asked = {
-        command.name: f"{command.level.name}: tor's control port refuses {command.name} (510):"
-        f" {command.lost}"
+        command.name: f"{command.level.name}: tor1: tor's control port refuses {command.name}"
+        f" (510): {command.lost}"
         for command in refused
         if any(command.admits(line) for line in before.commands)
         or any(line.endswith(f" {command.arguments}") for line in before.commands)
@@ -189,7 +189,7 @@ async def test_tor_that_tells_no_events_is_looked_at_again(
     suppressed: bool,
 ) -> None:
     """Whether a filter refuses them, or only seems to admit them."""
-    monkeypatch.setattr(session_module, "LOOK_AGAIN", 0.01)
+    monkeypatch.setattr(providers, "LOOK_AGAIN", 0.01)
     before = ControlFilter(
         short_directory / "filtered",
         fake_tor.endpoint,

@@ -22,8 +22,7 @@ from torsocks_tx.backends.tor.provider import (
     TorProvider,
     parse_progress,
 )
-from torsocks_tx.backends.tor.providers import FixedTorProvider
-from torsocks_tx.backends.tor.session import Session
+from torsocks_tx.backends.tor.providers import FixedTorProvider, Session
 from torsocks_tx.errors import NoSuchPort, TorDown
 from torsocks_tx.relay.timeouts import WORK
 
@@ -317,7 +316,7 @@ async def test_a_filtered_control_port_counts_as_bootstrapped(
     fake_tor.answers["GETINFO status/bootstrap-phase"] = "510 Filtered"
     begun: Deferred[None] = Deferred()
     following = Deferred.fromCoroutine(
-        Session(control, provider).follow(lambda: begun.callback(None))
+        Session(control, provider, finds_ports=False).follow(lambda: begun.callback(None))
     )
     await begun
     assert provider.state is ProviderState.READY

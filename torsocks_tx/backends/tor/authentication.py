@@ -13,6 +13,7 @@ import hmac
 import os
 import pwd
 from collections.abc import Awaitable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
@@ -21,8 +22,8 @@ from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 
 from torsocks_tx.backends.tor import commands
-from torsocks_tx.backends.tor.commands import UNRECOGNIZED, Losses
-from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
+from torsocks_tx.backends.tor.commands import UNRECOGNIZED
+from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost, TorLog
 from torsocks_tx.backends.tor.events import EventError, parse_event, path_of, printable
 from torsocks_tx.backends.tor.files import UntrustedFile, read_trusted
 from torsocks_tx.backends.tor.waiting import limit
@@ -61,15 +62,17 @@ async def connect(
     password: str | None = None,
     proof: bool = False,
     name: str = "tor's control port",
-    losses: Losses | None = None,
+    log: TorLog | None = None,
 ) -> Control:
     """Connect and authenticate to the control port of a running tor.
 
     ``password``: for a tor with HashedControlPassword. ``proof``: require a proof that the other
-    side knows tor's cookie. ``name``: what error messages call the control port. ``losses``: see
+    side knows tor's cookie. ``name``: what error messages call the control port. ``log``: see
     ``Control``. Whatever goes wrong is a ``ControlUnavailable``.
     """
-    opening = Deferred.fromCoroutine(_open(reactor, endpoint, name, password, proof, losses))
+    opening = Deferred.fromCoroutine(
+        _open(reactor, endpoint, name, password, proof, log or TorLog())
+    )
     try:
         return await limit(opening, CONNECT_TIMEOUT, reactor)
     except TimeoutError:
@@ -84,12 +87,12 @@ async def _open(
     name: str,
     password: str | None,
     proof: bool,
-    losses: Losses | None,
+    log: TorLog,
 ) -> Control:
     # txtorcon installs the reactor when it is imported: only now is one surely chosen.
     from torsocks_tx.backends.tor.control_protocol import ControlProtocol
 
-    factory = Factory.forProtocol(ControlProtocol)
+    factory = Factory.forProtocol(partial(ControlProtocol, log))
     factory.noisy = False
     try:
         protocol: ControlProtocol = await endpoint.connect(factory)  # type: ignore[assignment]
@@ -97,7 +100,7 @@ async def _open(
         raise
     except Exception as error:
         raise ControlUnavailable(_explain_unreachable(name, error)) from None
-    control = Control(protocol, reactor, ours=True, losses=losses)
+    control = Control(protocol, reactor, ours=True, log=log)
     try:
         authentication = _Authentication(control, name, password, proof)
         control.is_proven = await authentication.run()

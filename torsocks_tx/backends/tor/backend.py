@@ -270,7 +270,7 @@ class TorBackend:
         now = self._clock.seconds()
         if now >= self._quiet_until.get(text, 0.0):
             self._quiet_until[text] = now + QUIET_SECONDS
-            self._log.warn("{text}", text=text)
+            self.provider.log.say(text)
 
     def resolve(self, request: Request, isolation: Isolation) -> Deferred[Address]:
         """Have tor look up a name (or, with RESOLVE_PTR, the name of an address)."""

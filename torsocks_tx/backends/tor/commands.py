@@ -10,12 +10,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from twisted.logger import Logger, LogLevel
+from twisted.logger import LogLevel
 
 UNRECOGNIZED = 510
 """tor's code for a command that it does not know, and onion-grater's for one that it filters."""
-
-_FIELDS = re.compile(r"\{.*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +36,14 @@ class ControlCommand:
     pattern: str = ""
     level: LogLevel = LogLevel.warn
 
+    def loss(self, code: int) -> str:
+        """Return the line of the log that says what is lost by a refusal."""
+        return f"tor's control port refuses {self.name} ({code}): {self.lost}"
+
     @property
     def name(self) -> str:
         """The command without its fields, for a log."""
-        return _FIELDS.sub("", self.form).rstrip(" /")
+        return self.form.partition("{")[0].rstrip(" /")
 
     def line(self, **fields: str) -> str:
         """Return the line to send."""
@@ -65,12 +67,6 @@ class ControlCommand:
     def arguments(self) -> str:
         """The regular expression of what stands behind it."""
         return self.pattern or self.form.partition(" ")[2]
-
-
-def _event(
-    name: str, when: str, why: str, lost: str, level: LogLevel = LogLevel.info
-) -> tuple[str, ControlCommand]:
-    return name, ControlCommand(f"SETEVENTS {name}", when, why, lost, level=level)
 
 
 _CONNECTING = "when a control connection is made"
@@ -204,74 +200,33 @@ MAP_ADDRESS = ControlCommand(
     r"[0-9a-f]{32}\.invalid=\S+( [0-9a-f]{32}\.invalid=\S+)*",
 )
 
-COMMANDS = (
-    PROTOCOLINFO,
-    AUTHCHALLENGE,
-    AUTHENTICATE,
-    TAKEOWNERSHIP,
-    VERSION,
-    BOOTSTRAP_PHASE,
-    SOCKS_LISTENERS,
-    SOCKS_CONFIGURATION,
-    CIRCUITS,
-    CLIENT_AUTH_ADD,
-    CLIENT_AUTH_REMOVE,
-    CLIENT_AUTH_VIEW,
-    RELAYS,
-    RELAY,
-    HAS_COUNTRIES,
-    COUNTRIES,
-    AUTOMAP,
-    MAP_ADDRESS,
+COMMANDS = [each for each in list(globals().values()) if isinstance(each, ControlCommand)]
+"""All of the above."""
+
+_EVENTS = (
+    ControlCommand(
+        "SETEVENTS STATUS_CLIENT",
+        f"{_CONNECTING}, and with chosen exits",
+        "each step of tor's start, and that there is a new consensus",
+        "tor's start is looked at every 5 seconds, and new exits are seen two hours later",
+        level=LogLevel.info,
+    ),
+    ControlCommand(
+        "SETEVENTS CONF_CHANGED",
+        f"{_CONNECTING} to a running tor",
+        "tor's SocksPorts have changed",
+        "changes of tor's SocksPorts are only seen while none can be used",
+        level=LogLevel.info,
+    ),
+    ControlCommand("SETEVENTS HS_DESC", _ONION, "which directories had its descriptor", _PLAIN),
+    ControlCommand("SETEVENTS CIRC", _ONION_OR_SHOWN, "which circuits there are", _PLAIN),
+    ControlCommand("SETEVENTS CIRC_MINOR", _ONION_OR_SHOWN, "what became of introductions", _PLAIN),
+    ControlCommand(
+        "SETEVENTS SIGNAL",
+        _ONION,
+        "tor forgets client authorization keys at NEWNYM",
+        "after a NEWNYM tor lacks client authorization keys until the next control connection",
+        level=LogLevel.info,
+    ),
 )
-
-EVENTS = dict(
-    (
-        _event(
-            "STATUS_CLIENT",
-            f"{_CONNECTING}, and with chosen exits",
-            "each step of tor's start, and that there is a new consensus",
-            "tor's start is looked at every 5 seconds, and new exits are seen two hours later",
-        ),
-        _event(
-            "CONF_CHANGED",
-            f"{_CONNECTING} to a running tor",
-            "tor's SocksPorts have changed",
-            "changes of tor's SocksPorts are only seen while none can be used",
-        ),
-        _event("HS_DESC", _ONION, "which directories had its descriptor", _PLAIN, LogLevel.warn),
-        _event("CIRC", _ONION_OR_SHOWN, "which circuits there are", _PLAIN, LogLevel.warn),
-        _event(
-            "CIRC_MINOR", _ONION_OR_SHOWN, "what became of introductions", _PLAIN, LogLevel.warn
-        ),
-        _event(
-            "SIGNAL",
-            _ONION,
-            "tor forgets client authorization keys at NEWNYM",
-            "after a NEWNYM tor lacks client authorization keys until the next control connection",
-        ),
-    )
-)
-
-
-class Losses:
-    """Says, once for each command or event, what is lost because tor's control port refuses it."""
-
-    _log = Logger()
-
-    def __init__(self) -> None:
-        self._said: set[str] = set()
-
-    def note(self, refused: ControlCommand, code: int) -> None:
-        """Log it, unless that was done before."""
-        if refused.name not in self._said:
-            self._said.add(refused.name)
-            text = "tor's control port refuses {name} ({code}): {lost}"
-            self._log.emit(refused.level, text, name=refused.name, code=code, lost=refused.lost)
-
-    def note_line(self, line: str, code: int) -> None:
-        """Log what is lost by a line that was refused."""
-        for command in COMMANDS:
-            if command.admits(line):
-                self.note(command, code)
-                return
+EVENTS = {each.arguments: each for each in _EVENTS}

@@ -9,7 +9,7 @@ itself.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, NoReturn, TypeVar
 
@@ -23,10 +23,10 @@ from twisted.internet.defer import (
     succeed,
 )
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
-from torsocks_tx.backends.tor.commands import EVENTS, UNRECOGNIZED, Losses
+from torsocks_tx.backends.tor.commands import COMMANDS, EVENTS, UNRECOGNIZED
 from torsocks_tx.backends.tor.events import printable
 from torsocks_tx.backends.tor.waiting import Waiters, limit
 from torsocks_tx.errors import without_text
@@ -40,6 +40,26 @@ copies all lines before it: by 64 KiB, the list of 3,000 circuits took turns of 
 
 Listener = Callable[[str], None]
 _T = TypeVar("_T")
+
+
+class TorLog:
+    """The log of one tor; ``label``: what a pool has at the beginning of each line."""
+
+    _log = Logger()
+
+    def __init__(self) -> None:
+        self.label = ""
+        self._said: set[str] = set()
+
+    def say(self, text: str, level: LogLevel = LogLevel.warn) -> None:
+        """Log a line."""
+        self._log.emit(level, "{text}", text=self.label + text)
+
+    def once(self, text: str, level: LogLevel = LogLevel.warn) -> None:
+        """Log a line, unless that was done before."""
+        if text not in self._said:
+            self._said.add(text)
+            self.say(text, level)
 
 
 class ControlError(Exception):
@@ -63,19 +83,13 @@ class Control:
 
     ``is_proven``: tor has proved that it knows its cookie. ``ours``: the connection is, and is
     dropped when a command has had no answer for ``COMMAND_TIMEOUT``: answers come in order, so none
-    will come to any later one. ``losses``: what is said of commands that it refuses, for all the
-    connections that one program makes.
+    will come to any later one. ``log``: that of this tor, for all connections to it.
     """
 
     _log = Logger()
 
     def __init__(
-        self,
-        protocol: Any,
-        clock: IReactorTime,
-        *,
-        ours: bool = False,
-        losses: Losses | None = None,
+        self, protocol: Any, clock: IReactorTime, *, ours: bool = False, log: TorLog | None = None
     ) -> None:
         self.protocol = protocol
         self.clock = clock
@@ -83,7 +97,7 @@ class Control:
         self._ours = ours
         if ours:
             protocol.transport.bufferSize = READ_SIZE
-        self._losses = losses or Losses()
+        self.log = log or TorLog()
         self._changing_events = DeferredLock()
         self._subscriptions: dict[str, _Subscription] = {}
         self._lost: Waiters[None] = Waiters()
@@ -131,7 +145,8 @@ class Control:
             return await self._deadline(self.protocol.queue_command(line, take))
         except ControlError as error:
             if error.code == UNRECOGNIZED:
-                self._losses.note_line(line, error.code)
+                for refused in (each for each in COMMANDS if each.admits(line)):
+                    self.log.once(refused.loss(error.code), refused.level)
             raise
 
     async def get_info(self, key: str) -> str:
@@ -192,7 +207,7 @@ class Control:
             if error.code and self._subscriptions.get(event) is subscription:
                 del self._subscriptions[event]
                 if event in EVENTS:
-                    self._losses.note(EVENTS[event], error.code)
+                    self.log.once(EVENTS[event].loss(error.code), EVENTS[event].level)
                 with suppress(ControlError):
                     await self._unsubscribe(subscription)
             raise
@@ -210,8 +225,7 @@ class Control:
         if failure.check(ControlLost, CancelledError):
             return
         if failure.check(ControlError):
-            text = "tor goes on sending its event {event} ({error})"
-            self._log.warn(text, event=event, error=failure.value)
+            self.log.say(f"tor goes on sending its event {event} ({failure.value})")
         else:
             text = "a fault of this program: it goes on listening to tor's {event}"
             self._log.failure(text, without_text(failure), event=event)
@@ -239,10 +253,20 @@ class Control:
             raise ControlLost from None
         if isinstance(error, TimeoutError):
             if self._ours and not self._lost.is_settled:
-                self._log.warn("tor's control port has not answered: connecting again")
+                self.log.say("tor's control port has not answered: connecting again")
                 self.close()
             raise ControlError(0, "tor did not answer in time") from None
         failure.raiseException()
+
+
+async def unless_refused(answer: Awaitable[_T]) -> _T | None:
+    """Return an answer of tor, or None where it gives none; a loss is still a ``ControlLost``."""
+    try:
+        return await answer
+    except ControlLost:
+        raise
+    except ControlError:
+        return None
 
 
 class _Subscription:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from twisted.logger import Logger
 from txtorcon.torcontrolprotocol import Event, TorControlProtocol
+
+from torsocks_tx.backends.tor.control import TorLog
 
 MOST_BYTES = 2**20
 """The length of a line from tor, and of a whole event; tor's own limit for commands is the same."""
@@ -32,12 +33,12 @@ class _EveryEvent(dict[str, Event]):
 class ControlProtocol(TorControlProtocol):  # type: ignore[misc]
     """txtorcon's protocol; drops the connection at an endless or unreadable line or answer."""
 
-    _log = Logger()
     command: Any
     MAX_LENGTH = MOST_BYTES  # of a line; txtorcon 22 has 16 KiB
 
-    def __init__(self) -> None:
+    def __init__(self, log: TorLog) -> None:
         super().__init__()
+        self._log = log
         self.on_disconnect = None  # deprecated; txtorcon 26 would warn about it at each loss
         self.is_nonsense = False
 
@@ -77,6 +78,6 @@ class ControlProtocol(TorControlProtocol):  # type: ignore[misc]
     def _drop(self, why: str) -> None:
         # Once; and who has just connected is told by an error.
         if self.post_bootstrap.called and not self.is_nonsense:
-            self._log.warn("tor's control connection is dropped: {why}", why=why)
+            self._log.say(f"tor's control connection is dropped: {why}")
         self.is_nonsense = True
         self.transport.abortConnection()

@@ -15,7 +15,7 @@ from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
+from twisted.logger import LogLevel
 
 from torsocks_tx.backends.tor import files
 from torsocks_tx.backends.tor.authentication import ControlUnavailable, connect
@@ -26,7 +26,7 @@ from torsocks_tx.backends.tor.events import quote_path, unix_endpoint
 from torsocks_tx.backends.tor.ports import TRAFFIC_FLAGS, SocksPort, endpoint_at, parse_flags
 from torsocks_tx.backends.tor.process import SpawnError, Watchdog
 from torsocks_tx.backends.tor.provider import TorProvider
-from torsocks_tx.backends.tor.session import Session
+from torsocks_tx.backends.tor.providers import Session
 from torsocks_tx.backends.tor.waiting import RetryDelay, retry_delay
 from torsocks_tx.backends.tor.watchdog_process import CANNOT_EXECUTE
 from torsocks_tx.limits import check_arguments
@@ -64,7 +64,6 @@ class LaunchedTorProvider(TorProvider):
     A ``ValueError`` says what is wrong with the options or the policies.
     """
 
-    _log = Logger()
     _no_such_port = "this tor was started without a SocksPort for {flags}: add that to policies"
 
     def __init__(
@@ -89,7 +88,7 @@ class LaunchedTorProvider(TorProvider):
         self._tor_binary = tor_binary
         self._policies = policy_sets(policies)
         torrc_lines(Path(), self._policies, self._options)
-        self._delays = delays or retry_delay()
+        self._delays = delays or retry_delay
         self._failures = 0
         self._sockets: Path | None = None
         self._watchdog: Watchdog | None = None
@@ -165,9 +164,9 @@ class LaunchedTorProvider(TorProvider):
             return f"tor runs, but cannot be controlled: {error}"
         try:
             await control.command(TAKEOWNERSHIP.line())
-            await Session(control, self).follow(self._begun)
+            await Session(control, self, finds_ports=False).follow(self._begun)
         except ControlError as error:
-            self._log.info("tor's control connection: {error}", error=error)
+            self.log.say(f"tor's control connection: {error}", LogLevel.info)
         finally:
             control.close()
         return None
@@ -177,7 +176,8 @@ class LaunchedTorProvider(TorProvider):
         deadline = self._reactor.seconds() + START_TIMEOUT
         while True:
             try:
-                return await connect(self._reactor, endpoint_at(self._reactor, str(socket)))
+                endpoint = endpoint_at(self._reactor, str(socket))
+                return await connect(self._reactor, endpoint, log=self.log)
             except ControlUnavailable:
                 is_late = self._reactor.seconds() > deadline
                 if is_late or daemon.state is not DaemonState.RUNNING:
@@ -195,8 +195,7 @@ class LaunchedTorProvider(TorProvider):
             self._failures = 0
         delay = self._delays(self._failures)
         self._failures += 1
-        text = f"{self._label}{reason}; it is started again in {delay:.1f} s"
-        self._log.warn("{text}", text=text)
+        self.log.say(f"{reason}; it is started again in {delay:.1f} s")
         self.mark_starting()
         if self._failures >= QUICK_FAILURES:
             self.mark_down(f"tor has ended {QUICK_FAILURES} times soon after its start")

@@ -16,10 +16,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, UNIXClientEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
-from twisted.logger import Logger
 
 from torsocks_tx.backends.tor.commands import SOCKS_CONFIGURATION, SOCKS_LISTENERS
-from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
+from torsocks_tx.backends.tor.control import Control, ControlError, unless_refused
 from torsocks_tx.backends.tor.events import EventError, parse_strings, path_of, printable, unquote
 from torsocks_tx.backends.tor.waiting import limit
 from torsocks_tx.limits import check_arguments
@@ -234,49 +233,33 @@ PROBE_TIMEOUT = 5.0
 """Seconds to see whether a SocksPort takes connections; on this machine it is under one."""
 
 
-class PortFinder:
-    """Asks a tor for its SocksPorts; warns once about each flag that weakens or restricts them."""
+async def find_ports(control: Control) -> list[SocksPort]:
+    """Return the SocksPorts of a tor that can be reached now, the best first.
 
-    _log = Logger()
-
-    def __init__(self, reactor: Any) -> None:
-        self._reactor = reactor
-        self._complained: set[str] = set()
-
-    async def find(self, control: Control) -> list[SocksPort]:
-        """Return the ports that can be reached now, the best first.
-
-        Raises:
-            NoSocksPort: there is none.
-            ControlError: tor did not answer.
-        """
-        configured = await _configured(control)
-        places = await _places(control, configured)
-        if not places:
-            raise NoSocksPort(
-                "this tor has no SocksPort (SocksPort 0 or DisableNetwork 1): give it one,"
-                " for example 'SocksPort unix:/run/tor/socks'"
-            )
-        is_c_tor = control.version.startswith("0.")  # Arti has no such control port
-        ports = []
-        for listener in best_first(with_flags(places, configured)):
-            place = seen_from_here(listener.place, control.peer_host)
-            if place is not None and await _takes_connections(self._reactor, place):
-                endpoint = endpoint_at(self._reactor, place)
-                ports.append(SocksPort(endpoint, is_c_tor, listener.flags or frozenset()))
-        if not ports:
-            raise NoSocksPort(
-                f"no SocksPort of this tor can be reached from here ({_listed(places)}): give it"
-                " one on a unix socket or on loopback that this user may use"
-            )
-        self._complain(ports[0].flags)
-        return ports
-
-    def _complain(self, flags: frozenset[str]) -> None:
-        for text in complaints(flags):
-            if text not in self._complained:
-                self._complained.add(text)
-                self._log.warn("{text}", text=text)
+    Raises:
+        NoSocksPort: there is none.
+        ControlError: tor did not answer.
+    """
+    configured = await _configured(control)
+    places = await _places(control, configured)
+    if not places:
+        raise NoSocksPort(
+            "this tor has no SocksPort (SocksPort 0 or DisableNetwork 1): give it one,"
+            " for example 'SocksPort unix:/run/tor/socks'"
+        )
+    is_c_tor = control.version.startswith("0.")  # Arti has no such control port
+    ports = []
+    for listener in best_first(with_flags(places, configured)):
+        place = seen_from_here(listener.place, control.peer_host)
+        if place is not None and await _takes_connections(control.clock, place):
+            endpoint = endpoint_at(control.clock, place)
+            ports.append(SocksPort(endpoint, is_c_tor, listener.flags or frozenset()))
+    if not ports:
+        raise NoSocksPort(
+            f"no SocksPort of this tor can be reached from here ({_listed(places)}): give it"
+            " one on a unix socket or on loopback that this user may use"
+        )
+    return ports
 
 
 def endpoint_at(
@@ -319,12 +302,8 @@ async def _places(control: Control, configured: Sequence[SocksListener] | None) 
 
 async def _configured(control: Control) -> tuple[SocksListener, ...] | None:
     """Return the configured ports; None where a filter on the control port hides them."""
-    try:
-        return parse_config(await control.command(SOCKS_CONFIGURATION.line()))
-    except ControlLost:
-        raise
-    except ControlError:
-        return None
+    answer = await unless_refused(control.command(SOCKS_CONFIGURATION.line()))
+    return None if answer is None else parse_config(answer)
 
 
 def _listed(places: Iterable[Place]) -> str:

@@ -1,7 +1,6 @@
 """What provides the SocksPorts of a tor: whether they can be used now, and how far tor's start is.
 
-The kinds of :class:`TorProvider` are in :mod:`.providers` and :mod:`.launched`; what they learn
-over a control connection, and how, is in :mod:`.session`.
+The kinds of :class:`TorProvider` are in :mod:`.providers` and :mod:`.launched`.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from twisted.internet.defer import (
     succeed,
 )
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
-from torsocks_tx.backends.tor.control import Control
+from torsocks_tx.backends.tor.control import Control, TorLog
 from torsocks_tx.backends.tor.events import EventError, parse_event, printable
-from torsocks_tx.backends.tor.ports import SocksPort, parse_flags
+from torsocks_tx.backends.tor.ports import SocksPort, complaints, parse_flags
 from torsocks_tx.backends.tor.waiting import Waiters
 from torsocks_tx.errors import NoSuchPort, TorDown, without_text
 from torsocks_tx.limits import check_arguments
@@ -119,7 +118,7 @@ class TorProvider(ABC):
         self._ports: Sequence[SocksPort] = ()
         self._refusal: Callable[[], TorDown] = partial(NotStarted, NEVER_STARTED)
         self._logged_reason = ""
-        self._label = ""
+        self.log = TorLog()
         self._outcome = "clients are refused until"
         self._waiters: Waiters[SocksPort] = Waiters(clock)
         self._at_stop: list[Callable[[], Any]] = []
@@ -215,7 +214,7 @@ class TorProvider(ABC):
 
     def join_pool(self, name: str) -> None:
         """Say in the log from now on which tor this is, and that there are others."""
-        self._label = f"{name}: "
+        self.log.label = f"{name}: "
         self._outcome = "the pool does without it until"
 
     def on_progress(self, callback: ProgressCallback) -> None:
@@ -238,15 +237,19 @@ class TorProvider(ABC):
     def use_ports(self, ports: Sequence[SocksPort]) -> None:
         """Use these from now on, the first ones rather than others, once they can be used."""
         self._ports = ports
+        for text in complaints(ports[0].flags):
+            self.log.once(text)
 
     def note_progress(self, progress: Progress) -> None:
         """Log a step of the bootstrap and pass it on, unless it is the same as the last."""
         if progress == self.progress:
             return
         self.progress = progress
-        log = self._log.warn if progress.warning else self._log.info
-        log("{label}tor: {progress}", label=self._label, progress=progress)
+        self.log.say(f"tor: {progress}", LogLevel.warn if progress.warning else LogLevel.info)
         self._call(self._progress_callbacks, progress)
+
+    def _tell(self, text: str) -> None:
+        self._call(self._change_callbacks, self.log.label + text)
 
     def _call(self, callbacks: Sequence[Callable[[Any], object]], value: object) -> None:
         for callback in tuple(callbacks):
@@ -265,34 +268,34 @@ class TorProvider(ABC):
             before = self.state
             self.mark_started()
             if before is not ProviderState.STARTING:
-                self._call(self._change_callbacks, f"{self._label}tor is starting")
+                self._tell("tor is starting")
 
     def mark_ready(self, text: str = "tor is ready") -> None:
         """Let connections be made; ``text`` is what the log says of it the first time."""
         if self.state is ProviderState.STOPPED:
             return
         before, self.state = self.state, ProviderState.READY
-        text = self._label + ("tor is back" if self._logged_reason else text)
+        if self._logged_reason:
+            text, self._logged_reason = "tor is back", ""
         if before is not ProviderState.READY:
-            self._log.info("{text}", text=text)
-        self._logged_reason = ""
+            self.log.say(text, LogLevel.info)
         self.usable_port = port = self.port_for(())
         self._waiters.fire(port)
         if before is not ProviderState.READY:
-            self._call(self._change_callbacks, text)
+            self._tell(text)
 
     def mark_down(self, reason: str, until: str = "tor is back") -> None:
         """Refuse clients; the log says why and until when, each reason once."""
         if self.state is ProviderState.STOPPED:
             return
-        text = f"{self._label}{reason}; {self._outcome} {until}"
+        text = f"{reason}; {self._outcome} {until}"
         before, self.state, self.usable_port = self.state, ProviderState.DOWN, None
         is_new, self._logged_reason = reason != self._logged_reason, reason
         if is_new:
-            self._log.warn("{text}", text=text)
+            self.log.say(text)
         self._refuse(reason)
         if is_new or before is not ProviderState.DOWN:
-            self._call(self._change_callbacks, text)
+            self._tell(text)
 
     def _refuse(self, reason: str) -> None:
         self._refusal = partial(TorDown, reason)

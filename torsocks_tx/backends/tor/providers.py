@@ -1,27 +1,145 @@
 """Where a SocksPort of tor comes from: an endpoint, a running tor, or an application's own tor.
 
-A tor of our own is in :mod:`torsocks_tx.backends.tor.launched`.
+A tor of our own is in :mod:`torsocks_tx.backends.tor.launched`. What is learned over a control
+connection is the same for all: see :class:`Session`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from torsocks_tx.backends.tor.authentication import ControlRefused, ControlUnavailable, connect
-from torsocks_tx.backends.tor.commands import Losses
-from torsocks_tx.backends.tor.control import Control
-from torsocks_tx.backends.tor.ports import PortFinder, SocksPort
-from torsocks_tx.backends.tor.provider import ProviderState, TorProvider
-from torsocks_tx.backends.tor.session import Session
+from torsocks_tx.backends.tor.commands import BOOTSTRAP_PHASE
+from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost, unless_refused
+from torsocks_tx.backends.tor.ports import NoSocksPort, SocksPort, find_ports
+from torsocks_tx.backends.tor.provider import ProviderState, TorProvider, parse_progress
 from torsocks_tx.backends.tor.waiting import RetryDelay, retry_delay
 from torsocks_tx.limits import check_arguments
+
+BOOTSTRAP_EVENT = "STATUS_CLIENT"
+CONFIGURATION_EVENT = "CONF_CHANGED"
+PORT_OPTIONS = ("socksport", "disablenetwork")
+DONE = 100
+LOOK_AGAIN = 5.0
+"""Seconds after which a tor that cannot be used is looked at again, whatever events there are."""
+
+
+class Session:
+    """One control connection that a provider follows; it sets the state of the provider.
+
+    It follows tor's bootstrap and, where it ``finds_ports``, its SocksPorts.
+    """
+
+    def __init__(self, control: Control, provider: TorProvider, *, finds_ports: bool) -> None:
+        self._control = control
+        self._provider = provider
+        self._finds_ports = finds_ports
+        self._is_over = False
+        self._is_bootstrapped = False
+        self._trouble = None if finds_ports else ""  # None: not known yet
+        self._searches = 0
+        self._looking: IDelayedCall | None = None
+
+    async def follow(self, on_begun: Callable[[], None]) -> None:
+        """Follow tor until the connection is lost; ``on_begun``: its state is known by then."""
+        lost = self._control.when_lost()
+        self._provider.control = self._control
+        self._provider.sessions += 1
+        try:
+            await self._listen(BOOTSTRAP_EVENT, self._progressed)
+            await self._ask_phase()
+            if self._finds_ports:
+                await self._listen(CONFIGURATION_EVENT, self._changed)
+                await self._search()
+            self._settle()
+            on_begun()
+            await lost
+        except ControlLost:
+            return
+        finally:
+            self._is_over = True  # whatever is still under way sets no state any more
+            if self._looking is not None:
+                self._looking.cancel()
+            self._provider.control = None
+
+    async def end(self) -> None:
+        """Have tor send no more events for us; the connection goes on."""
+        await self._control.unlisten(BOOTSTRAP_EVENT, self._progressed)
+        await self._control.unlisten(CONFIGURATION_EVENT, self._changed)
+
+    async def _listen(self, event: str, callback: Callable[[str], None]) -> None:
+        """Listen, unless the control port refuses that: then ``_look_again`` has to do."""
+        await unless_refused(self._control.listen(event, callback))
+
+    async def _ask_phase(self) -> None:
+        """Take over how far tor is; where it does not tell, it counts as bootstrapped."""
+        phase = await unless_refused(self._control.get_info(BOOTSTRAP_PHASE.key())) or ""
+        if parse_progress(phase) is None:
+            self._is_bootstrapped = True
+        self._progressed(phase)
+
+    async def _look_again(self) -> None:
+        """Ask for what an event should have told: filters may refuse or suppress events."""
+        self._looking = None
+        if not self._is_bootstrapped:
+            await self._ask_phase()
+        if self._trouble:
+            await self._search()
+        if not self._is_over:
+            self._settle()
+
+    def _changed(self, text: str) -> None:
+        if any(option in text.lower() for option in PORT_OPTIONS):
+            self._begin(self._search)
+
+    def _begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        Deferred.fromCoroutine(work()).addErrback(lambda failure: failure.trap(ControlLost))
+
+    async def _search(self) -> None:
+        """Find the ports; of several searches at once the last one counts."""
+        self._searches += 1
+        mine = self._searches
+        ports: Sequence[SocksPort] = ()
+        trouble = ""
+        try:
+            ports = await find_ports(self._control)
+        except NoSocksPort as error:
+            trouble = str(error)
+        except ControlLost:
+            raise
+        except (ControlError, ValueError) as error:
+            trouble = f"tor does not tell its SocksPorts ({error})"
+        if mine == self._searches and not self._is_over:
+            if ports:
+                self._provider.use_ports(ports)
+            self._trouble = trouble
+            self._settle()
+
+    def _progressed(self, text: str) -> None:
+        progress = parse_progress(text)
+        if progress is not None and not self._is_over:
+            self._is_bootstrapped = progress.percent >= DONE
+            self._provider.note_progress(progress)
+            self._settle()
+
+    def _settle(self) -> None:
+        """Set the state that follows from what is known."""
+        if self._trouble:
+            self._provider.mark_down(self._trouble)
+        elif self._is_bootstrapped and self._trouble is not None:
+            self._provider.mark_ready()
+            return
+        else:
+            self._provider.mark_starting()
+        if self._looking is None and not self._is_over:
+            clock = self._control.clock
+            self._looking = clock.callLater(LOOK_AGAIN, self._begin, self._look_again)
 
 
 class FixedTorProvider(TorProvider):
@@ -61,8 +179,6 @@ class RunningTorProvider(TorProvider):
         delays: how long to wait between tries.
     """
 
-    _log = Logger()
-
     def __init__(
         self,
         reactor: Any,
@@ -83,10 +199,7 @@ class RunningTorProvider(TorProvider):
         self._password = password
         self._name = name
         self._is_proven = False
-        self._has_warned = False
-        self._delays = delays or retry_delay()
-        self._finder = PortFinder(reactor)
-        self._losses = Losses()
+        self._delays = delays or retry_delay
 
     async def _run(self) -> None:
         failures = 0
@@ -106,14 +219,14 @@ class RunningTorProvider(TorProvider):
                 password=self._password,
                 proof=self._is_proven,
                 name=self._name,
-                losses=self._losses,
+                log=self.log,
             )
         except ControlUnavailable as error:
             self._not_connected(error)
             return False
         self._note_proof(control)
         try:
-            await Session(control, self, self._finder).follow(self._begun)
+            await Session(control, self, finds_ports=True).follow(self._begun)
         finally:
             await self._leaving
             control.close()
@@ -125,13 +238,10 @@ class RunningTorProvider(TorProvider):
     def _note_proof(self, control: Control) -> None:
         """Require a proof from the first one on; warn once where a TCP port gives none."""
         self._is_proven = self._is_proven or control.is_proven
-        if not control.is_proven and control.peer_host is not None and not self._has_warned:
-            self._has_warned = True
-            self._log.warn(
-                "{label}nothing proves that it is tor who answers at {name}: better give its"
-                " ControlSocket, or set CookieAuthentication 1 in its torrc",
-                label=self._label,
-                name=self._name,
+        if not control.is_proven and control.peer_host is not None:
+            self.log.once(
+                f"nothing proves that it is tor who answers at {self._name}: better give its"
+                " ControlSocket, or set CookieAuthentication 1 in its torrc"
             )
 
     def _not_connected(self, error: ControlUnavailable) -> None:
@@ -157,7 +267,6 @@ class OwnedTorProvider(TorProvider):
         super().__init__(reactor)
         self._reactor = reactor
         self._protocol = _protocol_of(tor)
-        self._losses = Losses()
 
     def replace(self, tor: Any) -> Deferred[None]:
         """Use this one from now on, as ``start`` does."""
@@ -176,8 +285,8 @@ class OwnedTorProvider(TorProvider):
 
     async def _run(self) -> None:
         await self._authenticated()
-        control = Control(self._protocol, self._reactor, losses=self._losses)
-        session = Session(control, self, PortFinder(self._reactor))
+        control = Control(self._protocol, self._reactor, log=self.log)
+        session = Session(control, self, finds_ports=True)
         try:
             await session.follow(self._begun)
         finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Generic, TypeVar
@@ -79,63 +78,39 @@ class Waiters(Generic[_T]):
                 return
 
 
-class _Limit:
-    """A timeout that does not count time in which this process itself was stopped."""
+def limit(waiting: Deferred[_T], seconds: float, clock: IReactorTime) -> Deferred[_T]:
+    """Cancel ``waiting`` after so many seconds; it then fails with ``TimeoutError``.
 
-    def __init__(self, waiting: Deferred[_T], seconds: float, clock: IReactorTime) -> None:
-        self._waiting = waiting
-        self._seconds = seconds
-        self._clock = clock
-        self._extensions = 0
-        self._call: IDelayedCall | None = None
-        self._start()
+    Time for which this process itself was stopped does not count.
+    """
+    timer: IDelayedCall | None
 
-    def _start(self) -> None:
-        due = self._clock.seconds() + self._seconds
-        self._call = self._clock.callLater(self._seconds, self._expire, due)
+    def start(extensions: int) -> None:
+        nonlocal timer
+        timer = clock.callLater(seconds, expire, clock.seconds() + seconds, extensions)
 
-    def _expire(self, due: float) -> None:
-        self._call = None
-        if self._clock.seconds() - due > LATE and self._extensions < MOST_EXTENSIONS:
-            self._extensions += 1
-            self._start()
+    def expire(due: float, extensions: int) -> None:
+        nonlocal timer
+        timer = None
+        if clock.seconds() - due > LATE and extensions:
+            start(extensions - 1)
         else:
-            self._waiting.cancel()
+            waiting.cancel()
 
-    def end(self, result: _T | Failure) -> _T | Failure:
-        """Stop the timer; make a ``TimeoutError`` of whatever comes of our own cancelling."""
-        call, self._call = self._call, None
-        if call is not None:
-            call.cancel()
+    def end(result: _T | Failure) -> _T | Failure:
+        if timer is not None:
+            timer.cancel()
         elif isinstance(result, Failure):
-            raise TimeoutError(self._seconds, "Deferred")
+            raise TimeoutError(seconds, "Deferred")
         return result
 
+    start(MOST_EXTENSIONS)
+    return waiting.addBoth(end)
 
-def limit(waiting: Deferred[_T], seconds: float, clock: IReactorTime) -> Deferred[_T]:
-    """Cancel ``waiting`` after so many seconds; it then fails with ``TimeoutError``."""
-    return waiting.addBoth(_Limit(waiting, seconds, clock).end)
-
-
-FIRST_DELAY = 0.5
-"""Seconds before the second try: a restart of tor takes about one."""
-
-LONGEST_DELAY = 30.0
-"""Seconds between tries at most, so that a tor that is back is noticed within half a minute."""
-
-_FACTOR = 1.5
-_MOST_JITTER = 1.0
 
 RetryDelay = Callable[[int], float]
 """The number of failures in a row, from 0, to the seconds to wait."""
 
-
-def retry_delay(random_fraction: Callable[[], float] = random.random) -> RetryDelay:
-    """Return delays that grow by half each time, with up to a second of jitter."""
-    policy: RetryDelay = backoffPolicy(
-        initialDelay=FIRST_DELAY,
-        maxDelay=LONGEST_DELAY - _MOST_JITTER,
-        factor=_FACTOR,
-        jitter=lambda: random_fraction() * _MOST_JITTER,
-    )
-    return policy
+retry_delay: RetryDelay = backoffPolicy(initialDelay=0.5, maxDelay=29.0, factor=1.5)
+"""Delays that grow by half each time, with up to a second of jitter. A restart of tor takes about a
+second; one that is back is noticed within half a minute."""

@@ -18,7 +18,7 @@ from torsocks_tx.backends.tor.exits.circuits import CircuitList, RelayCountries
 from torsocks_tx.backends.tor.exits.directory import ExitDirectory
 from torsocks_tx.backends.tor.exits.mappings import Mappings
 from torsocks_tx.backends.tor.provider import TorProvider
-from torsocks_tx.backends.tor.session import BOOTSTRAP_EVENT
+from torsocks_tx.backends.tor.providers import BOOTSTRAP_EVENT
 from torsocks_tx.backends.tor.waiting import Waiters, limit
 from torsocks_tx.errors import TorDown
 
