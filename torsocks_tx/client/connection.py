@@ -56,7 +56,7 @@ class FailureExplainer(Interface):
         """The stream is open."""
 
     def refused(self, reason: SOCKSError) -> Deferred[SOCKSError]:
-        """Fire with what the client is to hear; never fails. Cancelled if nobody will hear."""
+        """Fire with what the client is to hear. Cancelled if nobody will hear."""
 
     def over(self) -> None:
         """The stream was given up before it was open."""

@@ -68,7 +68,7 @@ async def use_everything(backend: TorBackend, keys: Path) -> None:
     await observer.reload_keys()
     (keys / "a.auth_private").write_text(LINE)
     await observer.reload_keys()
-    queries = TorQueries(control, reactor, observer.cooperator)
+    queries = TorQueries(control, reactor)
     await queries.fence()
     for asked in (queries.has_joined_circuit(DUCK, None), queries.has_key(DUCK)):
         with suppress(ControlError):

@@ -47,6 +47,10 @@ class StagedControl:
     async def get_info(self, key: str) -> str:
         return await self.command(f"GETINFO {key}")
 
+    async def read_lines(self, line: str, take: Callable[[str], None]) -> None:
+        for each in (await self.command(line)).splitlines():
+            take(each)
+
     async def listen(self, event: str, callback: Callable[[str], None]) -> None:
         if isinstance(self.listening, Deferred):
             await self.listening

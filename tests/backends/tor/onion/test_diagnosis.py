@@ -15,12 +15,13 @@ from torsocks_tx.backends.tor.onion.diagnosis import (
     no_rendezvous,
 )
 from torsocks_tx.backends.tor.onion.events import Fetch, HSCircuitEvent, HSDescEvent, Step
-from torsocks_tx.backends.tor.onion.history import (
+from torsocks_tx.backends.tor.onion.tracker import (
     INTRODUCTION_DOUBT,
     INTRODUCTION_MEMORY,
     UNDECRYPTABLE_MEMORY,
     AttemptLog,
     ServiceHistory,
+    note_introduction,
 )
 
 ADDRESS = "a" * 56
@@ -128,7 +129,7 @@ def circuit(step: Step, relay: str = "") -> HSCircuitEvent:
 
 
 def note(log: AttemptLog, event: HSCircuitEvent) -> None:
-    log.everybody.note(event)
+    note_introduction(log.everybody, event)
     log.note_circuit(event)
 
 
@@ -141,7 +142,7 @@ def log_of(seen: Seen, others: tuple[Step, ...] = ()) -> AttemptLog:
         else:
             note(log, circuit(each))
     for step in others:
-        log.everybody.note(circuit(step))
+        note_introduction(log.everybody, circuit(step))
     return log
 
 
@@ -199,7 +200,7 @@ def test_introductions_before_an_attempt_are_not_its_own() -> None:
     log = AttemptLog(ADDRESS, "other", everybody=before.everybody)
     log.note_fetch(HSDescEvent(ADDRESS, GOT))
     assert diagnose(4, log, History(), NOW, followed=1.0).finding is NOTHING
-    before.everybody.note(circuit(SILENT))
+    note_introduction(before.everybody, circuit(SILENT))
     assert diagnose(4, log, History(), NOW, followed=1.0).words == "introductions: 1 TIMED_OUT"
 
 

@@ -12,8 +12,8 @@ from twisted.internet.task import Clock
 from tests.backends.tor.onion.staged import ADDRESS, failed, requested, staged
 from torsocks_tx.backends.tor.control import ControlError
 from torsocks_tx.backends.tor.onion.client_auth import Keyring
-from torsocks_tx.backends.tor.onion.history import AttemptLog
 from torsocks_tx.backends.tor.onion.observer import FOLLOW_TIMEOUT, RETRY_SECONDS, OnionObserver
+from torsocks_tx.backends.tor.onion.tracker import AttemptLog
 
 FILE = f"{'duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswzczad'}:descriptor:x25519:{'A' * 52}"
 
@@ -42,7 +42,7 @@ class Play:
         return self.observer.is_following
 
     def attempt(self) -> AttemptLog:
-        return self.observer.attempt(ADDRESS, "t")._attempt_log
+        return self.observer.attempt(ADDRESS, "t").log
 
 
 def agree(control: Any) -> None:
@@ -55,7 +55,7 @@ def test_nothing_is_followed_before_there_is_a_connection() -> None:
     observer = OnionObserver(Clock())
     assert observer.is_ready(None)
     assert not observer.is_ready(staged())
-    assert not observer.attempt(ADDRESS, "t")._attempt_log.complete
+    assert not observer.attempt(ADDRESS, "t").log.complete
 
 
 def test_events_are_subscribed_to_once_however_many_wait(control: Any) -> None:

@@ -16,8 +16,7 @@ from tests.onion.recording import ADDRESS, TOKEN, Recording, load
 from tests.support.rows import rows
 from torsocks_tx.backends.tor.onion.diagnosis import Finding, diagnose
 from torsocks_tx.backends.tor.onion.events import parse_circuit, parse_hs_desc
-from torsocks_tx.backends.tor.onion.history import AttemptLog
-from torsocks_tx.backends.tor.onion.tracker import AttemptTracker
+from torsocks_tx.backends.tor.onion.tracker import AttemptLog, AttemptTracker
 
 FILES = sorted((Path(__file__).parent / "recordings").glob("*.txt"))
 SHUFFLES = 50

@@ -13,7 +13,7 @@ from math import inf
 
 from torsocks_tx import errors
 from torsocks_tx.backends.tor.onion.events import Fetch, Step
-from torsocks_tx.backends.tor.onion.history import (
+from torsocks_tx.backends.tor.onion.tracker import (
     INTRODUCTION_DOUBT,
     AttemptLog,
     Introductions,
@@ -92,13 +92,13 @@ def _unreachable(
     if log.round:
         return _not_fetched(log.round)
     introductions = log.introductions
-    if introductions.ends[Step.NACKED] or introductions.ends[Step.TIMED_OUT]:
+    if introductions[Step.NACKED] or introductions[Step.TIMED_OUT]:
         return _no_introduction(log, introductions, history, now)
     if log.received:
         return _nothing_to_try(log, history, now, followed)
     if log.fetches:
         return Diagnosis(Finding.NOTHING, "no directory answered")
-    if history.is_undecryptable(now) and not log.circuits:
+    if history.is_undecryptable(now) and not log.steps:
         return Diagnosis(Finding.UNDECRYPTABLE, "tor has asked every directory already", True)
     return Diagnosis(Finding.NOTHING, "nothing was seen")
 
@@ -108,12 +108,14 @@ def _not_fetched(outcomes: Counter[Fetch]) -> Diagnosis:
 
     So F0 says that all who answered had nothing, and F1 that somebody had something unreadable.
     """
-    words = _asked(outcomes)
+    finding, total = Finding.NOTHING, outcomes.total()
     if outcomes[Fetch.BAD_DESC]:
-        return Diagnosis(Finding.DESCRIPTOR_INVALID, words)
-    if outcomes[Fetch.NOT_FOUND]:
-        return Diagnosis(Finding.DESCRIPTOR_NOT_FOUND, words)
-    return Diagnosis(Finding.NOTHING, words)
+        finding = Finding.DESCRIPTOR_INVALID
+    elif outcomes[Fetch.NOT_FOUND]:
+        finding = Finding.DESCRIPTOR_NOT_FOUND
+    plural = "directory" if total == 1 else "directories"
+    counts = ", ".join(f"{count} {fetch.name}" for fetch, count in outcomes.items())
+    return Diagnosis(finding, f"{total} {plural} answered: {counts}")
 
 
 def _no_introduction(
@@ -123,11 +125,10 @@ def _no_introduction(
 
     Where those were other streams', this one may have been refused by the service itself.
     """
-    ends, others = introductions.ends, _were_others(log)
-    words = f"introductions: {_counts(ends, Step.NACKED, Step.TIMED_OUT, Step.BROKEN)}"
+    others, words = _were_others(log), _ends(introductions)
     if others and log.steps[Step.LEFT]:
         return Diagnosis(Finding.NOTHING, "a circuit to the service ended")
-    if ends[Step.NACKED] or _unreached(introductions) or history.is_nacked(now):
+    if introductions[Step.NACKED] or _is_unreached(introductions) or history.is_nacked(now):
         return Diagnosis(Finding.INTRODUCTION_FAILED, words, others)
     if not history.is_sure(now):
         return Diagnosis(Finding.NOTHING, f"{words}; tor may remember others")
@@ -139,9 +140,11 @@ def _were_others(log: AttemptLog) -> bool:
     return not (log.steps[Step.NACKED] or log.steps[Step.TIMED_OUT])
 
 
-def _unreached(introductions: Introductions) -> bool:
+def _is_unreached(introductions: Introductions) -> bool:
     """Whether tor has given up an introduction point because it cannot get there."""
-    return any(count >= UNREACHABLE_AFTER for count in introductions.broken.values())
+    return any(
+        isinstance(key, str) and count >= UNREACHABLE_AFTER for key, count in introductions.items()
+    )
 
 
 def _nothing_to_try(
@@ -154,7 +157,7 @@ def _nothing_to_try(
     known = followed >= INTRODUCTION_DOUBT and history.is_sure(now)
     if log.steps[Step.LEFT]:
         finding, words = Finding.NOTHING, "a circuit to the service ended"
-    elif _unreached(log.introductions):
+    elif _is_unreached(log.introductions):
         finding, words = Finding.INTRODUCTION_FAILED, "introduction points could not be reached"
     elif history.is_nacked(now):
         finding, words = Finding.INTRODUCTION_FAILED, "introductions were refused before"
@@ -173,42 +176,34 @@ def _general(log: AttemptLog) -> Diagnosis:
     A service that is up, and whose own server refuses, looks the same but for its circuits. Tor
     also says it where an introduction was due just as another stream made it forget the descriptor.
     """
-    ends = log.introductions.ends
     if log.steps[Step.NACKED] and not log.steps[Step.LEFT]:
-        words = f"introductions: {_counts(ends, Step.NACKED, Step.TIMED_OUT, Step.BROKEN)}"
-        return Diagnosis(Finding.INTRODUCTION_FAILED, words, True)
+        return Diagnosis(Finding.INTRODUCTION_FAILED, _ends(log.introductions), True)
     if not log.received or log.round:
         return Diagnosis(Finding.NOTHING, "no descriptor was received")
-    if log.circuits:
+    if log.steps:
         return Diagnosis(Finding.NOTHING, "a circuit to the service was made")
-    return Diagnosis(
-        Finding.UNDECRYPTABLE, "a descriptor was received and no circuit followed", True
-    )
+    words = "a descriptor was received and no circuit followed"
+    return Diagnosis(Finding.UNDECRYPTABLE, words, True)
 
 
 def _timed_out(log: AttemptLog) -> Diagnosis:
     """06: tor has waited long enough, for the service or for its introduction points."""
     if log.awaits_service:
         return no_rendezvous(log)
-    ends = log.introductions.ends
-    if set(+ends) == {Step.TIMED_OUT}:
-        words = f"introductions: {_counts(ends, Step.TIMED_OUT)}"
-        return Diagnosis(Finding.INTRODUCTION_TIMED_OUT, words, _were_others(log))
+    introductions = log.introductions
+    if introductions.keys() == {Step.TIMED_OUT}:
+        return Diagnosis(Finding.INTRODUCTION_TIMED_OUT, _ends(introductions), _were_others(log))
     return Diagnosis(Finding.NOTHING, "no introduction was acknowledged")
 
 
 def no_rendezvous(log: AttemptLog) -> Diagnosis:
     """Introductions were acknowledged, and the service did not come to the rendezvous point."""
-    words = f"introductions: {_counts(log.steps, Step.ACKNOWLEDGED)}; nobody came"
+    words = f"introductions: {log.steps[Step.ACKNOWLEDGED]} ACKNOWLEDGED; nobody came"
     return Diagnosis(Finding.RENDEZVOUS_FAILED, words)
 
 
-def _asked(outcomes: Counter[Fetch]) -> str:
-    total = outcomes.total()
-    plural = "directory" if total == 1 else "directories"
-    return f"{total} {plural} answered: {_counts(outcomes, *outcomes)}"
-
-
-def _counts(counter: Counter[Fetch] | Counter[Step], *kinds: Enum) -> str:
-    found = [f"{counter[kind]} {kind.name}" for kind in kinds if counter[kind]]  # type: ignore[index]
-    return ", ".join(found) or "none"
+def _ends(introductions: Introductions) -> str:
+    """Return in words how introductions failed."""
+    kinds = (Step.NACKED, Step.TIMED_OUT, Step.BROKEN)
+    found = [f"{introductions[kind]} {kind.name}" for kind in kinds if introductions[kind]]
+    return f"introductions: {', '.join(found) or 'none'}"

@@ -8,6 +8,7 @@ isolation key.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -64,78 +65,76 @@ class HSCircuitEvent:
 
 
 _FAILURES = {"NOT_FOUND": Fetch.NOT_FOUND, "BAD_DESC": Fetch.BAD_DESC}
-_PURPOSES = ("HS_CLIENT_INTRO", "HS_CLIENT_REND")
 _ENDS = ("CLOSED", "FAILED")
+_ANSWERS = {"HSCI_DONE": Step.ACKNOWLEDGED, "HSCI_CONNECTING": Step.NACKED}
 # Ends of an introduction circuit that tor or we brought about: they say nothing of the service.
 _QUIET_ENDS = ("FINISHED", "REQUESTED", "NONE", "IP_NOW_REDUNDANT", "MEASUREMENT_EXPIRED")
 
 
+def read_event(text: str, fields: int) -> Event | None:
+    """Parse an event; None if it cannot be read or has fewer positional fields."""
+    with suppress(EventError):
+        event = parse_event(text)
+        return event if len(event.positional) >= fields else None
+    return None
+
+
 def parse_hs_desc(text: str) -> HSDescEvent | None:
     """Read an HS_DESC event; None for the upload of a service and for what cannot be read."""
-    event = _read(text)
-    if event is None or len(event.positional) < 2:
+    event = read_event(text, 2)
+    if event is None:
         return None
     action, address = event.positional[:2]
-    directory = event.positional[3] if len(event.positional) > 3 else ""
-    if action == "FAILED":
-        # A failed upload has a reason of its own; those of a fetch are told apart by it.
-        reason = event.keywords.get("REASON", "")
-        if reason == "UPLOAD_REJECTED":
-            return None
-        fetch = _FAILURES.get(reason, Fetch.OTHER_FAILURE)
-        return HSDescEvent(address.lower(), fetch, directory)
+    reason = event.keywords.get("REASON", "")
     if action in ("REQUESTED", "RECEIVED"):
-        return HSDescEvent(address.lower(), Fetch[action], directory)
-    return None
+        fetch = Fetch[action]
+    elif action == "FAILED" and reason != "UPLOAD_REJECTED":
+        # Other uploads that fail are told apart by their directory.
+        fetch = _FAILURES.get(reason, Fetch.OTHER_FAILURE)
+    else:
+        return None
+    return HSDescEvent(address.lower(), fetch, "".join(event.positional[3:4]))
 
 
 def parse_circuit(text: str) -> HSCircuitEvent | None:
     """Read a CIRC or CIRC_MINOR event; None if no client of an onion service uses the circuit."""
     if "REND_QUERY=" not in text:  # most circuits: spare the parsing
         return None
-    event = _read(text)
-    if event is None or len(event.positional) < 2 or "REND_QUERY" not in event.keywords:
+    event = read_event(text, 2)
+    if event is None or "REND_QUERY" not in event.keywords:
         return None
     words = event.keywords
-    if words.get("PURPOSE") not in _PURPOSES:
-        return None
+    match words.get("PURPOSE"):
+        case "HS_CLIENT_REND":
+            step = _rendezvous_step(event.positional[1], words)
+        case "HS_CLIENT_INTRO":
+            step = _introduction_step(event.positional[1], words)
+        case _:
+            return None
     return HSCircuitEvent(
         words["REND_QUERY"].lower(),
         words.get("SOCKS_PASSWORD"),
-        _step(event.positional[1], words),
+        step,
         "HS_POW" in words,
-        event.positional[2].rpartition(",")[2] if len(event.positional) > 2 else "",
+        "".join(event.positional[2:3]).rpartition(",")[2],
     )
 
 
-def _step(status: str, words: Mapping[str, str]) -> Step:
-    state, before = words.get("HS_STATE", ""), words.get("OLD_HS_STATE", "")
-    if words["PURPOSE"] == "HS_CLIENT_REND":
-        joined = state == "HSCR_JOINED"
-        if status in _ENDS:
-            return Step.LEFT if joined else Step.ABANDONED
-        return Step.JOINED if joined else Step.SEEN
-    if status in _ENDS:
-        return _end(state, words.get("REASON", "NONE"))
-    if before == "HSCI_INTRO_SENT" and state == "HSCI_DONE":
-        return Step.ACKNOWLEDGED
-    if before == "HSCI_INTRO_SENT" and state == "HSCI_CONNECTING":
-        return Step.NACKED
-    return Step.SEEN
+def _rendezvous_step(status: str, words: Mapping[str, str]) -> Step:
+    is_over = status in _ENDS
+    if words.get("HS_STATE") == "HSCR_JOINED":
+        return Step.LEFT if is_over else Step.JOINED
+    return Step.ABANDONED if is_over else Step.SEEN
 
 
-def _end(state: str, reason: str) -> Step:
-    """What the end of an introduction circuit means; acknowledged ones have done their work."""
-    if state == "HSCI_DONE" or reason in _QUIET_ENDS:
+def _introduction_step(status: str, words: Mapping[str, str]) -> Step:
+    state, reason = words.get("HS_STATE", ""), words.get("REASON", "NONE")
+    if status not in _ENDS:
+        was_sent = words.get("OLD_HS_STATE") == "HSCI_INTRO_SENT"
+        return _ANSWERS.get(state, Step.SEEN) if was_sent else Step.SEEN
+    if state == "HSCI_DONE" or reason in _QUIET_ENDS:  # acknowledged ones have done their work
         return Step.SEEN
     if reason == "TIMEOUT":
         # Before the introduction was sent it is the circuit that was slow, not the service's relay.
         return Step.TIMED_OUT if state == "HSCI_INTRO_SENT" else Step.SEEN
     return Step.BROKEN
-
-
-def _read(text: str) -> Event | None:
-    try:
-        return parse_event(text)
-    except EventError:
-        return None

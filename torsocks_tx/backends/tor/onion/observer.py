@@ -8,23 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from math import inf
 
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.defer import Deferred, DeferredLock, TimeoutError
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import Cooperator
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
-from torsocks_tx.backends.tor.events import EventError, parse_event
 from torsocks_tx.backends.tor.onion.client_auth import Keyring
 from torsocks_tx.backends.tor.onion.diagnosis import Diagnosis, Finding, diagnose, no_rendezvous
 from torsocks_tx.backends.tor.onion.events import parse_circuit, parse_hs_desc
-from torsocks_tx.backends.tor.onion.history import AttemptLog
-from torsocks_tx.backends.tor.onion.queries import TorQueries, check_key
-from torsocks_tx.backends.tor.onion.tracker import AttemptTracker
+from torsocks_tx.backends.tor.onion.queries import TorQueries
+from torsocks_tx.backends.tor.onion.tracker import AttemptLog, AttemptTracker
 from torsocks_tx.backends.tor.waiting import Waiters, limit
 from torsocks_tx.errors import (
     DescriptorNotFound,
@@ -36,7 +33,7 @@ from torsocks_tx.errors import (
 from torsocks_tx.limits import RENDEZVOUS_TIMEOUT, check_arguments, check_limit
 from torsocks_tx.relay.timeouts import Deadline, turns_of
 from torsocks_tx.socks.constants import Reply5
-from torsocks_tx.socks.onion_address import check_onion
+from torsocks_tx.socks.onion_address import check_onion, has_public_key
 
 FOLLOW_TIMEOUT = 2.0
 """Seconds for which a client waits until tor's events are followed."""
@@ -79,7 +76,7 @@ class OnionObserver:
         self.tracker = AttemptTracker(clock.seconds)
         self.clock = clock
         self.rendezvous_timeout = rendezvous_timeout
-        self.is_following = False
+        self.key_checks = DeferredLock()
         self._keyring = keyring
         self._on_diagnosis = on_diagnosis
         self._control: Control | None = None
@@ -88,17 +85,18 @@ class OnionObserver:
         self._settled: Waiters[None] = Waiters()
         self._settled.settle(None)
         self._turns = turns_of(clock)
-        # The attempts of each log, and those whose log has changed.
-        self._attempts: dict[AttemptLog, dict[OnionAttempt, None]] = {}
         self._changed: dict[OnionAttempt, None] = {}
-        # One step in each turn of the reactor.
-        self.cooperator = Cooperator(lambda: lambda: True, lambda tick: clock.callLater(0, tick))
         self._listeners = (
             ("HS_DESC", lambda text: self.tracker.note_fetch(parse_hs_desc(text))),
             ("CIRC", lambda text: self.tracker.note_circuit(parse_circuit(text))),
             ("CIRC_MINOR", lambda text: self.tracker.note_circuit(parse_circuit(text))),
             ("SIGNAL", self._note_signal),
         )
+
+    @property
+    def is_following(self) -> bool:
+        """Whether events are followed."""
+        return self._queries is not None
 
     def is_ready(self, control: Control | None) -> bool:
         """Whether an attempt may begin now: events are followed, or cannot be."""
@@ -119,21 +117,38 @@ class OnionObserver:
         return self._settled.wait()
 
     async def _begin_to_follow(self, control: Control, settled: Waiters[None]) -> None:
-        self._queries = TorQueries(control, self.clock, self.cooperator)
         control.when_lost().addCallback(lambda _: self._lost(control))
         timeout = self.clock.callLater(FOLLOW_TIMEOUT, settled.settle, None)
         try:
             await self._listen(control)
-        except Exception as error:
             if self._control is control:
-                self._do_without_events(control, error)
-        try:
-            if self._control is control:
-                await self._install_keys(control)
+                await self._install_keys()
         finally:
             if timeout.active():
                 timeout.cancel()
             settled.settle(None)
+
+    async def _listen(self, control: Control) -> None:
+        try:
+            for event, callback in self._listeners:
+                try:
+                    await control.listen(event, callback)
+                except ControlError as error:
+                    if event != "SIGNAL" or not error.code:
+                        raise
+                if self._control is not control:
+                    self._unlisten(control)
+                    return
+        except ControlError as error:
+            self._unlisten(control)
+            if self._control is control:
+                self._retry_at = self.clock.seconds() + RETRY_SECONDS
+                if not error.code:  # of what is refused, ``control`` has said what is lost
+                    text = "tor does not tell its events ({error}): failures of onion services keep"
+                    self._log.warn(f"{text} tor's own reply codes", error=error)
+            return
+        self._queries = TorQueries(control, self.clock)
+        self.tracker.follow()
 
     def attempt(self, address: str, token: str | None) -> OnionAttempt:
         """Begin an attempt on ``address`` (56 characters) by a stream with this SOCKS password.
@@ -142,25 +157,21 @@ class OnionObserver:
         """
         log = self.tracker.begin(address, token)
         log.complete = self.is_following
-        log.changed = partial(self._log_changed, log)
+        log.changed = self._log_changed
         attempt = OnionAttempt(self, log)
-        self._attempts.setdefault(log, {})[attempt] = None
+        log.attempts[attempt] = None
         return attempt
 
-    def end(self, attempt: OnionAttempt, log: AttemptLog) -> None:
+    def end(self, attempt: OnionAttempt) -> None:
         """End an attempt; harmless when done before."""
-        attempts = self._attempts.get(log, {})
-        if attempt not in attempts:
-            return
-        del attempts[attempt]
+        attempt.log.attempts.pop(attempt, None)
         self._changed.pop(attempt, None)
-        if not attempts:
-            del self._attempts[log]
-            self.tracker.end(log)
+        if not attempt.log.attempts:
+            self.tracker.end(attempt.log)
 
     def _log_changed(self, log: AttemptLog) -> None:
         was_idle = not self._changed
-        self._changed.update(self._attempts.get(log, {}))
+        self._changed.update(log.attempts)
         if was_idle:
             self._tell_changed()
 
@@ -193,7 +204,7 @@ class OnionObserver:
 
     def queries(self) -> TorQueries:
         """Return the questions to ask over the connection in use. Raises ``ControlLost``."""
-        if self._queries is None or not self.is_following:
+        if self._queries is None:
             raise ControlLost
         return self._queries
 
@@ -212,34 +223,15 @@ class OnionObserver:
         if control is not None:
             self._unlisten(control)
 
-    async def _listen(self, control: Control) -> None:
-        for event, callback in self._listeners:
-            try:
-                await control.listen(event, callback)
-            except ControlError as error:
-                if event != "SIGNAL" or not error.code:
-                    raise
-            if self._control is not control:
-                self._unlisten(control)
-                return
-        self.is_following = True
-        self.tracker.follow()
-
-    async def _install_keys(self, control: Control) -> None:
+    async def _reload_keys(self) -> None:
         if self._keyring is not None:
-            with suppress(ControlError):  # tor is silent or gone: the next connection gets them
-                await self._keyring.install(control)
+            self._keyring.reload()
+            await self._install_keys()
 
-    def _do_without_events(self, control: Control, error: Exception) -> None:
-        """Try again at a later attempt."""
-        self._retry_at = self.clock.seconds() + RETRY_SECONDS
-        self._unlisten(control)
-        if isinstance(error, ControlError):
-            if not error.code:  # of what is refused, ``control`` has said what is lost
-                text = "tor does not tell its events ({error}): failures of onion services keep"
-                self._log.warn(f"{text} tor's own reply codes", error=error)
-        else:
-            self._log.failure("following tor's events failed", without_text(Failure(error)))
+    async def _install_keys(self) -> None:
+        if self._keyring is not None and self._control is not None:
+            with suppress(ControlError):  # tor is silent or gone: the next connection gets them
+                await self._keyring.install(self._control)
 
     def _unlisten(self, control: Control) -> None:
         for event, callback in self._listeners:
@@ -250,38 +242,22 @@ class OnionObserver:
         if control is not self._control:
             return
         self._control = self._queries = None
-        self.is_following = False
         self._retry_at = inf
         self.tracker.lose()
         self._settled.settle(None)
 
     def _note_signal(self, text: str) -> None:
-        try:
-            event = parse_event(text)
-        except EventError:
-            return
-        if event.positional[:1] != ("NEWNYM",):
-            return
-        self.tracker.forget()
-        if self._control is not None:
-            Deferred.fromCoroutine(self._install_keys(self._control))
-
-    async def _reload_keys(self) -> None:
-        if self._keyring is None:
-            return
-        self._keyring.reload()
-        if self._control is not None:
-            await self._install_keys(self._control)
+        if text.partition(" ")[0] == "NEWNYM":
+            self.tracker.forget()
+            Deferred.fromCoroutine(self._install_keys())
 
 
 class OnionAttempt:
-    """The ``FailureExplainer`` of one stream to an onion service."""
-
-    _log = Logger()
+    """The ``FailureExplainer`` of one stream to an onion service; ``log``: what was seen of it."""
 
     def __init__(self, observer: OnionObserver, log: AttemptLog) -> None:
+        self.log = log
         self._observer = observer
-        self._attempt_log = log
         self._deadline = Deadline(observer.clock)
         self._give_up: Callable[[SOCKSError], None] | None = None
 
@@ -295,26 +271,25 @@ class OnionAttempt:
 
     def opened(self) -> None:
         """The service is reached."""
-        self._observer.tracker.history(self._attempt_log.address).undecryptable_at = None
+        self._observer.tracker.history(self.log.address).undecryptable_at = -inf
         self.over()
 
     def over(self) -> None:
         """The stream is given up, or open."""
         self._give_up = None
         self._deadline.stop()
-        self._observer.end(self, self._attempt_log)
+        self._observer.end(self)
 
     def refused(self, reason: SOCKSError) -> Deferred[SOCKSError]:
         """Fire with the failure to report: tor's own, or the one that the events prove."""
         self._give_up = None
-        self._observer.tracker.refused(self._attempt_log)
+        self._observer.tracker.refused(self.log)
         self._deadline.stop()
         return Deferred.fromCoroutine(self._explain(reason))
 
     def log_changed(self) -> None:
         """Wait for the service from now on, or no more."""
-        log = self._attempt_log
-        if log.proof_of_work or not log.awaits_service:
+        if self.log.proof_of_work or not self.log.awaits_service:
             self._deadline.stop()
         elif self._give_up is not None and not self._deadline.is_waiting:
             self._deadline.start(self._observer.rendezvous_timeout, self._rendezvous_is_late)
@@ -324,38 +299,29 @@ class OnionAttempt:
 
     async def _no_rendezvous(self) -> None:
         """Give up, unless events that were not read yet say that the service came."""
-        log = self._attempt_log
+        log = self.log
         try:
             await self._observer.queries().fence()
         except (ControlError, TimeoutError):
             if log.complete:
                 self.log_changed()
             return
-        give_up = self._give_up
-        if give_up is not None and log.awaits_service and log.complete:
+        give_up, diagnosis = self._give_up, no_rendezvous(log)
+        if give_up is not None and log.awaits_service and log.complete and diagnosis.refused:
             self.over()
-            diagnosis = no_rendezvous(log)
-            if diagnosis.refused is not None:
-                self._observer.diagnosed(log.address, diagnosis)
-                give_up(diagnosis.refused)
+            self._observer.diagnosed(log.address, diagnosis)
+            give_up(diagnosis.refused)
 
     async def _explain(self, reason: SOCKSError) -> SOCKSError:
-        log = self._attempt_log
-        if reason.code not in DIAGNOSED:
-            self._observer.end(self, log)
-            return reason
+        log = self.log
         try:
+            if reason.code not in DIAGNOSED:
+                return reason
             diagnosis = await self._diagnosis(reason.code) if log.complete else None
-            if not (log.received or log.circuits) and not await self._may_be_key():
+            if not (log.received or log.steps) and not await self._may_be_key():
                 diagnosis = Diagnosis(Finding.INVALID_ADDRESS, "not a public key of ed25519")
-        except CancelledError:
-            raise
-        except Exception:
-            text = "a fault while diagnosing a failure; tor's own answer goes out"
-            self._log.failure(text, without_text(Failure()))
-            return reason
         finally:
-            self._observer.end(self, log)
+            self._observer.end(self)
         if diagnosis is None:
             return reason
         self._observer.diagnosed(log.address, diagnosis)
@@ -365,7 +331,7 @@ class OnionAttempt:
         return diagnosis.refused or reason
 
     async def _diagnosis(self, code: int) -> Diagnosis | None:
-        log, tracker = self._attempt_log, self._observer.tracker
+        log, tracker = self.log, self._observer.tracker
         try:
             await self._observer.queries().fence()
             history, now = tracker.history(log.address), self._observer.clock.seconds()
@@ -375,24 +341,25 @@ class OnionAttempt:
 
     async def _may_be_key(self) -> bool:
         """Whether a service can have this address; asked where no sign of one was seen."""
-        checked = check_key(self._attempt_log.address, self._observer.cooperator)
+        clock, host = self._observer.clock, f"{self.log.address}.onion"
+        # It takes 2 ms, so there is one check in a turn of the reactor.
+        checked = self._observer.key_checks.run(deferLater, clock, 0.0, has_public_key, host)
         try:
-            return await limit(checked, CHECK_TIMEOUT, self._observer.clock)
+            return await limit(checked, CHECK_TIMEOUT, clock)
         except TimeoutError:
             return True
 
     async def _checked(self, diagnosis: Diagnosis) -> Diagnosis:
         """Complete a diagnosis by what tor has to be asked for."""
-        address, token = self._attempt_log.address, self._attempt_log.token
-        queries = self._observer.queries()
-        if diagnosis.unless_joined and await queries.has_joined_circuit(address, token):
+        address, queries = self.log.address, self._observer.queries()
+        if diagnosis.unless_joined and await queries.has_joined_circuit(address, self.log.token):
             return Diagnosis(Finding.NOTHING, "an older circuit to the service is open")
         history, now = self._observer.tracker.history(address), self._observer.clock.seconds()
         if diagnosis.finding is Finding.INTRODUCTION_TIMED_OUT and not diagnosis.unless_joined:
             history.silent_at = now
         if diagnosis.finding is not Finding.UNDECRYPTABLE:
             return diagnosis
-        if self._attempt_log.received:
+        if self.log.received:
             history.undecryptable_at = now
         if await queries.has_key(address):
             return Diagnosis(Finding.WRONG_CLIENT_AUTH, f"{diagnosis.words}; tor has a key for it")

@@ -6,25 +6,20 @@ A thousand streams that fail at once share one command and its answer.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import Cooperator
 from twisted.python.failure import Failure
 
 from torsocks_tx.backends.tor.commands import CIRCUITS, CLIENT_AUTH_VIEW, VERSION
 from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
 from torsocks_tx.backends.tor.onion.events import Step, parse_circuit
 from torsocks_tx.backends.tor.waiting import Waiters, limit
-from torsocks_tx.socks.onion_address import has_public_key
 
 ANSWER_TIMEOUT = 1.0
 """Seconds for tor to answer once it has refused a stream; it takes under a millisecond."""
-
-LINES_AT_ONCE = 50
-"""Circuits of tor's list that are read in one turn of the reactor: it takes a millisecond."""
 
 _T = TypeVar("_T")
 
@@ -42,28 +37,29 @@ class SharedCommands(Generic[_T]):
     def __init__(self, ask: Callable[[str], Deferred[_T]], clock: IReactorTime) -> None:
         self._ask = ask
         self._clock = clock
-        self._sent: set[str] = set()
-        self._next: dict[str, Waiters[_T]] = {}
+        # Who waits for the next answer, of the commands that are under way.
+        self._next: dict[str, Waiters[_T] | None] = {}
 
     def answer_to(self, command: str) -> Deferred[_T]:
         """Fire with tor's answer; fail as ``ask`` does. Can be cancelled."""
-        if command in self._sent:
-            return self._next.setdefault(command, Waiters(self._clock)).wait()
-        waiters: Waiters[_T] = Waiters(self._clock)
+        is_sent = command in self._next
+        waiters = self._next.get(command) or Waiters(self._clock)
         waiting = waiters.wait()
-        self._send(command, waiters)
+        if is_sent:
+            self._next[command] = waiters
+        else:
+            self._send(command, waiters)
         return waiting
 
     def _send(self, command: str, waiters: Waiters[_T]) -> None:
-        self._sent.add(command)
+        self._next[command] = None
         asked = self._ask(command)
         asked.addCallbacks(waiters.fire, lambda failure: _fail(waiters, failure))
         asked.addBoth(lambda _: self._send_again(command))
 
     def _send_again(self, command: str) -> None:
         """Send the command for those who asked while it was under way."""
-        self._sent.discard(command)
-        waiters = self._next.pop(command, None)
+        waiters = self._next.pop(command)
         if waiters is not None:
             self._send(command, waiters)
 
@@ -79,21 +75,18 @@ class TorQueries:
     All fail with ``ControlError`` or, where tor is silent, ``TimeoutError``.
     """
 
-    def __init__(self, control: Control, clock: IReactorTime, cooperator: Cooperator) -> None:
+    def __init__(self, control: Control, clock: IReactorTime) -> None:
         def ask(command: str) -> Deferred[str]:
             return limit(Deferred.fromCoroutine(control.command(command)), ANSWER_TIMEOUT, clock)
 
-        async def read_circuits(command: str) -> _Joined:
+        def read_circuits(command: str) -> Deferred[_Joined]:
             joined: _Joined = defaultdict(set)
-            reading = _read_joined(await ask(command), joined)
-            for _ in reading:  # a short answer is read at once
-                await cooperator.coiterate(reading)
-            return joined
+            reading = control.read_lines(command, lambda line: _note_joined(line, joined))
+            answered = limit(Deferred.fromCoroutine(reading), ANSWER_TIMEOUT, clock)
+            return answered.addCallback(lambda _: joined)
 
         self._commands = SharedCommands(ask, clock)
-        self._circuits = SharedCommands(
-            lambda command: Deferred.fromCoroutine(read_circuits(command)), clock
-        )
+        self._circuits = SharedCommands(read_circuits, clock)
 
     async def fence(self) -> None:
         """Return when all events that tor has sent so far are read."""
@@ -115,24 +108,9 @@ class TorQueries:
         return any(line.startswith(f"CLIENT {address} ") for line in answer.splitlines())
 
 
-def _read_joined(circuits: str, joined: _Joined) -> Iterator[None]:
-    """Add the circuits of tor's list that are joined, some of them in each step."""
-    for number, line in enumerate(circuits.splitlines(), 1):
-        if "HSCR_JOINED" in line:  # spare the others the parsing
-            circuit = parse_circuit(line.removeprefix("circuit-status="))
-            if circuit is not None and circuit.step is Step.JOINED:
-                joined[circuit.address].add(circuit.token)
-        if number % LINES_AT_ONCE == 0:
-            yield
-
-
-def check_key(address: str, cooperator: Cooperator) -> Deferred[bool]:
-    """Fire with whether a service can have this address, by a step of ``cooperator``."""
-
-    def check() -> Iterator[None]:
-        checked.callback(has_public_key(f"{address}.onion"))
-        yield from ()
-
-    checked: Deferred[bool] = Deferred(lambda _: task.stop())
-    task = cooperator.cooperate(check())
-    return checked
+def _note_joined(line: str, joined: _Joined) -> None:
+    """Note a circuit of tor's list if it is joined."""
+    if "HSCR_JOINED" in line:  # spare the others the parsing
+        circuit = parse_circuit(line.removeprefix("circuit-status="))
+        if circuit is not None and circuit.step is Step.JOINED:
+            joined[circuit.address].add(circuit.token)
