@@ -50,7 +50,7 @@ class Stub:
         return {"up": True}
 
 tornet_command.PrivateNetwork = Stub
-sys.exit(tornet_command.main(sys.argv[1:]))
+tornet_command.main(sys.argv[1:])
 """
 AT_ONCE, NEVER, FAILS = "0", "1000", "-1"
 
@@ -107,7 +107,8 @@ def test_without_tor_one_line_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("torsocks_tx.backends.tor.daemon._search_path", lambda: str(tmp_path))
-    assert main([]) == 1
+    with pytest.raises(SystemExit, match="1"):
+        main([])
     out, errors = capsys.readouterr()
     assert out == ""
     assert errors.count("\n") == 1

@@ -10,8 +10,8 @@ import pytest
 from torsocks_tx.testing.tornet import torrc
 
 KNOWN = torrc.Authority("auth0", 1001, 1002, "A" * 40, "B" * 40)
-FILES = Path("/x/resolv.conf"), Path("/x/geoip")
-NETWORK = torrc.Network((KNOWN,), *FILES, ipv6=True)
+GEOIP = Path("/x/geoip")
+NETWORK = torrc.Network((KNOWN,), GEOIP, ipv6=True)
 CONTROL = Path("/x/control")
 
 
@@ -23,7 +23,7 @@ def test_an_authority_is_trusted_by_both_its_identities() -> None:
 
 @pytest.mark.parametrize("ipv6", [True, False])
 def test_every_socket_of_every_daemon_is_bound_to_loopback(ipv6: bool) -> None:
-    network = torrc.Network((KNOWN,), *FILES, ipv6)
+    network = torrc.Network((KNOWN,), GEOIP, ipv6)
     addresses = {"127.0.0.1", "[::1]"} if ipv6 else {"127.0.0.1"}
     where = "127.0.0.10"
     lines = (*torrc.common(network, "exit0", CONTROL, where), *torrc.relay(network, 1, where))

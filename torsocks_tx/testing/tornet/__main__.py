@@ -7,26 +7,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectionDone
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.stdio import StandardIO
+from twisted.internet.task import deferLater, react
 from twisted.python.failure import Failure
 
 from torsocks_tx.backends.tor.daemon import TorNotFound, find_tor
 from torsocks_tx.backends.tor.events import printable
 from torsocks_tx.backends.tor.process import WatchdogError
-from torsocks_tx.backends.tor.waiting import Waiters
 from torsocks_tx.testing.tornet.network import PrivateNetwork
 from torsocks_tx.testing.tornet.node import NetworkError, all_of
-from torsocks_tx.testing.tornet.onion import OnionService
 from torsocks_tx.testing.tornet.torrc import make_exits
 
 NAME = "tornet"
@@ -54,25 +52,17 @@ What there is to reach, through a client's SocksPort:
 Exit status: 0 after a stop; 1 if the network does not come up, or is stopped before.
 """
 
-_READ_SIZE = 65536
-_TCP_PORTS = ("socks_tcp", "socks_extended")
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return the exit status."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; raises ``SystemExit`` with its exit status."""
     options = _parser().parse_args(arguments)
     try:
         for program in ("tor", "tor-gencert"):
             find_tor(name=program)
     except TorNotFound as error:
-        return _complain(error)
-    # After the command line is checked: the import installs a reactor.
-    from twisted.internet import reactor
-
-    command = _Command(reactor, options)
-    reactor.callWhenRunning(command.start)
-    reactor.run()
-    return command.status
+        _complain(error)
+    # After the command line is checked: this installs a reactor.
+    react(_run, (options,))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -132,102 +122,68 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _complain(error: Exception) -> int:
+def _complain(error: object) -> NoReturn:
     print(f"{NAME}: {error}", file=sys.stderr)
-    return 1
+    raise SystemExit(1)
 
 
-class _Command:
-    """One run of the command, from the start of the reactor to its end."""
+async def _run(reactor: Any, options: argparse.Namespace) -> None:
+    await deferLater(reactor, 0)  # a reactor that runs has set its own handlers of signals
+    network = PrivateNetwork(
+        reactor, options.directory, clients=options.clients, countries=options.countries
+    )
+    signals = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
-    def __init__(self, reactor: Any, options: argparse.Namespace) -> None:
-        self.status = 1
-        self._reactor = reactor
-        self._options = options
-        self._network = PrivateNetwork(
-            reactor, options.directory, clients=options.clients, countries=options.countries
-        )
-        self._running: Deferred[None] | None = None
-        self._shutting_down: Deferred[None] | None = None
-
-    def start(self) -> None:
-        """Start the network; it is stopped by :meth:`_shut_down`."""
-        signal.signal(signal.SIGHUP, self._hang_up)
-        self._reactor.addSystemEventTrigger("before", "shutdown", self._shut_down)
-        self._running = Deferred.fromCoroutine(self._run())
-        self._running.addBoth(self._finished)
-
-    async def _run(self) -> None:
-        try:
-            await self._network.start(_show_progress)
-            onion = None
-            if self._options.onion:
-                onion = await self._network.add_onion_service(self._network.web.port)
-                # A reader of the facts may connect at once.
-                await all_of(
-                    client.reach_exits({}, onion.address, 80) for client in self._network.clients
-                )
-            self._print(onion)
-            self.status = 0
-            await self._until_over()
-        except (NetworkError, WatchdogError) as error:
-            _complain(error)
-        except CancelledError:
-            if self.status:
-                _complain(NetworkError("stopped before the network was up"))
-        finally:
-            await self._network.stop()
-
-    async def _until_over(self) -> None:
-        over: Waiters[None] = Waiters()
-        if self._options.run_for is not None:
-            self._reactor.callLater(self._options.run_for, over.fire, None)
-        if self._options.stop_with_stdin:
-            _StandardInput(self._reactor, partial(over.fire, None)).startReading()
-        await over.wait()
-
-    def _shut_down(self) -> Deferred[None] | None:
+    def end(number: int, frame: object) -> None:
         # Stopping has its own deadlines; a second Ctrl-C must not interrupt it.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
-        assert self._running is not None
-        if self._running.called:
-            return None
-        self._shutting_down = Deferred()
-        self._running.cancel()
-        return self._shutting_down
+        for each in signals:
+            signal.signal(each, signal.SIG_IGN)
+        reactor.callFromThread(lambda: serving.cancel())
 
-    def _finished(self, result: object) -> None:
-        if isinstance(result, Failure):
-            result.printTraceback(file=sys.stderr)
-            self.status = 1
-        if self._shutting_down is not None:
-            self._shutting_down.callback(None)
-        else:
-            self._reactor.stop()
-
-    def _hang_up(self, number: int, frame: object) -> None:
-        self._reactor.callFromThread(self._reactor.stop)
-
-    def _print(self, onion: OnionService | None) -> None:
-        facts = self._network.facts() | {"onion": None if onion is None else onion.address}
-        print(json.dumps(facts) if self._options.json else describe(facts), flush=True)
+    for each in signals:
+        signal.signal(each, end)
+    serving = Deferred.fromCoroutine(_serve(reactor, network, options))
+    try:
+        await serving
+    finally:
+        await network.stop()
 
 
-class _StandardInput(FileDescriptor):
+async def _serve(reactor: Any, network: PrivateNetwork, options: argparse.Namespace) -> None:
+    """Start the network, print its facts, and wait until it is to end."""
+    try:
+        facts = await _start(network, options.onion)
+    except (NetworkError, WatchdogError) as error:
+        _complain(error)
+    except CancelledError:
+        _complain("stopped before the network was up")
+    print(json.dumps(facts) if options.json else describe(facts), flush=True)
+    over: Deferred[None] = Deferred()
+    if options.run_for is not None:
+        reactor.callLater(options.run_for, over.cancel)
+    if options.stop_with_stdin:
+        StandardIO(_Input(over.cancel), reactor=reactor)
+    with suppress(CancelledError):
+        await over
+
+
+async def _start(network: PrivateNetwork, with_onion: bool) -> dict[str, Any]:
+    await network.start(_show_progress)
+    if not with_onion:
+        return network.facts() | {"onion": None}
+    onion = await network.add_onion_service(network.web.port)
+    # A reader of the facts may connect at once.
+    await all_of(client.reach_exits({}, onion.address, 80) for client in network.clients)
+    return network.facts() | {"onion": onion.address}
+
+
+class _Input(Protocol):
     """Reads standard input to its end."""
 
-    def __init__(self, reactor: Any, at_end: Callable[[], None]) -> None:
-        super().__init__(reactor)
+    def __init__(self, at_end: Callable[[], None]) -> None:
         self._at_end = at_end
 
-    def fileno(self) -> int:
-        return 0
-
-    def doRead(self) -> Exception | None:
-        return None if os.read(0, _READ_SIZE) else ConnectionDone()
-
-    def connectionLost(self, reason: Failure) -> None:
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._at_end()
 
 
@@ -240,7 +196,9 @@ def describe(facts: Mapping[str, Any]) -> str:
     origins = facts["origins"]
     lines = ["The private Tor network is up; Ctrl-C ends it.", ""]
     for client in facts["clients"]:
-        plain, extended = (":".join(map(str, client[key])) for key in _TCP_PORTS)
+        plain, extended = (
+            ":".join(map(str, client[key])) for key in ("socks_tcp", "socks_extended")
+        )
         lines += [
             f"{client['name']:10} SOCKS    {plain}",
             f"{'':10}          unix:{printable(client['socks_unix'])}",
@@ -262,4 +220,4 @@ def describe(facts: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -13,8 +13,8 @@ from torsocks_tx.backends.tor.daemon import find_tor, write_torrc
 from torsocks_tx.backends.tor.events import quote_path
 from torsocks_tx.backends.tor.process import Ending, LineProtocol, Watchdog, spawn_guarded
 from torsocks_tx.testing.tornet import servers, torrc
-from torsocks_tx.testing.tornet.client import Client, socks_socket
-from torsocks_tx.testing.tornet.node import NetworkError, Node, all_of, control_socket
+from torsocks_tx.testing.tornet.client import SOCKS_SOCKET, Client
+from torsocks_tx.testing.tornet.node import CONTROL_SOCKET, NetworkError, Node, all_of
 
 TOOL_DEADLINE = 60.0
 """Seconds for one of tor's own tools; it needs about one."""
@@ -44,16 +44,14 @@ class Builder:
         self._ports = servers.PortReservations()
         self._ipv6 = servers.has_ipv6_loopback()
         self._voting_offset = 0
-        files = directory / "resolv.conf", directory / "geoip"
-        self._network = torrc.Network((), *files, self._ipv6)
+        self._network = torrc.Network((), directory / "geoip", self._ipv6)
 
     def release_ports(self) -> None:
         """Give the ports of all the nodes back."""
         self._ports.release()
 
-    def write_files(self, name_server: int, exits: Iterable[torrc.Exit]) -> None:
-        """Write what all daemons read: the name server's UDP port, and the country of each exit."""
-        _write(self._network.resolver_file, torrc.resolver_lines(name_server))
+    def write_countries(self, exits: Iterable[torrc.Exit]) -> None:
+        """Write the country of each exit, which all daemons read."""
         _write(self._network.geoip_file, torrc.geoip_lines(exits))
 
     async def authorities(self, count: int) -> list[Node]:
@@ -69,11 +67,11 @@ class Builder:
         return [self._node(each.name, self._authority_lines(each)) for each in known]
 
     def exit(self, exit: torrc.Exit, policy: Sequence[str], name_server: int) -> Node:
-        """Make a relay that connects to the servers, and asks the name server on this port."""
+        """Make a relay that connects to the servers, and asks the name server on this UDP port."""
         resolver_file = self._make_directory(exit.name) / "resolv.conf"
-        _write(resolver_file, torrc.resolver_lines(name_server))
-        network = replace(self._network, resolver_file=resolver_file)
-        relay = torrc.relay(network, self._ports.take(exit.address), exit.address)
+        _write(resolver_file, [f"nameserver {servers.LOOPBACK}:{name_server}"])
+        port = self._ports.take(exit.address)
+        relay = torrc.relay(self._network, port, exit.address, resolver_file)
         lines = (*relay, *torrc.EXIT_RELAY, *torrc.exit_policy(policy))
         return self._node(exit.name, lines, exit.address)
 
@@ -86,7 +84,7 @@ class Builder:
         name = f"client{index}"
         tcp, extended = self._ports.take(), self._ports.take()
         socks_ports = (
-            f"unix:{quote_path(socks_socket(self._make_directory(name)))}",
+            f"unix:{quote_path(self._make_directory(name) / SOCKS_SOCKET)}",
             f"{servers.LOOPBACK}:{tcp}",
             f"{servers.LOOPBACK}:{extended} ExtendedErrors",
         )
@@ -114,7 +112,7 @@ class Builder:
     def _lines(
         self, name: str, directory: Path, lines: torrc.Lines, address: str = servers.LOOPBACK
     ) -> torrc.Lines:
-        return (*torrc.common(self._network, name, control_socket(directory), address), *lines)
+        return (*torrc.common(self._network, name, directory / CONTROL_SOCKET, address), *lines)
 
     def _make_directory(self, name: str) -> Path:
         directory = self._directory / name

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred, TimeoutError
@@ -20,7 +19,7 @@ from torsocks_tx.backends.tor.waiting import Waiters
 from torsocks_tx.client.endpoint import SOCKSClientEndpoint
 from torsocks_tx.socks.client_options import ClientOptions
 from torsocks_tx.socks.messages import Credentials
-from torsocks_tx.testing.tornet.node import NetworkError, Node, all_of, checked_socket
+from torsocks_tx.testing.tornet.node import NetworkError, Node, all_of
 from torsocks_tx.testing.tornet.onion import ClientKey, OnionService
 from torsocks_tx.testing.tornet.servers import LOOPBACK
 
@@ -29,6 +28,9 @@ WAIT_DEADLINE = 30.0
 
 REACH_DEADLINE = 90.0
 """Seconds for a client to reach each exit."""
+
+SOCKS_SOCKET = "socks"
+"""The file name of a SocksPort, in the directory of its client."""
 
 _PAUSE = 0.2
 _HOP = re.compile(r"\$[0-9A-F]{40}(?:[~=](\w+))?")
@@ -151,7 +153,7 @@ class Client:
     ) -> None:
         self.node = node
         self.has_own_lines = has_own_lines
-        self.socks_unix = str(socks_socket(node.directory))
+        self.socks_unix = str(node.directory / SOCKS_SOCKET)
         self.socks_tcp = (LOOPBACK, tcp)
         self.socks_extended = (LOOPBACK, extended)
         self._reactor = reactor
@@ -227,8 +229,3 @@ class Client:
         address = service.address.removesuffix(".onion")
         control = await self.node.control()
         await control.command(f"ONION_CLIENT_AUTH_ADD {address} x25519:{key.private_base64}")
-
-
-def socks_socket(directory: Path) -> Path:
-    """Return the path of the SocksPort on a unix socket of the client in this directory."""
-    return checked_socket(directory / "socks")

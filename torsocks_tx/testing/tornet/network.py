@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import tempfile
@@ -24,12 +25,15 @@ from torsocks_tx.limits import check_arguments
 from torsocks_tx.testing.tornet import servers
 from torsocks_tx.testing.tornet.builder import Builder
 from torsocks_tx.testing.tornet.client import Client
-from torsocks_tx.testing.tornet.node import NetworkError, Node, Progress, all_of, control_socket
+from torsocks_tx.testing.tornet.node import CONTROL_SOCKET, NetworkError, Node, Progress, all_of
 from torsocks_tx.testing.tornet.onion import ClientKey, OnionService, add_onion_service
 from torsocks_tx.testing.tornet.torrc import Exit, make_exits
 
 AUTHORITIES = 4
 SERVICE = "service0"
+
+_MAX_PATH = 88
+"""Of the directory: the path of a unix socket in it has at most 107 bytes."""
 
 
 class PrivateNetwork:
@@ -211,7 +215,7 @@ class PrivateNetwork:
         _make_directory(self.directory)
         self._watchdog.guard_directory(self.directory)  # only now: it is ours to remove
         builder = self._builder = Builder(self._reactor, self._watchdog, self.directory)
-        builder.write_files(self.names.start(self._reactor), self.exits.values())
+        builder.write_countries(self.exits.values())
         for origin in self._origins:
             origin.start(self._reactor)
         authorities = await builder.authorities(AUTHORITIES)
@@ -267,6 +271,8 @@ def _show_nothing(_: str) -> None:
 
 
 def _make_directory(path: Path) -> None:
+    if len(os.fsencode(path)) > _MAX_PATH:
+        raise NetworkError(f"the path {path} is too long for sockets in it: give a shorter one")
     try:
         path.mkdir(mode=0o700)
     except OSError as error:
@@ -295,7 +301,7 @@ class PrivateTorProvider(RunningTorProvider):
 
     def __init__(self, reactor: Any, network: PrivateNetwork | None = None) -> None:
         self.network = network or PrivateNetwork(reactor)
-        self.control_address = unix_endpoint(control_socket(self.network.directory / "client0"))
+        self.control_address = unix_endpoint(self.network.directory / "client0" / CONTROL_SOCKET)
         endpoint = clientFromString(reactor, self.control_address)
         super().__init__(reactor, endpoint, name="the private tor")
         self._beginning: Deferred[None] | None = None

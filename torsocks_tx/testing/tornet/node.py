@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 import re
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
@@ -25,11 +24,13 @@ START_DEADLINE = 120.0
 RELAYS_DEADLINE = 90.0
 """Seconds; a relay that missed the first consensus is in the next one or the one after."""
 
+CONTROL_SOCKET = "control"
+"""The file name of a control port, in the directory of its daemon."""
+
 _BOOTSTRAPPED = re.compile(r"Bootstrapped (\d+)%")
 _UP = 0
 _READY = 100
 _LAST_LINES = 5
-_MAX_SOCKET_PATH = 104
 
 Progress = Callable[[str], None]
 """Called with one short line for a person, whenever something has been reached."""
@@ -59,7 +60,7 @@ class Node:
     ) -> None:
         self.name = directory.name
         self.directory = directory
-        self.control_endpoint = unix_endpoint(control_socket(directory))
+        self.control_endpoint = unix_endpoint(directory / CONTROL_SOCKET)
         self.bootstrapped = -1
         self._reactor = reactor
         self._daemon = TorDaemon(
@@ -213,15 +214,3 @@ async def all_of(work: Iterable[Coroutine[Deferred[Any], Any, Any]]) -> list[Any
             task.cancel()
         error.subFailure.raiseException()
     return results
-
-
-def control_socket(directory: Path) -> Path:
-    """Return the path of the control socket of the daemon in this directory."""
-    return checked_socket(directory / "control")
-
-
-def checked_socket(path: Path) -> Path:
-    """Return the path; raise ``NetworkError`` if it is too long for a unix socket."""
-    if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
-        raise NetworkError(f"the path {path} is too long for a socket: give a shorter directory")
-    return path

@@ -1,8 +1,4 @@
-"""Onion services, and keys for client authorization (rend-spec-v3, control-spec).
-
-X25519 (RFC 7748) is implemented here, since only key pairs are made. It is not constant-time: these
-keys are for tests.
-"""
+"""Onion services, and keys for client authorization (rend-spec-v3, control-spec)."""
 
 from __future__ import annotations
 
@@ -14,6 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+# txtorcon brings it.
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from twisted.internet.defer import Deferred, TimeoutError
 
 from torsocks_tx.backends.tor.control import Control, ControlError
@@ -25,10 +24,6 @@ UPLOAD_DEADLINE = 15.0
 
 UPLOAD_ATTEMPTS = 8
 """How many services are tried."""
-
-_PRIME = 2**255 - 19
-_A24 = 121665
-_BASE_POINT = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +40,8 @@ class ClientKey:
     @property
     def public_base32(self) -> str:
         """The public half as ``ADD_ONION ... ClientAuthV3=`` wants it."""
-        return base64.b32encode(x25519_public(self.private)).decode("ascii").rstrip("=")
+        key = X25519PrivateKey.from_private_bytes(self.private).public_key()
+        return _base32(key.public_bytes(Encoding.Raw, PublicFormat.Raw))
 
     @property
     def private_base64(self) -> str:
@@ -54,29 +50,11 @@ class ClientKey:
 
     def auth_private(self, address: str) -> str:
         """Return the line of a ``.auth_private`` file for a service: see ``--onion-auth-dir``."""
-        private = base64.b32encode(self.private).decode("ascii").rstrip("=")
-        return f"{address.removesuffix('.onion')}:descriptor:x25519:{private}"
+        return f"{address.removesuffix('.onion')}:descriptor:x25519:{_base32(self.private)}"
 
 
-def x25519_public(private: bytes) -> bytes:
-    """Return the public key of 32 private bytes: the Montgomery ladder of RFC 7748 section 5."""
-    clamped = bytes([private[0] & 248, *private[1:31], (private[31] & 127) | 64])
-    scalar = int.from_bytes(clamped, "little")
-    x2, z2, x3, z3 = 1, 0, _BASE_POINT, 1
-    for position in range(254, -1, -1):
-        swap = scalar >> position & 1
-        if swap:
-            x2, z2, x3, z3 = x3, z3, x2, z2
-        total, difference = x2 + z2, x2 - z2
-        squared_total, squared_difference = total * total, difference * difference
-        gap = squared_total - squared_difference
-        left, right = (x3 - z3) * total, (x3 + z3) * difference
-        x3, z3 = (left + right) ** 2 % _PRIME, _BASE_POINT * (left - right) ** 2 % _PRIME
-        x2 = squared_total * squared_difference % _PRIME
-        z2 = gap * (squared_total + _A24 * gap) % _PRIME
-        if swap:
-            x2, z2, x3, z3 = x3, z3, x2, z2
-    return (x2 * pow(z2, _PRIME - 2, _PRIME) % _PRIME).to_bytes(32, "little")
+def _base32(key: bytes) -> str:
+    return base64.b32encode(key).decode("ascii").rstrip("=")
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,9 @@ _VOTE_DELAY = 4
 _PLACEHOLDER_IDENTITY = "1" * 40
 
 
+NO_RESOLVER = Path("/dev/null")
+"""The resolv.conf of relays that are no exits: they look nothing up."""
+
 EXIT_RELAY: Lines = (
     # Asking before there is a consensus only makes it wait longer and longer.
     f"TestingServerConsensusDownloadInitialDelay {_FIRST_INTERVAL}",
@@ -111,17 +114,11 @@ def geoip_lines(exits: Iterable[Exit]) -> Lines:
     return tuple(f"{number},{number},{exit.country.upper()}" for number, exit in numbers)
 
 
-def resolver_lines(port: int) -> Lines:
-    """Return the lines of a relay's resolv.conf: the name server on this port of 127.0.0.1."""
-    return (f"nameserver {_LOOPBACK}:{port}",)
-
-
 @dataclass(frozen=True, slots=True)
 class Network:
     """The settings that all daemons of one network share."""
 
     authorities: Sequence[Authority]
-    resolver_file: Path
     geoip_file: Path
     ipv6: bool
 
@@ -163,14 +160,16 @@ def common(network: Network, name: str, control_socket: Path, address: str = _LO
     )
 
 
-def relay(network: Network, or_port: int, address: str = _LOOPBACK) -> Lines:
+def relay(
+    network: Network, or_port: int, address: str = _LOOPBACK, resolver_file: Path = NO_RESOLVER
+) -> Lines:
     """Return the further lines of a relay; it connects to this machine only."""
     return (
         f"ORPort {address}:{or_port}",
         "SocksPort 0",
         "ContactInfo nobody@example.org",
         *(f"OutboundBindAddressExit {source}" for source in network.loopback_addresses()),
-        f"ServerDNSResolvConfFile {quote_path(network.resolver_file)}",
+        f"ServerDNSResolvConfFile {quote_path(resolver_file)}",
         "ServerDNSDetectHijacking 0",
         "ServerDNSTestAddresses",
         "ServerDNSAllowBrokenConfig 1",
