@@ -66,10 +66,12 @@ async def test_page_is_live_accessible_and_has_its_button(
     before = await chromium.do("until", "outcomes", "open")
     await curl("-x", f"socks5h://{served.address}", f"http://{BAD_ONION}/")
     assert "F6" in await chromium.do("until_not", "outcomes", before)
-    assert "fresh circuits" in await chromium.do("press")
+    assert "have fresh circuits" in await chromium.do("press")
     await served.twistd.said("status page: ")
     await look(chromium, url, 360, "light", script=False)
-    assert "fresh circuits" in await chromium.do("press")
+    # On a slow machine the 10 seconds may be over.
+    said = await chromium.do("press")
+    assert "Fresh circuits come in at most 10 seconds" in said or "have fresh circuits" in said
     await check_start(chromium, tmp_path)
 
 

@@ -10,10 +10,19 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
-from twisted.web.resource import Resource, getChildForRequest
+from twisted.web.resource import getChildForRequest
 
 from tests.support.statuses import status
-from torsocks_tx.status.pages import INTERVAL, MOST_PAGES, RETRY, STALLED, STATIC, add_pages
+from torsocks_tx.server.listen import parse_listener
+from torsocks_tx.status.pages import (
+    INTERVAL,
+    MOST_PAGES,
+    REST,
+    RETRY,
+    STALLED,
+    STATIC,
+    StatusServer,
+)
 
 
 class Asked:
@@ -21,6 +30,7 @@ class Asked:
 
     def __init__(self, path: str, args: dict[bytes, list[bytes]] | None = None) -> None:
         self.args = args or {}
+        self.method = b""
         self.prepath: list[bytes] = []
         self.postpath = path.encode().split(b"/")
         self.headers = {"host": "127.0.0.1:9"}
@@ -82,25 +92,34 @@ class Server:
         self.clock = Clock()
         self.value = status()
         self.reports = self.renewed = 0
-        self.root = Resource()
-        add_pages(self.root, self.clock, self, self.renew)  # type: ignore[arg-type]
+        self.status = StatusServer(
+            self.clock, parse_listener("tcp:0:interface=127.0.0.1"), self, None, self.renew
+        )  # type: ignore[arg-type]
 
     async def report(self) -> dict[str, Any]:
         self.reports += 1
         return self.value
+
+    def end(self) -> None:
+        """Take no more samples."""
 
     def renew(self) -> str:
         self.renewed += 1
         return "fresh"
 
     def ask(self, request: Asked, method: str = "GET") -> Asked:
-        page: Any = getChildForRequest(self.root, request)
-        getattr(page, f"render_{method}")(request)
+        request.method = method.encode()
+        page: Any = getChildForRequest(self.status.site.wrappedFactory.resource, request)
+        page.render(request)
         return request
 
     def follow(self) -> Asked:
         """Open a page that follows the events."""
         return self.ask(Asked("events"))
+
+    def press(self) -> Asked:
+        """Press the button for fresh circuits."""
+        return self.ask(Asked("new-identity", {b"token": [token_of(self)]}), "POST")
 
     def tick(self) -> None:
         """Let the next second come."""
@@ -255,3 +274,41 @@ def test_two_servers_have_tokens_of_their_own() -> None:
     request = Asked("new-identity", {b"token": [token_of(Server())]})
     assert server.ask(request, "POST").code == 403
     assert server.ask(Asked("new-identity"), "POST").code == 403
+
+
+def test_circuits_are_fresh_once_in_ten_seconds_however_often_the_button_is_pressed() -> None:
+    server = Server()
+    assert [server.press().sent[b"location"] for _ in range(3)] == [b"./#done", *[b"./#soon"] * 2]
+    assert server.renewed == 1
+    server.clock.advance(REST - 1)
+    assert server.press().code == 303
+    assert server.renewed == 1
+    server.clock.advance(1)
+    assert server.renewed == 2
+    # What came late counts from when it happened.
+    assert server.press().sent[b"location"] == b"./#soon"
+    server.clock.advance(REST)
+    assert (server.renewed, server.clock.getDelayedCalls()) == (3, [])
+    server.clock.advance(REST)
+    assert (server.press().sent[b"location"], server.renewed) == (b"./#done", 4)
+
+
+async def test_no_fresh_circuits_are_waited_for_once_the_server_stops() -> None:
+    server = Server()
+    for _ in range(2):
+        server.press()
+    await server.status.close()
+    assert (server.renewed, server.clock.getDelayedCalls()) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "allowed"),
+    [
+        ("new-identity", "GET", b"POST"),
+        ("", "POST", b"GET, HEAD"),
+        ("events", "DELETE", b"GET, HEAD"),
+    ],
+)
+def test_other_methods_hear_which_there_are(path: str, method: str, allowed: bytes) -> None:
+    request = Server().ask(Asked(path), method)
+    assert (request.code, request.sent[b"allow"]) == (405, allowed)

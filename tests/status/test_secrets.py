@@ -16,7 +16,6 @@ from torsocks_tx import KeyValues, MemoryOutbound, Request, errors
 from torsocks_tx.errors import SOCKSError
 from torsocks_tx.policy.listener import parse_flags
 from torsocks_tx.socks.extended import build_request
-from torsocks_tx.status.pages import add_pages
 
 __all__ = ["log", "shown"]
 
@@ -111,7 +110,6 @@ async def test_secrets_of_clients_are_nowhere(shown: Shown, log: Log) -> None:
     total = shown.registry.snapshot()
     assert sum(total.protocols.values()) == requests
     assert sum(total.outcomes.values()) == requests - total.protocols["none"]
-    add_pages(shown.status.site.root, reactor, shown.monitor, str)
     texts = {path: str(await shown.get(path)) for path in PAGES}
     assert "<html" in texts["/"]
     texts["log"] = log.text

@@ -24,15 +24,9 @@ from torsocks_tx import MemoryBackend, MemoryOutbound, Registry
 from torsocks_tx.server.binding import bind
 from torsocks_tx.server.listen import parse_listener
 from torsocks_tx.status import site as module
-from torsocks_tx.status.pages import add_pages
+from torsocks_tx.status.pages import StatusServer
 from torsocks_tx.status.report import Monitor
-from torsocks_tx.status.site import (
-    LIFETIME,
-    REQUEST_TIMEOUT,
-    StatusServer,
-    StatusSite,
-    is_host_allowed,
-)
+from torsocks_tx.status.site import LIFETIME, REQUEST_TIMEOUT, is_host_allowed
 
 __all__ = ["log"]
 
@@ -55,7 +49,7 @@ class Shown:
         self.monitor = Monitor(reactor, self.registry)
         listener = parse_listener("tcp:0:interface=127.0.0.1")
         show = partial(bind, reactor, authenticated=False, status=True)
-        self.status = StatusServer(reactor, listener, self.monitor, show)
+        self.status = StatusServer(reactor, listener, self.monitor, show, str)
         self.status.open()
 
     async def connect(self) -> Peer:
@@ -161,6 +155,7 @@ def test_host_is_this_machine_or_an_address_where_that_is_public(
         ("/status.json/more", "localhost", "GET", 404),
         ("/status.json", "localhost", "PUT", 405),
         ("/status.json", "localhost", "POST", 405),
+        ("*", "localhost", "OPTIONS", 404),
     ],
 )
 async def test_answers_have_a_code_and_headers_that_keep_browsers_off(
@@ -173,6 +168,7 @@ async def test_answers_have_a_code_and_headers_that_keep_browsers_off(
     assert headers["cache-control"] == "no-store"
     assert headers["server"] == "torsocks_tx"
     assert (body == b"") is (method == "HEAD")
+    assert headers.get("allow") == ("get, head" if code == 405 else None)
 
 
 async def test_what_strangers_can_hold_is_bounded(
@@ -180,7 +176,7 @@ async def test_what_strangers_can_hold_is_bounded(
 ) -> None:
     monkeypatch.setattr(module, "MOST_CONNECTIONS", 2)
     first, second = await shown.connect(), await shown.connect()
-    await shown.server.until(lambda: len(shown.status._factory.protocols) == 2)
+    await shown.server.until(lambda: len(shown.status.site.protocols) == 2)
     third = await shown.connect()
     assert await third.take_rest() == b""
     first.send(
@@ -190,15 +186,15 @@ async def test_what_strangers_can_hold_is_bounded(
     second.reset()
 
 
-def connected(clock: Clock) -> tuple[StringTransportWithDisconnection, StatusSite]:
-    """Give a connection to a site, and the site."""
-    site = StatusSite(clock, Monitor(clock, Registry()))
-    factory = module._Bounded(site)
+def connected(clock: Clock) -> StringTransportWithDisconnection:
+    """Give a connection to the status page."""
+    listener = parse_listener("tcp:0:interface=127.0.0.1")
+    status = StatusServer(clock, listener, Monitor(clock, Registry()), lambda *_: None, str)
     peer = IPv4Address("TCP", "127.77.66.55", 1)
     transport = StringTransportWithDisconnection(peerAddress=peer)
-    transport.protocol = factory.buildProtocol(peer)
+    transport.protocol = status.site.buildProtocol(peer)
     transport.protocol.makeConnection(transport)
-    return transport, site
+    return transport
 
 
 ASKED = b"GET /%b HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -207,7 +203,7 @@ ASKED = b"GET /%b HTTP/1.1\r\nHost: localhost\r\n\r\n"
 @pytest.mark.parametrize("data", [b"x", ASKED % b"health"])
 def test_client_that_always_sends_a_little_is_closed_after_a_minute(data: bytes) -> None:
     clock = Clock()
-    transport, _ = connected(clock)
+    transport = connected(clock)
     while transport.connected:
         transport.protocol.dataReceived(data)
         clock.advance(1)
@@ -218,8 +214,7 @@ def test_client_that_always_sends_a_little_is_closed_after_a_minute(data: bytes)
 
 def test_page_that_follows_events_stays_connected() -> None:
     clock = Clock()
-    transport, site = connected(clock)
-    add_pages(site.root, clock, site.monitor, lambda: "")
+    transport = connected(clock)
     transport.protocol.dataReceived(ASKED % b"events")
     clock.advance(LIFETIME + 1)
     assert transport.connected
@@ -230,7 +225,7 @@ def test_page_that_follows_events_stays_connected() -> None:
 
 def test_client_that_asks_nothing_is_closed_without_a_word_of_its_address(log: Log) -> None:
     clock = Clock()
-    transport, _ = connected(clock)
+    transport = connected(clock)
     clock.advance(REQUEST_TIMEOUT + 1)
     assert transport.disconnecting or not transport.connected
     assert "iming out" in log.text

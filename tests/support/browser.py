@@ -81,7 +81,7 @@ class Browser:
         """Press the button, by the keyboard; return what the page says then."""
         self.page.get_by_role("button", name="New identity").focus()
         self.page.keyboard.press("Enter")
-        done = self.page.locator("#done")
+        done = self.page.locator(".done:target")
         done.wait_for(state="visible")
         return done.inner_text()
 

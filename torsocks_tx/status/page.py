@@ -355,7 +355,7 @@ def document(value: Value, token: str) -> str:
     columns = [element("div", *map(made.pop, names), class_="column") for names in COLUMNS]
     *above, below = made.values()
     button = FORM % escape(token) if value["tors"] else ""
-    return PAGE % (button, join(*above, *columns, below))
+    return PAGE % (button, DONE, SOON, join(*above, *columns, below))
 
 
 def _section(name: str, content: Html) -> Html:
@@ -364,6 +364,9 @@ def _section(name: str, content: Html) -> Html:
     body = element("div", content, id=name, **live)
     return element("section", heading, body, class_=name, aria_labelledby=f"{name}-title")
 
+
+DONE = "Streams that begin now have fresh circuits."
+SOON = "Fresh circuits come in at most 10 seconds: there were some just now."
 
 FORM = """<form method="post" action="new-identity">
 <input type="hidden" name="token" value="%s">
@@ -387,7 +390,8 @@ PAGE = """<!DOCTYPE html>
 <p id="updates" role="status">As it was when the page was loaded.</p>
 %s
 </header>
-<p class="done" id="done" role="status">Streams that begin now have fresh circuits.</p>
+<p class="done" id="done" role="status">%s</p>
+<p class="done" id="soon" role="status">%s</p>
 <main>
 %s
 </main>

@@ -8,9 +8,8 @@ strangers can hold here is bounded: connections, the time for a request, and its
 from __future__ import annotations
 
 import ipaddress
-import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from twisted.internet.address import UNIXAddress
@@ -24,9 +23,6 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from torsocks_tx.errors import without_text
-from torsocks_tx.server.listen import Listener
-from torsocks_tx.status.metrics import TEXT_FORMAT, NoLibrary, exposition
-from torsocks_tx.status.report import Monitor
 
 MOST_CONNECTIONS = 64
 """Connections at one time; one more is closed at once."""
@@ -39,6 +35,8 @@ LIFETIME = 60
 
 MOST_BODY = 4096
 """Bytes of a request's body."""
+
+PLAIN = "text/plain; charset=utf-8"
 
 _HEADERS = {
     b"Server": b"torsocks_tx",
@@ -77,24 +75,20 @@ class StatusRequest(Request):
     _is_large = False
 
     def process(self) -> None:
-        """Answer it; the answer to whoever comes by another host, or method, is short."""
+        """Answer it; the answer to whoever comes by another host is short."""
         channel: Any = self.channel
-        site: StatusSite = channel.site
+        public = channel.site.public
         raw = self.requestHeaders.getRawHeaders(b"host") or []
         hosts = [host.decode("ascii", "replace") for host in raw]
         # None at all: no browser, but an old balancer's question.
-        is_here = not hosts or (len(hosts) == 1 and is_host_allowed(hosts[0], public=site.public))
-        if not is_here:
-            self._refuse(403, "This server is reached by localhost or an IP address only.")
+        if hosts and not (len(hosts) == 1 and is_host_allowed(hosts[0], public=public)):
+            answer(self, 403, "This server is reached by localhost or an IP address only.\n")
         elif self._is_large:
-            self._refuse(413, "This server takes no such bodies.")
-        elif self.method not in (b"GET", b"HEAD", b"POST"):
-            self._refuse(405, "GET and HEAD are the methods here.")
+            answer(self, 413, "This server takes no such bodies.\n")
+        elif self.path == b"*":  # which twisted.web would answer by itself
+            answer(self, *NOT_FOUND)
         else:
             super().process()
-
-    def _refuse(self, code: int, text: str) -> None:
-        answer(self, code, text + "\n")
 
     def handleContentChunk(self, data: bytes) -> None:
         """Take a part of the body, which is bounded."""
@@ -113,7 +107,7 @@ def set_headers(request: Any, kind: str) -> None:
     request.setHeader(b"Content-Type", kind.encode())
 
 
-def answer(request: Any, code: int, body: str, kind: str = "text/plain; charset=utf-8") -> None:
+def answer(request: Any, code: int, body: str, kind: str = PLAIN) -> None:
     """Write the whole answer to a request."""
     data = body.encode()
     request.setResponseCode(code)
@@ -123,92 +117,72 @@ def answer(request: Any, code: int, body: str, kind: str = "text/plain; charset=
     request.finish()
 
 
-class Tree(Resource):
-    """Some pages; whatever is not below it is not found."""
+Answer = tuple[int, str] | tuple[int, str, str]
+"""The code of an answer, its text and the kind of that."""
 
-    def getChild(self, path: bytes, request: Request) -> Resource:
-        """Return the page for a path that is not there."""
-        return Page(_not_found)
-
-    def render_GET(self, request: Any) -> Any:
-        """There is nothing at this path itself."""
-        return Page(_not_found).render_GET(request)
-
-    def render_HEAD(self, request: Any) -> Any:
-        """As GET, without the body."""
-        return self.render_GET(request)
-
-    def render_POST(self, request: Any) -> Any:
-        """Refuse it: nothing is changed here."""
-        answer(request, 405, "GET and HEAD are the methods here.\n")
-        return NOT_DONE_YET
+NOT_FOUND = (404, "There is no such page. /status.json, /metrics and /health are here.\n")
 
 
-async def _not_found() -> tuple[int, str]:
-    return 404, "There is no such page. /status.json, /metrics and /health are here.\n"
+async def _not_found() -> Answer:
+    return NOT_FOUND
 
 
-class Page(Tree):
-    """A page whose answer is written by a coroutine: its code, its text and the kind of that."""
+class Page(Resource):
+    """A page whose answer is written by a coroutine; what is below it is not found."""
 
+    methods: tuple[bytes, ...] = (b"GET", b"HEAD")
     _log = Logger()
 
-    def __init__(self, write: Callable[[], Any]) -> None:
+    def __init__(self, write: Callable[[], Coroutine[Any, Any, Answer]] = _not_found) -> None:
         super().__init__()
         self._write = write
 
-    def render_GET(self, request: Any) -> int:
-        """Begin to answer."""
+    def getChild(self, path: bytes, request: Request) -> Resource:
+        """Return the page for a path that is not there."""
+        return Page()
+
+    def render(self, request: Any) -> int:
+        """Begin to answer, if this is a method of this page."""
+        if request.method in self.methods:
+            self.begin(request)
+        else:
+            allowed = b", ".join(self.methods)
+            request.setHeader(b"Allow", allowed)
+            answer(request, 405, f"The methods here: {allowed.decode()}.\n")
+        return NOT_DONE_YET
+
+    def begin(self, request: Any) -> None:
+        """Answer when the coroutine has returned, if the client is still there."""
         gone: list[object] = []
         request.notifyFinish().addErrback(gone.append)
 
-        def send(given: Any) -> None:
+        def send(given: Answer) -> None:
             if not gone:
                 answer(request, *given)
 
         writing = Deferred.fromCoroutine(self._write()).addCallback(send)
         writing.addErrback(lambda failure: send(self._failed(failure)))
-        return NOT_DONE_YET
 
-    def _failed(self, failure: Failure) -> tuple[int, str]:
+    def _failed(self, failure: Failure) -> Answer:
         self._log.failure("a fault of the status page", without_text(failure))
         return 500, "A fault of this server; its log has the details.\n"
 
 
 class StatusSite(Site):
-    """Serves the pages; further ones are put into ``root``."""
+    """Serves pages; ``public``: to other machines, too."""
 
     noisy = False
     displayTracebacks = False
 
-    def __init__(self, reactor: Any, monitor: Monitor, *, public: bool = False) -> None:
+    def __init__(self, reactor: Any, root: Resource, *, public: bool) -> None:
         self.public = public
-        self.monitor = monitor
         self.clock = reactor
-        self.root = Tree()
         super().__init__(
-            self.root, requestFactory=StatusRequest, timeout=REQUEST_TIMEOUT, reactor=reactor
+            root, requestFactory=StatusRequest, timeout=REQUEST_TIMEOUT, reactor=reactor
         )
-        self.root.putChild(b"health", Page(self._health))
-        self.root.putChild(b"status.json", Page(self._status))
-        self.root.putChild(b"metrics", Page(self._metrics))
 
     def log(self, request: Any) -> None:
         """Log no request: a line would hold the client's address."""
-
-    async def _health(self) -> tuple[int, str]:
-        state = self.monitor.state
-        return (200 if state == "ready" else 503), f"{state}\n"
-
-    async def _status(self) -> tuple[int, str, str]:
-        report = await self.monitor.report()
-        return 200, json.dumps(report, separators=(",", ":")), "application/json"
-
-    async def _metrics(self) -> tuple[int, str, str]:
-        try:
-            return 200, exposition(await self.monitor.report()), TEXT_FORMAT
-        except NoLibrary as error:
-            return 501, f"{error}\n", "text/plain; charset=utf-8"
 
 
 class _Guarded(ProtocolWrapper):
@@ -239,8 +213,8 @@ class _Guarded(ProtocolWrapper):
         return UNIXAddress(None)
 
 
-class _Bounded(WrappingFactory):
-    """Bounds the connections to a site."""
+class BoundedSite(WrappingFactory):
+    """Bounds the connections to a site, and the time that each lasts."""
 
     noisy = False
     protocol = _Guarded
@@ -249,36 +223,7 @@ class _Bounded(WrappingFactory):
         """Return a protocol; None, so that it is closed, if there are too many."""
         return super().buildProtocol(addr) if len(self.protocols) < MOST_CONNECTIONS else None
 
-
-class StatusServer:
-    """The site at its listener, from ``open`` to ``close``."""
-
-    def __init__(
-        self,
-        reactor: Any,
-        listener: Listener,
-        monitor: Monitor,
-        bind: Callable[[Listener, Any], Any],
-    ) -> None:
-        self.monitor = monitor
-        self.site = StatusSite(reactor, monitor, public=listener.policy.allow_public)
-        self._listener = listener
-        self._bind = bind
-        self._factory = _Bounded(self.site)
-        self.port: Any = None
-        """Where it listens, while it does."""
-
-    def open(self) -> None:
-        """Listen. Raises ``ListenError``."""
-        if self.port is None:
-            self.port = self._bind(self._listener, self._factory)
-            self.monitor.begin()
-
-    async def close(self) -> None:
-        """Listen no more, and close what is open."""
-        self.monitor.end()
-        port, self.port = self.port, None
-        if port is not None:
-            await port.stopListening()
-        for protocol in list(self._factory.protocols):
+    def abort(self) -> None:
+        """Close all connections."""
+        for protocol in list(self.protocols):
             protocol.transport.abortConnection()

@@ -22,9 +22,9 @@ from twisted.python.failure import Failure
 from torsocks_tx.backends.tor.provider import Progress, ProviderState, TorProvider, state_of
 from torsocks_tx.server.listen import ListenError
 from torsocks_tx.server.serving import Server
+from torsocks_tx.status.pages import StatusServer
 from torsocks_tx.status.registry import Registry
 from torsocks_tx.status.report import Monitor
-from torsocks_tx.status.site import StatusServer
 from torsocks_tx.twistd.notify import Report, Stage, Standing
 from torsocks_tx.twistd.supervisor import Supervisor
 from torsocks_tx.twistd.upstream import Upstream

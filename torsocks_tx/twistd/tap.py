@@ -22,9 +22,8 @@ from torsocks_tx.server.binding import bind
 from torsocks_tx.server.connections import allowed_connections
 from torsocks_tx.server.listen import Listener
 from torsocks_tx.server.serving import Bind, Server, with_factories
-from torsocks_tx.status.pages import add_pages
+from torsocks_tx.status.pages import StatusServer
 from torsocks_tx.status.registry import Registry
-from torsocks_tx.status.site import StatusServer
 from torsocks_tx.twistd.check import Options
 from torsocks_tx.twistd.notify import Report, notifier_from
 from torsocks_tx.twistd.service import OwnProcess, TorsocksService
@@ -99,9 +98,7 @@ def make_status(
     if options.status is None:
         return None
     show = partial(bind, reactor, authenticated=False, status=True)
-    server = StatusServer(reactor, options.status, serving.monitor(), show)
-    add_pages(server.site.root, reactor, server.monitor, serving.new_identity)
-    return server
+    return StatusServer(reactor, options.status, serving.monitor(), show, serving.new_identity)
 
 
 def main() -> None:
