@@ -6,7 +6,7 @@ Needs ``prometheus_client``, of the extra ``[metrics]``.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,13 @@ class NoLibrary(Exception):
     """``prometheus_client`` is not installed."""
 
 
+Family = tuple[str, str, Sequence[str], Mapping[Any, float]]
+"""A name, a text, the names of labels, and the values by those of the labels.
+
+It is a counter if its name says that it is a total, and else a gauge.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Collector:
     """The metrics of one report; ``core`` of ``prometheus_client`` has their kinds."""
@@ -30,95 +37,72 @@ class Collector:
 
     def collect(self) -> Iterator[Any]:
         """Yield all of them."""
-        yield from self._of_listeners()
-        yield from self._of_all()
-        yield from self._of_tor()
-        yield from self._of_processes()
-
-    def _of_listeners(self) -> Iterator[Any]:
-        listeners = self.report["listeners"]
-        now = ("connections", "Clients that are connected."), ("streams", "Open streams.")
-        for name, text in now:
-            gauge = self.core.GaugeMetricFamily(f"torsocks_{name}", text, labels=["listener"])
-            for each in listeners:
-                gauge.add_metric([each["name"]], each[name])
-            yield gauge
-        totals = (
-            ("connections", "protocol", "connections_total", "Connections, by protocol."),
-            ("streams", "outcome", "outcomes", "Requests, by how they ended."),
-        )
-        for name, label, key, text in totals:
-            counter = self.core.CounterMetricFamily(
-                f"torsocks_{name}", text, labels=["listener", label]
-            )
-            for each in listeners:
-                for value, count in each[key].items():
-                    counter.add_metric([each["name"], value], count)
-            yield counter
-
-    def _of_all(self) -> Iterator[Any]:
-        report = self.report
+        for families in (_of_listeners, _of_streams, _of_tors, _of_processes):
+            for name, text, labels, values in families(self.report):
+                is_total = name.endswith("_total")
+                kind = self.core.CounterMetricFamily if is_total else self.core.GaugeMetricFamily
+                metric = kind(f"torsocks_{name}", text, labels=labels)
+                for of, value in values.items():
+                    metric.add_metric(of, value)
+                yield metric
         text = "Seconds from a request to its open stream."
         histogram = self.core.HistogramMetricFamily(
             "torsocks_stream_open_seconds", text, labels=["destination"]
         )
-        for kind, each in report["open_seconds"].items():
+        for destination, each in self.report["open_seconds"].items():
             buckets = [(str(float(bound)), count) for bound, count in each["buckets"]]
-            histogram.add_metric([kind], [*buckets, ("+Inf", each["count"])], each["sum"])
+            histogram.add_metric([destination], [*buckets, ("+Inf", each["count"])], each["sum"])
         yield histogram
-        text = "Bytes of streams."
-        carried = self.core.CounterMetricFamily("torsocks_bytes", text, labels=["direction"])
-        for direction, count in report["bytes"].items():
-            carried.add_metric([direction], count)
-        yield carried
-        yield self._gauge(
-            "lingering",
-            "Open streams whose client will send no more.",
-            sum(each["lingering"] for each in report["listeners"]),
-        )
-        text = "Bytes that came before streams were open."
-        yield self._counter("early_data_bytes", text, report["early_data_bytes"])
 
-    def _of_tor(self) -> Iterator[Any]:
-        tors = self.report["tors"]
-        if not tors:
-            return
-        several = ["tor"] if len(tors) > 1 else []
-        gauge, counter = self.core.GaugeMetricFamily, self.core.CounterMetricFamily
-        text = "Circuits that tor has built, by their purpose."
-        circuits = gauge("torsocks_circuits", text, labels=["purpose", *several])
-        up = gauge("torsocks_tor_up", "Whether tor can be used.", labels=several)
-        text = "How far tor's start is."
-        ratio = gauge("torsocks_tor_bootstrap_ratio", text, labels=several)
-        text = "Control connections to tor after the first."
-        again = counter("torsocks_control_reconnects", text, labels=several)
-        for tor in tors:
-            name = [tor["name"]] if several else []
-            for purpose, count in Counter(each["purpose"] for each in tor["circuits"]).items():
-                circuits.add_metric([purpose, *name], count)
-            up.add_metric(name, int(tor["state"] == "ready"))
-            ratio.add_metric(name, tor["bootstrap"]["percent"] / 100)
-            again.add_metric(name, tor["reconnects"])
-        yield from (circuits, up, ratio, again)
 
-    def _of_processes(self) -> Iterator[Any]:
-        report = self.report
-        text = "Workers that were started in the place of others that had ended."
-        yield self._counter("worker_restarts", text, report["worker_restarts"])
-        if report["descriptors"]["open"] is not None:
-            text = "Descriptors of the processes that serve."
-            yield self._gauge("open_descriptors", text, report["descriptors"]["open"])
-        build = self.core.GaugeMetricFamily(
-            "torsocks_build_info", "The version.", labels=["version"]
-        )
-        build.add_metric([report["version"]], 1)
-        yield build
+def _of_listeners(report: dict[str, Any]) -> Iterator[Family]:
+    listeners = {each["name"]: each for each in report["listeners"]}
+    for key, text in (("connections", "Clients that are connected."), ("streams", "Open streams.")):
+        yield key, text, ["listener"], {(name,): it[key] for name, it in listeners.items()}
+    for key, label, found, text in (
+        ("connections_total", "protocol", "connections_total", "Connections, by protocol."),
+        ("streams_total", "outcome", "outcomes", "Requests, by how they ended."),
+    ):
+        totals = {(name, value): number for name, it in listeners.items()
+                  for value, number in it[found].items()}  # fmt: skip
+        yield key, text, ["listener", label], totals
 
-    def _gauge(self, name: str, text: str, value: float) -> Any:
-        return self.core.GaugeMetricFamily(f"torsocks_{name}", text, value=value)
 
-    def _counter(self, name: str, text: str, value: float) -> Any:
-        return self.core.CounterMetricFamily(f"torsocks_{name}", text, value=value)
+def _of_streams(report: dict[str, Any]) -> Iterator[Family]:
+    carried = {(direction,): number for direction, number in report["bytes"].items()}
+    yield "bytes_total", "Bytes of streams.", ["direction"], carried
+    lingering = sum(each["lingering"] for each in report["listeners"])
+    yield "lingering", "Open streams whose client will send no more.", [], {(): lingering}
+    text = "Bytes that came before streams were open."
+    yield "early_data_bytes_total", text, [], {(): report["early_data_bytes"]}
+
+
+def _of_tors(report: dict[str, Any]) -> Iterator[Family]:
+    if not report["tors"]:
+        return
+    labels = ["tor"] if len(report["tors"]) > 1 else []
+    tors = {(each["name"],) if labels else (): each for each in report["tors"]}
+    circuits = Counter(
+        (it["purpose"], *name) for name, tor in tors.items() for it in tor["circuits"]
+    )
+    text = "Circuits that tor has built, by their purpose."
+    yield "circuits", text, ["purpose", *labels], circuits
+    up = {name: int(tor["state"] == "ready") for name, tor in tors.items()}
+    yield "tor_up", "Whether tor can be used.", labels, up
+    start = {name: tor["bootstrap"]["percent"] / 100 for name, tor in tors.items()}
+    yield "tor_bootstrap_ratio", "How far tor's start is.", labels, start
+    again = {name: tor["reconnects"] for name, tor in tors.items()}
+    text = "Control connections to tor after the first."
+    yield "control_reconnects_total", text, labels, again
+
+
+def _of_processes(report: dict[str, Any]) -> Iterator[Family]:
+    text = "Workers that were started in the place of others that had ended."
+    yield "worker_restarts_total", text, [], {(): report["worker_restarts"]}
+    if report["descriptors"]["open"] is not None:
+        text = "Descriptors of the processes that serve."
+        yield "open_descriptors", text, [], {(): report["descriptors"]["open"]}
+    yield "build_info", "The version.", ["version"], {(report["version"],): 1}
 
 
 def exposition(report: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ date carry the same sections.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from math import floor, log10
 from typing import Any
@@ -100,13 +100,16 @@ def figures(value: Value) -> Html:
          size(total["from_clients"])),
         ("Requests", count(requests), f"{share(good, requests)} ok" if requests else "so far"),
     ]  # fmt: skip
-    return element("dl", each(_figure(*it) for it in shown))
-
-
-def _figure(name: str, number: str, unit: str) -> Html:
-    return element(
-        "div", element("dt", name), element("dd", element("b", number), element("span", unit))
+    return _facts(
+        (name, join(element("b", number), element("span", unit))) for name, number, unit in shown
     )
+
+
+def _facts(pairs: Iterable[tuple[str, str]]) -> Html:
+    """Return a list of names, each with what is to be said of it."""
+    return element("dl", each(
+        element("div", element("dt", name), element("dd", text)) for name, text in pairs
+    ))  # fmt: skip
 
 
 def _now(rates: Value, name: str) -> float:
@@ -199,65 +202,64 @@ def outcomes(value: Value) -> Html:
     found.sort(key=lambda it: (it["code"] not in GOOD, -it["count"]))
     total = sum(it["count"] for it in found)
     rows = (_outcome(it["code"], it["meaning"], it["count"], total) for it in found)
-    return element("table", _head("Code", "Meaning", "Requests"), element("tbody", each(rows)))
+    return _table(("Code", "Meaning", "Requests"), rows)
 
 
-def _outcome(code: str, meaning: str, number: int, total: int) -> Html:
+def _outcome(code: str, meaning: str, number: int, total: int) -> tuple[str, Html, Html]:
     bar = element("rect", width=f"{max(100 * number / total, 0.4):.1f}%", height=6, rx=3)
     kind = "bar good" if code in GOOD else "bar"
-    return element(
-        "tr",
-        element("th", code, scope="row"),
-        element("td", meaning, element("svg", bar, class_=kind, aria_hidden="true")),
-        element("td", count(number), element("small", share(number, total)), class_="number"),
+    return (
+        code,
+        join(meaning, element("svg", bar, class_=kind, aria_hidden="true")),
+        join(count(number), element("small", share(number, total))),
     )
 
 
-def _head(*names: str, numbers: int = 1) -> Html:
-    """Return the row of headings; the last ones are above numbers."""
-    texts = len(names) - numbers
-    return element("thead", element("tr", each(
-        element("th", name, scope="col", class_="number" if place >= texts else None)
-        for place, name in enumerate(names)
-    )))  # fmt: skip
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 1) -> Html:
+    """Return a table whose first column names the rows, and whose last ones are numbers."""
+    kinds = [None] * (len(heads) - numbers) + ["number"] * numbers
+    head = (
+        element("th", it, scope="col", class_=kind) for it, kind in zip(heads, kinds, strict=True)
+    )
+    body = (
+        element("tr", element("th", first, scope="row"), each(
+            element("td", it, class_=kind) for it, kind in zip(rest, kinds[1:], strict=True)
+        ))
+        for first, *rest in rows
+    )  # fmt: skip
+    return element(
+        "table", element("thead", element("tr", each(head))), element("tbody", each(body))
+    )
 
 
 def _relay(hop: Value) -> Html:
-    name = element(
-        "span",
-        hop["nickname"] or hop["fingerprint"][:8],
-        title=f"{hop['nickname']} {hop['fingerprint']}",
-    )
-    return join(flag(hop["country"] or ""), name)
+    name, fingerprint = hop["nickname"], hop["fingerprint"]
+    shown = element("span", name or fingerprint[:8], title=f"{name} {fingerprint}")
+    return join(flag(hop["country"] or ""), shown)
 
 
 def circuits(value: Value) -> Html:
     """Render circuits as rows of hops."""
     several = len(value["tors"]) > 1
-    known = [{**it, "tor": tor["name"] if several else ""}
+    known = [(it, tor["name"] if several else "")
              for tor in value["tors"] for it in tor["circuits"]]  # fmt: skip
     if not known:
         return nothing("No circuit is open.")
-    known.sort(key=lambda it: (-(it["streams"] or 0), it["age"]))
-    table = element(
-        "table",
-        _head("Guard, middle, exit", "Purpose", "Streams", "Age", numbers=2),
-        element("tbody", each(map(_circuit, known[:MOST_CIRCUITS]))),
-        class_="circuits",
-    )
+    known.sort(key=lambda it: (-(it[0]["streams"] or 0), it[0]["age"]))
+    rows = (_circuit(*it) for it in known[:MOST_CIRCUITS])
+    table = _table(("Guard, middle, exit", "Purpose", "Streams", "Age"), rows, numbers=2)
     left = len(known) - MOST_CIRCUITS
     return join(table, nothing(f"… and {count(left)} more.") if left > 0 else "")
 
 
-def _circuit(circuit: Value) -> Html:
+def _circuit(circuit: Value, tor: str) -> tuple[str, Html, str, str]:
     hops = element("ol", each(element("li", _relay(hop)) for hop in circuit["path"]))
-    purpose = circuit["purpose"].lower().replace("_", " ")
-    return element(
-        "tr",
-        element("td", hops if circuit["path"] else "being built"),
-        element("td", " · ".join(filter(None, (purpose, circuit["tor"]))), class_="purpose"),
-        element("td", count(circuit["streams"]), class_="number"),
-        element("td", duration(circuit["age"]), class_="number"),
+    purpose = " · ".join(filter(None, (circuit["purpose"].lower().replace("_", " "), tor)))
+    return (
+        hops if circuit["path"] else "being built",
+        element("span", purpose, class_="purpose"),
+        count(circuit["streams"]),
+        duration(circuit["age"]),
     )
 
 
@@ -273,31 +275,21 @@ def exits(value: Value) -> Html:
             used[last["fingerprint"]] += 1
     if not seen:
         return nothing("No stream is open through an exit.")
-    rows = (
-        element("tr", element("th", _relay(seen[it]), scope="row"),
-                element("td", count(number), class_="number"))
-        for it, number in used.most_common(MOST_EXITS)
-    )  # fmt: skip
-    return element("table", _head("Exit", "Circuits"), element("tbody", each(rows)))
+    rows = ((_relay(seen[it]), count(number)) for it, number in used.most_common(MOST_EXITS))
+    return _table(("Exit", "Circuits"), rows)
 
 
 def listeners(value: Value) -> Html:
     """Render the listeners, their flags and who is there."""
     if not value["listeners"]:
         return nothing("There is no listener.")
-    head = _head("Listener", "Clients", "Streams", "In all", numbers=3)
-    return element("table", head, element("tbody", each(map(_listener, value["listeners"]))))
-
-
-def _listener(listener: Value) -> Html:
-    total = sum(listener["connections_total"].values())
-    place = join(element("code", listener["endpoint"]), element("div", _spans(*listener["flags"])))
-    return element(
-        "tr",
-        element("th", place, scope="row"),
-        *(element("td", count(it), class_="number")
-          for it in (listener["connections"], listener["streams"], total)),
+    rows = (
+        (join(element("code", it["endpoint"]), element("div", _spans(*it["flags"]))),
+         count(it["connections"]), count(it["streams"]),
+         count(sum(it["connections_total"].values())))
+        for it in value["listeners"]
     )  # fmt: skip
+    return _table(("Listener", "Clients", "Streams", "In all"), rows, numbers=3)
 
 
 def process(value: Value) -> Html:
@@ -305,7 +297,7 @@ def process(value: Value) -> Html:
     used, limit = value["descriptors"]["open"], value["descriptors"]["limit"]
     meter = element("meter", min=0, max=limit, value=used or 0, high=limit * 8 // 10,
                     optimum=0, aria_label="Open descriptors")  # fmt: skip
-    shown = [
+    return _facts([
         ("Descriptors", join(f"{count(used)} of {count(limit)}", meter)),
         ("Running for", duration(value["uptime"])),
         ("Workers", count(value["workers"])),
@@ -314,10 +306,7 @@ def process(value: Value) -> Html:
             f"{_median(known)} {kind}" for kind, known in value["open_seconds"].items()
         )),
         ("Version", value["version"]),
-    ]  # fmt: skip
-    return element(
-        "dl", each(element("div", element("dt", name), element("dd", text)) for name, text in shown)
-    )
+    ])  # fmt: skip
 
 
 def _median(histogram: Value) -> str:
