@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -26,7 +27,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from torsocks_tx.relay.poller import CLIENTS, EVENTS, OUTGOING, Poller, poller_of
+from tests.relay.test_sockets import End as SocketEnd
+from tests.support.transports import FakeTransport
+from torsocks_tx.relay.poller import CLIENTS, EVENTS, OUTGOING, Paused, Poller, poller_of
 
 BUDGET = 1.0
 
@@ -336,3 +339,92 @@ def test_what_is_removed_or_paused_meanwhile_is_not_served(polled: Polled) -> No
     with contextlib.closing(second):
         assert polled.poller.removeAll() == [first, second]
     polled.poller.removeReader(first)
+
+
+class TestPaused:
+    """A transport that is not read, in a reactor in memory; its peer is heard all the same."""
+
+    @pytest.fixture
+    def ends(self) -> Iterator[list[SocketEnd]]:
+        """Give two ends of one reactor; nothing stays behind."""
+        ends = [SocketEnd(), SocketEnd()]
+        ends[1].transport.reactor = ends[0].reactor
+        yield ends
+        for end in ends:
+            end.close()
+        assert ends[0].reactor.getReaders() == []
+
+    def turn(self, end: SocketEnd) -> None:
+        for reader in end.reactor.getReaders():
+            reader.doRead()
+        end.reactor.advance(0)
+
+    def test_one_that_hangs_up_is_aborted_alone_and_more_bytes_are_not_heard(
+        self, ends: list[SocketEnd]
+    ) -> None:
+        paused = [Paused(end.transport) for end in ends]
+        assert verifyObject(IReadWriteDescriptor, paused[0])
+        assert paused[0].logPrefix() == "Paused"
+        for event in (paused[0].doRead, paused[0].doWrite):
+            event()
+        ends[0].far.send(b"more")
+        self.turn(ends[0])
+        assert [end.ear.heard for end in ends] == [[], []]
+        ends[1].far.close()
+        self.turn(ends[0])
+        assert [end.ear.heard for end in ends] == [[], ["reset"]]
+        paused[1].connectionLost(Failure(ConnectionLost()))
+        paused[0].resume()
+        assert ends[0].reactor.getReaders() == [ends[0].transport]
+
+    def test_one_that_is_forgotten_while_others_are_told_is_not_told(
+        self, ends: list[SocketEnd]
+    ) -> None:
+        _, second = [Paused(end.transport) for end in ends]
+        for end in ends:
+            end.far.close()
+        ends[0].ear.connectionLost = lambda reason: second.forget()  # type: ignore[method-assign]
+        ends[0].transport.abortConnection = lambda: ends[0].transport.connectionLost(  # at once
+            Failure(ConnectionLost())
+        )
+        self.turn(ends[0])
+        assert ends[1].ear.heard == []
+
+    def test_one_that_a_poller_serves_is_watched_by_the_reactor_below(
+        self, ends: list[SocketEnd]
+    ) -> None:
+        end, reactor = ends[0], ends[0].reactor
+        end.transport.stopReading()
+        end.transport.reactor = poller_of(reactor, CLIENTS)
+        end.transport.startReading()
+        paused = Paused(end.transport)
+        assert reactor.getReaders() == [poller_of(reactor, OUTGOING)]
+        paused.resume()
+        assert reactor.getReaders() == [end.transport.reactor]
+
+    def test_what_is_no_socket_is_paused_and_resumed(self) -> None:
+        transport = FakeTransport()
+        paused = Paused(transport)
+        assert not transport.reading
+        paused.resume()
+        assert transport.reading
+
+    @pytest.mark.parametrize("lack", ["room", "descriptors", "epoll"])
+    def test_where_it_is_not_possible_nothing_is_watched(
+        self, lack: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object) -> Any:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        full = Mock(register=fail, fileno=lambda: 0)
+        if lack == "epoll":
+            monkeypatch.delattr(select, "epoll")
+        else:
+            monkeypatch.setattr(select, "epoll", fail if lack == "descriptors" else lambda: full)
+        end = SocketEnd()
+        paused = Paused(end.transport)
+        assert end.reactor.getReaders() == []
+        assert full.close.called == (lack == "room")
+        paused.resume()
+        assert end.reactor.getReaders() == [end.transport]
+        end.close()

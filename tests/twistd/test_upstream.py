@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet.defer import DeferredList
-from twisted.internet.endpoints import UNIXClientEndpoint
+from twisted.internet.endpoints import UNIXClientEndpoint, connectProtocol
 from twisted.internet.error import DNSLookupError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
@@ -28,7 +28,6 @@ from torsocks_tx.backends.tor.pool import TorPool
 from torsocks_tx.backends.tor.provider import ProviderState
 from torsocks_tx.backends.tor.providers import FixedTorProvider, RunningTorProvider
 from torsocks_tx.errors import NoSuchPort
-from torsocks_tx.relay.connector import OneProtocol
 from torsocks_tx.testing.tornet.network import PrivateTorProvider
 from torsocks_tx.twistd.options import Options
 from torsocks_tx.twistd.upstream import (
@@ -280,7 +279,7 @@ class TestAHostName:
         port = listening.getHost().port
         asked, go_on = self.look_up(monkeypatch, "127.0.0.9", "127.0.0.1")
         endpoint = self.endpoint(port)
-        made = [endpoint.connect(OneProtocol(Protocol())) for _ in range(20)]
+        made = [connectProtocol(endpoint, Protocol()) for _ in range(20)]
         made[0].cancel()
         go_on.set()
         outcomes = await DeferredList(made, consumeErrors=True)
@@ -298,4 +297,4 @@ class TestAHostName:
         go_on.set()
         for _ in range(2):
             with pytest.raises(DNSLookupError):
-                await self.endpoint(1).connect(OneProtocol(Protocol()))
+                await connectProtocol(self.endpoint(1), Protocol())

@@ -22,7 +22,7 @@ from twisted.internet.interfaces import (
     IReadWriteDescriptor,
     IStreamClientEndpoint,
 )
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -223,19 +223,6 @@ class Attempt:
         timer, self._timer = self._timer, None
         if timer is not None and timer.active():
             timer.cancel()
-
-
-class OneProtocol(Factory):
-    """Gives the one connection that it is used for to a protocol that exists already."""
-
-    noisy = False
-
-    def __init__(self, protocol: Protocol) -> None:
-        self._protocol = protocol
-
-    def buildProtocol(self, addr: Any) -> Protocol:
-        """Give the protocol."""
-        return self._protocol
 
 
 @implementer(IStreamClientEndpoint)

@@ -8,8 +8,8 @@ Callers then copy.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
-import sys
 from typing import NamedTuple
 
 LEAST_PIPE = 128 * 1024
@@ -37,10 +37,8 @@ class Pipe(NamedTuple):
     @classmethod
     def make(cls) -> Pipe | None:
         """A pipe of useful size, or None if there is none to have."""
-        if sys.platform != "linux":
+        if not hasattr(os, "splice"):
             return None
-        import fcntl
-
         try:
             reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
@@ -83,11 +81,6 @@ class PipePool:
         """Lend no more than this from now on."""
         self._most = most
 
-    def clear(self) -> None:
-        """Close the pipes that are kept; those that are out come back later."""
-        while self._pipes:
-            self._pipes.pop().close()
-
 
 pool = PipePool()
 """The pipes of this process: what bounds them is bounded for each process."""
@@ -100,5 +93,4 @@ def share_pool(processes: int) -> None:
 
 def splice(source: int, sink: int, count: int) -> int:
     """Move up to ``count`` bytes without waiting. Raises ``OSError``."""
-    assert sys.platform == "linux"
     return os.splice(source, sink, count, flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK)

@@ -3,7 +3,8 @@
 A reactor serves every socket that is ready before it looks for more: when tor ends, or a client
 with thousands of connections, one turn would take hundreds of milliseconds. So our sockets have an
 epoll of their own, which is one descriptor of the reactor, and serves them for some milliseconds at
-a time. Where there is no epoll, the reactor itself must do.
+a time. Where there is no epoll, the reactor itself must do. A paused socket is watched for its
+peer's end alone.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import select
 from collections.abc import Callable
 from itertools import islice
 from typing import Any
-from weakref import WeakValueDictionary
 
 from twisted.internet import interfaces
 from twisted.internet.error import ConnectionDone, ConnectionLost
@@ -21,6 +21,9 @@ from twisted.internet.selectreactor import SelectReactor
 from twisted.python import log
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+from torsocks_tx.relay.sockets import is_socket
+from torsocks_tx.relay.timeouts import one_for
 
 CLIENTS, OUTGOING = 0.009, 0.0015
 """Seconds of one turn in which sockets of clients, and those of outgoing connections, are served.
@@ -31,8 +34,8 @@ EVENTS = 16
 
 _NAMED = 3
 
-# EPOLLIN, EPOLLOUT, and EPOLLERR with EPOLLHUP, which not every system has.
-_IN, _OUT, _BROKEN = 0x1, 0x4, 0x18
+# EPOLLIN, EPOLLOUT, EPOLLRDHUP, which not every system has; and that with EPOLLERR and EPOLLHUP.
+_IN, _OUT, _HANGUP, _BROKEN = 0x1, 0x4, 0x2000, 0x2018
 _REASONS: dict[type, Failure] = {kind: Failure(kind()) for kind in (ConnectionDone, ConnectionLost)}
 
 
@@ -44,7 +47,7 @@ class Poller:
     """
 
     def __init__(self, reactor: Any, budget: float) -> None:
-        self._reactor = reactor
+        self.reactor = reactor
         self._budget = budget
         self._epoll: Any = None
         # By the number of the descriptor: who has it, and which events are watched.
@@ -69,6 +72,14 @@ class Poller:
         """Write to a descriptor no more."""
         self._remove(writer, _OUT)
 
+    def addHangup(self, paused: Any) -> None:
+        """Tell a descriptor that the connection is lost once its peer closes or resets."""
+        self._add(paused, _HANGUP)
+
+    def removeHangup(self, paused: Any) -> None:
+        """Watch a descriptor's peer no more."""
+        self._remove(paused, _HANGUP)
+
     def removeAll(self) -> list[Any]:
         """Serve none any more; returns those that were served."""
         removed = list(self._descriptors.values())
@@ -86,22 +97,22 @@ class Poller:
 
     def seconds(self) -> float:
         """The time of the reactor."""
-        return float(self._reactor.seconds())
+        return float(self.reactor.seconds())
 
     def callLater(
         self, delay: float, callable: Callable[..., object], *args: object, **kwargs: object
     ) -> Any:
         """Have the reactor call a function later."""
-        return self._reactor.callLater(delay, callable, *args, **kwargs)
+        return self.reactor.callLater(delay, callable, *args, **kwargs)
 
     def getDelayedCalls(self) -> Any:
         """The calls that the reactor will make."""
-        return self._reactor.getDelayedCalls()
+        return self.reactor.getDelayedCalls()
 
     @property
     def running(self) -> bool:
         """Whether the reactor runs."""
-        return bool(self._reactor.running)
+        return bool(self.reactor.running)
 
     def _add(self, descriptor: Any, event: int) -> None:
         number = descriptor.fileno()
@@ -112,7 +123,7 @@ class Poller:
             self._epoll = select.epoll()
         if not before:
             # Also if we had been there: trial removes all that a test has left in the reactor.
-            self._reactor.addReader(self)
+            self.reactor.addReader(self)
         try:
             if before:
                 self._epoll.modify(number, before | event)
@@ -122,6 +133,10 @@ class Poller:
             # Whoever had this number has closed it without a word.
             before = 0
             self._epoll.register(number, event)
+        except OSError:
+            # This user watches too much already.
+            self._forget(number)
+            raise
         self._events[number] = before | event
         self._descriptors[number] = descriptor
 
@@ -144,7 +159,7 @@ class Poller:
             with contextlib.suppress(OSError):
                 self._epoll.unregister(number)
         elif self._epoll is not None:
-            self._reactor.removeReader(self)
+            self.reactor.removeReader(self)
             epoll, self._epoll = self._epoll, None
             epoll.close()
 
@@ -168,7 +183,7 @@ class Poller:
 
     def doRead(self) -> None:
         """Serve those that are ready, for as long as one turn allows."""
-        end = self._reactor.seconds() + self._budget
+        end = self.reactor.seconds() + self._budget
         while self._epoll is not None:
             ready = self._epoll.poll(0, EVENTS)
             # One that is closed meanwhile leaves its number to another, whose event it is not.
@@ -180,7 +195,7 @@ class Poller:
                     self._forget(number)
                 else:
                     self._serve(number, descriptor, events)
-            if len(ready) < EVENTS or self._reactor.seconds() >= end:
+            if len(ready) < EVENTS or self.reactor.seconds() >= end:
                 return
 
     def doWrite(self) -> None:
@@ -188,8 +203,8 @@ class Poller:
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor watches this no more: it has stopped, or took another's event for ours."""
-        if self._epoll is not None and self._reactor.running:
-            self._reactor.addReader(self)
+        if self._epoll is not None and self.reactor.running:
+            self.reactor.addReader(self)
             return
         for descriptor in self.removeAll():
             try:
@@ -232,17 +247,68 @@ class Poller:
             log.err()
 
 
-_pollers: WeakValueDictionary[Any, Poller] = WeakValueDictionary()
-
-
 def poller_of(reactor: Any, budget: float) -> Any:
     """The one poller of a reactor with this budget, or the reactor where there is no epoll.
 
     A ``SelectReactor`` is not given one: an epoll whose number is 1,024 or more it cannot watch.
     """
+    if isinstance(reactor, Poller):
+        reactor = reactor.reactor
     if not hasattr(select, "epoll") or isinstance(reactor, SelectReactor):
         return reactor
-    poller = _pollers.get((reactor, budget))
-    if poller is None:
-        poller = _pollers[reactor, budget] = Poller(reactor, budget)
-    return poller
+    return one_for(reactor, Poller, budget)
+
+
+@implementer(interfaces.IReadWriteDescriptor)
+class Paused:
+    """A transport that is not read; if it is a plain socket, it is aborted when its peer hangs up.
+
+    More bytes do not wake it. A FIN that is queued behind bytes for which there is no room cannot
+    be heard; a reset can. Where there is no poller, or no room in it, a deadline must do.
+    """
+
+    __slots__ = ("_number", "_poller", "_transport")
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._poller: Poller | None = None
+        self._number = -1
+        transport.pauseProducing()
+        if is_socket(transport):
+            poller = poller_of(transport.reactor, OUTGOING)
+            if isinstance(poller, Poller):
+                self._number = transport.fileno()
+                with contextlib.suppress(OSError):
+                    poller.addHangup(self)
+                    self._poller = poller
+
+    def forget(self) -> None:
+        """Do not wait for its peer's end any more: it is resumed, or closed."""
+        poller, self._poller = self._poller, None
+        if poller is not None:
+            poller.removeHangup(self)
+
+    def resume(self) -> None:
+        """Read on."""
+        self.forget()
+        self._transport.resumeProducing()
+
+    def fileno(self) -> int:
+        """The number that the socket's descriptor has, or had."""
+        return self._number
+
+    def logPrefix(self) -> str:
+        """What heads log lines."""
+        return type(self).__name__
+
+    def doRead(self) -> None:
+        """Do nothing: the event was that of another descriptor."""
+
+    def doWrite(self) -> None:
+        """Do nothing: the event was that of another descriptor."""
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The peer has hung up."""
+        if self._poller is not None:
+            self.forget()
+            self._transport.abortConnection()

@@ -8,7 +8,9 @@ ends. Half-close goes both ways. What ends the client's connection is the owner'
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum, auto
+from functools import partial
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IPushProducer, IReactorTime
@@ -17,16 +19,13 @@ from zope.interface import implementer
 from torsocks_tx.errors import SOCKSError, TimedOut
 from torsocks_tx.interfaces import IOutbound, IReceiver
 from torsocks_tx.limits import Limits
-from torsocks_tx.relay.hangups import forget, pause
+from torsocks_tx.relay.poller import Paused
 from torsocks_tx.relay.sockets import can_half_close, is_sending, is_socket, send
 from torsocks_tx.relay.splice import Splice
-from torsocks_tx.relay.timeouts import Deadline, StreamTimeouts
+from torsocks_tx.relay.timeouts import Deadline
 
 BULK, BULK_PAUSE = 256 * 1024, 0.05
 """A stream is bulk once so many bytes went through without such a pause, in seconds."""
-
-NOT_METERED = memoryview(bytearray(16)).cast("q")
-"""The meter of relays that nobody reads."""
 
 
 class RelayOwner(Protocol):
@@ -97,9 +96,9 @@ class Relay:
     is nothing left to do with it.
     """
 
-    __slots__ = ("_clock", "_deadline", "_limits", "_meter", "_owner", "_run", "_splice",
-                 "_throttles", "_transport", "_watched", "last_activity",
-                 "outbound", "received", "sent", "state")  # fmt: skip
+    __slots__ = ("_meter", "_owner", "_paused", "_run", "_splice", "_throttles", "_transport",
+                 "clock", "deadline", "last_activity", "limits", "outbound", "received", "sent",
+                 "state")  # fmt: skip
 
     def __init__(
         self,
@@ -108,20 +107,20 @@ class Relay:
         clock: IReactorTime,
         deadline: Deadline,
         limits: Limits,
-        meter: memoryview = NOT_METERED,
+        meter: memoryview,
     ) -> None:
         self._owner = owner
         self._transport = transport
-        self._clock = clock
-        self._deadline = deadline
-        self._limits = limits
+        self.clock = clock
+        self.deadline = deadline
+        self.limits = limits
         self._meter = meter
         self.outbound: IOutbound | None = None
         self.state = State.OPENING
         self._throttles: tuple[Throttle, ...] = ()
         self._splice: Splice | None = None
         self._run = 0
-        self._watched: int | None = None
+        self._paused: Paused | None = None
         self.last_activity = 0.0
         self.sent = 0
         self.received = 0
@@ -136,7 +135,7 @@ class Relay:
     def begin(self, outbound: IOutbound, early: bytes, timeout: float) -> None:
         """Take the outbound that was opened with this relay as its receiver."""
         self.outbound = outbound
-        self._deadline.start(timeout, self._open_timed_out)
+        self.deadline.start(timeout, self._open_timed_out)
         if early:
             self.client_data(early)
 
@@ -149,8 +148,8 @@ class Relay:
         self.outbound.write(data)
         if self.state is not State.OPENING:
             self._note_flow(len(data))
-        elif self.sent >= self._limits.early_data and self._watched is None:
-            self._watched = pause(self._transport)
+        elif self.sent >= self.limits.early_data and self._paused is None:
+            self._paused = Paused(self._transport)
 
     def client_eof(self) -> None:
         """The client will send no more. While opening that means that it is gone."""
@@ -159,20 +158,13 @@ class Relay:
         elif self.state is State.OPEN and self.outbound is not None:
             self.state = State.CLIENT_DONE
             self.outbound.lose_write()
-            self._watch_silence().client_done()
+            StreamTimeouts(self).client_done()
         elif self.state is State.REMOTE_DONE:
             self.give_up(complete=True)
 
     def client_lost(self, clean: bool) -> None:
         """The client's connection is gone. What it had sent in a clean end still goes out."""
-        if self.state is State.OVER:
-            return
-        if self.state is State.OPENING or not clean:
-            outbound = self._release()
-            if outbound is not None:
-                outbound.abort()
-        else:
-            self._finish()
+        self._end(complete=clean and self.state is not State.OPENING)
 
     # The remote side: IReceiver.
 
@@ -187,13 +179,13 @@ class Relay:
         self._throttles = client, remote
         self.outbound.register_producer(client)
         self._transport.registerProducer(remote, True)
-        if self.sent >= self._limits.early_data:
-            self._stop_watching()
-            self._transport.resumeProducing()
-        if self._limits.idle_timeout is None:
-            self._deadline.stop()
+        if self._paused is not None:
+            self._paused.resume()
+            self._paused = None
+        if self.limits.idle_timeout is None:
+            self.deadline.stop()
         else:
-            self._watch_silence().both_open(self._limits.idle_timeout)
+            StreamTimeouts(self).both_open(self.limits.idle_timeout)
 
     def refused(self, reason: SOCKSError) -> None:
         """The remote is not reached."""
@@ -216,7 +208,7 @@ class Relay:
             # Until it is free from its producer, the transport would not shut down.
             self._transport.unregisterProducer()
             self._owner.relay_remote_eof()
-            self._watch_silence().remote_done()
+            StreamTimeouts(self).remote_done()
         elif self.state in _FLOWING_OUT:
             self.give_up(complete=True)
 
@@ -230,7 +222,7 @@ class Relay:
 
     def _note_flow(self, count: int) -> None:
         """Note that so many bytes went through; splice the stream if it is bulk now."""
-        now = self._clock.seconds()
+        now = self.clock.seconds()
         if now - self.last_activity > BULK_PAUSE:
             self._run = 0
         self.last_activity = now
@@ -246,7 +238,6 @@ class Relay:
         if not self.is_blocked and _is_flushed(client) and _is_flushed(remote):
             has_ended = self.state is State.CLIENT_DONE, self.state is State.REMOTE_DONE
             self._splice = Splice(self, client, remote, has_ended)
-            self._splice.start()
 
     def spliced(self, by_client: bool, count: int) -> None:
         """Count bytes that went past the protocols."""
@@ -255,7 +246,7 @@ class Relay:
         else:
             self.received += count
         self._meter[not by_client] += count
-        self.last_activity = self._clock.seconds()
+        self.last_activity = self.clock.seconds()
 
     def unspliced(self) -> None:
         """From now on bytes go by the protocols again."""
@@ -275,50 +266,84 @@ class Relay:
             return self._splice.is_blocked
         return any(throttle.paused for throttle in self._throttles)
 
-    @property
-    def is_sending(self) -> bool:
-        """Whether the remote has not taken everything yet that was sent to it."""
-        return self.outbound is not None and is_sending(self.outbound.transport)
-
     def give_up(self, complete: bool) -> None:
         """End the stream on both sides; as if it was cut short, if not ``complete``."""
-        self._finish()
+        self._end(complete=True)
         self._owner.relay_over(complete)
+
+    def _open_timed_out(self) -> None:
+        self._end(complete=False)
+        self._owner.relay_refused(TimedOut("no outcome within the connect deadline"))
+
+    def _end(self, *, complete: bool) -> None:
+        outbound = None if self.state is State.OVER else self._release()
+        if outbound is None:
+            return
+        if complete:
+            outbound.unregister_producer()
+            outbound.close()
+        else:
+            outbound.abort()
 
     def _release(self) -> IOutbound | None:
         self.state = State.OVER
-        if self._splice is not None:
-            self._splice.stop()
-        if self._watched is not None:
-            self._stop_watching()
-        self._deadline.stop()
+        self.unsplice()
+        if self._paused is not None:
+            self._paused.forget()
+        self.deadline.stop()
         if self._throttles:
             self._transport.unregisterProducer()
             self._throttles = ()
         outbound, self.outbound = self.outbound, None
         return outbound
 
-    def _stop_watching(self) -> None:
-        watched, self._watched = self._watched, None
-        forget(self._transport, watched)
-
-    def _finish(self) -> None:
-        outbound = self._release()
-        if outbound is not None:
-            outbound.unregister_producer()
-            outbound.close()
-
-    def _watch_silence(self) -> StreamTimeouts:
-        self.last_activity = self._clock.seconds()
-        return StreamTimeouts(self._clock, self._deadline, self._limits, self)
-
-    def _open_timed_out(self) -> None:
-        outbound = self._release()
-        if outbound is not None:
-            outbound.abort()
-        self._owner.relay_refused(TimedOut("no outcome within the connect deadline"))
-
 
 def _is_flushed(transport: Any) -> bool:
     """Whether a transport is a plain socket, and all that was written to it is out."""
     return is_socket(transport) and transport.connected and not transport.dataBuffer
+
+
+class StreamTimeouts:
+    """Watches the silence of one open stream until its deadline is used for something else."""
+
+    __slots__ = ("_limits", "_linger_end", "_stream")
+
+    def __init__(self, stream: Relay) -> None:
+        self._stream = stream
+        self._limits = stream.limits
+        self._linger_end = 0.0
+        stream.last_activity = stream.clock.seconds()
+
+    def both_open(self, period: float) -> None:
+        """Both sides are open: together they may be silent for this ``idle_timeout``."""
+        self._wait(self._remaining(period), partial(self.both_open, period))
+
+    def client_done(self) -> None:
+        """The client has closed its side: the remote may be silent for ``linger_timeout``."""
+        self._linger_end = self._stream.clock.seconds() + self._limits.linger_limit
+        self._stream.deadline.start(self._limits.linger_timeout, self._linger_expired)
+
+    def remote_done(self) -> None:
+        """The remote has closed its side: the client may be silent for ``linger_limit``."""
+        limits = self._limits
+        period = min(limits.idle_timeout or limits.linger_limit, limits.linger_limit)
+        self._wait(self._remaining(period), self.remote_done)
+
+    def _linger_expired(self) -> None:
+        period, stream = self._limits.linger_timeout, self._stream
+        # A side that is not read from because the other takes no more is not silent, nor is a
+        # remote that has not taken everything yet.
+        is_busy = stream.is_blocked or is_sending(stream.outbound and stream.outbound.transport)
+        silence = period if is_busy else self._remaining(period)
+        left = min(silence, self._linger_end - stream.clock.seconds())
+        self._wait(left, self._linger_expired, is_silent=silence <= 0)
+
+    def _wait(self, left: float, again: Callable[[], None], *, is_silent: bool = True) -> None:
+        """Call ``again`` after these seconds; end the stream if none are left."""
+        if left > 0:
+            self._stream.deadline.start(left, again)
+        else:
+            self._stream.give_up(is_silent and not self._stream.is_blocked)
+
+    def _remaining(self, period: float) -> float:
+        return self._stream.last_activity + period - self._stream.clock.seconds()

@@ -19,13 +19,15 @@ from enum import Enum, auto
 from typing import Any
 from typing import Protocol as Interface
 
-from twisted.internet.interfaces import IReadWriteDescriptor
+from twisted.internet.interfaces import IDelayedCall, IReadWriteDescriptor
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from torsocks_tx.relay.clock import clock_of
+from torsocks_tx.errors import without_text
 from torsocks_tx.relay.pipes import Pipe, pool, splice
 from torsocks_tx.relay.sockets import abort, note_partly_spliced, note_unsent, send
+from torsocks_tx.relay.timeouts import one_for
 
 READ = 512 * 1024
 """Bytes that are copied at one time."""
@@ -37,6 +39,9 @@ MOST_AT_ONCE, ALL_AT_ONCE = 1024 * 1024, 3 * 1024 * 1024
 """Bytes that one event moves at most, and what all streams together may move in a turn of the
 reactor: what one stream takes, the others wait for."""
 
+TICK = 0.02
+"""Seconds between two reads by the clock: each wake-up costs more than what it reads."""
+
 PERIOD, LEAST, MOST = 0.05, 64 * 1024, 1024 * 1024
 """A side through which so many bytes come in each period, in seconds, is read by the clock. Less is
 not worth it; more would wait for the clock."""
@@ -45,6 +50,7 @@ BY_EVENT_ONLY = (socket.AF_UNIX,)
 """Families of sockets that are never read by the clock: a unix socket holds so little that its
 writer, tor, would stop for most of the time between two reads."""
 
+_log = Logger()
 _CANNOT_SPLICE = (errno.EINVAL, errno.ENOSYS)
 
 # Every side reads into the same bytes, and has no use for them once it returns.
@@ -280,8 +286,49 @@ class Side:
         return rest
 
 
+class Clock:
+    """Reads the sides that flow steadily, all at one time, while there are any.
+
+    ``streams``: how many are spliced, however they are read.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._sides: dict[Side, None] = {}
+        self._call: IDelayedCall | None = None
+        self.streams = 0
+
+    def add(self, side: Side) -> None:
+        """Read this one from now on."""
+        self._sides[side] = None
+        # trial cancels what a test has left in the reactor.
+        if self._call is None or not self._call.active():
+            self._call = self._reactor.callLater(TICK, self._tick)
+
+    def discard(self, side: Side) -> None:
+        """Read it no more; harmless for one that is not read here."""
+        self._sides.pop(side, None)
+        if not self._sides:
+            call, self._call = self._call, None
+            if call is not None and call.active():
+                call.cancel()
+
+    def _tick(self) -> None:
+        self._call = None
+        for side in list(self._sides):
+            if side in self._sides:
+                try:
+                    side.tick()
+                except Exception:
+                    text = "a fault of this server; the stream is reset"
+                    _log.failure(text, without_text(Failure()))
+                    side.connectionLost(Failure())
+        if self._sides:
+            self._call = self._reactor.callLater(TICK, self._tick)
+
+
 class Splice:
-    """Both sides of one stream, from ``start`` to ``stop``.
+    """Both sides of one stream, until ``stop``: their sockets, taken from their transports.
 
     Both transports are plain sockets to which nothing waits to be sent. ``has_ended``: whether the
     client's, and the remote's, peer has sent its last byte.
@@ -293,25 +340,22 @@ class Splice:
         self, stream: SplicedStream, client: Any, remote: Any, has_ended: tuple[bool, bool]
     ) -> None:
         self.stream = stream
-        self.clock = clock_of(client.reactor)
+        self.clock = one_for(client.reactor, Clock)
         ours = Side(self, client, is_client=True, has_ended=has_ended[0])
         theirs = Side(self, remote, is_client=False, has_ended=has_ended[1])
         ours.peer, theirs.peer = theirs, ours
         self._sides: tuple[Side, ...] = (ours, theirs)
-
-    @property
-    def most_at_once(self) -> int:
-        """How many bytes one event may move."""
-        return max(LARGE, min(MOST_AT_ONCE, ALL_AT_ONCE // self.clock.streams))
-
-    def start(self) -> None:
-        """Take the sockets from their transports."""
         self.clock.streams += 1
         for side in self._sides:
             side.transport.pauseProducing()
         for side in self._sides:
             if not side.has_ended:
                 side.read(Reading.BY_EVENT)
+
+    @property
+    def most_at_once(self) -> int:
+        """How many bytes one event may move."""
+        return max(LARGE, min(MOST_AT_ONCE, ALL_AT_ONCE // self.clock.streams))
 
     @property
     def is_blocked(self) -> bool:

@@ -1,24 +1,33 @@
-"""How long things may take: a turn of the reactor, and what a connection waits for.
-
-Each connection has one deadline, and an open stream is watched for its silence.
-"""
+"""How long things may take: a turn of the reactor, and what a connection waits for."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from functools import partial
-from typing import Protocol
-from weakref import WeakKeyDictionary, ref
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-
-from torsocks_tx.limits import Limits
 
 WORK = 0.0015
 """Seconds of one turn in which ``Turns`` has time: requests are begun, those who wait are told."""
 
 _ROUNDING = 1e-6
+
+_T = TypeVar("_T")
+# Both are weak, since what a reactor has leads back to it.
+_made: WeakKeyDictionary[object, WeakValueDictionary[object, Any]] = WeakKeyDictionary()
+
+
+def one_for(reactor: object, kind: Callable[..., _T], *arguments: object) -> _T:
+    """The one object of a kind that a reactor has, while anything uses it."""
+    made = _made.get(reactor)
+    if made is None:
+        made = _made[reactor] = WeakValueDictionary()
+    found = made.get((kind, arguments))
+    if found is None:
+        found = made[kind, arguments] = kind(reactor, *arguments)
+    return found
 
 
 class Turns:
@@ -56,18 +65,9 @@ class Turns:
                 return
 
 
-# Both are weak, since each of them leads to the other.
-_turns: WeakKeyDictionary[IReactorTime, ref[Turns]] = WeakKeyDictionary()
-
-
 def turns_of(clock: IReactorTime) -> Turns:
     """The one ``Turns`` of a reactor."""
-    known = _turns.get(clock)
-    turns = None if known is None else known()
-    if turns is None:
-        turns = Turns(clock)
-        _turns[clock] = ref(turns)
-    return turns
+    return one_for(clock, Turns)
 
 
 class Deadline:
@@ -127,69 +127,3 @@ class Deadline:
         # Else it was started again meanwhile.
         if self._call is None:
             self._expire()
-
-
-class WatchedStream(Protocol):
-    """What the timeouts ask of an open stream. ``last_activity``: the time of its last bytes."""
-
-    last_activity: float
-
-    @property
-    def is_blocked(self) -> bool:
-        """Whether one side is not read, since the other takes no more."""
-
-    @property
-    def is_sending(self) -> bool:
-        """Whether the remote has not taken everything yet that was sent to it."""
-
-    def give_up(self, complete: bool) -> None:
-        """End the stream, which was silent for too long; not ``complete`` if bytes still come."""
-
-
-class StreamTimeouts:
-    """Watches the silence of one stream until its deadline is used for something else."""
-
-    __slots__ = ("_clock", "_deadline", "_limits", "_linger_end", "_stream")
-
-    def __init__(
-        self, clock: IReactorTime, deadline: Deadline, limits: Limits, stream: WatchedStream
-    ) -> None:
-        self._clock = clock
-        self._deadline = deadline
-        self._limits = limits
-        self._stream = stream
-        self._linger_end = 0.0
-
-    def both_open(self, period: float) -> None:
-        """Both sides are open: together they may be silent for this ``idle_timeout``."""
-        self._wait(self._remaining(period), partial(self.both_open, period))
-
-    def client_done(self) -> None:
-        """The client has closed its side: the remote may be silent for ``linger_timeout``."""
-        self._linger_end = self._clock.seconds() + self._limits.linger_limit
-        self._deadline.start(self._limits.linger_timeout, self._linger_expired)
-
-    def remote_done(self) -> None:
-        """The remote has closed its side: the client may be silent for ``linger_limit``."""
-        limits = self._limits
-        period = min(limits.idle_timeout or limits.linger_limit, limits.linger_limit)
-        self._wait(self._remaining(period), self.remote_done)
-
-    def _linger_expired(self) -> None:
-        period, stream = self._limits.linger_timeout, self._stream
-        # A side that is not read from because the other takes no more is not silent, nor is a
-        # remote that has not taken everything yet.
-        is_busy = stream.is_blocked or stream.is_sending
-        silence = period if is_busy else self._remaining(period)
-        left = min(silence, self._linger_end - self._clock.seconds())
-        self._wait(left, self._linger_expired, is_silent=silence <= 0)
-
-    def _wait(self, left: float, again: Callable[[], None], *, is_silent: bool = True) -> None:
-        """Call ``again`` after these seconds; end the stream if none are left."""
-        if left > 0:
-            self._deadline.start(left, again)
-        else:
-            self._stream.give_up(is_silent and not self._stream.is_blocked)
-
-    def _remaining(self, period: float) -> float:
-        return self._stream.last_activity + period - self._clock.seconds()

@@ -33,7 +33,7 @@ from torsocks_tx.http.server import FIRST_LETTERS, HTTPOptions, HTTPServerHandsh
 from torsocks_tx.interfaces import IBackend
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolation
-from torsocks_tx.relay.hangups import forget, pause
+from torsocks_tx.relay.poller import Paused
 from torsocks_tx.relay.sockets import abort, can_half_close, prepare, send, shut, was_reset
 from torsocks_tx.relay.timeouts import Deadline
 from torsocks_tx.server.connections import ConnectionLimiter, client_network
@@ -141,7 +141,7 @@ class SOCKSProtocol(Protocol):
     _handshake: Handshake | None = None
     _authentication: Deferred[bytes | None] | None = None
     _dropped, _held = 0, b""
-    _watched: int | None = None
+    _paused: Paused | None = None
     _client: IAddress | None = None
     _log = Logger()
 
@@ -174,7 +174,7 @@ class SOCKSProtocol(Protocol):
         elif self.state is State.WAITING:
             self._early += data
             if len(self._early) >= self.factory.limits.early_data:
-                self._watched = pause(self.transport)
+                self._paused = Paused(self.transport)
         elif self.state in _UNSERVED:
             self._handshake = self._handshake or _begin(
                 self.factory, data, is_proxied=self._client is None
@@ -211,8 +211,8 @@ class SOCKSProtocol(Protocol):
         handler = self.__dict__.pop("_handler", None)
         try:
             self.deadline.stop()
-            if self._watched is not None:
-                self._stop_watching()
+            if self._paused is not None:
+                self._paused.forget()
             if handshake is not None:
                 handshake.close()
             if handler is not None:
@@ -301,9 +301,8 @@ class SOCKSProtocol(Protocol):
         early = bytes(self._early)
         del self._early
         self._handshake = None  # an idle stream is to cost little
-        if len(early) >= self.factory.limits.early_data:
-            self._stop_watching()
-            self.transport.resumeProducing()
+        if self._paused is not None:
+            self._paused.resume()
         try:
             isolation = self.factory.admit(request, self._client or self.transport.getPeer())
             handler.begin(self.factory.backend, isolation, early)
@@ -336,8 +335,8 @@ class SOCKSProtocol(Protocol):
         if self.state in (State.CLOSING, State.CLOSED):
             return
         has_ended, self.state = self.state is State.CLIENT_EOF, State.CLOSING
-        if self._watched is not None:
-            self._stop_watching()
+        if self._paused is not None:
+            self._paused.forget()
         if data := self._held + data:
             send(self.transport, data)
         self.deadline.start(self.factory.limits.linger_limit, partial(abort, self.transport))
@@ -346,10 +345,6 @@ class SOCKSProtocol(Protocol):
             self.transport.resumeProducing()
         else:
             self.transport.loseConnection()
-
-    def _stop_watching(self) -> None:
-        watched, self._watched = self._watched, None
-        forget(self.transport, watched)
 
     def reset(self) -> None:
         """Close with a reset."""
