@@ -18,7 +18,7 @@ PACKAGE = ROOT / "torsocks_tx"
 # Each is kept by a test. Lower them as the package shrinks.
 BOUNDS = {
     "lines": 26_260,
-    "modules": 136,
+    "modules": 135,
     # __init__, interfaces, errors, limits; __main__ for python -m
     "modules on the top floor": 5,
     "lines of tests": 42_400,

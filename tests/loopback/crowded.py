@@ -14,8 +14,8 @@ from twisted.logger import globalLogBeginner, textFileLogObserver
 from twisted.python.failure import Failure
 
 from torsocks_tx.backends.memory import MemoryBackend, MemoryOutbound
-from torsocks_tx.server.binding import server_endpoint
 from torsocks_tx.server.factory import SOCKSFactory
+from torsocks_tx.server.listen import listen_function, parse_listener
 
 
 class UntilTheEnd(Protocol):
@@ -33,15 +33,11 @@ def main(files: int, where: str) -> None:
     globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stderr)], redirectStandardIO=False)
     stdio.StandardIO(UntilTheEnd())
     place = "tcp:0:interface=127.0.0.1" if where == "tcp" else where
-    listening = server_endpoint(reactor, place).listen(SOCKSFactory(MemoryBackend(echo)))
-
-    def tell(port: object) -> None:
-        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
-        host = port.getHost()  # type: ignore[attr-defined]
-        print(f"listening {getattr(host, 'port', 0)}", flush=True)
-
-    listening.addCallback(tell)
+    listen = listen_function(reactor, parse_listener(place))
+    host = listen(SOCKSFactory(MemoryBackend(echo))).getHost()
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+    print(f"listening {getattr(host, 'port', 0)}", flush=True)
     reactor.run()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
 from pathlib import Path
 from stat import S_IMODE
 from typing import Any
@@ -12,20 +13,22 @@ from typing import Any
 import pytest
 from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint, wrapClientTLS
-from twisted.internet.interfaces import IAddress, IListeningPort
+from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolNegotiationFactory
 from twisted.internet.protocol import Factory
 from twisted.internet.ssl import CertificateOptions
 from twisted.logger import LogEvent, eventAsText
+from twisted.web.resource import Resource
+from twisted.web.server import Site
 
 from tests.support.certificates import key_and_certificate
 from tests.support.peers import Peer, PeerFactory, named
 from tests.support.processes import start_python
 from torsocks_tx.backends.memory import MemoryBackend
 from torsocks_tx.relay.poller import CLIENTS, poller_of
-from torsocks_tx.server.binding import bind
 from torsocks_tx.server.factory import SOCKSFactory
-from torsocks_tx.server.listen import ListenError, check_reach, parse_listener
+from torsocks_tx.server.listen import ListenError, bind, check_reach, parse_listener
 from torsocks_tx.server.ports import adopt
+from torsocks_tx.status.site import BoundedSite
 
 V2 = b"\r\n\r\n\0\r\nQUIT\n"
 REQUEST = b"\5\1\0" + named("example.com", 80)
@@ -45,8 +48,7 @@ RACER = """
 import sys
 from twisted.internet import reactor
 from twisted.internet.protocol import Factory
-from torsocks_tx.server.binding import bind
-from torsocks_tx.server.listen import ListenError, check_reach, parse_listener
+from torsocks_tx.server.listen import ListenError, bind, check_reach, parse_listener
 try:
     bind(reactor, parse_listener(f"unix:{sys.argv[1]}"), Factory(), authenticated=False)
     print("bound", flush=True)
@@ -131,6 +133,29 @@ async def test_burst_of_clients_is_accepted_in_portions(form: str, tmp_path: Pat
 
 
 @pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("form", "backlog"),
+    [
+        ("tcp:0:interface=127.0.0.1", 1024),
+        ("tcp:0:interface=127.0.0.1:backlog=7", 7),
+        ("tcp:0:127.0.0.1:8 AllowPublic", 8),
+        ("ssl:0:interface=127.0.0.1:privateKey={} AllowPublic", 1024),
+        ("ssl:0:interface=127.0.0.1:privateKey={}:backlog=7 AllowPublic", 7),
+    ],
+)
+async def test_as_many_clients_may_wait_as_the_endpoint_says_or_a_burst_brings(
+    form: str, backlog: int, tmp_path: Path
+) -> None:
+    (tmp_path / "pem").write_bytes(b"".join(key_and_certificate()))
+    listener = parse_listener(form.format(tmp_path / "pem"))
+    port: Any = bind(reactor, listener, Factory(), authenticated=False)
+    state = port.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
+    most = int(Path("/proc/sys/net/core/somaxconn").read_text())
+    assert int.from_bytes(state[28:], sys.byteorder) == min(backlog, most)  # tcpi_sacked
+    await port.stopListening()
+
+
+@pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")
 @pytest.mark.parametrize("offered", [None, [b"h2", b"http/1.1"]])
 async def test_clients_by_tls_are_served_by_the_poller_like_others(
     tmp_path: Path, offered: list[bytes] | None
@@ -149,6 +174,11 @@ async def test_clients_by_tls_are_served_by_the_poller_like_others(
     assert served.transport.transport.reactor is poller_of(reactor, CLIENTS)
     client.close()
     await port.stopListening()
+
+
+@pytest.mark.parametrize("factory", [SOCKSFactory(MemoryBackend()), BoundedSite(Site(Resource()))])
+def test_browsers_that_offer_alpn_by_tls_are_answered_that_http_is_spoken(factory: Factory) -> None:
+    assert IProtocolNegotiationFactory(factory).acceptableProtocols() == [b"http/1.1"]
 
 
 PRIVATE = {
@@ -203,12 +233,21 @@ class TestSocketFile:
         listener = parse_listener(form.format(path))
         return bind(reactor, listener, Factory(), authenticated=False)
 
-    @pytest.mark.parametrize("form", ["unix:{}", "unix:{} ProxyProtocol", "unix:address={}"])
+    @pytest.mark.parametrize(
+        ("form", "mode"),
+        [
+            ("unix:{}", 0o600),
+            ("unix:{} ProxyProtocol", 0o600),
+            ("unix:address={}", 0o600),
+            ("unix:{}:mode=660", 0o660),
+            ("unix:{}:660:7", 0o660),
+        ],
+    )
     async def test_file_is_for_its_owner_and_goes_with_the_port(
-        self, path: Path, form: str
+        self, path: Path, form: str, mode: int
     ) -> None:
         port = self.bind(path, form)
-        assert S_IMODE(path.stat().st_mode) == 0o600
+        assert S_IMODE(path.stat().st_mode) == mode
         await port.stopListening()
         assert os.listdir(path.parent) == []
 

@@ -7,7 +7,6 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 
 from tests.support.rows import rows
 from torsocks_tx.server.listen import (
-    DEFAULT,
     ListenError,
     bound_privately,
     check_reach,
@@ -19,18 +18,15 @@ from torsocks_tx.server.listen import (
 @pytest.mark.parametrize(
     ("text", "endpoint"),
     [
-        (DEFAULT, f"{DEFAULT}:backlog=1024"),
-        ("tcp:1:interface=127.0.0.1:backlog=7", "tcp:1:interface=127.0.0.1:backlog=7"),
-        ("unix:/run/x", "unix:/run/x:backlog=1024:mode=600"),
-        ("unix:/run/x:mode=660", "unix:/run/x:mode=660:backlog=1024"),
+        ("unix:/run/x", "unix:/run/x"),
         ("systemd:domain=INET:index=0", "systemd:domain=INET:index=0"),
-        ("'unix:/run/a b' ExtendedErrors", "unix:/run/a b:backlog=1024:mode=600"),
-        ("unix:x", "unix:/base/x:backlog=1024:mode=600"),
-        ("unix:address=x:mode=660", "unix:/base/x:mode=660:backlog=1024"),
-        (r"unix:a\:b\=c", r"unix:/base/a\:b\=c:backlog=1024:mode=600"),
+        ("'unix:/run/a b' ExtendedErrors", "unix:/run/a b"),
+        ("unix:x", "unix:/base/x"),
+        ("unix:address=x:mode=660", "unix:/base/x:mode=660"),
+        (r"unix:a\:b\=c", r"unix:/base/a\:b\=c"),
     ],
 )
-def test_endpoints_get_what_is_left_out(text: str, endpoint: str) -> None:
+def test_the_paths_of_sockets_are_made_absolute(text: str, endpoint: str) -> None:
     assert parse_listener(text, "/base").endpoint == endpoint
 
 

@@ -21,8 +21,7 @@ from tests.support.ground import Ground, WatchedServer
 from tests.support.peers import GRANTED, Peer, named
 from tests.support.processes import ROOT
 from torsocks_tx import MemoryBackend, MemoryOutbound, Registry
-from torsocks_tx.server.binding import bind
-from torsocks_tx.server.listen import parse_listener
+from torsocks_tx.server.listen import bind, parse_listener
 from torsocks_tx.status import site as module
 from torsocks_tx.status.pages import StatusServer
 from torsocks_tx.status.report import Monitor

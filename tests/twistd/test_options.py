@@ -78,7 +78,7 @@ def test_paths_are_relative_to_where_the_command_was_given(path: str) -> None:
     )
     assert options["tor-data-directory"] == "/base/x"
     assert os.path.normpath(options["tor-binary"]) in ("/base/x", "/base/base/x")
-    assert options.listeners[0].endpoint.startswith("unix:/base/x:")
+    assert options.listeners[0].endpoint == "unix:/base/x"
     options = Options("/base")
     options.parseOptions(["--tor", f"unix:{path}"])
     assert options["tor"] == ["unix:/base/x"]

@@ -16,11 +16,12 @@ from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.interfaces import IAddress, IProtocolNegotiationFactory, IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from torsocks_tx.errors import without_text
 from torsocks_tx.http.answers import FAMILY_PREFERENCE, PROXY_AUTHORIZATION, Answers
@@ -104,6 +105,7 @@ def _say_test(log: Logger, request: Request) -> None:
     log.info("TestSocks: {name} request {verdict}", name=name, verdict=verdict)
 
 
+@implementer(IProtocolNegotiationFactory)
 class SOCKSFactory(Factory):
     """Makes protocols that speak SOCKS4, SOCKS4a and SOCKS5.
 
@@ -176,6 +178,10 @@ class SOCKSFactory(Factory):
         protocol.network = network
         return protocol
 
+    def acceptableProtocols(self) -> list[bytes]:
+        """Return what clients by TLS may ask for by ALPN, as browsers do: else TLS refuses them."""
+        return [b"http/1.1"]
+
     @cached_property
     def handshake_options(self) -> HandshakeOptions:
         """What a handshake accepts."""
@@ -239,17 +245,12 @@ class SOCKSFactory(Factory):
             policy.check(request)
         if flags and not is_for_exit(request):
             flags = frozenset()
-        if self._circuits is not None:
-            client = peer.host if isinstance(peer, IPv4Address | IPv6Address) else None
-            key = isolation_key(self.policy.isolation, self._listener, client, request)
-            parts, exits, tries = self._circuits.apply(request, key, self.clock.seconds())
-            return Isolation(self._isolator.credentials(parts), flags, exits, tries)
-        return Isolation(partial(self._credentials, request, peer), flags)
-
-    def _credentials(self, request: Request, peer: IAddress) -> Credentials:
         client = peer.host if isinstance(peer, IPv4Address | IPv6Address) else None
-        key = isolation_key(self.policy.isolation, self._listener, client, request)
-        return self._isolator.credentials(key)
+        key = partial(isolation_key, self.policy.isolation, self._listener, client, request)
+        if self._circuits is None:
+            return Isolation(lambda: self._isolator.credentials(key()), flags)
+        parts, exits, tries = self._circuits.apply(request, key(), self.clock.seconds())
+        return Isolation(self._isolator.credentials(parts), flags, exits, tries)
 
     def request_handler(self, client: Client, request: Request) -> RequestHandler:
         """Return the handler of a request."""
@@ -259,18 +260,14 @@ class SOCKSFactory(Factory):
             request,
             clock=self.clock,
             limits=self.limits,
-            reply_context=self.reply_context,
+            reply_context=partial(
+                ReplyContext.of,
+                role=self.policy.role,
+                extended_errors=self.policy.extended_errors,
+                swap_e0_e1=self.policy.swap_e0_e1,
+            ),
             answers=http.answers if http is not None else None,
             counts=self.counts,
-        )
-
-    def reply_context(self, request: Request) -> ReplyContext:
-        """Return the reply context of a request: what the code of a refusal depends on."""
-        return ReplyContext.of(
-            request,
-            role=self.policy.role,
-            extended_errors=self.policy.extended_errors,
-            swap_e0_e1=self.policy.swap_e0_e1,
         )
 
     def _look_at_login(self, request: Request) -> None:

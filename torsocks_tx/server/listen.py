@@ -1,19 +1,32 @@
-"""Where a server listens, as ``"ENDPOINT [FLAG ...]"``, and who could reach it there."""
+"""Where a server listens, as ``"ENDPOINT [FLAG ...]"``, who could reach it there, and its ports."""
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import itertools
 import os
 import re
 import shlex
-from collections.abc import Iterable
+import socket
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from twisted.internet.address import UNIXAddress
-from twisted.internet.interfaces import IAddress
+from twisted.internet.defer import maybeDeferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IAddress, IListeningPort
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from torsocks_tx.backends.tor.events import printable, unix_endpoint
 from torsocks_tx.policy.listener import FlagError, ListenerPolicy, parse_flags
+from torsocks_tx.server.ports import adopt, listen_at_address, listen_at_path
 
 DEFAULT = "tcp:1080:interface=127.0.0.1"
 BACKLOG = 1024
@@ -60,7 +73,7 @@ def parse_listener(text: str, directory: str = "") -> Listener:
         policy, notes = parse_flags(words[1:])
     except FlagError as error:
         raise ListenError(f"{text!r}: {error}") from None
-    endpoint = _with_defaults(absolute_endpoint(words[0], directory))
+    endpoint = absolute_endpoint(words[0], directory)
     listener = Listener(endpoint, policy, words[0], tuple(notes), tuple(words[1:]))
     if policy.proxy_protocol is not None:
         _check_proxied(listener)
@@ -130,17 +143,6 @@ def absolute_endpoint(endpoint: str, directory: str) -> str:
     return ":".join([unix_endpoint(path), *rest])
 
 
-def _with_defaults(endpoint: str) -> str:
-    """The endpoint string with our backlog and our mode where it says nothing of them."""
-    (kind, *_), named = fields_of(endpoint)
-    if kind in ("tcp", "tcp6", "unix") and "backlog" not in named:
-        endpoint += f":backlog={BACKLOG}"
-    # Twisted would let every user of the machine connect.
-    if kind == "unix" and "mode" not in named:
-        endpoint += ":mode=600"
-    return endpoint
-
-
 PASSWORDS = "ask for passwords (--auth, or serve(authenticator=...)), or "
 
 
@@ -195,3 +197,160 @@ def describe(address: IAddress) -> str:
         return "unix:" + printable(os.fsdecode(address.name or b""))
     host, port = getattr(address, "host", "?"), getattr(address, "port", "?")
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+_FIXES = {
+    errno.EADDRINUSE: "end the program that has it, or choose another place",
+    errno.EADDRNOTAVAIL: "choose an address of this machine",
+    errno.ENOENT: "its directory is missing: make it, or choose another place",
+    errno.EACCES: "choose a port above 1023 or a directory that this user can write, or start as"
+    " root with twistd --uid",
+}
+"""What to do when the system does not let us listen."""
+
+_log = Logger()
+
+
+def bind(
+    reactor: Any, listener: Listener, factory: Factory, *, authenticated: bool, status: bool = False
+) -> IListeningPort:
+    """Listen, and say where. Raises ``ListenError`` if that cannot be, or would not be safe.
+
+    ``status``: the status page is there, and no SOCKS.
+    """
+    port = _listening_port(reactor, listener, factory)
+    address = port.getHost()
+    public = not bound_privately(address)
+    if public and not (listener.policy.allow_public or authenticated):
+        raise ListenError(
+            f"{listener.text} is a socket at {describe(address)}, where others could reach it;"
+            f" {'' if status else PASSWORDS}add the flag AllowPublic"
+        )
+    if public:
+        text = "OTHERS CAN REACH this proxy at {place}, and SOCKS is not encrypted"
+        if status:
+            text = "OTHERS CAN REACH the status page at {place}, and HTTP is not encrypted"
+        _log.warn(text, place=describe(address))
+    if status:
+        _log.info("status page at {place}", place=describe(address))
+        return port
+    http = "HTTP CONNECT, " if listener.policy.http_connect else ""
+    _log.info("{http}SOCKS4, SOCKS4a and SOCKS5 at {place}", http=http, place=describe(address))
+    for note in listener.notes:
+        _log.info("{place}: {note}", place=describe(address), note=note)
+    return port
+
+
+def _listening_port(reactor: Any, listener: Listener, factory: Factory) -> IListeningPort:
+    listen = listen_function(reactor, listener)
+    outcome: list[Any] = []
+    maybeDeferred(listen, factory).addBoth(outcome.append)
+    if not outcome:
+        raise ListenError(f"{listener.text}: not ready at once")
+    port: IListeningPort | Failure = outcome[0]
+    if isinstance(port, Failure):
+        cause: Any = port.value
+        if isinstance(cause, CannotListenError):
+            cause = cause.socketError
+        number, reason = None, str(cause).rstrip(".")
+        if isinstance(cause, OSError):
+            number, reason = cause.errno, cause.strerror or reason
+        fix = _FIXES.get(number or 0, "choose another place")
+        raise ListenError(f"{listener.text}: {reason}; {fix}")
+    return port
+
+
+def why_wrong(error: Exception) -> str:
+    """Say what is wrong with the text of an endpoint; most parsers of Twisted quote their code."""
+    if isinstance(error, IndexError):
+        return "there is no such inherited socket"
+    if isinstance(error, OSError) and error.filename:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    if type(error).__module__.startswith("OpenSSL"):
+        return "the certificate or the key is not PEM, or one is not for the other"
+    text = str(error)
+    known = text.startswith("Unknown endpoint type")
+    return text if known else "a part is missing, unknown or wrong"
+
+
+_ADDRESS = {"port": "", "interface": "", "backlog": str(BACKLOG)}
+_OWN_PORTS = {
+    "tcp": _ADDRESS,
+    "tcp6": _ADDRESS,
+    # By Twisted's default mode every user of the machine could connect.
+    "unix": {"address": "", "mode": "600", "backlog": str(BACKLOG)},
+}
+"""The fields of these kinds of endpoints in the order of their positions, with our defaults."""
+
+
+def listen_function(reactor: Any, listener: Listener) -> Callable[[Factory], Any]:
+    """Return what listens with a factory: by ports of ours for TCP, TLS, unix and inherited ones.
+
+    Raises ``ListenError`` if the endpoint cannot be understood.
+    """
+    (kind, *positional), named = fields_of(listener.endpoint)
+    text = listener.endpoint
+    if kind == "ssl":
+        text += "" if "backlog" in named else f":backlog={BACKLOG}"
+        reactor = _TLSListening(reactor)
+    try:
+        endpoint: Any = serverFromString(reactor, text)
+    except Exception as error:
+        fix = f"write it as {DEFAULT} or unix:/run/socks"
+        raise ListenError(f"{listener.text!r}: {why_wrong(error)}; {fix}") from None
+    if kind == "systemd":
+        return partial(adopt, reactor, endpoint.fileno)
+    if kind not in _OWN_PORTS:
+        return endpoint.listen  # type: ignore[no-any-return]
+    # Twisted has seen that each is there once.
+    fields = {**_OWN_PORTS[kind], **dict(zip(_OWN_PORTS[kind], positional, strict=False)), **named}
+    backlog = int(fields["backlog"])
+    if kind == "unix":
+        return partial(listen_at_path, reactor, fields["address"], int(fields["mode"], 8), backlog)
+    host = fields["interface"] or ("::" if kind == "tcp6" else "")
+    return partial(listen_at_address, reactor, (host, int(fields["port"])), backlog)
+
+
+class _TLSListening:
+    """What an ``ssl:`` endpoint of Twisted's asks to listen; its clients are served like others."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def listenSSL(
+        self, port: int, factory: Any, contextFactory: Any, backlog: int, interface: str
+    ) -> IListeningPort:
+        """Listen, and speak TLS with whoever comes."""
+        from twisted.protocols.tls import TLSMemoryBIOFactory  # wants pyOpenSSL
+
+        class TLSFactory(TLSMemoryBIOFactory):
+            def buildProtocol(self, addr: Any) -> Any:
+                """Return None for a client that is turned away; Twisted's own would fail."""
+                protocol = self.wrappedFactory.buildProtocol(addr)
+                return None if protocol is None else self.protocol(self, protocol)
+
+        tls: Any = TLSFactory(contextFactory, False, factory)
+        return listen_at_address(self._reactor, (interface, port), backlog, tls)
+
+
+def inherited_endpoints(reactor: Any, but: Listener | None = None) -> list[str]:
+    """The endpoint strings of the listening sockets that systemd has passed to this process.
+
+    ``but``: a listener whose socket is left out. Twisted has taken them out of the environment when
+    it was imported.
+    """
+    taken: Any = None
+    if but is not None and but.kind == "systemd":
+        with suppress(Exception):  # what is wrong with it is judged elsewhere
+            taken = serverFromString(reactor, but.endpoint)
+    texts: list[str] = []
+    for number in itertools.count():
+        place = f"index={number}"
+        try:
+            endpoint: Any = serverFromString(reactor, f"systemd:domain=UNIX:{place}")
+        except IndexError:
+            break
+        if taken is None or endpoint.fileno != taken.fileno:
+            with socket.socket(fileno=os.dup(endpoint.fileno)) as passed:
+                texts.append(f"systemd:domain={passed.family.name.removeprefix('AF_')}:{place}")
+    return texts

@@ -25,10 +25,16 @@ from torsocks_tx.limits import Limits, check_arguments, check_grace
 from torsocks_tx.policy.fresh import FreshCircuits
 from torsocks_tx.policy.isolation import Isolator
 from torsocks_tx.server.auth import Authenticator
-from torsocks_tx.server.binding import bind
 from torsocks_tx.server.connections import ConnectionLimiter, allowed_connections
 from torsocks_tx.server.factory import SHUTDOWN_GRACE, SOCKSFactory
-from torsocks_tx.server.listen import DEFAULT, Listener, check_listeners, describe, parse_listener
+from torsocks_tx.server.listen import (
+    DEFAULT,
+    Listener,
+    bind,
+    check_listeners,
+    describe,
+    parse_listener,
+)
 from torsocks_tx.socks.extended import KeyHandler
 from torsocks_tx.status.registry import Registry
 

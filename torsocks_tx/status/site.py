@@ -14,13 +14,14 @@ from typing import Any
 
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress
+from twisted.internet.interfaces import IAddress, IProtocolNegotiationFactory
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
+from zope.interface import implementer
 
 from torsocks_tx.errors import without_text
 
@@ -213,6 +214,7 @@ class _Guarded(ProtocolWrapper):
         return UNIXAddress(None)
 
 
+@implementer(IProtocolNegotiationFactory)
 class BoundedSite(WrappingFactory):
     """Bounds the connections to a site, and the time that each lasts."""
 
@@ -222,6 +224,10 @@ class BoundedSite(WrappingFactory):
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """Return a protocol; None, so that it is closed, if there are too many."""
         return super().buildProtocol(addr) if len(self.protocols) < MOST_CONNECTIONS else None
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """Return what browsers may ask for by ALPN: else TLS refuses them."""
+        return [b"http/1.1"]
 
     def abort(self) -> None:
         """Close all connections."""

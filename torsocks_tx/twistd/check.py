@@ -17,8 +17,7 @@ from torsocks_tx.backends.tor.daemon import TorNotFound
 from torsocks_tx.backends.tor.files import SYSTEM_DIRECTORY, DirectoryError, name_of_user, numbered
 from torsocks_tx.backends.tor.onion.client_auth import load_directory
 from torsocks_tx.server.auth import PasswordFile
-from torsocks_tx.server.binding import inherited_endpoints
-from torsocks_tx.server.listen import fields_of
+from torsocks_tx.server.listen import fields_of, inherited_endpoints
 from torsocks_tx.twistd import options as plain
 from torsocks_tx.twistd.upstream import make_upstream
 

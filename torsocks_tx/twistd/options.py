@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from twisted.copyright import version as version_of_twisted
 from twisted.cred.credentials import IUsernamePassword
@@ -21,7 +22,6 @@ from torsocks_tx.backends.tor.files import check_directory
 from torsocks_tx.policy.isolation import SECRET_BYTES
 from torsocks_tx.policy.listener import ListenerPolicy, flag_help
 from torsocks_tx.server.auth import AUTH_TEXT, OWN_CHECKERS, PasswordFile
-from torsocks_tx.server.binding import inherited_endpoints, server_endpoint, why_wrong
 from torsocks_tx.server.listen import (
     DEFAULT,
     INHERITABLE,
@@ -30,7 +30,10 @@ from torsocks_tx.server.listen import (
     absolute_endpoint,
     check_listeners,
     check_reach,
+    inherited_endpoints,
+    listen_function,
     parse_listener,
+    why_wrong,
 )
 from torsocks_tx.twistd.help import HELP, OPTIONS
 
@@ -102,17 +105,13 @@ class Options(usage.Options, AuthOptionMixin):
 
     def opt_listen(self, text: str) -> None:
         """Listen here (may be given more than once): an endpoint, then flags, in one argument."""
-        try:
+        with _saying("listen"):
             self.listeners.append(parse_listener(text, self.directory))
-        except ListenError as error:
-            raise usage.UsageError(f"--listen {error}") from None
 
     def opt_status(self, text: str) -> None:
         """Show here how the server is: an endpoint, in one argument with its flag."""
-        try:
+        with _saying("status"):
             self.status = parse_listener(text, self.directory)
-        except ListenError as error:
-            raise usage.UsageError(f"--status {error}") from None
         if self.status.policy != ListenerPolicy(allow_public=self.status.policy.allow_public):
             _refuse("status", text, "AllowPublic is the only flag that it has")
 
@@ -269,20 +268,17 @@ class Options(usage.Options, AuthOptionMixin):
         from twisted.internet import reactor
 
         for listener in self.listeners:
-            _check_endpoint(reactor, "listen", listener)
+            with _saying("listen"):
+                listen_function(reactor, listener)
             if self["workers"] > 1 and listener.kind not in INHERITABLE:
                 fix = "workers share plain sockets only: tcp, tcp6, unix or systemd"
                 _refuse("listen", listener.text, fix)
-        try:
+        with _saying("listen"):
             check_listeners(self.listeners, authenticated=bool(self.get("credCheckers")))
-        except ListenError as error:
-            raise usage.UsageError(f"--listen {error}") from None
         if self.status is not None:
-            _check_endpoint(reactor, "status", self.status)
-            try:
+            with _saying("status"):
+                listen_function(reactor, self.status)
                 check_reach(self.status, authenticated=False, status=True)
-            except ListenError as error:
-                raise usage.UsageError(f"--status {error}") from None
         for name, examples in _EXAMPLES.items():
             for text in self[name]:
                 if name == "tor" and text in ("launch", "private"):
@@ -310,12 +306,13 @@ def _refuse(name: str, value: str, reason: str) -> NoReturn:
     raise usage.UsageError(f"--{name} {value!r}: {reason}") from None
 
 
-def _check_endpoint(reactor: Any, name: str, listener: Listener) -> None:
+@contextmanager
+def _saying(name: str) -> Iterator[None]:
+    """Let an option refuse what cannot be listened at."""
     try:
-        server_endpoint(reactor, listener.endpoint)
-    except Exception as error:
-        fix = f"write it as {DEFAULT} or unix:/run/socks"
-        _refuse(name, listener.text, f"{why_wrong(error)}; {fix}")
+        yield
+    except ListenError as error:
+        raise usage.UsageError(f"--{name} {error}") from None
 
 
 def _password_file(path: str | os.PathLike[str]) -> PasswordFile:

@@ -18,9 +18,8 @@ from torsocks_tx.limits import Limits
 from torsocks_tx.policy.fresh import CircuitCounts
 from torsocks_tx.policy.isolation import Isolator
 from torsocks_tx.server.auth import CredAuthenticator
-from torsocks_tx.server.binding import bind
 from torsocks_tx.server.connections import allowed_connections
-from torsocks_tx.server.listen import Listener
+from torsocks_tx.server.listen import Listener, bind
 from torsocks_tx.server.serving import Bind, Server, with_factories
 from torsocks_tx.status.pages import StatusServer
 from torsocks_tx.status.registry import Registry
