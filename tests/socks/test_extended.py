@@ -14,6 +14,7 @@ from torsocks_tx.socks import extended
 from torsocks_tx.socks.constants import Role
 from torsocks_tx.socks.extended import (
     ExtendedRules,
+    MessageReader,
     check_credentials,
     judge,
     standard_keys,
@@ -25,21 +26,27 @@ from torsocks_tx.socks.wire import Reader
 INVALID = octets("01 02 0000")
 
 
-def parse_request(reader: Reader) -> KeyValues:
-    """Read a whole request at once."""
-    return parse_pairs(reader, extended.parse_request_head(reader))
+class Everything(ExtendedRules):
+    """Rules of a listener that reads pairs of any key."""
+
+    def keeps(self, key: str) -> bool:
+        return True
 
 
-def parse_response(reader: Reader) -> tuple[int, KeyValues]:
-    status, count = extended.parse_response_head(reader)
-    return status, parse_pairs(reader, count)
+def parse(reader: Reader, rules: ExtendedRules | None) -> tuple[int | None, KeyValues]:
+    """Read a whole message at once."""
+    message = MessageReader(rules)
+    while (pairs := message.take(reader)) is None:
+        pass
+    return message.status, pairs
 
 
-def parse_pairs(reader: Reader, count: int, **bounds: int) -> KeyValues:
-    pairs = extended.Pairs(count, **bounds)
-    while pairs.complete is None:
-        pairs.take(reader)
-    return pairs.complete
+def parse_request(reader: Reader, **bounds: int) -> KeyValues:
+    return parse(reader, Everything(**bounds))[1]  # type: ignore[arg-type]
+
+
+def parse_response(reader: Reader) -> tuple[int | None, KeyValues]:
+    return parse(reader, None)
 
 
 REQUESTS = table(
@@ -117,11 +124,11 @@ def test_another_version_has_no_answer(version: int) -> None:
 
 
 def test_bounds_of_pairs_and_bytes() -> None:
-    frame = octets("0001 61 0003 787878 0001 62 0000")
-    assert len(parse_pairs(Reader(frame), 2, max_pairs=2, max_bytes=13)) == 2
+    frame = octets("01 0002 0001 61 0003 787878 0001 62 0000")
+    assert len(parse_request(Reader(frame), max_pairs=2, max_bytes=13)) == 2
     for bounds in ({"max_pairs": 1}, {"max_bytes": 12}, {"max_bytes": 9}):
         with pytest.raises(ProtocolError) as caught:
-            parse_pairs(Reader(frame), 2, **bounds)
+            parse_request(Reader(frame), **bounds)
         assert caught.value.answer == INVALID
 
 
@@ -139,7 +146,7 @@ def test_a_message_that_claims_eight_gigabytes_takes_no_memory() -> None:
     tracemalloc.start()
     for bounds in ({}, {"max_pairs": 0xFFFF}):
         with pytest.raises(ProtocolError) as caught:
-            parse_pairs(Reader(octets("FFFF FFFF")), 0xFFFF, **bounds)
+            parse_request(Reader(octets("01 FFFF FFFF FFFF")), **bounds)
         assert caught.value.answer == INVALID
     assert tracemalloc.get_traced_memory()[1] < 100_000
     tracemalloc.stop()

@@ -102,7 +102,7 @@ class ClientHandshake:
         self._pipelined = pipelined
         self._verifies_f0 = verify_f0 and request.command is Command.CONNECT
         self._offer = offer or (_NAMED if request.credentials else _ANONYMOUS)
-        self._response: extended.Response | None = None
+        self._response: extended.MessageReader | None = None
         self.pairs: KeyValues = NO_PAIRS
         self._codes: CodeSet | None = None
         self._buffer = bytearray()
@@ -214,7 +214,7 @@ class ClientHandshake:
     def _selected(self, method: int) -> Step | None:
         if method == Method.EXTENDED:
             self._state = _State.EXTENDED
-            self._response = extended.Response()
+            self._response = extended.MessageReader()
             return Send(extended.build_request(self._request.pairs))
         if method == Method.USERNAME_PASSWORD:
             self._state = _State.STATUS
@@ -225,7 +225,7 @@ class ClientHandshake:
         self._state = _State.REPLY
         return None if self._pipelined else Send(self._build_request())
 
-    def _extended(self, reader: Reader, response: extended.Response) -> Step | None:
+    def _extended(self, reader: Reader, response: extended.MessageReader) -> Step | None:
         pairs = response.take(reader)
         if pairs is None:
             return None

@@ -3,11 +3,10 @@
     request   | 01 |        NR 2 | KLEN 2 | KEY | VLEN 2 | VALUE | KLEN 2 | KEY | ...
     response  | 01 | STATUS | NR 2 | pairs as above
 
-The first half reads and writes these messages (proposal 229, section 2.1). A message could claim
-8 GB, so it is read pair by pair, and refused as soon as a length in it is too large. The second
-half decides how a server answers a request. The proposal leaves open what keys mean;
-``docs/proposal-229.md`` says what they mean here. Every listener knows ``REQUIRE`` and
-``REPLY_CODES``; all other keys are in a table. The caller checks USERNAME and PASSWD.
+The first half reads and writes these messages (proposal 229, section 2.1), the second half decides
+how a server answers a request (``docs/proposal-229.md``). A message could claim 8 GB, so it is read
+pair by pair, and refused as soon as a length in it is too large. Every listener knows ``REQUIRE``
+and ``REPLY_CODES``; all other keys are in a table. The caller checks USERNAME and PASSWD.
 """
 
 from __future__ import annotations
@@ -40,6 +39,11 @@ ALL_CLIENTS = 8 * 1024 * 1024
 _SHORTEST_PAIR = 5
 _KEY = re.compile(rb"[A-Za-z0-9_.-]{1,64}\Z")
 
+USERNAME, PASSWD, ISOLATION = "USERNAME", "PASSWD", "ISOLATION"
+REQUIRE, REPLY_CODES = "REQUIRE", "REPLY_CODES"
+ACCEPTED, UNSUPPORTED = "ACCEPTED", "UNSUPPORTED"
+_OWN = (REQUIRE, REPLY_CODES)
+
 
 def build_pairs(pairs: KeyValues) -> bytes:
     """Return NR and the pairs; ValueError for a key or a value that does not fit."""
@@ -70,24 +74,6 @@ AUTHENTICATION_FAILED = build_response(ExtendedStatus.AUTHENTICATION_FAILED)
 INVALID_ARGUMENTS = build_response(ExtendedStatus.INVALID_ARGUMENTS)
 
 
-def parse_request_head(reader: Reader) -> int:
-    """Read a request up to its first pair; return the number of pairs."""
-    _take_version(reader)
-    return reader.take_u16()
-
-
-def parse_response_head(reader: Reader) -> tuple[int, int]:
-    """Read a response up to its first pair; return the status and the number of pairs."""
-    _take_version(reader)
-    return reader.take_u8(), reader.take_u16()
-
-
-def _take_version(reader: Reader) -> None:
-    # No answer: the sender of another message would not understand it.
-    if reader.take_u8() != VERSION:
-        raise ProtocolError("not a message of method 0x97")
-
-
 class Budget:
     """How many bytes of unfinished requests all clients of a server may still send."""
 
@@ -95,41 +81,52 @@ class Budget:
         self.left = size
 
 
-class Pairs:
-    """Reads the pairs of one message, one at a time.
+class MessageReader:
+    """Reads one message: its head, then one pair at a time.
 
-    ``keeps`` says which keys to keep: the pairs of others are read and dropped. What is held beyond
-    ``FREE_BYTES`` is taken from the ``budget``, and given back by ``close``. Raises ProtocolError
-    (answer ``01 02 0000``) for more than ``max_pairs``, ``max_bytes`` or the budget, and for an
-    invalid key, as soon as the length field or the key has come.
+    ``rules``: those of the listener that reads a request; None for a response, whose ``status`` is
+    known before its pairs. Pairs of keys without a handler are read and dropped. What is held
+    beyond ``FREE_BYTES`` is taken from the budget of the rules, and given back by ``close``. Raises
+    ProtocolError for another version, and (answer ``01 02 0000``) for more than the bounds or the
+    budget, and for an invalid key, as soon as the length field or the key has come.
     """
 
-    def __init__(
-        self,
-        count: int,
-        *,
-        max_pairs: int = MAX_PAIRS,
-        max_bytes: int = MAX_BYTES,
-        keeps: Callable[[str], bool] | None = None,
-        budget: Budget | None = None,
-    ) -> None:
-        if count > max_pairs or count * _SHORTEST_PAIR > max_bytes:
-            raise _invalid("too many pairs")
-        self._left = count
-        self._room = max_bytes
-        self._keeps = keeps
-        self._budget = budget
-        self._held = 0
-        self._coming = 0
+    def __init__(self, rules: ExtendedRules | None = None) -> None:
+        self.status: int | None = None
+        self._rules = rules
+        self._room = MAX_BYTES if rules is None else rules.max_bytes
+        self._budget = None if rules is None else rules.budget
+        self._left: int | None = None
+        self._held = self._coming = 0
         self._taken: list[tuple[str, bytes]] = []
 
-    @property
-    def complete(self) -> KeyValues | None:
-        """Return all the pairs, or None while some are missing."""
+    def take(self, reader: Reader) -> KeyValues | None:
+        """Read the head or one pair; return all pairs after the last.
+
+        After Incomplete call it again with the same bytes and more.
+        """
+        if self._left is None:
+            self._left = self._take_head(reader)
+        else:
+            self._take_pair(reader, self._left - 1)
+            self._left -= 1
         return None if self._left else KeyValues(tuple(self._taken))
 
-    def take(self, reader: Reader) -> None:
-        """Read one pair. After Incomplete call it again with the same bytes and more."""
+    def _take_head(self, reader: Reader) -> int:
+        if reader.take_u8() != VERSION:
+            # No answer: the sender of another message would not understand it.
+            raise ProtocolError("not a message of method 0x97")
+        most = MAX_PAIRS
+        if self._rules is None:
+            self.status = reader.take_u8()
+        else:
+            most = self._rules.max_pairs
+        count = reader.take_u16()
+        if count > most or count * _SHORTEST_PAIR > self._room:
+            raise _invalid("too many pairs")
+        return count
+
+    def _take_pair(self, reader: Reader, behind: int) -> None:
         start = reader.position
         length = reader.take_u16()
         if not 0 < length <= MAX_KEY:
@@ -139,19 +136,18 @@ class Pairs:
             raise _invalid("a key with an invalid byte")
         length = reader.take_u16()
         size = reader.position - start + length
-        if size > self._room - (self._left - 1) * _SHORTEST_PAIR:
+        if size > self._room - behind * _SHORTEST_PAIR:
             raise _invalid("more bytes than a message may have")
         if not self._coming:
             self._coming = size
             self._hold(size)
         value = reader.take(length)
         name = key.decode("ascii")
-        if self._keeps is None or self._keeps(name):
+        if self._rules is None or self._rules.keeps(name):
             self._taken.append((name, value))
         else:
             self._hold(-size)
         self._coming = 0
-        self._left -= 1
         self._room -= size
 
     def _hold(self, change: int) -> None:
@@ -168,31 +164,13 @@ class Pairs:
             self._budget = None
 
 
-class Response:
-    """Reads a response; ``status`` is known before the pairs are."""
+def _invalid(reason: str, pairs: KeyValues = NO_PAIRS) -> ProtocolError:
+    answer = INVALID_ARGUMENTS
+    # If the pairs of a handler do not fit, the client is refused without them.
+    with contextlib.suppress(ValueError):
+        answer = build_response(ExtendedStatus.INVALID_ARGUMENTS, pairs)
+    return ProtocolError(reason, answer)
 
-    def __init__(self) -> None:
-        self.status: int | None = None
-        self._pairs = Pairs(0)
-
-    def take(self, reader: Reader) -> KeyValues | None:
-        """Read the head or one pair; return all pairs after the last. Raises as ``Pairs`` does."""
-        if self.status is None:
-            self.status, count = parse_response_head(reader)
-            self._pairs = Pairs(count)
-        else:
-            self._pairs.take(reader)
-        return self._pairs.complete
-
-
-def _invalid(reason: str) -> ProtocolError:
-    return ProtocolError(reason, INVALID_ARGUMENTS)
-
-
-USERNAME, PASSWD, ISOLATION = "USERNAME", "PASSWD", "ISOLATION"
-REQUIRE, REPLY_CODES = "REQUIRE", "REPLY_CODES"
-ACCEPTED, UNSUPPORTED = "ACCEPTED", "UNSUPPORTED"
-_OWN = (REQUIRE, REPLY_CODES)
 
 KeyHandler = Callable[[KeyValues], KeyValues]
 """Checks the pairs of one key, or of all keys with one prefix; called only if there are any.
@@ -201,8 +179,6 @@ Returns pairs for the success response; raises ``InvalidArguments`` for STATUS 0
 the pairs in ``Request.pairs``. The handler of a prefix that does not know all keys with it has a
 method ``knows(key)``, so that REQUIRE is answered rightly.
 """
-
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
 
 
 def take_any(pairs: KeyValues) -> KeyValues:
@@ -239,21 +215,12 @@ class ExtendedRules:
 
     def __post_init__(self) -> None:
         for name, handler in self.keys.items():
-            if not _NAME.match(name) or not callable(handler):
+            if not _KEY.match(name.encode()) or not callable(handler):
                 wanted = "a key of letters, digits, dots, dashes and underscores, with a function"
                 raise ValueError(f"wanted {wanted}, not {name!r}: {type(handler).__name__}")
 
-    def reader(self, count: int) -> Pairs:
-        """Return a reader of ``count`` pairs that keeps those with a handler."""
-        return Pairs(
-            count,
-            max_pairs=self.max_pairs,
-            max_bytes=self.max_bytes,
-            keeps=self._is_kept,
-            budget=self.budget,
-        )
-
-    def _is_kept(self, key: str) -> bool:
+    def keeps(self, key: str) -> bool:
+        """Whether anybody reads pairs of this key."""
         return key in _OWN or any(is_of_kind(key, name) for name in self.keys)
 
     def knows(self, key: str) -> bool:
@@ -279,13 +246,13 @@ def check_credentials(pairs: KeyValues, role: Role) -> Credentials | None:
     """
     for key in (USERNAME, PASSWD):
         if len(pairs.of_kind(key)) > 1:
-            raise _refused("a key occurs twice")
+            raise _invalid("a key occurs twice")
     username, password = pairs.get(USERNAME), pairs.get(PASSWD)
     if username is None and password is None:
         return None
     credentials = Credentials(username or b"", password or b"")
     if role is Role.TOR and not userpass.is_known_format(credentials):
-        raise _refused("unknown format of extended credentials")
+        raise _invalid("unknown format of extended credentials")
     return credentials
 
 
@@ -302,18 +269,10 @@ def judge(pairs: KeyValues, rules: ExtendedRules, role: Role) -> KeyValues:
         ]
         codes = _choose_codes(pairs.get(REPLY_CODES), rules, role)
     except InvalidArguments as error:
-        raise _refused(str(error), error.pairs) from None
+        raise _invalid(str(error), error.pairs) from None
     accepted = key_list(key for key in pairs.names if rules.knows(key))
     own = [(ACCEPTED, accepted), (REPLY_CODES, codes.value.encode("ascii"))]
     return KeyValues.of([*own, *answers])
-
-
-def _refused(reason: str, pairs: KeyValues = NO_PAIRS) -> ProtocolError:
-    answer = INVALID_ARGUMENTS
-    # If the pairs of a handler do not fit, the client is refused without them.
-    with contextlib.suppress(ValueError):
-        answer = build_response(ExtendedStatus.INVALID_ARGUMENTS, pairs)
-    return ProtocolError(reason, answer)
 
 
 def _check_repeats(pairs: KeyValues, rules: ExtendedRules) -> None:
@@ -328,10 +287,10 @@ def _check_repeats(pairs: KeyValues, rules: ExtendedRules) -> None:
 def _check_required(value: bytes | None, rules: ExtendedRules) -> None:
     if not value:
         return
-    names = value.decode("latin-1").split(",")
-    if not all(_NAME.match(name) for name in names):
+    names = value.split(b",")
+    if not all(map(_KEY.match, names)):
         raise InvalidArguments("REQUIRE is not a list of keys")
-    unknown = [name for name in names if not rules.knows(name)]
+    unknown = [key for key in value.decode("ascii").split(",") if not rules.knows(key)]
     if unknown:
         pairs = KeyValues.of({UNSUPPORTED: key_list(unknown)})
         raise InvalidArguments("a required key is not known", pairs)

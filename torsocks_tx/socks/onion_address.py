@@ -18,13 +18,10 @@ from torsocks_tx.errors import InvalidOnionAddress
 _CHARACTERS = 56
 _VERSION = 3
 
+# The curve of ed25519, -x² + y² = 1 + D x² y² modulo P, and the order of its group (RFC 8032).
 _P = 2**255 - 19
 _L = 2**252 + 27742317777372353535851937790883648493
-_D = -121665 * pow(121666, _P - 2, _P) % _P
-_SQRT_MINUS_1 = pow(2, (_P - 1) // 4, _P)
-
-_Point = tuple[int, int, int, int]
-"""Extended coordinates (X, Y, Z, T) with x = X/Z, y = Y/Z, xy = T/Z (RFC 8032, section 5.1.4)."""
+_D = -121665 * pow(121666, -1, _P) % _P
 
 
 def check_onion(host: str) -> None:
@@ -64,48 +61,30 @@ def _label(host: str) -> str:
 
 @lru_cache(maxsize=1024)
 def _is_public_key(key: bytes) -> bool:
-    point = _decode(key)
-    if point is None or _is_identity(point):
+    y = int.from_bytes(key, "little") & ((1 << 255) - 1)
+    x_squared = (y * y - 1) * pow(_D * y * y + 1, -1, _P) % _P
+    # Not a square: no point of the curve. 0: the identity, or the point of order 2.
+    if y >= _P or pow(x_squared, (_P - 1) // 2, _P) != 1:
         return False
-    return _is_identity(_multiply(_L, point))
+    return _is_identity_times(_L, (1 + y) * pow(1 - y, -1, _P) % _P)
 
 
-def _decode(key: bytes) -> _Point | None:
-    """Decode a point (RFC 8032, section 5.1.3); None if the bytes are not one."""
-    number = int.from_bytes(key, "little")
-    sign, y = number >> 255, number & ((1 << 255) - 1)
-    if y >= _P:
-        return None
-    x_squared = (y * y - 1) * pow(_D * y * y + 1, _P - 2, _P) % _P
-    x = pow(x_squared, (_P + 3) // 8, _P)
-    if (x * x - x_squared) % _P:
-        x = x * _SQRT_MINUS_1 % _P
-    if (x * x - x_squared) % _P or (x == 0 and sign):
-        return None
-    if x & 1 != sign:
-        x = _P - x
-    return x, y, 1, x * y % _P
+def _is_identity_times(number: int, u: int) -> bool:
+    """Whether a point becomes the identity, multiplied by a number (RFC 7748, section 5).
 
-
-def _is_identity(point: _Point) -> bool:
-    x, y, z, _ = point
-    return x % _P == 0 and (y - z) % _P == 0
-
-
-def _add(p: _Point, q: _Point) -> _Point:
-    a = (p[1] - p[0]) * (q[1] - q[0]) % _P
-    b = (p[1] + p[0]) * (q[1] + q[0]) % _P
-    c = 2 * p[3] * q[3] * _D % _P
-    d = 2 * p[2] * q[2] % _P
-    e, f, g, h = b - a, d - c, d + c, b + a
-    return e * f % _P, g * h % _P, f * g % _P, e * h % _P
-
-
-def _multiply(number: int, point: _Point) -> _Point:
-    result: _Point = (0, 1, 1, 0)
-    while number:
-        if number & 1:
-            result = _add(result, point)
-        point = _add(point, point)
-        number >>= 1
-    return result
+    ``u``: the point's coordinate on the Montgomery form of the curve. The sign of x is not in it,
+    and changes no order.
+    """
+    x2, z2, x3, z3 = 1, 0, u, 1
+    for bit in f"{number:b}":
+        if bit == "1":
+            x2, z2, x3, z3 = x3, z3, x2, z2
+        plus, minus = x2 + z2, x2 - z2
+        one, two = (x3 - z3) * plus, (x3 + z3) * minus
+        x3, z3 = (one + two) ** 2 % _P, u * (one - two) ** 2 % _P
+        squared, subtracted = plus * plus % _P, minus * minus % _P
+        x2 = squared * subtracted % _P
+        z2 = (squared - subtracted) * (squared + 121665 * (squared - subtracted)) % _P
+        if bit == "1":
+            x2, z2, x3, z3 = x3, z3, x2, z2
+    return z2 == 0

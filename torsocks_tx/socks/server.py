@@ -92,7 +92,6 @@ class Rejected:
 
 
 Step = Send | Authenticate | Requested | Rejected
-_NO_RULES = ExtendedRules({})
 
 
 class _State(Enum):
@@ -123,9 +122,7 @@ class ServerHandshake:
         self._avatar: bytes | None = None
         self._commands = COMMANDS[self._options.role]
         self._takes_arguments = self._options.role is Role.PT
-        self._rules = self._options.extended or _NO_RULES
-        self._extended = False
-        self._pairs_reader: extended.Pairs | None = None
+        self._extended: extended.MessageReader | None = None
         self._pairs = NO_PAIRS
         self._offered_extended = False
 
@@ -171,13 +168,13 @@ class ServerHandshake:
         """Free what is held: the client is gone, or has made its request."""
         self._state = _State.OVER
         self._buffer.clear()
-        if self._pairs_reader is not None:
-            self._pairs_reader.close()
+        if self._extended is not None:
+            self._extended.close()
 
     def _accept(self) -> Send:
         answer = userpass.ACCEPTED
-        if self._extended:
-            said = extended.judge(self._pairs, self._rules, self._options.role)
+        if self._extended is not None and self._options.extended is not None:
+            said = extended.judge(self._pairs, self._options.extended, self._options.role)
             answer = extended.build_response(ExtendedStatus.SUCCESS, said)
         self._state = _State.REQUEST_5
         return Send(answer)
@@ -223,7 +220,8 @@ class ServerHandshake:
         method = self._options.select(offered)
         if method is Method.NONE_ACCEPTABLE:
             raise ProtocolError("no acceptable method", socks5.NO_ACCEPTABLE_METHOD)
-        self._extended = method is Method.EXTENDED
+        if method is Method.EXTENDED:
+            self._extended = extended.MessageReader(self._options.extended)
         # The reply codes depend on what was offered, whichever method is selected.
         self._offered_extended = bool(self._options.extended) and Method.EXTENDED in offered
         selection, self._state = _SELECTED[method]
@@ -244,11 +242,8 @@ class ServerHandshake:
         return Authenticate(credentials)
 
     def _take_pairs(self, reader: Reader) -> Step | None:
-        if self._pairs_reader is None:
-            self._pairs_reader = self._rules.reader(extended.parse_request_head(reader))
-        else:
-            self._pairs_reader.take(reader)
-        pairs = self._pairs_reader.complete
+        assert self._extended is not None, "this method was selected"
+        pairs = self._extended.take(reader)
         if pairs is None:
             return None
         self._pairs = pairs
@@ -277,7 +272,7 @@ class ServerHandshake:
             self._avatar,
             self._pairs,
             self._offered_extended,
-            self._extended,
+            self._extended is not None,
         )
         return Requested(request, b"")
 
