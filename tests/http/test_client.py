@@ -11,7 +11,7 @@ from torsocks_tx import errors
 from torsocks_tx.errors import GeneralFailure, LoginRequired, NotIsolated, ProxyBroken, SOCKSError
 from torsocks_tx.http.answers import MEANINGS, Answers
 from torsocks_tx.http.client import HTTPClientHandshake
-from torsocks_tx.http.heads import MAX_HEAD
+from torsocks_tx.http.server import MAX_HEAD
 from torsocks_tx.socks.client import Failed, Opened, Step
 from torsocks_tx.socks.constants import AddressType, Reply5
 from torsocks_tx.socks.messages import Address, Credentials, Reply

@@ -11,8 +11,14 @@ from tests.support.http import Answer, answers_in
 from tests.support.rows import rows
 from tests.support.tables import at, cuts, table
 from torsocks_tx.http.answers import Answers
-from torsocks_tx.http.heads import MAX_HEAD, MAX_HEADERS
-from torsocks_tx.http.server import MAX_ANSWERS, HTTPOptions, HTTPServerHandshake, parse_basic
+from torsocks_tx.http.server import (
+    MAX_ANSWERS,
+    MAX_HEAD,
+    MAX_HEADERS,
+    HTTPOptions,
+    HTTPServerHandshake,
+    parse_basic,
+)
 from torsocks_tx.socks.constants import Command, Version
 from torsocks_tx.socks.extended import Budget
 from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Request

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from tests.support.tables import cuts
-from torsocks_tx.http.heads import MAX_HEAD
-from torsocks_tx.http.server import HTTPOptions, HTTPServerHandshake
+from torsocks_tx.http.server import MAX_HEAD, HTTPOptions, HTTPServerHandshake
 from torsocks_tx.socks import extended, socks5, userpass
 from torsocks_tx.socks.client import ClientHandshake, Opened
 from torsocks_tx.socks.client import Step as ClientStep

@@ -13,7 +13,7 @@ import h11
 
 from torsocks_tx.errors import NotIsolated, ProxyBroken, SOCKSError
 from torsocks_tx.http.answers import PROXY_AUTHORIZATION, STREAM_ISOLATION, refusal
-from torsocks_tx.http.heads import MAX_HEAD, take_head
+from torsocks_tx.http.server import MAX_HEAD, take_head
 from torsocks_tx.socks.client import Failed, Opened, Step
 from torsocks_tx.socks.constants import AddressType, Reply5
 from torsocks_tx.socks.messages import NO_PAIRS, Address, Credentials, Reply

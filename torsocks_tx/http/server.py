@@ -22,12 +22,16 @@ from torsocks_tx.http.answers import (
     PROXY_AUTHORIZATION,
     Answers,
 )
-from torsocks_tx.http.heads import MAX_HEAD, take_head
 from torsocks_tx.socks.constants import Command, Version
 from torsocks_tx.socks.extended import FREE_BYTES, Budget
 from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Request
 from torsocks_tx.socks.server import Authenticate, Rejected, Requested, Send, SplitName, Step
 from torsocks_tx.socks.wire import check_destination
+
+MAX_HEAD = 16 * 1024
+"""Bytes of a head at most; with it ``MAX_HEADERS`` lines of headers."""
+
+MAX_HEADERS = 100
 
 MAX_REFUSED = 3
 """Wrong credentials on one connection, before it is closed."""
@@ -41,6 +45,9 @@ FIRST_LETTERS = (b"C", b"O", b"D", b"T")
 ISOLATION_USERS = (b"tor-iso", b"tor", b"x-tor")
 """User names that say that a login is for isolation only: of the specification, then older ones."""
 
+_END = re.compile(rb"\n\r?\n")
+# Of blanks in a row h11 takes time by the square: 0.5 s for 16 KiB of them.
+_BLANKS = re.compile(rb"[ \t]{64}")
 _PORT = re.compile(r"[0-9]{1,5}")
 _RPC_TARGET = b"tor-rpc-target"
 _THIS_MACHINE = re.compile(rb"(?:localhost|127\.0\.0\.1|\[::1\])(?::[0-9]*)?", re.IGNORECASE)
@@ -272,3 +279,22 @@ def parse_basic(value: bytes | None) -> Credentials | None:
     except NotBase64:
         return None
     return Credentials(username, password) if scheme.lower() == b"basic" and colon else None
+
+
+def take_head(buffer: bytearray) -> bytes | None:
+    """Take the first head, or return None while it is not complete.
+
+    Raises ``h11.RemoteProtocolError``, with its ``error_status_hint``, for one beyond the bounds.
+    """
+    end = _END.search(buffer)
+    length = len(buffer) if end is None else end.end()
+    # The first line and the empty one are no headers.
+    if length > MAX_HEAD or buffer.count(b"\n", 0, length) > MAX_HEADERS + 2:
+        raise h11.RemoteProtocolError("a head that is too large", error_status_hint=431)
+    if _BLANKS.search(buffer, 0, length):
+        raise h11.RemoteProtocolError("many blanks in a row")
+    if end is None:
+        return None
+    head = bytes(buffer[:length])
+    del buffer[:length]
+    return head
