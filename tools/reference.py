@@ -56,10 +56,9 @@ def flag_rows() -> Iterator[tuple[str, str, str]]:
     policy = ListenerPolicy()
     for flag in FLAGS:
         on = getattr(policy.isolation if flag.isolation else policy, flag.field)
-        yield f"`{flag.name}`", "on" if on else "off", flag.purpose
+        yield f"`{flag.usage}`", "on" if on else "off", flag.purpose
     together = "`NoIPv4Traffic NoIPv6Traffic NoDNSRequest` together"
     yield "`OnionTrafficOnly`", "off", together
-    yield "`SessionGroup=N`", "", "listeners with the same N may share circuits"
     yield from ((f"`{flag.usage}`", "", flag.purpose) for flag in VALUE_FLAGS)
 
 

@@ -27,17 +27,16 @@ def test_no_flags_give_the_default_policy() -> None:
 
 
 def test_every_field_has_a_flag() -> None:
-    known = {flag.field for flag in FLAGS if not flag.isolation}
-    known |= {flag.field for flag in VALUE_FLAGS} | {"isolation", "role"}
-    assert known == {field.name for field in fields(ListenerPolicy)}
-    isolating = {flag.field for flag in FLAGS if flag.isolation} | {"session_group"}
+    known = {flag.field for flag in (*FLAGS, *VALUE_FLAGS) if not flag.isolation}
+    isolating = {flag.field for flag in (*FLAGS, *VALUE_FLAGS) if flag.isolation}
+    assert known | {"isolation", "role"} == {field.name for field in fields(ListenerPolicy)}
     assert isolating == {field.name for field in fields(IsolationFlags)}
 
 
-@pytest.mark.parametrize("flag", FLAGS, ids=lambda flag: flag.name)
+@pytest.mark.parametrize("flag", FLAGS, ids=lambda flag: flag.usage)
 @pytest.mark.parametrize("spell", [str, str.lower, str.upper], ids=["same", "lower", "upper"])
 def test_each_flag_turns_on_and_off(flag: object, spell: object) -> None:
-    for word, expected in ((flag.name, True), ("No" + flag.name, False)):
+    for word, expected in ((flag.usage, True), ("No" + flag.usage, False)):
         try:
             policy = policy_of(spell(word))
         except FlagError:
@@ -86,7 +85,10 @@ def test_flags_of_tor_alone_are_taken_with_a_note(word: str) -> None:
         ("ExtendedError", "did you mean ExtendedErrors?"),
         ("IsolateDestinationAddr", "did you mean IsolateDestAddr?"),
         ("NoIPv4Trafic", "did you mean NoIPv4Traffic?"),
-        ("SessionGroup=x", "whole number"),
+        ("SessionGroup=x", "whole number, as in SessionGroup=N"),
+        ("SessionGroup", "whole number, as in SessionGroup=N"),
+        ("NoSessionGroup=1", "did you mean SessionGroup=N?"),
+        ("NoProxyProtocol", "unknown flag"),
         ("SessionGroup=", "whole number"),
         ("SessionGroup=-1", "whole number"),
         ("qqqqqqqq", "see --help-flags"),

@@ -33,7 +33,7 @@ def test_reference_lists_every_option_and_flag() -> None:
     for option in reference.parse_help(reference.HELP):
         assert f"| `--{option.name}" in document
     for flag in reference.FLAGS:
-        assert f"| `{flag.name}` |" in document
+        assert f"| `{flag.usage}` |" in document
 
 
 @pytest.mark.clients("mandoc")

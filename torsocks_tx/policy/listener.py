@@ -11,10 +11,10 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from torsocks_tx.errors import AddressTypeNotSupported, HostUnreachable, NotAllowed
 from torsocks_tx.limits import check_arguments, check_flags, check_limit
@@ -209,20 +209,51 @@ class FlagError(ValueError):
     """A flag is unknown, has a bad value, or contradicts another; the text says how to fix it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Flag:
-    """One flag: its name as tor(1) writes it, the field that it sets, and what it is for.
+def _whole(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError("write a whole number above 0")
+    return int(text)
 
-    ``isolation``: the field is one of ``IsolationFlags``.
+
+def _group(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError("a session group is a whole number")
+    return int(text)
+
+
+def _countries(text: str) -> ExitChoice:
+    return ExitChoice(countries=frozenset(text.split(",")))
+
+
+def _relays(text: str) -> ExitChoice:
+    return ExitChoice(fingerprints=frozenset(each.removeprefix("$") for each in text.split(",")))
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    return tuple(map(ipaddress.ip_network, text.split(","))) if text else ()
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"(?!listener-)[A-Za-z0-9_.-]{1,64}", text):
+        raise ValueError("a name is up to 64 letters and digits, and does not begin with listener-")
+    return text
+
+
+class Flag(NamedTuple):
+    """One flag: how tor(1) writes it, the field that it sets, and what it is for.
+
+    ``read``: how its value is read; None for a flag that is on or off. ``isolation``: the field is
+    one of ``IsolationFlags``.
     """
 
-    name: str
+    usage: str
     field: str
     purpose: str
     isolation: bool = False
+    read: Callable[[str], Any] | None = None
 
 
-FLAGS: tuple[Flag, ...] = (
+FLAGS = (
     Flag("ExtendedErrors", "extended_errors", "tell SOCKS5 clients why an onion service failed"),
     Flag("ExtendedAuth", "extended_auth", "extended authentication for clients that offer it"),
     Flag("SwapE0E1", "swap_e0_e1", "swap E0 and E1: proposal 229 contradicts itself there"),
@@ -245,56 +276,22 @@ FLAGS: tuple[Flag, ...] = (
     Flag("ClientParameters", "client_parameters", "clients choose exits and fresh circuits"),
     Flag("AllowPublic", "allow_public", "allow an address that other machines can reach"),
 )
-_BY_NAME = {flag.name.lower(): flag for flag in FLAGS}
+VALUE_FLAGS = (
+    Flag("SessionGroup=N", "session_group", "listeners with the same N may share circuits", True,
+         read=_group),
+    Flag("ExitCountry=de,fr", "exits", "only exit relays in these countries", read=_countries),
+    Flag("ExitNode=FP,FP", "exits", "only these exit relays, by fingerprint", read=_relays),
+    Flag("RotateEvery=SECONDS", "rotate_every", "a fresh circuit after so long", read=_whole),
+    Flag("RotateAfter=N", "rotate_after", "a fresh circuit after so many streams", read=_whole),
+    Flag("FreshRate=N", "fresh_rate", "fresh circuits a minute for all clients: 30", read=_whole),
+    Flag("ProxyProtocol=ADDR/BITS", "proxy_protocol", "PROXY headers, from there", read=_networks),
+    Flag("Name=NAME", "name", "one name for this listener on several servers", read=_name),
+)  # fmt: skip
+_BY_NAME = {flag.usage.lower(): flag for flag in FLAGS}
+_BY_VALUE_NAME = {flag.usage.partition("=")[0].lower(): flag for flag in VALUE_FLAGS}
 ONION_ONLY = "oniontrafficonly"
 """A word for three flags, in lower case."""
 
-
-def _whole(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError("write a whole number above 0")
-    return int(text)
-
-
-def _exit_country(text: str) -> ExitChoice:
-    return ExitChoice(countries=frozenset(text.split(",")))
-
-
-def _exit_node(text: str) -> ExitChoice:
-    return ExitChoice(fingerprints=frozenset(each.removeprefix("$") for each in text.split(",")))
-
-
-def _networks(text: str) -> tuple[Network, ...]:
-    return tuple(map(ipaddress.ip_network, text.split(","))) if text else ()
-
-
-def _name(text: str) -> str:
-    if not re.fullmatch(r"(?!listener-)[A-Za-z0-9_.-]{1,64}", text):
-        raise ValueError("a name is up to 64 letters and digits, and does not begin with listener-")
-    return text
-
-
-@dataclass(frozen=True, slots=True)
-class ValueFlag:
-    """One flag with a value: how it is written, how the value is read, and what it is for."""
-
-    usage: str
-    field: str
-    read: Callable[[str], Any]
-    purpose: str
-
-
-VALUE_FLAGS: tuple[ValueFlag, ...] = (
-    ValueFlag("ExitCountry=de,fr", "exits", _exit_country, "only exit relays in these countries"),
-    ValueFlag("ExitNode=FP,FP", "exits", _exit_node, "only these exit relays, by fingerprint"),
-    ValueFlag("RotateEvery=SECONDS", "rotate_every", _whole, "a fresh circuit after so long"),
-    ValueFlag("RotateAfter=N", "rotate_after", _whole, "a fresh circuit after so many streams"),
-    ValueFlag("FreshRate=N", "fresh_rate", _whole, "fresh circuits a minute for all clients: 30"),
-    ValueFlag("ProxyProtocol=ADDR/BITS", "proxy_protocol", _networks, "PROXY headers, from there"),
-    ValueFlag("Name=NAME", "name", _name, "one name for this listener on several servers"),
-)
-_BY_VALUE_NAME = {flag.usage.partition("=")[0].lower(): flag for flag in VALUE_FLAGS}
-_GROUP = "sessiongroup="
 _FOR_TOR = ["CacheIPv4DNS", "CacheIPv6DNS", "CacheDNS", "UseIPv4Cache", "UseIPv6Cache",
             "UseDNSCache", "PreferIPv6Automap", "KeepAliveIsolateSOCKSAuth"]  # fmt: skip
 _IGNORED = {
@@ -314,10 +311,9 @@ def flag_help() -> str:
     ]
     for flag in FLAGS:
         on = getattr(policy.isolation if flag.isolation else policy, flag.field)
-        lines.append(f"  {flag.name:<24}{'on' if on else 'off':<5}{flag.purpose}")
+        lines.append(f"  {flag.usage:<24}{'on' if on else 'off':<5}{flag.purpose}")
     together = "NoIPv4Traffic, NoIPv6Traffic and NoDNSRequest together"
     lines.append(f"  {'OnionTrafficOnly':<24}off  {together}")
-    lines.append(f"  {'SessionGroup=N':<24}     listeners with the same N may share circuits")
     lines += [f"  {flag.usage:<24}     {flag.purpose}" for flag in VALUE_FLAGS]
     lines += [
         "",
@@ -333,43 +329,37 @@ def parse_flags(words: Iterable[str]) -> tuple[ListenerPolicy, list[str]]:
     Raises ``FlagError``.
     """
     fields: dict[str, Any] = {}
-    isolation: dict[str, bool] = {}
-    group: int | None = None
+    isolation: dict[str, Any] = {}
     notes: list[str] = []
     for word in words:
-        name, _, value = word.partition("=")
-        if name.lower() in _BY_VALUE_NAME:
-            _set_value(fields, _BY_VALUE_NAME[name.lower()], word, value)
-            continue
         bare, positive = parse_word(word, _KNOWN)
-        if bare.startswith(_GROUP) and positive:
-            group = _session_group(word)
+        flag = _BY_VALUE_NAME.get(word.partition("=")[0].lower()) or _BY_NAME.get(bare)
+        if flag is not None:
+            place = isolation if flag.isolation else fields
+            place[flag.field] = positive if flag.read is None else _value(flag, word, place)
         elif bare in _IGNORED:
             notes.append(_IGNORED[bare])
         elif bare == ONION_ONLY and positive:
             fields.update(dns_request=False, ipv4_traffic=False, ipv6_traffic=False)
         elif bare == ONION_ONLY:
             notes.append("NoOnionTrafficOnly is the default")
-        elif bare in _BY_NAME:
-            flag = _BY_NAME[bare]
-            (isolation if flag.isolation else fields)[flag.field] = positive
         else:
             raise FlagError(_unknown(word))
-    flags = IsolationFlags(session_group=group, **isolation)
-    return ListenerPolicy(isolation=flags, **fields), notes
+    return ListenerPolicy(isolation=IsolationFlags(**isolation), **fields), notes
 
 
-def _set_value(fields: dict[str, Any], flag: ValueFlag, word: str, text: str) -> None:
+def _value(flag: Flag, word: str, place: Mapping[str, Any]) -> Any:
+    assert flag.read is not None, "it is written with a value"
     try:
-        value = flag.read(text)
+        value = flag.read(word.partition("=")[2])
         if isinstance(value, ExitChoice):  # ExitCountry and ExitNode together: relays in both
-            before = fields.get(flag.field, ANY_EXIT)
+            before = place.get(flag.field, ANY_EXIT)
             value = ExitChoice(
                 value.countries or before.countries, value.fingerprints or before.fingerprints
             )
     except ValueError as error:
         raise FlagError(f"{word}: {error}, as in {flag.usage}") from None
-    fields[flag.field] = value
+    return value
 
 
 def parse_word(word: str, known: Container[str]) -> tuple[str, bool]:
@@ -383,17 +373,9 @@ def parse_word(word: str, known: Container[str]) -> tuple[str, bool]:
     return bare if bare in known else bare.removesuffix("s"), positive
 
 
-def _session_group(word: str) -> int:
-    number = word.partition("=")[2]
-    if not number.isdecimal():
-        raise FlagError(f"{word}: a session group is a whole number, as in SessionGroup=1")
-    return int(number)
-
-
 def _unknown(word: str) -> str:
-    names = [flag.name for flag in FLAGS] + ["OnionTrafficOnly", "SessionGroup=N"]
-    names += [flag.usage for flag in VALUE_FLAGS]
-    names += [f"No{flag.name}" for flag in FLAGS]
+    names = [flag.usage for flag in (*FLAGS, *VALUE_FLAGS)] + ["OnionTrafficOnly"]
+    names += [f"No{flag.usage}" for flag in FLAGS]
     spelled = {name.lower(): name for name in names}
     near = difflib.get_close_matches(word.lower(), list(spelled), n=1, cutoff=0.5)
     hint = f"did you mean {spelled[near[0]]}?" if near else "see --help-flags"
