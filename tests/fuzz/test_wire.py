@@ -184,7 +184,7 @@ def test_arguments_survive_escaping_and_a_cut_anywhere(sent: KeyValues, cut: int
 @thorough
 def test_arguments_survive_tors_notation(sent: KeyValues) -> None:
     text = b";".join(as_tor_writes(*pair) for pair in sent)
-    assert userpass.parse_text(text) == sent
+    assert userpass.parse_arguments(Credentials(text)) == sent
 
 
 @given(text=texts)
@@ -192,7 +192,7 @@ def test_arguments_survive_tors_notation(sent: KeyValues) -> None:
 def test_any_text_is_parsed_or_refused(text: bytes) -> None:
     heard = answer_or_arguments(Credentials(text))
     if isinstance(heard, KeyValues):
-        assert userpass.parse_text(escaped(heard)) == heard
+        assert userpass.parse_arguments(Credentials(escaped(heard))) == heard
     else:
         assert heard == b"\1\1"
 

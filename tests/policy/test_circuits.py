@@ -119,13 +119,13 @@ def key_of(rules: CircuitRules, asked: dict[str, str | None], name: bytes = b"na
 def test_two_clients_share_a_key_exactly_if_all_that_they_ask_for_is_equal(
     one: dict[str, str | None], two: dict[str, str | None]
 ) -> None:
-    rules = CircuitRules(ANY_EXIT, None, None, FRESH, reads_clients=True)
+    rules = CircuitRules(ANY_EXIT, None, None, FRESH, True)
     assert (key_of(rules, one) == key_of(rules, two)) is (one == two)
     assert key_of(rules, one, b"other") != key_of(rules, one)
 
 
 def test_a_client_narrows_what_its_listener_says() -> None:
-    rules = CircuitRules(ExitChoice(frozenset({"de", "fr"})), 120.0, 5, FRESH, reads_clients=True)
+    rules = CircuitRules(ExitChoice(frozenset({"de", "fr"})), 120.0, 5, FRESH, True)
     key, exits = key_of(rules, {"country": "fr,us", "lifetime": "9", "streams": "2"})
     assert exits == ExitChoice(frozenset({"fr"}))
     assert key[5] == b"(120.0, 2)"
@@ -134,7 +134,7 @@ def test_a_client_narrows_what_its_listener_says() -> None:
 
 
 def test_nothing_of_a_login_is_remembered() -> None:
-    rules = CircuitRules(ANY_EXIT, None, None, FRESH, reads_clients=True)
+    rules = CircuitRules(ANY_EXIT, None, None, FRESH, True)
     parameters.cache_clear()
     for secret in (b"one", b"two"):
         pairs = KeyValues.of({"PASSWD": secret, PREFIX + "country": b"de"})
@@ -143,7 +143,7 @@ def test_nothing_of_a_login_is_remembered() -> None:
 
 
 def test_parameters_mean_nothing_where_the_listener_does_not_read_them() -> None:
-    rules = CircuitRules(GERMAN, None, None, FRESH, reads_clients=False)
+    rules = CircuitRules(GERMAN, None, None, FRESH, False)
     assert key_of(rules, {"country": "fr"}) == key_of(rules, {})
 
 

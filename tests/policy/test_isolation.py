@@ -19,7 +19,7 @@ from torsocks_tx.policy.isolation import (
 )
 from torsocks_tx.socks.constants import AddressType, Command, Version
 from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Request
-from torsocks_tx.socks.userpass import check_format
+from torsocks_tx.socks.userpass import is_known_format
 
 V4, V5 = Version.SOCKS4, Version.SOCKS5
 NAME = AddressType.HOSTNAME
@@ -224,7 +224,7 @@ def test_credentials_for_tor_have_the_extended_format() -> None:
     assert mask.username == b"<torS0X>0"
     assert len(mask.password) == 64
     assert set(mask.password) <= set(b"0123456789abcdef")
-    check_format(mask)
+    assert is_known_format(mask)
 
 
 @rows("S-17")

@@ -41,39 +41,28 @@ def test_a_field_has_at_most_255_bytes() -> None:
             userpass.build_credentials(Credentials(*fields))
 
 
-UNDERSTOOD = table(
-    ("legacy", b"hello", b"world"),
-    ("type 0", b"<torS0X>0", b"123"),
-    ("small x", b"<torS0x>0abc", b""),
-    ("blank in front", b" <torS0X>9", b""),
-    ("in the password", b"", b"<torS0X>9"),
-)
-NOT_UNDERSTOOD = table(
-    ("no type", b"<torS0X>"),
-    ("type 0 and more", b"<torS0X>0abc"),
-    ("type 1", b"<torS0X>1abc"),
-    ("type 9", b"<torS0X>9"),
+FORMATS = table(
+    ("legacy", b"hello", b"world", True),
+    ("type 0", b"<torS0X>0", b"123", True),
+    ("small x", b"<torS0x>0abc", b"", True),
+    ("blank in front", b" <torS0X>9", b"", True),
+    ("in the password", b"", b"<torS0X>9", True),
+    ("no type", b"<torS0X>", b"", False),
+    ("type 0 and more", b"<torS0X>0abc", b"", False),
+    ("type 1", b"<torS0X>1abc", b"123", False),
+    ("type 9", b"<torS0X>9", b"", False),
 )
 
 
 @rows("S-17")
-@pytest.mark.parametrize(("username", "password"), UNDERSTOOD)
-def test_user_names_of_a_known_format(username: bytes, password: bytes) -> None:
-    userpass.check_format(Credentials(username, password))
+@pytest.mark.parametrize(("username", "password", "is_known"), FORMATS)
+def test_which_formats_of_user_names_are_known(
+    username: bytes, password: bytes, is_known: bool
+) -> None:
+    assert userpass.is_known_format(Credentials(username, password)) is is_known
 
 
-@rows("S-17")
-@pytest.mark.parametrize("password", [b"", b"123"])
-@pytest.mark.parametrize("username", NOT_UNDERSTOOD)
-def test_user_names_of_an_unknown_format(username: bytes, password: bytes) -> None:
-    with pytest.raises(ProtocolError) as caught:
-        userpass.check_format(Credentials(username, password))
-    assert caught.value.answer == octets("01 01")
-
-
-Pairs = tuple[tuple[str, bytes], ...]
-
-ESCAPED = table(
+ARGUMENTS = table(
     ("none", (), b""),
     (
         "pt-spec's own example",
@@ -87,8 +76,7 @@ ESCAPED = table(
     ("an escaped backslash at the end", (("k", b"\\"),), rb"k=\\"),
     ("an escaped semicolon at the end", (("k", b";"),), rb"k=\;"),
     ("other bytes", (("\xff\n", b"\x01 \x80"),), b"\xff\n=\x01 \x80"),
-)
-AS_TOR_WRITES = table(
+    # tor leaves = in values as it is.
     ("= inside a value", (("k", b"a=b"),), b"k=a=b"),
     ("= at a value's end", (("cert", b"abc=="), ("x", b"=")), b"cert=abc==;x=="),
     ("= after an escape", (("k", b";=\\"),), rb"k=\;=\\"),
@@ -107,36 +95,17 @@ REFUSED = table(
 )
 
 
-@pytest.mark.parametrize(("pairs", "text"), ESCAPED)
-def test_arguments_in_which_all_is_escaped(pairs: Pairs, text: bytes) -> None:
-    assert userpass.parse_text(text) == KeyValues(pairs)
-
-
-@pytest.mark.parametrize(("pairs", "text"), AS_TOR_WRITES)
-def test_arguments_with_what_tor_leaves_unescaped(pairs: Pairs, text: bytes) -> None:
-    assert userpass.parse_text(text) == KeyValues(pairs)
+@pytest.mark.parametrize(("pairs", "text"), ARGUMENTS)
+def test_arguments_cut_in_two_anywhere(pairs: tuple[tuple[str, bytes], ...], text: bytes) -> None:
+    # Where nothing is left for the password, it is one NUL; a SOCKS4 user id has none.
+    assert userpass.parse_arguments(Credentials(text, b"\0")) == KeyValues(pairs)
+    for cut in range(len(text) + 1):
+        credentials = Credentials(text[:cut], text[cut:])
+        assert userpass.parse_arguments(credentials) == KeyValues(pairs)
 
 
 @pytest.mark.parametrize("text", REFUSED)
 def test_text_that_is_not_a_list_of_arguments(text: bytes) -> None:
     with pytest.raises(ProtocolError) as caught:
-        userpass.parse_text(text)
+        userpass.parse_arguments(Credentials(text))
     assert caught.value.answer == octets("01 01")
-
-
-NUL = b"\0"
-
-
-@pytest.mark.parametrize("cut", range(1, 20))
-def test_arguments_may_be_cut_anywhere(cut: int) -> None:
-    text = rb"k=\\\;\=;k\==v;a=\\\\"
-    pairs = (("k", rb"\;="), ("k=", b"v"), ("a", rb"\\"))
-    assert userpass.parse_arguments(Credentials(text[:cut], text[cut:])) == KeyValues(pairs)
-
-
-def test_arguments_with_an_empty_field() -> None:
-    # A SOCKS4 user id has no second field, and some clients send empty ones.
-    for credentials in (Credentials(b""), Credentials(b"", NUL)):
-        assert userpass.parse_arguments(credentials) == KeyValues()
-    assert userpass.parse_arguments(Credentials(b"k=v")) == KeyValues((("k", b"v"),))
-    assert userpass.parse_arguments(Credentials(b"", b"k=v")) == KeyValues((("k", b"v"),))

@@ -37,16 +37,7 @@ MOST_PARSED = 512
 _MINUTE = 60.0
 _N = TypeVar("_N", int, float)
 _SESSION = PREFIX + "session"
-_NAMES = {
-    "country": "country",
-    "cc": "country",
-    "exit": "exit",
-    "lifetime": "lifetime",
-    "sesstime": "lifetime",
-    "session": "session",
-    "sessid": "session",
-    "streams": "streams",
-}
+_ALIASES = {"cc": "country", "sesstime": "lifetime", "sessid": "session"}
 _PATTERNS = {
     "country": (r"[A-Za-z]{2}(?:,[A-Za-z]{2}){0,15}", "a country is two letters"),
     "exit": (r"[0-9A-Fa-f]{40}(?:,[0-9A-Fa-f]{40}){0,15}", "an exit is 40 hexadecimal digits"),
@@ -142,9 +133,11 @@ def _pairs_in(wishes: bytes) -> KeyValues:
         raise ValueError("a user name is NAME, or NAME-key-value-key-value")
     found: dict[str, bytes] = {}
     for key, value in zip(words[::2], words[1::2], strict=True):
-        known = _NAMES.get(key.decode("latin-1"))
-        if known is None:
-            raise ValueError(f"the keys of a user name are {', '.join(sorted(_NAMES))}")
+        name = key.decode("latin-1")
+        known = _ALIASES.get(name, name)
+        if known not in _PATTERNS:
+            names = ", ".join(sorted([*_PATTERNS, *_ALIASES]))
+            raise ValueError(f"the keys of a user name are {names}")
         if PREFIX + known in found:
             raise ValueError("a key of a user name occurs twice")
         _check(known, value)
@@ -163,9 +156,8 @@ def _check(name: str, value: bytes) -> str:
 @lru_cache(MOST_PARSED)
 def parameters(pairs: KeyValues) -> Parameters:
     """Return what pairs in ``X-torsocks.`` ask for, and remember it. Raises ValueError."""
-    found = {
-        key.removeprefix(PREFIX): _check(key.removeprefix(PREFIX), value) for key, value in pairs
-    }
+    names = {key.removeprefix(PREFIX): value for key, value in pairs}
+    found = {name: _check(name, value) for name, value in names.items()}
     countries, exits = (
         frozenset(found[name].split(",")) if name in found else None for name in ("country", "exit")
     )
@@ -202,6 +194,7 @@ class ParameterKeys:
         return NO_PAIRS
 
 
+@dataclass(frozen=True, slots=True)
 class CircuitRules:
     """What one listener says of circuits, applied to the requests of its clients.
 
@@ -209,21 +202,11 @@ class CircuitRules:
     them. ``reads_clients``: requests may hold parameters.
     """
 
-    def __init__(
-        self,
-        exits: ExitChoice,
-        every: float | None,
-        after: int | None,
-        fresh: FreshCircuits,
-        *,
-        reads_clients: bool,
-    ) -> None:
-        self._exits = exits
-        self._every = every
-        self._after = after
-        self._reads_clients = reads_clients
-        self._fresh = fresh
-        self._counted, self._uncounted = Tries(fresh, True), Tries(fresh, False)
+    exits: ExitChoice
+    every: float | None
+    after: int | None
+    fresh: FreshCircuits
+    reads_clients: bool
 
     def apply(
         self, request: Request, key: tuple[bytes, ...], now: float
@@ -232,8 +215,8 @@ class CircuitRules:
 
         ``key`` stands for all else that isolates. Raises ``NoSuchExit`` and ``NoFreshCircuit``.
         """
-        exits, every, after, session = self._exits, self._every, self._after, b""
-        if self._reads_clients and request.pairs.pairs:
+        exits, every, after, session = self.exits, self.every, self.after, b""
+        if self.reads_clients and request.pairs.pairs:
             asked = parameters(request.pairs.of_kind(PREFIX))
             if asked.exits:
                 exits = exits.narrowed(asked.exits)
@@ -243,10 +226,11 @@ class CircuitRules:
         rotation = str((every, after)).encode("ascii") if rotates else b""
         text = repr(key).encode("ascii")  # one part, which no other key gives
         parts: tuple[bytes, ...] = (b"circuit", text, *exits.parts, session, rotation)
-        if not (rotates or session):
-            return parts, exits or None, self._uncounted
-        number = self._fresh.number(parts, every, after, now)
-        return (*parts, number) if rotates else parts, exits or None, self._counted
+        is_counted = rotates or bool(session)
+        if is_counted:
+            number = self.fresh.number(parts, every, after, now)
+            parts = (*parts, number) if rotates else parts
+        return parts, exits or None, Tries(self.fresh, is_counted)
 
 
 def _least(*values: _N | None) -> _N | None:

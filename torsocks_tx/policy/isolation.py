@@ -11,7 +11,7 @@ from __future__ import annotations
 import hmac
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from torsocks_tx.http.answers import ISOLATION_HEADERS
@@ -19,7 +19,8 @@ from torsocks_tx.limits import check_arguments, check_flags
 from torsocks_tx.policy.circuits import ExitChoice
 from torsocks_tx.policy.fresh import FREE, Tries
 from torsocks_tx.socks.constants import Version
-from torsocks_tx.socks.messages import Credentials, Request
+from torsocks_tx.socks.extended import ISOLATION, PASSWD, USERNAME
+from torsocks_tx.socks.messages import Credentials, KeyValues, Request
 from torsocks_tx.socks.userpass import ISOLATION_USERNAME
 from torsocks_tx.socks.wire import packed_ip
 
@@ -82,10 +83,9 @@ def isolation_key(
     ``listener`` names the listener; ``client`` is the client's IP address, None on a unix socket.
     Raises ValueError for a ``client`` that is not an IP address.
     """
+    parts = [b"listener", listener.encode()]
     if flags.session_group is not None:
         parts = [b"group", str(flags.session_group).encode()]
-    else:
-        parts = [b"listener", listener.encode()]
     # The authenticated user always counts: no user may join the circuits of another.
     parts += [b"avatar", request.avatar] if request.avatar is not None else [b"anyone"]
     if flags.client_addr and client is not None:
@@ -104,9 +104,9 @@ def isolation_key(
 def _auth_parts(request: Request) -> list[bytes]:
     credentials = request.credentials
     if request.version is Version.HTTP:
-        return [b"http", *map(_present, map(request.pairs.get, ISOLATION_HEADERS))]
+        return [b"http", *_values(request.pairs, ISOLATION_HEADERS)]
     if request.extended:
-        return [b"extended", *map(_present, map(request.pairs.get, _EXTENDED_KEYS))]
+        return [b"extended", *_values(request.pairs, (USERNAME, PASSWD, ISOLATION))]
     if request.version is Version.SOCKS4:
         return [b"socks4", credentials.username if credentials else b""]
     if credentials is None:
@@ -116,12 +116,10 @@ def _auth_parts(request: Request) -> list[bytes]:
     return [b"userpass", credentials.username, credentials.password]
 
 
-# The keys that isolate; one that is missing is not the same as an empty one.
-_EXTENDED_KEYS = ("USERNAME", "PASSWD", "ISOLATION")
-
-
-def _present(value: bytes | None) -> bytes:
-    return b"absent" if value is None else b"present:" + value
+def _values(pairs: KeyValues, keys: Iterable[str]) -> list[bytes]:
+    """Return parts for these keys: one that is missing is not the same as an empty one."""
+    values = map(pairs.get, keys)
+    return [b"absent" if value is None else b"present:" + value for value in values]
 
 
 class Isolator:

@@ -122,9 +122,8 @@ class ListenerPolicy:
         every, after = self.rotate_every, self.rotate_after
         if not self.chooses_exits and every is None and after is None:
             return None
-        reads = self.client_parameters
         fresh = fresh or FreshCircuits(self.fresh_rate)
-        return CircuitRules(self.exits, every, after, fresh, reads_clients=reads)
+        return CircuitRules(self.exits, every, after, fresh, self.client_parameters)
 
     @property
     def port_flags(self) -> frozenset[str]:

@@ -233,8 +233,8 @@ class ServerHandshake:
         credentials = userpass.parse_credentials(reader)
         if self._takes_arguments:
             userpass.parse_arguments(credentials)
-        else:
-            userpass.check_format(credentials)
+        elif not userpass.is_known_format(credentials):
+            raise ProtocolError("unknown format of extended credentials", userpass.REFUSED)
         self._credentials = credentials = self._split(credentials, userpass.REFUSED)
         if not self._options.require_auth:
             return self._accept()

@@ -60,42 +60,26 @@ def is_known_format(credentials: Credentials) -> bool:
     return name == ISOLATION_USERNAME or not name.startswith(EXTENDED_PREFIX)
 
 
-def check_format(credentials: Credentials) -> None:
-    """Raise ProtocolError (answer ``01 01``) for an extended format that is not understood."""
-    if not is_known_format(credentials):
-        raise ProtocolError("unknown format of extended credentials", REFUSED)
-
-
-def parse_text(text: bytes) -> KeyValues:
-    r"""Read the arguments in an escaped text, which may be empty; keys are decoded as Latin-1.
+def parse_arguments(credentials: Credentials) -> KeyValues:
+    r"""Read the arguments that the two fields carry, if any; keys are decoded as Latin-1.
 
     Raises ProtocolError (answer ``01 01``) for an item without ``=`` or without a key, a ``;`` at
     the end, and a backslash that is last or stands before anything but ``\``, ``=`` and ``;``.
     """
+    text = credentials.username
+    if credentials.password != _NO_MORE:
+        text += credentials.password
     pairs: list[tuple[str, bytes]] = []
     position = 0
     while text:
         item = _ITEM.match(text, position)
         if item is None:
-            raise _refused("arguments are not a list of key=value")
-        pairs.append((_unescape(item[1]).decode("latin-1"), _unescape(item[2])))
-        if item.end() == len(text):
-            break
-        if text[item.end() : item.end() + 1] != b";":
-            raise _refused("arguments hold a backslash that escapes nothing")
+            raise ProtocolError("arguments are not a list of key=value", REFUSED)
+        key, value = (_ESCAPED.sub(rb"\1", part) for part in item.groups())
+        pairs.append((key.decode("latin-1"), value))
         position = item.end() + 1
+        if position > len(text):
+            break
+        if text[item.end() : position] != b";":
+            raise ProtocolError("arguments hold a backslash that escapes nothing", REFUSED)
     return KeyValues(tuple(pairs))
-
-
-def _refused(reason: str) -> ProtocolError:
-    return ProtocolError(reason, REFUSED)
-
-
-def _unescape(part: bytes) -> bytes:
-    return _ESCAPED.sub(rb"\1", part)
-
-
-def parse_arguments(credentials: Credentials) -> KeyValues:
-    """Return the arguments that the two fields carry. Raises as ``parse_text`` does."""
-    rest = b"" if credentials.password == _NO_MORE else credentials.password
-    return parse_text(credentials.username + rest)
