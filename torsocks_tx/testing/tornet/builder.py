@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +16,13 @@ from torsocks_tx.backends.tor.events import quote_path
 from torsocks_tx.backends.tor.process import Ending, LineProtocol, Watchdog, spawn_guarded
 from torsocks_tx.testing.tornet import servers, torrc
 from torsocks_tx.testing.tornet.client import SOCKS_SOCKET, Client
-from torsocks_tx.testing.tornet.node import CONTROL_SOCKET, NetworkError, Node, all_of
+from torsocks_tx.testing.tornet.node import CONTROL_SOCKET, NetworkError, Node, Progress, all_of
 
 TOOL_DEADLINE = 60.0
 """Seconds for one of tor's own tools; it needs about one."""
+
+_MAX_PATH = 88
+"""Of the directory, in bytes: the path of a unix socket in it has at most 107."""
 
 _MONTHS_VALID = "12"
 _MAPPED = {servers.DOCUMENTATION_ADDRESS: servers.LOOPBACK}
@@ -29,30 +34,48 @@ _MAPPED6 = {
 
 
 class Builder:
-    """Makes nodes that trust the same authorities, in one directory.
+    """Makes nodes that trust the same authorities, in one directory."""
 
-    Raises:
-        TorNotFound: tor or tor-gencert is not installed.
-    """
-
-    def __init__(self, reactor: Any, watchdog: Watchdog, directory: Path) -> None:
+    def __init__(
+        self, reactor: Any, watchdog: Watchdog, directory: Path, progress: Progress
+    ) -> None:
         self._reactor = reactor
         self._watchdog = watchdog
         self._directory = directory
-        self._tor = find_tor()
-        self._gencert = find_tor(name="tor-gencert")
+        self._progress = progress
+        self._tor = ""
+        self._gencert = ""
         self._ports = servers.PortReservations()
         self._ipv6 = servers.has_ipv6_loopback()
         self._voting_offset = 0
         self._network = torrc.Network((), directory / "geoip", self._ipv6)
+        self._has_begun = False
 
-    def release_ports(self) -> None:
-        """Give the ports of all the nodes back."""
-        self._ports.release()
+    def begin(self, exits: Iterable[torrc.Exit]) -> None:
+        """Find tor, make the directory, and write the country of each exit.
 
-    def write_countries(self, exits: Iterable[torrc.Exit]) -> None:
-        """Write the country of each exit, which all daemons read."""
+        Raises:
+            TorNotFound: tor or tor-gencert is not installed.
+            NetworkError: the directory cannot be made.
+        """
+        self._tor, self._gencert = find_tor(), find_tor(name="tor-gencert")
+        path = self._directory
+        if len(os.fsencode(path)) > _MAX_PATH:
+            raise NetworkError(f"the path {path} is too long for sockets in it: give a shorter one")
+        try:
+            path.mkdir(mode=0o700)
+        except OSError as error:
+            text = f"cannot make the directory {path} ({error.strerror}): give a new path"
+            raise NetworkError(text) from None
+        self._has_begun = True
+        self._watchdog.guard_directory(path)  # only now: it is ours to remove
         _write(self._network.geoip_file, torrc.geoip_lines(exits))
+
+    def end(self) -> None:
+        """Give the ports of all the nodes back, and remove the directory."""
+        self._ports.release()
+        if self._has_begun:
+            shutil.rmtree(self._directory, ignore_errors=True)
 
     async def authorities(self, count: int) -> list[Node]:
         """Make the authorities, which every other node needs to know."""
@@ -107,7 +130,8 @@ class Builder:
     def _node(self, name: str, lines: torrc.Lines, address: str = servers.LOOPBACK) -> Node:
         directory = self._make_directory(name)
         torrc_lines = self._lines(name, directory, lines, address)
-        return Node(self._reactor, self._watchdog, directory, torrc_lines, self._tor)
+        watchdog, progress = self._watchdog, self._progress
+        return Node(self._reactor, watchdog, directory, torrc_lines, self._tor, progress)
 
     def _lines(
         self, name: str, directory: Path, lines: torrc.Lines, address: str = servers.LOOPBACK

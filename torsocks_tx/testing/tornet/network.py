@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -25,15 +23,12 @@ from torsocks_tx.limits import check_arguments
 from torsocks_tx.testing.tornet import servers
 from torsocks_tx.testing.tornet.builder import Builder
 from torsocks_tx.testing.tornet.client import Client
-from torsocks_tx.testing.tornet.node import CONTROL_SOCKET, NetworkError, Node, Progress, all_of
+from torsocks_tx.testing.tornet.node import CONTROL_SOCKET, Node, Progress, all_of
 from torsocks_tx.testing.tornet.onion import ClientKey, OnionService, add_onion_service
 from torsocks_tx.testing.tornet.torrc import Exit, make_exits
 
 AUTHORITIES = 4
 SERVICE = "service0"
-
-_MAX_PATH = 88
-"""Of the directory: the path of a unix socket in it has at most 107 bytes."""
 
 
 class PrivateNetwork:
@@ -45,11 +40,11 @@ class PrivateNetwork:
         reactor: the running reactor.
         directory: where all files go: a path that does not exist yet, removed at the end. By
             default a new one among the temporary files. Keep it short: it holds unix sockets.
-        clients: how many client daemons to start with.
-        names, pointers: the table of the name server: addresses by name, names by address.
-        countries: how many exits there are in each country, by its code of two small letters. Each
-            exit then has an address of its own, 127.0.0.10 and on, and every tor knows its country.
-            By default there are a few exits without a country. IPv4 only.
+        clients: how many clients to start with.
+        names, pointers: what the name server knows: addresses by name, names by address.
+        countries: how many exits there are in each country, by its code of two small letters; each
+            then has an IPv4 address of its own, 127.0.0.10 and on. By default there are a few
+            exits without a country.
         exit_policies: for some exits, by name, rules of tor's ExitPolicy before the one that
             accepts everything. ``{web}``, ``{echo}`` and ``{banner}`` in them stand for the ports
             of the servers: ``{"exit0": ["reject *:{echo}"]}``.
@@ -60,8 +55,7 @@ class PrivateNetwork:
         clients: the clients, in order; :attr:`client` is the first.
         names: the name server; ``names.asked`` is what the exits asked it.
         web: an HTTP server: ``/``, ``/bytes/N``, ``POST /echo``.
-        echo, banner: servers that echo; the second one speaks first. With countries, each of these
-            listens at every exit's own address too, and notes by which exit a connection came.
+        echo, banner: servers that echo; the second one speaks first.
         ipv6: whether the machine has ::1, and so the servers.
     """
 
@@ -95,8 +89,8 @@ class PrivateNetwork:
         self._reactor = reactor
         self._client_count = clients
         self._watchdog = Watchdog(reactor)
-        self._builder: Builder | None = None
-        self._progress: Progress = _show_nothing
+        self._progress: Progress | None = None
+        self._builder = Builder(reactor, self._watchdog, self.directory, self._tell)
 
     @property
     def client(self) -> Client:
@@ -111,8 +105,9 @@ class PrivateNetwork:
         Raises:
             TorNotFound, NetworkError: tor is not installed, or a daemon does not come up.
         """
-        self._progress = progress or _show_nothing
+        self._progress = progress
         try:
+            await self._watchdog.start()
             await self._start()
         except BaseException:
             await self.stop()
@@ -124,10 +119,8 @@ class PrivateNetwork:
         await self.names.stop()
         for origin in self._origins:
             await origin.stop()
-        await self._watchdog.stop()  # it removes the directory
-        if self._builder is not None:
-            self._builder.release_ports()
-            shutil.rmtree(self.directory, ignore_errors=True)  # had the watchdog been killed
+        await self._watchdog.stop()
+        self._builder.end()
 
     def add_origin(self, factory: Any) -> servers.Origin:
         """Listen with a factory of yours on one port at 127.0.0.1, ::1 and each exit's own address.
@@ -154,7 +147,6 @@ class PrivateNetwork:
 
     async def add_onion_host(self) -> str:
         """Start one more daemon for onion services; its name, for ``daemons``."""
-        assert self._builder is not None, "start the network first"
         name = f"service{sum(name.startswith('service') for name in self.daemons)}"
         self.daemons[name] = self._builder.onion_host(name)
         await self._bring_in(self.daemons[name])
@@ -168,14 +160,10 @@ class PrivateNetwork:
         node = self.daemons[name]
         await node.stop()
         clients = [client for client in self.clients if client.node is node]
-        if clients:
-            await self._bring_in_client(clients[0])
-        else:
-            await node.start(self._progress)
+        await all_of(map(self._bring_in_client, clients) if clients else [node.start()])
         if name in self.exits:
-            again = {name: self.exits[name].fingerprint}
             running = [each for each in self.clients if each.node.state is DaemonState.RUNNING]
-            await all_of(self._reach_exits(client, again) for client in running)
+            await all_of(self._reach_exits(client, [name]) for client in running)
 
     async def add_onion_service(
         self,
@@ -193,9 +181,8 @@ class PrivateNetwork:
             host: the daemon that runs it, such as one from :meth:`add_onion_host`.
         """
         control = await self.daemons[host].control()
-        return await add_onion_service(
-            self._reactor, control, target_port, virtual_port, client_auth_key
-        )
+        key = client_auth_key
+        return await add_onion_service(self._reactor, control, target_port, virtual_port, key)
 
     def facts(self) -> dict[str, Any]:
         """Return ports, names and process ids, ready for JSON."""
@@ -211,75 +198,60 @@ class PrivateNetwork:
         }
 
     async def _start(self) -> None:
-        await self._watchdog.start()
-        _make_directory(self.directory)
-        self._watchdog.guard_directory(self.directory)  # only now: it is ours to remove
-        builder = self._builder = Builder(self._reactor, self._watchdog, self.directory)
-        builder.write_countries(self.exits.values())
+        builder = self._builder
+        builder.begin(self.exits.values())
         for origin in self._origins:
             origin.start(self._reactor)
         authorities = await builder.authorities(AUTHORITIES)
-        self._progress("keys of the authorities made")
-        exits = [self._new_exit(builder, exit) for exit in self.exits.values()]
+        self._tell("keys of the authorities made")
+        exits = [self._new_exit(exit) for exit in self.exits.values()]
         self.daemons.update((node.name, node) for node in (*authorities, *exits))
         await all_of(node.launch() for node in self.daemons.values())
-        self._progress("authorities and exits up")
+        self._tell("authorities and exits up")
         await all_of(node.ready() for node in self.daemons.values())
-        self._progress("consensus")
-        host = self.daemons[SERVICE] = builder.onion_host(SERVICE)
-        clients = [self._new_client() for _ in range(self._client_count)]
-        relays, *_ = await all_of([self._bring_in(host), *map(self._bring_in_client, clients)])
+        relays = await authorities[0].wait_for_relays(len(self.daemons))
         for name, exit in self.exits.items():
             self.exits[name] = replace(exit, fingerprint=relays[name])
-        self._progress("all daemons ready")
+        self._tell("consensus")
+        host = self.daemons[SERVICE] = builder.onion_host(SERVICE)
+        clients = [self._new_client() for _ in range(self._client_count)]
+        await all_of([self._bring_in(host), *map(self._bring_in_client, clients)])
+        self._tell("all daemons ready")
 
-    async def _bring_in(self, node: Node) -> dict[str, str]:
-        await node.start(self._progress)
-        return await node.wait_for_relays(AUTHORITIES + len(self.exits))
+    def _tell(self, text: str) -> None:
+        if self._progress is not None:
+            self._progress(text)
+
+    async def _bring_in(self, node: Node) -> None:
+        await node.start()
+        await node.wait_for_relays(AUTHORITIES + len(self.exits))
 
     async def _bring_in_client(self, client: Client) -> None:
-        relays = await self._bring_in(client.node)
-        await self._reach_exits(client, relays)
+        await self._bring_in(client.node)
+        await self._reach_exits(client, self.exits)
 
-    async def _reach_exits(self, client: Client, relays: Mapping[str, str]) -> None:
+    async def _reach_exits(self, client: Client, names: Iterable[str]) -> None:
         exits = {
-            name: relays[name]
-            for name in self.exits.keys() & relays.keys()
+            name: self.exits[name].fingerprint
+            for name in names
             if self.daemons[name].state is DaemonState.RUNNING
         }
         if client.has_own_lines:
             exits = {}  # such as a bridge, which cannot be the exit as well
         await client.reach_exits(exits, servers.CHECK_NAME, self._check.port)
 
-    def _new_exit(self, builder: Builder, exit: Exit) -> Node:
+    def _new_exit(self, exit: Exit) -> Node:
         ports = {"web": self.web.port, "echo": self.echo.port, "banner": self.banner.port}
         rules = [rule.format_map(ports) for rule in exit.policy]
         # Whatever it refuses, the network sees when it works.
         policy = [f"accept *:{self._check.port}", *rules] if rules else []
-        return builder.exit(exit, policy, self.names.start(self._reactor, exit))
+        return self._builder.exit(exit, policy, self.names.start(self._reactor, exit))
 
     def _new_client(self, torrc_lines: Iterable[str] = ()) -> Client:
-        assert self._builder is not None, "start the network first"
         client = self._builder.client(len(self.clients), torrc_lines)
         self.clients.append(client)
         self.daemons[client.name] = client.node
         return client
-
-
-def _show_nothing(_: str) -> None:
-    """Ignore progress."""
-
-
-def _make_directory(path: Path) -> None:
-    if len(os.fsencode(path)) > _MAX_PATH:
-        raise NetworkError(f"the path {path} is too long for sockets in it: give a shorter one")
-    try:
-        path.mkdir(mode=0o700)
-    except OSError as error:
-        reason = error.strerror
-        raise NetworkError(
-            f"cannot make the directory {path} ({reason}): give a new path"
-        ) from None
 
 
 def _fresh_path() -> Path:

@@ -57,6 +57,7 @@ class Node:
         directory: Path,
         torrc_lines: Sequence[str],
         tor: str,
+        progress: Progress,
     ) -> None:
         self.name = directory.name
         self.directory = directory
@@ -68,7 +69,7 @@ class Node:
         )
         self._control: Control | None = None
         self._watchers: Waiters[None] = Waiters()
-        self._progress: Progress | None = None
+        self._progress = progress
 
     @property
     def pid(self) -> int:
@@ -81,19 +82,18 @@ class Node:
         """The state of the process."""
         return self._daemon.state
 
-    async def start(self, progress: Progress | None = None) -> None:
+    async def start(self) -> None:
         """Start the daemon and wait until it is ready.
 
         Raises:
             NetworkError: it ended instead, or took too long.
         """
-        await self.launch(progress)
+        await self.launch()
         await self.ready()
 
-    async def launch(self, progress: Progress | None = None) -> None:
+    async def launch(self) -> None:
         """Start it and wait until it has opened its ports; raises as :meth:`start` does."""
         self.bootstrapped = -1
-        self._progress = progress
         self._daemon.start()
         self._daemon.when_exited().addCallback(self._note_end)
         await self._reach(_UP)
@@ -169,7 +169,7 @@ class Node:
         match = _BOOTSTRAPPED.search(line)
         if match is not None:
             self.bootstrapped = int(match[1])
-            if self._progress is not None and self.bootstrapped == _READY:
+            if self.bootstrapped == _READY:
                 self._progress(f"{self.name} bootstrapped 100%")
             self._watchers.fire(None)
 
