@@ -6,25 +6,19 @@ Each scenario is provoked on the private network and says which code a client ge
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import Deferred
 
 from tests.onion.craft import Flaw, Relay, Service, post, relays
 from torsocks_tx.backends.tor.control import Control
 from torsocks_tx.backends.tor.onion.events import parse_circuit
 from torsocks_tx.testing.tornet import PrivateNetwork
 from torsocks_tx.testing.tornet.client import Client
-from torsocks_tx.testing.tornet.onion import (
-    UPLOAD_ATTEMPTS,
-    UPLOAD_DEADLINE,
-    ClientKey,
-    Uploads,
-    wake,
-)
+from torsocks_tx.testing.tornet.onion import ClientKey, publish, service_id
 from torsocks_tx.testing.tornet.servers import PortReservations
 
 SERVICE = "service0"
@@ -211,43 +205,12 @@ async def some_directories(stage: Stage) -> AsyncIterator[Target]:
     await host.command(f"SETCONF ExcludeNodes={names} StrictNodes=1")
     try:
         command = f"ADD_ONION NEW:ED25519-V3 Port=80,127.0.0.1:{stage.network.web.port}"
-        name = _name_in(await _added(host, command, {relay.fingerprint for relay in without}))
+        fingerprints = {relay.fingerprint for relay in without}
+        name = service_id(await publish(reactor, host, command, fingerprints))
         yield Target(f"{name}.onion")
         await host.command(f"DEL_ONION {name}")
     finally:
         await host.command("RESETCONF ExcludeNodes StrictNodes")
-
-
-async def _added(host: Control, command: str, excluded: Iterable[str] = ()) -> str:
-    """Add a service; return tor's answer once its descriptors are at all relays but these."""
-    uploads = Uploads()
-
-    def note(text: str) -> None:
-        if not any(fingerprint in text for fingerprint in excluded):
-            uploads.note(text)
-
-    await host.listen("HS_DESC", note)
-    try:
-        for _ in range(UPLOAD_ATTEMPTS):
-            await wake(host)
-            answer = await host.command(command)
-            service = [_name_in(answer)]
-            uploading = Deferred.fromCoroutine(uploads.finished(service))
-            try:
-                await uploading.addTimeout(UPLOAD_DEADLINE, reactor)
-            except TimeoutError:
-                # tor reports no upload that is lost with its circuit.
-                if uploads.found_by_clients(service) is None:
-                    await host.command(f"DEL_ONION {service[0]}")
-                    continue
-            return answer
-    finally:
-        await host.unlisten("HS_DESC", note)
-    raise TimeoutError(f"no service was published: {uploads}")
-
-
-def _name_in(answer: str) -> str:
-    return answer.partition("ServiceID=")[2].split()[0]
 
 
 @asynccontextmanager
@@ -277,10 +240,10 @@ async def server_refuses(stage: Stage) -> AsyncIterator[Target]:
 async def returned(stage: Stage) -> AsyncIterator[Target]:
     """A service that was taken down and is back with the same key, at new introduction points."""
     host, port = await stage.host(), stage.network.web.port
-    answer = await _added(host, f"ADD_ONION NEW:ED25519-V3 Port=80,127.0.0.1:{port}")
-    name, key = _name_in(answer), answer.partition("PrivateKey=")[2].split()[0]
+    answer = await publish(reactor, host, f"ADD_ONION NEW:ED25519-V3 Port=80,127.0.0.1:{port}")
+    name, key = service_id(answer), answer.partition("PrivateKey=")[2].split()[0]
     await host.command(f"DEL_ONION {name}")
-    await _added(host, f"ADD_ONION {key} Port=80,127.0.0.1:{port}")
+    await publish(reactor, host, f"ADD_ONION {key} Port=80,127.0.0.1:{port}")
     yield Target(f"{name}.onion")
     await host.command(f"DEL_ONION {name}")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from pathlib import Path
 
-import pytest
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.task import Clock
 
@@ -47,7 +46,7 @@ def events(uploads: Uploads, *lines: str) -> None:
 
 def test_service_is_ready_when_both_descriptors_are_uploaded() -> None:
     uploads = Uploads()
-    up = Deferred.fromCoroutine(uploads.finished([SERVICE]))
+    up = Deferred.fromCoroutine(uploads.finished(SERVICE))
     events(uploads, "CREATED UNKNOWN first", "CREATED UNKNOWN second")
     events(uploads, "UPLOAD $A~a first HSDIR_INDEX=0", "UPLOAD $B~b first HSDIR_INDEX=1")
     events(uploads, "UPLOADED $A~a", "UPLOADED $B~b")
@@ -62,7 +61,7 @@ def test_service_is_ready_when_both_descriptors_are_uploaded() -> None:
 def test_uploads_of_other_services_are_ignored() -> None:
     uploads = Uploads()
     events(uploads, "CREATED UNKNOWN first", "UPLOAD $A~a first", "UPLOADED $A~a")
-    up = Deferred.fromCoroutine(uploads.finished(["b" * 56]))
+    up = Deferred.fromCoroutine(uploads.finished("b" * 56))
     assert not up.called
     cancelled: list[object] = []
     up.addErrback(cancelled.append)
@@ -94,20 +93,17 @@ class Host(StagedControl):
         return [line.split()[1] for line in self.commands if line.startswith("DEL_ONION")]
 
 
-@pytest.mark.parametrize(("published", "removed"), [("2", "1"), ("1", "2")])
-def test_the_first_of_the_services_that_is_published_is_taken(published: str, removed: str) -> None:
-    """The upload of the first is lost, or it is only slow."""
+def test_a_service_whose_upload_is_lost_is_replaced() -> None:
     host = Host()
     adding = host.adding()
     host.upload("1", "UPLOAD")
     host.clock.advance(UPLOAD_DEADLINE)
     host.upload("2", "UPLOAD")
-    assert host.removed == []
-    host.upload(published, "UPLOADED")
+    assert host.removed == ["1"]
+    host.upload("2", "UPLOADED")
     service: list[OnionService] = []
     adding.addCallback(service.append)
-    assert (service[0].address, service[0].target_port) == (f"{published}.onion", 8080)
-    assert host.removed == [removed]
+    assert (service[0].address, service[0].target_port) == ("2.onion", 8080)
     assert not host.listeners["HS_DESC"]
     assert not host.clock.getDelayedCalls()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import os
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,10 +19,10 @@ from torsocks_tx.backends.tor.control import Control, ControlError
 from torsocks_tx.backends.tor.events import parse_event
 from torsocks_tx.backends.tor.waiting import Waiters
 
-UPLOAD_DEADLINE = 15.0
-"""Seconds for the uploads of one service; they need about two. Then one more service is tried."""
+UPLOAD_DEADLINE = 20.0
+"""Seconds for the uploads of one service; they need about two. Then another service is tried."""
 
-UPLOAD_ATTEMPTS = 8
+UPLOAD_ATTEMPTS = 6
 """How many services are tried."""
 
 
@@ -84,46 +84,46 @@ async def add_onion_service(
     virtual_port: int = 80,
     client_auth_key: ClientKey | None = None,
 ) -> OnionService:
-    """Create a service, and wait until its descriptors are at every directory."""
+    """Create a service, and wait until clients can find it."""
     flags, key = "DiscardPK", ""
     if client_auth_key is not None:
         flags, key = "DiscardPK,V3Auth", f" ClientAuthV3={client_auth_key.public_base32}"
-    command = (
-        f"ADD_ONION NEW:ED25519-V3 Flags={flags} Port={virtual_port},127.0.0.1:{target_port}{key}"
-    )
-    uploads = Uploads()
-    await control.listen("HS_DESC", uploads.note)
-    try:
-        service = await _published(reactor, control, command, uploads)
-    finally:
-        await control.unlisten("HS_DESC", uploads.note)
+    port = f"{virtual_port},127.0.0.1:{target_port}"
+    command = f"ADD_ONION NEW:ED25519-V3 Flags={flags} Port={port}{key}"
+    service = service_id(await publish(reactor, control, command))
     return OnionService(f"{service}.onion", virtual_port, target_port, control)
 
 
-async def _published(reactor: Any, control: Control, command: str, uploads: Uploads) -> str:
-    """Create services until the descriptors of one are uploaded; return its name.
+async def publish(
+    reactor: Any, control: Control, command: str, without: Collection[str] = ()
+) -> str:
+    """Add a service by this ``ADD_ONION``, and wait for its descriptors; return tor's answer.
 
-    One that took too long may only be slow: it goes on beside the next one.
+    A service whose uploads do not end is replaced. ``without``: fingerprints of directories whose
+    uploads do not count.
     """
-    services: list[str] = []
-    published = None
+    uploads = Uploads(without)
+    await control.listen("HS_DESC", uploads.note)
     try:
-        while published is None:
+        for _ in range(UPLOAD_ATTEMPTS):
             await wake(control)
-            service = (await control.command(command)).partition("ServiceID=")[2].split()[0]
-            services.append(service)
-            uploading = Deferred.fromCoroutine(uploads.finished(services))
+            answer = await control.command(command)
+            uploading = Deferred.fromCoroutine(uploads.finished(service_id(answer)))
             try:
-                published = await uploading.addTimeout(UPLOAD_DEADLINE, reactor)
+                await uploading.addTimeout(UPLOAD_DEADLINE, reactor)
             except TimeoutError:
-                published = uploads.found_by_clients(services)
-                if published is None and len(services) == UPLOAD_ATTEMPTS:
-                    raise TimeoutError(f"no service was published: {uploads}") from None
+                if not uploads.is_found(service_id(answer)):
+                    await control.command(f"DEL_ONION {service_id(answer)}")
+                    continue
+            return answer
     finally:
-        for service in services:
-            if service != published:
-                await control.command(f"DEL_ONION {service}")
-    return published
+        await control.unlisten("HS_DESC", uploads.note)
+    raise TimeoutError(f"no service was published: {uploads}")
+
+
+def service_id(answer: str) -> str:
+    """Return the address, without .onion, in tor's answer to ``ADD_ONION``."""
+    return answer.partition("ServiceID=")[2].split()[0]
 
 
 async def wake(control: Control) -> None:
@@ -144,7 +144,8 @@ class Uploads:
     tor reports no upload that is lost with its circuit.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, without: Collection[str] = ()) -> None:
+        self._without = without
         self._begun: dict[str, dict[str, int]] = defaultdict(dict)
         self._pending: dict[str, int] = defaultdict(int)
         self._changed: Waiters[None] = Waiters()
@@ -158,6 +159,8 @@ class Uploads:
 
     def note(self, text: str) -> None:
         """Take one HS_DESC event."""
+        if any(fingerprint in text for fingerprint in self._without):
+            return
         action, service, *others = parse_event(text).positional
         begun = self._begun[service]
         if action == "CREATED":
@@ -169,22 +172,14 @@ class Uploads:
             self._pending[service] -= 1
         self._changed.fire(None)
 
-    async def finished(self, services: list[str]) -> str:
-        """Return the first of these of which every upload succeeded or failed."""
-        while (service := self._first(services, lambda least, pending: pending <= 0)) is None:
+    async def finished(self, service: str) -> None:
+        """Return when every upload of this one succeeded or failed."""
+        while not (self._least(service) and self._pending[service] <= 0):
             await self._changed.wait()
-        return service
 
-    def found_by_clients(self, services: list[str]) -> str | None:
-        """Return the first of these of which each descriptor is at one directory at least.
+    def is_found(self, service: str) -> bool:
+        """Whether each descriptor is at one directory at least: clients ask one after the other."""
+        return self._pending[service] < self._least(service)
 
-        Clients that meet a directory without it ask the next one.
-        """
-        return self._first(services, lambda least, pending: pending < least)
-
-    def _first(self, services: list[str], is_enough: Callable[[int, int], bool]) -> str | None:
-        for service in services:
-            least = min(self._begun[service].values(), default=0)
-            if least and is_enough(least, self._pending[service]):
-                return service
-        return None
+    def _least(self, service: str) -> int:
+        return min(self._begun[service].values(), default=0)
