@@ -12,8 +12,9 @@ import os
 import sys
 import tempfile
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from typing import NamedTuple
 
 from torsocks_tx.errors import OnionRefused, SOCKSError
 from torsocks_tx.http.answers import meaning_of
@@ -126,29 +127,17 @@ class ListenerCounts:
             self.slots[LINGERING] -= 1
 
 
-@dataclass(frozen=True, slots=True)
-class Histogram:
+class Histogram(NamedTuple):
     """``counts``: how many took at most so long, by ``BUCKETS``, and any time; ``sum`` of all."""
 
     counts: tuple[int, ...]
     sum: float
 
-    @classmethod
-    def read(cls, numbers: Sequence[int]) -> Histogram:
-        """Read the numbers of one histogram."""
-        *each, microseconds = numbers
-        counts = tuple(sum(each[: i + 1]) for i in range(len(each)))
-        return cls(counts, microseconds / 1_000_000)
 
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """The ``numbers`` of one listener, or of several together, at one time."""
 
-    numbers: tuple[int, ...] = (0,) * SLOTS
-
-    def __add__(self, other: Snapshot) -> Snapshot:
-        return Snapshot(tuple(map(sum, zip(self.numbers, other.numbers, strict=True))))
+    numbers: tuple[int, ...]
 
     @property
     def protocols(self) -> dict[str, int]:
@@ -163,45 +152,54 @@ class Snapshot:
     @property
     def open_seconds(self) -> dict[str, Histogram]:
         """How long it took to open streams."""
-        return {
-            name: Histogram.read(self.numbers[start : start + _SECONDS])
-            for name, start in (("clearnet", _CLEARNET), ("onion", _ONION))
-        }
+        found = {}
+        for name, start in (("clearnet", _CLEARNET), ("onion", _ONION)):
+            *each, microseconds = self.numbers[start : start + _SECONDS]
+            found[name] = Histogram(tuple(accumulate(each)), microseconds / 1_000_000)
+        return found
 
 
-@dataclass(frozen=True, slots=True)
-class ListenerInfo:
+def add_up(blocks: Iterable[Sequence[int]]) -> Snapshot:
+    """Return the sums of several blocks of numbers."""
+    return Snapshot(tuple(map(sum, zip((0,) * SLOTS, *blocks, strict=True))))
+
+
+class ListenerInfo(NamedTuple):
     """What is shown of a listener: its name, its endpoint and its flags as they were written."""
 
     name: str
-    endpoint: str = ""
-    flags: tuple[str, ...] = ()
+    endpoint: str
+    flags: tuple[str, ...]
 
 
 class LentMemory:
     """Blocks for the listeners of another process, which inherits the ``descriptor``."""
 
     def __init__(self, listeners: int) -> None:
-        size = max(listeners, 1) * SLOTS * _WIDTH
         if sys.platform == "linux":
             self.descriptor = os.memfd_create("torsocks-counts")
         else:
             with tempfile.TemporaryFile() as file:
                 self.descriptor = os.dup(file.fileno())
-        os.ftruncate(self.descriptor, size)
-        self.slots = map_memory(os.dup(self.descriptor), size)
+        os.ftruncate(self.descriptor, max(listeners, 1) * SLOTS * _WIDTH)
+        self.slots = map_memory(os.dup(self.descriptor))
 
     def close(self) -> None:
         """Close the descriptor, once the other process has it; the memory stays."""
         os.close(self.descriptor)
 
 
-def map_memory(descriptor: int, size: int = 0) -> memoryview:
+def map_memory(descriptor: int) -> memoryview:
     """Return the numbers of lent memory, and close its descriptor."""
     try:
-        return memoryview(mmap.mmap(descriptor, size)).cast("q")
+        return memoryview(mmap.mmap(descriptor, 0)).cast("q")
     finally:
         os.close(descriptor)
+
+
+def _block(memory: memoryview, number: int) -> memoryview:
+    """Return the block of a listener within the memory of all."""
+    return memory[number * SLOTS : (number + 1) * SLOTS]
 
 
 class Registry:
@@ -231,7 +229,7 @@ class Registry:
         if self._memory is None:
             block = memoryview(bytearray(SLOTS * _WIDTH)).cast("q")
         else:
-            block = self._memory[number * SLOTS : (number + 1) * SLOTS]
+            block = _block(self._memory, number)
         self._blocks.append(block)
         self.listeners.append(ListenerInfo(name, endpoint, tuple(flags)))
         return ListenerCounts(block)
@@ -246,19 +244,17 @@ class Registry:
         """Keep what a process had counted that is gone; what was open there is not any more."""
         self._lent.remove(lent)
         for number, block in enumerate(self._blocks):
-            start = number * SLOTS
+            theirs = _block(lent.slots, number)
             for slot in range(GAUGES, SLOTS):
-                block[slot] += lent.slots[start + slot]
+                block[slot] += theirs[slot]
 
     def snapshots(self) -> list[Snapshot]:
         """Return the numbers of each listener."""
-        return [sum(self._each(number), Snapshot()) for number in range(len(self.listeners))]
+        return [
+            add_up([block, *(_block(lent.slots, number) for lent in self._lent)])
+            for number, block in enumerate(self._blocks)
+        ]
 
     def snapshot(self) -> Snapshot:
         """Return the numbers of all listeners together."""
-        return sum(self.snapshots(), Snapshot())
-
-    def _each(self, number: int) -> Iterator[Snapshot]:
-        yield Snapshot(tuple(self._blocks[number]))
-        for lent in self._lent:
-            yield Snapshot(tuple(lent.slots[number * SLOTS : (number + 1) * SLOTS]))
+        return add_up(each.numbers for each in self.snapshots())

@@ -7,6 +7,7 @@ import resource
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
+from operator import sub
 from typing import Any
 
 from twisted.internet.defer import CancelledError, TimeoutError
@@ -15,7 +16,7 @@ from twisted.internet.task import LoopingCall
 from torsocks_tx.backends.tor.backend import TorBackend
 from torsocks_tx.backends.tor.events import printable
 from torsocks_tx.backends.tor.exits.circuits import Circuit
-from torsocks_tx.backends.tor.provider import ProviderState
+from torsocks_tx.backends.tor.provider import ProviderState, state_of
 from torsocks_tx.backends.tor.providers import DONE
 from torsocks_tx.backends.tor.waiting import limit
 from torsocks_tx.errors import TorDown
@@ -29,12 +30,19 @@ from torsocks_tx.status.registry import (
     STREAMS,
     TO_CLIENTS,
     Histogram,
+    ListenerInfo,
     Registry,
     Snapshot,
 )
 
+VERSION = metadata.version("torsocks_tx")
+"""Read once: that takes a descriptor, and later there may be none left."""
+
 INTERVAL, SAMPLES = 1, 600
 """Seconds between two samples for the rates, and how many are kept: ten minutes."""
+
+RATES = ("streams", "bytes_from_clients", "bytes_to_clients")
+"""What a sample is of."""
 
 KEPT = 0.9
 """Seconds for which what is dear to find out serves all who ask: circuits and descriptors."""
@@ -49,28 +57,6 @@ def open_descriptors(processes: Iterable[int]) -> int | None:
         return sum(len(os.listdir(f"/proc/{process}/fd")) for process in processes)
     except OSError:
         return None
-
-
-class _Rates:
-    """What happened in each second of the last ten minutes: a ring of samples."""
-
-    def __init__(self) -> None:
-        self._last: tuple[int, ...] | None = None
-        self._names = "streams", "bytes_from_clients", "bytes_to_clients"
-        self._rings: list[deque[int]] = [deque(maxlen=SAMPLES) for _ in self._names]
-
-    def sample(self, total: Snapshot) -> None:
-        """Note what has happened since the last sample."""
-        numbers = total.numbers
-        now = (total.outcomes["open"], numbers[FROM_CLIENTS], numbers[TO_CLIENTS])
-        for ring, new, old in zip(self._rings, now, self._last or now, strict=True):
-            ring.append(new - old)
-        self._last = now
-
-    def report(self) -> dict[str, Any]:
-        """Return them for the report."""
-        rings = zip(self._names, map(list, self._rings), strict=True)
-        return {"interval": INTERVAL, **dict(rings)}
 
 
 class Monitor:
@@ -91,21 +77,19 @@ class Monitor:
     ) -> None:
         self.registry = registry
         self._reactor = reactor
-        self._tors = dict(tors or {})
+        self._tors = tors or {}
         self._workers = workers
-        self._rates = _Rates()
         self._began = reactor.seconds()
-        self._sampling = LoopingCall(self.sample)
+        self._counted: tuple[int, ...] | None = None
+        self._samples: deque[tuple[int, ...]] = deque(maxlen=SAMPLES)
+        self._sampling = LoopingCall(self._sample)
         self._sampling.clock = reactor
-        # Read once: that takes a descriptor, and there may be none left.
-        self._version = metadata.version("torsocks_tx")
         self._is_serving = self._is_stopping = False
         self._found: dict[str, tuple[float, Any]] = {}
 
     def begin(self) -> None:
         """Take a sample of the counts each second from now on."""
-        if not self._sampling.running:
-            self._sampling.start(INTERVAL)
+        self._sampling.start(INTERVAL)
 
     def serving(self) -> None:
         """Note that clients are served."""
@@ -120,34 +104,37 @@ class Monitor:
         if self._sampling.running:
             self._sampling.stop()
 
-    def sample(self) -> None:
+    def _sample(self) -> None:
         """Note what has happened since the last sample."""
-        self._rates.sample(self.registry.snapshot())
+        total = self.registry.snapshot()
+        numbers = total.numbers
+        now = (total.outcomes["open"], numbers[FROM_CLIENTS], numbers[TO_CLIENTS])
+        self._samples.append(tuple(map(sub, now, self._counted or now)))
+        self._counted = now
 
     @property
     def state(self) -> str:
         """``ready``, ``starting``, ``down`` or ``stopping``."""
         if self._is_stopping:
             return "stopping"
-        states = [backend.provider.state for backend in self._tors.values()]
-        if not self._is_serving or (
-            ProviderState.STARTING in states and ProviderState.READY not in states
-        ):
+        if not self._is_serving:
             return "starting"
-        return "ready" if not states or ProviderState.READY in states else "down"
+        providers = [backend.provider for backend in self._tors.values()]
+        state = state_of(providers) if providers else ProviderState.READY
+        return "down" if state is ProviderState.STOPPED else state.name.lower()
 
     async def report(self) -> dict[str, Any]:
         """Return what ``/status.json`` says."""
-        listeners, total = self._listeners()
+        total = self.registry.snapshot()
         seconds = total.open_seconds.items()
         return {
-            "version": self._version,
+            "version": VERSION,
             "uptime": int(self._reactor.seconds() - self._began),
             "workers": 1 if self._workers is None else len(self._workers()),
             "worker_restarts": self.registry.worker_restarts,
             "state": self.state,
             "tors": [await self._tor(name, tor) for name, tor in self._tors.items()],
-            "listeners": listeners,
+            "listeners": list(map(_listener, self.registry.listeners, self.registry.snapshots())),
             "outcomes": [
                 {"code": code, "meaning": OUTCOMES[code], "count": count}
                 for code, count in total.outcomes.items()
@@ -158,25 +145,12 @@ class Monitor:
             },
             "early_data_bytes": total.numbers[EARLY_DATA],
             "open_seconds": {name: _histogram(each) for name, each in seconds},
-            "rates": self._rates.report(),
+            "rates": {
+                "interval": INTERVAL,
+                **{name: [it[i] for it in self._samples] for i, name in enumerate(RATES)},
+            },
             "descriptors": self._descriptors(),
         }
-
-    def _listeners(self) -> tuple[list[dict[str, Any]], Snapshot]:
-        snapshots = self.registry.snapshots()
-        return [
-            {
-                "name": printable(info.name),
-                "endpoint": printable(info.endpoint),
-                "flags": list(map(printable, info.flags)),
-                "connections": each.numbers[CONNECTIONS],
-                "streams": each.numbers[STREAMS],
-                "lingering": each.numbers[LINGERING],
-                "connections_total": each.protocols,
-                "outcomes": each.outcomes,
-            }
-            for info, each in zip(self.registry.listeners, snapshots, strict=True)
-        ], sum(snapshots, Snapshot())
 
     async def _tor(self, name: str, backend: TorBackend) -> dict[str, Any]:
         provider = backend.provider
@@ -191,14 +165,13 @@ class Monitor:
             },
             "version": None if control is None else control.version,
             "reconnects": max(provider.sessions - 1, 0),
-            "circuits": await self._circuits(name, backend),
+            "circuits": [] if control is None else await self._circuits(name, backend),
         }
 
     async def _circuits(self, name: str, backend: TorBackend) -> list[dict[str, Any]]:
-        now = self._reactor.seconds()
+        found: list[dict[str, Any]]
         since, found = self._found.get(name, (-KEPT, []))
-        if backend.provider.control is None:
-            return []
+        now = self._reactor.seconds()
         if now - since >= KEPT:
             try:
                 circuits = await limit(backend.circuits(), CIRCUITS_TIMEOUT, self._reactor)
@@ -206,7 +179,7 @@ class Monitor:
             except (TorDown, TimeoutError, CancelledError):
                 found = []
             self._found[name] = now, found
-        return list(found)
+        return found
 
     def _circuit(self, circuit: Circuit) -> dict[str, Any]:
         return {
@@ -221,15 +194,29 @@ class Monitor:
         }
 
     def _descriptors(self) -> dict[str, int | None]:
+        found: dict[str, int | None]
+        since, found = self._found.get("", (-KEPT, {}))
         now = self._reactor.seconds()
-        since, found = self._found.get("", (-KEPT, None))
-        if found is None or now - since >= KEPT:
+        if now - since >= KEPT:
             processes = [os.getpid()] if self._workers is None else self._workers()
             soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
             most = soft if self._workers is None else hard * len(processes)
             found = {"open": open_descriptors(processes), "limit": most}
             self._found[""] = now, found
-        return dict(found)
+        return found
+
+
+def _listener(info: ListenerInfo, counts: Snapshot) -> dict[str, Any]:
+    return {
+        "name": printable(info.name),
+        "endpoint": printable(info.endpoint),
+        "flags": list(map(printable, info.flags)),
+        "connections": counts.numbers[CONNECTIONS],
+        "streams": counts.numbers[STREAMS],
+        "lingering": counts.numbers[LINGERING],
+        "connections_total": counts.protocols,
+        "outcomes": counts.outcomes,
+    }
 
 
 def _histogram(histogram: Histogram) -> dict[str, Any]:
