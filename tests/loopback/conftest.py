@@ -1,8 +1,9 @@
 """What the tests over real sockets share: the ground, tcp and unix, and the ways of the bytes.
 
-Each test runs on every way: as it comes (by the protocols, and spliced once it is bulk), spliced
-from the first byte on, spliced and read by the clock, and by the protocols alone, as where splicing
-is not possible.
+Each test of open streams runs on every way: as it comes (by the protocols, and spliced once it is
+bulk), spliced from the first byte on, spliced and read by the clock, and by the protocols alone, as
+where splicing is not possible. What comes before a stream is the same on all of them:
+``@before_streams``.
 """
 
 from __future__ import annotations
@@ -60,4 +61,6 @@ async def ground(
     shutil.rmtree(directory)
 
 
+before_streams = pytest.mark.parametrize("ground", ["tcp", "unix", WITHOUT_EXTENDED], indirect=True)
 with_extended = pytest.mark.parametrize("ground", GROUNDS, indirect=True)
+extended_before_streams = pytest.mark.parametrize("ground", ["tcp", "unix"], indirect=True)

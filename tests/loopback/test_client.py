@@ -12,7 +12,7 @@ from twisted.internet.ssl import optionsForClientTLS
 from twisted.protocols.policies import WrappingFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
-from tests.loopback.conftest import with_extended
+from tests.loopback.conftest import extended_before_streams
 from tests.support.certificates import certificate
 from tests.support.fakes import grant, hold, plain, refuse, tor_like
 from tests.support.ground import Ground
@@ -46,7 +46,7 @@ from torsocks_tx.socks.constants import CodeSet, Role
 from torsocks_tx.socks.extended import take_any
 from torsocks_tx.socks.messages import Credentials, KeyValues
 
-pytestmark = with_extended
+pytestmark = extended_before_streams
 
 ANSWER = b"0123456789abcdef" * 65536
 

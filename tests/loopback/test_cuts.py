@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.loopback.conftest import with_extended
+from tests.loopback.conftest import before_streams, extended_before_streams, with_extended
 from tests.support.fakes import Leg, hold, tor_like
 from tests.support.ground import Ground
 from tests.support.peers import GRANTED, Peer, named
@@ -85,6 +85,7 @@ LEAVE = [Peer.shut, Peer.close, Peer.reset]
 
 
 @rows("R-29", "R-30")
+@before_streams
 @pytest.mark.parametrize("leave", LEAVE)
 @pytest.mark.parametrize(("said", "answer"), VERSIONS)
 async def test_cut_off_at_every_byte(
@@ -94,7 +95,7 @@ async def test_cut_off_at_every_byte(
 
 
 @rows("R-29", "R-30", "P-09", "P-11")
-@with_extended
+@extended_before_streams
 @pytest.mark.parametrize("leave", LEAVE)
 async def test_pairs_cut_off_at_every_byte(ground: Ground, leave: object) -> None:
     await cut_off_at_every_byte(ground, EXTENDED, leave)

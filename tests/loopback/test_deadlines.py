@@ -10,12 +10,16 @@ import pytest
 from twisted.internet import reactor
 from twisted.internet.task import Clock
 
+from tests.loopback.conftest import before_streams
 from tests.support.fakes import Leg, hold, refuse, tor_like
 from tests.support.ground import Ground
 from tests.support.names import ONION
 from tests.support.peers import Peer, named, refused
 from tests.support.rows import rows
 from torsocks_tx.server.protocol import State
+
+pytestmark = before_streams
+
 
 REQUEST = named("example.com", 80)
 

@@ -10,9 +10,13 @@ from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint
 from twisted.internet.error import ConnectError
 
+from tests.loopback.conftest import extended_before_streams
 from tests.support.ground import Ground
 from tests.support.peers import GRANTED, Peer, named
 from tests.support.processes import start_python
+
+pytestmark = extended_before_streams  # the server is another process
+
 
 FILES = 40
 CLIENT = "127.77.66.55"

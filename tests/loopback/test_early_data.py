@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.threads import deferToThread
 from zope.interface import implementer
 
+from tests.loopback.conftest import before_streams
 from tests.support.fakes import Leg, hold, plain, refuse, tor_like
 from tests.support.ground import Ground
 from tests.support.peers import DEADLINE, GRANTED, Peer, Pump, named, refused, turn
@@ -115,6 +116,7 @@ async def test_it_is_bounded_and_then_the_client_is_paused(ground: Ground, pipel
     assert hashlib.sha256(leg.received).digest() == pump.digest.digest()
 
 
+@before_streams
 @rows("S-40", "R-20", "R-21")
 async def test_a_failure_is_read_whole_by_a_client_that_sends_eight_megabytes(
     ground: Ground,
@@ -145,6 +147,7 @@ def send_then_read(address: str | tuple[str, int]) -> bytes:
     return received
 
 
+@before_streams
 @rows("S-40", "R-20", "R-21")
 async def test_a_failure_is_read_whole_by_a_client_that_reads_last(ground: Ground) -> None:
     server, _ = await tor_like(ground, refuse(5))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.loopback.conftest import before_streams
 from tests.support.fakes import Leg, grant, hold, opened, refuse, tor_like
 from tests.support.ground import Ground, WatchedServer
 from tests.support.peers import GRANTED, Peer, named, refused, turn
@@ -20,6 +21,7 @@ def needs_resets(ground: Ground) -> bool:
     return ground.kind == "tcp"
 
 
+@before_streams
 @rows("R-29")
 @pytest.mark.parametrize("way", [Peer.shut, Peer.close, Peer.reset])
 async def test_a_client_that_goes_before_the_reply_cancels_the_stream(
@@ -36,6 +38,7 @@ async def test_a_client_that_goes_before_the_reply_cancels_the_stream(
     assert not client.received
 
 
+@before_streams
 @rows("R-29")
 async def test_a_client_that_goes_while_tor_accepts_but_is_silent(ground: Ground) -> None:
     server, upstream = await tor_like(ground, hold, pipelined=False)
@@ -105,6 +108,7 @@ async def test_what_was_said_before_the_end_is_heard(
     await server.emptied()
 
 
+@before_streams
 @rows("S-02", "R-20", "R-21")
 @pytest.mark.parametrize("code", range(1, 9))
 async def test_every_failure_is_one_whole_reply_and_a_fin(ground: Ground, code: int) -> None:
@@ -118,6 +122,7 @@ async def test_every_failure_is_one_whole_reply_and_a_fin(ground: Ground, code: 
     assert len(upstream.peers) == 1
 
 
+@before_streams
 @rows("S-21", "S-22", "S-41")
 @pytest.mark.parametrize(
     ("upstream_code", "heard"),
@@ -131,6 +136,7 @@ async def test_no_code_of_an_upstream_is_passed_on_unread(
     assert await client.negotiate(REQUEST) == refused(heard)
 
 
+@before_streams
 @rows("S-02")
 @pytest.mark.parametrize("leave", [Peer.close, Peer.reset, Peer.shut])
 async def test_an_upstream_that_leaves_without_a_reply(ground: Ground, leave: object) -> None:
@@ -144,6 +150,7 @@ async def test_an_upstream_that_leaves_without_a_reply(ground: Ground, leave: ob
     assert await client.ended_well()
 
 
+@before_streams
 @rows("S-02")
 async def test_a_reply_that_is_cut_at_any_byte_is_no_success(ground: Ground) -> None:
     whole = b"\1\0" + bytes.fromhex("05 00 00 04") + bytes(18)

@@ -19,6 +19,7 @@ from twisted.logger import (
     textFileLogObserver,
 )
 
+from tests.loopback.conftest import before_streams
 from tests.support.fakes import grant, tor_like
 from tests.support.ground import Ground, WatchedServer
 from tests.support.peers import GRANTED, Peer, PeerFactory, named, refused
@@ -157,6 +158,7 @@ REFUSED = [
 ]
 
 
+@before_streams
 @rows("R-31")
 @pytest.mark.parametrize("said", REFUSED)
 async def test_a_refusal_is_one_debug_line_without_secrets(
@@ -181,6 +183,7 @@ def fail_refused() -> NoReturn:
     raise HostUnreachable("not for you")
 
 
+@before_streams
 async def test_the_canary_address_is_seen_where_it_is(ground: Ground) -> None:
     origin = PeerFactory()
     endpoint = await ground.listen(origin)

@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IHostnameResolver
 from twisted.logger import LogEvent
 from zope.interface import implementer
 
+from tests.loopback.conftest import before_streams
 from tests.support.fakes import grant, refuse, tor_like
 from tests.support.ground import Ground, WatchedServer
 from tests.support.names import ONION
@@ -19,6 +20,8 @@ from tests.support.peers import named, refused
 from tests.support.rows import rows
 from torsocks_tx.backends.direct import DirectBackend
 from torsocks_tx.backends.names import NameResolver
+
+pytestmark = before_streams
 
 
 class Lookups(list[str]):

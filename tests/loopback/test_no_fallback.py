@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import torsocks_tx
+from tests.loopback.conftest import before_streams
 from tests.support.fakes import tor_like
 from tests.support.ground import Ground
 from tests.support.peers import named, refused
@@ -25,6 +26,7 @@ def test_only_the_command_line_and_the_public_names_know_of_it() -> None:
     assert users == {"__init__.py", "twistd/upstream.py"}
 
 
+@before_streams
 async def test_a_tor_that_is_down_is_not_gone_around(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from twisted.protocols.policies import WrappingFactory
 
+from tests.loopback.conftest import before_streams
 from tests.support.fakes import plain
 from tests.support.ground import Ground
 from tests.support.peers import GRANTED, Peer, named
 from tests.support.rows import rows
+
+pytestmark = before_streams  # a wrapped listener cannot be spliced
+
 
 ANSWER = b"0123456789abcdef" * 131072
 

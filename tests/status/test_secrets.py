@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from base64 import b64encode
+from collections.abc import Iterable
+from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor
@@ -11,7 +15,10 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 
 from tests.loopback.test_logs import Log, log
 from tests.status.test_site import Shown, shown
+from tests.support.fakes import Leg, Upstream
+from tests.support.ground import Ground
 from tests.support.peers import Peer, named
+from tests.support.running import Twistd
 from torsocks_tx import KeyValues, MemoryOutbound, Request, errors
 from torsocks_tx.errors import SOCKSError
 from torsocks_tx.policy.listener import parse_flags
@@ -35,7 +42,7 @@ FAILURES = [
     for kind in vars(errors).values()
     if isinstance(kind, type) and issubclass(kind, SOCKSError) and kind is not errors.OnionRefused
 ]
-PAGES = ("/", "/status.json", "/metrics", "/health", "/canary-page?canary=canary")
+PAGES = ("/", "/events", "/status.json", "/metrics", "/health", "/canary-page?canary=canary")
 USER, PASSWORD = b"canary-user", b"canary-password"
 
 
@@ -86,6 +93,38 @@ class Scripted:
         return fail((self.failure or errors.HostUnreachable)("a reason"))
 
 
+async def ask_for(ground: Ground, place: tuple[str, int], hosts: Iterable[bytes]) -> int:
+    """Make every request for these hosts, from an address that nobody else has; count them."""
+    requests = 0
+    for host in hosts:
+        peers: list[Peer] = []
+        for greeting in greetings(host):
+            near: Any = TCP4ClientEndpoint(reactor, *place, bindAddress=(ADDRESS, 0))
+            peer = await ground.connect(near)
+            peer.send(greeting)
+            peer.shut()
+            peers.append(peer)
+        for peer in peers:
+            await peer.until(lambda peer=peer: peer.over)  # type: ignore[misc]
+        requests += len(peers)
+    return requests
+
+
+async def check_that_nothing_shows(ground: Ground, status: tuple[str, int], log: str) -> None:
+    """Check the log and all pages, the events of an open one among them."""
+    texts = {"log": log}
+    for path in PAGES:
+        peer = await ground.connect(TCP4ClientEndpoint(reactor, *status))
+        peer.send(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+        if path == "/events":
+            await peer.until(lambda peer=peer: b'"process": ' in peer.received)  # type: ignore[misc]
+            peer.reset()
+        texts[path] = (await peer.take_rest()).decode()
+    assert "<html" in texts["/"]
+    found = {name: [it for it in SECRETS if it in text] for name, text in texts.items()}
+    assert found == {name: [] for name in texts}
+
+
 async def test_secrets_of_clients_are_nowhere(shown: Shown, log: Log) -> None:
     script = Scripted()
     shown.backend._script = script
@@ -95,26 +134,30 @@ async def test_secrets_of_clients_are_nowhere(shown: Shown, log: Log) -> None:
     requests = 0
     for failure in (None, *FAILURES):
         script.failure = failure
-        for host in (HOST, ONION):
-            peers: list[Peer] = []
-            for greeting in greetings(host):
-                near: Any = TCP4ClientEndpoint(reactor, *place, bindAddress=(ADDRESS, 0))
-                peer = await shown.ground.connect(near)
-                peer.send(greeting)
-                peer.shut()
-                peers.append(peer)
-                requests += 1
-            for peer in peers:
-                await peer.until(lambda peer=peer: peer.over)  # type: ignore[misc]
+        requests += await ask_for(shown.ground, place, (HOST, ONION))
     await shown.server.emptied()
     total = shown.registry.snapshot()
     assert sum(total.protocols.values()) == requests
     assert sum(total.outcomes.values()) == requests - total.protocols["none"]
-    texts = {path: str(await shown.get(path)) for path in PAGES}
-    assert "<html" in texts["/"]
-    texts["log"] = log.text
-    texts["snapshot"] = repr(total)
-    found = {
-        place: [secret for secret in SECRETS if secret in text] for place, text in texts.items()
-    }
-    assert found == {place: [] for place in found}
+    status = ("127.0.0.1", shown.status.port.getHost().port)
+    await check_that_nothing_shows(shown.ground, status, log.text + repr(total))
+
+
+async def test_secrets_of_clients_of_workers_are_nowhere(ground: Ground, tmp_path: Path) -> None:
+    refused = cycle([False, True])
+
+    def script(leg: Leg) -> None:
+        leg.answer(5 if next(refused) else 0, b"canary")
+        leg.close()
+
+    tor = ground.address(await ground.listen(Upstream(script)))
+    loopback = "tcp:0:interface=127.0.0.1"
+    listen = ("--listen", " ".join([loopback, *FLAGS]), "--status", loopback)
+    over = ("--tor-socks", f"tcp:127.0.0.1:{tor[1]}", "--workers", "2")
+    server = Twistd(*listen, *over, directory=tmp_path)
+    await server.said("2 workers serve")
+    socks, page = (it.rpartition(":") for it in (server.addresses[0], server.status_page))
+    await ask_for(ground, (socks[0], int(socks[2])), (HOST, ONION))
+    await check_that_nothing_shows(ground, (page[0], int(page[2])), server.output)
+    assert await server.stop() == -signal.SIGTERM
+    assert [it for it in SECRETS if it in server.output] == []
