@@ -92,7 +92,7 @@ async def serve_twice(tor: FakeTor, before: ControlFilter, directory: Path) -> N
     provider = RunningTorProvider(reactor, before.endpoint, delays=Delays())
     observer = OnionObserver(reactor, keyring=Keyring(keys))
     backend = TorBackend(reactor, provider, onion_observer=observer)
-    provider.join_pool("tor1")
+    provider.log.label = "tor1: "
     await provider.start()
     for _ in range(2):
         await state_of(provider, ProviderState.READY)

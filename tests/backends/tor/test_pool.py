@@ -13,7 +13,8 @@ from zope.interface.verify import verifyObject
 from tests.backends.ends import Receiver
 from tests.backends.tor.exits.scripted import Play, choice_of, tor
 from tests.support.names import ONION
-from torsocks_tx.backends.tor.backend import QUIET_SECONDS, TorBackend
+from torsocks_tx.backends.tor.backend import TorBackend
+from torsocks_tx.backends.tor.control import QUIET_SECONDS
 from torsocks_tx.backends.tor.pool import TorPool
 from torsocks_tx.backends.tor.provider import NotStarted, ProviderState, state_of
 from torsocks_tx.backends.tor.providers import FixedTorProvider

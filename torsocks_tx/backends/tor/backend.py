@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
+from twisted.logger import LogLevel
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -39,24 +39,18 @@ from torsocks_tx.socks.client import ClientHandshake
 from torsocks_tx.socks.constants import Command, Version
 from torsocks_tx.socks.messages import Address, Credentials, Request
 
-QUIET_SECONDS = 60.0
-"""Seconds for which a line about a tor that cannot be used is not repeated."""
-
 
 @implementer(IExitBackend)
 class TorBackend:
     """Carries everything through the tor that ``provider`` provides.
 
-    ``exits``: what it knows of exit relays, for streams whose ``Isolation`` names some.
-
     ``optimistic_data``: send a client's early data along with the request. None: if tor is C Tor,
     which takes it; Arti closes the connection instead. ``onion_observer`` finds out why onion
     services could not be reached; by default one with its own defaults. ``epoch``: the one of
-    ``new_identity``, which processes may share.
+    ``new_identity``, which processes may share. ``exits``: what is known of exit relays.
     """
 
     uses_tor = True
-    _log = Logger()
 
     def __init__(
         self,
@@ -79,9 +73,7 @@ class TorBackend:
         provider.at_stop(self.exits.close)
         self._clock = reactor
         self._optimistic_data = optimistic_data
-        self._quiet_until: dict[str, float] = {}
         self.epoch = epoch or Epoch()
-        self._tokens = self.exits.tokens
         self._onions: WeakKeyDictionary[Stream, str] = WeakKeyDictionary()
 
     @classmethod
@@ -102,7 +94,7 @@ class TorBackend:
         backend = cls(
             reactor, provider, optimistic_data=optimistic_data, onion_observer=onion_observer
         )
-        provider.start().addErrback(cls._say_not_started)
+        provider.start().addErrback(backend._say_not_started)
         return backend
 
     def replace_tor(self, tor: Any) -> None:
@@ -125,41 +117,17 @@ class TorBackend:
         """
         self.epoch.advance()
 
-    def _renewed(self, credentials: Credentials, epoch: int) -> Credentials:
-        digest = hashlib.sha256(b"epoch %d " % epoch + credentials.password).hexdigest()
-        return Credentials(credentials.username, digest.encode("ascii"))
-
     def circuits(self) -> Deferred[list[Circuit]]:
         """Fire with the circuits that tor has built, for a status page.
 
         They are followed for a minute, and nothing is logged. Errback ``TorDown`` where there is no
         control connection.
         """
-        return Deferred.fromCoroutine(self._read_circuits())
+        return Deferred.fromCoroutine(_read_circuits(self.exits, self._onions))
 
-    async def _read_circuits(self) -> list[Circuit]:
-        session = self.exits.session
-        try:
-            lines = await session.circuits.follow(self._open_streams().keys())
-            relays = {hop[0]: None for line in lines for hop in line.path}
-            countries = await session.countries.of(relays)
-        except ControlError:
-            raise TorDown("tor does not tell its circuits") from None
-        used = Counter(self._open_streams().values())
-        now = time.time()
-        return [line.as_circuit(countries, used, now) for line in lines]
-
-    def _open_streams(self) -> dict[Stream | ExitStream, tuple[str, str]]:
-        """Return the token of each open stream, and where it leads, if that is known."""
-        found = (
-            (stream, _key_of(stream, token, self._onions.get(stream, "")))
-            for stream, token in list(self._tokens.items())
-        )
-        return {stream: key for stream, key in found if key is not None}
-
-    @classmethod
-    def _say_not_started(cls, failure: Failure) -> None:
-        cls._log.error("{reason}; clients are refused", reason=failure.getErrorMessage())
+    def _say_not_started(self, failure: Failure) -> None:
+        text = f"{failure.getErrorMessage()}; clients are refused"
+        self.provider.log.say(text, LogLevel.error)
 
     def when_ready(self) -> Deferred[TorBackend]:
         """Fire with this backend once tor can be used; errback ``TorDown``. Can be cancelled."""
@@ -180,7 +148,7 @@ class TorBackend:
         when_ready = when_ready or self.when_ready
         credentials = isolation.credentials
         if epoch := self.epoch.word[0]:
-            credentials = self._renewed(credentials, epoch)
+            credentials = _renewed(credentials, epoch)
         upstream = Request(Version.SOCKS5, request.command, request.address.literal(), credentials)
         if isolation.exits is not None and not upstream.address.is_onion:
             return self._open_by_exit(upstream, isolation, isolation.exits, receiver, when_ready)
@@ -190,7 +158,7 @@ class TorBackend:
         stream = Stream(self._clock, receiver, half_close=False, refusal_for=self._refusal_for)
         port = None if isolation.port_flags else self.provider.usable_port
         if port is not None and (not onion or self.observer.is_ready(self.provider.control)):
-            self._connect(port, stream, upstream)
+            self._connect(port, stream, upstream, onion)
         else:
             # In the next turn, for the receiver must hear nothing from inside ``open``.
             next_turn: Deferred[None] = deferLater(self._clock, 0.0)
@@ -230,21 +198,21 @@ class TorBackend:
         onion = upstream.command is Command.CONNECT and upstream.address.is_onion
         following = self.observer.follow(self.provider.control) if onion else succeed(None)
         finding = following.addCallback(lambda _: self.provider.port_for(flags))
-        return finding.addCallback(self._connect, stream, upstream)
+        return finding.addCallback(self._connect, stream, upstream, onion)
 
-    def _connect(self, port: SocksPort, stream: Stream, upstream: Request) -> None:
+    def _connect(self, port: SocksPort, stream: Stream, upstream: Request, onion: bool) -> None:
         if upstream.credentials is not None:
-            self._tokens[stream] = upstream.credentials.password
+            self.exits.tokens[stream] = upstream.credentials.password
         early = port.pipelined if self._optimistic_data is None else self._optimistic_data
         handshake = ClientHandshake(upstream, pipelined=port.pipelined, verify_f0=True)
-        explainer = self._attempt(port, stream, upstream) if upstream.address.is_onion else None
+        explainer = self._attempt(port, stream, upstream) if onion else None
         stream.ask(handshake, early_data=early, explainer=explainer)
         stream.connect(port.endpoint)
 
     def _attempt(self, port: SocksPort, stream: Stream, upstream: Request) -> OnionAttempt | None:
         """Return the explainer of a failure of this stream to an onion service."""
         credentials = upstream.credentials
-        if upstream.command is not Command.CONNECT or credentials is None:
+        if credentials is None:
             return None
         name = upstream.address.host.lower().split(".")[-2]
         self._onions[stream] = onion_place(name)
@@ -266,11 +234,7 @@ class TorBackend:
         return TorDown("tor's SocksPort cannot be reached")
 
     def _say(self, text: str) -> None:
-        """Log a line, and not again for ``QUIET_SECONDS``, however many clients there are."""
-        now = self._clock.seconds()
-        if now >= self._quiet_until.get(text, 0.0):
-            self._quiet_until[text] = now + QUIET_SECONDS
-            self.provider.log.say(text)
+        self.provider.log.rarely(text, self._clock.seconds())
 
     def resolve(self, request: Request, isolation: Isolation) -> Deferred[Address]:
         """Have tor look up a name (or, with RESOLVE_PTR, the name of an address)."""
@@ -289,14 +253,37 @@ def look_up(backend: IBackend, request: Request, isolation: Isolation) -> Deferr
     return asking.answer.addCallback(_check_answer)
 
 
-def _key_of(stream: Stream | ExitStream, token: bytes, onion: str) -> tuple[str, str] | None:
-    """Return the token of a stream and its exit or ``onion``; None if it is not open."""
-    if isinstance(stream, ExitStream):
-        if stream.exit is None or not stream.is_open:
-            return None
-        return token.decode("latin-1"), stream.exit.fingerprint
-    is_there = stream.transport is not None and stream.end is None
-    return (token.decode("latin-1"), onion) if is_there else None
+def _renewed(credentials: Credentials, epoch: int) -> Credentials:
+    digest = hashlib.sha256(b"epoch %d " % epoch + credentials.password).hexdigest()
+    return Credentials(credentials.username, digest.encode("ascii"))
+
+
+async def _read_circuits(exits: Exits, onions: Mapping[Stream, str]) -> list[Circuit]:
+    session = exits.session
+    try:
+        lines = await session.circuits.follow(_open_streams(exits, onions).keys())
+        relays = {hop[0]: None for line in lines for hop in line.path}
+        countries = await session.countries.of(relays)
+    except ControlError:
+        raise TorDown("tor does not tell its circuits") from None
+    used = Counter(_open_streams(exits, onions).values())
+    now = time.time()
+    return [line.as_circuit(countries, used, now) for line in lines]
+
+
+def _open_streams(exits: Exits, onions: Mapping[Stream, str]) -> dict[Any, tuple[str, str]]:
+    """Return the token of each open stream, and its exit or onion service, if that is known."""
+    found = {}
+    for stream, token in list(exits.tokens.items()):
+        place = onions.get(stream, "")
+        if isinstance(stream, ExitStream):
+            is_open = stream.exit is not None and stream.is_open
+            place = stream.exit.fingerprint if stream.exit is not None else ""
+        else:
+            is_open = stream.transport is not None and stream.end is None
+        if is_open:
+            found[stream] = token.decode("latin-1"), place
+    return found
 
 
 def _check_answer(answer: Address) -> Address:

@@ -9,7 +9,7 @@ itself.
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn, TypeVar
 
@@ -38,22 +38,31 @@ READ_SIZE = 8192
 """Bytes that are read from tor in one turn of the reactor. For each line of an answer txtorcon
 copies all lines before it: by 64 KiB, the list of 3,000 circuits took turns of 50 ms."""
 
+QUIET_SECONDS = 60.0
+"""Seconds for which a line about a tor that cannot be used is not repeated."""
+
 Listener = Callable[[str], None]
 _T = TypeVar("_T")
+_log = Logger()
 
 
 class TorLog:
     """The log of one tor; ``label``: what a pool has at the beginning of each line."""
 
-    _log = Logger()
-
     def __init__(self) -> None:
         self.label = ""
         self._said: set[str] = set()
+        self._quiet_until: dict[str, float] = {}
 
     def say(self, text: str, level: LogLevel = LogLevel.warn) -> None:
         """Log a line."""
-        self._log.emit(level, "{text}", text=self.label + text)
+        _log.emit(level, "{text}", text=self.label + text)
+
+    def rarely(self, text: str, now: float) -> None:
+        """Log a line, and not again for ``QUIET_SECONDS``, however many clients there are."""
+        if now >= self._quiet_until.get(text, 0.0):
+            self._quiet_until[text] = now + QUIET_SECONDS
+            self.say(text)
 
     def once(self, text: str, level: LogLevel = LogLevel.warn) -> None:
         """Log a line, unless that was done before."""
@@ -85,8 +94,6 @@ class Control:
     dropped when a command has had no answer for ``COMMAND_TIMEOUT``: answers come in order, so none
     will come to any later one. ``log``: that of this tor, for all connections to it.
     """
-
-    _log = Logger()
 
     def __init__(
         self, protocol: Any, clock: IReactorTime, *, ours: bool = False, log: TorLog | None = None
@@ -228,7 +235,7 @@ class Control:
             self.log.say(f"tor goes on sending its event {event} ({failure.value})")
         else:
             text = "a fault of this program: it goes on listening to tor's {event}"
-            self._log.failure(text, without_text(failure), event=event)
+            _log.failure(text, without_text(failure), event=event)
 
     def when_lost(self) -> Deferred[None]:
         """Fire, and never fail, when the connection is gone; cancelling ends only this waiting."""
@@ -272,8 +279,6 @@ async def unless_refused(answer: Awaitable[_T]) -> _T | None:
 class _Subscription:
     """All that listen to one event; txtorcon knows only this one listener."""
 
-    _log = Logger()
-
     def __init__(self, event: str) -> None:
         self.event = event
         self.is_known = False  # to txtorcon
@@ -281,10 +286,15 @@ class _Subscription:
         self.accepted: Waiters[None] = Waiters()
 
     def deliver(self, text: str) -> None:
-        """Call every listener, also if one of them stops listening or fails meanwhile."""
-        for callback in tuple(self.callbacks):
-            try:
-                callback(text)
-            except Exception:
-                message = "a listener to tor's {event} failed"
-                self._log.failure(message, without_text(Failure()), event=self.event)
+        """Call every listener."""
+        call_all(self.callbacks, text, self.event)
+
+
+def call_all(callbacks: Sequence[Callable[[_T], object]], value: _T, event: str) -> None:
+    """Call each, also if one of them is taken out of the list or fails meanwhile."""
+    for callback in tuple(callbacks):
+        try:
+            callback(value)
+        except Exception:
+            text = "a listener to tor's {event} failed"
+            _log.failure(text, without_text(Failure()), event=event)

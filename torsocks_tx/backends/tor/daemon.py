@@ -31,9 +31,6 @@ from torsocks_tx.backends.tor.waiting import Waiters
 KEPT_LINES = 50
 """How many of tor's last output lines are kept to explain a failure."""
 
-_TORRC_MODE = 0o600
-_DIRECTORY_MODE = 0o700
-
 
 class TorNotFound(Exception):
     """There is no tor (or no tool of tor's) on this machine; the text says what to install."""
@@ -81,7 +78,7 @@ def write_torrc(path: Path, lines: Sequence[str]) -> None:
     for line in lines:
         if any(character in line for character in "\r\n\0"):
             raise ValueError("a torrc line must not hold a line break or a NUL")
-    path.touch(mode=_TORRC_MODE)
+    path.touch(mode=0o600)
     path.write_bytes(os.fsencode("".join(f"{line}\n" for line in lines)))
 
 
@@ -186,7 +183,7 @@ class TorDaemon:
             f"__OwningControllerProcess {os.getpid()}",
         ]
         make_private_directory(self.directory)
-        self.directory.chmod(_DIRECTORY_MODE)
+        self.directory.chmod(0o700)
         torrc = self.directory / "torrc"
         write_torrc(torrc, lines)
         return torrc

@@ -91,7 +91,6 @@ class LaunchedTorProvider(TorProvider):
         self._delays = delays or retry_delay
         self._failures = 0
         self._sockets: Path | None = None
-        self._watchdog: Watchdog | None = None
         self._daemon: TorDaemon | None = None
 
     @property
@@ -107,7 +106,11 @@ class LaunchedTorProvider(TorProvider):
         try:
             await watchdog.start()
             watchdog.guard_directory(sockets)
-            self.use_ports([self._port(sockets, flags) for flags in self._policies])
+            ports = []
+            for number, flags in enumerate(self._policies):
+                endpoint = endpoint_at(self._reactor, str(socket_of(sockets, number)))
+                ports.append(SocksPort(endpoint, True, flags))
+            self.use_ports(ports)
             await self._keep_running(data, sockets, watchdog)
         finally:
             daemon, self._daemon = self._daemon, None
@@ -115,10 +118,6 @@ class LaunchedTorProvider(TorProvider):
                 await daemon.stop(STOP_GRACE)
             shutil.rmtree(sockets, ignore_errors=True)
             await watchdog.stop()
-
-    def _port(self, sockets: Path, flags: frozenset[str]) -> SocksPort:
-        path = socket_of(sockets, self._policies.index(flags))
-        return SocksPort(endpoint_at(self._reactor, str(path)), True, flags)
 
     async def _keep_running(self, data: Path, sockets: Path, watchdog: Watchdog) -> None:
         daemon = self._daemon = TorDaemon(

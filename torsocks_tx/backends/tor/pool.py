@@ -15,10 +15,10 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 from zope.interface import implementer
 
-from torsocks_tx.backends.tor.backend import QUIET_SECONDS, TorBackend, look_up
+from torsocks_tx.backends.tor.backend import TorBackend, look_up
+from torsocks_tx.backends.tor.control import TorLog
 from torsocks_tx.backends.tor.exits.streams import ExitStream
 from torsocks_tx.backends.tor.provider import ProviderState
 from torsocks_tx.backends.tor.waiting import Waiters
@@ -39,7 +39,6 @@ class TorPool:
     """
 
     uses_tor = True
-    _log = Logger()
 
     def __init__(self, reactor: IReactorTime, tors: Mapping[str, TorBackend]) -> None:
         check_arguments(IReactorTime, reactor=reactor)
@@ -49,14 +48,14 @@ class TorPool:
         for name, backend in tors.items():
             check_arguments(str, name=name)
             check_arguments(TorBackend, tors=backend)
-            backend.provider.join_pool(name)
+            backend.provider.log.label = f"{name}: "
         self.tors: Mapping[str, TorBackend] = MappingProxyType(dict(tors))
         self._seeds = [(each, hashlib.blake2b(name.encode()).digest())
                        for name, each in self.tors.items()]  # fmt: skip
         self._waiting: Waiters[None] = Waiters(reactor)
         self._watched: set[TorBackend] = set()
         self._clock = reactor
-        self._quiet_until = 0.0
+        self._log = TorLog()
 
     def choose(self, token: bytes, *states: ProviderState) -> TorBackend | None:
         """Return the tor of a key, of those in one of these states; None if there is none.
@@ -85,20 +84,14 @@ class TorPool:
         if backend is not None:
             return succeed(backend)
         if self.choose(token, ProviderState.STARTING) is None:
-            self._say_none_is_ready()
+            text = "no tor of the pool is ready: clients are refused until one is"
+            self._log.rarely(text, self._clock.seconds())
             return self._seeds[0][0].when_ready()  # which fails, and says why
         for backend, _ in self._seeds:
             if backend.provider.state is ProviderState.STARTING and backend not in self._watched:
                 self._watched.add(backend)
                 backend.when_ready().addBoth(self._settled, backend)
         return self._waiting.wait().addCallback(lambda _: self._when_ready(token))
-
-    def _say_none_is_ready(self) -> None:
-        """Log it, and not again for ``QUIET_SECONDS``, however many clients there are."""
-        now = self._clock.seconds()
-        if now >= self._quiet_until:
-            self._quiet_until = now + QUIET_SECONDS
-            self._log.warn("no tor of the pool is ready: clients are refused until one is")
 
     def _settled(self, _: object, backend: TorBackend) -> None:
         self._watched.discard(backend)

@@ -25,7 +25,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
-from torsocks_tx.backends.tor.control import Control, TorLog
+from torsocks_tx.backends.tor.control import Control, TorLog, call_all
 from torsocks_tx.backends.tor.events import EventError, parse_event, printable
 from torsocks_tx.backends.tor.ports import SocksPort, complaints, parse_flags
 from torsocks_tx.backends.tor.waiting import Waiters
@@ -92,15 +92,12 @@ class TorProvider(ABC):
     """Provides SocksPorts of one tor, from ``start`` to ``stop``, and says when there are none.
 
     ``state``: whether connections can be made now. ``control``: the control connection while there
-    is one; it changes when tor is restarted. ``usable_port``: the SocksPort without special flags,
-    while connections can be made through it. ``progress``: the last step of tor's bootstrap that is
-    known. ``sessions``: how many control connections there have been.
+    is one. ``usable_port``: the SocksPort without special flags, while it can be used.
+    ``progress``: the last step of the bootstrap that is known. ``sessions``: how many control
+    connections there have been. ``clock``: the reactor, where clients may have to wait.
 
     A subclass follows its tor in ``_run``, and says what it finds by ``use_ports``, ``mark_...``,
-    and ``_begun``. Each change of the state is told to those who wait, and is one line in the log.
-
-    Args:
-        clock: the reactor, where clients may have to wait for tor.
+    and ``_begun``.
     """
 
     _log = Logger()
@@ -119,7 +116,6 @@ class TorProvider(ABC):
         self._refusal: Callable[[], TorDown] = partial(NotStarted, NEVER_STARTED)
         self._logged_reason = ""
         self.log = TorLog()
-        self._outcome = "clients are refused until"
         self._waiters: Waiters[SocksPort] = Waiters(clock)
         self._at_stop: list[Callable[[], Any]] = []
         self._leaving: Deferred[Any] = succeed(None)
@@ -143,7 +139,7 @@ class TorProvider(ABC):
         started = self._started = Deferred()
         self._coroutine = self._run()
         self._running = Deferred.fromCoroutine(self._coroutine)
-        self._running.addCallbacks(lambda _: self._begun(), self._failed, errbackArgs=(started,))
+        self._running.addCallbacks(lambda _: self._begun(), self._failed)
         return started
 
     def _begun(self) -> None:
@@ -151,10 +147,10 @@ class TorProvider(ABC):
         if not self._started.called:
             self._started.callback(None)
 
-    def _failed(self, failure: Failure, started: Deferred[None]) -> None:
+    def _failed(self, failure: Failure) -> None:
+        started = self._started
         if failure.check(CancelledError):
-            if not started.called:
-                started.callback(None)
+            self._begun()
         elif not started.called:
             self._stopped(failure.getErrorMessage())
             started.errback(failure)
@@ -180,7 +176,7 @@ class TorProvider(ABC):
             self._running.cancel()
 
     def _stopped(self, reason: str) -> None:
-        self.state, self.usable_port = ProviderState.STOPPED, None
+        self._set(ProviderState.STOPPED)
         self._logged_reason = ""
         self._leaving = DeferredList([maybeDeferred(callback) for callback in self._at_stop])
         self._refuse(reason)
@@ -199,10 +195,8 @@ class TorProvider(ABC):
     def port_for(self, flags: Iterable[str]) -> SocksPort:
         """Return the port last known for these flags of tor's SocksPort, also while tor is down.
 
-        Raises:
-            TorDown: no port is known yet.
-            NoSuchPort: none has these flags.
-            ValueError: tor has no such flag.
+        Raises ``TorDown`` if no port is known yet, ``NoSuchPort`` if none has these flags, and
+        ``ValueError`` if tor has no such flag.
         """
         wanted = parse_flags(flags, strict=True)
         if not self._ports:
@@ -211,11 +205,6 @@ class TorProvider(ABC):
             if wanted <= port.flags:
                 return port
         raise NoSuchPort(self._no_such_port.format(flags=" ".join(sorted(wanted))))
-
-    def join_pool(self, name: str) -> None:
-        """Say in the log from now on which tor this is, and that there are others."""
-        self.log.label = f"{name}: "
-        self._outcome = "the pool does without it until"
 
     def on_progress(self, callback: ProgressCallback) -> None:
         """Have ``callback`` called with each step of tor's bootstrap from now on."""
@@ -242,60 +231,61 @@ class TorProvider(ABC):
 
     def note_progress(self, progress: Progress) -> None:
         """Log a step of the bootstrap and pass it on, unless it is the same as the last."""
-        if progress == self.progress:
-            return
-        self.progress = progress
-        self.log.say(f"tor: {progress}", LogLevel.warn if progress.warning else LogLevel.info)
-        self._call(self._progress_callbacks, progress)
+        if progress != self.progress:
+            self.progress = progress
+            self.log.say(f"tor: {progress}", LogLevel.warn if progress.warning else LogLevel.info)
+            call_all(self._progress_callbacks, progress, "progress")
 
     def _tell(self, text: str) -> None:
-        self._call(self._change_callbacks, self.log.label + text)
-
-    def _call(self, callbacks: Sequence[Callable[[Any], object]], value: object) -> None:
-        for callback in tuple(callbacks):
-            try:
-                callback(value)
-            except Exception:
-                self._log.failure("a callback for tor's state failed", without_text(Failure()))
+        call_all(self._change_callbacks, self.log.label + text, "state")
 
     def mark_started(self) -> None:
         """Have clients wait; only this leads out of STOPPED."""
-        self.state, self.usable_port = ProviderState.STARTING, None
+        self._set(ProviderState.STARTING)
+
+    def _set(self, state: ProviderState) -> None:
+        self.state = state
+        self.usable_port = self._ports[0] if state is ProviderState.READY else None
 
     def mark_starting(self) -> None:
         """Have clients wait: tor is there, but cannot be used yet."""
-        if self.state is not ProviderState.STOPPED:
-            before = self.state
-            self.mark_started()
-            if before is not ProviderState.STARTING:
-                self._tell("tor is starting")
+        if self._enter(ProviderState.STARTING):
+            self._tell("tor is starting")
 
     def mark_ready(self, text: str = "tor is ready") -> None:
         """Let connections be made; ``text`` is what the log says of it the first time."""
-        if self.state is ProviderState.STOPPED:
+        is_new = self._enter(ProviderState.READY)
+        port = self.usable_port
+        if port is None:
             return
-        before, self.state = self.state, ProviderState.READY
         if self._logged_reason:
             text, self._logged_reason = "tor is back", ""
-        if before is not ProviderState.READY:
+        if is_new:
             self.log.say(text, LogLevel.info)
-        self.usable_port = port = self.port_for(())
         self._waiters.fire(port)
-        if before is not ProviderState.READY:
+        if is_new:
             self._tell(text)
 
     def mark_down(self, reason: str, until: str = "tor is back") -> None:
         """Refuse clients; the log says why and until when, each reason once."""
         if self.state is ProviderState.STOPPED:
             return
-        text = f"{reason}; {self._outcome} {until}"
-        before, self.state, self.usable_port = self.state, ProviderState.DOWN, None
-        is_new, self._logged_reason = reason != self._logged_reason, reason
-        if is_new:
+        outcome = "the pool does without it" if self.log.label else "clients are refused"
+        text = f"{reason}; {outcome} until {until}"
+        is_other, self._logged_reason = reason != self._logged_reason, reason
+        is_new = self._enter(ProviderState.DOWN) or is_other
+        if is_other:
             self.log.say(text)
         self._refuse(reason)
-        if is_new or before is not ProviderState.DOWN:
+        if is_new:
             self._tell(text)
+
+    def _enter(self, state: ProviderState) -> bool:
+        """Enter a state, but for one that was stopped; return whether it is another."""
+        before = self.state
+        if before is not ProviderState.STOPPED:
+            self._set(state)
+        return self.state is not before
 
     def _refuse(self, reason: str) -> None:
         self._refusal = partial(TorDown, reason)

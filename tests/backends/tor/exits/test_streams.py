@@ -579,7 +579,7 @@ def test_a_stream_that_is_over_is_no_garbage(how: str) -> None:
             transport.protocol = None  # as Twisted's transports do
         del stream, receiver, transport
         play.transports.clear()
-        assert len(play.backend._tokens) == 0
+        assert len(play.backend.exits.tokens) == 0
     finally:
         gc.enable()
 
