@@ -52,8 +52,9 @@ async def live(one: Peer, other: Peer, dice: random.Random) -> None:
 async def test_streams_that_end_anyhow(
     ground: Ground, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "_most", most)
-    pool.clear()
+    monkeypatch.setattr(pool, "most", most)
+    while pool.idle:
+        pool.idle.pop().close()
     dice = random.Random(most)
     server, origin = await plain(ground)
     endpoint = await ground.listen(server)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import resource
 import socket
@@ -96,8 +97,8 @@ class WatchedPool(PipePool):
 
 def close_kept(pool: PipePool) -> None:
     """Close the pipes that are kept for the next stream."""
-    while pool._pipes:
-        pool._pipes.pop().close()
+    while pool.idle:
+        pool.idle.pop().close()
 
 
 @pytest.fixture
@@ -334,10 +335,10 @@ class TestPipes:
     def test_where_the_system_cannot_they_are_copied_from_then_on(
         self, stream: Stream, pool: PipePool, reason: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def cannot(*_: int) -> int:
+        def cannot(*_: int, flags: int) -> int:
             raise OSError(reason, os.strerror(reason))
 
-        monkeypatch.setattr(module, "splice", cannot)
+        monkeypatch.setattr(os, "splice", cannot)
         set_way(stream, "by pipe")
         stream.come(b"copied")
         assert stream.remote.take() == b"copied"
@@ -350,7 +351,7 @@ class TestPipes:
         set_way(stream, "by pipe")
         stream.remote.fill()
         stream.come(b"held")
-        assert (pool.lent, stream.side._in_pipe) == (1, 4)
+        assert pool.lent == 1
         stream.splice.stop()
         pipe = pool.borrow()
         assert pipe is not None
@@ -368,8 +369,10 @@ class TestPipes:
         stream.come(b"all")
         assert asked == []
         set_way(stream, "by pipe")
-        real, given = module.splice, stream.side.fd
-        monkeypatch.setattr(module, "splice", lambda s, t, n: real(s, t, n if s == given else 1))
+        real, given = os.splice, stream.side.fd
+        monkeypatch.setattr(
+            os, "splice", lambda s, t, n, flags: real(s, t, n if s == given else 1, flags=flags)
+        )
         stream.come(b"four")
         assert asked == [stream.remote.transport]
         assert stream.run() == b"allfour"
@@ -378,7 +381,7 @@ class TestPipes:
     def test_one_is_wide_and_never_waits(self, pool: PipePool) -> None:
         pipe = pool.borrow()
         assert pipe is not None
-        assert pipe.size >= LEAST_PIPE
+        assert fcntl.fcntl(pipe.writer, fcntl.F_GETPIPE_SZ) >= LEAST_PIPE
         for descriptor in (pipe.reader, pipe.writer):
             assert not os.get_blocking(descriptor)
             assert not os.get_inheritable(descriptor)
@@ -391,7 +394,7 @@ class TestPipes:
         for pipe in lent:
             assert pipe is not None
             pool.give_back(pipe)
-        assert pool._pipes == lent[:-1]
+        assert pool.idle == lent[:-1]
         monkeypatch.setattr(pipes, "pool", pool)
         share_pool(32)
         assert pool.borrow() is lent[-2]
@@ -404,22 +407,22 @@ class TestPipes:
     def test_there_is_none_without_descriptors_or_room(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        before, pool = open_files("pipe"), PipePool()
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
         try:
-            assert Pipe.make() is None
+            assert pool.borrow() is None
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
         def no_room(*_: int) -> int:
             raise PermissionError
 
-        before = open_files("pipe")
-        monkeypatch.setattr(pipes.fcntl, "fcntl", no_room)
-        assert Pipe.make() is None
-        assert open_files("pipe") == before
+        monkeypatch.setattr(fcntl, "fcntl", no_room)
+        assert pool.borrow() is None
+        assert (pool.lent, open_files("pipe")) == (0, before)
         monkeypatch.delattr(os, "splice")  # as on other systems than Linux
-        assert Pipe.make() is None
+        assert PipePool().borrow() is None
 
 
 class TestUrgentData:

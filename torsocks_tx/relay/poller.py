@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import select
+from array import array
 from collections.abc import Callable
-from itertools import islice
 from typing import Any
 
 from twisted.internet import interfaces
@@ -35,7 +35,7 @@ EVENTS = 16
 _NAMED = 3
 
 # EPOLLIN, EPOLLOUT, EPOLLRDHUP, which not every system has; and that with EPOLLERR and EPOLLHUP.
-_IN, _OUT, _HANGUP, _BROKEN = 0x1, 0x4, 0x2000, 0x2018
+_IN, _OUT, _HANGUP, _BROKEN, _ANY = 0x1, 0x4, 0x2000, 0x2018, 0xFFFF
 _REASONS: dict[type, Failure] = {kind: Failure(kind()) for kind in (ConnectionDone, ConnectionLost)}
 
 
@@ -50,9 +50,11 @@ class Poller:
         self.reactor = reactor
         self._budget = budget
         self._epoll: Any = None
-        # By the number of the descriptor: who has it, and which events are watched.
-        self._descriptors: dict[int, Any] = {}
-        self._events: dict[int, int] = {}
+        # By the number of the descriptor: who has it, and which events are watched. Arrays cost
+        # an idle connection less than dictionaries.
+        self._descriptors: list[Any] = []
+        self._events = array("H")
+        self._watched = 0
 
     # What a socket asks of a reactor.
 
@@ -82,9 +84,10 @@ class Poller:
 
     def removeAll(self) -> list[Any]:
         """Serve none any more; returns those that were served."""
-        removed = list(self._descriptors.values())
-        for number in list(self._descriptors):
-            self._forget(number)
+        removed = self._watching(_ANY)
+        for number, events in enumerate(self._events):
+            if events:
+                self._forget(number)
         return removed
 
     def getReaders(self) -> list[Any]:
@@ -116,7 +119,11 @@ class Poller:
 
     def _add(self, descriptor: Any, event: int) -> None:
         number = descriptor.fileno()
-        before = self._events.get(number, 0)
+        missing = number + 1 - len(self._events)
+        if missing > 0:
+            self._descriptors.extend([None] * missing)
+            self._events.extend([0] * missing)
+        before = self._events[number]
         if before & event and self._descriptors[number] is descriptor:
             return
         if self._epoll is None:
@@ -124,6 +131,9 @@ class Poller:
         if not before:
             # Also if we had been there: trial removes all that a test has left in the reactor.
             self.reactor.addReader(self)
+            self._watched += 1
+        self._events[number] = before | event
+        self._descriptors[number] = descriptor
         try:
             if before:
                 self._epoll.modify(number, before | event)
@@ -131,18 +141,16 @@ class Poller:
                 self._epoll.register(number, event)
         except FileNotFoundError:
             # Whoever had this number has closed it without a word.
-            before = 0
+            self._events[number] = event
             self._epoll.register(number, event)
         except OSError:
             # This user watches too much already.
             self._forget(number)
             raise
-        self._events[number] = before | event
-        self._descriptors[number] = descriptor
 
     def _remove(self, descriptor: Any, event: int) -> None:
         number = descriptor.fileno()
-        events = self._events.get(number, 0)
+        events = self._events[number] if 0 <= number < len(self._events) else 0
         if not events & event:
             return
         if events == event:
@@ -153,23 +161,27 @@ class Poller:
                 self._epoll.modify(number, events & ~event)
 
     def _forget(self, number: int) -> None:
-        self._descriptors.pop(number, None)
-        self._events.pop(number, None)
-        if self._descriptors:
+        if not self._events[number]:
+            return
+        self._descriptors[number], self._events[number] = None, 0
+        self._watched -= 1
+        if self._watched:
             with contextlib.suppress(OSError):
                 self._epoll.unregister(number)
-        elif self._epoll is not None:
+        else:
             self.reactor.removeReader(self)
             epoll, self._epoll = self._epoll, None
             epoll.close()
 
     def __repr__(self) -> str:
         """Name some of its sockets, such as those that a test has left open."""
-        some = ", ".join(map(repr, islice(self._descriptors.values(), _NAMED)))
-        return f"<{type(self).__name__} of {len(self._descriptors)}: {some}>"
+        some = ", ".join(map(repr, self._watching(_ANY)[:_NAMED]))
+        return f"<{type(self).__name__} of {self._watched}: {some}>"
 
     def _watching(self, event: int) -> list[Any]:
-        return [self._descriptors[number] for number, all_ in self._events.items() if all_ & event]
+        return [
+            d for d, events in zip(self._descriptors, self._events, strict=True) if events & event
+        ]
 
     # What the reactor asks of a descriptor.
 
@@ -187,9 +199,9 @@ class Poller:
         while self._epoll is not None:
             ready = self._epoll.poll(0, EVENTS)
             # One that is closed meanwhile leaves its number to another, whose event it is not.
-            served = [(number, self._descriptors.get(number), events) for number, events in ready]
+            served = [(number, self._descriptors[number], events) for number, events in ready]
             for number, descriptor, events in served:
-                if self._descriptors.get(number) is not descriptor:
+                if self._descriptors[number] is not descriptor:
                     continue
                 if descriptor is None or descriptor.fileno() != number:
                     self._forget(number)
@@ -223,7 +235,7 @@ class Poller:
             try:
                 if events & self._events[number] & _IN:
                     why = descriptor.doRead()
-                is_there = self._descriptors.get(number) is descriptor
+                is_there = self._descriptors[number] is descriptor
                 if not why and is_there and events & self._events[number] & _OUT:
                     why = descriptor.doWrite()
                     is_reading = False

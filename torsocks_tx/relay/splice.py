@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import socket
 from enum import Enum, auto
 from typing import Any
@@ -25,7 +24,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torsocks_tx.errors import without_text
-from torsocks_tx.relay.pipes import Pipe, pool, splice
+from torsocks_tx.relay.pipes import Pipe, pool
 from torsocks_tx.relay.sockets import abort, note_partly_spliced, note_unsent, send
 from torsocks_tx.relay.timeouts import one_for
 
@@ -83,7 +82,7 @@ class Side:
     ``has_ended``: its peer has sent its last byte before, so that it is never read again.
     """
 
-    __slots__ = ("_came", "_in_pipe", "_pipe", "_since", "_splice", "_untaken", "_uses_pipe", "fd",
+    __slots__ = ("_came", "_pipe", "_since", "_splice", "_untaken", "_uses_pipe", "fd",
                  "has_ended", "is_client", "peer", "reactor", "reading",
                  "sock", "transport")  # fmt: skip
 
@@ -98,10 +97,9 @@ class Side:
         self.peer: Side
         self.reading = Reading.OVER
         self._splice = splice
-        # What was read here and the peer has not taken: bytes, or so many bytes in a pipe.
+        # What was read here and the peer has not taken: bytes, or what is in a pipe.
         self._untaken: bytes | memoryview = b""
         self._pipe: Pipe | None = None
-        self._in_pipe = 0
         self._uses_pipe = False
         # How many bytes have come since when.
         self._came, self._since = 0, 0.0
@@ -127,7 +125,7 @@ class Side:
 
     def doWrite(self) -> None:
         """The socket takes more: what waits for it goes out."""
-        if self.fd != -1 and (self.peer._untaken or self.peer._in_pipe):
+        if self.fd != -1 and self.peer._has_untaken:
             self.peer._pass_on()
 
     def connectionLost(self, reason: Failure) -> None:
@@ -206,35 +204,35 @@ class Side:
         pipe = pool.borrow()
         if pipe is None:
             return self._move_by_copy(most)
-        count, reason = 0, None
+        reason = None
         try:
-            count = splice(self.fd, pipe.writer, most)
+            pipe.fill(self.fd, most)
         except BlockingIOError:
             pass  # it is not the pipe: that was empty
         except OSError as error:
             reason = error.errno
-        if not count:
-            pool.give_back(pipe)
-            if reason in _CANNOT_SPLICE:
-                pool.limit(0)
-            elif reason is not None:
-                self._splice.fail(self.transport)
-                return 0
-            # A splice never gets past urgent data: it finds nothing, or an end, whatever follows.
-            return self._move_by_copy(most)
-        self._pipe, self._in_pipe = pipe, count
-        self._pass_on()
-        self._splice.stream.spliced(self.is_client, count)
-        return count
+        count = pipe.filled
+        if count:
+            self._pipe = pipe
+            self._pass_on()
+            self._splice.stream.spliced(self.is_client, count)
+            return count
+        pool.give_back(pipe)
+        if reason in _CANNOT_SPLICE:
+            pool.most = 0
+        elif reason is not None:
+            self._splice.fail(self.transport)
+            return 0
+        # A splice never gets past urgent data: it finds nothing, or an end, whatever follows.
+        return self._move_by_copy(most)
 
     def _pass_on(self) -> None:
         """Let the peer take what it has not taken; what it leaves is kept."""
         reason = None
         try:
             if self._pipe is not None:
-                # Exactly what is there: asked for more, the kernel waits with the last segment.
-                self._in_pipe -= splice(self._pipe.reader, self.peer.fd, self._in_pipe)
-                if self._in_pipe:
+                self._pipe.drain(self.peer.fd)
+                if self._pipe.filled:
                     note_partly_spliced(self.peer.transport)
             else:
                 self._untaken = self._untaken[self.peer.sock.send(self._untaken) :]
@@ -242,7 +240,7 @@ class Side:
             pass
         except OSError as error:
             reason = error.errno
-        if not self._untaken and not self._in_pipe:
+        if not self._has_untaken:
             self._forget_untaken()
             if self.reading is Reading.BLOCKED:
                 self.peer.reactor.removeWriter(self.peer)
@@ -254,6 +252,10 @@ class Side:
         elif self.reading is not Reading.BLOCKED:
             self.read(Reading.BLOCKED)
             self.peer.reactor.addWriter(self.peer)
+
+    @property
+    def _has_untaken(self) -> bool:
+        return bool(self._untaken) or (self._pipe is not None and self._pipe.filled > 0)
 
     def _peer_is_gone(self, reason: int) -> None:
         """The peer takes no more. What it had said before is still heard, and then its end.
@@ -270,18 +272,14 @@ class Side:
         self._untaken = b""
         pipe, self._pipe = self._pipe, None
         if pipe is not None:
-            pool.give_back(pipe, is_empty=not self._in_pipe)
-        self._in_pipe = 0
+            pool.give_back(pipe)
 
     def leave(self) -> bytes:
         """Give the socket back to its transport; returns what the peer has not taken."""
         self.read(Reading.OVER)
         self.reactor.removeWriter(self)
         self.fd = -1
-        rest = bytes(self._untaken)
-        if self._pipe is not None and self._in_pipe:
-            rest = os.read(self._pipe.reader, self._in_pipe)
-            self._in_pipe -= len(rest)
+        rest = bytes(self._untaken) if self._pipe is None else self._pipe.read()
         self._forget_untaken()
         return rest
 
