@@ -16,7 +16,6 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredLock, maybe
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torsocks_tx.backends.endpoint import run_if_coroutine
@@ -256,42 +255,41 @@ class LoginGuard:
 
     def check(self, credentials: Credentials, client: bytes | None) -> Deferred[bytes | None]:
         """Fire with the user's name, or None; ``client`` is the ``client_network``."""
+        return Deferred.fromCoroutine(self._check(credentials, client))
+
+    async def _check(self, credentials: Credentials, client: bytes | None) -> bytes | None:
         length = len(credentials.username).to_bytes(4, "big")
         message = length + credentials.username + credentials.password
         proof = hmac.digest(self._secret, message, "sha256")
         address = self._addresses.get(client)
         if address is None or proof in self._accepted:
-            return self._ask(credentials, client, proof)
+            return await self._ask(credentials, client, proof)
         if address.waiting >= MOST_WAITING:
             self._warning.note()
-            return deferLater(self._clock, LONGEST_DELAY, lambda: None)
+            await deferLater(self._clock, LONGEST_DELAY)
+            return None
         address.waiting += 1
-        checking: Deferred[bytes | None] = address.lock.run(
-            self._ask_later, address, credentials, client, proof
-        )
-        return checking.addBoth(self._waited, address)
+        try:
+            async with address.lock:
+                pause = address.free_at - self._clock.seconds()
+                if pause > 0 and proof not in self._accepted:
+                    await deferLater(self._clock, pause)
+                return await self._ask(credentials, client, proof)
+        finally:
+            address.waiting -= 1
 
-    def _waited(self, outcome: Any, address: _Address) -> Any:
-        address.waiting -= 1
-        return outcome
-
-    def _ask_later(
-        self, address: _Address, credentials: Credentials, client: bytes | None, proof: bytes
-    ) -> Deferred[bytes | None]:
-        pause = address.free_at - self._clock.seconds()
-        if pause <= 0 or proof in self._accepted:
-            return self._ask(credentials, client, proof)
-        waiting = deferLater(self._clock, pause, lambda: None)
-        return waiting.addCallback(lambda _: self._ask(credentials, client, proof))
-
-    def _ask(
+    async def _ask(
         self, credentials: Credentials, client: bytes | None, proof: bytes
-    ) -> Deferred[bytes | None]:
-        asking: Deferred[Any] = maybeDeferred(self._authenticator, credentials)
-        asking.addCallback(run_if_coroutine).addErrback(self._failed, client, proof)
-        return asking.addCallback(self._judge, client, proof)
-
-    def _judge(self, answer: object, client: bytes | None, proof: bytes) -> bytes | None:
+    ) -> bytes | None:
+        try:
+            asking: Deferred[Any] = maybeDeferred(self._authenticator, credentials)
+            answer = await asking.addCallback(run_if_coroutine)
+        except CancelledError:
+            raise
+        except Exception:
+            # Else what fails for a wrong password could be asked without a delay.
+            self._refuse(client, proof)
+            raise
         if _is_name(answer):
             _remember(self._accepted, proof, None, MOST_ACCEPTED)
             return answer
@@ -300,18 +298,9 @@ class LoginGuard:
         self._refuse(client, proof)
         return None
 
-    def _failed(self, failure: Failure, client: bytes | None, proof: bytes) -> Failure:
-        # Else what fails for a wrong password could be asked without a delay.
-        if not failure.check(CancelledError):
-            self._refuse(client, proof)
-        return failure
-
     def _refuse(self, client: bytes | None, proof: bytes) -> None:
-        self._accepted.pop(proof, None)
-        self._note_refusal(client)
         self._warning.note()
-
-    def _note_refusal(self, client: bytes | None) -> None:
+        self._accepted.pop(proof, None)
         now = self._clock.seconds()
         address = self._addresses.pop(client, None)
         if address is None or now - address.free_at > FORGOTTEN_AFTER:
