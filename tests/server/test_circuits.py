@@ -9,8 +9,7 @@ import pytest
 from twisted.internet.defer import succeed
 from zope.interface import implementer
 
-from tests.support.stage import Stage
-from tests.support.transports import FakeTransport
+from tests.support.stage import Stage, come, key_of
 from torsocks_tx.backends.memory import MemoryBackend
 from torsocks_tx.interfaces import IExitBackend
 from torsocks_tx.policy.circuits import ExitChoice
@@ -134,17 +133,11 @@ def test_the_name_alone_is_authenticated(ask: Any) -> None:
 def test_the_order_and_the_spelling_of_wishes_do_not_count(ask: Any) -> None:
     """But the name, the session and the choice do."""
     stage = staged()
-    tokens = []
-    for name in (b"a-country-de-session-s", b"a-sessid-s-cc-DE", b"a-country-de-session-t",
-                 b"b-country-de-session-s", b"a-session-s", b"a-country-de"):  # fmt: skip
-        # Each by a connection of its own, to one factory.
-        stage.backend.outbounds.clear()
-        protocol: Any = stage.server.buildProtocol(None)
-        FakeTransport().connect(protocol)
-        protocol.dataReceived(ask(name))
-        tokens.append(stage.backend.outbounds[0].isolation.credentials.password)
-    assert tokens[0] == tokens[1]
-    assert len(set(tokens)) == 5
+    names = (b"a-country-de-session-s", b"a-sessid-s-cc-DE", b"a-country-de-session-t",
+             b"b-country-de-session-s", b"a-session-s", b"a-country-de")  # fmt: skip
+    keys = [key_of(stage.server, ask(name)) for name in names]
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 5
 
 
 def extended(pairs: dict[str, bytes]) -> bytes:
@@ -172,13 +165,7 @@ def test_what_no_listener_of_this_backend_can_do_is_refused_when_it_is_made() ->
 
 def test_fresh_circuits_beyond_the_rate_are_refused_and_told_of_once(log_lines: list[str]) -> None:
     stage = staged("RotateAfter=1 FreshRate=2")
-    answers = []
-    for _ in range(4):
-        protocol: Any = stage.server.buildProtocol(None)
-        transport = FakeTransport()
-        transport.connect(protocol)
-        protocol.dataReceived(b"\5\1\0" + CONNECT)
-        answers.append(transport.take())
+    answers = [come(stage.server, b"\5\1\0" + CONNECT).take() for _ in range(4)]
     assert answers == [b"\5\0"] * 2 + [b"\5\0\5\1\0\1" + bytes(6)] * 2
     tokens = {each.isolation.credentials.password for each in stage.backend.outbounds}
     assert len(tokens) == 2

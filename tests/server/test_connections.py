@@ -13,11 +13,8 @@ import pytest
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.selectreactor import SelectReactor
-from twisted.internet.task import Clock
 
 from tests.support.clocks import TurnClock
-from torsocks_tx.backends.memory import MemoryBackend
-from torsocks_tx.limits import Limits
 from torsocks_tx.relay.timeouts import WORK
 from torsocks_tx.server import connections
 from torsocks_tx.server.connections import (
@@ -28,7 +25,6 @@ from torsocks_tx.server.connections import (
     client_network,
     raise_descriptor_limit,
 )
-from torsocks_tx.server.factory import SOCKSFactory
 
 ATTACKER, VICTIM = b"\x7f\0\0\x09", b"\x7f\0\0\x02"
 LOOPBACK = bytes([127, 0, 0, 1])
@@ -341,18 +337,6 @@ def test_every_request_of_a_client_that_stays_is_begun_once(seed: int) -> None:
 )
 def test_client_network_of_an_address(address: Any, network: bytes | None) -> None:
     assert client_network(address) == network
-
-
-def test_listeners_share_one_bound(log_lines: list[str]) -> None:
-    limited = Limited(1)
-    one, other = (
-        SOCKSFactory(MemoryBackend(), limits=Limits(), limiter=limited.limiter, clock=Clock())
-        for _ in range(2)
-    )
-    limited.serve(1)
-    assert one.buildProtocol(None) is None
-    assert other.buildProtocol(None) is None
-    assert len(log_lines) == 1
 
 
 def test_the_descriptor_limit_is_raised_and_says_how_many_connections_it_allows() -> None:

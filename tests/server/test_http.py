@@ -12,8 +12,7 @@ from twisted.logger import LogEvent, LogLevel
 from tests.support.http import Answer, answers_in
 from tests.support.peers import named
 from tests.support.rows import rows
-from tests.support.stage import GREETING, Stage
-from tests.support.transports import FakeTransport
+from tests.support.stage import GREETING, Stage, key_of
 from torsocks_tx import http
 from torsocks_tx.backends.memory import MemoryBackend
 from torsocks_tx.errors import DescriptorNotFound, HostUnreachable, SOCKSError
@@ -123,20 +122,6 @@ def test_tor_is_named_only_by_a_backend_that_uses_it() -> None:
         assert only(stage.transport.take()).headers["via"].startswith(via)
 
 
-def token(factory: SOCKSFactory, said: bytes) -> bytes:
-    """Return the password for tor of the stream that these bytes open."""
-    transport = FakeTransport()
-    protocol = factory.buildProtocol(None)
-    assert protocol is not None
-    transport.connect(protocol)
-    protocol.dataReceived(said)
-    assert isinstance(factory.clock, Clock), "a request may wait for a turn"
-    factory.clock.advance(0)
-    backend: Any = factory.backend
-    password: bytes = backend.outbounds[-1].isolation.credentials.password
-    return password
-
-
 HEADERS = ["Proxy-Authorization", "Tor-Stream-Isolation", "X-Tor-Stream-Isolation"]
 
 
@@ -149,20 +134,21 @@ def test_streams_with_different_isolation_headers_never_share() -> None:
     ]
     said = [BARE, GREETING + named("example.com", 443), b"\4\1\1\xbb\0\0\0\1\0example.com\0", *said]
     said.append(CONNECT + b"".join(f"{name}: a\r\n".encode() for name in HEADERS) + b"\r\n")
-    tokens = [token(factory, each) for each in said]
+    tokens = [key_of(factory, each) for each in said]
     assert len(set(tokens)) == len(said)
-    assert [token(factory, each) for each in said] == tokens
+    assert [key_of(factory, each) for each in said] == tokens
     # What does not isolate, and the second of two, make no difference.
-    assert token(factory, CONNECT + b"Cookie: a\r\nTor-Family-Preference: x\r\n\r\n") == tokens[0]
-    twice = CONNECT + b"Tor-Stream-Isolation: a\r\ntor-stream-isolation: b\r\n\r\n"
-    assert token(factory, twice) == tokens[said.index(CONNECT + b"Tor-Stream-Isolation: a\r\n\r\n")]
+    assert key_of(factory, CONNECT + b"Cookie: a\r\nTor-Family-Preference: x\r\n\r\n") == tokens[0]
+    once = CONNECT + b"Tor-Stream-Isolation: a\r\n"
+    twice = key_of(factory, once + b"tor-stream-isolation: b\r\n\r\n")
+    assert twice == tokens[said.index(once + b"\r\n")]
 
 
 @rows("H-08")
 def test_headers_do_not_isolate_where_credentials_do_not() -> None:
     policy = ListenerPolicy(isolation=IsolationFlags(socks_auth=False))
     factory = SOCKSFactory(MemoryBackend(), policy=policy, listener="one", clock=Clock())
-    assert token(factory, BARE) == token(factory, CONNECT + b"Tor-Stream-Isolation: a\r\n\r\n")
+    assert key_of(factory, BARE) == key_of(factory, CONNECT + b"Tor-Stream-Isolation: a\r\n\r\n")
 
 
 @rows("H-09")
@@ -170,8 +156,8 @@ def test_a_login_that_looks_as_if_it_were_checked_is_warned_of_once(logged: list
     def warnings(factory: SOCKSFactory, *values: str) -> int:
         del logged[:]
         for value in values:
-            token(factory, CONNECT + f"Proxy-Authorization: {value}\r\n\r\n".encode())
-        token(factory, BARE)
+            key_of(factory, CONNECT + f"Proxy-Authorization: {value}\r\n\r\n".encode())
+        key_of(factory, BARE)
         lines = [event for event in logged if event["log_level"] is LogLevel.warn]
         assert "bWU6eW91" not in str(lines)
         return len(lines)

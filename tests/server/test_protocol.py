@@ -35,7 +35,7 @@ def test_each_version_is_a_protocol(kind: type[SOCKSProtocol]) -> None:
 
 
 def test_a_new_connection_is_prepared_and_its_log_prefix_names_nobody() -> None:
-    stage = Stage(transport=FakeTransport("192.0.2.77"))
+    stage = Stage(transport=FakeTransport("the peer"))
     assert stage.transport.asked == ["noDelay", "keepAlive"]
     assert stage.transport.logstr == "SOCKSProtocol"
 

@@ -132,11 +132,6 @@ def test_what_is_no_text_of_a_listener_is_refused_at_the_call(listen: Any) -> No
         serve(reactor, listen, MemoryBackend())
 
 
-def test_what_is_no_limits_is_refused_at_the_call() -> None:
-    with pytest.raises(TypeError, match="limits must be of the class Limits, not dict"):
-        serve(reactor, LOOPBACK, MemoryBackend(), limits={})  # type: ignore[arg-type]
-
-
 async def test_clients_of_all_listeners_are_counted_together(serving: Serving) -> None:
     server = serving.start([LOOPBACK, LOOPBACK], limits=Limits(max_connections=1))
     assert await (await serving.connect(server)).negotiate(REQUEST) == GRANTED

@@ -1,4 +1,4 @@
-"""A server with one client, in memory and with a clock of the test."""
+"""Servers with clients in memory, and with a clock of the test."""
 
 from __future__ import annotations
 
@@ -9,8 +9,34 @@ from twisted.internet.task import Clock
 from tests.support.transports import FakeTransport, WholeTransport
 from torsocks_tx.backends.memory import MemoryBackend
 from torsocks_tx.server.factory import SOCKSFactory
+from torsocks_tx.socks.messages import Credentials
 
 GREETING = b"\5\1\0"
+
+
+def come(factory: SOCKSFactory, *said: bytes, peer: Any = None) -> Any:
+    """Connect a client that says these portions; return its transport, None if it is turned away.
+
+    ``peer``: where it comes from.
+    """
+    protocol = factory.buildProtocol(peer)
+    if protocol is None:
+        return None
+    transport = FakeTransport() if peer is None else FakeTransport(peer)
+    transport.connect(protocol)
+    for portion in said:
+        protocol.dataReceived(portion)
+    assert isinstance(factory.clock, Clock), "a request may wait for a turn"
+    factory.clock.advance(0)
+    return transport
+
+
+def key_of(factory: Any, said: bytes, peer: Any = None) -> bytes:
+    """Return what the stream that a new client opens is isolated by upstream."""
+    come(factory, said, peer=peer)
+    credentials: Credentials = factory.backend.outbounds[-1].isolation.credentials
+    assert credentials.username == b"<torS0X>0"
+    return credentials.password
 
 
 class Stage:

@@ -12,19 +12,21 @@ from twisted.python.components import proxyForInterface
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+HERE = IPv4Address("TCP", "127.0.0.1", 40000)
+
 
 @implementer(ITCPTransport)
 class WholeTransport:
     """A transport that cannot half-close, as those of wrappers. ``asked`` lists its calls."""
 
-    def __init__(self, host: str = "127.0.0.1") -> None:
+    def __init__(self, peer: Any = HERE) -> None:
         self.written = bytearray()
         self.asked: list[str] = []
         self.reading = True
         self.producer: Any = None
-        self.logstr = f"Protocol,0,{host}"
+        self.logstr = f"Protocol,0,{peer}"
         self.protocol: Any = None
-        self._host = host
+        self._peer = peer
 
     def connect(self, protocol: Protocol) -> None:
         """Be the transport of this protocol."""
@@ -52,8 +54,8 @@ class WholeTransport:
     def writeSequence(self, data: Any) -> None:
         self.written += b"".join(data)
 
-    def getPeer(self) -> IPv4Address:
-        return IPv4Address("TCP", self._host, 40000)
+    def getPeer(self) -> Any:
+        return self._peer
 
     def getHost(self) -> Any:
         return IPv4Address("TCP", "127.0.0.1", 1080)
