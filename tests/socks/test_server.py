@@ -13,10 +13,9 @@ from tests.support.rows import rows
 from tests.support.tables import at, octets, table
 from torsocks_tx import http
 from torsocks_tx.socks import userpass
-from torsocks_tx.socks.constants import AddressType, Command, Role, Version
+from torsocks_tx.socks.constants import COMMANDS, AddressType, Command, Role, Version
 from torsocks_tx.socks.messages import Address, Credentials, Request
 from torsocks_tx.socks.server import (
-    COMMANDS,
     Authenticate,
     HandshakeOptions,
     Rejected,

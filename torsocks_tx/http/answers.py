@@ -76,7 +76,8 @@ MEANINGS: dict[type[SOCKSError], Meaning] = {
 }
 """The one table of failures; a class that is not in it is told as its nearest base."""
 
-_WANTS_LOGIN = Meaning(407, "http_request_denied", MEANINGS[errors.LoginRefused].token)
+WANTS_LOGIN = "This proxy wants a user name and a password."
+_LOGIN = Meaning(407, "http_request_denied", MEANINGS[errors.LoginRefused].token)
 
 
 def meaning_of(reason: SOCKSError) -> Meaning:
@@ -138,10 +139,9 @@ class Answers:
         token = "command-not-supported" if status == 501 else "protocol-error"
         return self._failed(Meaning(status, "http_request_error", token), sentence, _CLOSE)
 
-    def ask_for_credentials(self, *, close: bool) -> bytes:
+    def ask_for_credentials(self, sentence: str = WANTS_LOGIN, *, close: bool) -> bytes:
         """Return the answer that asks for a user name and a password."""
-        sentence = "This proxy wants a user name and a password."
-        return self._failed(_WANTS_LOGIN, sentence, (*_REALM, *(_CLOSE if close else ())))
+        return self._failed(_LOGIN, sentence, (*_REALM, *(_CLOSE if close else ())))
 
     def _failed(self, meaning: Meaning, sentence: str, more: Iterable[tuple[str, str]]) -> bytes:
         status, error, token = meaning
@@ -151,10 +151,6 @@ class Answers:
         )
         headers = (*self._to_connect, *failed, *_TEXT, *more)
         return build(status, headers, sentence, token.replace("-", " "))
-
-    def refuse_credentials(self, sentence: str) -> bytes:
-        """Return the answer to a user name that cannot be understood; it ends the connection."""
-        return self._failed(_WANTS_LOGIN, sentence, (*_REALM, *_CLOSE))
 
     def options(self, *, close: bool) -> bytes:
         """Return the answer to OPTIONS: what this proxy can do."""

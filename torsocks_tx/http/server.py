@@ -221,7 +221,7 @@ class HTTPServerHandshake:
         return credentials, KeyValues((header, *rest, *found))
 
     def _misread(self, sentence: str) -> ProtocolError:
-        return ProtocolError(sentence, self._answers.refuse_credentials(sentence))
+        return ProtocolError(sentence, self._answers.ask_for_credentials(sentence, close=True))
 
     def _grant(self, request: Request) -> Requested:
         rest = bytes(self._buffer)

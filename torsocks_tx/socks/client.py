@@ -190,6 +190,9 @@ class ClientHandshake:
     def _refused(self, code: int) -> Failed:
         return self._fail(self._offer.refusal(code, self._codes))
 
+    def _refused_pairs(self, status: int) -> Failed:
+        return self._fail(self._offer.pairs_refusal(status, self.pairs))
+
     def _next(self, reader: Reader) -> Step | None:
         if self._response is not None:
             return self._extended(reader, self._response)
@@ -239,9 +242,6 @@ class ClientHandshake:
         if not self._offer.needed.issubset(accepted):
             return self._fail(self._offer.on_unsupported("a key that is needed was not accepted"))
         return self._send_request()
-
-    def _refused_pairs(self, status: int) -> Failed:
-        return self._fail(self._offer.pairs_refusal(status, self.pairs))
 
     def _status(self, reader: Reader) -> Step | None:
         if self._pipelined and reader.data[0] == 0:

@@ -28,7 +28,6 @@ from torsocks_tx.socks.messages import NO_PAIRS, Address, Credentials, KeyValues
 from torsocks_tx.socks.replies import extended_refusal, refusal
 
 _OWN_KEYS = (USERNAME, PASSWD, ISOLATION, REQUIRE, REPLY_CODES)
-_LONGEST_FIELD = 255
 _PROCESS_SECRET = os.urandom(32)
 
 
@@ -159,8 +158,9 @@ class ClientOptions:
     def offer(self) -> Offer:
         """Return what to offer a SOCKS5 server."""
         named = self.isolation is not None or self.credentials is not None
-        too_long = self.extended and self._too_long
-        only_pairs = bool(self.pairs or self.require or self._both or too_long)
+        known = self.credentials
+        too_long = known is not None and max(len(known.username), len(known.password)) > 255
+        only_pairs = self.pairs or self.require or self._both or (self.extended and too_long)
         methods = [Method.EXTENDED] if self.extended else []
         if not only_pairs:
             methods.append(Method.USERNAME_PASSWORD if named else Method.NO_AUTH)
@@ -174,13 +174,6 @@ class ClientOptions:
             self.role,
             login,
         )
-
-    @property
-    def _too_long(self) -> bool:
-        if self.credentials is None:
-            return False
-        fields = (self.credentials.username, self.credentials.password)
-        return max(map(len, fields)) > _LONGEST_FIELD
 
     def request(self, command: Command, address: Address) -> Request:
         """Return the request to make; ValueError if it does not fit this version."""
@@ -205,17 +198,16 @@ class ClientOptions:
     @property
     def _all_pairs(self) -> KeyValues:
         """Return the pairs to send by extended authentication."""
-        known = self.credentials
-        codes = self.reply_codes
-        own = {
-            USERNAME: None if known is None else known.username,
-            PASSWD: None if known is None else known.password,
-            ISOLATION: self.isolation,
-            REQUIRE: ",".join(sorted(self.offer.needed)).encode("ascii") or None,
-            REPLY_CODES: None if codes is None else codes.value.encode("ascii"),
-        }
-        given = [(key, value) for key, value in own.items() if value is not None]
-        return KeyValues.of([*given, *self.pairs])
+        pairs: list[tuple[str, bytes]] = []
+        if self.credentials is not None:
+            pairs += [(USERNAME, self.credentials.username), (PASSWD, self.credentials.password)]
+        if self.isolation is not None:
+            pairs.append((ISOLATION, self.isolation))
+        if self.offer.needed:
+            pairs.append((REQUIRE, ",".join(sorted(self.offer.needed)).encode("ascii")))
+        if self.reply_codes is not None:
+            pairs.append((REPLY_CODES, self.reply_codes.value.encode("ascii")))
+        return KeyValues.of([*pairs, *self.pairs])
 
     @property
     def isolation_token(self) -> str | None:

@@ -39,6 +39,20 @@ class Command(IntEnum):
     CONNECT_DIR = 0xF2
 
 
+class Role(Enum):
+    """The kind of a SOCKS port: tor's, for applications, or a pluggable transport's, for tor."""
+
+    TOR = "tor"
+    PT = "pt"
+
+
+COMMANDS = {
+    Role.TOR: frozenset({Command.CONNECT, Command.RESOLVE, Command.RESOLVE_PTR}),
+    Role.PT: frozenset({Command.CONNECT}),
+}
+"""The commands that a port of each role carries out."""
+
+
 class AddressType(IntEnum):
     """How an address is written in a SOCKS5 message (RFC 1928, section 5)."""
 
@@ -66,13 +80,6 @@ class Reply5(IntEnum):
     TTL_EXPIRED = 0x06
     COMMAND_NOT_SUPPORTED = 0x07
     ADDRESS_TYPE_NOT_SUPPORTED = 0x08
-
-
-class Role(Enum):
-    """The kind of a SOCKS port: tor's, for applications, or a pluggable transport's, for tor."""
-
-    TOR = "tor"
-    PT = "pt"
 
 
 class CodeSet(Enum):

@@ -97,10 +97,6 @@ def code_for(reason: SOCKSError, context: ReplyContext) -> int:
         return reason.code
     if context.role is Role.PT:
         return reason.code if reason.transport_code is None else reason.transport_code
-    return _onion_code(reason, context)
-
-
-def _onion_code(reason: SOCKSError, context: ReplyContext) -> int:
     if not isinstance(reason, OnionRefused) or not context.onion:
         return reason.code
     if context.codes is CodeSet.PROP304:
@@ -160,13 +156,11 @@ ONION: tuple[type[OnionRefused], ...] = (
 # The two codes of a server that follows proposal 229.
 HIDDEN_SERVICE: tuple[type[OnionRefused], ...] = (errors.OnionNotFound, errors.OnionNotReachable)
 TRANSPORT: tuple[type[SOCKSError], ...] = (errors.Temporary, errors.InvalidBridge, errors.Internal)
-_BY_CODE: dict[int, type[Refused]] = {
+_BY_CODE: dict[int, type[SOCKSError]] = {
     **{kind.code: kind for kind in PLAIN},
     **{kind.onion_code: kind for kind in ONION},
 }
-_BY_TRANSPORT_CODE: dict[int | None, type[SOCKSError]] = {
-    kind.transport_code: kind for kind in TRANSPORT
-}
+_BY_TRANSPORT_CODE = {kind.transport_code: kind for kind in TRANSPORT}
 _BY_PROPOSAL_229 = {kind.prop229_code: kind for kind in HIDDEN_SERVICE}
 
 
@@ -185,12 +179,12 @@ def extended_refusal(code: int, role: Role | None, codes: CodeSet | None) -> SOC
     kind of port, where that is known; otherwise the set of ``codes`` that the server announced
     decides: under proposal 229 they are those of a transport.
     """
-    by_transport = role is Role.PT or (role is None and codes is CodeSet.PROP229)
+    kind: type[SOCKSError] | None = _BY_CODE.get(code)
     if role is not Role.PT and code in _BY_PROPOSAL_229:
-        return _refusal(_BY_PROPOSAL_229[code], code)
-    if by_transport and code >= errors.Temporary.transport_code:
-        return _refusal(_BY_TRANSPORT_CODE.get(code), code)
-    return _refusal(_BY_CODE.get(code), code)
+        kind = _BY_PROPOSAL_229[code]
+    elif code >= 0xF0 and (role is Role.PT or (role is None and codes is CodeSet.PROP229)):
+        kind = _BY_TRANSPORT_CODE.get(code)
+    return _refusal(kind, code)
 
 
 def _refusal(kind: type[SOCKSError] | None, code: int) -> SOCKSError:

@@ -14,16 +14,10 @@ from enum import Enum, auto
 from torsocks_tx import http
 from torsocks_tx.errors import Incomplete, ProtocolError
 from torsocks_tx.socks import extended, socks4, socks5, userpass
-from torsocks_tx.socks.constants import Command, ExtendedStatus, Method, Role, Version
+from torsocks_tx.socks.constants import COMMANDS, ExtendedStatus, Method, Role, Version
 from torsocks_tx.socks.extended import ExtendedRules
 from torsocks_tx.socks.messages import NO_PAIRS, Credentials, KeyValues, Request
 from torsocks_tx.socks.wire import Reader
-
-COMMANDS = {
-    Role.TOR: frozenset({Command.CONNECT, Command.RESOLVE, Command.RESOLVE_PTR}),
-    Role.PT: frozenset({Command.CONNECT}),
-}
-"""The commands that a port of each role carries out."""
 
 BOTH_VERSIONS = frozenset({Version.SOCKS4, Version.SOCKS5})
 
@@ -120,7 +114,6 @@ class ServerHandshake:
         self._reader = Reader(self._buffer)
         self._credentials: Credentials | None = None
         self._avatar: bytes | None = None
-        self._commands = COMMANDS[self._options.role]
         self._takes_arguments = self._options.role is Role.PT
         self._extended: extended.MessageReader | None = None
         self._pairs = NO_PAIRS
@@ -195,8 +188,8 @@ class ServerHandshake:
         return self._greeting(reader)
 
     def _request_4(self, reader: Reader) -> Step | None:
-        arguments = userpass.MAX_TEXT if self._takes_arguments else 0
-        request = socks4.parse_request(reader, self._commands, socks4.MAX_REQUEST + arguments)
+        longest = socks4.MAX_REQUEST + (userpass.MAX_TEXT if self._takes_arguments else 0)
+        request = socks4.parse_request(reader, COMMANDS[self._options.role], longest)
         if self._options.require_auth:
             raise ProtocolError("SOCKS4 cannot authenticate", socks4.REJECTED)
         if self._options.split_name is not None and request.credentials is not None:
@@ -262,7 +255,7 @@ class ServerHandshake:
             return self._check(reader)
         if first != Version.SOCKS5:
             _refuse_http(first)
-        parsed = socks5.parse_request(reader, self._commands)
+        parsed = socks5.parse_request(reader, COMMANDS[self._options.role])
         self._state = _State.OVER
         request = Request(
             parsed.version,

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Container
 
 from torsocks_tx.errors import Incomplete, ProtocolError
-from torsocks_tx.socks.constants import AddressType, Command, Version
+from torsocks_tx.socks.constants import COMMANDS, AddressType, Command, Role, Version
 from torsocks_tx.socks.messages import Address, Credentials, Reply, Request
 from torsocks_tx.socks.wire import Reader, check_destination
 
@@ -23,11 +23,9 @@ MAX_REQUEST = 512
 REJECTED = bytes.fromhex("00 5B 0000 00000000")
 """The one failure reply: the other codes of SOCKS4 are about identd."""
 
-COMMANDS = frozenset({Command.CONNECT, Command.RESOLVE})
-
 
 def parse_request(
-    reader: Reader, commands: Container[int] = COMMANDS, longest: int = MAX_REQUEST
+    reader: Reader, commands: Container[int] = COMMANDS[Role.TOR], longest: int = MAX_REQUEST
 ) -> Request:
     """Read one request from its version byte on.
 
@@ -41,7 +39,7 @@ def parse_request(
         command = reader.take_u8()
         port = reader.take_u16()
         ip = reader.take(4)
-        if command not in COMMANDS or command not in commands or ip == bytes(4):
+        if command == Command.RESOLVE_PTR or command not in commands or ip == bytes(4):
             raise _rejected("command or address not supported")
         username = reader.take_until_nul()
         address = Address(AddressType.IPV4, str(ipaddress.IPv4Address(ip)), port)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 
 from torsocks_tx.errors import ProtocolError
-from torsocks_tx.socks.constants import Command, Method, Reply5, Version
+from torsocks_tx.socks.constants import COMMANDS, Command, Method, Reply5, Role, Version
 from torsocks_tx.socks.messages import Address, Reply, Request
 from torsocks_tx.socks.wire import (
     Reader,
@@ -22,8 +22,6 @@ from torsocks_tx.socks.wire import (
     check_destination,
     parse_address,
 )
-
-COMMANDS = frozenset({Command.CONNECT, Command.RESOLVE, Command.RESOLVE_PTR})
 
 
 def failure(code: int) -> bytes:
@@ -59,7 +57,7 @@ def build_selection(method: int) -> bytes:
 NO_ACCEPTABLE_METHOD = build_selection(Method.NONE_ACCEPTABLE)
 
 
-def parse_request(reader: Reader, commands: Container[int] = COMMANDS) -> Request:
+def parse_request(reader: Reader, commands: Container[int] = COMMANDS[Role.TOR]) -> Request:
     """Read one request, checking each byte as soon as it is there.
 
     ``commands`` are those that this port carries out.
