@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from html import escape
 from math import log10
 
@@ -28,11 +27,6 @@ def element(name: str, *content: object, **attributes: object) -> Html:
 def join(*content: object) -> Html:
     """Return pieces of HTML and text, one after the other."""
     return Html("".join(it if isinstance(it, Html) else escape(str(it)) for it in content))
-
-
-def each(parts: Iterable[Html]) -> Html:
-    """Return pieces of HTML, one after the other."""
-    return Html("".join(parts))
 
 
 def count(number: float | None) -> str:

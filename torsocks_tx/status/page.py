@@ -9,21 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
+from importlib.resources import files
 from math import floor, log10
+from string import Template
 from typing import Any
 
-from torsocks_tx.status.html import (
-    Html,
-    count,
-    duration,
-    each,
-    element,
-    flag,
-    join,
-    rate,
-    share,
-    size,
-)
+from torsocks_tx.status.html import Html, count, duration, element, flag, join, rate, share, size
 
 Value = Mapping[str, Any]
 
@@ -45,6 +36,14 @@ BY_EXITS = ("GENERAL", "CONFLUX_LINKED")
 GOOD = ("open", "resolved")
 """The outcomes of requests that were carried out."""
 
+PAGE = Template(files(__package__).joinpath("static", "page.html").read_text(encoding="utf-8"))
+"""What is around the sections."""
+
+FORM = """<form method="post" action="new-identity">
+<input type="hidden" name="token" value="%s">
+<button>New identity</button>
+</form>"""
+
 GRID = '<path class="grid" d="M0 0H600M0 50H600M0 100H600M0 0V100M150 0V100M300 0V100M450 0V100"/>'
 
 STATES = {
@@ -64,11 +63,8 @@ def state(value: Value) -> Html:
     """Render the state of the server, and of each tor with its progress."""
     name, meaning = STATES.get(value["state"], (value["state"], ""))
     head = element("p", element("strong", name, class_=value["state"]), " ", meaning)
-    return join(
-        head,
-        each(_tor(it, len(value["tors"]) == 1) for it in value["tors"])
-        or element("p", "Without Tor."),
-    )
+    tors = [_tor(it, len(value["tors"]) == 1) for it in value["tors"]]
+    return join(head, *(tors or [element("p", "Without Tor.")]))
 
 
 def _tor(tor: Value, is_only: bool) -> Html:
@@ -107,7 +103,7 @@ def figures(value: Value) -> Html:
 
 def _facts(pairs: Iterable[tuple[str, str]]) -> Html:
     """Return a list of names, each with what is to be said of it."""
-    return element("dl", each(
+    return element("dl", *(
         element("div", element("dt", name), element("dd", text)) for name, text in pairs
     ))  # fmt: skip
 
@@ -169,11 +165,11 @@ def chart(
         if name
     )
     plot = element(
-        "svg", Html(GRID), each(drawn), viewBox=f"0 0 {SPAN} 100", preserveAspectRatio="none",
+        "svg", Html(GRID), *drawn, viewBox=f"0 0 {SPAN} 100", preserveAspectRatio="none",
         role="img", aria_label=f"{title}, the last ten minutes: {words or 'no samples yet'}.",
     )  # fmt: skip
     return element(
-        "figure", element("figcaption", title, each(keys)),
+        "figure", element("figcaption", title, *keys),
         element("div", _spans(show(top), show(top / 2), "0"), class_="up", aria_hidden="true"),
         plot,
         element("div", _spans("10 min ago", "5 min", "now"), class_="along", aria_hidden="true"),
@@ -181,7 +177,7 @@ def chart(
 
 
 def _spans(*texts: str) -> Html:
-    return each(element("span", text) for text in texts)
+    return join(*(element("span", text) for text in texts))
 
 
 def ceiling(number: float) -> float:
@@ -222,14 +218,12 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 1
         element("th", it, scope="col", class_=kind) for it, kind in zip(heads, kinds, strict=True)
     )
     body = (
-        element("tr", element("th", first, scope="row"), each(
+        element("tr", element("th", first, scope="row"), *(
             element("td", it, class_=kind) for it, kind in zip(rest, kinds[1:], strict=True)
         ))
         for first, *rest in rows
     )  # fmt: skip
-    return element(
-        "table", element("thead", element("tr", each(head))), element("tbody", each(body))
-    )
+    return element("table", element("thead", element("tr", *head)), element("tbody", *body))
 
 
 def _relay(hop: Value) -> Html:
@@ -253,7 +247,7 @@ def circuits(value: Value) -> Html:
 
 
 def _circuit(circuit: Value, tor: str) -> tuple[str, Html, str, str]:
-    hops = element("ol", each(element("li", _relay(hop)) for hop in circuit["path"]))
+    hops = element("ol", *(element("li", _relay(hop)) for hop in circuit["path"]))
     purpose = " · ".join(filter(None, (circuit["purpose"].lower().replace("_", " "), tor)))
     return (
         hops if circuit["path"] else "being built",
@@ -344,7 +338,7 @@ def document(value: Value, token: str) -> str:
     columns = [element("div", *map(made.pop, names), class_="column") for names in COLUMNS]
     *above, below = made.values()
     button = FORM % escape(token) if value["tors"] else ""
-    return PAGE % (button, DONE, SOON, join(*above, *columns, below))
+    return PAGE.substitute(button=button, sections=join(*above, *columns, below))
 
 
 def _section(name: str, content: Html) -> Html:
@@ -352,41 +346,3 @@ def _section(name: str, content: Html) -> Html:
     live = {"aria_live": "polite"} if name == "state" else {}
     body = element("div", content, id=name, **live)
     return element("section", heading, body, class_=name, aria_labelledby=f"{name}-title")
-
-
-DONE = "Streams that begin now have fresh circuits."
-SOON = "Fresh circuits come in at most 10 seconds: there were some just now."
-
-FORM = """<form method="post" action="new-identity">
-<input type="hidden" name="token" value="%s">
-<button>New identity</button>
-</form>"""
-
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>torsocks_tx: status</title>
-<link rel="icon" href="static/icon.svg">
-<link rel="stylesheet" href="static/page.css">
-<script src="static/page.js" defer></script>
-</head>
-<body>
-<header>
-<h1>torsocks_tx</h1>
-<p id="updates" role="status">As it was when the page was loaded.</p>
-%s
-</header>
-<p class="done" id="done" role="status">%s</p>
-<p class="done" id="soon" role="status">%s</p>
-<main>
-%s
-</main>
-<footer><nav aria-label="The same as data">
-<a href="status.json">status.json</a> <a href="metrics">metrics</a> <a href="health">health</a>
-</nav></footer>
-</body>
-</html>
-"""

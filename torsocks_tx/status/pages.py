@@ -22,7 +22,7 @@ from torsocks_tx.errors import without_text
 from torsocks_tx.server.listen import Listener
 from torsocks_tx.status.html import Html
 from torsocks_tx.status.metrics import TEXT_FORMAT, NoLibrary, exposition
-from torsocks_tx.status.page import DONE, SOON, document, sections
+from torsocks_tx.status.page import document, sections
 from torsocks_tx.status.report import Monitor
 from torsocks_tx.status.site import (
     MOST_CONNECTIONS,
@@ -169,9 +169,8 @@ class NewIdentity(Page):
             self._give()
         elif self._waiting is None:
             self._waiting = self._reactor.callLater(wait, self._give)
-        name, words = ("soon", SOON) if self._waiting else ("done", DONE)
-        request.setHeader(b"location", f"./#{name}".encode())
-        answer(request, 303, f"{words}\n")
+        request.setHeader(b"location", b"./#soon" if self._waiting else b"./#done")
+        answer(request, 303, "Streams that begin now, or soon, have fresh circuits.\n")
 
     def _give(self) -> None:
         self._waiting = None
