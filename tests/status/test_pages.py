@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from twisted.python.failure import Failure
-from twisted.web.resource import getChildForRequest
 
-from tests.support.statuses import status
+from tests.support.http import Answer
+from tests.support.statuses import Visit, status
 from torsocks_tx.server.listen import parse_listener
 from torsocks_tx.status.pages import (
     INTERVAL,
@@ -23,66 +20,7 @@ from torsocks_tx.status.pages import (
     STATIC,
     StatusServer,
 )
-
-
-class Asked:
-    """A request, as far as pages use it."""
-
-    def __init__(self, path: str, args: dict[bytes, list[bytes]] | None = None) -> None:
-        self.args = args or {}
-        self.method = b""
-        self.prepath: list[bytes] = []
-        self.postpath = path.encode().split(b"/")
-        self.headers = {"host": "127.0.0.1:9"}
-        self.sent: dict[bytes, bytes] = {}
-        self.code = 200
-        self.data = b""
-        self.finished: Deferred[None] = Deferred()
-        self.producer: Any = None
-        self.transport = self
-        self.is_aborted = self.may_last = False
-
-    def getHeader(self, name: bytes) -> bytes | None:
-        found = self.headers.get(name.decode())
-        return None if found is None else found.encode("latin-1")
-
-    def last(self) -> None:
-        """Let the connection be for longer than others."""
-        self.may_last = True
-
-    def setHeader(self, name: bytes, value: bytes) -> None:
-        self.sent[name.lower()] = value
-
-    def setResponseCode(self, code: int) -> None:
-        self.code = code
-
-    def notifyFinish(self) -> Deferred[None]:
-        return self.finished
-
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
-        assert streaming
-        self.producer = producer
-
-    def write(self, data: bytes) -> None:
-        self.data += data
-
-    def finish(self) -> None:
-        self.finished.callback(None)
-
-    def abortConnection(self) -> None:
-        self.is_aborted = True
-        self.leave()
-
-    def leave(self) -> None:
-        """Lose the connection."""
-        self.producer.stopProducing()
-        if not self.finished.called:
-            self.finished.errback(Failure(ConnectionError()))
-
-    def take(self) -> bytes:
-        """Return what was written, which counts no more."""
-        data, self.data = self.data, b""
-        return data
+from torsocks_tx.status.site import LIFETIME
 
 
 class Server:
@@ -107,19 +45,19 @@ class Server:
         self.renewed += 1
         return "fresh"
 
-    def ask(self, request: Asked, method: str = "GET") -> Asked:
-        request.method = method.encode()
-        page: Any = getChildForRequest(self.status.site.wrappedFactory.resource, request)
-        page.render(request)
-        return request
+    def ask(self, path: str, method: str = "GET", **more: Any) -> Answer:
+        """Ask for a page; return the answer, which is there at once."""
+        return Visit(self.status).ask(path, method, **more)
 
-    def follow(self) -> Asked:
+    def follow(self) -> Visit:
         """Open a page that follows the events."""
-        return self.ask(Asked("events"))
+        visit = Visit(self.status)
+        visit.send("/events")
+        return visit
 
-    def press(self) -> Asked:
+    def press(self) -> Answer:
         """Press the button for fresh circuits."""
-        return self.ask(Asked("new-identity", {b"token": [token_of(self)]}), "POST")
+        return self.ask("/new-identity", "POST", form={"token": token_of(self)})
 
     def tick(self) -> None:
         """Let the next second come."""
@@ -133,23 +71,24 @@ def events_in(data: bytes) -> list[dict[str, str]]:
 
 def test_page_has_its_files_and_nothing_from_elsewhere() -> None:
     server = Server()
-    page = server.ask(Asked(""))
-    assert page.sent[b"content-type"] == b"text/html; charset=utf-8"
-    assert b"://" not in page.data
-    assert b"style=" not in page.data
+    page = server.ask("/")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert b"://" not in page.body
+    assert b"style=" not in page.body
     for name, kind in STATIC.items():
-        assert f'"static/{name}"'.encode() in page.data
-        file = server.ask(Asked(f"static/{name}"))
-        assert file.sent[b"content-type"].startswith(kind.encode())
-        assert b"http:" not in file.data.replace(b"http://www.w3.org/2000/svg", b"")
+        assert f'"static/{name}"'.encode() in page.body
+        file = server.ask(f"/static/{name}")
+        assert file.headers["content-type"].startswith(kind)
+        assert b"http:" not in file.body.replace(b"http://www.w3.org/2000/svg", b"")
 
 
 def test_open_page_gets_the_whole_first_and_then_what_has_changed() -> None:
     server = Server()
     page = server.follow()
-    assert page.may_last
-    assert page.data.startswith(RETRY)
-    assert events_in(page.take())[0].keys() >= {"state", "charts"}
+    head, _, first = page.take().partition(b"\r\n\r\n")
+    assert b"content-type: text/event-stream" in head.lower()
+    assert first.startswith(RETRY)
+    assert events_in(first)[0].keys() >= {"state", "charts"}
     server.tick()
     assert events_in(page.take()) == [{}]
     server.value = status(state="stopping")
@@ -177,19 +116,26 @@ def test_one_rendering_a_second_serves_all_and_only_while_a_page_is_open() -> No
     assert server.reports == 3
 
 
+def test_open_page_lasts_and_others_do_not() -> None:
+    server = Server()
+    page, silent = server.follow(), Visit(server.status)
+    server.clock.advance(LIFETIME + 1)
+    assert (page.is_open, silent.is_open) == (True, False)
+
+
 def test_open_pages_are_bounded() -> None:
     server = Server()
     pages = [server.follow() for _ in range(MOST_PAGES + 1)]
-    assert [page.code for page in pages] == [200] * MOST_PAGES + [503]
+    assert [page.is_open for page in pages] == [True] * MOST_PAGES + [False]
+    assert pages[-1].take().startswith(b"HTTP/1.0 503 ")
     pages[0].leave()
-    assert server.follow().code == 200
+    assert server.follow().is_open
 
 
 def test_head_of_the_events_opens_no_page() -> None:
     server = Server()
-    request = server.ask(Asked("events"), "HEAD")
-    assert request.sent[b"content-type"].startswith(b"text/event-stream")
-    assert request.finished.called
+    answer = server.ask("/events", "HEAD")
+    assert answer.headers["content-type"].startswith("text/event-stream")
     assert server.reports == 0
 
 
@@ -197,11 +143,11 @@ def test_page_that_does_not_read_gets_nothing_meanwhile_and_the_whole_then() -> 
     server = Server()
     page = server.follow()
     page.take()
-    page.producer.pauseProducing()
+    page.transport.producer.pauseProducing()
     for _ in range(STALLED):
         server.tick()
-    assert page.data == b""
-    page.producer.resumeProducing()
+    assert page.take() == b""
+    page.transport.producer.resumeProducing()
     server.tick()
     assert "charts" in events_in(page.take())[0]
 
@@ -209,10 +155,10 @@ def test_page_that_does_not_read_gets_nothing_meanwhile_and_the_whole_then() -> 
 def test_page_that_never_reads_is_closed() -> None:
     server = Server()
     page, other = server.follow(), server.follow()
-    page.producer.pauseProducing()
+    page.transport.producer.pauseProducing()
     for _ in range(STALLED + 1):
         server.tick()
-    assert (page.is_aborted, other.is_aborted) == (True, False)
+    assert (page.is_open, other.is_open) == (False, True)
 
 
 def test_fault_in_a_rendering_is_logged_and_the_next_is_made(logged_failures: list[Any]) -> None:
@@ -222,8 +168,8 @@ def test_fault_in_a_rendering_is_logged_and_the_next_is_made(logged_failures: li
     for wrong in ({}, status(state="\udcff")):
         server.value = wrong
         server.tick()
-        assert page.data == b""
-        assert server.ask(Asked("")).code == 500
+        assert page.take() == b""
+        assert server.ask("/").status == 500
         assert len(logged_failures) == 2
         logged_failures.clear()
     server.value = status(state="down")
@@ -231,66 +177,66 @@ def test_fault_in_a_rendering_is_logged_and_the_next_is_made(logged_failures: li
     assert "Down" in events_in(page.take())[0]["state"]
 
 
-def token_of(server: Server) -> bytes:
-    page = server.ask(Asked("")).data
-    return page.partition(b'name="token" value="')[2].partition(b'"')[0]
+def token_of(server: Server) -> str:
+    page = server.ask("/").body.decode()
+    return page.partition('name="token" value="')[2].partition('"')[0]
 
 
 SAME = {"origin": "http://127.0.0.1:9", "sec-fetch-site": "same-origin"}
 
 
 @pytest.mark.parametrize(
-    ("token", "headers", "code"),
+    ("headers", "code"),
     [
-        (token_of, SAME, 303),
-        (token_of, {}, 303),
-        (token_of, {"origin": "http://evil.test"}, 403),
-        (token_of, {"origin": "null"}, 403),
-        (token_of, {"origin": "http://[evil"}, 403),
-        (token_of, {"origin": "\xff"}, 403),
-        (token_of, {"sec-fetch-site": "\xff"}, 403),
-        (token_of, {"origin": "http://127.0.0.1:8"}, 403),
-        (token_of, {"sec-fetch-site": "cross-site"}, 403),
-        (token_of, {"sec-fetch-site": "same-site"}, 403),
-        (token_of, {"sec-fetch-site": "none"}, 403),
-        (lambda _: b"", SAME, 403),
-        (lambda _: b"guess", SAME, 403),
-        (lambda _: "\u00fc".encode(), SAME, 403),
+        (SAME, 303),
+        ({}, 303),
+        ({"origin": "http://evil.test"}, 403),
+        ({"origin": "null"}, 403),
+        ({"origin": "http://[evil"}, 403),
+        ({"origin": "\xff"}, 403),
+        ({"sec-fetch-site": "\xff"}, 403),
+        ({"origin": "http://127.0.0.1:8"}, 403),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-site"}, 403),
+        ({"sec-fetch-site": "none"}, 403),
     ],
 )
-def test_fresh_circuits_are_for_the_button_of_the_page(
-    token: Callable[[Server], bytes], headers: dict[str, str], code: int
-) -> None:
+def test_fresh_circuits_are_for_the_button_of_the_page(headers: dict[str, str], code: int) -> None:
     server = Server()
-    request = Asked("new-identity", {b"token": [token(server)]})
-    request.headers.update(headers)
-    assert server.ask(request, "POST").code == code
-    assert server.renewed == (code == 303)
-    assert request.sent.get(b"location") == (b"./#done" if code == 303 else None)
+    form = {"token": token_of(server)}
+    answer = server.ask("/new-identity", "POST", form=form, headers=headers)
+    assert (answer.status, server.renewed) == (code, code == 303)
+    assert answer.headers.get("location") == ("./#done" if code == 303 else None)
 
 
-def test_two_servers_have_tokens_of_their_own() -> None:
+def test_fresh_circuits_need_the_token_of_this_server() -> None:
     server = Server()
-    request = Asked("new-identity", {b"token": [token_of(Server())]})
-    assert server.ask(request, "POST").code == 403
-    assert server.ask(Asked("new-identity"), "POST").code == 403
+    for form in (
+        {"token": token_of(Server())},
+        {"token": ""},
+        {"token": "guess"},
+        {"token": "ü"},
+        {},
+    ):
+        answer = server.ask("/new-identity", "POST", form=form, headers=SAME)
+        assert (answer.status, server.renewed) == (403, 0)
 
 
 def test_circuits_are_fresh_once_in_ten_seconds_however_often_the_button_is_pressed() -> None:
     server = Server()
-    assert [server.press().sent[b"location"] for _ in range(3)] == [b"./#done", *[b"./#soon"] * 2]
-    assert server.renewed == 1
+    places = [server.press().headers["location"] for _ in range(3)]
+    assert (places, server.renewed) == (["./#done", "./#soon", "./#soon"], 1)
     server.clock.advance(REST - 1)
-    assert server.press().code == 303
+    assert server.press().status == 303
     assert server.renewed == 1
     server.clock.advance(1)
     assert server.renewed == 2
     # What came late counts from when it happened.
-    assert server.press().sent[b"location"] == b"./#soon"
+    assert server.press().headers["location"] == "./#soon"
     server.clock.advance(REST)
     assert (server.renewed, server.clock.getDelayedCalls()) == (3, [])
     server.clock.advance(REST)
-    assert (server.press().sent[b"location"], server.renewed) == (b"./#done", 4)
+    assert (server.press().headers["location"], server.renewed) == ("./#done", 4)
 
 
 async def test_no_fresh_circuits_are_waited_for_once_the_server_stops() -> None:
@@ -304,11 +250,11 @@ async def test_no_fresh_circuits_are_waited_for_once_the_server_stops() -> None:
 @pytest.mark.parametrize(
     ("path", "method", "allowed"),
     [
-        ("new-identity", "GET", b"POST"),
-        ("", "POST", b"GET, HEAD"),
-        ("events", "DELETE", b"GET, HEAD"),
+        ("/new-identity", "GET", "POST"),
+        ("/", "POST", "GET, HEAD"),
+        ("/events", "DELETE", "GET, HEAD"),
     ],
 )
-def test_other_methods_hear_which_there_are(path: str, method: str, allowed: bytes) -> None:
-    request = Server().ask(Asked(path), method)
-    assert (request.code, request.sent[b"allow"]) == (405, allowed)
+def test_other_methods_hear_which_there_are(path: str, method: str, allowed: str) -> None:
+    answer = Server().ask(path, method)
+    assert (answer.status, answer.headers["allow"]) == (405, allowed)

@@ -14,12 +14,12 @@ from twisted.internet import reactor
 from twisted.internet.address import IPv4Address
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransportWithDisconnection
 
 from tests.loopback.test_logs import Log, log
 from tests.support.ground import Ground, WatchedServer
 from tests.support.peers import GRANTED, Peer, named
 from tests.support.processes import ROOT
+from tests.support.statuses import Visit
 from torsocks_tx import MemoryBackend, MemoryOutbound, Registry
 from torsocks_tx.server.listen import bind, parse_listener
 from torsocks_tx.status import site as module
@@ -185,48 +185,30 @@ async def test_what_strangers_can_hold_is_bounded(
     second.reset()
 
 
-def connected(clock: Clock) -> StringTransportWithDisconnection:
-    """Give a connection to the status page."""
+def visit(clock: Clock) -> Visit:
+    """Connect to a status page in memory."""
     listener = parse_listener("tcp:0:interface=127.0.0.1")
-    status = StatusServer(clock, listener, Monitor(clock, Registry()), lambda *_: None, str)
-    peer = IPv4Address("TCP", "127.77.66.55", 1)
-    transport = StringTransportWithDisconnection(peerAddress=peer)
-    transport.protocol = status.site.buildProtocol(peer)
-    transport.protocol.makeConnection(transport)
-    return transport
+    monitor = Monitor(clock, Registry())
+    return Visit(StatusServer(clock, listener, monitor, lambda *_: None, str))
 
 
-ASKED = b"GET /%b HTTP/1.1\r\nHost: localhost\r\n\r\n"
-
-
-@pytest.mark.parametrize("data", [b"x", ASKED % b"health"])
+@pytest.mark.parametrize("data", [b"x", b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"])
 def test_client_that_always_sends_a_little_is_closed_after_a_minute(data: bytes) -> None:
     clock = Clock()
-    transport = connected(clock)
-    while transport.connected:
-        transport.protocol.dataReceived(data)
+    client = visit(clock)
+    while client.is_open:
+        client.transport.protocol.dataReceived(data)
         clock.advance(1)
     # Twisted 22.4 ends a line that takes longer than 10 seconds.
     assert clock.seconds() == LIFETIME or (data == b"x" and clock.seconds() < LIFETIME)
     assert not clock.getDelayedCalls()
 
 
-def test_page_that_follows_events_stays_connected() -> None:
-    clock = Clock()
-    transport = connected(clock)
-    transport.protocol.dataReceived(ASKED % b"events")
-    clock.advance(LIFETIME + 1)
-    assert transport.connected
-    transport.loseConnection()
-    clock.advance(1)
-    assert not clock.getDelayedCalls()
-
-
 def test_client_that_asks_nothing_is_closed_without_a_word_of_its_address(log: Log) -> None:
     clock = Clock()
-    transport = connected(clock)
+    client = visit(clock)
     clock.advance(REQUEST_TIMEOUT + 1)
-    assert transport.disconnecting or not transport.connected
+    assert not client.is_open
     assert "iming out" in log.text
     assert "127.77" not in log.text
 

@@ -1,8 +1,61 @@
-"""What ``/status.json`` says of a server that has something of everything."""
+"""The status page in tests: what ``/status.json`` says, and visits to it in memory."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlencode
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.testing import StringTransportWithDisconnection
+
+from tests.support.http import Answer, read_answer
+from torsocks_tx.status.pages import StatusServer
+
+
+class Visit:
+    """A connection to a status page, from 127.77.66.55."""
+
+    def __init__(self, status: StatusServer) -> None:
+        peer = IPv4Address("TCP", "127.77.66.55", 1)
+        self.transport = StringTransportWithDisconnection(peerAddress=peer)
+        self.transport.protocol = status.site.buildProtocol(peer)
+        self.transport.protocol.makeConnection(self.transport)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has not been closed."""
+        return self.transport.connected
+
+    def send(
+        self,
+        path: str,
+        method: str = "GET",
+        form: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Ask for a page."""
+        body = "" if form is None else urlencode(form)
+        kind = {"content-type": "application/x-www-form-urlencoded", "content-length": len(body)}
+        sent = {"host": "127.0.0.1:9", **(headers or {}), **(kind if form is not None else {})}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in sent.items())
+        data = f"{method} {path} HTTP/1.0\r\n{lines}\r\n{body}"
+        self.transport.protocol.dataReceived(data.encode("latin-1"))
+
+    def ask(self, path: str, method: str = "GET", **more: Any) -> Answer:
+        """Ask for a page; return the answer, which is there at once."""
+        self.send(path, method, **more)
+        return read_answer(self.take(), method)[0]
+
+    def take(self) -> bytes:
+        """Return what has been sent here since the last time."""
+        data: bytes = self.transport.value()
+        self.transport.clear()
+        return data
+
+    def leave(self) -> None:
+        """Lose the connection."""
+        self.transport.loseConnection()
 
 
 def hop(number: int, country: str = "de") -> dict[str, Any]:
