@@ -15,7 +15,7 @@ from tests.backends.ends import REQUEST, FakeEndpoint, Receiver, StreamStage
 from tests.support.peers import GRANTED, named
 from tests.support.rows import rows
 from tests.support.transports import FakeTransport, WholeTransport
-from torsocks_tx.client.connection import Stream
+from torsocks_tx.client.connection import CLOSE_TIMEOUT, Stream
 from torsocks_tx.errors import (
     ConnectionRefused,
     DescriptorNotFound,
@@ -112,10 +112,11 @@ class TestHandshake:
 
 class TestGivingUp:
     @rows("R-29")
-    def test_while_connecting_the_attempt_is_cancelled(self) -> None:
+    @pytest.mark.parametrize("end", [Stream.abort, Stream.close])
+    def test_while_connecting_the_attempt_is_cancelled(self, end: Any) -> None:
         stage = StreamStage()
         stage.stream.write(b"early")
-        stage.stream.abort()
+        end(stage.stream)
         assert stage.endpoint.cancelled == 1
         assert stage.heard == []
 
@@ -161,11 +162,6 @@ class TestGivingUp:
         [reason] = receiver.heard
         assert isinstance(reason, GeneralFailure)
 
-    def test_closing_before_it_is_open_is_giving_up(self) -> None:
-        stage = StreamStage()
-        stage.stream.close()
-        assert stage.endpoint.cancelled == 1
-
 
 class TestOpen:
     def test_each_side_can_pause_the_other(self) -> None:
@@ -209,22 +205,21 @@ class TestOpen:
         assert transport.asked == ["noDelay", "keepAlive"]
 
     @rows("S-03")
-    def test_the_fin_of_a_remote_that_cannot_half_close_is_its_end(self) -> None:
+    @pytest.mark.parametrize("at_once", [True, False])
+    def test_the_fin_of_a_remote_that_cannot_half_close_is_its_end(self, at_once: bool) -> None:
         stage = StreamStage(half_close=False).open()
         stage.stream.register_producer(object())  # type: ignore[arg-type]
+        if at_once:  # a transport whose sending side is shut down is gone when it is closed
+            stage.transport.loseConnection = stage.transport.lose
         stage.stream.readConnectionLost()
         assert stage.heard == [("lost", True)]
-        assert stage.transport.asked[-2:] == ["unregisterProducer", "loseConnection"]
-        # Its reset, because we were still sending, changes nothing.
-        stage.transport.lose(clean=False)
+        assert stage.transport.producer is None
+        if not at_once:
+            assert stage.transport.asked[-1] == "loseConnection"
+            # Its reset, because we were still sending, changes nothing.
+            stage.transport.lose(clean=False)
         assert stage.heard == [("lost", True)]
         assert stage.clock.getDelayedCalls() == []
-
-    def test_an_end_is_told_once_although_the_close_ends_it_at_once(self) -> None:
-        stage = StreamStage(half_close=False).open()
-        stage.transport.loseConnection = stage.transport.lose
-        stage.stream.readConnectionLost()
-        assert stage.heard == [("lost", True)]
 
     @rows("S-03")
     @pytest.mark.parametrize("clean", [True, False])
@@ -233,23 +228,19 @@ class TestOpen:
         stage.transport.lose(clean)
         assert stage.heard == [("lost", clean)]
 
-    def test_closing_flushes_first_but_not_for_ever(self) -> None:
+    @pytest.mark.parametrize("in_time", [True, False])
+    def test_closing_flushes_first_but_not_for_ever(self, in_time: bool) -> None:
         stage = StreamStage().open()
         stage.stream.close()
         stage.stream.close()
         assert stage.transport.asked[-2:] == ["unregisterProducer", "loseConnection"]
         stage.stream.write(b"too late")
         assert stage.transport.take() == b""
-        stage.clock.advance(30)
-        assert stage.transport.asked[-1] == "abortConnection"
+        if not in_time:
+            stage.clock.advance(CLOSE_TIMEOUT)
+            assert stage.transport.asked[-1] == "abortConnection"
         stage.transport.finish()
-        assert stage.heard == [("lost", False)]
-
-    def test_a_close_in_time_leaves_no_timer(self) -> None:
-        stage = StreamStage().open()
-        stage.stream.close()
-        stage.transport.finish()
-        assert stage.heard == [("lost", True)]
+        assert stage.heard == [("lost", in_time)]
         assert stage.clock.getDelayedCalls() == []
 
 
@@ -284,6 +275,13 @@ class Play(StreamStage):
     def say(self, data: bytes) -> None:
         self.stream.dataReceived(data)
 
+    def refused(self) -> Play:
+        """Come, and hear a refusal that is to be explained."""
+        self.come()
+        self.say(b"\1\0\5\4")
+        assert (self.heard, self.explainer.heard) == ([], [HostUnreachable])
+        return self
+
 
 def test_an_explainer_hears_that_the_stream_is_open() -> None:
     play = Play()
@@ -296,10 +294,7 @@ def test_an_explainer_hears_that_the_stream_is_open() -> None:
 
 @rows("S-02")
 def test_an_explainer_has_the_last_word() -> None:
-    play = Play()
-    play.come()
-    play.say(b"\1\0\5\4")
-    assert play.heard == []
+    play = Play().refused()
     assert play.transport.asked[-1] == "abortConnection"
     play.transport.finish()
     play.stream.write(b"early data that is late")
@@ -320,9 +315,7 @@ def test_an_explainer_explains_a_close_before_the_reply(end: str) -> None:
 
 
 def test_an_explainer_with_a_fault_costs_the_reason_alone(logged_failures: list[Any]) -> None:
-    play = Play()
-    play.come()
-    play.say(b"\1\0\5\4")
+    play = Play().refused()
     play.explainer.explanation.errback(ZeroDivisionError())
     assert isinstance(play.heard[0], HostUnreachable)
     assert len(logged_failures) == 1
@@ -331,37 +324,26 @@ def test_an_explainer_with_a_fault_costs_the_reason_alone(logged_failures: list[
 
 @rows("R-29")
 def test_a_client_that_leaves_while_its_refusal_is_explained_cancels_that() -> None:
-    play = Play()
-    play.come()
-    play.say(b"\1\0\5\4")
+    play = Play().refused()
     play.stream.abort()
     assert play.heard == []
     assert play.explainer.heard == [HostUnreachable, "cancelled"]
 
 
 @rows("R-29")
-@pytest.mark.parametrize("connected", [False, True])
-def test_an_explainer_hears_of_a_client_that_leaves_before_the_reply(connected: bool) -> None:
-    play = Play()
-    if connected:
-        play.come()
-    play.stream.abort()
-    play.stream.abort()
-    assert play.explainer.heard == ["over"]
-
-
-def test_an_explainer_hears_of_a_connection_that_is_not_made() -> None:
-    play = Play()
-    play.endpoint.fail(OSError())
-    assert len(play.heard) == 1
-    assert play.explainer.heard == ["over"]
-
-
-def test_an_explainer_hears_of_a_stream_that_was_given_up_before_it_could_connect() -> None:
-    stage, explainer = StreamStage(), Explainer()
+def test_an_explainer_hears_once_of_a_stream_that_is_not_asked_for_any_more() -> None:
+    leaving, connected, failing = Play(), Play(), Play()
+    connected.come()
+    for play in (leaving, connected):
+        play.stream.abort()
+        play.stream.abort()
+    failing.endpoint.fail(OSError())
+    assert len(failing.heard) == 1
+    stage, late = StreamStage(), Explainer()
     stage.stream.abort()
-    stage.stream.ask(ClientHandshake(REQUEST), explainer=explainer)
-    assert explainer.heard == ["over"]
+    stage.stream.ask(ClientHandshake(REQUEST), explainer=late)
+    explainers = [leaving.explainer, connected.explainer, failing.explainer, late]
+    assert [explainer.heard for explainer in explainers] == [["over"]] * 4
 
 
 @rows("S-46")
@@ -385,32 +367,18 @@ class TestUnconfirmed:
         assert play.heard == []
         return play
 
-    def test_silence_behind_f0_means_that_the_stream_works(self) -> None:
-        play = self.unconfirmed()
-        play.clock.advance(UNCONFIRMED_TIMEOUT)
-        assert play.heard == ["opened"]
-        assert play.explainer.heard == ["opened"]
+    def test_silence_or_data_behind_f0_mean_that_the_stream_works(self) -> None:
+        silent, talking = self.unconfirmed(), self.unconfirmed()
+        silent.clock.advance(UNCONFIRMED_TIMEOUT)
+        talking.say(b"hello")
+        assert (silent.heard, talking.heard) == (["opened"], ["opened", b"hello"])
+        assert silent.explainer.heard == talking.explainer.heard == ["opened"]
+        assert talking.clock.getDelayedCalls() == []
 
-    def test_data_behind_f0_means_that_the_stream_works(self) -> None:
-        play = self.unconfirmed()
-        play.say(b"hello")
-        assert play.heard == ["opened", b"hello"]
-        assert play.clock.getDelayedCalls() == []
-
-    def test_a_close_behind_f0_means_that_the_stream_failed(self) -> None:
-        play = self.unconfirmed()
-        play.transport.finish()
-        assert play.clock.getDelayedCalls() == []
-        assert play.explainer.heard == [DescriptorNotFound]
-
-    def test_a_stream_that_is_given_up_behind_f0_leaves_no_timer(self) -> None:
-        play = self.unconfirmed()
-        play.stream.abort()
-        assert play.clock.getDelayedCalls() == []
-        assert play.heard == []
-
-
-def test_without_an_explainer_the_reply_itself_is_the_reason() -> None:
-    stage = StreamStage(pipelined=True).come()
-    stage.stream.dataReceived(b"\1\0\5\5")
-    assert isinstance(stage.heard[0], ConnectionRefused)
+    def test_a_stream_that_ends_behind_f0_leaves_no_timer(self) -> None:
+        closed, left = self.unconfirmed(), self.unconfirmed()
+        closed.transport.finish()
+        left.stream.abort()
+        assert closed.explainer.heard == [DescriptorNotFound]
+        assert left.heard == []
+        assert closed.clock.getDelayedCalls() == left.clock.getDelayedCalls() == []

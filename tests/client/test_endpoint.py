@@ -41,7 +41,6 @@ from torsocks_tx.errors import (
     TimedOut,
 )
 from torsocks_tx.socks import extended
-from torsocks_tx.socks.client import UNCONFIRMED_TIMEOUT
 from torsocks_tx.socks.client_options import ClientOptions
 from torsocks_tx.socks.constants import CodeSet, Role
 from torsocks_tx.socks.messages import Credentials, KeyValues
@@ -92,6 +91,13 @@ class Scene:
         self.proxy.protocol.dataReceived(data)
         return self.transport.take()
 
+    def play(self, *answers: bytes) -> Scene:
+        """Bring the connection, and hear these."""
+        self.come()
+        for answer in answers:
+            self.hear(answer)
+        return self
+
     @property
     def error(self) -> SOCKSError:
         [error] = self.results
@@ -130,8 +136,6 @@ class TestHandshake:
         assert scene.come() == octets("05 01 02")
         assert scene.hear(octets("05 02")) == octets('01 02 "me" 03 "you"')
         assert scene.hear(octets("01 00")) == ASK
-        scene.hear(GRANTED)
-        assert scene.results == [scene.app]
 
     @rows("P-04", "P-06", "P-10", "P-11", "P-18")
     def test_a_connection_by_extended_authentication(self) -> None:
@@ -154,14 +158,19 @@ class TestHandshake:
         assert scene.results == [scene.app]
 
     @rows("P-04")
-    def test_the_pairs_that_the_server_said_come_with_the_protocol(self) -> None:
-        proxy, app, transport = FakeEndpoint(), App(), FakeTransport()
-        endpoint = SOCKSClientEndpoint(Clock(), proxy, "example.com", 80)
+    @pytest.mark.parametrize(("optimistic", "reply"), [(False, GRANTED), (True, b"")])
+    def test_the_pairs_that_the_server_said_come_with_the_protocol(
+        self, optimistic: bool, reply: bytes
+    ) -> None:
+        proxy, app, transport, options = (
+            FakeEndpoint(), App(), FakeTransport(), ClientOptions(optimistic=optimistic)
+        )  # fmt: skip
+        endpoint = SOCKSClientEndpoint(Clock(), proxy, "example.com", 80, options)
         heard: list[Any] = []
         endpoint.connect_with_answer(AppFactory(app)).addCallback(heard.append)
         transport.connect(proxy.protocol)
         pairs = KeyValues.of({"X-a.b": b"7", "REPLY_CODES": b"something else"})
-        proxy.protocol.dataReceived(octets("05 97") + extended.build_response(0, pairs) + GRANTED)
+        proxy.protocol.dataReceived(octets("05 97") + extended.build_response(0, pairs) + reply)
         assert heard == [(app, pairs)]
 
     @pytest.mark.parametrize(
@@ -249,43 +258,15 @@ def test_every_refusal_of_a_server_has_its_error(
 
 
 @rows("S-43")
-class TestUnconfirmed:
-    """C Tor says F0 of streams that work, too: only those that fail are closed."""
-
-    def unconfirmed(self) -> Scene:
-        scene = Scene(host=ONION)
-        scene.come()
-        scene.hear(octets("05 00"))
-        scene.hear(refused(0xF0))
-        assert scene.results == []
-        return scene
-
-    def test_a_close_behind_f0_is_a_refusal(self) -> None:
-        scene = self.unconfirmed()
-        scene.transport.lose()
-        assert type(scene.error) is DescriptorNotFound
-        assert scene.error.reply == 0xF0
-        assert scene.clock.getDelayedCalls() == []
-
-    def test_silence_behind_f0_means_that_the_stream_works(self) -> None:
-        scene = self.unconfirmed()
-        scene.clock.advance(UNCONFIRMED_TIMEOUT)
-        assert scene.app.heard[0] == "made"
-        assert scene.clock.getDelayedCalls() == []
-
-    @pytest.mark.parametrize("host", ["example.com", "192.0.2.1", "onion"])
-    def test_f0_is_a_refusal_at_once_for_hosts_that_are_no_onion_services(self, host: str) -> None:
-        scene = Scene(host=host)
-        scene.come()
-        scene.hear(octets("05 00") + refused(0xF0))
-        assert scene.error.reply == 0xF0
-
-    def test_data_behind_f0_means_that_the_stream_works(self) -> None:
-        scene = self.unconfirmed()
-        scene.hear(b"hello")
-        assert scene.app.heard[0] == "made"
-        assert b"hello" in scene.app.heard
-        assert scene.clock.getDelayedCalls() == []
+def test_f0_of_an_onion_service_may_be_said_of_a_stream_that_works() -> None:
+    """C Tor says so of some that work, and closes those that fail."""
+    scene = Scene(host=ONION).play(octets("05 00"), refused(0xF0))
+    assert scene.results == []
+    scene.transport.lose()
+    assert (type(scene.error), scene.error.reply) == (DescriptorNotFound, 0xF0)
+    assert scene.clock.getDelayedCalls() == []
+    for host in ("example.com", "192.0.2.1", "onion"):
+        assert Scene(host=host).play(octets("05 00") + refused(0xF0)).error.reply == 0xF0
 
 
 @rows("P-34", "P-26")
@@ -312,20 +293,9 @@ def test_the_announced_set_of_codes_decides_what_a_code_means(
 @rows("P-20", "P-21")
 def test_an_unsupported_key_is_named() -> None:
     scene = Scene(ClientOptions(require=("A", "B")))
-    scene.come()
-    scene.hear(octets("05 97") + answered(2, UNSUPPORTED=b"B"))
+    scene.play(octets("05 97") + answered(2, UNSUPPORTED=b"B"))
     assert type(scene.error) is ArgumentsRefused
     assert (scene.error.status, scene.error.pairs.get("UNSUPPORTED")) == (2, b"B")
-
-
-@rows("P-20")
-def test_a_status_whose_pairs_never_come_is_still_told() -> None:
-    scene = Scene()
-    scene.come()
-    scene.hear(octets("05 97 01 01 0001 00"))
-    assert scene.results == []
-    scene.transport.lose()
-    assert (type(scene.error), scene.error.status) == (LoginRequired, 1)
 
 
 @rows("P-20")
@@ -333,14 +303,17 @@ def test_a_status_whose_pairs_never_come_is_still_told() -> None:
     ("server", "kind", "status"),
     [("01 01 0001", LoginRequired, 1), ("01 02 0001", ArgumentsRefused, 2)],
 )
-def test_a_status_whose_pairs_never_come_is_told_when_the_time_is_up(
+def test_a_status_whose_pairs_never_come_is_told_in_the_end(
     server: str, kind: type[SOCKSError], status: int
 ) -> None:
-    scene = Scene(ClientOptions(timeout=1))
-    scene.come()
-    scene.hear(octets("05 97" + server))
-    scene.clock.advance(2)
-    assert (type(scene.error), scene.error.status) == (kind, status)
+    for is_closed in (True, False):
+        scene = Scene(ClientOptions(timeout=1)).play(octets("05 97" + server))
+        assert scene.results == []
+        if is_closed:
+            scene.transport.lose()
+        else:
+            scene.clock.advance(2)
+        assert (type(scene.error), scene.error.status) == (kind, status)
 
 
 class TestEnds:
@@ -354,9 +327,7 @@ class TestEnds:
     @pytest.mark.parametrize("server", ["", "05", "05 00", "05 97 01", "05 00 05 00 00"])
     def test_a_server_that_closes_without_an_answer_broke_the_protocol(self, server: str) -> None:
         for app in (App(), HalfApp()):
-            scene = Scene(app=app)
-            scene.come()
-            scene.hear(octets(server))
+            scene = Scene(app=app).play(octets(server))
             if isinstance(app, HalfApp):
                 scene.proxy.protocol.readConnectionLost()
             scene.transport.lose()
@@ -373,8 +344,7 @@ class TestEnds:
         assert scene.clock.getDelayedCalls() == []
 
     def test_cancelling_in_the_handshake_resets_the_connection(self) -> None:
-        scene = Scene()
-        scene.come()
+        scene = Scene().play()
         scene.done.cancel()
         assert scene.transport.asked[-1] == "abortConnection"
         assert [type(result) for result in scene.results] == [CancelledError]
@@ -394,8 +364,7 @@ class TestEnds:
         scene.clock.advance(5)
         connected = answer is not None
         if answer is not None:
-            scene.come()
-            scene.hear(octets(answer))
+            scene.play(octets(answer))
         scene.clock.advance(4.9)
         assert scene.results == []
         scene.clock.advance(0.2)
@@ -406,45 +375,34 @@ class TestEnds:
         )
 
     def test_there_need_be_no_deadline(self) -> None:
-        scene = Scene(ClientOptions(timeout=None))
-        scene.come()
-        assert scene.clock.getDelayedCalls() == []
+        assert Scene(ClientOptions(timeout=None)).play().clock.getDelayedCalls() == []
 
 
-class TestWithoutAbort:
+@pytest.mark.parametrize(
+    ("what", "kind"),
+    [
+        ("refuse", ConnectionRefused),
+        ("wait", TimedOut),
+        ("cancel", CancelledError),
+        ("refuse an optimistic one", ConnectionRefused),
+    ],
+)
+def test_a_transport_without_abort_is_closed(what: str, kind: type[Exception]) -> None:
     """A transport need not have ``abortConnection``: the pipes to a process have none."""
-
-    def scene(self, **more: Any) -> Scene:
-        scene = Scene(ClientOptions(timeout=1, **more))
-        scene.proxy.protocol.makeConnection(BareTransport(scene.transport))
-        scene.hear(octets("05 00"))
-        return scene
-
-    def test_a_refusal_closes_a_transport_without_abort(self) -> None:
-        scene = self.scene()
-        scene.hear(refused(5))
-        assert type(scene.error) is ConnectionRefused
-        assert scene.transport.asked == ["loseConnection"]
-
-    def test_the_deadline_closes_a_transport_without_abort(self) -> None:
-        scene = self.scene()
+    optimistic = "optimistic" in what
+    scene = Scene(ClientOptions(timeout=1, optimistic=optimistic))
+    scene.transport.protocol = scene.proxy.protocol
+    scene.proxy.protocol.makeConnection(BareTransport(scene.transport))
+    scene.hear(octets("05 00"))
+    if what == "wait":
         scene.clock.advance(2)
-        assert type(scene.error) is TimedOut
-        assert scene.transport.asked == ["loseConnection"]
-
-    def test_cancelling_closes_a_transport_without_abort(self) -> None:
-        scene = self.scene()
+    elif what == "cancel":
         scene.done.cancel()
-        assert [type(result) for result in scene.results] == [CancelledError]
-        assert scene.transport.asked == ["loseConnection"]
-
-    def test_a_refusal_of_early_data_closes_a_transport_without_abort(self) -> None:
-        scene = self.scene(optimistic=True)
+    else:
         scene.hear(refused(5))
-        assert scene.transport.asked == ["loseConnection"]
-        scene.transport.protocol = scene.proxy.protocol
-        scene.transport.finish()
-        assert type(scene.app.heard[-1]) is ConnectionRefused
+    assert scene.transport.asked == ["loseConnection"]
+    scene.transport.finish()
+    assert type(scene.app.heard[-1] if optimistic else scene.results[0]) is kind
 
 
 class Stubborn(FakeTransport):
@@ -467,8 +425,7 @@ def test_nobody_waits_for_a_transport_that_fails() -> None:
 def test_cancelled_as_the_application_is_connected(optimistic: bool) -> None:
     scene = Scene(ClientOptions(optimistic=optimistic))
     scene.app.on_made = scene.done.cancel
-    scene.come()
-    scene.hear(octets("05 00") + GRANTED + b"hello")
+    scene.play(octets("05 00") + GRANTED + b"hello")
     assert [type(result) for result in scene.results] == [CancelledError]
     assert scene.transport.asked[-1] == "abortConnection"
     scene.transport.finish()
@@ -480,10 +437,7 @@ def test_cancelled_as_the_application_is_connected(optimistic: bool) -> None:
 class TestBehindTheReply:
     @rows("R-32")
     def test_nothing_that_comes_with_it_is_lost(self) -> None:
-        scene = Scene()
-        scene.come()
-        scene.hear(octets("05 00") + GRANTED + b"hello")
-        scene.hear(b"again")
+        scene = Scene().play(octets("05 00") + GRANTED + b"hello", b"again")
         assert scene.app.heard == ["made", "fired", b"hello", b"again"]
 
     def test_an_application_that_closes_at_once_hears_no_more(self) -> None:
@@ -494,8 +448,7 @@ class TestBehindTheReply:
             scene.transport.disconnecting = True  # type: ignore[attr-defined]
 
         scene.app.on_made = close
-        scene.come()
-        scene.hear(octets("05 00") + GRANTED + b"hello")
+        scene.play(octets("05 00") + GRANTED + b"hello")
         assert scene.app.heard == ["made", "fired"]
 
     @rows("R-32")
@@ -513,22 +466,17 @@ class TestBehindTheReply:
             scene.app.on_made = switch
         else:
             scene.done.addCallback(switch)
-        scene.come()
-        scene.hear(octets("05 00") + GRANTED + b"hello")
+        scene.play(octets("05 00") + GRANTED + b"hello")
         assert (scene.app.heard, other.heard) == (["made", "fired"], [b"hello"])
 
     def test_the_end_of_the_connection_is_passed_on(self) -> None:
-        scene = Scene()
-        scene.come()
-        scene.hear(octets("05 00") + GRANTED)
+        scene = Scene().play(octets("05 00") + GRANTED)
         scene.transport.lose()
         assert [type(heard) for heard in scene.app.heard[2:]] == [ConnectionDone]
 
     @rows("S-03")
     def test_half_closes_are_passed_on_to_whoever_wants_them(self) -> None:
-        scene = Scene(app=HalfApp())
-        scene.come()
-        scene.hear(octets("05 00") + GRANTED)
+        scene = Scene(app=HalfApp()).play(octets("05 00") + GRANTED)
         assert IHalfCloseableProtocol.providedBy(scene.proxy.protocol)
         scene.proxy.protocol.readConnectionLost()
         scene.proxy.protocol.writeConnectionLost()
@@ -558,58 +506,37 @@ class TestOptimistic:
         scene = self.scene(version=4)
         assert scene.come().endswith(b"example.com\0early")
 
-    def test_the_pairs_are_known_when_an_optimistic_protocol_is_connected(self) -> None:
-        proxy, transport, heard = FakeEndpoint(), FakeTransport(), []
-        options = ClientOptions(optimistic=True)
-        endpoint = SOCKSClientEndpoint(Clock(), proxy, "example.com", 80, options)
-        endpoint.connect_with_answer(AppFactory(App())).addCallback(heard.append)
-        transport.connect(proxy.protocol)
-        proxy.protocol.dataReceived(octets("05 97") + answered(A=b"1"))
-        assert heard[0][1] == KeyValues.of({"A": b"1"})
-
     @rows("S-40")
-    def test_a_refusal_is_the_reason_of_the_connections_end(self) -> None:
-        scene = self.scene()
-        scene.come()
-        scene.hear(octets("05 00"))
-        scene.hear(refused(5))
-        assert scene.transport.asked[-1] == "abortConnection"
-        scene.transport.finish()
-        [error] = scene.app.heard[2:]
-        assert isinstance(error, SOCKSError)
-        assert type(error) is ConnectionRefused
-
-    def test_the_deadline_is_the_reason_of_the_connections_end(self) -> None:
-        scene = self.scene(timeout=1)
-        scene.come()
-        scene.hear(octets("05 00"))
-        scene.clock.advance(2)
-        scene.transport.finish()
-        assert type(scene.app.heard[-1]) is TimedOut
-
-    @pytest.mark.parametrize("half", [False, True])
-    def test_a_server_that_leaves_is_the_reason_of_the_connections_end(self, half: bool) -> None:
-        scene = self.scene(app=HalfApp() if half else None)
-        scene.come()
-        scene.hear(octets("05 00"))
-        if half:
+    @pytest.mark.parametrize(
+        ("end", "kind"),
+        [
+            ("refused", ConnectionRefused),
+            ("timed out", TimedOut),
+            ("lost", ProxyBroken),
+            ("shut", ProxyBroken),
+            ("left", ConnectionDone),
+        ],
+    )
+    def test_a_failure_is_the_reason_of_the_connections_end(
+        self, end: str, kind: type[Exception]
+    ) -> None:
+        scene = self.scene(app=HalfApp() if end == "shut" else None, timeout=1)
+        scene.play(octets("05 00"))
+        if end == "refused":
+            scene.hear(refused(5))
+            assert scene.transport.asked[-1] == "abortConnection"
+        elif end == "timed out":
+            scene.clock.advance(2)
+        elif end == "shut":
             scene.proxy.protocol.readConnectionLost()
-        scene.transport.lose()
-        assert type(scene.app.heard[-1]) is ProxyBroken
-        assert "eof" not in scene.app.heard
-
-    def test_an_application_may_leave_first(self) -> None:
-        scene = self.scene()
-        scene.come()
-        scene.hear(octets("05 00"))
-        scene.transport.disconnecting = True  # type: ignore[attr-defined]
-        scene.transport.lose()
-        assert type(scene.app.heard[-1]) is ConnectionDone
+        elif end == "left":  # the application, first
+            scene.transport.disconnecting = True  # type: ignore[attr-defined]
+        scene.transport.finish()
+        [reason] = scene.app.heard[2:]
+        assert type(reason) is kind
 
     def test_an_application_may_shut_its_side_before_the_answer(self) -> None:
-        scene = self.scene(app=HalfApp())
-        scene.come()
-        scene.hear(octets("05 00"))
+        scene = self.scene(app=HalfApp()).play(octets("05 00"))
         scene.proxy.protocol.writeConnectionLost()
         scene.hear(GRANTED + b"hello")
         assert scene.app.heard == ["made", "fired", "shut", b"hello"]
@@ -623,23 +550,28 @@ class TestLookUps:
         transport.connect(proxy.protocol)
         return transport, proxy.protocol, heard
 
-    @rows("S-24", "S-27")
-    def test_a_name_is_looked_up(self) -> None:
-        transport, protocol, heard = self.ask(resolve, "example.com")
-        protocol.dataReceived(octets("05 00"))
-        assert transport.take().endswith(named("example.com", 0, 0xF0))
-        protocol.dataReceived(octets("05 00 00 04 20010DB8000000000000000000000001 0000"))
-        assert heard == ["2001:db8::1"]
-        assert transport.asked[-1] == "loseConnection"
-        transport.finish()
-
-    @rows("S-29", "S-30")
-    def test_the_name_of_an_address_is_looked_up(self) -> None:
-        transport, protocol, heard = self.ask(resolve_ptr, "8.8.8.8", optimistic=True)
-        protocol.dataReceived(octets("05 00"))
-        assert transport.take().endswith(octets("05 F1 00 01 08080808 0000"))
-        protocol.dataReceived(octets('05 00 00 03 0A "dns.google" 0000') + b"more")
-        assert heard == ["dns.google"]
+    @rows("S-24", "S-27", "S-29", "S-30")
+    @pytest.mark.parametrize(
+        ("kind", "text", "asked", "answer", "found"),
+        [
+            (resolve, "example.com", named("example.com", 0, 0xF0),
+             "04 20010DB8000000000000000000000001 0000", "2001:db8::1"),
+            (resolve, "a", named("a", 0, 0xF0), '03 09 "192.0.2.1" 0000', "192.0.2.1"),
+            (resolve_ptr, "8.8.8.8", octets("05 F1 00 01 08080808 0000"),
+             '03 0A "dns.google" 0000 "more"', "dns.google"),
+        ],
+    )  # fmt: skip
+    def test_a_look_up_is_answered(
+        self, kind: Any, text: str, asked: bytes, answer: str, found: str
+    ) -> None:
+        for optimistic in (False, True):
+            transport, protocol, heard = self.ask(kind, text, optimistic=optimistic)
+            protocol.dataReceived(octets("05 00"))
+            assert transport.take().endswith(asked)
+            protocol.dataReceived(octets("05 00 00" + answer))
+            assert heard == [found]
+            assert transport.asked[-1] == "loseConnection"
+            transport.finish()
 
     def test_a_name_is_looked_up_by_socks4(self) -> None:
         transport, protocol, heard = self.ask(resolve, "a", version=4)
@@ -668,16 +600,6 @@ class TestLookUps:
         protocol.dataReceived(octets("05 00") + octets("05 00 00" + answer + "0000"))
         assert type(heard[0].value) is ProxyBroken
 
-    def test_an_answer_that_is_an_ip_address_as_text_is_one(self) -> None:
-        _, protocol, heard = self.ask(resolve, "a")
-        protocol.dataReceived(octets('05 00 05 00 00 03 09 "192.0.2.1" 0000'))
-        assert heard == ["192.0.2.1"]
-
-    def test_the_name_of_a_name_cannot_be_asked(self) -> None:
-        heard: list[Any] = []
-        resolve_ptr(Clock(), FakeEndpoint(), "example.com").addErrback(heard.append)
-        assert heard[0].check(ValueError)
-
     @rows("S-26")
     def test_a_look_up_that_fails_has_the_code_of_the_reply(self) -> None:
         _, protocol, heard = self.ask(resolve, "example.com")
@@ -685,11 +607,16 @@ class TestLookUps:
         assert heard[0].value.reply == 4
 
     @pytest.mark.parametrize(
-        "host", ["", b"", "b\u00fccher.example", "b\u00fccher.example".encode(), "a" * 256]
+        ("kind", "host"),
+        [
+            *((resolve, host) for host in ("", b"", "b\u00fccher.example", "a" * 256)),
+            (resolve, "b\u00fccher.example".encode()),
+            (resolve_ptr, "example.com"),
+        ],
     )
-    def test_a_name_that_cannot_be_said_is_not_asked(self, host: str | bytes) -> None:
+    def test_what_cannot_be_said_is_not_asked(self, kind: Any, host: str | bytes) -> None:
         heard: list[Any] = []
-        resolve(Clock(), FakeEndpoint(), host).addErrback(heard.append)
+        kind(Clock(), FakeEndpoint(), host).addErrback(heard.append)
         assert heard[0].check(ValueError)
 
     def test_cancelling_frees_the_connection(self) -> None:
@@ -702,25 +629,17 @@ class TestLookUps:
 
 
 @pytest.mark.parametrize(
-    ("host", "port", "options"),
+    ("host", "port"),
     [
-        ("a", 0, ClientOptions()),
-        ("a", 65536, ClientOptions()),
-        ("", 80, ClientOptions()),
-        ("b\u00fccher.example", 80, ClientOptions()),
-        (b"b\xfccher.example", 80, ClientOptions()),
-        ("a" * 256, 80, ClientOptions()),
-        ("a" * 256, 80, ClientOptions(version=4)),
-        ("a\0b", 80, ClientOptions(version=4)),
-        ("a\0b", 80, ClientOptions()),
-        ("a\nb", 80, ClientOptions()),
-        ("a b", 80, ClientOptions()),
-        ("a\x7fb", 80, ClientOptions()),
+        *(("a", port) for port in (0, 65536)),
+        *((host, 80) for host in ("", "b\u00fccher.example", b"b\xfccher.example", "a" * 256)),
+        *((f"a{sign}b", 80) for sign in "\0\n \x7f"),
     ],
 )
-def test_destinations_that_cannot_be(host: str | bytes, port: int, options: ClientOptions) -> None:
-    with pytest.raises(ValueError, match=r"port|host|255|NUL"):
-        SOCKSClientEndpoint(Clock(), FakeEndpoint(), host, port, options)
+def test_destinations_that_cannot_be(host: str | bytes, port: int) -> None:
+    for version in (4, 5):
+        with pytest.raises(ValueError, match=r"port|host|255|NUL"):
+            SOCKSClientEndpoint(Clock(), FakeEndpoint(), host, port, ClientOptions(version=version))
 
 
 @pytest.mark.parametrize(
