@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from demo_steps import Demo, StepFailed
+from demo_steps import STEPS, Demo, StepFailed
 from twisted.internet import reactor, task
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, gatherResults
 from twisted.internet.protocol import ProcessProtocol
@@ -63,10 +63,10 @@ class Server(ProcessProtocol):
 async def walk(demo: Demo) -> bool:
     """Run every step and print its result; return whether all succeeded."""
     held = True
-    for title, step in demo.steps:
+    for title, step in STEPS:
         began = time.monotonic()
         try:
-            answer, colour, mark = await step(), GREEN, "ok  "
+            answer, colour, mark = await step(demo), GREEN, "ok  "
         except CancelledError:
             raise
         except Exception as error:
@@ -126,7 +126,7 @@ async def play(stage: Stage) -> bool:
     progress(f"{len(stage.network.daemons)} tor daemons are up")
     print(flush=True)
     address = await stage.start_server().address
-    return await walk(Demo(stage.network, address, onion.address, stage.scratch))
+    return await walk(Demo(stage.network, address, onion.address))
 
 
 async def main(_reactor: Any) -> None:

@@ -6,8 +6,6 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
@@ -25,30 +23,33 @@ class StepFailed(Exception):
     """The result of a step is not the expected one."""
 
 
-async def run(*argv: str, environment: dict[str, str] | None = None) -> tuple[int, str, str]:
+async def run(*argv: str) -> tuple[int, str, str]:
     """Run a client; return its exit status, output and errors."""
-    path = shutil.which(argv[0]) or argv[0]
-    variables = {**os.environ, **(environment or {})}
-    ended = getProcessOutputAndValue(path, argv[1:], variables)
+    ended = getProcessOutputAndValue(shutil.which(argv[0]) or argv[0], argv[1:], os.environ)
     out, err, status = await ended.addTimeout(DEADLINE, reactor)
     return status, out.decode(errors="replace").strip(), err.decode(errors="replace").strip()
+
+
+async def output(*argv: str, words: str) -> str:
+    """Run a client that is to succeed; return its output, in which these words must be."""
+    status, out, err = await run(*argv)
+    if status != 0 or words not in out:
+        raise StepFailed(err or out[:200] or f"{argv[0]} ended with {status}")
+    return out
 
 
 class Demo:
     """The steps. Each returns its result in words, or raises ``StepFailed``."""
 
-    def __init__(self, network: PrivateNetwork, address: str, onion: str, scratch: Path) -> None:
+    def __init__(self, network: PrivateNetwork, address: str, onion: str) -> None:
         self.network = network
         self.address = address
         self.onion = onion
-        self.scratch = scratch
         self.port = network.web.port
         self.url = f"http://web.test:{self.port}/"
 
     async def _page(self, *options: str, url: str, words: str) -> str:
-        status, out, err = await run("curl", "-sS", *options, url)
-        if status != 0 or words not in out:
-            raise StepFailed(err or out[:200] or f"curl ended with {status}")
+        await output("curl", "-sS", *options, url, words=words)
         return "the page, over IPv6" if "IPv6" in words else "the page"
 
     async def socks4(self) -> str:
@@ -74,27 +75,20 @@ class Demo:
     async def resolve(self) -> str:
         """Tor-resolve doc.test, by SOCKS5 and by SOCKS4a."""
         for extra in ([], ["-4"]):
-            status, out, err = await run("tor-resolve", *extra, "doc.test", self.address)
-            if status != 0 or out != "203.0.113.9":
-                raise StepFailed(err or out)
+            await output("tor-resolve", *extra, "doc.test", self.address, words="203.0.113.9")
         return "203.0.113.9, twice"
 
     async def resolve_ptr(self) -> str:
         """Tor-resolve -x 203.0.113.9."""
-        status, out, err = await run("tor-resolve", "-x", "203.0.113.9", self.address)
-        if status != 0 or out != "doc.test":
-            raise StepFailed(err or out)
-        return out
+        what = "-x", "203.0.113.9", self.address
+        return await output("tor-resolve", *what, words="doc.test")
 
     async def torsocks(self) -> str:
         """Torsocks curl, which looks the name up and then connects."""
         port = self.address.rpartition(":")[2]
         url = f"http://doc.test:{self.port}/"
-        status, out, err = await run(
-            "torsocks", "-a", "127.0.0.1", "-P", port, "curl", "-sS", "--http0.9", url
-        )
-        if status != 0 or "origin" not in out:
-            raise StepFailed(err or out[:200])
+        command = "torsocks", "-a", "127.0.0.1", "-P", port, "curl", "-sS", "--http0.9", url
+        await output(*command, words="origin")
         return "the page"
 
     async def isolation(self) -> str:
@@ -118,11 +112,10 @@ class Demo:
     async def _by_exit(self, user: str) -> tuple[str, str]:
         """Fetch the page that says by which exit and country it was fetched."""
         url = f"http://exit.test:{self.port}/"
-        status, out, err = await run("curl", "-sS", "-x", f"socks5h://{user}:1@{self.address}", url)
-        found = re.search(r"You came by (\w+), in the country (\w+)", out)
-        if status != 0 or found is None:
-            raise StepFailed(err or out[:200])
-        return found[1], found[2]
+        proxy = f"socks5h://{user}:1@{self.address}"
+        page = await output("curl", "-sS", "-x", proxy, url, words="You came by")
+        [found] = re.findall(r"You came by (\w+), in the country (\w+)", page)
+        return found
 
     async def countries(self) -> str:
         """The same page from two countries at once."""
@@ -184,9 +177,8 @@ class Demo:
 
     async def http(self) -> str:
         """A browser that takes the port for an HTTP proxy."""
-        status, out, err = await run("curl", "-sS", "-i", "-x", f"http://{self.address}", self.url)
-        if status != 0 or "501 Tor is not an HTTP Proxy" not in out:
-            raise StepFailed(err or out[:200])
+        command = "curl", "-sS", "-i", "-x", f"http://{self.address}", self.url
+        await output(*command, words="501 Tor is not an HTTP Proxy")
         return "501, and a page that says what to change"
 
     async def onion_service(self) -> str:
@@ -218,31 +210,27 @@ class Demo:
         await self._refused("nowhere.test", 4)
         return "reply 04, host unreachable"
 
-    @property
-    def steps(self) -> Sequence[tuple[str, Callable[[], Awaitable[str]]]]:
-        """Every step in order, with its title."""
-        return [
-            ("An IPv4 address by SOCKS4", self.socks4),
-            ("A name by SOCKS4a: tor looks it up, at the exit", self.socks4a),
-            ("A name by SOCKS5", self.socks5),
-            ("An IPv6 address by SOCKS5", self.ipv6),
-            ("tor-resolve doc.test, by SOCKS5 and by SOCKS4a", self.resolve),
-            ("tor-resolve -x 203.0.113.9", self.resolve_ptr),
-            ("torsocks curl, which looks the name up and then connects", self.torsocks),
-            (
-                "Streams as alice, alice, bob, and by SOCKS4 as alice: which circuits?",
-                self.isolation,
-            ),
-            ("The same page, from two countries at once", self.countries),
-            ("A session twice, then another session: which circuits?", self.rotation),
-            ("The path to an exit in a chosen country", self.path),
-            ("Request and payload in one segment, without waiting for any answer", self.optimistic),
-            ("A browser that takes the port for an HTTP proxy", self.http),
-            ("An onion service", self.onion_service),
-            ("An onion service that is not there", self.no_onion_service),
-            ("An onion address with a typing error", self.mistyped),
-            ("A name that does not exist", self.refused),
-        ]
+
+STEPS = (
+    ("An IPv4 address by SOCKS4", Demo.socks4),
+    ("A name by SOCKS4a: tor looks it up, at the exit", Demo.socks4a),
+    ("A name by SOCKS5", Demo.socks5),
+    ("An IPv6 address by SOCKS5", Demo.ipv6),
+    ("tor-resolve doc.test, by SOCKS5 and by SOCKS4a", Demo.resolve),
+    ("tor-resolve -x 203.0.113.9", Demo.resolve_ptr),
+    ("torsocks curl, which looks the name up and then connects", Demo.torsocks),
+    ("Streams as alice, alice, bob, and by SOCKS4 as alice: which circuits?", Demo.isolation),
+    ("The same page, from two countries at once", Demo.countries),
+    ("A session twice, then another session: which circuits?", Demo.rotation),
+    ("The path to an exit in a chosen country", Demo.path),
+    ("Request and payload in one segment, without waiting for any answer", Demo.optimistic),
+    ("A browser that takes the port for an HTTP proxy", Demo.http),
+    ("An onion service", Demo.onion_service),
+    ("An onion service that is not there", Demo.no_onion_service),
+    ("An onion address with a typing error", Demo.mistyped),
+    ("A name that does not exist", Demo.refused),
+)
+"""Every step in order, with its title."""
 
 
 def _judge_circuits(watch: StreamWatch, target: str) -> str:
