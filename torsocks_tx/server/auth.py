@@ -178,8 +178,10 @@ class CredAuthenticator:
         check_arguments(list, tuple, checkers=checkers)
         if not checkers:
             raise ValueError("without a checker nobody could log in")
+        taken = {IUsernamePassword, IUsernameHashedPassword}
         for checker in checkers:
-            if not _takes_passwords(checker):
+            is_checker = ICredentialsChecker.providedBy(checker)
+            if not is_checker or taken.isdisjoint(checker.credentialInterfaces):
                 wanted = "an ICredentialsChecker for IUsernamePassword or IUsernameHashedPassword"
                 raise TypeError(f"each checker must be {wanted}, not {type(checker).__name__}")
         self._checkers = tuple(checkers)
@@ -203,13 +205,6 @@ class CredAuthenticator:
                 return name
             self._warning.note(kind=type(avatar).__name__)
         return None
-
-
-def _takes_passwords(checker: object) -> bool:
-    taken = {IUsernamePassword, IUsernameHashedPassword}
-    return ICredentialsChecker.providedBy(checker) and not taken.isdisjoint(
-        checker.credentialInterfaces
-    )
 
 
 def _is_name(answer: object) -> TypeGuard[bytes]:

@@ -25,7 +25,7 @@ from zope.interface import implementer
 
 from torsocks_tx.errors import without_text
 from torsocks_tx.http.answers import FAMILY_PREFERENCE, PROXY_AUTHORIZATION, Answers
-from torsocks_tx.http.server import ISOLATION_USERS, HTTPOptions
+from torsocks_tx.http.server import FIRST_LETTERS, ISOLATION_USERS, HTTPOptions, HTTPServerHandshake
 from torsocks_tx.interfaces import IBackend, IExitBackend
 from torsocks_tx.limits import Limits, check_arguments, check_grace
 from torsocks_tx.policy.fresh import FreshCircuits
@@ -40,7 +40,7 @@ from torsocks_tx.socks.constants import Command, Role, Version
 from torsocks_tx.socks.extended import ExtendedRules, KeyHandler, standard_keys
 from torsocks_tx.socks.messages import Credentials, Request
 from torsocks_tx.socks.replies import ReplyContext
-from torsocks_tx.socks.server import BOTH_VERSIONS, HandshakeOptions
+from torsocks_tx.socks.server import BOTH_VERSIONS, HandshakeOptions, ServerHandshake
 from torsocks_tx.status.registry import ListenerCounts, Registry
 
 SHUTDOWN_GRACE = 5.0
@@ -182,9 +182,15 @@ class SOCKSFactory(Factory):
         """Return what clients by TLS may ask for by ALPN, as browsers do: else TLS refuses them."""
         return [b"http/1.1"]
 
+    def handshake(self, first: bytes) -> ServerHandshake | HTTPServerHandshake:
+        """Return what takes the bytes of a client that begins with these."""
+        if self.http_options is not None and first.startswith(FIRST_LETTERS):
+            return HTTPServerHandshake(self.http_options)
+        return ServerHandshake(self.handshake_options)
+
     @cached_property
     def handshake_options(self) -> HandshakeOptions:
-        """What a handshake accepts."""
+        """What a SOCKS handshake accepts."""
         policy = self.policy
         # Credentials for a transport are its arguments, so it prefers them always.
         indifferent = policy.prefer_socks_no_auth or not policy.isolation.socks_auth
@@ -314,27 +320,24 @@ class SOCKSFactory(Factory):
 
     async def _shutdown(self, grace: float) -> None:
         ending = self.clock.callLater(grace, self.abort_all)
-        requests = self.clock.callLater(min(grace, REQUEST_GRACE), self._abort_unserved)
-        gone = LoopingCall(self._abort_gone)
-        gone.clock = self.clock
-        gone.start(SILENCE)
+        aborting = LoopingCall(self._abort_gone, self.clock.seconds() + REQUEST_GRACE)
+        aborting.clock = self.clock
+        aborting.start(SILENCE)
         try:
             await self.when_empty()
         finally:
-            for timer in (ending, requests):
-                if timer.active():
-                    timer.cancel()
-            gone.stop()
+            if ending.active():
+                ending.cancel()
+            aborting.stop()
         # The far sides of clients that were reset are reset in the reactor's next turn. One that is
         # still open when it stops is closed with a FIN, and what was cut there looks complete.
         await deferLater(self.clock, 0, lambda: None)
 
-    def _abort_unserved(self) -> None:
-        self._abort(protocol for protocol in self.connections if not protocol.is_served)
-
-    def _abort_gone(self) -> None:
-        silent = self.limiter.find_silent(SILENCE)
-        self._abort(protocol for protocol in silent if protocol in self.connections)
+    def _abort_gone(self, end_of_requests: float) -> None:
+        gone: set[Any] = self.connections.intersection(self.limiter.find_silent(SILENCE))
+        if self.clock.seconds() >= end_of_requests:
+            gone.update(it for it in self.connections if not it.is_served)
+        self._abort(gone)
 
     def abort_all(self) -> None:
         """Reset every connection."""

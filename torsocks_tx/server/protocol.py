@@ -29,7 +29,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torsocks_tx.errors import Internal, SOCKSError, TimedOut, without_text
-from torsocks_tx.http.server import FIRST_LETTERS, HTTPOptions, HTTPServerHandshake
+from torsocks_tx.http.server import HTTPServerHandshake
 from torsocks_tx.interfaces import IBackend
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import Isolation
@@ -44,7 +44,6 @@ from torsocks_tx.socks.messages import Credentials, Request
 from torsocks_tx.socks.server import (
     BOTH_VERSIONS,
     Authenticate,
-    HandshakeOptions,
     Rejected,
     Requested,
     Send,
@@ -61,12 +60,10 @@ class ConnectionOwner(Interface):
     limits: Limits
     clock: IReactorTime
     debugging: bool
-    http_options: HTTPOptions | None  # None where HTTP is not spoken
     proxy_headers: ProxyHeaders | None  # None where connections begin with no PROXY header
 
-    @property
-    def handshake_options(self) -> HandshakeOptions:
-        """What a SOCKS handshake accepts."""
+    def handshake(self, first: bytes) -> ServerHandshake | HTTPServerHandshake:
+        """Return what takes the bytes of a client that begins with these."""
 
     def authenticate(self, credentials: Credentials, client: IAddress) -> Deferred[bytes | None]:
         """Fire with the user's name, or None for a refusal."""
@@ -112,15 +109,6 @@ def _is_look_up(step: Step | Announced) -> bool:
     Electrum finds out that a port is tor's by looking up an IP address so, and reads once.
     """
     return isinstance(step, Requested) and step.request.command is Command.RESOLVE
-
-
-def _begin(factory: ConnectionOwner, data: bytes, *, is_proxied: bool) -> Handshake:
-    """Return what takes these first bytes; ``is_proxied``: or the PROXY header that is due."""
-    if is_proxied and factory.proxy_headers is not None:
-        return factory.proxy_headers.handshake()
-    if factory.http_options is not None and data.startswith(FIRST_LETTERS):
-        return HTTPServerHandshake(factory.http_options)
-    return ServerHandshake(factory.handshake_options)
 
 
 @implementer(IHalfCloseableProtocol, IFileDescriptorReceiver)
@@ -176,9 +164,9 @@ class SOCKSProtocol(Protocol):
             if len(self._early) >= self.factory.limits.early_data:
                 self._paused = Paused(self.transport)
         elif self.state in _UNSERVED:
-            self._handshake = self._handshake or _begin(
-                self.factory, data, is_proxied=self._client is None
-            )
+            if self._handshake is None:
+                headers = self.factory.proxy_headers if self._client is None else None
+                self._handshake = headers.handshake() if headers else self.factory.handshake(data)
             self._converse(self._handshake.receive, data)
 
     def readConnectionLost(self) -> None:
