@@ -11,7 +11,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
 from tests.support.ground import Ground
-from tests.support.peers import Peer, PeerFactory, turn
+from tests.support.peers import Peer, PeerFactory, talk, turn
 from tests.support.tables import at, table
 from torsocks_tx.backends.endpoint import EndpointBackend
 from torsocks_tx.client.failures import destination_failed
@@ -138,10 +138,7 @@ async def test_stream_through_a_socks_proxy(
     if who is not None:
         assert request.credentials == who
     far = await origin.peer()
-    client.send(b"hello")
-    assert await far.take(5) == b"hello"
-    far.send(b"world")
-    assert await client.take(5) == b"world"
+    await talk(client, far)
     far.shut()
     await client.until(lambda: client.eof)
     client.send(b"more")

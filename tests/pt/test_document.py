@@ -12,7 +12,7 @@ from twisted.internet.protocol import Factory
 
 from tests.project.test_snippets import execute, snippets
 from tests.pt.ports import Port
-from tests.support.peers import GRANTED, Peer, PeerFactory
+from tests.support.peers import GRANTED, Peer, PeerFactory, talk
 from tests.support.processes import ROOT, start_python
 from tests.support.tables import octets
 from torsocks_tx import pt
@@ -51,11 +51,8 @@ async def test_code_of_the_document_runs() -> None:
         client = await connect(socks.getHost().port)
         request = octets("05 01 00 01 7F000001") + far.getHost().port.to_bytes(2, "big")
         assert await client.negotiate(request) == GRANTED
-        client.send(b"hello")
         peer = await peers.peer()
-        assert await peer.take(5) == b"hello"
-        peer.send(b"world")
-        assert await client.take(5) == b"world"
+        await talk(client, peer)
         client.reset()
         await peer.until(lambda peer=peer: peer.over)
     for port in (plain, disguised, other_port, names["port"]):
@@ -85,10 +82,7 @@ async def test_far_side_of_the_document_undoes_the_codec() -> None:
     port = TCP4ClientEndpoint(reactor, "127.0.0.1", int(place.rpartition(":")[2]))
     client: Peer = await CodecEndpoint(port, names["Invert"]).connect(PeerFactory())
     peer = await relays.peer()
-    client.send(b"hello")
-    assert await peer.take(5) == b"hello"
-    peer.send(b"world")
-    assert await client.take(5) == b"world"
+    await talk(client, peer)
     peer.close()
     assert await client.take_rest() == b""
     client.close()

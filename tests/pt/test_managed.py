@@ -50,6 +50,12 @@ run({"chatty": chatty, "broken": broken}, debug=DEBUG)
 Start = Callable[..., Program]
 
 
+def own(names: str, debug: bool = False, **more: str) -> tuple[dict[str, str], str, str]:
+    """Return the environment and the arguments that start transports of ours."""
+    environment = {**UNTIL_CLOSED, "TOR_PT_CLIENT_TRANSPORTS": names, **more}
+    return environment, "-c", OWN.replace("DEBUG", str(debug))
+
+
 @pytest_twisted.async_yield_fixture
 async def start() -> AsyncIterator[Start]:
     """Give a function that starts the example, or another transport, with an environment."""
@@ -143,18 +149,24 @@ async def test_streams_beyond_the_descriptor_limit_are_closed_and_logged_once(st
     assert program.lines.count(f'LOG SEVERITY=warning MESSAGE="{text}"') == 1
 
 
-async def test_transports_of_other_programs_are_not_announced(start: Start) -> None:
-    program = start({**UNTIL_CLOSED, "TOR_PT_CLIENT_TRANSPORTS": "obfs4,9x,meek"})
-    assert await said(program, "CMETHODS DONE") == ["VERSION 1", "CMETHODS DONE"]
-    program = start({**UNTIL_CLOSED, "TOR_PT_CLIENT_TRANSPORTS": "obfs4,veil,veil"})
-    assert len(await said(program, "CMETHODS DONE")) == 3
+ANNOUNCED = table(
+    ("asked for twice", {"TOR_PT_CLIENT_TRANSPORTS": "obfs4,veil,veil"}, ["CMETHOD veil"]),
+    ("of other programs", {"TOR_PT_CLIENT_TRANSPORTS": "obfs4,9x,meek"}, []),
+    (
+        "by way of a proxy",
+        {"TOR_PT_PROXY": "socks5://me:hunter2@127.0.0.1:1"},
+        ["PROXY DONE", "CMETHOD veil"],
+    ),
+)
 
 
-async def test_proxy_is_acknowledged_before_the_transports(start: Start) -> None:
-    program = start({**UNTIL_CLOSED, "TOR_PT_PROXY": "socks5://me:hunter2@127.0.0.1:1"})
-    lines = await said(program, "CMETHODS DONE")
-    assert lines[:2] == ["VERSION 1", "PROXY DONE"]
-    assert len(lines) == 4
+@pytest.mark.parametrize(("environment", "between"), ANNOUNCED)
+async def test_what_the_parent_asked_for_is_announced_once(
+    start: Start, environment: dict[str, str], between: list[str]
+) -> None:
+    lines = await said(start(UNTIL_CLOSED | environment), "CMETHODS DONE")
+    expected = ["VERSION 1", *between, "CMETHODS DONE"]
+    assert [" ".join(line.split()[:2]) for line in lines] == expected
 
 
 ERRORS = table(
@@ -218,26 +230,18 @@ async def test_signal_ends_the_program_and_its_streams(
     await client.until(lambda: client.lost is not None)
 
 
-async def test_standard_input_may_be_closed_before_the_start(start: Start) -> None:
-    program = start(UNTIL_CLOSED)
-    program.transport.closeStdin()
-    assert await program.end() == 0
-    assert program.lines[0] == "VERSION 1"
-    assert "CMETHODS DONE" in program.lines
-
-
-async def test_standard_input_may_be_missing() -> None:
-    words = ["/bin/sh", "-c", 'exec "$@" <&-', "sh", sys.executable, str(EXAMPLE)]
+@pytest.mark.parametrize("redirection", ["</dev/null", "<&-"], ids=["ended", "missing"])
+async def test_standard_input_may_be_over_before_the_start(redirection: str) -> None:
+    words = ["/bin/sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, str(EXAMPLE)]
     program = start_program(words, dict(UNTIL_CLOSED))
     assert await program.end() == 0
+    assert program.lines[0] == "VERSION 1"
     assert "CMETHODS DONE" in program.lines
     assert program.errors == b""
 
 
 async def test_parent_that_closes_standard_output_is_still_served(start: Start) -> None:
-    program = start(
-        {**UNTIL_CLOSED, "TOR_PT_CLIENT_TRANSPORTS": "chatty"}, "-c", OWN.replace("DEBUG", "False")
-    )
+    program = start(*own("chatty"))
     lines = await said(program, "CMETHODS DONE")
     program.transport.closeChildFD(1)
     for _ in range(3):
@@ -249,16 +253,8 @@ async def test_parent_that_closes_standard_output_is_still_served(start: Start) 
 
 
 async def test_printed_text_status_and_faults_become_lines_of_the_protocol(start: Start) -> None:
-    program = start(
-        {**UNTIL_CLOSED, "TOR_PT_CLIENT_TRANSPORTS": "chatty,broken"},
-        "-c",
-        OWN.replace("DEBUG", "False"),
-    )
+    program = start(*own("chatty,broken"))
     lines = await said(program, "CMETHODS DONE")
-    assert [line.split()[:2] for line in lines[1:3]] == [
-        ["CMETHOD", "chatty"],
-        ["CMETHOD", "broken"],
-    ]
     client = await connect(lines[1])
     assert await client.negotiate(CONNECT) == refused(5)
     client.close()
@@ -282,9 +278,8 @@ async def test_printed_text_status_and_faults_become_lines_of_the_protocol(start
 async def test_debug_log_has_the_text_and_traceback_of_a_fault(
     start: Start, tmp_path: Path
 ) -> None:
-    state = {"TOR_PT_STATE_LOCATION": str(tmp_path), "TOR_PT_CLIENT_TRANSPORTS": "broken"}
     for debug in (False, True):
-        program = start({**UNTIL_CLOSED, **state}, "-c", OWN.replace("DEBUG", str(debug)))
+        program = start(*own("broken", debug, TOR_PT_STATE_LOCATION=str(tmp_path)))
         lines = await said(program, "CMETHODS DONE")
         client = await connect(lines[1])
         assert await client.negotiate(CONNECT) == refused(1)
@@ -309,7 +304,7 @@ async def test_debug_log_that_cannot_be_written_is_told(
 ) -> None:
     (tmp_path / DEBUG_LOG).mkdir()
     state = {"TOR_PT_STATE_LOCATION": str(tmp_path)} if has_place else {}
-    program = start({**UNTIL_CLOSED, **state}, "-c", OWN.replace("DEBUG", "True"))
+    program = start(*own("broken", debug=True, **state))
     told = f'LOG SEVERITY=warning MESSAGE="there is no debug log: {why}"'
     assert told in await said(program, "CMETHODS DONE")
 

@@ -15,7 +15,7 @@ from twisted.logger import LogEvent, LogLevel, formatEvent
 from tests.pt.bridge import Unveil, load_example
 from tests.pt.ports import userpass
 from tests.support.ground import Ground
-from tests.support.peers import GRANTED, Peer, PeerFactory, Pump, refused
+from tests.support.peers import GRANTED, Peer, PeerFactory, Pump, refused, talk
 from tests.support.rows import rows
 from torsocks_tx.client.endpoint import SOCKSClientEndpoint
 from torsocks_tx.errors import Internal, InvalidBridge, Retry, SOCKSError, Temporary
@@ -178,10 +178,7 @@ async def test_our_client_passes_a_long_secret_by_extended_authentication(ground
     tunnel = Tunnel(ground, far_side)
     client = await parent(ground, tunnel, {"PT.secret": secret}, int(port))
     far = await far_side.origin.peer()
-    client.send(b"hello")
-    assert await far.take(5) == b"hello"
-    far.send(b"world")
-    assert await client.take(5) == b"world"
+    await talk(client, far)
 
 
 @rows("P-29", "P-31", "P-33", "P-34")

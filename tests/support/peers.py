@@ -152,6 +152,13 @@ class Peer(Protocol, Watcher):
         return await self.take(10)
 
 
+async def talk(client: Peer, far: Peer) -> None:
+    """Check that bytes go through a stream both ways."""
+    for sender, receiver, data in ((client, far, b"hello"), (far, client, b"world")):
+        sender.send(data)
+        assert await receiver.take(5) == data
+
+
 class PeerFactory(Factory, Watcher):
     """Makes one kind of ``Peer`` for each connection; ``peers`` holds all that there were."""
 

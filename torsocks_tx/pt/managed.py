@@ -88,10 +88,10 @@ class Parent(Protocol):
         """Learn from now on when the parent does not read."""
         self.transport.registerProducer(self, True)
 
-    def say(self, line: bytes) -> None:
+    def say(self, text: str) -> None:
         """Write a line, unless the parent is gone."""
         if self._state is not State.GONE:
-            self.transport.write(line)
+            self.transport.write(spec.line(text))
 
     def say_log(self, severity: str, message: str) -> None:
         """Write a line for the parent's log; drop it while the parent does not read."""
@@ -121,19 +121,17 @@ class Parent(Protocol):
             self._state = State.READING
 
     def stopProducing(self) -> None:
-        """Write nothing more."""
+        """Write nothing more: the parent has closed our standard output."""
         self._state = State.GONE
 
     # IHalfCloseableProtocol.
+
+    writeConnectionLost = stopProducing
 
     def readConnectionLost(self) -> None:
         """Take that the parent closed our standard input."""
         if not self.input_closed.called:
             self.input_closed.callback(None)
-
-    def writeConnectionLost(self) -> None:
-        """Write nothing more: the parent has closed our standard output."""
-        self._state = State.GONE
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Take that everything is written."""
@@ -218,7 +216,7 @@ class ManagedTransports:
     async def start(self, environ: Mapping[str, str]) -> spec.Environment:
         """Listen, and say so to the parent. Raises ``Unusable``, whose line is to be said then."""
         spec.check_version(environ)
-        self._parent.say(spec.VERSION_DONE)
+        self._parent.say("VERSION 1")
         wanted = spec.read_environment(environ)
         state_location = _make_state_location(wanted)
         if self._debug:
@@ -229,7 +227,7 @@ class ManagedTransports:
             if name in self._transports:
                 report = partial(self._report, name)
                 await self._serve(name, Setting(dialer, state_location, report))
-        self._parent.say(spec.CMETHODS_DONE)
+        self._parent.say("CMETHODS DONE")
         return wanted
 
     def _open_debug_log(self, directory: Path | None) -> None:
@@ -252,7 +250,7 @@ class ManagedTransports:
         proxy = None
         if wanted.proxy is not None:
             proxy = spec.parse_proxy(wanted.proxy)
-            self._parent.say(spec.PROXY_DONE)
+            self._parent.say("PROXY DONE")
         return Dialer(self._reactor, proxy=proxy, bind_v4=wanted.bind_v4, bind_v6=wanted.bind_v6)
 
     async def _serve(self, name: str, setting: Setting) -> None:
@@ -263,10 +261,10 @@ class ManagedTransports:
         try:
             port = await endpoint.listen(factory)
         except CannotListenError as error:
-            self._parent.say(spec.cmethod_error(name, f"cannot listen: {error.socketError}"))
+            self._parent.say(f"CMETHOD-ERROR {name} cannot listen: {error.socketError}")
             return
         self._serving.append((port, factory))
-        self._parent.say(spec.cmethod(name, _LOOPBACK, port.getHost().port))
+        self._parent.say(f"CMETHOD {name} socks5 {_LOOPBACK}:{port.getHost().port}")
 
     def _report(self, name: str, values: Mapping[str, str]) -> None:
         self._parent.say(spec.status(name, values))
@@ -287,8 +285,8 @@ def _make_state_location(wanted: spec.Environment) -> Path | None:
     try:
         make_private_directory(path)
     except OSError as error:
-        line = spec.env_error(f"cannot make TOR_PT_STATE_LOCATION: {error.strerror}")
-        raise spec.Unusable(line) from None
+        reason = f"ENV-ERROR cannot make TOR_PT_STATE_LOCATION: {error.strerror}"
+        raise spec.Unusable(reason) from None
     return path
 
 
@@ -307,7 +305,7 @@ async def serve(reactor: Any, transports: Mapping[str, Transport], debug: bool) 
             parent.input_closed.addCallback(lambda _: _end(ending, ended))
         await ending
     except spec.Unusable as error:
-        parent.say(error.line)
+        parent.say(str(error))
         raise SystemExit(1) from None
     except Exception:
         managed.log.failure("a fault of this program")

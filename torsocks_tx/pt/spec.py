@@ -28,14 +28,8 @@ from torsocks_tx.socks.userpass import MAX_FIELD
 MAX_TEXT = 4000
 """Bytes of a message before it is cut short: tor reads its lines into one buffer."""
 
-VERSION_DONE = b"VERSION 1\n"
-VERSION_ERROR = b"VERSION-ERROR no-version\n"
-PROXY_DONE = b"PROXY DONE\n"
-CMETHODS_DONE = b"CMETHODS DONE\n"
-
-SEVERITIES = frozenset({"error", "warning", "notice", "info", "debug"})
 _KEY = re.compile(r"[A-Za-z0-9_-]+")
-_SPECIAL = {ord("\n"): b"\\n", ord('"'): b'\\"', ord("\\"): b"\\\\"}
+_SPECIAL = {"\n": r"\n", '"': r"\"", "\\": r"\\"}
 _VERSIONS = "TOR_PT_MANAGED_TRANSPORT_VER"
 _TRANSPORTS = "TOR_PT_CLIENT_TRANSPORTS"
 _TRANSPORT_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
@@ -45,70 +39,42 @@ _PROXY_PLACE = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9.]+):([0-9]{1,5})/?")
 # The lines.
 
 
-def env_error(message: str) -> bytes:
-    """Return the line for an environment that cannot be used."""
-    return _line(f"ENV-ERROR {message}")
-
-
-def proxy_error(message: str) -> bytes:
-    """Return the line for a proxy that cannot be used."""
-    return _line(f"PROXY-ERROR {message}")
-
-
-def cmethod(name: str, host: str, port: int) -> bytes:
-    """Return the line for a transport that is ready, behind a SOCKS5 server at this IP address."""
-    place = f"[{host}]" if ":" in host else host
-    return _line(f"CMETHOD {name} socks5 {place}:{port}")
-
-
-def cmethod_error(name: str, message: str) -> bytes:
-    """Return the line for a transport that is not ready, and will not be."""
-    return _line(f"CMETHOD-ERROR {name} {message}")
-
-
-def log(severity: str, message: str) -> bytes:
-    """Return a line for the parent's log; ValueError if ``severity`` is not in ``SEVERITIES``."""
-    if severity not in SEVERITIES:
-        raise ValueError(f"no such severity: {severity!r}")
-    return b"LOG SEVERITY=" + severity.encode("ascii") + b" MESSAGE=" + _quoted(message) + b"\n"
-
-
-def status(transport: str, values: Mapping[str, str]) -> bytes:
-    """Return a line with a transport's state, for programs; ValueError for an unusable key."""
-    parts = [b"STATUS TRANSPORT=" + transport.encode("ascii")]
-    for key, value in values.items():
-        if _KEY.fullmatch(key) is None:
-            raise ValueError(f"not a key of a STATUS line: {key!r}")
-        parts.append(key.encode("ascii") + b"=" + _quoted(value))
-    return b" ".join(parts) + b"\n"
-
-
-def _line(text: str) -> bytes:
+def line(text: str) -> bytes:
     """Return one line, whatever the text: what a line cannot hold becomes a question mark."""
     printable = (character if " " <= character <= "~" else "?" for character in text)
     return "".join(printable).encode("ascii") + b"\n"
 
 
-def _quoted(text: str) -> bytes:
+def log(severity: str, message: str) -> str:
+    """Return the text of a line for the parent's log; ``severity``: error, warning or info."""
+    return f"LOG SEVERITY={severity} MESSAGE={_quoted(message)}"
+
+
+def status(transport: str, values: Mapping[str, str]) -> str:
+    """Return that of a line with a transport's state; ValueError for an unusable key."""
+    parts = [f"STATUS TRANSPORT={transport}"]
+    for key, value in values.items():
+        if _KEY.fullmatch(key) is None:
+            raise ValueError(f"not a key of a STATUS line: {key!r}")
+        parts.append(f"{key}={_quoted(value)}")
+    return " ".join(parts)
+
+
+def _quoted(text: str) -> str:
     data = text.encode("utf-8", "backslashreplace")[:MAX_TEXT]
-    return b'"' + b"".join(map(_escaped, data)) + b'"'
+    return f'"{"".join(map(_escaped, data))}"'
 
 
-def _escaped(byte: int) -> bytes:
-    if byte in _SPECIAL:
-        return _SPECIAL[byte]
-    return bytes([byte]) if 32 <= byte < 127 else b"\\%03o" % byte
+def _escaped(byte: int) -> str:
+    plain = chr(byte) if 32 <= byte < 127 else f"\\{byte:03o}"
+    return _SPECIAL.get(chr(byte), plain)
 
 
 # The environment.
 
 
 class Unusable(ValueError):
-    """The program cannot serve its parent; ``line`` is the last line to print, and says why."""
-
-    def __init__(self, line: bytes) -> None:
-        super().__init__(line.decode("ascii").rstrip("\n"))
-        self.line = line
+    """The program cannot serve its parent; the text is the last line to print, and says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,15 +107,15 @@ def check_version(environ: Mapping[str, str]) -> None:
     """Raise ``Unusable`` unless the parent speaks version 1."""
     versions = environ.get(_VERSIONS, "")
     if not versions:
-        raise Unusable(env_error(f"no {_VERSIONS} environment variable"))
+        raise Unusable(f"ENV-ERROR no {_VERSIONS} environment variable")
     if "1" not in versions.split(","):
-        raise Unusable(VERSION_ERROR)
+        raise Unusable("VERSION-ERROR no-version")
 
 
 def read_environment(environ: Mapping[str, str]) -> Environment:
     """Read all variables but the version. Raises ``Unusable``."""
     if _TRANSPORTS not in environ:
-        raise Unusable(env_error(f"no {_TRANSPORTS}: this is the client's side only"))
+        raise Unusable(f"ENV-ERROR no {_TRANSPORTS}: this is the client's side only")
     return Environment(
         transports=tuple(filter(is_transport_name, environ[_TRANSPORTS].split(","))),
         state_location=_state_location(environ.get("TOR_PT_STATE_LOCATION", "")),
@@ -163,7 +129,7 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
 def _state_location(text: str) -> PurePath | None:
     path = PurePath(text)
     if text and not path.is_absolute():
-        raise Unusable(env_error("TOR_PT_STATE_LOCATION is not an absolute path"))
+        raise Unusable("ENV-ERROR TOR_PT_STATE_LOCATION is not an absolute path")
     return path if text else None
 
 
@@ -178,7 +144,7 @@ def _bind_address(environ: Mapping[str, str], version: int) -> str | None:
     except ValueError:
         address = None
     if address is None or address.version != version:
-        raise Unusable(env_error(f"{name} is not an IPv{version} address"))
+        raise Unusable(f"ENV-ERROR {name} is not an IPv{version} address")
     return str(address)
 
 
@@ -225,13 +191,13 @@ def parse_proxy(uri: str) -> UpstreamProxy:
     try:
         kind = ProxyKind(scheme.lower())
     except ValueError:
-        raise _unusable_proxy("the kind of proxy is not supported") from None
+        raise Unusable("PROXY-ERROR the kind of proxy is not supported") from None
     match = _PROXY_PLACE.fullmatch(place) if separator else None
     if match is not None and not 0 < int(match[2]) < 65536:
-        raise _unusable_proxy("the port of the proxy is out of range")
+        raise Unusable("PROXY-ERROR the port of the proxy is out of range")
     address = None if match is None else Address.of(match[1], int(match[2]))
     if address is None or address.type is AddressType.HOSTNAME:
-        raise _unusable_proxy("the proxy is not given by IP address and port")
+        raise Unusable("PROXY-ERROR the proxy is not given by IP address and port")
     return UpstreamProxy(kind, address, _proxy_credentials(kind, user) if at else None)
 
 
@@ -240,13 +206,9 @@ def _proxy_credentials(kind: ProxyKind, user_info: str) -> Credentials:
     # As bytes, which is what the environment holds: they need not be text.
     username, password = (unquote_to_bytes(os.fsencode(text)) for text in (name, secret))
     if kind is ProxyKind.SOCKS5 and max(len(username), len(password)) > MAX_FIELD:
-        raise _unusable_proxy("SOCKS5 has room for 255 bytes of user name and of password")
+        raise Unusable("PROXY-ERROR SOCKS5 has room for 255 bytes of user name and of password")
     if kind is ProxyKind.SOCKS4A and (password or b"\0" in username):
-        raise _unusable_proxy("SOCKS4 has user names only, without a NUL")
+        raise Unusable("PROXY-ERROR SOCKS4 has user names only, without a NUL")
     if kind is ProxyKind.HTTP and b":" in username:
-        raise _unusable_proxy("HTTP has no user names with a colon")
+        raise Unusable("PROXY-ERROR HTTP has no user names with a colon")
     return Credentials(username, password)
-
-
-def _unusable_proxy(message: str) -> Unusable:
-    return Unusable(proxy_error(message))
