@@ -259,13 +259,9 @@ def data_path() -> str:
 
     def parts() -> Iterator[str]:
         yield '<rect class="box" x="210" y="44" width="300" height="256" rx="10"/>'
-        for x, y, title in (
-            (16, 30, "programs"),
-            (210, 30, "torsocks_tx"),
-            (566, 30, "tor"),
-            (706, 30, "the Tor network"),
-        ):
-            yield label(x, y, title, 'font-weight="bold"')
+        titles = {16: "programs", 210: "torsocks_tx", 566: "tor", 706: "the Tor network"}
+        for x, title in titles.items():
+            yield label(x, 30, title, 'font-weight="bold"')
         for y, who, colour in ((104, "curl, as alice", alice), (164, "git, as bob", bob)):
             yield curve((150, y), (226, 134), colour)
             yield from box(16, y, 134, [who], f"c{colour}")

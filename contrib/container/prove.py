@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -196,16 +196,8 @@ class Container:
         self.log = volume.with_name(f"log{len(started)}")
         plan = json.dumps([str(image.tree), image.environment, image.user, image.volume,
                            image.commands, str(volume), arguments])  # fmt: skip
-        namespaces = [
-            "unshare",
-            "--fork",
-            "--kill-child",
-            "--pid",
-            "--mount",
-            "--net",
-            "--ipc",
-            "--uts",
-        ]
+        namespaces = ["unshare", "--fork", "--kill-child",
+                      "--pid", "--mount", "--net", "--ipc", "--uts"]  # fmt: skip
         self.process = subprocess.Popen(
             [*namespaces, sys.executable, __file__, "--inside", plan],
             stdin=subprocess.DEVNULL, stdout=self.log.open("wb"), stderr=subprocess.STDOUT,
@@ -255,6 +247,26 @@ def must(is_so: bool, text: str) -> None:
         sys.exit(1)
 
 
+def until(holds: Callable[[], bool]) -> bool:
+    """Wait until this holds; whether it does."""
+    end = time.monotonic() + DEADLINE
+    while not (is_so := holds()) and time.monotonic() < end:
+        time.sleep(0.5)
+    return is_so
+
+
+def prove_user(served: Container) -> None:
+    """Look at the rights of its processes."""
+    status = Path(f"/proc/{served.first}/status").read_text()
+    facts = {line.split(":")[0]: line.split()[1:] for line in status.splitlines()}
+    user = served.image.user.split(":")[0]
+    must({*facts["Uid"]} == {user}, f"it is user {user}")
+    must(facts["NSpid"][-1] == "1", "it is process 1")
+    must(int(facts["CapEff"][0], 16) == int(facts["CapBnd"][0], 16) == 0, "it has no capability")
+    written = served.inside("/bin/sh", "-c", "touch /x || touch /opt/x || touch /etc/x")
+    must(written.returncode != 0, f"its root is read-only: {written.stderr.splitlines()[0]}")
+
+
 def prove(image: Image, work: Path) -> None:
     """Run it, and look at it as an engine and its user would."""
     volume = work / "volume"
@@ -268,37 +280,26 @@ def prove(image: Image, work: Path) -> None:
     code, word = served.health()
     must(code != 0, f"the health check fails while tor starts: {word}")
     text = served.wait_for("private network: visit http://web.test")
-    end = time.monotonic() + DEADLINE
-    while (answer := served.health()) != (0, "ready") and time.monotonic() < end:
-        time.sleep(0.5)
-    must(answer == (0, "ready"), f"the health check succeeds when tor is ready: {answer[1]}")
+    must(until(lambda: served.health() == (0, "ready")), "it succeeds when tor is ready")
     page = re.search(r"visit (http://web\.test:\d+/)", text)
     assert page is not None
     client = ["nsenter", f"--target={served.first}", "--net", "curl", "-sS", "--max-time", "60"]
     fetched = subprocess.run([*client, "-x", "socks5h://127.0.0.1:1080", page[1]],
                              capture_output=True, text=True, check=False)  # fmt: skip
     must(fetched.returncode == 0, f"curl has a page by way of it: {len(fetched.stdout)} bytes")
-    status = Path(f"/proc/{served.first}/status").read_text()
-    facts = {line.split(":")[0]: line.split()[1:] for line in status.splitlines()}
-    user = image.user.split(":")[0]
-    must({*facts["Uid"]} == {user}, f"it is user {user}")
-    must(facts["NSpid"][-1] == "1", "it is process 1")
-    must(int(facts["CapEff"][0], 16) == int(facts["CapBnd"][0], 16) == 0, "it has no capability")
-    written = served.inside("/bin/sh", "-c", "touch /x || touch /opt/x || touch /etc/x")
-    must(written.returncode != 0, f"its root is read-only: {written.stderr.splitlines()[0]}")
+    prove_user(served)
     status_code, seconds = served.stop()
     must(status_code == 0, f"SIGTERM ends it in order, in {seconds:.1f} s")
 
     launched = Container(image, volume, TORSOCKS_OPTIONS="--tor-option 'DisableNetwork 1'")
     launched.wait_for("SOCKS5 at")
     state = volume / "torsocks_tx/tor/state"
-    end = time.monotonic() + DEADLINE
-    while not state.exists() and time.monotonic() < end:
-        time.sleep(0.2)
-    must(state.exists(), "the state of its own tor is in the volume")
+    must(until(state.exists), "the state of its own tor is in the volume")
     status_code, seconds = launched.stop()
     must(status_code == 0, f"SIGTERM ends it and its tor, in {seconds:.1f} s")
-    left = subprocess.run(["pgrep", "-u", user], capture_output=True, text=True, check=False)
+    left = subprocess.run(
+        ["pgrep", "-u", image.user.split(":")[0]], capture_output=True, text=True, check=False
+    )
     must(left.stdout == "", "nothing of its user runs any more")
 
 
