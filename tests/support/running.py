@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from twisted.internet import reactor
+from twisted.internet.endpoints import TCP4ClientEndpoint
+
 from tests.support.processes import DEADLINE, Program
 
 
@@ -111,14 +114,20 @@ class Twistd(Program):
         assert found is not None, self.output
         return found[1]
 
+    @property
+    def endpoint(self) -> TCP4ClientEndpoint:
+        """Where clients connect, by the first of its listeners."""
+        host, _, port = self.addresses[0].rpartition(":")
+        return TCP4ClientEndpoint(reactor, host, int(port))
+
     async def up(self) -> None:
         """Wait until all its listeners listen, and it can be told to stop."""
         await self.until(lambda: len(self.addresses) >= self._listeners)
         await self.said("clients at one time")
 
-    async def said(self, words: str, deadline: float = DEADLINE) -> None:
-        """Wait until these words are in its log; fail if it ends without them."""
-        await self.until(lambda: words in self.output, deadline)
+    async def said(self, words: str, times: int = 1) -> None:
+        """Wait until these words are so often in its log; fail if it ends without them."""
+        await self.until(lambda: self.output.count(words) >= times)
 
     async def stop(self) -> int:
         """End it by SIGTERM, and wait; its exit status (minus a signal's number)."""

@@ -15,18 +15,14 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.task import Clock
 
-from tests.backends.tor.fake_tor import BOOTSTRAPPED, STARTING, FakeTor
-from tests.support.fakes import Upstream, refuse
-from tests.support.peers import PeerFactory, named, refused
+from tests.backends.tor.fake_tor import BOOTSTRAPPED, FakeTor
+from tests.support.peers import DEADLINE, PeerFactory, named, refused
 from tests.support.running import Twistd
-from torsocks_tx.twistd.notify import Stage, Standing, notifier_from
-
-LOOPBACK = "tcp:0:interface=127.0.0.1"
-MODULE = (sys.executable, "-X", "dev", "-m", "torsocks_tx")
+from tests.twistd.conftest import LOOPBACK
+from torsocks_tx.twistd.standing import Stage, Standing, notifier_from
 
 
 class Manager(DatagramProtocol):
@@ -37,10 +33,12 @@ class Manager(DatagramProtocol):
     def __init__(self, address: str) -> None:
         self.address = address
         self.messages: list[str] = []
+        self.every: list[str] = []
         self._waiting: Deferred[None] = Deferred()
 
     def datagramReceived(self, datagram: bytes, _address: object) -> None:
         self.messages.append(datagram.decode())
+        self.every.append(datagram.decode())
         waiting, self._waiting = self._waiting, Deferred()
         waiting.callback(None)
 
@@ -54,7 +52,7 @@ class Manager(DatagramProtocol):
                         return
                 await self._waiting
 
-        await Deferred.fromCoroutine(look()).addTimeout(20, reactor)
+        await Deferred.fromCoroutine(look()).addTimeout(DEADLINE, reactor)
 
 
 @pytest.fixture(params=["file", "abstract"])
@@ -141,98 +139,60 @@ def test_a_manager_that_is_not_there_or_does_not_read_stops_nothing(tmp_path: Pa
         (tmp_path / "full").unlink()
 
 
-class Served:
-    """A server in front of a tor that a test speaks for."""
-
-    def __init__(self, manager: Manager, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("NOTIFY_SOCKET", manager.address)
-        monkeypatch.setenv("WATCHDOG_USEC", "3000000")
-        self.tor = FakeTor(directory)
-        self.tor.info["status/bootstrap-phase"] = STARTING
-        self._socks = Upstream(refuse(1))
-        self._port = reactor.listenUNIX(self.tor.socks, self._socks)
-        self._directory = directory
-
-    async def start(self, *options: str) -> Twistd:
-        await self.tor.listen()
-        place = ("--tor", f"unix:{self.tor.path}", "--listen", LOOPBACK)
-        command = (*MODULE, *place, *options)
-        self.server = Twistd(directory=self._directory, command=command)
-        await self.server.up()
-        return self.server
-
-    async def stop(self) -> None:
-        if self.server.status is None:
-            await self.server.stop()
-        await self.tor.stop()
-        await self._port.stopListening()
-        for peer in self._socks.peers:
-            peer.reset()
-            await peer.until(lambda peer=peer: peer.lost is not None)
-
-
 @pytest.fixture
-def site(manager: Manager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    """Give a server that is not started yet; it ends with the test."""
-    found = Served(manager, tmp_path, monkeypatch)
-    yield found
-    pytest_twisted.blockon(Deferred.fromCoroutine(found.stop()))
+def command(manager: Manager, tor: FakeTor, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Give the command of a server in front of a tor that a test speaks for."""
+    monkeypatch.setenv("NOTIFY_SOCKET", manager.address)
+    monkeypatch.setenv("WATCHDOG_USEC", "3000000")
+    place = ("--tor", f"unix:{tor.path}", "--listen", LOOPBACK)
+    return [sys.executable, "-X", "dev", "-m", "torsocks_tx", *place]
 
 
 @pytest.mark.parametrize("manager", ["abstract"], indirect=True)
 async def test_the_states_of_tor_reach_systemd_and_nothing_of_a_client(
-    manager: Manager, site: Served
+    manager: Manager, tor: FakeTor, command: list[str], tmp_path: Path
 ) -> None:
-    every: list[str] = []
-    manager.datagramReceived = _kept(manager.datagramReceived, every)  # type: ignore[method-assign]
-    server = await site.start()
+    server = Twistd(directory=tmp_path, command=command)
+    await server.up()
     asking = "STATUS=tor: bootstrapped 45% (Asking for descriptors)"
     await manager.told(asking)
     await manager.told("WATCHDOG=1", "EXTEND_TIMEOUT_USEC=3000000")
-    site.tor.event(f"STATUS_CLIENT {BOOTSTRAPPED}")
+    tor.event(f"STATUS_CLIENT {BOOTSTRAPPED}")
     await manager.told("READY=1", "STATUS=tor is ready")
-    host, _, port = server.addresses[0].rpartition(":")
-    client: Any = await TCP4ClientEndpoint(reactor, host, int(port)).connect(PeerFactory())
+    client: Any = await server.endpoint.connect(PeerFactory())
     client.send(b"\5\1\2\1\7qzjxusr\7qzjxpwd" + named("qzjx.example", 80))
     assert await client.take_rest() == b"\5\2\1\0" + refused(1)
-    await site.tor.stop()
+    await tor.stop()
     gone = "tor is gone (the control connection is lost); clients are refused until tor is back"
     await manager.told("READY=1", f"STATUS={gone}")
     server.transport.signalProcess(signal.SIGHUP)
     await manager.told("RELOADING=1", "STATUS=reading files again")
     await manager.told("READY=1", f"STATUS={gone}")
-    site.tor.info["status/bootstrap-phase"] = BOOTSTRAPPED
-    await site.tor.listen()
+    tor.info["status/bootstrap-phase"] = BOOTSTRAPPED
+    await tor.listen()
     await manager.told("STATUS=tor is back")
     await manager.told("WATCHDOG=1")
     server.transport.signalProcess("TERM")
     await manager.told("STOPPING=1", "STATUS=stopping")
     assert await server.end() == 0
     client.close()
-    told = "\n".join(every) + server.output
+    told = "\n".join(manager.every) + server.output
     assert f"READY=1\n{asking}" not in told
     for secret in ("qzjx", "127.0.0.1:1"):
         assert secret not in told
 
 
-def _kept(receive: Any, every: list[str]) -> Any:
-    def received(datagram: bytes, address: object) -> None:
-        every.append(datagram.decode())
-        receive(datagram, address)
-
-    return received
-
-
 @pytest.mark.parametrize("manager", ["file"], indirect=True)
 async def test_the_supervisor_of_workers_tells_systemd_for_them(
-    manager: Manager, site: Served
+    manager: Manager, tor: FakeTor, command: list[str], tmp_path: Path
 ) -> None:
-    server = await site.start("--workers", "2")
+    server = Twistd(directory=tmp_path, command=[*command, "--workers", "2"])
+    await server.up()
     await manager.told("STATUS=tor: bootstrapped 45% (Asking for descriptors)")
     await server.said("2 workers serve")
     assert not any("READY=1" in message for message in manager.messages)
-    site.tor.event(f"STATUS_CLIENT {BOOTSTRAPPED}")
-    site.tor.info["status/bootstrap-phase"] = BOOTSTRAPPED
+    tor.event(f"STATUS_CLIENT {BOOTSTRAPPED}")
+    tor.info["status/bootstrap-phase"] = BOOTSTRAPPED
     await manager.told("READY=1")
     variables = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
     for child in variables:
@@ -243,3 +203,4 @@ async def test_the_supervisor_of_workers_tells_systemd_for_them(
     await manager.told("WATCHDOG=1")
     server.transport.signalProcess("TERM")
     await manager.told("STOPPING=1")
+    assert await server.end() == 0

@@ -10,6 +10,7 @@ import pytest
 from twisted.copyright import version
 
 import torsocks_tx
+from tests.twistd.conftest import options_of
 from torsocks_tx.limits import Limits
 from torsocks_tx.policy.listener import flag_help
 from torsocks_tx.server.auth import CredAuthenticator
@@ -19,12 +20,6 @@ from torsocks_tx.twistd.options import Options
 from torsocks_tx.twistd.tap import make_limits
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def options_of(*arguments: str) -> Options:
-    options = Options()
-    options.parseOptions(arguments)
-    return options
 
 
 def test_defaults() -> None:
@@ -72,22 +67,17 @@ def test_processes_divide_the_clients_among_them() -> None:
 
 @pytest.mark.parametrize("path", ["x", "/base/x"])
 def test_paths_are_relative_to_where_the_command_was_given(path: str) -> None:
-    options = Options("/base")
-    options.parseOptions(
-        ["--tor-data-directory", path, "--tor-binary", f"./{path}", "--listen", f"unix:{path}"]
-    )
+    given = ("--tor-data-directory", path, "--tor-binary", f"./{path}", "--listen", f"unix:{path}")
+    options = options_of(*given, directory="/base")
     assert options["tor-data-directory"] == "/base/x"
     assert os.path.normpath(options["tor-binary"]) in ("/base/x", "/base/base/x")
     assert options.listeners[0].endpoint == "unix:/base/x"
-    options = Options("/base")
-    options.parseOptions(["--tor", f"unix:{path}"])
-    assert options["tor"] == ["unix:/base/x"]
-    assert Options("/base").parseOptions(["--tor-socks", "tcp:127.0.0.1:9050"]) is None
+    assert options_of("--tor", f"unix:{path}", directory="/base")["tor"] == ["unix:/base/x"]
     for arguments in (["--auth", "file:x"], ["--onion-auth-dir", "x"]):
         with pytest.raises(SystemExit, match=r"/base/x\b.*uid"):
-            Options("/base").parseOptions(arguments)
+            options_of(*arguments, directory="/base")
     with pytest.raises(SystemExit, match="/base/x"):
-        Options("/base").parseOptions(["--tor", "unix:/x", "--tor-password-file", "x"])
+        options_of("--tor", "unix:/x", "--tor-password-file", "x", directory="/base")
 
 
 MISTAKES = [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,16 +15,13 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import maybeDeferred
-from twisted.internet.endpoints import TCP4ClientEndpoint
 
 from tests.support.peers import GRANTED, Peer, PeerFactory, named, refused
 from tests.support.rows import rows
 from tests.support.running import Ended, Twistd, run
+from tests.twistd.conftest import DIRECT, LOOPBACK
 from torsocks_tx import ClientOptions, Credentials, SOCKSClientEndpoint
 from torsocks_tx.errors import LoginRefused
-
-LOOPBACK = "tcp:0:interface=127.0.0.1"
-DIRECT = ("--backend", "direct")
 
 
 async def twistd(*arguments: str) -> Ended:
@@ -36,7 +32,7 @@ async def twistd(*arguments: str) -> Ended:
 
 
 async def test_direct_says_so_loudly_and_ends_by_sigterm(tmp_path: Path) -> None:
-    server = Twistd("--listen", LOOPBACK, *DIRECT, "--allow-internal", directory=tmp_path)
+    server = Twistd("--listen", LOOPBACK, *DIRECT, directory=tmp_path)
     await server.up()
     await server.said("NO TOR")
     await server.said("--allow-internal: clients can reach this machine and its local networks")
@@ -97,13 +93,10 @@ async def test_a_running_tor_that_is_not_there(tmp_path: Path) -> None:
     server = Twistd("--listen", LOOPBACK, "--tor", f"unix:{place}", directory=tmp_path)
     await server.up()
     await server.said("clients are refused until tor is back")
-    with socket.create_connection(_host_and_port(server), 10) as client:
-        client.sendall(bytes.fromhex("05 01 00  05 01 00 03 01 61 0050"))
-        client.settimeout(60)
-        received = b""
-        while chunk := client.recv(100):
-            received += chunk
-    assert received == bytes.fromhex("0500 05010001000000000000")
+    client: Peer = await server.endpoint.connect(PeerFactory())
+    client.send(b"\5\1\0" + named("a", 80))
+    assert await client.take_rest() == b"\5\0" + refused(1)
+    client.close()
     assert "#debug" not in server.output
     assert await server.stop() == -signal.SIGTERM
 
@@ -114,7 +107,7 @@ async def test_a_control_port_that_is_given_as_the_socksport_is_told_of(tmp_path
     place = f"tcp:127.0.0.1:{port.getHost().port}"
     server = Twistd("--listen", LOOPBACK, "--tor-socks", place, directory=tmp_path)
     await server.up()
-    client = await TCP4ClientEndpoint(reactor, *_host_and_port(server)).connect(PeerFactory())
+    client: Peer = await server.endpoint.connect(PeerFactory())
     client.send(b"\5\1\0" + named("example.com", 80))
     peer = await control.peer()
     peer.send(b"514 Authentication required.\r\n")
@@ -124,11 +117,6 @@ async def test_a_control_port_that_is_given_as_the_socksport_is_told_of(tmp_path
     await server.said("--tor-socks is for a SocksPort")
     assert await server.stop() == -signal.SIGTERM
     await port.stopListening()
-
-
-def _host_and_port(server: Twistd) -> tuple[str, int]:
-    host, _, port = server.addresses[0].rpartition(":")
-    return host, int(port)
 
 
 @pytest.fixture
@@ -142,12 +130,9 @@ def origin() -> Iterator[tuple[PeerFactory, bytes]]:
 
 async def greeted(directory: Path, *options: str) -> tuple[Twistd, Peer]:
     """Start a server without tor; return it with a client that may make its request."""
-    server = Twistd(
-        "--listen", LOOPBACK, *DIRECT, "--allow-internal", *options, directory=directory
-    )
+    server = Twistd("--listen", LOOPBACK, *DIRECT, *options, directory=directory)
     await server.up()
-    endpoint = TCP4ClientEndpoint(reactor, *_host_and_port(server))
-    client: Peer = await endpoint.connect(PeerFactory())
+    client: Peer = await server.endpoint.connect(PeerFactory())
     client.send(b"\5\1\0")
     assert await client.take(2) == b"\5\0"
     return server, client
@@ -206,17 +191,15 @@ async def test_what_is_cut_by_the_end_of_the_grace_is_reset(
 async def test_passwords_and_isolation_at_once(tmp_path: Path) -> None:
     (tmp_path / "passwords").write_text("alice:secret\n")
     auth = ("--auth", f"file:{tmp_path / 'passwords'}")
-    server = Twistd("--listen", LOOPBACK, *DIRECT, *auth, "--allow-internal", "--debug",
-                    directory=tmp_path)  # fmt: skip
+    server = Twistd("--listen", LOOPBACK, *DIRECT, *auth, "--debug", directory=tmp_path)
     await server.up()
-    proxy = TCP4ClientEndpoint(reactor, *_host_and_port(server))
     origins = PeerFactory()
     port = reactor.listenTCP(0, origins, interface="127.0.0.1")
     wishes = ClientOptions(isolation=b"qzjx7", timeout=30), ClientOptions(protocol="http")
     for (number, wished), password in product(enumerate(wishes), (b"secret", b"qzjx7")):
         options = replace(wished, credentials=Credentials(b"alice", password))
         place = ("127.0.0.1", port.getHost().port)
-        endpoint = SOCKSClientEndpoint(reactor, proxy, *place, options)
+        endpoint = SOCKSClientEndpoint(reactor, server.endpoint, *place, options)
         if password == b"secret":
             peer: Any = await endpoint.connect(PeerFactory())
             (await origins.peer(number)).send(b"hello")

@@ -20,14 +20,8 @@ from tests.support.fakes import Upstream, grant
 from tests.support.ground import Ground
 from tests.support.peers import GRANTED, named
 from tests.support.running import Twistd
-from torsocks_tx.twistd.options import Options
+from tests.twistd.conftest import options_of
 from torsocks_tx.twistd.service import TorsocksService
-
-
-def options_of(*arguments: str) -> Options:
-    options = Options()
-    options.parseOptions(arguments)
-    return options
 
 
 def new_secret(path: Path) -> None:

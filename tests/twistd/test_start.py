@@ -18,10 +18,9 @@ from tests.support.peers import PeerFactory
 from tests.support.processes import ROOT
 from tests.support.rows import rows
 from tests.support.running import Ended, Twistd, run
+from tests.twistd.conftest import DIRECT, LOOPBACK
 from torsocks_tx import ClientOptions, Credentials, SOCKSClientEndpoint
 
-LOOPBACK = "tcp:0:interface=127.0.0.1"
-DIRECT = ("--backend", "direct", "--allow-internal")
 TWISTD = (sys.executable, str(Path(sys.executable).with_name("twistd")))
 SCRIPT = (sys.executable, str(Path(sys.executable).with_name("torsocks-tx")))
 MODULE = (sys.executable, "-m", "torsocks_tx")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,9 +18,8 @@ from tests.support.ground import Ground
 from tests.support.peers import GRANTED, Peer, PeerFactory
 from tests.support.processes import descendants, is_alive
 from tests.support.running import Twistd
+from tests.twistd.conftest import DIRECT, LOOPBACK
 
-LOOPBACK = "tcp:0:interface=127.0.0.1"
-DIRECT = ("--backend", "direct", "--allow-internal")
 PAUSE = 0.1
 
 
@@ -40,8 +38,8 @@ def asking(host: str, port: int) -> bytes:
 async def get(server: Twistd, ground: Ground, path: str) -> tuple[int, bytes]:
     """Ask the status page of a server."""
     await server.said("status page at ")
-    [place] = re.findall(r"status page at 127.0.0.1:(\d+)", server.output)
-    peer = await ground.connect(TCP4ClientEndpoint(reactor, "127.0.0.1", int(place)))
+    place = int(server.status_page.rpartition(":")[2])
+    peer = await ground.connect(TCP4ClientEndpoint(reactor, "127.0.0.1", place))
     peer.send(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
     head, _, body = (await peer.take_rest()).partition(b"\r\n\r\n")
     return int(head.split(b" ")[1]), body
@@ -86,12 +84,11 @@ async def test_sums_stay_right_while_workers_are_killed(ground: Ground, tmp_path
     async with running(tmp_path, "--workers", "2") as server:
         await server.said("2 workers serve")
         assert "#warn] worker 1: NO TOR" in server.output
-        place = int(server.addresses[0].rpartition(":")[2])
         made, killed = 0, 3
         for number in range(killed + 1):
             clients = []
             for _ in range(60):
-                client = await ground.connect(TCP4ClientEndpoint(reactor, "127.0.0.1", place))
+                client = await ground.connect(server.endpoint)
                 assert await client.negotiate(request) == GRANTED
                 client.send(b"ping")
                 assert await client.take(4) == b"ping"
@@ -107,26 +104,20 @@ async def test_sums_stay_right_while_workers_are_killed(ground: Ground, tmp_path
             if number < killed:
                 first, *_ = [pid for pid in descendants(server.pid) if is_alive(pid)]
                 os.kill(first, signal.SIGKILL)
-                await heard(server, "another is started", number + 1)
-                await heard(server, "clients at one time", number + 3)
+                await server.said("another is started", number + 1)
+                await server.said("clients at one time", number + 3)
             for client in clients:
                 client.reset()
             await until_counted(server, ground, streams=0, connections=0)
-
-
-async def heard(server: Twistd, words: str, times: int) -> None:
-    """Wait until these words are so often in its log."""
-    await server.until(lambda: server.output.count(words) >= times)
 
 
 async def test_health_follows_the_server_from_start_to_stop(ground: Ground, tmp_path: Path) -> None:
     async with running(tmp_path, "--shutdown-grace", "60") as server:
         await server.up()
         assert await get(server, ground, "/health") == (200, b"ready\n")
-        place = int(server.addresses[0].rpartition(":")[2])
         origin = await ground.listen(PeerFactory(Origin))
         host, port = map(str, ground.address(origin))
-        client = await ground.connect(TCP4ClientEndpoint(reactor, "127.0.0.1", place))
+        client = await ground.connect(server.endpoint)
         assert await client.negotiate(asking(host, int(port))) == GRANTED
         os.kill(server.pid, signal.SIGTERM)
         await server.said("stopping: open connections")

@@ -15,7 +15,7 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint
+from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.error import ProcessExitedAlready, ProcessTerminated
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
@@ -26,14 +26,15 @@ from tests.support.peers import GRANTED, named
 from tests.support.processes import descendants, is_alive, process_ended
 from tests.support.rows import rows
 from tests.support.running import Twistd
+from tests.twistd.conftest import LOOPBACK, options_of
 from torsocks_tx.backends.tor.provider import ProviderState
 from torsocks_tx.policy.circuits import FRESH_RATE
 from torsocks_tx.policy.fresh import CircuitCounts
 from torsocks_tx.server.listen import parse_listener
 from torsocks_tx.server.serving import Server
+from torsocks_tx.status.registry import Registry
 from torsocks_tx.twistd import service
 from torsocks_tx.twistd import supervisor as module
-from torsocks_tx.twistd.options import Options
 from torsocks_tx.twistd.service import ProcessSignals, StartError, TorsocksService
 from torsocks_tx.twistd.supervisor import (
     BEAT,
@@ -48,16 +49,9 @@ from torsocks_tx.twistd.supervisor import (
 )
 from torsocks_tx.twistd.tap import make_supervisor
 
-LOOPBACK = "tcp:0:interface=127.0.0.1"
-
 
 def workers_of(server: Twistd) -> list[int]:
     return [pid for pid in descendants(server.pid) if is_alive(pid)]
-
-
-async def said(server: Twistd, words: str, times: int) -> None:
-    """Wait until these words are so often in its log."""
-    await server.until(lambda: server.output.count(words) >= times)
 
 
 class Site:
@@ -67,7 +61,6 @@ class Site:
         self.ground = ground
         self.upstream = Upstream(grant)
         self._directory = directory
-        self._port = 0
 
     async def start(self, *more: str, flags: str = "") -> Twistd:
         tor = self.ground.address(await self.ground.listen(self.upstream))
@@ -78,12 +71,11 @@ class Site:
         )  # fmt: skip
         await self.server.said("2 workers serve")
         assert "factory" not in self.server.output
-        self._port = int(self.server.addresses[0].rpartition(":")[2])
         return self.server
 
     async def ask(self, *, unix: bool = False) -> Any:
         """Open a stream; return its two ends."""
-        place: Any = TCP4ClientEndpoint(reactor, "127.0.0.1", self._port)
+        place: Any = self.server.endpoint
         if unix:
             place = UNIXClientEndpoint(reactor, str(self._directory / "s"))
         number = len(self.upstream.peers)
@@ -167,10 +159,10 @@ async def test_streams_outlive_the_workers_that_sighup_replaces(site: Site) -> N
     for count in (1, 2):
         streams.append(await site.ask())
         os.kill(server.pid, signal.SIGHUP)
-        await said(server, "SIGHUP: the workers have been started anew\n", count)
+        await server.said("SIGHUP: the workers have been started anew\n", count)
         # Until they have read that, the old ones may still accept the next client.
-        await said(server, "replaced: open connections have 3600 s to end (1 now)", count)
-        await said(server, "an old worker", count)
+        await server.said("replaced: open connections have 3600 s to end (1 now)", count)
+        await server.said("an old worker", count)
     for client, leg in streams:
         client.send(b"still there")
         assert await leg.take(11) == b"still there"
@@ -180,7 +172,7 @@ async def test_streams_outlive_the_workers_that_sighup_replaces(site: Site) -> N
         client.reset()
     for pid in before:
         await process_ended(pid)
-    await said(server, "an old worker", 4)
+    await server.said("an old worker", 4)
     assert len(workers_of(server)) == 2
 
 
@@ -191,7 +183,7 @@ async def test_streams_of_an_old_worker_are_reset_at_the_drain_limit(site: Site)
     await server.said("replaced: open connections have 0.5 s to end (1 now)")
     assert not await client.ended_well()
     assert not await leg.ended_well()
-    await said(server, "an old worker", 2)
+    await server.said("an old worker", 2)
 
 
 async def test_old_workers_stop_with_the_server(site: Site) -> None:
@@ -320,7 +312,8 @@ class Team:
         self.counts = CircuitCounts([FRESH_RATE])
         self.supervisor = Supervisor(
             self.reactor, Server([(parse_listener(LOOPBACK), Unused())], lambda *_: self.port),
-            {"directory": "/", "keys": True}, self.counts, tor, workers=2, grace=5, drain_limit=60,
+            {"directory": "/", "keys": True}, self.counts, Registry(), tor,
+            is_ours=True, workers=2, grace=5, drain_limit=60,
         )  # fmt: skip
         self.service = TorsocksService(self.reactor, self.supervisor, fail=self.said.append)
 
@@ -363,8 +356,8 @@ def team(monkeypatch: pytest.MonkeyPatch) -> Team:
 
 
 def test_supervisor_accepts_nobody() -> None:
-    options, port = Options(), Port()
-    options.parseOptions(["--listen", LOOPBACK, "--backend", "direct", "--workers", "2"])
+    port = Port()
+    options = options_of("--listen", LOOPBACK, "--backend", "direct", "--workers", "2")
     make_supervisor(FakeReactor(), options, lambda *_: port).server.open()
     assert port.asked == ["stopReading"]
 
@@ -530,7 +523,7 @@ async def test_sigusr2_gives_fresh_circuits_in_every_worker(site: Site) -> None:
     for number in range(3):
         credentials.append(set(await ask_both(site, server)))
         os.kill(server.pid, signal.SIGUSR2)
-        await said(server, "SIGUSR2: every new stream gets a fresh circuit", number + 1)
+        await server.said("SIGUSR2: every new stream gets a fresh circuit", number + 1)
     assert [len(each) for each in credentials] == [1, 1, 1]
     assert len(set.union(*credentials)) == 3
     assert "Traceback" not in server.output

@@ -8,30 +8,32 @@ import re
 import shlex
 import socket
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.defer import Deferred
 from twisted.logger import Logger, LogPublisher
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 from twisted.web.static import Data
 
-from tests.backends.tor.fake_tor import BOOTSTRAPPED, STARTING, FakeTor
-from tests.support.fakes import Upstream, refuse
+from tests.backends.tor.fake_tor import BOOTSTRAPPED, FakeTor
 from tests.support.processes import ROOT, Program
 from tests.support.running import run
+from tests.twistd.conftest import LOOPBACK
 from torsocks_tx.server.listen import parse_listener
-from torsocks_tx.twistd.notify import Stage, Standing
-from torsocks_tx.twistd.terminal import Terminal, is_terminal, log_observer, summary
+from torsocks_tx.twistd.standing import (
+    Stage,
+    Standing,
+    Terminal,
+    is_terminal,
+    log_observer,
+    summary,
+)
 
-LOOPBACK = "tcp:0:interface=127.0.0.1"
 PAGE = "https://example.com/"
 
 
@@ -57,26 +59,6 @@ class OnTerminal(Program):
     async def shows(self, line: str) -> None:
         """Wait until a line is there that begins so."""
         await self.until(lambda: any(each.startswith(line) for each in self.screen))
-
-
-@pytest.fixture
-def tor(tmp_path: Path) -> Iterator[FakeTor]:
-    """Give a tor that a test speaks for, with a SocksPort at which somebody is."""
-    tor = FakeTor(tmp_path)
-    tor.info["status/bootstrap-phase"] = STARTING
-    upstream = Upstream(refuse(1))
-    port = reactor.listenUNIX(tor.socks, upstream)
-    pytest_twisted.blockon(Deferred.fromCoroutine(tor.listen()))
-    yield tor
-
-    async def stop() -> None:
-        await tor.stop()
-        await port.stopListening()
-        for peer in upstream.peers:
-            peer.reset()
-            await peer.until(lambda peer=peer: peer.lost is not None)
-
-    pytest_twisted.blockon(Deferred.fromCoroutine(stop()))
 
 
 async def test_a_terminal_shows_a_line_that_moves_and_then_what_to_do(

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.internet import reactor
 from twisted.internet.defer import DeferredList
 from twisted.internet.endpoints import UNIXClientEndpoint, connectProtocol
 from twisted.internet.error import DNSLookupError
@@ -21,6 +22,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 
 from tests.backends.tor.onion.staged import ADDRESS, staged
+from tests.twistd.conftest import LOOPBACK, options_of
 from torsocks_tx.backends.direct import DirectBackend
 from torsocks_tx.backends.tor.backend import TorBackend
 from torsocks_tx.backends.tor.launched import LaunchedTorProvider
@@ -39,12 +41,12 @@ from torsocks_tx.twistd.upstream import (
 )
 
 
-def provider_of(*arguments: str) -> object:
-    from twisted.internet import reactor
+def upstream_of(*arguments: str, keys: str | None = None) -> Upstream:
+    return make_upstream(reactor, options_of(*arguments, directory="/base"), keys)
 
-    options = Options()
-    options.parseOptions(arguments)
-    [backend] = make_upstream(reactor, options).tors.values()
+
+def provider_of(*arguments: str) -> object:
+    [backend] = upstream_of(*arguments).tors.values()
     return backend.provider
 
 
@@ -59,11 +61,7 @@ def test_each_kind_of_tor() -> None:
 
 
 def names_of(*arguments: str) -> list[str]:
-    from twisted.internet import reactor
-
-    options = Options("/base")
-    options.parseOptions(arguments)
-    upstream = make_upstream(reactor, options)
+    upstream = upstream_of(*arguments)
     assert isinstance(upstream.backend, TorPool)
     assert upstream.backend.tors == upstream.tors
     return list(upstream.tors)
@@ -114,13 +112,9 @@ async def test_a_pool_starts_with_all_its_tors_or_not_at_all() -> None:
 async def test_keys_of_onion_services_are_given_to_each_tor_and_taken_from_each(
     tmp_path: Path,
 ) -> None:
-    from twisted.internet import reactor
-
     file = tmp_path / "one.auth_private"
     file.write_text(f"{ADDRESS}:descriptor:x25519:{'A' * 52}")
-    options = Options()
-    options.parseOptions(["--tor", "unix:/a", "--tor", "unix:/b"])
-    upstream = make_upstream(reactor, options, str(tmp_path))
+    upstream = upstream_of("--tor", "unix:/a", "--tor", "unix:/b", keys=str(tmp_path))
     controls = [staged(), staged()]
     for backend, control in zip(upstream.tors.values(), controls, strict=True):
         await backend.observer.follow(control)
@@ -139,11 +133,7 @@ def test_a_tor_that_is_started_has_a_port_for_each_family_that_a_client_may_ask_
 
 
 def test_no_tor_is_not_a_kind_of_tor() -> None:
-    from twisted.internet import reactor
-
-    options = Options()
-    options.parseOptions(["--backend", "direct"])
-    upstream = make_upstream(reactor, options)
+    upstream = upstream_of("--backend", "direct")
     assert isinstance(upstream.backend, DirectBackend)
     assert upstream.tors == {}
 
@@ -198,11 +188,8 @@ async def test_countries_that_tor_does_not_know_are_refused_at_the_start(answer:
                           (f"ExitNode={'A' * 40}", False), ("RotateAfter=1", False)]
 )  # fmt: skip
 def test_countries_are_needed_where_they_can_be_asked_for(flags: str, needed: bool) -> None:
-    options = Options()
-    options.parseOptions(["--tor", "unix:/x", "--listen", f"tcp:0:interface=127.0.0.1 {flags}"])
-    from twisted.internet import reactor
-
-    assert make_upstream(reactor, options)._needs_countries is needed
+    upstream = upstream_of("--tor", "unix:/x", "--listen", f"{LOOPBACK} {flags}")
+    assert upstream._needs_countries is needed
 
 
 TOR_THAT_REFUSES = """#!/bin/sh
@@ -246,8 +233,6 @@ class TestAHostName:
     """The SocksPort of a tor that is named by its host."""
 
     def endpoint(self, port: int) -> IStreamClientEndpoint:
-        from twisted.internet import reactor
-
         provider = provider_of("--tor-socks", f"tcp:tor.test:{port}")
         assert isinstance(provider, FixedTorProvider)
         endpoint = provider._port.endpoint
@@ -273,8 +258,6 @@ class TestAHostName:
     async def test_it_is_looked_up_once_for_all_who_wait(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from twisted.internet import reactor
-
         listening = reactor.listenTCP(0, Factory.forProtocol(Protocol), interface="127.0.0.1")
         port = listening.getHost().port
         asked, go_on = self.look_up(monkeypatch, "127.0.0.9", "127.0.0.1")

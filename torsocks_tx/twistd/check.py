@@ -21,12 +21,6 @@ from torsocks_tx.server.listen import fields_of, inherited_endpoints
 from torsocks_tx.twistd import options as plain
 from torsocks_tx.twistd.upstream import make_upstream
 
-_CHOICES = ("backend", "tor", "tor-socks")
-"""What others of the options depend on: where it is wrong, nothing can be said of those."""
-
-Pair = tuple[str, str]
-"""An option with its two hyphens, and its value."""
-
 
 class Options(plain.Options):
     """The options; with ``--check`` among them all faults are told, and the program ends."""
@@ -38,14 +32,18 @@ class Options(plain.Options):
         if not any(word.startswith("--ch") and "--check".startswith(word) for word in arguments):
             super().parseOptions(arguments)
             return
-        faults = list(self._faults(arguments))
+        faults = list(_Judged(self.directory).faults_of(arguments))
         for fault in faults:
             print(f"{self.command}: {fault}", file=sys.stderr)
         if not faults:
             print("Nothing is wrong with these options, nor with what they name.")
         raise SystemExit(1 if faults else 0)
 
-    def _faults(self, arguments: list[str]) -> Iterator[str]:
+
+class _Judged(plain.Options):
+    """Options that are read one by one, so that a fault of one does not hide those of others."""
+
+    def faults_of(self, arguments: Sequence[str]) -> Iterator[str]:
         """Yield what is wrong: with each option alone, with all together, with what they name."""
         from twisted.internet import reactor
 
@@ -54,47 +52,25 @@ class Options(plain.Options):
         except getopt.GetoptError as error:
             yield str(error)
             return
-        good: list[Pair] = []
-        for pair, rest in [*((pair, ()) for pair in pairs), (None, words)]:
-            try:
-                _Alone(self.directory).read([pair] if pair else [], rest)
-                good += [pair] if pair else []
-            except usage.UsageError as error:
-                yield str(error)
-        good = [pair for pair in good if pair[0] != "--new-isolation-secret"]
-        if not inherited_endpoints(reactor):  # systemd passes sockets to the server only
-            good = [pair for pair in good if "systemd:" not in pair[1]]
-        while True:
-            options = _Together(self.directory)
-            try:
-                options.read(good)
-                break
-            except usage.UsageError as error:
-                yield str(error)
-                culprit = _culprit(good, str(error))
-                if culprit is None or culprit[0].removeprefix("--") in _CHOICES:
-                    return
-                good.remove(culprit)
-        yield from _faults_of_files(options)
-        yield from _faults_of_tor(reactor, options)
-
-
-class _Together(plain.Options):
-    """Options that are read without the end of the program."""
-
-    def read(self, pairs: Sequence[Pair], words: Sequence[str] = ()) -> None:
-        """Read some of them; raises ``UsageError``."""
-        arguments = [
-            f"{name}={value}" if f"{name[2:]}=" in self.longOpt else name for name, value in pairs
+        # systemd passes sockets to the server only.
+        has_sockets = bool(inherited_endpoints(reactor))
+        alone = [
+            [f"{name}={value}" if f"{name[2:]}=" in self.longOpt else name]
+            for name, value in pairs
+            if has_sockets or "systemd:" not in value
         ]
-        usage.Options.parseOptions(self, [*arguments, *words])
-
-
-class _Alone(_Together):
-    """One option, which may be nothing without others."""
+        for each in [*alone, words]:
+            try:
+                usage.Options.parseOptions(self, each)
+            except usage.UsageError as error:
+                yield str(error)
+        self.complete()
+        yield from self.faults()
+        yield from _faults_in_files(self)
+        yield from _faults_of_tor(reactor, self)
 
     def postOptions(self) -> None:
-        """Leave it to the others."""
+        """Leave it until all of them are read."""
 
     def opt_new_isolation_secret(self, path: str) -> None:  # type: ignore[override]
         """Judge whether there could be such a file."""
@@ -105,23 +81,15 @@ class _Alone(_Together):
         print("--new-isolation-secret: --check writes no file")
 
 
-def _culprit(pairs: Sequence[Pair], fault: str) -> Pair | None:
-    """Return the option that this fault is about; of several, the one whose value it quotes."""
-    named = [pair for pair in pairs if fault.startswith((f"{pair[0]} ", f"{pair[0]}:"))]
-    quoted = [pair for pair in named if next(iter(pair[1].split()), "") in fault]
-    return next(iter(quoted or named), None)
-
-
-def _faults_of_files(options: plain.Options) -> Iterator[str]:
+def _faults_in_files(options: plain.Options) -> Iterator[str]:
     """Yield what is wrong in files that can be read."""
     for checker in options.get("credCheckers") or ():
         if isinstance(checker, PasswordFile):
             yield from _faults_of_passwords(Path(checker.filename))
-    if options["onion-auth-dir"]:
+    if os.path.isdir(options["onion-auth-dir"] or ""):
         for complaint in load_directory(Path(options["onion-auth-dir"]))[1]:
             yield f"--onion-auth-dir {complaint}"
-    status = [("status", options.status)] if options.status else []
-    for name, listener in [*(("listen", each) for each in options.listeners), *status]:
+    for name, listener in options.places:
         positional, _ = fields_of(listener.endpoint)
         if listener.kind == "unix":
             parent = Path(positional[1]).parent
@@ -144,7 +112,7 @@ def _faults_of_passwords(path: Path) -> Iterator[str]:
 
 def _faults_of_tor(reactor: Any, options: plain.Options) -> Iterator[str]:
     """Yield why the tor that is to be launched would not start."""
-    if options.upstream != "launch":
+    if options.upstream != "launch" or options["backend"] != "tor":
         return
     if os.geteuid() == 0 and not options["tor-data-directory"]:
         options["tor-data-directory"] = str(SYSTEM_DIRECTORY)  # which is made only by a server

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
@@ -69,7 +68,7 @@ class Options(usage.Options, AuthOptionMixin):
         self.tor_names: list[str] = []
         """What the tors of a pool are called; by default as they are given by ``--tor``."""
         self.status: Listener | None = None
-        self["isolation-secret"] = None
+        self["tor-password"] = self["isolation-secret"] = None
         self.arguments: list[str] = []
 
     @property
@@ -105,28 +104,33 @@ class Options(usage.Options, AuthOptionMixin):
 
     def opt_listen(self, text: str) -> None:
         """Listen here (may be given more than once): an endpoint, then flags, in one argument."""
-        with _saying("listen"):
-            self.listeners.append(parse_listener(text, self.directory))
+        self.listeners.append(self._listener("listen", text))
 
     def opt_status(self, text: str) -> None:
         """Show here how the server is: an endpoint, in one argument with its flag."""
-        with _saying("status"):
-            self.status = parse_listener(text, self.directory)
+        self.status = self._listener("status", text)
         if self.status.policy != ListenerPolicy(allow_public=self.status.policy.allow_public):
             _refuse("status", text, "AllowPublic is the only flag that it has")
+
+    def _listener(self, name: str, text: str) -> Listener:
+        try:
+            return parse_listener(text, self.directory)
+        except ListenError as error:
+            raise usage.UsageError(f"--{name} {error}") from None
 
     def opt_auth(self, description: str) -> None:
         """Ask for user names and passwords, as file:/path checks them (see --help-auth)."""
         kind, _, argument = description.partition(":")
-        if kind == "file" and argument:
-            self.addChecker(_password_file(self._absolute(argument)))
-            return
         try:
-            if kind in OWN_CHECKERS:
+            if kind == "file" and argument:
+                self.addChecker(PasswordFile(self._absolute(argument)))
+            elif kind in OWN_CHECKERS:
                 self.addChecker(OWN_CHECKERS[kind](argument))
             else:
                 super().opt_auth(description)
         except (ValueError, usage.UsageError) as error:
+            if kind == "file" and argument:
+                raise usage.UsageError(f"--auth file:{error}") from None
             _refuse("auth", description, f"{error}; --help-auth lists what there is")
 
     def opt_help_auth(self) -> NoReturn:
@@ -185,13 +189,8 @@ class Options(usage.Options, AuthOptionMixin):
     def postOptions(self) -> None:
         """Check what one option alone cannot tell, and what it names."""
         self.complete()
-        self._check_together()
-        self._check_endpoints()
-        self.check_files()
-        if self["tor-password-file"]:
-            self["tor-password"] = _read_password(self["tor-password-file"])
-        if self["isolation-secret-file"]:
-            self["isolation-secret"] = _read_secret(self["isolation-secret-file"])
+        if fault := next(self.faults(), None):
+            raise usage.UsageError(fault)
 
     def complete(self) -> None:
         """Fill in the default listeners, and make every path absolute."""
@@ -209,20 +208,30 @@ class Options(usage.Options, AuthOptionMixin):
         for name in _EXAMPLES:
             self[name] = [absolute_endpoint(text, self.directory) for text in self[name]]
 
+    def faults(self) -> Iterator[str]:
+        """Yield what is wrong with the options together, and with the files that they name."""
+        wrong_choices = list(_faults_of_choices(self))
+        yield from wrong_choices
+        if wrong_choices:
+            return  # what the others mean depends on these
+        yield from _faults_together(self)
+        yield from _faults_of_listeners(self)
+        yield from _faults_of_files(self)
+        yield from self._read_secrets()
+
     def check_files(self) -> None:
         """Raise ``UsageError`` if the user that this process runs as cannot read what is named."""
-        for checker in self.get("credCheckers") or ():
-            if isinstance(checker, PasswordFile):
-                _password_file(checker.filename)
-        path = self["onion-auth-dir"]
-        # The files in it are for the log to complain of; without it there is nothing to do.
-        if path is not None:
+        if fault := next(_faults_of_files(self), None):
+            raise usage.UsageError(fault)
+
+    def _read_secrets(self) -> Iterator[str]:
+        """Read the files whose content is kept, or yield why that cannot be."""
+        for name, read in (("tor-password", _read_password), ("isolation-secret", _read_secret)):
+            path = self[f"{name}-file"]
             try:
-                os.listdir(path)
-                check_directory(path)
-            except OSError as error:
-                fix = f"name a directory that uid {os.geteuid()} can read"
-                _refuse("onion-auth-dir", path, f"{error.strerror}; {fix}")
+                self[name] = read(path) if path else None
+            except ValueError as error:
+                yield f"--{name}-file {path!r}: {error}"
 
     def _absolute(self, path: str) -> str:
         return os.path.join(self.directory, os.path.expanduser(path))
@@ -237,98 +246,119 @@ class Options(usage.Options, AuthOptionMixin):
         tor = (self["tor"] or ["launch"])[0]
         return tor if tor in ("launch", "private") else "running"
 
-    def _check_together(self) -> None:
-        """Refuse options that mean nothing, or something else, beside others."""
-        if self["backend"] not in ("tor", "direct"):
-            _refuse("backend", self["backend"], "choose tor or direct")
-        upstream = self.upstream
-        of_launched = ("tor-data-directory", "tor-binary", "tor-option")
-        of_tor = ("tor", "tors", "tor-socks", "tor-password-file", "onion-auth-dir", *of_launched)
-        of_control = ("onion-auth-dir", "rendezvous-timeout")
-        rules: tuple[tuple[bool, tuple[str, ...], str], ...] = (
-            (upstream == "direct", of_tor, "--backend direct has no tor"),
-            (upstream != "direct", ("allow-internal",), "this needs --backend direct"),
-            (bool(self["tor"]), ("tor-socks",), "this is instead of --tor: leave that out"),
-            (upstream != "launch", of_launched, "this needs --tor launch: no other tor is set up"),
-            (upstream != "launch", ("tors",), "this is for --tor launch"),
-            (upstream != "running", ("tor-password-file",), "this needs --tor ENDPOINT"),
-            (upstream in ("direct", "socks"), of_control, "this needs a control port: use --tor"),
-        )
-        for is_wrong, names, reason in rules:
-            for name in names:
-                if is_wrong and self[name] != self.defaults.get(name, []):
-                    raise usage.UsageError(f"--{name}: {reason}")
-        _check_pool(self["tor"], self["tor-socks"])
-
-    def _check_endpoints(self) -> None:
-        for listener in self.listeners:
-            if listener.policy.chooses_exits and self.upstream in ("direct", "socks"):
-                fix = "ExitCountry, ExitNode and ClientParameters need a control port: use --tor"
-                _refuse("listen", listener.text, fix)
-        from twisted.internet import reactor
-
-        for listener in self.listeners:
-            with _saying("listen"):
-                listen_function(reactor, listener)
-            if self["workers"] > 1 and listener.kind not in INHERITABLE:
-                fix = "workers share plain sockets only: tcp, tcp6, unix or systemd"
-                _refuse("listen", listener.text, fix)
-        with _saying("listen"):
-            check_listeners(self.listeners, authenticated=bool(self.get("credCheckers")))
-        if self.status is not None:
-            with _saying("status"):
-                listen_function(reactor, self.status)
-                check_reach(self.status, authenticated=False, status=True)
-        for name, examples in _EXAMPLES.items():
-            for text in self[name]:
-                if name == "tor" and text in ("launch", "private"):
-                    continue
-                try:
-                    clientFromString(reactor, text)
-                except Exception as error:
-                    _refuse(name, text, f"{why_wrong(error)}; write it as {examples}")
+    @property
+    def places(self) -> list[tuple[str, Listener]]:
+        """Each listener, and that of the status page, behind the name of its option."""
+        status = [] if self.status is None else [("status", self.status)]
+        return [*(("listen", each) for each in self.listeners), *status]
 
 
-def _check_pool(tors: Sequence[str], socks: Sequence[str]) -> None:
-    """Refuse several tors that cannot be a pool."""
-    for text in socks[1:]:
+def _faults_of_choices(options: Options) -> Iterator[str]:
+    """Yield what is wrong with the choice of what serves requests."""
+    from twisted.internet import reactor
+
+    if options["backend"] not in ("tor", "direct"):
+        yield f"--backend {options['backend']!r}: choose tor or direct"
+    for name, examples in _EXAMPLES.items():
+        for text in options[name]:
+            if name == "tor" and text in ("launch", "private"):
+                continue
+            try:
+                clientFromString(reactor, text)
+            except Exception as error:
+                yield f"--{name} {text!r}: {why_wrong(error)}; write it as {examples}"
+    for text in options["tor-socks"][1:]:
         fix = "only control ports tell which tor of a pool is there: use --tor"
-        _refuse("tor-socks", text, fix)
-    for text in tors[1:] and tors:
+        yield f"--tor-socks {text!r}: {fix}"
+    tors = options["tor"]
+    for text in dict.fromkeys(tors) if len(tors) > 1 else ():
         if text in ("launch", "private"):
             fix = "to launch a pool of tors use --tors N; other pools are of control ports"
-            _refuse("tor", text, fix)
-        if tors.count(text) > 1:
-            _refuse("tor", text, "name each tor of a pool once")
+            yield f"--tor {text!r}: {fix}"
+        elif tors.count(text) > 1:
+            yield f"--tor {text!r}: name each tor of a pool once"
+
+
+def _faults_together(options: Options) -> Iterator[str]:
+    """Yield options that mean nothing, or something else, beside others."""
+    upstream = options.upstream
+    of_launched = ("tor-data-directory", "tor-binary", "tor-option")
+    of_tor = ("tor", "tors", "tor-socks", "tor-password-file", "onion-auth-dir", *of_launched)
+    of_control = ("onion-auth-dir", "rendezvous-timeout")
+    rules: tuple[tuple[bool, tuple[str, ...], str], ...] = (
+        (upstream == "direct", of_tor, "--backend direct has no tor"),
+        (upstream != "direct", ("allow-internal",), "this needs --backend direct"),
+        (bool(options["tor"]), ("tor-socks",), "this is instead of --tor: leave that out"),
+        (upstream != "launch", of_launched, "this needs --tor launch: no other tor is set up"),
+        (upstream != "launch", ("tors",), "this is for --tor launch"),
+        (upstream != "running", ("tor-password-file",), "this needs --tor ENDPOINT"),
+        (upstream in ("direct", "socks"), of_control, "this needs a control port: use --tor"),
+    )
+    wrong = {
+        name: reason
+        for is_wrong, names, reason in reversed(rules)
+        for name in names
+        if is_wrong and options[name] != options.defaults.get(name, [])
+    }
+    yield from (f"--{name}: {reason}" for name, reason in wrong.items())
+
+
+def _faults_of_listeners(options: Options) -> Iterator[str]:
+    """Yield what is wrong with each listener, or with all of them."""
+    from twisted.internet import reactor
+
+    has_users = bool(options.get("credCheckers"))
+    faults: dict[str, None] = {}
+    for name, listener in options.places:
+        is_status = name == "status"  # served by the first process, without passwords
+        try:
+            if listener.policy.chooses_exits and options.upstream in ("direct", "socks"):
+                fix = "ExitCountry, ExitNode and ClientParameters need a control port: use --tor"
+                raise ListenError(f"{listener.text!r}: {fix}")
+            listen_function(reactor, listener)
+            if options["workers"] > 1 and listener.kind not in INHERITABLE and not is_status:
+                fix = "workers share plain sockets only: tcp, tcp6, unix or systemd"
+                raise ListenError(f"{listener.text!r}: {fix}")
+            check_reach(listener, authenticated=has_users and not is_status, status=is_status)
+        except ListenError as error:
+            faults[f"--{name} {error}"] = None
+    try:
+        check_listeners(options.listeners, authenticated=has_users)
+    except ListenError as error:
+        faults[f"--listen {error}"] = None
+    yield from faults
+
+
+def _faults_of_files(options: Options) -> Iterator[str]:
+    """Yield which of the files that are named this user cannot read."""
+    for checker in options.get("credCheckers") or ():
+        if isinstance(checker, PasswordFile):
+            try:
+                PasswordFile(checker.filename)
+            except ValueError as error:
+                yield f"--auth file:{error}"
+    path = options["onion-auth-dir"]
+    # The files in it are for the log to complain of; without it there is nothing to do.
+    if path is not None:
+        try:
+            os.listdir(path)
+            check_directory(path)
+        except OSError as error:
+            fix = f"name a directory that uid {os.geteuid()} can read"
+            yield f"--onion-auth-dir {path!r}: {error.strerror}; {fix}"
 
 
 def _refuse(name: str, value: str, reason: str) -> NoReturn:
     raise usage.UsageError(f"--{name} {value!r}: {reason}") from None
 
 
-@contextmanager
-def _saying(name: str) -> Iterator[None]:
-    """Let an option refuse what cannot be listened at."""
-    try:
-        yield
-    except ListenError as error:
-        raise usage.UsageError(f"--{name} {error}") from None
-
-
-def _password_file(path: str | os.PathLike[str]) -> PasswordFile:
-    try:
-        return PasswordFile(path)
-    except ValueError as error:
-        raise usage.UsageError(f"--auth file:{error}") from None
-
-
 def _read_password(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
     except OSError as error:
-        _refuse("tor-password-file", path, f"{error.strerror}; name a file that this user can read")
+        raise ValueError(f"{error.strerror}; name a file that this user can read") from None
     except UnicodeError:
-        _refuse("tor-password-file", path, "it holds something else than text")
+        raise ValueError("it holds something else than text") from None
 
 
 def _read_secret(path: str) -> bytes:
@@ -339,12 +369,12 @@ def _read_secret(path: str) -> bytes:
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             state, secret = os.fstat(file.fileno()), file.read(SECRET_BYTES + 1)
     except OSError as error:
-        _refuse("isolation-secret-file", path, f"{error.strerror}; {reason}")
+        raise ValueError(f"{error.strerror}; {reason}") from None
     if state.st_uid not in (0, os.geteuid()) or state.st_mode & 0o077:
         fix = f"chown it to uid {os.geteuid()}, and chmod it to 600"
-        _refuse("isolation-secret-file", path, f"others may read or own it; {fix}")
+        raise ValueError(f"others may read or own it; {fix}")
     if len(secret) != SECRET_BYTES:
-        _refuse("isolation-secret-file", path, f"it does not hold {SECRET_BYTES} bytes; {reason}")
+        raise ValueError(f"it does not hold {SECRET_BYTES} bytes; {reason}")
     return secret
 
 

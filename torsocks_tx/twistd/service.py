@@ -25,7 +25,7 @@ from torsocks_tx.server.serving import Server
 from torsocks_tx.status.pages import StatusServer
 from torsocks_tx.status.registry import Registry
 from torsocks_tx.status.report import Monitor
-from torsocks_tx.twistd.notify import Report, Stage, Standing
+from torsocks_tx.twistd.standing import Report, Stage, Standing
 from torsocks_tx.twistd.supervisor import Supervisor
 from torsocks_tx.twistd.upstream import Upstream
 
@@ -44,17 +44,11 @@ def log_failure(reason: str) -> None:
     _log.critical("{reason}", reason=reason)
 
 
-def give_up(reactor: Any, service: Service) -> None:
-    """Stop the reactor, and then end the process with status 1: twistd itself says 0."""
-
-    def leave() -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(1)
-
-    atexit.register(leave)
-    # Not if it is being stopped already.
-    reactor.callLater(0, lambda: reactor.stop() if service.running else None)
+def _leave() -> None:
+    """End the process with status 1."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 class StartError(SystemExit, Exception):
@@ -187,11 +181,9 @@ class OwnProcess:
         # What is imported by now stays: nothing is gained by looking for garbage in it.
         gc.freeze()
         gc.set_threshold(*GARBAGE)
-        self._reactor.callWhenRunning(self._say_running)
+        text = "serving up to {most} clients at one time"
+        self._reactor.callWhenRunning(self._log.info, text, most=self._most)
         await self._upstream.start()
-
-    def _say_running(self) -> None:
-        self._log.info("serving up to {most} clients at one time", most=self._most)
 
     async def reload(self) -> str:
         """Have the backend read its files again; return what it says of that."""
@@ -342,10 +334,13 @@ class TorsocksService(Service):
         raise StartError(reason) from None
 
     def _start_failed(self, failure: Failure) -> None:
+        """Stop the reactor, and then end with status 1: twistd itself says 0."""
         if self.running:
             # Whatever stops a backend from starting is something that a person must fix.
             self._fail(failure.getErrorMessage())
-            give_up(self._reactor, self)
+            atexit.register(_leave)
+            # Not if it is being stopped already.
+            self._reactor.callLater(0, lambda: self._reactor.stop() if self.running else None)
 
     async def reload(self) -> str:
         """Read files again: return what has been done, or raise the reason why nothing was."""

@@ -204,9 +204,9 @@ class Unused(Factory):
 class Supervisor:
     """Keeps ``workers`` processes that serve with ``orders``: starts another for each that ends.
 
-    ``server`` has their listeners. ``counts``: the circuits that they count together. ``upstream``
-    is a tor that we start, or None; ``watched`` one that they find, at which we only look.
-    ``registry`` adds up what they count. ``grace``: seconds for open streams when the server stops;
+    ``server`` has their listeners. ``counts``: the circuits that they count together. ``registry``
+    adds up what they count. ``upstream``: the tor that we start, or at which we only look, if
+    ``is_ours`` is false; or None. ``grace``: seconds for open streams when the server stops;
     ``drain_limit``: those of a worker that is replaced.
     """
 
@@ -218,16 +218,16 @@ class Supervisor:
         server: Server,
         orders: dict[str, Any],
         counts: CircuitCounts,
+        registry: Registry,
         upstream: Upstream | None,
         *,
+        is_ours: bool,
         workers: int,
         grace: float,
         drain_limit: float,
-        registry: Registry | None = None,
-        watched: Upstream | None = None,
     ) -> None:
-        self._registry = registry or Registry()
-        self._watched = watched
+        self._registry = registry
+        self._is_ours = is_ours
         self._reactor = reactor
         self.server = server
         secret = orders.get("secret") or secrets.token_hex(SECRET_BYTES)
@@ -246,13 +246,11 @@ class Supervisor:
     @property
     def providers(self) -> Sequence[TorProvider]:
         """The tors that this process has started, or at which it looks."""
-        upstream = self._upstream or self._watched
-        return () if upstream is None else upstream.providers
+        return () if self._upstream is None else self._upstream.providers
 
     def monitor(self) -> Monitor:
         """What knows how the server is."""
-        upstream = self._upstream or self._watched
-        tors = {} if upstream is None else upstream.tors
+        tors = {} if self._upstream is None else self._upstream.tors
         return Monitor(self._reactor, self._registry, tors, self._processes)
 
     def _processes(self) -> list[int]:
@@ -261,11 +259,12 @@ class Supervisor:
 
     async def start(self) -> None:
         """Start tor, if it is ours, and then the workers."""
-        if self._upstream is not None:
+        if self._upstream is not None and self._is_ours:
             await self._upstream.start()
-        for provider in () if self._watched is None else self._watched.providers:
-            # Why that cannot be, the workers say.
-            provider.start().addErrback(lambda _: None)
+        else:
+            for provider in self.providers:
+                # Why that cannot be, the workers say.
+                provider.start().addErrback(lambda _: None)
         if self._is_stopping:
             return
         started = [self._serve(number) for number in self._failures]
@@ -285,7 +284,7 @@ class Supervisor:
         self._living.append(worker)
         worker.ended.addCallback(self._has_ended, worker)
         orders = {**self._orders, "listeners": len(self.server.ports)}
-        if self._upstream is not None:
+        if self._upstream is not None and self._is_ours:
             ours: dict[str, Any] = {n: tor.provider for n, tor in self._upstream.tors.items()}
             orders["tors"] = [(name, tor.control_address) for name, tor in ours.items()]
         ports = enumerate(self.server.ports, FIRST_DESCRIPTOR)
@@ -374,5 +373,5 @@ class Supervisor:
         for worker in self._living:
             worker.stop(self._grace)
         await DeferredList([worker.ended for worker in self._living])
-        for upstream in filter(None, (self._upstream, self._watched)):
-            await upstream.stop()
+        if self._upstream is not None:
+            await self._upstream.stop()

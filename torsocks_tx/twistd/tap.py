@@ -9,7 +9,6 @@ from functools import partial
 from itertools import repeat
 from typing import Any
 
-from twisted.application.service import Service
 from twisted.logger import ILogObserver, globalLogBeginner
 
 from torsocks_tx.backends.tor.daemon import TorNotFound
@@ -24,10 +23,16 @@ from torsocks_tx.server.serving import Bind, Server, with_factories
 from torsocks_tx.status.pages import StatusServer
 from torsocks_tx.status.registry import Registry
 from torsocks_tx.twistd.check import Options
-from torsocks_tx.twistd.notify import Report, notifier_from
 from torsocks_tx.twistd.service import OwnProcess, TorsocksService
+from torsocks_tx.twistd.standing import (
+    Report,
+    Terminal,
+    is_terminal,
+    log_observer,
+    notifier_from,
+    summary,
+)
 from torsocks_tx.twistd.supervisor import Supervisor, Unused
-from torsocks_tx.twistd.terminal import Terminal, is_terminal, log_observer, summary
 from torsocks_tx.twistd.upstream import make_upstream
 
 TOR_PAGE = "https://check.torproject.org/api/ip"
@@ -45,27 +50,17 @@ def make_limits(options: Options, allowed: int, share: int = 1) -> Limits:
         -(-options[name] // share) if options[name] else None
         for name in ("max-connections", "max-per-client")
     )
+    as_given = ("handshake_timeout", "connect_timeout", "onion_timeout", "linger_timeout",
+                "linger_limit", "early_data", "extended_bytes", "extended_pairs")  # fmt: skip
     return Limits(
-        handshake_timeout=options["handshake-timeout"],
-        connect_timeout=options["connect-timeout"],
-        onion_timeout=options["onion-timeout"],
+        **{name: options[name.replace("_", "-")] for name in as_given},
         idle_timeout=options["idle-timeout"] or None,
-        linger_timeout=options["linger-timeout"],
-        linger_limit=options["linger-limit"],
-        early_data=options["early-data"],
-        extended_bytes=options["extended-bytes"],
-        extended_pairs=options["extended-pairs"],
         max_connections=min(most or allowed, allowed),
         max_per_client=per_client,
     )
 
 
-def makeService(options: Options) -> Service:
-    """The service that ``twistd torsocks`` runs."""
-    return make_service(options)
-
-
-def make_service(options: Options, *more: Report) -> TorsocksService:
+def makeService(options: Options, *more: Report) -> TorsocksService:
     """The service that the options ask for; ``more`` are told how it stands, as systemd is."""
     from twisted.internet import reactor
 
@@ -121,10 +116,10 @@ def main() -> None:
             )
 
         terminal = Terminal(stream, how_to_use, everything=bool(options["debug"]))
-        service = make_service(options, terminal.report)
+        service = makeService(options, terminal.report)
         observer: ILogObserver = terminal
     else:
-        service = make_service(options)
+        service = makeService(options)
         observer = log_observer(stream, os.environ)
     globalLogBeginner.beginLoggingTo([observer])
     service.startService()
@@ -221,11 +216,10 @@ def make_supervisor(
         Server([(listener, Unused()) for listener in options.listeners], bind_without_accepting),
         orders,
         CircuitCounts([listener.policy.fresh_rate for listener in options.listeners]),
-        # The workers give tor its keys, and follow its events.
-        upstream if is_ours else None,
+        registry,
+        upstream,  # the workers give tor its keys, and follow its events
+        is_ours=is_ours,
         workers=options["workers"],
         grace=options["shutdown-grace"],
         drain_limit=options["drain-limit"],
-        registry=registry,
-        watched=None if is_ours else upstream,
     )

@@ -1,26 +1,114 @@
-"""What ``torsocks-tx`` prints: lines of the log, and on a terminal how far the start of tor is.
+"""How the server stands, told to whoever started it: to systemd, and to a person at a terminal.
 
-A person gets one line that moves and then a summary; until then, of the log only warnings. A file
-gets the log; so does systemd's journal, with priorities, and without times: it has its own.
+systemd hears of it by the socket of sd_notify(3). A person gets one line that moves and then a
+summary; until then, of the log only warnings. A file gets the log; so does systemd's journal, with
+priorities, and without times: it has its own.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+import socket
+import time
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum, auto
 from typing import TextIO
 from urllib.parse import quote
 
 from twisted.internet.address import UNIXAddress
-from twisted.internet.interfaces import IAddress, IListeningPort
+from twisted.internet.interfaces import IAddress, IListeningPort, IReactorTime
+from twisted.internet.task import LoopingCall
 from twisted.logger import ILogObserver, LogEvent, LogLevel
 from zope.interface import implementer
 
 from torsocks_tx.server.listen import Listener, describe
-from torsocks_tx.twistd.notify import Stage, Standing
 from twisted import logger
+
+
+class Stage(Enum):
+    """What the server does now; DOWN: it runs, and refuses clients."""
+
+    STARTING = auto()
+    READY = auto()
+    DOWN = auto()
+    RELOADING = auto()
+    STOPPING = auto()
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A stage, in words, and how much of tor's bootstrap is done; nothing in it is of a client."""
+
+    stage: Stage
+    text: str
+    percent: int | None = None
+
+
+Report = Callable[[Standing], object]
+
+
+class SystemdNotifier:
+    """Tells systemd (or another manager) how the server stands, and that the reactor turns.
+
+    ``address``: NOTIFY_SOCKET. ``watchdog``: seconds without a sign of life after which the manager
+    ends the server, or 0. What cannot be sent is lost: nothing waits for the manager.
+    """
+
+    def __init__(self, clock: IReactorTime, address: str, watchdog: float = 0.0) -> None:
+        self._address = f"\0{address[1:]}" if address.startswith("@") else address
+        self._watchdog = watchdog
+        self._has_been_ready = False
+        if watchdog:
+            beating = LoopingCall(self._beat)
+            beating.clock = clock
+            beating.start(watchdog / 3)
+
+    def __call__(self, standing: Standing) -> None:
+        """Tell it."""
+        lines = [f"STATUS={standing.text}"]
+        if standing.stage is Stage.STOPPING:
+            lines.append("STOPPING=1")
+        elif standing.stage is Stage.READY:
+            self._has_been_ready = True
+        if self._has_been_ready and standing.stage is Stage.RELOADING:
+            lines += ["RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}"]
+        elif self._has_been_ready and standing.stage is not Stage.STOPPING:
+            # Also the end of a reload, whether there is a tor by then or not.
+            lines.append("READY=1")
+        self._send(*lines)
+
+    def _beat(self) -> None:
+        lines = ["WATCHDOG=1"]
+        if not self._has_been_ready:
+            # tor may take long to start: that is no reason to end it, but a stuck reactor is.
+            lines.append(f"EXTEND_TIMEOUT_USEC={self._watchdog * 1e6:.0f}")
+        self._send(*lines)
+
+    def _send(self, *lines: str) -> None:
+        message = "\n".join(line.replace("\n", " ") for line in lines)
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sending:
+            sending.setblocking(False)
+            sending.sendto(message.encode("utf-8", "replace"), self._address)
+
+
+def notifier_from(
+    clock: IReactorTime, environment: MutableMapping[str, str]
+) -> SystemdNotifier | None:
+    """Return what tells the manager that started this process, or None if none asks.
+
+    Its variables are taken away: tor, which we start, would tell it too.
+    """
+    address = environment.pop("NOTIFY_SOCKET", "")
+    interval = environment.pop("WATCHDOG_USEC", "")
+    is_ours = environment.pop("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+    if not address.startswith(("/", "@")):
+        return None
+    watchdog = int(interval) / 1e6 if interval.isdecimal() and is_ours else 0.0
+    return SystemdNotifier(clock, address, watchdog)
+
 
 _PRIORITIES = {
     LogLevel.debug: 7,
@@ -31,6 +119,7 @@ _PRIORITIES = {
 }
 """Those of syslog(3), which sd-daemon(3) has in front of a line."""
 
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
 _BAR = 20
 _ERASE = "\r\x1b[K"
 
@@ -142,6 +231,3 @@ def _reachable(address: IAddress) -> str:
     """Return an address at which this machine connects to a port."""
     host, _, number = describe(address).rpartition(":")
     return f"{_LOOPBACK.get(host, host)}:{number}"
-
-
-_LOOPBACK = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
