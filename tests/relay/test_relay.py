@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 from zope.interface.verify import verifyObject
 
@@ -10,7 +13,7 @@ from tests.support.rows import rows
 from tests.support.transports import WholeTransport
 from torsocks_tx.errors import ConnectionRefused
 from torsocks_tx.interfaces import IReceiver
-from torsocks_tx.relay.relay import State
+from torsocks_tx.relay.relay import Relay, State
 
 
 def test_bytes_are_metered_as_they_pass_whichever_way() -> None:
@@ -51,19 +54,15 @@ class TestOpening:
         assert stage.outbound.written == b"1234567890"
 
     @rows("R-29")
-    def test_the_clients_fin_gives_the_stream_up(self) -> None:
+    @pytest.mark.parametrize(
+        "end", [Relay.client_eof, partial(Relay.client_lost, clean=True),
+                partial(Relay.client_lost, clean=False)]
+    )  # fmt: skip
+    def test_the_clients_end_gives_the_stream_up(self, end: Callable[[Relay], None]) -> None:
         stage = RelayStage().begin()
-        stage.relay.client_eof()
+        end(stage.relay)
         assert stage.events == ["abort"]
         assert stage.relay.state is State.OVER
-        assert stage.idle
-
-    @rows("R-29")
-    @pytest.mark.parametrize("clean", [True, False])
-    def test_the_clients_end_gives_the_stream_up(self, clean: bool) -> None:
-        stage = RelayStage().begin()
-        stage.relay.client_lost(clean)
-        assert stage.events == ["abort"]
         assert stage.idle
 
     def test_a_refusal_is_heard_once(self) -> None:
@@ -87,16 +86,13 @@ class TestOpening:
         stage.relay.opened()
         assert stage.heard == ["refused: TimedOut"]
 
-    def test_once_open_the_deadline_is_no_more(self) -> None:
-        stage = RelayStage().open()
-        assert stage.idle
-        assert stage.relay.is_open
-
 
 @rows("S-03")
 class TestOpen:
     def test_bytes_go_both_ways_and_are_counted(self) -> None:
         stage = RelayStage().open()
+        assert stage.idle
+        assert stage.relay.is_open
         stage.relay.client_data(b"ping")
         stage.relay.data(b"pong!")
         assert stage.outbound.written == b"ping"

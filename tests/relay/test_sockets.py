@@ -156,15 +156,12 @@ class TestSend:
 
 
 class TestShut:
-    def test_the_fin_leaves_at_once(self, end: End) -> None:
+    def test_the_fin_leaves_at_once_and_then_a_close_is_told_at_once(self, end: End) -> None:
         shut(end.transport)
         assert end.far.recv(1) == b""
         assert end.ear.heard == ["shut"]
         assert end.reactor.getWriters() == []
         assert end.transport.connected
-
-    def test_then_a_close_is_told_at_once(self, end: End) -> None:
-        shut(end.transport)
         end.transport.loseConnection()
         assert end.ear.heard == ["shut", "lost"]
 
@@ -223,10 +220,16 @@ class TestReset:
         assert was_reset(end.transport)
         assert end.transport.socket.recv(1) == b""
 
-    @pytest.mark.parametrize("number", [errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH])
-    def test_so_is_one_that_the_kernel_gives_up(self, end: End, number: int) -> None:
+    @pytest.mark.parametrize(
+        ("number", "noted"),
+        [(number, True) for number in (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)]
+        + [(number, False) for number in (errno.EAGAIN, errno.EPIPE, None)],
+    )
+    def test_so_is_one_that_the_kernel_gives_up_and_nothing_else(
+        self, end: End, number: int | None, noted: bool
+    ) -> None:
         note_unsent(end.transport, number)
-        assert was_reset(end.transport)
+        assert was_reset(end.transport) is noted
 
     def test_one_behind_an_orderly_end_is_another_matter(self, end: End) -> None:
         end.far.close()
@@ -234,12 +237,8 @@ class TestReset:
             send(end.transport, b"lost")
         assert not was_reset(end.transport)
 
-    @pytest.mark.parametrize("number", [errno.EAGAIN, errno.EPIPE, None])
-    def test_other_reasons_are_none(self, end: End, number: int | None) -> None:
-        note_unsent(end.transport, number)
-        assert not was_reset(end.transport)
-
     def test_a_splice_that_took_some_keeps_it_back(self, end: End) -> None:
+        end.far.shutdown(socket.SHUT_WR)
         note_partly_spliced(end.transport)
         assert not was_reset(end.transport)
         self.reset(end)
@@ -265,11 +264,6 @@ class TestReset:
         copy.close()
         assert not is_sending(SimpleNamespace(getHandle=lambda: copy))
 
-    def test_nobody_who_has_only_ended_was_reset(self, end: End) -> None:
-        end.far.shutdown(socket.SHUT_WR)
-        note_partly_spliced(end.transport)
-        assert not was_reset(end.transport)
-
     def test_a_unix_socket_has_no_such_state(self) -> None:
         end = End()
         end.far.close()
@@ -283,37 +277,25 @@ class OverUnix(FakeTransport):
         return UNIXAddress("/socket")
 
 
-class TestPrepare:
-    def test_tcp_gets_no_delay_and_keepalive(self) -> None:
-        transport = FakeTransport()
-        prepare(transport)
-        assert transport.asked == ["noDelay", "keepAlive"]
-
-    def test_unix_gets_neither(self) -> None:
-        transport = OverUnix()
-        prepare(transport)
-        assert transport.asked == []
-
-    def test_nor_does_what_is_no_tcp(self) -> None:
-        prepare(object())
+@pytest.mark.parametrize(
+    ("transport", "asked"), [(FakeTransport(), ["noDelay", "keepAlive"]), (OverUnix(), [])]
+)
+def test_tcp_gets_no_delay_and_keepalive_and_nothing_else_does(
+    transport: FakeTransport, asked: list[str]
+) -> None:
+    assert not prepare(transport)
+    assert transport.asked == asked
+    assert not prepare(object())
 
 
-class TestCanHalfClose:
-    def test_by_the_method_of_the_class(self) -> None:
-        assert can_half_close(FakeTransport())
-        assert not can_half_close(WholeTransport())
-
-    def test_a_wrapper_does_not_speak_for_what_it_wraps(self) -> None:
-        wrapper = ProtocolWrapper(WrappingFactory(None), Protocol())
-        FakeTransport().connect(wrapper)
-        # It passes the method on, all the same.
-        assert wrapper.loseWriteConnection
-        assert not can_half_close(wrapper)
-
-    def test_nor_can_a_connection_that_started_tls(self) -> None:
-        transport = FakeTransport()
-        transport.TLS = True  # type: ignore[attr-defined]
-        assert not can_half_close(transport)
+def test_whether_a_transport_can_half_close_is_told_by_its_own_class() -> None:
+    tls = FakeTransport()
+    tls.TLS = True  # type: ignore[attr-defined]
+    wrapper = ProtocolWrapper(WrappingFactory(None), Protocol())
+    FakeTransport().connect(wrapper)
+    assert wrapper.loseWriteConnection  # it passes the method on, all the same
+    transports = [FakeTransport(), WholeTransport(), wrapper, tls]
+    assert [can_half_close(each) for each in transports] == [True, False, False, False]
 
 
 def test_aborting_what_cannot_be_aborted_closes() -> None:

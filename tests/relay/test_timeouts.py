@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 from unittest.mock import Mock
@@ -25,7 +26,7 @@ class TestDeadline:
         self.deadline = Deadline(self.clock)
         self.expired: list[str] = []
 
-    def start(self, seconds: float | None, name: str = "it") -> None:
+    def start(self, seconds: float, name: str = "it") -> None:
         self.deadline.start(seconds, lambda: self.expired.append(name))
 
     def test_expires_once(self) -> None:
@@ -36,31 +37,20 @@ class TestDeadline:
         self.clock.advance(100)
         assert self.expired == ["it"]
 
-    def test_a_new_start_replaces_the_old(self) -> None:
+    @pytest.mark.parametrize("seconds", [3, 8])
+    def test_a_new_start_replaces_the_old_and_there_is_one_timer(self, seconds: int) -> None:
         self.start(5, "old")
-        self.start(10, "new")
-        self.clock.advance(50)
-        assert self.expired == ["new"]
-
-    def test_stopped_it_leaves_no_timer(self) -> None:
-        self.start(5)
-        self.deadline.stop()
-        self.deadline.stop()
-        assert self.clock.getDelayedCalls() == []
-
-    def test_a_later_start_keeps_the_timer(self) -> None:
-        self.start(5, "old")
-        self.start(8, "new")
+        self.start(seconds, "new")
         assert len(self.clock.getDelayedCalls()) == 1
-        self.clock.advance(5)
-        assert self.expired == []
-        self.clock.advance(3)
+        self.clock.pump([1] * seconds)
         assert self.expired == ["new"]
         assert self.clock.getDelayedCalls() == []
 
-    def test_none_is_never(self) -> None:
+    @pytest.mark.parametrize("end", [Deadline.stop, lambda deadline: deadline.start(None, list)])
+    def test_stopped_or_started_for_never_it_leaves_no_timer(self, end: Any) -> None:
         self.start(5)
-        self.start(None)
+        end(self.deadline)
+        end(self.deadline)
         assert self.clock.getDelayedCalls() == []
 
     def test_may_be_started_again_as_it_expires(self) -> None:
@@ -143,111 +133,71 @@ class TestTurns:
         assert self.told == [1]
 
 
-class TestLinger:
-    def lingering(self, **limits: Any) -> RelayStage:
-        stage = RelayStage(**limits).open()
-        stage.clock.advance(1000)
+@pytest.mark.parametrize(
+    ("limits", "ended", "bytes_at", "over_at", "heard"),
+    [
+        # The client has ended: the remote may be silent for 30 s, and stay for five minutes.
+        ({}, "client", [], 30, ["over"]),
+        ({}, "client", [20, 40, 60, 80, 100], 130, ["over"]),
+        # More was to come, which is not to look like its end; or it was silent for long enough.
+        ({}, "client", range(10, 300, 10), 300, ["reset"]),
+        ({}, "client", range(10, 280, 10), 300, ["over"]),
+        # The remote has ended: the client may be silent for five minutes.
+        ({}, "remote", [200, 400, 600, 800], 1100, ["over"]),
+        ({"idle_timeout": 60}, "remote", [], 60, ["over"]),
+        # Nobody has ended.
+        ({"idle_timeout": 60}, None, [50, 100], 160, ["over"]),
+    ],
+)
+def test_a_stream_ends_by_its_silence(
+    limits: dict[str, Any],
+    ended: str | None,
+    bytes_at: Sequence[int],
+    over_at: int,
+    heard: list[str],
+) -> None:
+    stage = RelayStage(**limits).open()
+    if not limits:
+        stage.clock.advance(1000)  # which is allowed by default, while both sides are open
+    start = stage.clock.seconds()
+    say = stage.relay.client_data if ended == "remote" else stage.relay.data
+    if ended == "client":
         stage.relay.client_eof()
-        return stage
-
-    def test_thirty_silent_seconds_are_the_end(self) -> None:
-        stage = self.lingering()
-        stage.clock.advance(29.9)
-        assert stage.heard == []
-        stage.clock.advance(0.1)
-        assert stage.events == ["lose_write", "close"]
-        assert stage.heard == ["over"]
-        assert stage.idle
-
-    def trickle(self, stage: RelayStage, count: int) -> None:
-        """Let a byte come every ten seconds."""
-        for _ in range(count):
-            stage.clock.advance(10)
-            stage.relay.data(b"x")
-
-    def test_each_byte_of_the_far_end_starts_them_again(self) -> None:
-        stage = self.lingering()
-        for _ in range(5):
-            stage.clock.advance(20)
-            stage.relay.data(b"x")
-        stage.clock.advance(29.9)
-        assert stage.heard == []
-        stage.clock.advance(0.1)
-        assert stage.heard == ["over"]
-
-    def test_five_minutes_are_the_end_in_any_case(self) -> None:
-        stage = self.lingering()
-        self.trickle(stage, 29)
-        stage.clock.advance(9.9)
-        assert stage.heard == []
-        stage.clock.advance(0.1)
-        # More was to come: that is not to look like its end.
-        assert stage.heard == ["reset"]
-        assert stage.idle
-
-    def test_one_that_was_silent_for_long_enough_by_then_is_complete(self) -> None:
-        stage = self.lingering(linger_timeout=30, linger_limit=300)
-        self.trickle(stage, 27)
-        stage.clock.advance(29.9)
-        assert stage.heard == []
-        stage.clock.advance(0.1)
-        assert stage.heard == ["over"]
-
-    def test_the_far_ends_end_comes_before(self) -> None:
-        stage = self.lingering()
-        stage.relay.lost(True)
-        assert stage.heard == ["over"]
-        assert stage.idle
-
-
-class TestIdle:
-    def test_off_by_default(self) -> None:
-        assert RelayStage().open().idle
-
-    def test_silence_both_ways_is_the_end(self) -> None:
-        stage = RelayStage(idle_timeout=60).open()
-        stage.clock.advance(50)
-        stage.relay.client_data(b"x")
-        stage.clock.advance(50)
-        stage.relay.data(b"x")
-        stage.clock.advance(59.9)
-        assert stage.heard == []
-        stage.clock.advance(0.1)
-        assert stage.heard == ["over"]
-        assert stage.events == ["close"]
-        assert stage.idle
-
-    def test_a_half_closed_stream_is_watched_too(self) -> None:
-        stage = RelayStage(idle_timeout=60).open()
+    elif ended == "remote":
         stage.relay.eof()
-        stage.clock.advance(60)
-        assert stage.heard == ["remote eof", "over"]
+        assert stage.heard.pop() == "remote eof"
+    for time in bytes_at:
+        stage.clock.advance(start + time - stage.clock.seconds())
+        say(b"x")
+    stage.clock.advance(start + over_at - 0.1 - stage.clock.seconds())
+    assert stage.heard == []
+    stage.clock.advance(0.11)
+    assert stage.heard == heard
+    assert stage.events[-1] == "close"
+    assert stage.idle
 
-    def test_after_the_far_ends_fin_five_silent_minutes_are_the_end(self) -> None:
-        stage = RelayStage().open()
-        stage.clock.advance(1000)
-        stage.relay.eof()
-        for _ in range(4):
-            stage.clock.advance(200)
-            stage.relay.client_data(b"x")
-        stage.clock.advance(299.9)
-        assert stage.heard == ["remote eof"]
-        stage.clock.advance(0.1)
-        assert stage.heard == ["remote eof", "over"]
-        assert stage.idle
+
+def test_the_end_of_a_remote_that_lingers_comes_before_its_timeout() -> None:
+    stage = RelayStage().open()
+    stage.relay.client_eof()
+    stage.relay.lost(True)
+    assert stage.heard == ["over"]
+    assert stage.idle
 
 
 class TestSlowReaders:
     """A side that is not read from, because the other takes no more, is not silent."""
 
     @rows("S-03")
-    def test_a_client_that_reads_slowly_is_waited_for(self) -> None:
+    @pytest.mark.parametrize("slow", ["client", "remote"])
+    def test_one_that_reads_slowly_is_waited_for(self, slow: str) -> None:
         stage = RelayStage().open()
         stage.relay.client_eof()
-        stage.transport.producer.pauseProducing()
+        producer = (stage.transport if slow == "client" else stage.outbound).producer
+        producer.pauseProducing()
         stage.clock.pump([29] * 5)
         assert stage.heard == []
-        stage.transport.producer.resumeProducing()
+        producer.resumeProducing()
         stage.relay.data(b"more")
         stage.clock.advance(29)
         assert stage.heard == []
@@ -260,13 +210,6 @@ class TestSlowReaders:
         stage.transport.producer.pauseProducing()
         stage.clock.pump([29] * 11)
         assert stage.heard == ["reset"]
-
-    def test_an_upload_that_is_stuck_is_waited_for(self) -> None:
-        stage = RelayStage().open()
-        stage.relay.client_eof()
-        stage.outbound.producer.pauseProducing()
-        stage.clock.pump([29] * 5)
-        assert stage.heard == []
 
 
 def test_a_clock_that_nobody_has_takes_its_turns_with_it() -> None:
