@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import h11
 import pytest
 
 from tests.support.rows import rows
@@ -225,11 +224,3 @@ def test_a_close_before_the_answer_is_a_fault_of_the_proxy() -> None:
     assert isinstance(step, Failed)
     assert type(step.reason) is ProxyBroken
     assert handshake.receive(b"HTTP/1.1 200 OK\r\n\r\n") == []
-
-
-def test_requests_are_what_a_server_of_h11_reads() -> None:
-    server = h11.Connection(h11.SERVER)
-    server.receive_data(HTTPClientHandshake(at("a.example", 443), ALADDIN).start())
-    head = server.next_event()
-    assert isinstance(head, h11.Request)
-    assert (head.method, head.target) == (b"CONNECT", b"a.example:443")

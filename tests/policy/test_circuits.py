@@ -188,15 +188,6 @@ def test_flags_of_a_listener() -> None:
     assert ListenerPolicy(fresh_rate=7).circuit_rules() is None
 
 
-BAD_FLAGS = "ExitCountry= ExitCountry=deu ExitNode=x RotateEvery=0 RotateAfter=1.5 FreshRate=-1"
-
-
-@pytest.mark.parametrize("word", [*BAD_FLAGS.split(), "ExitCountry", "NoExitNode=x"])
-def test_a_flag_with_a_wrong_value_is_refused_with_an_example(word: str) -> None:
-    with pytest.raises(FlagError, match="="):
-        parse_flags([word])
-
-
 @pytest.mark.parametrize("rate", [1_000_001, 10**10, 10**20])
 def test_a_rate_for_which_there_is_no_memory_is_refused(rate: int) -> None:
     with pytest.raises(FlagError, match="FreshRate is at most 1000000"):

@@ -140,17 +140,11 @@ def test_each_flag_isolates_by_one_property_only(
 
 SAME = table(
     ("case of a name", asked(), asked(address=at("EXAMPLE.com", 80))),
-    (
-        "an address and its text",
-        asked(address=at("192.0.2.1", 80)),
-        asked(address=Address(NAME, "192.0.2.1", 80)),
-    ),
-    (
-        "an IPv6 address and its text in brackets",
-        asked(address=at("2001:db8::1", 80)),
-        asked(address=Address(NAME, "[2001:DB8:0::1]", 80)),
-    ),
-)
+    ("an address and its text", asked(address=at("192.0.2.1", 80)),
+     asked(address=Address(NAME, "192.0.2.1", 80))),
+    ("an IPv6 address and its text in brackets", asked(address=at("2001:db8::1", 80)),
+     asked(address=Address(NAME, "[2001:DB8:0::1]", 80))),
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(("one", "other"), SAME)
@@ -180,35 +174,27 @@ def test_which_client_addresses_are_equal(one: str | None, other: str | None, sa
 
 
 def test_listeners_share_only_in_one_session_group() -> None:
-    one, other = (key(asked(), listener=name) for name in ("one", "other"))
-    assert one != other
-    groups = [
-        key(asked(), IsolationFlags(session_group=group), listener=name)
-        for group, name in [(0, "one"), (0, "other"), (1, "one"), (10, "one")]
+    group = IsolationFlags(session_group=1)
+    one, other = (key(asked(), group, listener=name) for name in ("one", "other"))
+    apart = [
+        *(key(asked(), listener=name) for name in ("one", "other", "1")),
+        *(key(asked(), IsolationFlags(session_group=number)) for number in (0, 10)),
+        key(user(V5, b"x"), group),
+        key(asked(), group, client="192.0.2.2"),
     ]
-    assert groups[0] == groups[1]
-    assert len({one, other, *groups}) == 5
+    assert one == other
+    assert len({one, *apart}) == 8
 
 
-def test_a_listener_and_a_session_group_of_one_name_do_not_share() -> None:
-    flags = IsolationFlags(session_group=1)
-    assert key(asked(), listener="1") != key(asked(), flags, listener="1")
-
-
-def test_the_other_flags_count_within_a_session_group() -> None:
-    flags = IsolationFlags(session_group=1)
-    assert key(asked(), flags) != key(user(V5, b"x"), flags)
-    assert key(asked(), flags) != key(asked(), flags, client="192.0.2.2")
-
-
+@rows("P-05")
 @pytest.mark.parametrize(
     "flags",
     [FLAGS, IsolationFlags(socks_auth=False), IsolationFlags(session_group=1, client_addr=False)],
 )
 def test_authenticated_users_never_share(flags: IsolationFlags) -> None:
-    known = Credentials(b"same", b"same")
-    keys = {key(asked(V5, known, avatar=name), flags) for name in (b"alice", b"bob", b"", None)}
-    assert len(keys) == 4
+    for request in (user(V5, b"same", b"same"), by_pairs(ISOLATION=b"x")):
+        users = (b"alice", b"bob", b"", None)
+        assert len({key(replace(request, avatar=name), flags) for name in users}) == 4
 
 
 @rows("S-17", "S-13")
@@ -270,18 +256,6 @@ def test_pairs_that_do_not_isolate_do_not_count() -> None:
     ]
     assert len({key(request) for request in same}) == 1
     assert key(replace(asked(), offered_extended=True)) == key(asked())
-
-
-@rows("P-05")
-def test_authenticated_users_never_share_even_without_isolate_socks_auth() -> None:
-    off = IsolationFlags(socks_auth=False)
-    alice, bob = (replace(by_pairs(ISOLATION=b"x"), avatar=name) for name in (b"alice", b"bob"))
-    assert key(alice, off) != key(bob, off)
-    assert (
-        key(by_pairs(ISOLATION=b"x"), off)
-        == key(by_pairs(ISOLATION=b"y"), off)
-        == key(asked(), off)
-    )
 
 
 def test_credentials_are_computed_once_at_their_first_use() -> None:

@@ -97,6 +97,13 @@ def test_flags_of_tor_alone_are_taken_with_a_note(word: str) -> None:
         ("Name", "up to 64 letters and digits, "),
         ("Name=listener-1", "does not begin with listener-"),
         ("RotateEvery", "as in RotateEvery=SECONDS"),
+        ("RotateEvery=0", "as in RotateEvery=SECONDS"),
+        ("RotateAfter=1.5", "as in RotateAfter=N"),
+        ("FreshRate=-1", "as in FreshRate=N"),
+        ("ExitCountry", "as in ExitCountry=de,fr"),
+        ("ExitCountry=deu", "as in ExitCountry=de,fr"),
+        ("ExitNode=x", "as in ExitNode=FP,FP"),
+        ("NoExitNode=x", "did you mean ExitNode=FP,FP?"),
         ("NoIPv4Traffic NoIPv6Traffic", "OnionTrafficOnly"),
         ("OnionTrafficOnly NoOnionTraffic", "nothing to do"),
     ],
@@ -213,18 +220,13 @@ FOR_TOR = table(
     ("NoIPv4Traffic", ListenerPolicy(ipv4_traffic=False), {"NoIPv4Traffic"}),
     ("NoIPv6Traffic", ListenerPolicy(ipv6_traffic=False), {"NoIPv6Traffic"}),
     ("PreferIPv6", ListenerPolicy(prefer_ipv6=True), {"PreferIPv6"}),
-    (
-        "two of them",
-        ListenerPolicy(ipv4_traffic=False, prefer_ipv6=True),
-        {"NoIPv4Traffic", "PreferIPv6"},
-    ),
+    ("two of them", ListenerPolicy(ipv4_traffic=False, prefer_ipv6=True),
+     {"NoIPv4Traffic", "PreferIPv6"}),
     ("none where names are refused here", ONION_ONLY, set()),
-    (
-        "what is kept here",
-        ListenerPolicy(dns_request=False, onion_traffic=False, safe_socks=True, ipv6_connect=False),
-        set(),
-    ),
-)
+    ("what is kept here",
+     ListenerPolicy(dns_request=False, onion_traffic=False, safe_socks=True, ipv6_connect=False),
+     set()),
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(("policy", "flags"), FOR_TOR)

@@ -212,13 +212,6 @@ def test_a_close_after_the_reply_gives_no_step() -> None:
     assert_outcome(PLAIN, "05 00 05 02", failed, pipelined=False, eof=True)
 
 
-@rows("R-34", "S-23")
-@pytest.mark.parametrize("pipelined", [False, True])
-def test_with_credentials_method_00_is_neither_offered_nor_accepted(pipelined: bool) -> None:
-    assert ClientHandshake(KNOWN, pipelined=pipelined).start().startswith(octets("05 01 02"))
-    assert outcome(KNOWN, pipelined, [octets("05 00")], eof=False)[-1] is ProxyBroken
-
-
 @rows("S-38")
 def test_requested_is_true_once_the_request_is_among_the_bytes_to_send() -> None:
     """Each row: the answers, and after each whether the request is among the bytes to send."""

@@ -178,13 +178,6 @@ def test_steps_after_credentials_and_a_request(client: str, step: Step) -> None:
     assert_conversation(octets("05 01 02" + ME + client), [USERPASS, ACCEPTED, step])
 
 
-@rows("R-12", "R-27", "S-06")
-def test_half_a_request_gives_no_step() -> None:
-    whole = octets(ASK)
-    for length in range(len(whole)):
-        assert converse([octets("05 01 00") + whole[:length]]) == [NO_AUTH]
-
-
 @rows("S-34", "S-35", "R-31")
 @pytest.mark.parametrize(
     "text",

@@ -91,24 +91,18 @@ CONVERSATIONS = table(
     ("early data", V12 + ASK + '"GET"', [said("ISOLATION"), asked({"ISOLATION": b""}, b"GET")]),
     ("no request yet", V12, [said("ISOLATION")]),
     ("an unknown key", "01 0001 0001 41 0001 42" + ASK, [said(""), asked({})]),
-    (
-        "a known format of names",
-        "01 0001" + TOR_NAME + "30" + ASK,
-        [said("USERNAME"), asked({"USERNAME": b"<torS0X>0"}, b"", Credentials(b"<torS0X>0"))],
-    ),
+    ("a known format of names", "01 0001" + TOR_NAME + "30" + ASK,
+     [said("USERNAME"), asked({"USERNAME": b"<torS0X>0"}, b"", Credentials(b"<torS0X>0"))]),
     ("an unknown format of names", "01 0001" + TOR_NAME + "39" + ASK, [INVALID]),
     ("a request in its place", ASK, [CLOSED]),
     ("HTTP in its place", '"GET"', [CLOSED]),
     ("RFC 1929 in its place", ME + ASK, [INVALID]),
     ("too many pairs", "01 FFFF", [INVALID]),
     ("a key twice", "01 0002" + '0009 "ISOLATION" 0000' * 2 + ASK, [INVALID]),
-    (
-        "an unknown key is required",
-        '01 0001 0007 "REQUIRE" 0005 46414D494C' + ASK,
-        [Rejected(octets('01 02 0001 000B "UNSUPPORTED" 0005 46414D494C'), "")],
-    ),
+    ("an unknown key is required", '01 0001 0007 "REQUIRE" 0005 46414D494C' + ASK,
+     [Rejected(octets('01 02 0001 000B "UNSUPPORTED" 0005 46414D494C'), "")]),
     ("a second one", "01 0000 01 0000", [said(""), fail5("01")]),
-)
+)  # fmt: skip
 
 
 @rows("P-04", "P-06", "P-07", "P-08", "P-09", "P-10", "P-11", "P-12", "P-13", "P-14", "P-15")
@@ -158,12 +152,6 @@ def test_steps_of_logins_by_extended_authentication(
 ) -> None:
     client = extended.build_request(KeyValues.of(pairs)) + octets(ASK) + b"early"
     assert_conversation(octets("05 01 97") + client, [EXTENDED, *steps], REQUIRE)
-
-
-def test_the_response_does_not_wait_for_the_request() -> None:
-    handshake = ServerHandshake(OPTIONS)
-    assert handshake.receive(octets("05 01 97")) == [EXTENDED]
-    assert handshake.receive(octets("01 0000")) == [said("")]
 
 
 @rows("P-01", "P-26")

@@ -35,18 +35,12 @@ REQUESTS = table(
     ("V5", asked(at("example.com", 80)), '05 01 00 03 0B "example.com" 0050'),
     ("V7", asked(at("torproject.org"), Command.RESOLVE), '05 F0 00 03 0E "torproject.org" 0000'),
     ("V9", asked(at("8.8.8.8"), Command.RESOLVE_PTR), "05 F1 00 01 08080808 0000"),
-    (
-        "RESOLVE_PTR of IPv4 as text",
-        asked(Address(NAME, "8.8.8.8"), Command.RESOLVE_PTR),
-        '05 F1 00 03 07 "8.8.8.8" 0000',
-    ),
-    (
-        "RESOLVE_PTR of IPv6 in brackets",
-        asked(Address(NAME, "[::1]"), Command.RESOLVE_PTR),
-        '05 F1 00 03 05 "[::1]" 0000',
-    ),
+    ("RESOLVE_PTR of IPv4 as text", asked(Address(NAME, "8.8.8.8"), Command.RESOLVE_PTR),
+     '05 F1 00 03 07 "8.8.8.8" 0000'),
+    ("RESOLVE_PTR of IPv6 in brackets", asked(Address(NAME, "[::1]"), Command.RESOLVE_PTR),
+     '05 F1 00 03 05 "[::1]" 0000'),
     ("the longest", asked(Address(NAME, LONGEST, 65535)), "05 01 00 03 FF" + "61" * 255 + "FFFF"),
-)
+)  # fmt: skip
 REPLIES = table(
     ("succeeded", Reply(0), "05 00 00 01 00000000 0000"),
     ("IPv4", Reply(0, at("192.0.2.1")), "05 00 00 01 C0000201 0000"),
@@ -132,16 +126,3 @@ REFUSED = table(
 @pytest.mark.parametrize(("text", "judged", "code"), REFUSED)
 def test_requests_refused(text: str, judged: int, code: int) -> None:
     assert_refused(socks5.parse_request, octets(text), judged, socks5.failure(code))
-
-
-def test_an_onion_name_loses_its_trailing_dot() -> None:
-    frame = octets("05 01 00 03 0A") + b"Foo.ONION." + octets("0050")
-    assert_parsed(socks5.parse_request, frame, asked(Address(NAME, "Foo.ONION", 80)))
-
-
-def test_greetings_and_requests_have_a_longest_form() -> None:
-    assert len(socks5.build_greeting(bytes(255))) == 257
-    longest = socks5.build_request(Command.CONNECT, Address(NAME, LONGEST, 80))
-    assert len(longest) == 262
-    with pytest.raises(ValueError, match="range"):
-        socks5.build_greeting(bytes(256))

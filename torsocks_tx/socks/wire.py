@@ -33,7 +33,7 @@ _NAME = re.compile(rf"(?:(?:{_LABEL}\.)*{_LABEL}|\.(?i:onion))\.?\Z")
 
 
 class Reader:
-    """A cursor over ``data``; when bytes are missing it raises ``Incomplete`` and does not move."""
+    """A cursor over ``data``; it raises ``Incomplete`` when bytes are missing."""
 
     __slots__ = ("data", "position")
 
