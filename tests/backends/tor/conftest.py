@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.endpoints import UNIXServerEndpoint
-from twisted.internet.protocol import Factory, Protocol
 
-from tests.backends.tor.fake_tor import FakeTor
+from tests.backends.tor.fake_tor import COOKIE, FakeTor, listen_at
 from tests.backends.tor.real_tor import RealTor
 from torsocks_tx.backends.tor.authentication import connect
 from torsocks_tx.backends.tor.control import Control
@@ -33,12 +31,18 @@ async def fake_tor(short_directory: Path) -> AsyncIterator[FakeTor]:
     """Give a fake tor that listens at its ``endpoint``."""
     fake = FakeTor(short_directory)
     await fake.listen()
-    silent = Factory.forProtocol(Protocol)
-    silent.noisy = False
-    socks = await UNIXServerEndpoint(reactor, fake.socks).listen(silent)
+    socks = await listen_at(fake.socks)
     yield fake
     await fake.stop()
     await socks.stopListening()
+
+
+@pytest.fixture
+def cookie(short_directory: Path) -> Path:
+    """Give the file of a cookie, whose name needs quotes."""
+    path = short_directory / 'c "q"'
+    path.write_bytes(COOKIE)
+    return path
 
 
 @pytest_twisted.async_yield_fixture

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import hmac
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.endpoints import UNIXClientEndpoint, UNIXServerEndpoint
-from twisted.internet.protocol import ServerFactory, connectionDone
+from twisted.internet.protocol import Factory, Protocol, ServerFactory, connectionDone
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
+
+from torsocks_tx.backends.tor.events import quote_path
 
 BOOTSTRAPPED = 'NOTICE BOOTSTRAP PROGRESS=100 TAG=done SUMMARY="Done"'
 STARTING = (
     'NOTICE BOOTSTRAP PROGRESS=45 TAG=requesting_descriptors SUMMARY="Asking for descriptors"'
 )
+COOKIE = bytes(range(32))
+SERVER_NONCE = bytes(32)
 EVENTS = "CIRC CIRC_MINOR STREAM HS_DESC SIGNAL STATUS_CLIENT CONF_CHANGED"
+
+
+async def listen_at(path: str, protocol: Callable[[], Protocol] = Protocol) -> Any:
+    """Listen at a unix socket, by default for connections that are only held; return the port."""
+    factory = Factory.forProtocol(protocol)  # type: ignore[arg-type]
+    factory.noisy = False
+    return await UNIXServerEndpoint(reactor, path).listen(factory)
 
 
 class FakeControl(LineOnlyReceiver):
@@ -41,7 +54,10 @@ class FakeControl(LineOnlyReceiver):
 
 
 class FakeTor(ServerFactory):
-    """The tables: ``info`` and ``conf`` by key, ``answers`` by the whole command."""
+    """The tables: ``info`` and ``conf`` by key, ``answers`` by the whole command.
+
+    ``intercepted``: functions that answer commands with a start.
+    """
 
     protocol = FakeControl
     noisy = False
@@ -53,6 +69,8 @@ class FakeTor(ServerFactory):
         self._port: Any = None
         self.connections: list[FakeControl] = []
         self.commands: list[str] = []
+        self.known = COOKIE
+        self.intercepted: dict[str, Callable[[], str | None]] = {}
         self.answers: dict[str, str | None] = {
             "PROTOCOLINFO 1": "250-PROTOCOLINFO 1\n250-AUTH METHODS=NULL\n250 OK"
         }
@@ -70,14 +88,31 @@ class FakeTor(ServerFactory):
         }
 
     def answer(self, command: str) -> str | None:
+        for start, function in self.intercepted.items():
+            if command.startswith(start):
+                return function()
         if command in self.answers:
             return self.answers[command]
         word, _, rest = command.partition(" ")
+        if word == "AUTHCHALLENGE":
+            return self._prove(rest.split()[1])
         if word == "GETINFO":
             return self._get_info(rest)
         if word == "GETCONF":
             return self._get_conf(rest.split())
         return "250 OK"
+
+    def offer(self, methods: str, cookie: Path | None = None, known: bytes = COOKIE) -> None:
+        """Ask for one of these methods from now on; ``known``: the cookie that it knows."""
+        words = f"METHODS={methods}" + (f" COOKIEFILE={quote_path(cookie)}" if cookie else "")
+        self.answers["PROTOCOLINFO 1"] = f"250-PROTOCOLINFO 1\n250-AUTH {words}\n250 OK"
+        self.known = known
+
+    def _prove(self, nonce: str) -> str:
+        both = self.known + bytes.fromhex(nonce) + SERVER_NONCE
+        key = b"Tor safe cookie authentication server-to-controller hash"
+        proof = hmac.digest(key, both, "sha256").hex().upper()
+        return f"250 AUTHCHALLENGE SERVERHASH={proof} SERVERNONCE={SERVER_NONCE.hex()}"
 
     def event(self, text: str) -> None:
         """Send one event on every connection."""

@@ -12,12 +12,9 @@ import socket
 import sys
 from pathlib import Path
 
-PHASES = {
-    "starting": 'NOTICE BOOTSTRAP PROGRESS=10 TAG=conn SUMMARY="Connecting"',
-    "done": 'NOTICE BOOTSTRAP PROGRESS=100 TAG=done SUMMARY="Done"',
-}
 INFO = {
     "version": "0.4.9.11",
+    "status/bootstrap-phase": 'NOTICE BOOTSTRAP PROGRESS=100 TAG=done SUMMARY="Done"',
     "signal/names": "RELOAD",
     "events/names": "STATUS_CLIENT CONF_CHANGED",
 }
@@ -29,11 +26,9 @@ def options_of(path: str) -> dict[str, str]:
     return {name: value.strip('"') for name, value in pairs}
 
 
-def answer(line: str, phase: str) -> str:
+def answer(line: str) -> str:
     if line.startswith("PROTOCOLINFO"):
         return "250-PROTOCOLINFO 1\r\n250-AUTH METHODS=NULL\r\n250 OK"
-    if line == "GETINFO status/bootstrap-phase":
-        return f"250-status/bootstrap-phase={PHASES[phase]}\r\n250 OK"
     if line.startswith("GETINFO "):
         key = line.removeprefix("GETINFO ")
         return f"250-{key}={INFO[key]}\r\n250 OK"
@@ -46,20 +41,16 @@ def serve(listener: socket.socket, behaviour: str) -> None:
     with peer, peer.makefile("rb") as lines:
         for raw in lines:
             line = raw.decode().strip()
-            phase = "starting" if behaviour == "starting" else "done"
-            peer.sendall(f"{answer(line, phase)}\r\n".encode())
+            peer.sendall(f"{answer(line)}\r\n".encode())
             print(f"Jan 01 00:00:00.000 [notice] {line}", flush=True)
             if behaviour == "dying" and "status/bootstrap-phase" in line:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
 def main(torrc: str) -> None:
-    """Do as ``Nickname`` says: ``dying`` after a moment, ``starting`` for ever, ``stubborn``,
-    ``mute`` (no control socket)."""
+    """Do as ``Nickname`` says: ``dying`` after a moment, or ``mute`` (no control socket)."""
     options = options_of(torrc)
     behaviour = options.get("Nickname", "")
-    if behaviour == "stubborn":
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if behaviour == "mute":
         signal.pause()
     path = options["ControlPort"].removeprefix('unix:"')
@@ -68,8 +59,6 @@ def main(torrc: str) -> None:
         listener.bind(path)
         listener.listen()
         serve(listener, behaviour)
-    if behaviour == "stubborn":
-        signal.pause()
 
 
 if __name__ == "__main__":

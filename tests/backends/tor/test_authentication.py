@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -13,23 +12,17 @@ from typing import Any
 import pytest
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import (
-    TCP4ClientEndpoint,
-    TCP4ServerEndpoint,
-    UNIXClientEndpoint,
-    UNIXServerEndpoint,
-)
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, UNIXClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 
-from tests.backends.tor.fake_tor import FakeTor
+from tests.backends.tor.fake_tor import COOKIE, FakeTor, listen_at
 from tests.backends.tor.real_tor import NO_NETWORK, UNREACHABLE, RealTor
 from torsocks_tx.backends.tor import control_protocol, files
 from torsocks_tx.backends.tor.authentication import ControlRefused, ControlUnavailable, connect
 from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
 from torsocks_tx.backends.tor.control_protocol import MOST_BYTES
 from torsocks_tx.backends.tor.daemon import find_tor
-from torsocks_tx.backends.tor.events import quote_path
 
 COMMANDS = ["PROTOCOLINFO 1", "AUTHENTICATE", "GETINFO version"]
 NOBODY = 65534
@@ -112,67 +105,45 @@ async def test_a_real_tor_may_need_no_authentication(real_tor: RealTor) -> None:
     await refusal(real_tor, "does not ask for the password", password="not asked for")
 
 
-COOKIE = bytes(range(32))
-SERVER_NONCE = bytes(32)
-
-
-def offer(fake: FakeTor, methods: str, cookie: Path | None = None, known: bytes = COOKIE) -> None:
-    """Have a control port ask for one of these methods; ``known``: the cookie that it knows."""
-    words = f"METHODS={methods}" + (f" COOKIEFILE={quote_path(cookie)}" if cookie else "")
-    fake.answers["PROTOCOLINFO 1"] = f"250-PROTOCOLINFO 1\n250-AUTH {words}\n250 OK"
-    answer = fake.answer
-
-    def challenged(command: str) -> str | None:
-        if not command.startswith("AUTHCHALLENGE SAFECOOKIE "):
-            return answer(command)
-        both = known + bytes.fromhex(command.split()[2]) + SERVER_NONCE
-        key = b"Tor safe cookie authentication server-to-controller hash"
-        proof = hmac.digest(key, both, "sha256").hex().upper()
-        return f"250 AUTHCHALLENGE SERVERHASH={proof} SERVERNONCE={SERVER_NONCE.hex()}"
-
-    fake.answer = challenged  # type: ignore[method-assign]
-
-
-def intercept(fake: FakeTor, start: str, answer: Callable[[], str | None]) -> None:
-    """Answer commands with this start by a function."""
-    before = fake.answer
-    fake.answer = lambda command: (  # type: ignore[method-assign]
-        answer() if command.startswith(start) else before(command)
-    )
-
-
 def sent(fake: FakeTor) -> list[str]:
     return [command.partition(" ")[0] for command in fake.commands]
 
 
-@pytest.fixture
-def cookie(short_directory: Path) -> Path:
-    path = short_directory / 'c "q"'
-    path.write_bytes(COOKIE)
-    return path
-
-
 async def test_a_tor_that_knows_its_cookie_is_proven(fake_tor: FakeTor, cookie: Path) -> None:
-    offer(fake_tor, "COOKIE,SAFECOOKIE", cookie)
+    fake_tor.offer("COOKIE,SAFECOOKIE", cookie)
     control = await connect(reactor, fake_tor.endpoint, proof=True)
     assert control.is_proven
     assert not any(COOKIE.hex() in command.lower() for command in fake_tor.commands)
     control.close()
 
 
-@pytest.mark.parametrize("methods", ["COOKIE", "NULL,COOKIE", "COOKIE,HASHEDPASSWORD"])
-async def test_a_cookie_is_never_sent(fake_tor: FakeTor, cookie: Path, methods: str) -> None:
-    offer(fake_tor, methods, cookie)
-    await refusal(fake_tor, "^tor.s control port (cannot|does not|wants)", proof="NULL" in methods)
-    assert sent(fake_tor) == ["PROTOCOLINFO"]
+UNPROVEN = "does not prove any more that it is tor"
+TRUSTS_NOBODY = [
+    ("COOKIE", True, {}, "cannot be authenticated to: it offers COOKIE, and a cookie is never"),
+    ("NULL,COOKIE", True, {"proof": True}, UNPROVEN),
+    ("COOKIE,HASHEDPASSWORD", True, {}, "wants a password"),
+    ("NULL,SAFECOOKIE", True, {"password": "p"}, "does not know the cookie that it names"),
+    ("NULL", False, {"password": "p"}, "does not ask for the password"),
+    ("NULL", False, {"password": "p", "proof": True}, UNPROVEN),
+    ("HASHEDPASSWORD", False, {"password": "p", "proof": True}, UNPROVEN),
+    ("COOKIE", False, {"password": "p", "proof": True}, UNPROVEN),
+    ("NULL,SAFECOOKIE", False, {"password": "p", "proof": True}, UNPROVEN),
+]
 
 
-async def test_a_peer_that_does_not_know_the_cookie_is_refused(
-    fake_tor: FakeTor, cookie: Path
+@pytest.mark.parametrize(("methods", "names_cookie", "options", "reason"), TRUSTS_NOBODY)
+async def test_no_secret_is_sent_to_whoever_may_not_be_tor(
+    fake_tor: FakeTor,
+    cookie: Path,
+    methods: str,
+    names_cookie: bool,
+    options: dict[str, Any],
+    reason: str,
 ) -> None:
-    offer(fake_tor, "NULL,SAFECOOKIE", cookie, known=bytes(32))
-    await refusal(fake_tor, "does not know the cookie that it names", password="p")
-    assert sent(fake_tor) == ["PROTOCOLINFO", "AUTHCHALLENGE"]
+    fake_tor.offer(methods, cookie if names_cookie else None, known=bytes(32))
+    await refusal(fake_tor, f"^tor's control port {reason}", **options)
+    challenged = names_cookie and "SAFECOOKIE" in methods
+    assert sent(fake_tor) == ["PROTOCOLINFO", *["AUTHCHALLENGE"] * challenged]
 
 
 CHALLENGE_ANSWERS = ["250 AUTHCHALLENGE", "250 AUTHCHALLENGE SERVERHASH=x SERVERNONCE=00", '250 "']
@@ -182,8 +153,8 @@ CHALLENGE_ANSWERS = ["250 AUTHCHALLENGE", "250 AUTHCHALLENGE SERVERHASH=x SERVER
 async def test_an_answer_without_proof_is_refused(
     fake_tor: FakeTor, cookie: Path, words: str
 ) -> None:
-    offer(fake_tor, "SAFECOOKIE", cookie)
-    intercept(fake_tor, "AUTHCHALLENGE", lambda: words)
+    fake_tor.offer("SAFECOOKIE", cookie)
+    fake_tor.intercepted["AUTHCHALLENGE"] = lambda: words
     await refusal(fake_tor, "does not speak tor's control protocol")
     assert sent(fake_tor) == ["PROTOCOLINFO", "AUTHCHALLENGE"]
 
@@ -214,7 +185,7 @@ async def test_a_file_that_is_no_cookie_of_tors_is_refused(
     fake_tor: FakeTor, cookie: Path, change: Callable[[Path], None], reason: str
 ) -> None:
     change(cookie)
-    offer(fake_tor, "SAFECOOKIE", cookie)
+    fake_tor.offer("SAFECOOKIE", cookie)
     await refusal(fake_tor, reason)
     assert sent(fake_tor) == ["PROTOCOLINFO"]
 
@@ -225,7 +196,7 @@ async def test_a_cookie_that_belongs_to_another_user_is_refused(
     """The peer that names a file may have written it: on a TCP port only its owner is proof."""
     monkeypatch.setattr(files, "trusted_users", lambda: {0x7FFFFFFE})
     fake = FakeTor(short_directory)
-    offer(fake, "SAFECOOKIE", cookie)
+    fake.offer("SAFECOOKIE", cookie)
     port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(fake)
     endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
     with pytest.raises(ControlRefused, match=f"it belongs to {cookie.owner()}"):
@@ -235,21 +206,6 @@ async def test_a_cookie_that_belongs_to_another_user_is_refused(
     control = await connect(reactor, fake.endpoint)  # here the owner of the socket is tor's user
     control.close()
     await fake.stop()
-
-
-@pytest.mark.parametrize("methods", ["NULL", "HASHEDPASSWORD", "COOKIE", "NULL,SAFECOOKIE"])
-async def test_a_tor_that_proved_itself_before_must_do_so_again(
-    fake_tor: FakeTor, methods: str
-) -> None:
-    offer(fake_tor, methods)
-    await refusal(fake_tor, "does not prove any more that it is tor", password="secret", proof=True)
-    assert sent(fake_tor) == ["PROTOCOLINFO"]
-
-
-async def test_a_password_is_not_sent_where_none_is_asked_for(fake_tor: FakeTor) -> None:
-    offer(fake_tor, "NULL")
-    await refusal(fake_tor, "does not ask for the password", password="secret")
-    assert sent(fake_tor) == ["PROTOCOLINFO"]
 
 
 ENDLESS = {
@@ -291,7 +247,7 @@ async def test_a_cookie_that_we_may_not_read_is_an_error_with_a_remedy(
     cookie.chmod(0)
     directory.chmod(0 if is_hidden else 0o755)
     short_directory.chmod(0o755)
-    offer(fake_tor, "COOKIE,SAFECOOKIE", cookie)
+    fake_tor.offer("COOKIE,SAFECOOKIE", cookie)
     connecting = Deferred.fromCoroutine(connect(reactor, fake_tor.endpoint, password="unused"))
     with as_nobody(), pytest.raises(ControlRefused) as caught:
         await connecting
@@ -305,11 +261,11 @@ async def test_a_cookie_that_we_may_not_read_is_an_error_with_a_remedy(
 class Speaker(Protocol):
     """Sends some bytes and reads."""
 
-    words = b""
+    def __init__(self, words: bytes) -> None:
+        self.words = words
 
     def connectionMade(self) -> None:
-        if self.words:
-            self.transport.write(self.words)
+        self.transport.write(self.words)
 
 
 NOT_CONTROL = [
@@ -333,9 +289,7 @@ async def test_a_peer_that_is_no_control_port_is_refused(
     short_directory: Path, words: bytes
 ) -> None:
     path = str(short_directory / "peer")
-    factory = Factory.forProtocol(type("Peer", (Speaker,), {"words": words}))
-    factory.noisy = False
-    port = await UNIXServerEndpoint(reactor, path).listen(factory)
+    port = await listen_at(path, lambda: Speaker(words))
     endpoint = UNIXClientEndpoint(reactor, path)
     with pytest.raises(ControlRefused, match=r"the thing (does not speak tor|cannot|answered)"):
         await connect(reactor, endpoint, name="the thing")
@@ -350,37 +304,21 @@ async def test_tors_own_socks_port_is_refused(real_tor: RealTor) -> None:
         await connect(reactor, UNIXClientEndpoint(reactor, socks))
 
 
-async def test_a_peer_that_never_answers_is_given_up(short_directory: Path) -> None:
-    path = str(short_directory / "peer")
-    factory = Factory.forProtocol(Speaker)
-    factory.noisy = False
-    built: Deferred[Protocol] = Deferred()
-    make = factory.buildProtocol
-    factory.buildProtocol = lambda address: built.callback(None) or make(address)
-    port = await UNIXServerEndpoint(reactor, path).listen(factory)
-    clock = Clock()
-    connecting = Deferred.fromCoroutine(connect(clock, UNIXClientEndpoint(reactor, path)))
-    await built
-    clock.advance(10)
-    with pytest.raises(ControlUnavailable, match="did not answer within 10 s"):
-        await connecting
-    assert clock.getDelayedCalls() == []
-    await port.stopListening()
-
-
-async def test_a_tor_that_hangs_after_its_authentication_is_given_up(fake_tor: FakeTor) -> None:
+@pytest.mark.parametrize("command", ["PROTOCOLINFO", "GETINFO version"])
+async def test_a_peer_that_does_not_answer_is_given_up(fake_tor: FakeTor, command: str) -> None:
     asked: Deferred[None] = Deferred()
-    intercept(fake_tor, "GETINFO version", lambda: asked.callback(None))
+    fake_tor.intercepted[command] = lambda: asked.callback(None)
     clock = Clock()
     connecting = Deferred.fromCoroutine(connect(clock, fake_tor.endpoint))
     await asked
     clock.advance(10)
     with pytest.raises(ControlUnavailable, match="did not answer within 10 s"):
         await connecting
+    assert clock.getDelayedCalls() == []
 
 
 async def test_a_connection_lost_during_authentication_is_an_error(fake_tor: FakeTor) -> None:
-    intercept(fake_tor, "AUTHENTICATE", fake_tor.drop)
+    fake_tor.intercepted["AUTHENTICATE"] = fake_tor.drop
     with pytest.raises(ControlUnavailable, match="closed the connection before it was made"):
         await connect(reactor, fake_tor.endpoint)
 

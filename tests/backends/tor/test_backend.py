@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from tests.backends.ends import FakeEndpoint, Receiver
@@ -118,12 +118,6 @@ def test_the_stop_of_the_provider_ends_the_listening() -> None:
     assert any(control.listeners.values())
     play.provider.stop()
     assert not any(control.listeners.values())
-
-
-def test_an_application_may_give_its_own_observer() -> None:
-    observer = OnionObserver(Clock())
-    provider = FixedTorProvider(FakeEndpoint(succeed(None)))  # type: ignore[arg-type]
-    assert TorBackend(Clock(), provider, onion_observer=observer).observer is observer
 
 
 def test_a_provider_that_was_never_started_is_said_once_and_no_client_waits(

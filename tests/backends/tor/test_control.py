@@ -85,13 +85,6 @@ async def test_get_info_refuses_an_answer_about_something_else(
         await control.get_info("k")
 
 
-async def test_time_for_which_this_process_was_stopped_does_not_count(control: Control) -> None:
-    clock = Clock()
-    asking = later(Control(control.protocol, clock, ours=True), "GETINFO version")
-    clock.advance(3 * COMMAND_TIMEOUT)  # the answer is there, but was not read yet
-    assert await asking == "version=0.4.9.11"
-
-
 async def test_cancelling_a_command_keeps_the_order_of_answers(
     fake_tor: FakeTor, control: Control
 ) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from twisted.internet import reactor
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 
 from tests.support.processes import is_alive, process_ended
 from torsocks_tx.backends.tor.daemon import (
@@ -146,14 +146,6 @@ async def test_what_tor_says_about_a_bad_configuration_is_kept(
     daemon.start()
     assert await daemon.when_exited() == 1
     assert any("Nonsense" in line for line in daemon.last_lines)
-
-
-async def test_waiting_for_the_end_can_be_given_up(tmp_path: Path) -> None:
-    daemon = TorDaemon(reactor, tmp_path / "tor", (), watchdog=Watchdog(reactor))
-    waiting = daemon.when_exited()
-    waiting.cancel()
-    with pytest.raises(CancelledError):
-        await waiting
 
 
 @pytest.mark.parametrize(

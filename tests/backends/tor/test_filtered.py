@@ -15,9 +15,8 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 
 from tests.backends.tor.exits.test_directory import GOOD, fingerprint, relay
-from tests.backends.tor.fake_tor import BOOTSTRAPPED, STARTING, FakeTor
+from tests.backends.tor.fake_tor import BOOTSTRAPPED, COOKIE, STARTING, FakeTor
 from tests.backends.tor.onion.test_client_auth import DUCK, LINE
-from tests.backends.tor.test_authentication import COOKIE, offer
 from tests.backends.tor.test_running import Delays, state_of
 from tests.support.control_filter import ControlFilter, page_profile
 from tests.support.processes import ROOT
@@ -31,7 +30,7 @@ from torsocks_tx.backends.tor.onion.observer import OnionObserver
 from torsocks_tx.backends.tor.onion.queries import TorQueries
 from torsocks_tx.backends.tor.provider import ProviderState
 from torsocks_tx.backends.tor.providers import RunningTorProvider
-from torsocks_tx.errors import SOCKSError
+from torsocks_tx.errors import NoSuchPort, SOCKSError
 
 TO_RUNNING_TOR = [each for each in (*COMMANDS, *EVENTS.values()) if each.word != "TAKEOWNERSHIP"]
 FINGERPRINT = fingerprint(1)
@@ -40,7 +39,7 @@ FINGERPRINT = fingerprint(1)
 def fill(tor: FakeTor, cookie: Path) -> None:
     """Have a cookie, an exit, its country, and a circuit to it."""
     cookie.write_bytes(COOKIE)
-    offer(tor, "SAFECOOKIE", cookie)
+    tor.offer("SAFECOOKIE", cookie)
     status = "\n".join(relay(1, GOOD, "w Bandwidth=70"))
     tor.info |= {"ip-to-country/ipv4-available": "1", "ip-to-country/10.0.0.1": "de"}
     circuit = f"1 BUILT ${FINGERPRINT}~relay1 PURPOSE=GENERAL"
@@ -97,6 +96,8 @@ async def serve_twice(tor: FakeTor, before: ControlFilter, directory: Path) -> N
     for _ in range(2):
         await state_of(provider, ProviderState.READY)
         assert await provider.when_ready() == provider.port_for(())
+        with pytest.raises(NoSuchPort):
+            provider.port_for(["NoIPv6Traffic"])
         await use_everything(backend, keys)
         tor.drop()
         await state_of(provider, ProviderState.DOWN)

@@ -14,7 +14,6 @@ from twisted.internet.endpoints import UNIXClientEndpoint
 from txtorcon import Tor, TorProtocolFactory
 
 from tests.backends.tor.fake_tor import BOOTSTRAPPED, STARTING, FakeTor
-from tests.backends.tor.real_tor import UNREACHABLE, RealTor
 from tests.backends.tor.test_running import until
 from tests.support.processes import ROOT, start_python
 from torsocks_tx.backends.tor.backend import TorBackend
@@ -24,7 +23,7 @@ from torsocks_tx.backends.tor.providers import OwnedTorProvider
 from torsocks_tx.errors import TorDown
 
 
-async def protocol_of(tor: FakeTor | RealTor) -> Any:
+async def protocol_of(tor: FakeTor) -> Any:
     """The application's txtorcon protocol, not yet ready."""
     protocol = await tor.endpoint.connect(TorProtocolFactory())
     protocol.on_disconnect = None  # txtorcon 26 reads a deprecated attribute of it at the loss
@@ -239,19 +238,3 @@ async def test_the_provider_can_be_stopped_while_it_waits_for_the_protocol(
     protocol.post_bootstrap.addErrback(lambda _: None)
     fake_tor.drop()
     await protocol.when_disconnected().addErrback(lambda _: None)
-
-
-@pytest.mark.network
-async def test_clients_of_an_applications_real_tor_are_refused_when_it_is_gone(
-    real_tor: RealTor,
-) -> None:
-    await real_tor.start(("SocksPort 127.0.0.1:auto", *UNREACHABLE))
-    protocol = await protocol_of(real_tor)
-    provider = OwnedTorProvider(reactor, protocol)
-    await provider.start()
-    assert provider.state is ProviderState.STARTING
-    assert provider.port_for(()).pipelined
-    asked = provider.when_ready()
-    await real_tor.kill()
-    with pytest.raises(TorDown):
-        await asked

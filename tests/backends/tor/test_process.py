@@ -16,7 +16,6 @@ from typing import NoReturn
 
 import pytest
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessDone
 from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import Clock, deferLater
@@ -156,8 +155,8 @@ async def main():
     watchdog.guard_directory(sys.argv[1])
     running, stopped, released = [await start_sleeper(watchdog) for _ in range(3)]
     stopped.transport.signalProcess(signal.SIGSTOP)
-    watchdog.release_process(released.transport.pid)
-    pids = [process.transport.pid for process in (running, stopped, released)]
+    watchdog.release_process(released.pid)
+    pids = [process.pid for process in (running, stopped, released)]
     print(json.dumps([watchdog.pid, *pids]), flush=True)
 
 from twisted.internet.defer import ensureDeferred
@@ -166,24 +165,11 @@ reactor.run()
 """
 
 
-class Sleeper(ProcessProtocol):
-    """A process that says that it is up and then waits for ever."""
-
-    def __init__(self) -> None:
-        self.up: Deferred[None] = Deferred()
-        self.ended: Deferred[None] = Deferred()
-
-    def outReceived(self, data: bytes) -> None:
-        self.up.callback(None)
-
-    def processEnded(self, reason: object) -> None:
-        self.ended.callback(None)
-
-
-async def start_sleeper(watchdog: Watchdog) -> Sleeper:
-    sleeper = Sleeper()
+async def start_sleeper(watchdog: Watchdog) -> Program:
+    """A guarded process that says that it is up and then waits for ever."""
+    sleeper = Program()
     spawn_guarded(reactor, watchdog, sleeper, SLEEPER)
-    await sleeper.up
+    assert await sleeper.line() == "up"
     return sleeper
 
 
@@ -226,16 +212,16 @@ async def test_stopping_ends_what_is_still_guarded_and_spares_the_released(
     fill(guarded)
     watchdog.guard_directory(guarded)
     kept, lost = await start_sleeper(watchdog), await start_sleeper(watchdog)
-    watchdog.release_process(kept.transport.pid)
+    watchdog.release_process(kept.pid)
     guard = watchdog.pid
     os.kill(guard, signal.SIGSTOP)  # by whoever: it is told to go on
     await watchdog.stop()
-    await lost.ended
+    await lost.end()
     assert not is_alive(guard)
     assert not guarded.exists()
-    assert is_alive(kept.transport.pid)
+    assert is_alive(kept.pid)
     kept.transport.signalProcess("KILL")
-    await kept.ended
+    await kept.end()
     await watchdog.stop()
 
 
@@ -308,13 +294,13 @@ async def test_another_watchdog_takes_over_from_one_that_was_killed(
     assert log_lines == ["error: the watchdog process has ended: it is started again"]
     fill(later)
     watchdog.guard_directory(later)
-    watchdog.release_process(kept.transport.pid)
+    watchdog.release_process(kept.pid)
     await watchdog.stop()
-    await lost.ended
+    await lost.end()
     assert not before.exists()
     assert not later.exists()
     kept.transport.signalProcess("KILL")
-    await kept.ended
+    await kept.end()
 
 
 async def test_a_watchdog_that_cannot_be_replaced_is_tried_again(
@@ -330,4 +316,4 @@ async def test_a_watchdog_that_cannot_be_replaced_is_tried_again(
         assert watchdog.pid is None
     assert "daemons may now outlive this process" in log_lines[2]
     await watchdog.stop()
-    await sleeper.ended
+    await sleeper.end()

@@ -242,12 +242,14 @@ def test_the_log_says_once_when_tor_goes_and_when_it_is_back(
     ]
 
 
-async def test_a_fixed_endpoint_is_ready_from_start_to_stop() -> None:
+async def test_a_fixed_endpoint_is_ready_from_start_to_stop(log_lines: list[str]) -> None:
     provider = FixedTorProvider(ENDPOINT, pipelined=True)
     assert provider.control is None
     with pytest.raises(TorDown):
         provider.port_for(())
     await provider.start()
+    text = "without tor's control port, the first request shows whether tor is there"
+    assert log_lines == [f"info: {text}"]
     port = await provider.when_ready()
     assert port == SocksPort(ENDPOINT, pipelined=True)
     assert provider.port_for(()) == provider.port_for(["IPv6Traffic"]) == port
@@ -324,9 +326,3 @@ async def test_a_filtered_control_port_counts_as_bootstrapped(
     fake_tor.drop()
     await following
     assert provider.control is None
-
-
-def test_endpoint_alone_is_not_said_to_be_ready(log_lines: list[str]) -> None:
-    FixedTorProvider(ENDPOINT).start()
-    text = "without tor's control port, the first request shows whether tor is there"
-    assert log_lines == [f"info: {text}"]

@@ -9,13 +9,12 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, UNIXServerEndpoint
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 
-from tests.backends.tor.fake_tor import BOOTSTRAPPED, STARTING, FakeTor
+from tests.backends.tor.fake_tor import BOOTSTRAPPED, COOKIE, STARTING, FakeTor, listen_at
 from tests.backends.tor.real_tor import UNREACHABLE, RealTor
-from tests.backends.tor.test_authentication import COOKIE, intercept, offer
 from torsocks_tx.backends.tor.authentication import ControlRefused
 from torsocks_tx.backends.tor.ports import SocksPort
 from torsocks_tx.backends.tor.provider import ProviderState, TorProvider
@@ -179,7 +178,9 @@ async def test_the_socks_port_is_found_anew_at_each_return(
     assert port.flags == {"ExtendedErrors", "NoIPv6Traffic"}
 
 
-async def test_the_delays_grow_until_tor_is_ready(fake_tor: FakeTor, running: Make) -> None:
+async def test_a_tor_that_is_not_there_yet_is_waited_for_with_growing_delays(
+    fake_tor: FakeTor, running: Make, log_lines: list[str]
+) -> None:
     delays = Delays()
     await fake_tor.stop()
     provider = running(fake_tor, delays=delays, name="this port")
@@ -190,30 +191,18 @@ async def test_the_delays_grow_until_tor_is_ready(fake_tor: FakeTor, running: Ma
     assert delays.failures[:4] == [0, 1, 2, 3]
     await fake_tor.listen()
     await state_of(provider, ProviderState.READY)
+    assert log_lines[0].startswith("warn: this port cannot be reached (No such file")
+    assert log_lines[1:] == ["info: tor: bootstrapped 100% (Done)", "info: tor is back"]
     fake_tor.drop()
     await state_of(provider, ProviderState.DOWN)
     assert delays.failures[-1] == 0
     await state_of(provider, ProviderState.READY)
 
 
-async def test_a_tor_that_is_not_there_yet_is_waited_for(
-    fake_tor: FakeTor, running: Make, log_lines: list[str]
-) -> None:
-    await fake_tor.stop()
-    provider = running(fake_tor)
-    await provider.start()
-    assert provider.state is ProviderState.DOWN
-    await fake_tor.listen()
-    await state_of(provider, ProviderState.READY)
-    assert log_lines[0].startswith("warn: tor's control port cannot be reached (No such file")
-    assert log_lines[-1] == "info: tor is back"
-    assert len(log_lines) == 3
-
-
 async def test_what_somebody_must_fix_fails_the_start(
     fake_tor: FakeTor, running: Make, log_lines: list[str]
 ) -> None:
-    offer(fake_tor, "HASHEDPASSWORD")
+    fake_tor.offer("HASHEDPASSWORD")
     provider = running(fake_tor)
     with pytest.raises(ControlRefused, match="wants a password"):
         await provider.start()
@@ -222,21 +211,6 @@ async def test_what_somebody_must_fix_fails_the_start(
     with pytest.raises(TorDown, match="wants a password"):
         await provider.when_ready()
     await running(fake_tor, password="right").start()
-
-
-async def test_what_somebody_must_fix_later_is_logged_and_tried_again(
-    fake_tor: FakeTor, running: Make, log_lines: list[str]
-) -> None:
-    provider = running(fake_tor)
-    await provider.start()
-    answer = fake_tor.answers["PROTOCOLINFO 1"]
-    offer(fake_tor, "HASHEDPASSWORD")
-    lost = provider.control.when_lost()
-    fake_tor.drop()
-    await lost
-    await until(lambda: any("wants a password" in line for line in log_lines))
-    fake_tor.answers["PROTOCOLINFO 1"] = answer
-    await state_of(provider, ProviderState.READY)
 
 
 async def test_a_tor_without_socks_port_is_down_until_it_has_one(
@@ -301,9 +275,7 @@ async def test_a_reachable_port_is_used_before_a_better_one(
 
 async def test_a_port_for_each_policy(fake_tor: FakeTor, running: Make) -> None:
     other = fake_tor.socks + "6"
-    factory = Factory.forProtocol(Protocol)
-    factory.noisy = False
-    listening = await UNIXServerEndpoint(reactor, other).listen(factory)
+    listening = await listen_at(other)
     fake_tor.info["net/listeners/socks"] += f' "unix:{other}"'
     fake_tor.conf["SocksPort"].append(f"unix:{other} NoIPv4Traffic")
     provider = running(fake_tor)
@@ -315,24 +287,12 @@ async def test_a_port_for_each_policy(fake_tor: FakeTor, running: Make) -> None:
     await listening.stopListening()
 
 
-async def test_a_filter_that_hides_the_configuration_hides_the_flags(
-    fake_tor: FakeTor, running: Make
-) -> None:
-    fake_tor.answers["GETCONF SocksPort __SocksPort"] = "510 Filtered"
-    fake_tor.answers["SETEVENTS STATUS_CLIENT CONF_CHANGED"] = "552 Filtered"
-    provider = running(fake_tor)
-    await provider.start()
-    assert (await provider.when_ready()).flags == frozenset()
-    with pytest.raises(NoSuchPort):
-        provider.port_for(["NoIPv6Traffic"])
-
-
 @pytest.mark.parametrize("until", ["AUTHENTICATE", "SETEVENTS STATUS_CLIENT", "GETCONF SocksPort"])
 async def test_a_provider_can_be_stopped_at_any_time(
     fake_tor: FakeTor, running: Make, until: str
 ) -> None:
     reached: Deferred[None] = Deferred()
-    intercept(fake_tor, until, lambda: reached.callback(None))
+    fake_tor.intercepted[until] = lambda: reached.callback(None)
     provider = running(fake_tor)
     started = provider.start()
     await reached
@@ -386,25 +346,33 @@ async def test_a_real_tor_that_is_killed_and_started_again(
     await provider.stop()
 
 
+@pytest.mark.parametrize(
+    ("methods", "reason"),
+    [
+        ("NULL", "does not prove any more that it is tor"),
+        ("HASHEDPASSWORD", "does not prove any more that it is tor"),
+        ("SAFECOOKIE", "is not 32 bytes"),
+    ],
+)
 async def test_a_stranger_who_answers_while_tor_is_down_is_not_followed(
-    fake_tor: FakeTor, running: Make, short_directory: Path, log_lines: list[str]
+    fake_tor: FakeTor, running: Make, cookie: Path, log_lines: list[str], methods: str, reason: str
 ) -> None:
-    """Tor proved to know its cookie; then somebody else asks for no authentication at all."""
-    cookie = short_directory / "cookie"
-    cookie.write_bytes(COOKIE)
-    plain = fake_tor.answer
-    offer(fake_tor, "SAFECOOKIE", cookie)
+    """Tor proved to know its cookie; who does not is refused until tor is there again."""
+    fake_tor.offer("SAFECOOKIE", cookie)
     provider = running(fake_tor)
     await provider.start()
-    fake_tor.answer = plain  # type: ignore[method-assign]
-    offer(fake_tor, "NULL")
+    fake_tor.offer(methods, cookie)
+    cookie.write_bytes(COOKIE[1:])
     fake_tor.drop()
     await state_of(provider, ProviderState.DOWN)
     fake_tor.commands.clear()
     await until(lambda: fake_tor.commands.count("PROTOCOLINFO 1") > 1)
     assert set(fake_tor.commands) == {"PROTOCOLINFO 1"}
     assert provider.state is ProviderState.DOWN
-    assert any("does not prove any more that it is tor" in line for line in log_lines)
+    assert any(reason in line for line in log_lines)
+    cookie.write_bytes(COOKIE)
+    fake_tor.offer("SAFECOOKIE", cookie)
+    await state_of(provider, ProviderState.READY)
 
 
 async def test_a_tcp_port_that_proves_nothing_is_one_line_in_the_log(
