@@ -19,7 +19,7 @@ from twisted.internet.task import LoopingCall, deferLater
 
 from tests.network.asking import Asker, Serving, ask, hang_up, request, serving
 from tests.support.running import Twistd
-from torsocks_tx.backends.tor.exits import mappings
+from torsocks_tx.backends.tor.exits import session
 from torsocks_tx.errors import CommandNotSupported, GeneralFailure, NotAllowed, SOCKSError
 from torsocks_tx.socks.constants import Command, Version
 from torsocks_tx.testing.tornet import PrivateNetwork
@@ -34,7 +34,7 @@ PAGE = re.compile(rb"You came by (\w+), in the country (\w+)")
 
 @pytest.fixture(autouse=True)
 def short_lived_mappings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mappings, "UNUSED_SECONDS", 0.5)
+    monkeypatch.setattr(session, "UNUSED_SECONDS", 0.5)
 
 
 @pytest_twisted.async_yield_fixture

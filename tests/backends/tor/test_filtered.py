@@ -78,7 +78,7 @@ async def use_everything(backend: TorBackend, keys: Path) -> None:
     with suppress(SOCKSError):
         place = ("web.test", FINGERPRINT)
         mapping = session.mappings.take(place)
-        await mapping.wait()
+        await mapping.known.wait()
 
 
 async def serve_twice(tor: FakeTor, before: ControlFilter, directory: Path) -> None:

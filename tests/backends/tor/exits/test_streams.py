@@ -16,7 +16,7 @@ from tests.backends.ends import REQUEST, Receiver
 from tests.backends.tor.exits.scripted import Play, choice_of, fingerprint, tor
 from tests.support.names import ONION
 from torsocks_tx.backends.tor.control import ControlError, ControlLost
-from torsocks_tx.backends.tor.exits import mappings
+from torsocks_tx.backends.tor.exits import session
 from torsocks_tx.backends.tor.exits.circuits import Circuit
 from torsocks_tx.backends.tor.exits.directory import AUTOMAPS, NO_EXIT, NO_GEOIP
 from torsocks_tx.backends.tor.exits.streams import (
@@ -415,7 +415,7 @@ def test_what_was_mapped_goes_when_the_backend_stops() -> None:
 
 
 def test_mappings_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mappings, "MOST_MAPPINGS", 3)
+    monkeypatch.setattr(session, "MOST_MAPPINGS", 3)
     play = Play()
     for number in range(9):
         _, receiver = play.open(host=f"h{number}.test")
@@ -594,7 +594,7 @@ def test_a_stream_can_be_given_up_at_any_time_and_holds_nothing_then() -> None:
         stream.abort()
         play.clock.advance(CIRCUIT_SECONDS)
         play.turn()
-        play.clock.advance(mappings.UNUSED_SECONDS)
+        play.clock.advance(session.UNUSED_SECONDS)
         assert receiver.heard == []
         assert play.control.mapped == {}
         assert play.clock.getDelayedCalls() == []

@@ -17,9 +17,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from torsocks_tx.backends.tor.commands import CIRCUITS, RELAY
-from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
-from torsocks_tx.backends.tor.events import EventError, parse_event
-from torsocks_tx.backends.tor.exits.directory import UNKNOWN, countries_of, has_countries
+from torsocks_tx.backends.tor.control import Control, ControlError
+from torsocks_tx.backends.tor.exits.directory import UNKNOWN, ask, countries_of, has_countries
+from torsocks_tx.backends.tor.onion.events import read_event
 from torsocks_tx.backends.tor.onion.queries import SharedCommands
 
 FOLLOW_SECONDS = 60.0
@@ -118,13 +118,10 @@ def parse_circuit_line(line: str) -> CircuitLine | None:
     """Read one line of the list; None for one that is not of a built circuit."""
     if " BUILT " not in line:  # spare the others the parsing
         return None
-    try:
-        event = parse_event(line.removeprefix("circuit-status="))
-    except EventError:
+    event = read_event(line.removeprefix("circuit-status="), 3)
+    if event is None or not event.positional[0].isdecimal():
         return None
     words = event.keywords
-    if len(event.positional) < 3 or not event.positional[0].isdecimal():
-        return None
     return CircuitLine(
         int(event.positional[0]),
         tuple(_HOP.findall(event.positional[2])),
@@ -176,29 +173,33 @@ class CircuitList:
         refuses to send events is asked each time, and any tor after ``MOST_AGE``.
         """
         if self._ending is None and not self._is_refused:
-            self._ending = self._clock.callLater(FOLLOW_SECONDS, self.end)
-            try:
-                await self._control.listen("CIRC", self._noted)
-                await self._control.listen("CIRC_MINOR", self._changed)
-            except BaseException as reason:
-                self.end()
-                self._is_refused = isinstance(reason, ControlError) and reason.code != 0
-                if not self._is_refused:
-                    raise
+            await self._begin_to_follow()
         elif self._ending is not None:
             self._ending.reset(FOLLOW_SECONDS)
         lines = self._lines
+        is_old = self._clock.seconds() >= self._read_at + MOST_AGE
         if (
             lines is None
-            or self._clock.seconds() >= self._read_at + MOST_AGE
-            or (
-                any(line.token is None for line in lines.values())
-                and not self._known.issuperset(streams)
+            or is_old
+            or not (
+                all(line.token is not None for line in lines.values())
+                or self._known.issuperset(streams)
             )
         ):
             self._known = WeakSet(streams)
             return await self.ask()
         return list(lines.values())
+
+    async def _begin_to_follow(self) -> None:
+        self._ending = self._clock.callLater(FOLLOW_SECONDS, self.end)
+        try:
+            await self._control.listen("CIRC", self._noted)
+            await self._control.listen("CIRC_MINOR", self._changed)
+        except BaseException as reason:
+            self.end()
+            self._is_refused = isinstance(reason, ControlError) and reason.code != 0
+            if not self._is_refused:
+                raise
 
     def end(self) -> None:
         """Follow them no more."""
@@ -212,11 +213,9 @@ class CircuitList:
     def _noted(self, text: str) -> None:
         """Take a CIRC event: a circuit is built, or is not any more."""
         circuit, number = parse_circuit_line(text), text.partition(" ")[0]
-        if self._lines is None:
-            return
-        if circuit is not None:
+        if self._lines is not None and circuit is not None:
             self._lines[circuit.number] = circuit
-        elif number.isdecimal():
+        elif self._lines is not None and number.isdecimal():
             self._lines.pop(int(number), None)
 
     def _changed(self, text: str) -> None:
@@ -247,11 +246,6 @@ class RelayCountries:
 
     async def _address(self, fingerprint: str) -> str:
         """Return the address of a relay; "" for one that is not in the consensus, as a bridge."""
-        try:
-            line = await self._control.get_info(RELAY.key(fingerprint=fingerprint))
-        except ControlLost:
-            raise
-        except ControlError:
-            return ""
-        words = line.split("\n")[0].split(" ")
+        said = await ask(self._control, RELAY.line(fingerprint=fingerprint))
+        words = said.partition("\n")[2].partition("\n")[0].split(" ")
         return words[6] if len(words) > 6 else ""

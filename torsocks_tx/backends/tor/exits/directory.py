@@ -95,14 +95,19 @@ class RelayReader:
             self.exits[self._fingerprint] = words[6], 1
 
 
-async def has_countries(control: Control) -> bool:
-    """Whether this tor knows the countries of addresses."""
+async def ask(control: Control, line: str) -> str:
+    """Return tor's answer; "" where it refuses the question. Raises ``ControlLost``."""
     try:
-        return await control.get_info(HAS_COUNTRIES.key()) == "1"
+        return await control.command(line)
     except ControlLost:
         raise
     except ControlError:
-        return False
+        return ""
+
+
+async def has_countries(control: Control) -> bool:
+    """Whether this tor knows the countries of addresses."""
+    return (await ask(control, HAS_COUNTRIES.line())).endswith("=1")
 
 
 async def countries_of(control: Control, addresses: Iterable[str]) -> dict[str, str]:
@@ -137,16 +142,6 @@ class Candidates:
             self.exits.append(dead)
 
 
-async def _automaps(control: Control) -> bool:
-    """Whether tor answers look-ups at an exit with addresses of its own."""
-    try:
-        return (await control.command(AUTOMAP.line())).endswith("=1")
-    except ControlLost:
-        raise
-    except ControlError:
-        return False
-
-
 class ExitDirectory:
     """The exits of one consensus.
 
@@ -170,20 +165,16 @@ class ExitDirectory:
         reader = RelayReader()
         await control.read_lines(RELAYS.line(), reader.take)
         knows = await has_countries(control)
-        found: dict[str, str] = {}
-        if knows:
-            found = await countries_of(control, (address for address, _ in reader.exits.values()))
-        automaps = await _automaps(control)
+        addresses = [address for address, _ in reader.exits.values()] if knows else []
+        found = await countries_of(control, addresses)
+        automaps = (await ask(control, AUTOMAP.line())).endswith("=1")
         if automaps:
             cls._log.warn("{text}", text=AUTOMAPS)
-        return cls(
-            (
-                Exit(fingerprint, weight, found.get(address, UNKNOWN))
-                for fingerprint, (address, weight) in reader.exits.items()
-            ),
-            knows_countries=knows,
-            automaps=automaps,
-        )
+        exits = [
+            Exit(fingerprint, weight, found.get(address, UNKNOWN))
+            for fingerprint, (address, weight) in reader.exits.items()
+        ]
+        return cls(exits, knows_countries=knows, automaps=automaps)
 
     def candidates(self, choice: ExitChoice, seed: bytes) -> Candidates:
         """Return exits of the choice in the order in which a key is to try them, or ``NoSuchExit``.

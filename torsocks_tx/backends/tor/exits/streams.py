@@ -21,10 +21,9 @@ from zope.interface import implementer
 
 from torsocks_tx.backends.tor.exits.circuits import CircuitLine
 from torsocks_tx.backends.tor.exits.directory import AUTOMAPS, Candidates, Exit, ExitDirectory
-from torsocks_tx.backends.tor.exits.mappings import Mapping, name_at_exit
-from torsocks_tx.backends.tor.exits.session import Exits, ExitSession
+from torsocks_tx.backends.tor.exits.session import Exits, ExitSession, Mapping, name_at_exit
 from torsocks_tx.backends.tor.ports import SocksPort
-from torsocks_tx.client.connection import Stream
+from torsocks_tx.client.connection import State, Stream
 from torsocks_tx.errors import CommandNotSupported, NotAllowed, SOCKSError
 from torsocks_tx.interfaces import IExitOutbound, IReceiver
 from torsocks_tx.policy.circuits import ExitChoice
@@ -98,24 +97,33 @@ class ExitStream:
         self._chosen, self._restarts = Candidates([]), 0
         self._left: list[Exit] = []
         self._try: _Try | None = None
-        self._pending: Deferred[Any] | None = None
         self._stream: Stream | None = None
-        self._is_open = self._is_over = False
+        self._state = State.CONNECTING
         self._early = b""
+        self._pending: Deferred[Any] | None = None
 
     def begin(self) -> None:
         """Set out. Raises ``SOCKSError`` if it fails at once."""
         port = None if self._flags else self._exits.provider.usable_port
         session = None if port is None else self._exits.session
-        if port is None or session is None or session.directory is None:
+        directory = None if session is None else session.directory
+        if port is None or session is None or directory is None:
             self._prepare()
         else:
-            self._choose(session, port, session.directory)
+            self._choose(session, port, directory)
 
     def _prepare(self) -> None:
         self._exits.tokens.pop(self, None)
-        self._pending = Deferred.fromCoroutine(self._wait_for_tor())
-        self._pending.addErrback(self._failed)
+        self._wait_for(Deferred.fromCoroutine(self._wait_for_tor()))
+
+    def _wait_for(self, pending: Deferred[Any]) -> None:
+        """Refuse the stream if this fails: tor is gone, or the choice is empty."""
+        self._pending = pending
+        pending.addErrback(self._failed)
+
+    def _failed(self, failure: Failure) -> None:
+        if not failure.check(CancelledError) and self._state is not State.OVER:
+            self._refuse(self._refusal_for(failure))
 
     async def _wait_for_tor(self) -> None:
         # In the next turn, for the receiver must hear nothing from inside ``open``.
@@ -138,14 +146,13 @@ class ExitStream:
         self.exit = self._left.pop(0)
         mapping = session.mappings.take((self._host, self.exit.fingerprint))
         this = self._try = _Try(session, port, self.exit, mapping, self._now())
-        if mapping.made:
+        if mapping.known.is_settled:
             self._dial(this)
         else:
-            self._pending = mapping.wait().addCallback(lambda _: self._dial(this))
-            self._pending.addErrback(self._failed)
+            self._wait_for(mapping.known.wait().addCallback(lambda _: self._dial(this)))
 
     def _dial(self, this: _Try) -> None:
-        self._pending = None
+        self._pending = None  # leave no cycle
         address = Address(AddressType.HOSTNAME, this.mapping.alias, self._request.address.port)
         asked = Request(self._request.version, self._request.command, address, self._credentials)
         stream = self._stream = Stream(
@@ -154,12 +161,6 @@ class ExitStream:
         stream.ask(ClientHandshake(asked, pipelined=this.port.pipelined))
         self._deadline.start(LOOK_SECONDS, partial(self._look_for_circuit, this))
         stream.connect(this.port.endpoint)
-
-    def _failed(self, failure: Failure) -> None:
-        """What prepares a try has failed: tor is gone, or the choice is empty."""
-        self._pending = None
-        if not failure.check(CancelledError) and not self._is_over:
-            self._refuse(self._refusal_for(failure))
 
     def _refuse(self, reason: SOCKSError) -> None:
         self.abort()
@@ -175,8 +176,7 @@ class ExitStream:
     # An exit that does not answer, or to which there is no circuit.
 
     def _look_for_circuit(self, this: _Try) -> None:
-        looking = this.session.circuits.ask()
-        looking.addCallback(self._looked, this).addErrback(lambda _: None)
+        this.session.circuits.ask().addCallbacks(self._looked, lambda _: None, (this,))
 
     def _looked(self, circuits: list[CircuitLine], this: _Try) -> None:
         """Leave an exit that is dead or refuses; a slow destination is waited for."""
@@ -204,11 +204,11 @@ class ExitStream:
             self._again(NotAllowed("tor was started again"))
             return
         self._end_try()
-        self._is_open = True
+        self._state = State.OPEN
         self._chosen.is_good = self._chosen.is_good or self._tries.are_left(self._now())
-        early, self._early = self._early, b""
-        if early:
-            stream.write(early)
+        if self._early:
+            stream.write(self._early)
+            self._early = b""
         self._receiver.opened()
 
     def refused(self, reason: SOCKSError) -> None:
@@ -225,12 +225,12 @@ class ExitStream:
         """Try the next exit of the choice."""
         self._end_try()
         self._stream = None
+        refusal: SOCKSError = NotAllowed("none of the exits that were tried carries the stream")
         try:
             if in_vain:
                 self._tries.count(self._now())
             if self._left:
                 return self._try_next(this.session, this.port)
-            refusal: SOCKSError = NotAllowed("none of the exits that were tried carries the stream")
         except SOCKSError as reason:
             refusal = reason
         return self._refuse(refusal)
@@ -255,7 +255,7 @@ class ExitStream:
 
     def lost(self, clean: bool) -> None:
         """The stream is closed."""
-        self._is_over, self._stream = True, None
+        self._state, self._stream = State.OVER, None
         self._receiver.lost(clean)
 
     # What the client wants: IOutbound.
@@ -263,7 +263,7 @@ class ExitStream:
     @property
     def is_open(self) -> bool:
         """Whether the destination is reached, and the stream not over."""
-        return self._is_open and not self._is_over
+        return self._state is State.OPEN
 
     @property
     def exit_text(self) -> str:
@@ -273,7 +273,8 @@ class ExitStream:
     @property
     def transport(self) -> Any:
         """The transport of the open stream."""
-        return self._stream.transport if self._is_open and self._stream is not None else None
+        stream = self._stream if self._state is State.OPEN else None
+        return None if stream is None else stream.transport
 
     @property
     def outcome(self) -> Opened | None:
@@ -282,10 +283,10 @@ class ExitStream:
 
     def write(self, data: bytes) -> None:
         """Send, or keep until the stream is open."""
-        if self._is_open and self._stream is not None:
-            self._stream.write(data)
-        elif not self._is_over:
+        if self._state is State.CONNECTING:
             self._early += data
+        elif self._stream is not None:
+            self._stream.write(data)
 
     def register_producer(self, producer: IPushProducer) -> None:
         """Pause this producer while tor takes no more."""
@@ -302,14 +303,14 @@ class ExitStream:
 
     def close(self) -> None:
         """Send what was written, then close."""
-        if self._is_open and self._stream is not None:
+        if self._state is State.OPEN and self._stream is not None:
             self._stream.close()
         else:
             self.abort()
 
     def abort(self) -> None:
         """Give up at once."""
-        self._is_over = True
+        self._state = State.OVER
         self._early = b""
         self._end_try()
         pending, self._pending = self._pending, None
