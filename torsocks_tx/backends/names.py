@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, connectProtocol
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IReactorTime, IReadWriteDescriptor
 from twisted.internet.protocol import connectionDone
@@ -30,6 +30,7 @@ from zope.interface import implementer
 
 from torsocks_tx.errors import Busy, HostUnreachable, ProtocolError
 from torsocks_tx.limits import check_arguments
+from torsocks_tx.relay.connector import OneProtocol
 from torsocks_tx.relay.sockets import abort
 from torsocks_tx.relay.timeouts import turns_of
 from torsocks_tx.socks.constants import AddressType
@@ -365,7 +366,7 @@ class NameResolver:
     async def _ask_by_tcp(self, server: Server, answers: _Answers, timeout: float) -> None:
         endpoint = TCP6ClientEndpoint if ":" in server[0] else TCP4ClientEndpoint
         asked = _DNSStream(answers)
-        connecting = connectProtocol(endpoint(self._reactor, *server), asked)
+        connecting = endpoint(self._reactor, *server).connect(OneProtocol(asked))
         try:
             await connecting.addTimeout(timeout, self._reactor)
             await answers.done.addTimeout(timeout, self._reactor)

@@ -14,7 +14,6 @@ from typing import Any
 from typing import Protocol as Interface
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import connectProtocol
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
     IHalfCloseableProtocol,
@@ -31,7 +30,7 @@ from torsocks_tx.client.failures import destination_failed
 from torsocks_tx.errors import ProxyUnreachable, SOCKSError, TimedOut, without_text
 from torsocks_tx.http.client import HTTPClientHandshake
 from torsocks_tx.interfaces import IOutbound, IReceiver
-from torsocks_tx.relay.connector import Attempt, SocketEndpoint, Target
+from torsocks_tx.relay.connector import Attempt, OneProtocol, SocketEndpoint, Target
 from torsocks_tx.relay.sockets import abort, can_half_close, prepare, send, shut, was_reset
 from torsocks_tx.relay.timeouts import Deadline
 from torsocks_tx.socks.client import (
@@ -150,7 +149,7 @@ class Stream(Protocol):
         if isinstance(endpoint, SocketEndpoint):
             self.dial(endpoint.reactor, [endpoint.target])
         elif self._state is State.CONNECTING:
-            self._pending = connectProtocol(endpoint, self).addErrback(self._connect_failed)
+            self._pending = endpoint.connect(OneProtocol(self)).addErrback(self._connect_failed)
 
     def dial(self, reactor: Any, targets: Sequence[Target], **how: Any) -> None:
         """Connect to the first of these that answers; ``how``: arguments of ``Attempt``."""

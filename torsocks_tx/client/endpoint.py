@@ -12,7 +12,6 @@ from typing import Any
 
 from twisted.internet.address import HostnameAddress, IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.endpoints import connectProtocol
 from twisted.internet.error import NoProtocol
 from twisted.internet.interfaces import (
     IAddress,
@@ -33,6 +32,7 @@ from torsocks_tx.errors import ProtocolError, ProxyBroken, SOCKSError
 from torsocks_tx.http.client import HTTPClientHandshake
 from torsocks_tx.interfaces import IReceiver
 from torsocks_tx.limits import check_arguments
+from torsocks_tx.relay.connector import OneProtocol
 from torsocks_tx.relay.sockets import abort, is_closing
 from torsocks_tx.socks.client import ClientHandshake
 from torsocks_tx.socks.client_options import ClientOptions
@@ -270,7 +270,7 @@ def _look_up(
     look_up = LookUp()
     stream = look_up.stream = Stream(reactor, look_up, half_close=False, refusal_for=proxy_failed)
     stream.ask(handshake, timeout=options.timeout)
-    stream.prepare_by(connectProtocol(proxy, stream))
+    stream.prepare_by(proxy.connect(OneProtocol(stream)))
 
     def check(answer: Address) -> str:
         """The host of the answer, once it is seen to be one: a server may say anything."""

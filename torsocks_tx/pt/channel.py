@@ -16,7 +16,6 @@ from enum import Enum, auto
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import connectProtocol
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
     IConsumer,
@@ -41,6 +40,7 @@ from torsocks_tx.errors import (
     without_text,
 )
 from torsocks_tx.limits import check_arguments
+from torsocks_tx.relay.connector import OneProtocol
 from torsocks_tx.relay.sockets import abort, can_half_close, prepare
 
 
@@ -246,4 +246,4 @@ class CodecEndpoint:
         handshake, fails with ``Codec.ended()``; if it resets, with ``ConnectionRefused``.
         """
         channel = Channel(self._make_codec(), protocolFactory)
-        return channel.wait_for(connectProtocol(self._endpoint, channel))
+        return channel.wait_for(self._endpoint.connect(OneProtocol(channel)))

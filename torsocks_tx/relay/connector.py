@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from twisted.internet import error, tcp
@@ -22,7 +23,7 @@ from twisted.internet.interfaces import (
     IReadWriteDescriptor,
     IStreamClientEndpoint,
 )
-from twisted.internet.protocol import Protocol
+from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -223,6 +224,18 @@ class Attempt:
         timer, self._timer = self._timer, None
         if timer is not None and timer.active():
             timer.cancel()
+
+
+@dataclass(eq=False)
+class OneProtocol(Factory):
+    """Gives one connection to ``given``; ``connectProtocol`` makes a class for each of them."""
+
+    noisy = False
+    given: Protocol
+
+    def buildProtocol(self, addr: Any) -> Protocol:
+        """Give the protocol."""
+        return self.given
 
 
 @implementer(IStreamClientEndpoint)
