@@ -110,16 +110,6 @@ def test_the_first_attempt_waits_until_tor_agrees_to_send_events() -> None:
     assert play.attempts == {}
 
 
-def test_the_stop_of_the_provider_ends_the_listening() -> None:
-    control = staged()
-    play = Play(control=control)
-    play.open(ONION)
-    play.clock.advance(0)
-    assert any(control.listeners.values())
-    play.provider.stop()
-    assert not any(control.listeners.values())
-
-
 def test_a_provider_that_was_never_started_is_said_once_and_no_client_waits(
     log_lines: list[str],
 ) -> None:

@@ -257,13 +257,6 @@ async def test_a_daemon_whose_owner_died_before_guarding_it_never_starts(tmp_pat
     assert not proof.exists()
 
 
-async def test_a_daemon_that_cannot_be_executed_says_so() -> None:
-    program = start_python("-I", "-S", watchdog_process.__file__, "/nonexistent/tor")
-    program.transport.write(b"\n")
-    assert await program.end() == 127
-    assert program.errors == b"/nonexistent/tor: No such file or directory\n"
-
-
 async def test_guarded_programs_have_a_session_of_their_own_and_no_input(
     watchdog: Watchdog,
 ) -> None:

@@ -11,9 +11,8 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent
 
-from tests.backends.tor.fake_tor import BOOTSTRAPPED, STARTING, FakeTor
+from tests.backends.tor.fake_tor import BOOTSTRAPPED, STARTING
 from tests.support.clocks import TurnClock
-from torsocks_tx.backends.tor.control import Control
 from torsocks_tx.backends.tor.ports import SocksPort
 from torsocks_tx.backends.tor.provider import (
     NotStarted,
@@ -22,7 +21,7 @@ from torsocks_tx.backends.tor.provider import (
     TorProvider,
     parse_progress,
 )
-from torsocks_tx.backends.tor.providers import FixedTorProvider, Session
+from torsocks_tx.backends.tor.providers import FixedTorProvider
 from torsocks_tx.errors import NoSuchPort, TorDown
 from torsocks_tx.relay.timeouts import WORK
 
@@ -71,19 +70,6 @@ async def test_clients_wait_while_tor_starts(provider: Scripted) -> None:
     assert await third is PORT
     assert await provider.when_ready() is PORT
     assert provider.state is ProviderState.READY
-
-
-def test_each_change_of_the_state_is_told_in_words(provider: Scripted) -> None:
-    told: list[str] = []
-    provider.on_change(told.append)
-    for _ in range(2):
-        provider.mark_ready()
-        provider.mark_down("tor is gone")
-        provider.mark_starting()
-    provider.mark_down("tor is gone")
-    gone = "tor is gone; clients are refused until tor is back"
-    assert told == ["tor is ready", gone, "tor is starting", "tor is back", gone, "tor is starting",
-                    gone]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -219,9 +205,12 @@ def test_there_is_a_usable_port_only_while_connections_can_be_made(provider: Scr
     assert provider.usable_port is None
 
 
-def test_the_log_says_once_when_tor_goes_and_when_it_is_back(
-    provider: Scripted, log_lines: list[str]
+def test_each_change_of_the_state_is_told_and_the_log_says_it_once(
+    provider: Scripted, log_lines: list[str], logged_failures: list[LogEvent]
 ) -> None:
+    told: list[str] = []
+    provider.on_change(told.append)
+    provider.on_change({}.__getitem__)  # which fails
     provider.mark_starting()
     provider.mark_ready()
     provider.mark_ready()
@@ -233,12 +222,21 @@ def test_the_log_says_once_when_tor_goes_and_when_it_is_back(
     provider.mark_ready()
     provider.mark_down("tor is gone")
     provider.stop()
-    assert log_lines == [
+    assert len(logged_failures) == 8
+    logged_failures.clear()
+    gone, no_port = (
+        f"{reason}; clients are refused until tor is back"
+        for reason in ("tor is gone", "tor has no port")
+    )
+    starting, back = "tor is starting", "tor is back"
+    assert told == ["tor is ready", gone, starting, gone, no_port, starting, back, gone]
+    said = [line for line in log_lines if "a listener to tor's state failed" not in line]
+    assert said == [
         "info: tor is ready",
-        "warn: tor is gone; clients are refused until tor is back",
-        "warn: tor has no port; clients are refused until tor is back",
+        f"warn: {gone}",
+        f"warn: {no_port}",
         "info: tor is back",
-        "warn: tor is gone; clients are refused until tor is back",
+        f"warn: {gone}",
     ]
 
 
@@ -310,19 +308,3 @@ def test_each_step_of_the_bootstrap_is_logged_once(
         "info: tor: bootstrapped 45% (Asking for descriptors)",
         "info: tor: bootstrapped 100% (Done)",
     ]
-
-
-async def test_a_filtered_control_port_counts_as_bootstrapped(
-    fake_tor: FakeTor, control: Control, provider: Scripted
-) -> None:
-    fake_tor.answers["GETINFO status/bootstrap-phase"] = "510 Filtered"
-    begun: Deferred[None] = Deferred()
-    following = Deferred.fromCoroutine(
-        Session(control, provider, finds_ports=False).follow(lambda: begun.callback(None))
-    )
-    await begun
-    assert provider.state is ProviderState.READY
-    assert provider.control is control
-    fake_tor.drop()
-    await following
-    assert provider.control is None

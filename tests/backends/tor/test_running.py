@@ -110,23 +110,6 @@ async def test_a_bootstrapped_tor_is_ready(
     assert provider.state is ProviderState.READY
 
 
-async def test_clients_wait_for_the_bootstrap(fake_tor: FakeTor, running: Make) -> None:
-    fake_tor.info["status/bootstrap-phase"] = STARTING
-    provider = running(fake_tor)
-    heard: list[int] = []
-    provider.on_progress(lambda progress: heard.append(progress.percent))
-    await provider.start()
-    assert provider.state is ProviderState.STARTING
-    asked = provider.when_ready()
-    fake_tor.event('STATUS_CLIENT NOTICE BOOTSTRAP PROGRESS=90 TAG=x SUMMARY="y"')
-    assert provider.control is not None
-    await provider.control.command("FENCE")
-    assert not asked.called
-    fake_tor.event(f"STATUS_CLIENT {BOOTSTRAPPED}")
-    assert await asked == provider.port_for(())
-    assert heard == [45, 90, 100]
-
-
 async def test_another_tor_than_c_tor_is_not_pipelined(fake_tor: FakeTor, running: Make) -> None:
     fake_tor.info["version"] = "Arti 2.0.0"
     provider = running(fake_tor)
@@ -150,32 +133,24 @@ async def test_tor_goes_and_comes_back(
     assert provider.port_for(()) == port, "the last known"
     with pytest.raises(TorDown, match="tor is gone"):
         await provider.when_ready()
+    fake_tor.conf["SocksPort"] = [f"unix:{fake_tor.socks} ExtendedErrors"]
     await fake_tor.listen()
     await state_of(provider, ProviderState.STARTING)
     asked = provider.when_ready()
-    fake_tor.conf["SocksPort"] = [f"unix:{fake_tor.socks} ExtendedErrors"]
+    fake_tor.event('STATUS_CLIENT NOTICE BOOTSTRAP PROGRESS=90 TAG=x SUMMARY="y"')
+    await provider.control.command("FENCE")
+    assert not asked.called
     fake_tor.event(f"STATUS_CLIENT {BOOTSTRAPPED}")
-    await asked.addTimeout(DEADLINE, reactor)
+    port = await asked.addTimeout(DEADLINE, reactor)
+    assert port.flags == {"ExtendedErrors"}, "it is found anew"
     assert log_lines == [
         f"warn: {GONE}",
         "info: tor: bootstrapped 45% (Asking for descriptors)",
+        "info: tor: bootstrapped 90% (y)",
         "info: tor: bootstrapped 100% (Done)",
         "info: tor is back",
     ]
     assert len(fake_tor.commands) <= MOST_COMMANDS - 1
-
-
-async def test_the_socks_port_is_found_anew_at_each_return(
-    fake_tor: FakeTor, running: Make
-) -> None:
-    provider = running(fake_tor)
-    await provider.start()
-    assert (await provider.when_ready()).flags == frozenset()
-    fake_tor.conf["SocksPort"] = [f"unix:{fake_tor.socks} ExtendedErrors NoIPv6Traffic"]
-    fake_tor.drop()
-    await state_of(provider, ProviderState.DOWN, ProviderState.READY)
-    port = await provider.when_ready()
-    assert port.flags == {"ExtendedErrors", "NoIPv6Traffic"}
 
 
 async def test_a_tor_that_is_not_there_yet_is_waited_for_with_growing_delays(
