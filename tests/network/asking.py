@@ -23,7 +23,7 @@ from torsocks_tx.socks.messages import Address, Credentials, Request
 from torsocks_tx.socks.server import Send
 from torsocks_tx.testing.tornet import Client
 
-DEADLINE = 60.0
+DEADLINE = 120.0
 
 
 class Asker(Protocol):

@@ -36,7 +36,7 @@ from torsocks_tx.twistd.options import Options
 pytestmark = pytest.mark.network
 
 CONFIG = ROOT / "contrib" / "haproxy" / "haproxy.cfg"
-DEADLINE = 60
+DEADLINE = 120
 AT_ONCE = 100
 """Streams that are begun at one time."""
 

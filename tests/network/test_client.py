@@ -22,7 +22,7 @@ from torsocks_tx.testing.tornet import PrivateNetwork
 
 pytestmark = pytest.mark.network
 
-DEADLINE = 60.0
+DEADLINE = 120.0
 PAGE = b"GET / HTTP/1.0\r\n\r\n"
 LONG = b"0123456789" * 6000
 

@@ -31,7 +31,7 @@ from twisted.internet.defer import Deferred, TimeoutError
 
 from torsocks_tx.backends.tor.control import Control
 
-DEADLINE = 30.0
+DEADLINE = 90.0
 TRIES = 4
 
 PERIOD_MINUTES = 8

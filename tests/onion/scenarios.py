@@ -22,7 +22,7 @@ from torsocks_tx.testing.tornet.onion import ClientKey, publish, service_id
 from torsocks_tx.testing.tornet.servers import PortReservations
 
 SERVICE = "service0"
-DEADLINE = 60.0
+DEADLINE = 120.0
 
 
 @dataclass(frozen=True)

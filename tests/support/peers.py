@@ -18,7 +18,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-DEADLINE = 60.0
+DEADLINE = 120.0
 """Seconds that a test waits for anything before it fails."""
 
 GRANTED = bytes.fromhex("05 00 00 01 00000000 0000")

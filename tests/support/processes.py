@@ -13,7 +13,7 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ProcessProtocol
 
-DEADLINE = 60.0
+DEADLINE = 120.0
 END_DEADLINE = 240.0
 """Seconds that a test waits for a process before it fails."""
 

@@ -13,7 +13,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.utils import getProcessOutputAndValue
 
 from tests.support.clients import client
-from tests.support.processes import is_alive
+from tests.support.processes import is_alive, start_program
 from torsocks_tx.backends.tor.control import ControlError
 from torsocks_tx.backends.tor.daemon import DaemonState, TorNotFound
 from torsocks_tx.testing.tornet import client as client_module
@@ -175,21 +175,27 @@ async def test_onion_service_with_client_authorization_needs_the_key(
 
 
 async def test_streams_are_listed_with_their_circuits(private_network: PrivateNetwork) -> None:
-    client = private_network.client
-    watch = await client.watch_streams()
+    tor = private_network.client
+    watch = await tor.watch_streams()
     target = f"web.test:{private_network.web.port}"
-    page = f"http://{target}/bytes/1000000"
-    slow = ["--limit-rate", "200k", "-o", "/dev/null"]
-    one = curl(private_network, page, *slow, "-U", "alice:one")
-    two = curl(private_network, page, *slow, "-U", "alice:two")
-    both = [Deferred.fromCoroutine(each) for each in (one, two)]
+    host, port = tor.socks_tcp
+    proxy = ["-x", f"socks5h://{host}:{port}", f"http://{target}/bytes/{2**30}"]
+    curls = [
+        start_program(
+            [client("curl"), "-sS", "--limit-rate", "20k", "-o", "/dev/null", "-U", user, *proxy]
+        )
+        for user in ("alice:one", "alice:two")
+    ]
     succeeded = await watch.wait_for("SUCCEEDED", target, count=2)
     live = {
         stream.stream_id: stream
-        for stream in await client.stream_circuits()
+        for stream in await tor.stream_circuits()
         if stream.status == "SUCCEEDED"
     }
-    assert [await each for each in both] == [(0, ""), (0, "")]
+    for program in curls:
+        program.transport.signalProcess("KILL")
+        await program.end()
+    await watch.wait_for("CLOSED", target, count=2)
     await watch.close()
     first, second = succeeded
     assert {first.socks_password, second.socks_password} == {"one", "two"}
@@ -204,7 +210,7 @@ async def test_streams_are_listed_with_their_circuits(private_network: PrivateNe
         assert set(stream.path) <= set(private_network.daemons)
         assert stream.path[-1].startswith("exit")
     # Those of other tests may not have ended yet.
-    left = {stream.stream_id for stream in await client.stream_circuits()}
+    left = {stream.stream_id for stream in await tor.stream_circuits()}
     assert left.isdisjoint(stream.stream_id for stream in succeeded)
 
 

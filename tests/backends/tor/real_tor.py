@@ -12,7 +12,7 @@ from twisted.internet.endpoints import UNIXClientEndpoint
 from torsocks_tx.backends.tor.daemon import TorDaemon
 from torsocks_tx.backends.tor.process import Watchdog
 
-DEADLINE = 30.0
+DEADLINE = 90.0
 NO_NETWORK = ("DisableNetwork 1",)
 NOBODY = "0" * 40
 UNREACHABLE = (

@@ -22,7 +22,7 @@ from torsocks_tx.backends.tor.providers import RunningTorProvider
 from torsocks_tx.errors import NoSuchPort, TorDown
 
 network = pytest.mark.network
-DEADLINE = 30.0
+DEADLINE = 90.0
 MOST_COMMANDS = 10
 
 REFUSED = "clients are refused until tor is back"
