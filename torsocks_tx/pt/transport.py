@@ -14,7 +14,6 @@ other exception is a fault: it is logged with its traceback, and the reply is th
 from __future__ import annotations
 
 import ipaddress
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import lru_cache
@@ -65,7 +64,7 @@ _log = Logger()
 def _refusals(why: str) -> RareWarning:
     """Return the counter of the attempts that are refused for one reason."""
     text = "the transport refuses the bridge ({why}); attempts refused: {count}"
-    return RareWarning(_log, text, time.monotonic)
+    return RareWarning(_log, text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 import os
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any, NoReturn, TypeGuard
@@ -186,7 +185,7 @@ class CredAuthenticator:
                 raise TypeError(f"each checker must be {wanted}, not {type(checker).__name__}")
         self._checkers = tuple(checkers)
         text = _MISTAKE.format(who="a checker", wanted="a name")
-        self._warning = RareWarning(self._log, text, time.monotonic)
+        self._warning = RareWarning(self._log, text)
 
     def __call__(self, credentials: Credentials) -> Deferred[bytes | None]:
         """Fire with the user's name, or None if no checker accepts the credentials."""

@@ -9,6 +9,7 @@ altogether looks the same. Requests for which a turn of the reactor has no time 
 from __future__ import annotations
 
 import resource
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -78,7 +79,9 @@ def allowed_connections(reactor: Any) -> int:
 class RareWarning:
     """A warning that is logged at most once a minute, with the ``count`` of events since then."""
 
-    def __init__(self, log: Logger, text: str, seconds: Callable[[], float]) -> None:
+    def __init__(
+        self, log: Logger, text: str, seconds: Callable[[], float] = time.monotonic
+    ) -> None:
         self._log = log
         self._text = text
         self._seconds = seconds

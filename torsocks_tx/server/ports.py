@@ -38,7 +38,7 @@ class _ListeningSocket(socket.socket):
         super().__init__(*args, **named)
         self._spare = _open_spare()
         text = "no file descriptors are left: clients are turned away ({count})"
-        self._warning = RareWarning(self._log, text, time.monotonic)
+        self._warning = RareWarning(self._log, text)
 
     def accept(self) -> tuple[socket.socket, Any]:
         """Accept a client."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum, auto
@@ -40,10 +39,9 @@ _BROKEN = RareWarning(
     Logger(),
     "what should be a SOCKS server behind this one breaks the protocol, or closes without an answer"
     " ({count}): --tor-socks is for a SocksPort",
-    time.monotonic,
 )
 _TOO_FRESH = RareWarning(
-    Logger(), "fresh circuits were refused ({count}): more than FreshRate allows", time.monotonic
+    Logger(), "fresh circuits were refused ({count}): more than FreshRate allows"
 )
 
 
