@@ -131,18 +131,6 @@ async def removed(stage: Stage) -> AsyncIterator[Target]:
     yield Target(service.address)
 
 
-@asynccontextmanager
-async def killed(stage: Stage) -> AsyncIterator[Target]:
-    """A service whose tor was killed; its introduction points notice it one by one."""
-    network = stage.network
-    host = await network.add_onion_host()
-    service = await network.add_onion_service(network.web.port, host=host)
-    node = network.daemons[host]
-    node.kill()
-    await node.when_exited()
-    yield Target(service.address)
-
-
 def client_authorization(right: bool | None) -> Provoke:
     """A service for authorized clients; tor has the right key, a wrong one (False) or none."""
 

@@ -15,18 +15,15 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from twisted.internet import reactor
-from twisted.internet.task import deferLater
 
 from tests.support.clients import client
 from tests.support.names import ONION
-from tests.support.peers import GRANTED, named
-from tests.support.processes import DEADLINE
+from tests.support.peers import GRANTED, named, until
 from tests.support.recipes import PLACE, recipe, recipes
 from tests.support.running import Twistd, run
 from tests.support.stage import Stage
@@ -186,14 +183,6 @@ def directory() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what a program does to files."""
-    end = reactor.seconds() + DEADLINE
-    while not condition():
-        assert reactor.seconds() < end
-        await deferLater(reactor, 0.05)
-
-
 @pytest.mark.clients("logrotate", "setpriv")
 async def test_socket_file_is_for_its_group_and_the_log_file_is_rotated(directory: Path) -> None:
     group = 54321 if os.geteuid() == 0 else os.getgroups()[-1]
@@ -207,7 +196,7 @@ async def test_socket_file_is_for_its_group_and_the_log_file_is_rotated(director
     program = str(Path(sys.executable).with_name("torsocks-tx"))
     shell = ["/bin/sh", "-c", f'exec "$@" >>{log} 2>&1', "sh", program, *arguments]
     twistd = Twistd(directory=directory, command=[*shell, "--backend", "direct"])
-    await until(lambda: log.exists() and "clients at one time" in log.read_text())
+    await until(lambda: log.exists() and "clients at one time" in log.read_text(), 0.05)
     status = (place / "socks").stat()
     assert stat.S_ISSOCK(status.st_mode)
     assert (stat.S_IMODE(status.st_mode), status.st_gid) == (0o660, group)
@@ -226,7 +215,7 @@ async def test_socket_file_is_for_its_group_and_the_log_file_is_rotated(director
     assert "clients at one time" in Path(f"{log}.1").read_text()
     assert recipe("A log file, and SIGHUP", 1).startswith("kill -HUP ")
     twistd.transport.signalProcess(signal.SIGHUP)
-    await until(lambda: "SIGHUP: " in log.read_text())
+    await until(lambda: "SIGHUP: " in log.read_text(), 0.05)
     assert log.read_bytes().count(b"\n") == 1
     assert b"\0" not in log.read_bytes()
     assert await twistd.stop() in (0, -signal.SIGTERM)

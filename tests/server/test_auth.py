@@ -26,9 +26,8 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent
 from zope.interface import implementer
 
-from tests.support.peers import named
 from tests.support.rows import rows
-from tests.support.stage import Stage
+from tests.support.stage import CONNECT, LOGIN, REJECTED_4, Stage
 from torsocks_tx.server import auth
 from torsocks_tx.server.auth import (
     FORGOTTEN_AFTER,
@@ -137,31 +136,24 @@ async def test_checkers_are_asked_in_turn() -> None:
 
 @implementer(ICredentialsChecker)
 class Answering:
-    """A checker that has one answer to every login."""
+    """A checker, a coroutine, that has one answer to every login, or refuses it."""
 
     def __init__(self, answer: Any = b"alice", *interfaces: Any) -> None:
         self.credentialInterfaces = interfaces or (IUsernamePassword,)
         self._answer = answer
 
-    def requestAvatarId(self, credentials: Any) -> Any:
-        return succeed(self._answer)
-
-
-@implementer(ICredentialsChecker)
-class Awaited:
-    """A checker that is a coroutine."""
-
-    credentialInterfaces = (IUsernamePassword,)
-
-    async def requestAvatarId(self, credentials: Any) -> bytes:
-        if not credentials.checkPassword(b"secret"):
+    async def requestAvatarId(self, credentials: Any) -> Any:
+        if self._answer is UnauthorizedLogin:
             raise UnauthorizedLogin
-        return bytes(credentials.username)
+        return self._answer
+
+
+REFUSING = Answering(UnauthorizedLogin)
 
 
 async def test_a_checker_may_be_a_coroutine() -> None:
-    authenticator = CredAuthenticator([Awaited()])
-    assert [await authenticator(RIGHT), await authenticator(WRONG)] == [b"alice", None]
+    for checkers, name in (([REFUSING], None), ([REFUSING, Answering()], b"alice")):
+        assert await CredAuthenticator(checkers)(RIGHT) == name
 
 
 NO_NAMES = [True, False, 1, 0, (), object(), b"", "", bytearray(b"alice"), {"alice": 1}]
@@ -355,11 +347,6 @@ def test_remembered_addresses_and_logins_are_bounded() -> None:
         guarded.log_in(Credentials(b"%d" % number, b"secret"), THERE)
     assert len(guarded.guard._addresses) == MOST_ADDRESSES
     assert len(guarded.guard._accepted) == MOST_ACCEPTED
-
-
-REJECTED_4 = bytes.fromhex("00 5B 0000 00000000")
-LOGIN = b"\1\2me\3you"
-CONNECT = named("example.com", 80)
 
 
 class TestAuthentication:

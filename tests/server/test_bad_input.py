@@ -9,12 +9,8 @@ from twisted.logger import LogEvent, LogLevel
 
 from tests.support.peers import named, refused
 from tests.support.rows import rows
-from tests.support.stage import GREETING, Stage
+from tests.support.stage import CONNECT, GREETING, LOGIN, REJECTED_4, Stage
 from torsocks_tx.http.answers import Answers
-
-REJECTED_4 = bytes.fromhex("00 5B 0000 00000000")
-LOGIN = b"\1\2me\3you"
-CONNECT = named("example.com", 80)
 
 HTTP = Answers(tor=False, isolates=True)
 TARGET = "The target is not a valid HOST:PORT."

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent
@@ -16,7 +16,7 @@ from zope.interface.verify import verifyObject
 from tests.support.names import ONION
 from tests.support.peers import named, refused
 from tests.support.rows import rows
-from tests.support.stage import GREETING, Stage, come, key_of
+from tests.support.stage import CONNECT, GREETING, Stage, come, key_of
 from torsocks_tx.backends.memory import MemoryBackend
 from torsocks_tx.errors import (
     DescriptorNotFound,
@@ -37,7 +37,6 @@ from torsocks_tx.socks.constants import Role
 from torsocks_tx.socks.extended import take_any
 from torsocks_tx.socks.messages import Credentials, KeyValues
 
-CONNECT = named("example.com", 80)
 HERE = IPv4Address("TCP", "127.0.0.1", 40000)
 
 
@@ -143,11 +142,7 @@ class TestEmptiness:
 
     def waits(self, clients: Clients) -> list[object]:
         fired: list[object] = []
-
-        async def wait() -> None:
-            fired.append(await clients.factory.when_empty())
-
-        ensureDeferred(wait())
+        clients.factory.when_empty().addCallback(fired.append)
         return fired
 
 

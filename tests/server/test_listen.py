@@ -31,6 +31,7 @@ from torsocks_tx.server.listen import (
     ListenError,
     bind,
     bound_privately,
+    check_listeners,
     check_reach,
     describe,
     parse_listener,
@@ -94,6 +95,13 @@ def test_mistakes_name_the_value(text: str) -> None:
 def test_where_proxy_headers_cannot_be_believed(text: str, complaint: str) -> None:
     with pytest.raises(ListenError, match=complaint):
         parse_listener(text)
+
+
+def test_two_listeners_have_different_names() -> None:
+    one, other, unnamed = (parse_listener(f"unix:/x {flag}") for flag in ("Name=a", "Name=b", ""))
+    check_listeners([one, other, unnamed, unnamed], authenticated=False)
+    with pytest.raises(ListenError, match="Name=a is the name of several listeners: give each"):
+        check_listeners([one, other, one], authenticated=False)
 
 
 @pytest.mark.parametrize("place", ["unix:/x", "systemd:domain=UNIX:index=0"])

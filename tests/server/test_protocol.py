@@ -13,7 +13,7 @@ from tests.support.clocks import TurnClock
 from tests.support.names import ONION
 from tests.support.peers import GRANTED, named, refused
 from tests.support.rows import rows
-from tests.support.stage import GREETING, Stage
+from tests.support.stage import CONNECT, GREETING, LOGIN, Stage
 from tests.support.transports import FakeTransport, WholeTransport
 from torsocks_tx.backends.memory import MemoryBackend, MemoryOutbound
 from torsocks_tx.errors import TorDown
@@ -22,10 +22,6 @@ from torsocks_tx.relay.timeouts import WORK
 from torsocks_tx.server.connections import ONIONS_AT_ONCE
 from torsocks_tx.server.factory import SOCKS4Factory, SOCKS5Factory
 from torsocks_tx.server.protocol import SOCKS4Protocol, SOCKS5Protocol, SOCKSProtocol, State
-
-REJECTED_4 = bytes.fromhex("00 5B 0000 00000000")
-LOGIN = b"\1\2me\3you"
-CONNECT = named("example.com", 80)
 
 
 @pytest.mark.parametrize("kind", [SOCKSProtocol, SOCKS4Protocol, SOCKS5Protocol])

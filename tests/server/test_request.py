@@ -8,9 +8,10 @@ import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import LogEvent
 
+from tests.support.names import ONION
 from tests.support.peers import GRANTED, named, refused
 from tests.support.rows import rows
-from tests.support.stage import GREETING, Stage
+from tests.support.stage import GREETING, REJECTED_4, Stage
 from torsocks_tx.backends.memory import MemoryBackend
 from torsocks_tx.errors import (
     DescriptorNotFound,
@@ -23,9 +24,7 @@ from torsocks_tx.errors import (
 from torsocks_tx.policy.listener import ListenerPolicy
 from torsocks_tx.socks.messages import Address
 
-ONION = "duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswzczad.onion"
 RESOLVE, RESOLVE_PTR = 0xF0, 0xF1
-REJECTED_4 = bytes.fromhex("00 5B 0000 00000000")
 
 
 def resolve_4(host: bytes, ip: str = "0.0.0.1", port: int = 0) -> bytes:

@@ -15,10 +15,8 @@ from twisted.internet.defer import CancelledError, succeed
 from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint
 from twisted.internet.task import LoopingCall
 
-from tests.backends.tor.test_running import until
-from tests.support.peers import DEADLINE, GRANTED, Peer, PeerFactory, named, refused, turn
+from tests.support.peers import DEADLINE, GRANTED, Peer, PeerFactory, named, refused, turn, until
 from torsocks_tx import Limits, ListenError, MemoryBackend, MemoryOutbound, Server, serve
-from torsocks_tx.policy.isolation import Isolator
 from torsocks_tx.server.connections import ONIONS_AT_ONCE
 
 LOOPBACK = "tcp:0:interface=127.0.0.1"
@@ -86,18 +84,6 @@ async def test_servers_share_circuits_only_in_a_session_group(serving: Serving) 
     found = [await serving.credentials(server) for server in (apart, apart, other)]
     assert found[0] == found[1] != found[2]
     assert await serving.credentials(both) == await serving.credentials(both, 1)
-
-
-async def test_listeners_of_servers_with_one_secret_and_one_name_share(serving: Serving) -> None:
-    isolator = Isolator(bytes(32))
-    flags = ["Name=one", "Name=two", ""]
-    places = [f"{LOOPBACK} {flag}" for flag in flags]
-    first, second = (serving.start(places, isolator=isolator) for _ in range(2))
-    keys = [[await serving.credentials(each, i) for i in range(3)] for each in (first, second)]
-    assert keys[0][:2] == keys[1][:2]
-    assert len({key for each in keys for key in each}) == 4
-    with pytest.raises(ListenError, match="Name=one is the name of several listeners"):
-        serving.start(places[:1] * 2)
 
 
 PUBLIC = ["tcp:0", "tcp:0:interface=0.0.0.0", "tcp:0 ProxyProtocol=192.0.2.1"]

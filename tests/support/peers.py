@@ -41,6 +41,14 @@ def turn() -> Deferred[None]:
     return deferLater(reactor, 0, lambda: None)
 
 
+async def until(condition: Callable[[], bool], pause: float = 0) -> None:
+    """Let the reactor turn until the condition holds; ``pause``: seconds between two looks."""
+    end = reactor.seconds() + DEADLINE
+    while not condition():
+        assert reactor.seconds() < end
+        await deferLater(reactor, pause, lambda: None)
+
+
 class Watcher:
     """Lets a test wait for a condition, which is looked at again on every ``notice``."""
 
@@ -126,10 +134,7 @@ class Peer(Protocol, Watcher):
 
     async def flushed(self) -> None:
         """Wait until what was sent is in the kernel's hands."""
-        end = reactor.seconds() + DEADLINE
-        while self.transport.dataBuffer or self.transport._tempDataLen:
-            assert reactor.seconds() < end
-            await turn()
+        await until(lambda: not (self.transport.dataBuffer or self.transport._tempDataLen))
 
     def shut(self) -> None:
         """Send a FIN once all is out, and go on reading to the end."""

@@ -6,12 +6,16 @@ from typing import Any
 
 from twisted.internet.task import Clock
 
+from tests.support.peers import named
 from tests.support.transports import FakeTransport, WholeTransport
 from torsocks_tx.backends.memory import MemoryBackend
 from torsocks_tx.server.factory import SOCKSFactory
 from torsocks_tx.socks.messages import Credentials
 
 GREETING = b"\5\1\0"
+LOGIN = b"\1\2me\3you"
+CONNECT = named("example.com", 80)
+REJECTED_4 = bytes.fromhex("00 5B 0000 00000000")
 
 
 def come(factory: SOCKSFactory, *said: bytes, peer: Any = None) -> Any:

@@ -19,7 +19,8 @@ from twisted.internet import reactor
 from tests.backends.tor import scripted_tor
 from tests.backends.tor.real_tor import NO_NETWORK, UNREACHABLE
 from tests.backends.tor.test_process import no_descriptors
-from tests.backends.tor.test_running import Delays, connect_to, state_of, until
+from tests.backends.tor.test_running import Delays, connect_to, state_of
+from tests.support.peers import until
 from tests.support.processes import is_alive, process_ended, start_python
 from torsocks_tx.backends.tor import files, launched
 from torsocks_tx.backends.tor.daemon import TorNotFound

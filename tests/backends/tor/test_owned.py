@@ -14,7 +14,7 @@ from twisted.internet.endpoints import UNIXClientEndpoint
 from txtorcon import Tor, TorProtocolFactory
 
 from tests.backends.tor.fake_tor import BOOTSTRAPPED, STARTING, FakeTor
-from tests.backends.tor.test_running import until
+from tests.support.peers import until
 from tests.support.processes import ROOT, start_python
 from torsocks_tx.backends.tor.backend import TorBackend
 from torsocks_tx.backends.tor.onion.observer import OnionObserver

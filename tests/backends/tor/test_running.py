@@ -11,10 +11,10 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.task import deferLater
 
 from tests.backends.tor.fake_tor import BOOTSTRAPPED, COOKIE, STARTING, FakeTor, listen_at
 from tests.backends.tor.real_tor import UNREACHABLE, RealTor
+from tests.support.peers import until
 from torsocks_tx.backends.tor.authentication import ControlRefused
 from torsocks_tx.backends.tor.ports import SocksPort
 from torsocks_tx.backends.tor.provider import ProviderState, TorProvider
@@ -48,14 +48,6 @@ async def running() -> AsyncIterator[Make]:
     yield make
     for provider in made:
         await provider.stop()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the reactor turn until the condition holds."""
-    deadline = reactor.seconds() + DEADLINE
-    while not condition():
-        assert reactor.seconds() < deadline
-        await deferLater(reactor, 0)
 
 
 async def state_of(provider: TorProvider, *states: ProviderState) -> None:
