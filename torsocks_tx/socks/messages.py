@@ -135,7 +135,8 @@ class KeyValues:
 
     def of_kind(self, name: str) -> KeyValues:
         """Return the pairs with this key, or with this prefix if ``name`` ends in a dot."""
-        return KeyValues(tuple(pair for pair in self.pairs if is_of_kind(pair[0], name)))
+        found = tuple(pair for pair in self.pairs if is_of_kind(pair[0], name))
+        return KeyValues(found) if found else NO_PAIRS
 
 
 NO_PAIRS = KeyValues()

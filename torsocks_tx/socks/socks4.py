@@ -40,7 +40,7 @@ def parse_request(
         port = reader.take_u16()
         ip = reader.take(4)
         if command == Command.RESOLVE_PTR or command not in commands or ip == bytes(4):
-            raise _rejected("command or address not supported")
+            raise ProtocolError("command or address not supported", REJECTED)
         username = reader.take_until_nul()
         address = Address(AddressType.IPV4, str(ipaddress.IPv4Address(ip)), port)
         if ip[:3] == bytes(3):
@@ -48,21 +48,14 @@ def parse_request(
             address = Address(AddressType.HOSTNAME, name, port)
     except Incomplete:
         if len(reader.data) - start >= longest:
-            raise _rejected("request too long") from None
+            raise ProtocolError("request too long", REJECTED) from None
         raise
     if reader.position - start > longest:
-        raise _rejected("request too long")
+        raise ProtocolError("request too long", REJECTED)
     if port == 0 and command == Command.CONNECT:
-        raise _rejected("port 0")
-    try:
-        address = check_destination(address)
-    except ProtocolError as error:
-        raise _rejected(str(error)) from None
+        raise ProtocolError("port 0", REJECTED)
+    address = check_destination(address, REJECTED)
     return Request(Version.SOCKS4, Command(command), address, Credentials(username))
-
-
-def _rejected(reason: str) -> ProtocolError:
-    return ProtocolError(reason, REJECTED)
 
 
 def build_request(request: Request) -> bytes:

@@ -15,18 +15,17 @@ from collections.abc import Container, Iterable
 from torsocks_tx.errors import ProtocolError
 from torsocks_tx.socks.constants import COMMANDS, Command, Method, Reply5, Role, Version
 from torsocks_tx.socks.messages import Address, Reply, Request
-from torsocks_tx.socks.wire import (
-    Reader,
-    UnknownAddressType,
-    build_address,
-    check_destination,
-    parse_address,
-)
+from torsocks_tx.socks.wire import Reader, build_address, check_destination, parse_address
 
 
 def failure(code: int) -> bytes:
     """Return the 10 bytes of a failure reply."""
     return bytes([Version.SOCKS5, code, 0, 1, 0, 0, 0, 0, 0, 0])
+
+
+_FAILED = failure(Reply5.GENERAL_FAILURE)
+_NO_SUCH_COMMAND = failure(Reply5.COMMAND_NOT_SUPPORTED)
+_NO_SUCH_TYPE = failure(Reply5.ADDRESS_TYPE_NOT_SUPPORTED)
 
 
 def parse_greeting(reader: Reader) -> bytes:
@@ -67,29 +66,19 @@ def parse_request(reader: Reader, commands: Container[int] = COMMANDS[Role.TOR])
     something that is no IP address.
     """
     if reader.take_u8() != Version.SOCKS5:
-        raise _rejected("not a SOCKS5 request", Reply5.GENERAL_FAILURE)
+        raise ProtocolError("not a SOCKS5 request", _FAILED)
     command = reader.take_u8()
     if command not in commands:
-        raise _rejected("command not supported", Reply5.COMMAND_NOT_SUPPORTED)
+        raise ProtocolError("command not supported", _NO_SUCH_COMMAND)
     if reader.take_u8() != 0:
-        raise _rejected("reserved byte is not zero", Reply5.GENERAL_FAILURE)
-    try:
-        address = parse_address(reader)
-    except UnknownAddressType as error:
-        raise _rejected(str(error), Reply5.ADDRESS_TYPE_NOT_SUPPORTED) from None
+        raise ProtocolError("reserved byte is not zero", _FAILED)
+    address = parse_address(reader, _NO_SUCH_TYPE)
     if command == Command.RESOLVE_PTR and not address.is_ip and "\0" not in address.host:
-        raise _rejected("no IP address to look up", Reply5.ADDRESS_TYPE_NOT_SUPPORTED)
-    try:
-        address = check_destination(address)
-    except ProtocolError as error:
-        raise _rejected(str(error), Reply5.GENERAL_FAILURE) from None
+        raise ProtocolError("no IP address to look up", _NO_SUCH_TYPE)
+    address = check_destination(address, _FAILED)
     if command == Command.CONNECT and address.port == 0:
-        raise _rejected("port 0", Reply5.GENERAL_FAILURE)
+        raise ProtocolError("port 0", _FAILED)
     return Request(Version.SOCKS5, Command(command), address)
-
-
-def _rejected(reason: str, code: int) -> ProtocolError:
-    return ProtocolError(reason, failure(code))
 
 
 def build_request(command: int, address: Address) -> bytes:

@@ -84,10 +84,6 @@ class Reader:
         return len(self.data) - self.position
 
 
-class UnknownAddressType(ProtocolError):
-    """The ATYP byte is none of 01, 03, 04, so nobody knows where the address ends."""
-
-
 @functools.lru_cache(maxsize=256)
 def packed_ip(text: str) -> bytes:
     """Return the 4 or 16 bytes of an IP address, followed by its scope; ValueError if it is none.
@@ -102,8 +98,11 @@ def packed_ip(text: str) -> bytes:
     return packed + (percent + scope).encode("utf-8", "surrogateescape")
 
 
-def parse_address(reader: Reader) -> Address:
-    """Read ATYP, ADDR and PORT; names are not checked here (see ``check_destination``)."""
+def parse_address(reader: Reader, answer: bytes = b"") -> Address:
+    """Read ATYP, ADDR and PORT; names are not checked here (see ``check_destination``).
+
+    Raises ProtocolError with this answer for an ATYP byte that is none of 01, 03, 04.
+    """
     kind = reader.take_u8()
     if kind == AddressType.IPV4:
         body = reader.take(6)
@@ -116,7 +115,7 @@ def parse_address(reader: Reader) -> Address:
         body = reader.take(reader.take_u8() + 2)
         host = body[:-2].decode("latin-1")
     else:
-        raise UnknownAddressType("unknown address type")
+        raise ProtocolError("unknown address type", answer)
     return Address(AddressType(kind), host, int.from_bytes(body[-2:], "big"))
 
 
@@ -131,16 +130,16 @@ def build_address(address: Address) -> bytes:
     return bytes([address.type]) + ipaddress.ip_address(address.host).packed + port
 
 
-def check_destination(address: Address) -> Address:
+def check_destination(address: Address, answer: bytes = b"") -> Address:
     """Check an address that a client asks for; return it, a ``.onion`` name without a last dot.
 
-    Raises ProtocolError (without an answer: that depends on the version) for a name that is empty,
-    too long, or has a byte outside C Tor's alphabet.
+    Raises ProtocolError with this answer for a name that is empty, too long, or has a byte outside
+    C Tor's alphabet.
     """
     if address.type is not AddressType.HOSTNAME or address.is_ip:
         return address
     if len(address.host) > MAX_NAME or not _NAME.match(address.host):
-        raise ProtocolError("invalid host name")
+        raise ProtocolError("invalid host name", answer)
     if address.is_onion and address.host.endswith("."):
         # With its dot tor would take it for an ordinary name, and ask an exit relay for it.
         return Address(address.type, address.host[:-1], address.port)
