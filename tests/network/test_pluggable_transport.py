@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from twisted.internet.task import deferLater
 
 from tests.network.asking import ask, hang_up, request
 from tests.project.test_snippets import Snippet, execute, snippets
-from tests.pt.bridge import EXAMPLE, Bridge, HTTPProxy, load_example
+from tests.pt.bridge import EXAMPLE, Bridge, load_example
 from tests.support.processes import ROOT, descendants, is_alive, process_ended
 from tests.support.rows import rows
 from tests.support.tables import table
@@ -218,7 +217,7 @@ async def test_log_and_status_lines_are_understood(place: Place, tmp_path: Path)
 
 
 class Proxy(SOCKSFactory):
-    """A SOCKS proxy on loopback; ``requests`` lists its requests."""
+    """A proxy on loopback, by SOCKS and by HTTP; ``requests`` lists its requests."""
 
     def __init__(self) -> None:
         super().__init__(DirectBackend(reactor, allow_internal=True))
@@ -240,9 +239,16 @@ class Proxy(SOCKSFactory):
             Credentials(b"me", b"a@b:c"),
         ),
         ("SOCKS4", Version.SOCKS4, ["Socks4Proxy"], Credentials(b"")),
+        ("HTTP", Version.HTTP, ["HTTPSProxy"], None),
+        (
+            "HTTP with a password",
+            Version.HTTP,
+            ["HTTPSProxy", "HTTPSProxyAuthenticator me:a@b:c"],
+            Credentials(b"me", b"a@b:c"),
+        ),
     ),
 )
-async def test_transport_connects_through_the_socks_proxy_of_tor(
+async def test_transport_connects_through_the_proxy_of_tor(
     place: Place, version: Version, lines: list[str], credentials: Credentials | None
 ) -> None:
     proxy = Proxy()
@@ -253,26 +259,6 @@ async def test_transport_connects_through_the_socks_proxy_of_tor(
     for asked in proxy.requests:
         assert (asked.version, asked.credentials) == (version, credentials)
         assert asked.address == Address.of("127.0.0.1", place.port)
-    assert place.warnings == []
-
-
-@pytest.mark.parametrize("password", ["", "me:a@b:c"])
-async def test_transport_connects_through_the_http_proxy_of_tor(
-    place: Place, password: str
-) -> None:
-    proxy = HTTPProxy()
-    lines = [f"HTTPSProxy {await place.listen(proxy)}"]
-    expected = b""
-    if password:
-        lines.append(f"HTTPSProxyAuthenticator {password}")
-        expected = b"Proxy-Authorization: Basic " + b64encode(password.encode())
-    client = await place.client(EXEC, *lines)
-    assert b"This is the IPv4 origin." in await place.visit(client)
-    assert place.bridge.streams == len(proxy.heads) > 0
-    for head in proxy.heads:
-        assert head.startswith(b"CONNECT 127.0.0.1:%d HTTP/1.1\r\n" % place.port)
-        assert expected in head
-        assert bool(password) is (b"Proxy-Authorization" in head)
     assert place.warnings == []
 
 

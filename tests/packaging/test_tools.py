@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
@@ -98,13 +97,6 @@ def test_oldest_tested_versions_are_the_lowest_required(requirements: list[str])
         (lowest,) = wanted.specifier
         assert lowest.operator == ">="
         assert f"{pinned[wanted.name]}.".startswith(f"{lowest.version}.")
-
-
-@pytest.mark.parametrize("script", [".ci/run", "tools/setup", "tools/check", "tools/run"])
-def test_scripts_are_executable(script: str) -> None:
-    path = Path(ROOT / script)
-    assert path.stat().st_mode & 0o111
-    subprocess.run(["bash", "-n", path], check=True)
 
 
 def test_ci_runs_every_check() -> None:

@@ -1,4 +1,4 @@
-"""The bridge of the example's transport, and an HTTP proxy."""
+"""The bridge of the example's transport."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from operator import xor
 from types import ModuleType
 from typing import Any
 
-from twisted.internet import reactor
-from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 
@@ -112,41 +110,3 @@ class Bridge(Factory):
         connecting = self.endpoint.connect(relay)
         connecting.addCallback(client.join)
         connecting.addErrback(lambda _: client.transport.abortConnection())
-
-
-class _Connect(Half):
-    """One client of an HTTP proxy."""
-
-    factory: HTTPProxy
-
-    def dataReceived(self, data: bytes) -> None:
-        self.held.append(data)
-        head, end, rest = b"".join(self.held).partition(b"\r\n\r\n")
-        if not end:
-            return
-        self.held = [rest]
-        self.dataReceived = super().dataReceived  # type: ignore[method-assign]
-        self.factory.heads.append(head)
-        host, _, port = head.split(b" ")[1].decode().partition(":")
-        relay = Factory.forProtocol(Half)
-        relay.noisy = False
-        endpoint = TCP4ClientEndpoint(reactor, host, int(port))
-        endpoint.connect(relay).addCallbacks(self._connected, self._failed)
-
-    def _connected(self, far: Half) -> None:
-        self.transport.write(b"HTTP/1.1 200 Connected\r\nVia: test\r\n\r\n")
-        self.join(far)
-
-    def _failed(self, _: Any) -> None:
-        self.transport.write(b"HTTP/1.1 502 Bad Gateway\r\n\r\n")
-        self.transport.loseConnection()
-
-
-class HTTPProxy(Factory):
-    """An HTTP proxy for CONNECT; ``heads`` lists the heads of its requests."""
-
-    noisy = False
-    protocol = _Connect  # type: ignore[assignment]
-
-    def __init__(self) -> None:
-        self.heads: list[bytes] = []

@@ -158,15 +158,11 @@ async def test_no_log_line_holds_an_address_or_an_argument(
             assert "127.0.0.1" not in text
 
 
-def parent(ground: Ground, tunnel: Tunnel, pairs: dict[str, bytes], port: int) -> Any:
-    """Return our own client as the parent of a listening transport."""
-
-    async def connect() -> Peer:
-        proxy = await ground.listen(tunnel.factory)
-        options = ClientOptions(pairs=KeyValues.of(pairs), role=Role.PT)
-        return await ground.connect(SOCKSClientEndpoint(reactor, proxy, "127.0.0.1", port, options))
-
-    return connect()
+async def parent(ground: Ground, factory: TransportFactory, secret: bytes, port: int) -> Peer:
+    """Connect our own client as the parent of a listening transport."""
+    proxy = await ground.listen(factory)
+    options = ClientOptions(pairs=KeyValues.of({"PT.secret": secret}), role=Role.PT)
+    return await ground.connect(SOCKSClientEndpoint(reactor, proxy, "127.0.0.1", port, options))
 
 
 @rows("P-02", "P-03", "P-17")
@@ -175,8 +171,7 @@ async def test_our_client_passes_a_long_secret_by_extended_authentication(ground
     secret = bytes(range(256)) * 234
     far_side = FarSide(secret)
     _, port = ground.address(await ground.listen(far_side))
-    tunnel = Tunnel(ground, far_side)
-    client = await parent(ground, tunnel, {"PT.secret": secret}, int(port))
+    client = await parent(ground, Tunnel(ground, far_side).factory, secret, int(port))
     far = await far_side.origin.peer()
     await talk(client, far)
 
@@ -194,13 +189,10 @@ async def test_our_client_passes_a_long_secret_by_extended_authentication(ground
 async def test_our_client_gets_the_error_of_the_transport(
     ground: Ground, raised: SOCKSError, code: int, advice: Retry
 ) -> None:
-    tunnel = Tunnel(ground, FarSide())
-
     def refuse(target: Target) -> IStreamClientEndpoint:
         raise raised
 
-    tunnel.factory = TransportFactory(reactor, refuse)
     with pytest.raises(SOCKSError) as caught:
-        await parent(ground, tunnel, {"PT.secret": b"x"}, 4000)
+        await parent(ground, TransportFactory(reactor, refuse), b"x", 4000)
     assert type(caught.value) is type(raised)
     assert (caught.value.reply, caught.value.retry) == (code, advice)

@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from tests.support.fakes import Upstream, grant
 from tests.support.ground import Ground
 from tests.support.peers import GRANTED, named
-from tests.support.processes import descendants, is_alive, process_ended
+from tests.support.processes import descendants, is_alive, process_ended, start_python
 from tests.support.rows import rows
 from tests.support.running import Twistd
 from tests.twistd.conftest import LOOPBACK, options_of
@@ -118,17 +118,6 @@ async def test_two_workers_share_the_listeners_and_the_isolation(site: Site) -> 
     assert not is_alive(second)
     assert not (site._directory / "s").exists()
     assert "Traceback" not in server.output
-
-
-async def test_a_worker_that_is_killed_is_replaced(site: Site) -> None:
-    server = await site.start()
-    before = workers_of(server)
-    os.kill(before[0], signal.SIGKILL)
-    await server.said("another is started")
-    client, _ = await site.ask()
-    client.reset()
-    await process_ended(before[0])
-    assert await server.stop() == -signal.SIGTERM
 
 
 async def test_a_signal_to_all_of_them_is_an_orderly_end(site: Site) -> None:
@@ -263,47 +252,21 @@ class FakeReactor(Clock):
         self.stopped = True
 
 
-class Port:
-    """A listening port."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-
-    def fileno(self) -> int:
-        return 77
-
-    def stopReading(self) -> None:
-        self.asked.append("stopReading")
-
-    def stopListening(self) -> None:
-        self.asked.append("stopListening")
-
-
-class Tor:
-    """An upstream that was started here."""
-
-    def __init__(self, outcome: Deferred[None]) -> None:
-        self.outcome = outcome
-        self.stopped = False
-        provider = Mock(control_address="unix:/control", state=ProviderState.READY)
-        other = Mock(control_address="unix:/control-2", state=ProviderState.READY)
-        self.tors = {"tor": Mock(provider=provider), "tor-2": Mock(provider=other)}
-        self.providers = [provider, other]
-
-    def start(self) -> Deferred[None]:
-        return self.outcome
-
-    def stop(self) -> Deferred[None]:
-        self.stopped = True
-        return succeed(None)
+def tor_of(outcome: Deferred[None]) -> Mock:
+    """Return an upstream of two tors that are started here, with this outcome."""
+    names = {"tor": "unix:/control", "tor-2": "unix:/control-2"}
+    providers = [Mock(control_address=at, state=ProviderState.READY) for at in names.values()]
+    tors = {name: Mock(provider=each) for name, each in zip(names, providers, strict=True)}
+    stop = Mock(side_effect=lambda: succeed(None))
+    return Mock(tors=tors, providers=providers, start=lambda: outcome, stop=stop, outcome=outcome)
 
 
 class Team:
     """A supervisor of two workers, in memory."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, tor: Tor | None = None) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, tor: Any = None) -> None:
         self.reactor = FakeReactor()
-        self.port = Port()
+        self.port = Mock(fileno=lambda: 77)
         self.said: list[str] = []
         self.left = 0
         monkeypatch.setattr(atexit, "register", self._leave)
@@ -356,10 +319,10 @@ def team(monkeypatch: pytest.MonkeyPatch) -> Team:
 
 
 def test_supervisor_accepts_nobody() -> None:
-    port = Port()
+    port = Mock()
     options = options_of("--listen", LOOPBACK, "--backend", "direct", "--workers", "2")
     make_supervisor(FakeReactor(), options, lambda *_: port).server.open()
-    assert port.asked == ["stopReading"]
+    port.stopReading.assert_called_once_with()
 
 
 def test_worker_that_is_stuck_ends_and_is_replaced(team: Team) -> None:
@@ -389,7 +352,7 @@ def test_all_workers_have_the_same_orders(team: Team) -> None:
 
 
 def test_workers_start_once_a_launched_tor_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    tor = Tor(Deferred())
+    tor = tor_of(Deferred())
     team = Team(monkeypatch, tor)
     team.service.startService()
     assert team.spawned == []
@@ -402,7 +365,7 @@ def test_workers_start_once_a_launched_tor_has(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("later", [False, True])
 def test_tor_that_cannot_start_ends_the_start(monkeypatch: pytest.MonkeyPatch, later: bool) -> None:
-    tor = Tor(Deferred())
+    tor = tor_of(Deferred())
     team = Team(monkeypatch, tor)
     if later:
         team.service.startService()
@@ -421,7 +384,7 @@ def test_worker_that_cannot_be_spawned_at_first_ends_the_start(team: Team) -> No
     with pytest.raises(StartError, match=r"worker 1 cannot start: .*Try again"):
         team.service.startService()
     assert len(team.said) == 1
-    assert team.port.asked[-1] == "stopListening"
+    team.port.stopListening.assert_called_once_with()
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -602,27 +565,27 @@ def test_worker_that_ends_during_a_reload_has_one_successor(team: Team) -> None:
 def test_stop_waits_for_the_workers_and_kills_those_that_are_stuck(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    tor = Tor(succeed(None))
+    tor = tor_of(succeed(None))
     team = Team(monkeypatch, tor)
     team.start()
     done: list[Any] = []
     team.service.stopService().addCallback(done.append)
     assert team.asked() == [["stop"], ["stop"]]
     team.end(0)
-    assert not tor.stopped
+    tor.stop.assert_not_called()
     team.supervisor.end_grace()
     team.reactor.advance(QUICK)
     assert team.spawned[1].transport.asked == ["stop", "SIGTERM", "SIGKILL"]
     assert not done
     team.end(1)
     assert done
-    assert tor.stopped
-    assert team.port.asked[-1] == "stopListening"
+    tor.stop.assert_called_once_with()
+    team.port.stopListening.assert_called_once_with()
     assert team.reactor.getDelayedCalls() == []
 
 
 def test_nobody_is_started_after_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    tor = Tor(Deferred())
+    tor = tor_of(Deferred())
     team = Team(monkeypatch, tor)
     team.service.startService()
     team.service.stopService()
@@ -631,8 +594,6 @@ def test_nobody_is_started_after_the_stop(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 async def test_a_worker_is_not_for_people() -> None:
-    from tests.support.processes import start_python
-
     program = start_python("-m", "torsocks_tx.twistd.worker")
     program.transport.closeStdin()
     await program.complaint("start this by twistd torsocks --workers")

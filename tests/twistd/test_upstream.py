@@ -32,13 +32,7 @@ from torsocks_tx.backends.tor.providers import FixedTorProvider, RunningTorProvi
 from torsocks_tx.errors import NoSuchPort
 from torsocks_tx.testing.tornet.network import PrivateTorProvider
 from torsocks_tx.twistd.options import Options
-from torsocks_tx.twistd.upstream import (
-    HostEndpoint,
-    NoCountries,
-    TorFailed,
-    Upstream,
-    make_upstream,
-)
+from torsocks_tx.twistd.upstream import HostEndpoint, Upstream, UpstreamError, make_upstream
 
 
 def upstream_of(*arguments: str, keys: str | None = None) -> Upstream:
@@ -103,7 +97,7 @@ async def test_a_pool_starts_with_all_its_tors_or_not_at_all() -> None:
     assert {backend.epoch.word[0] for backend in upstream.tors.values()} == {1}
     await upstream.stop()
     upstream = pool_with(OSError("it cannot be executed"))
-    with pytest.raises(TorFailed, match=r"^two: it cannot be executed$"):
+    with pytest.raises(UpstreamError, match=r"^two: it cannot be executed$"):
         await upstream.start()
     states = {backend.provider.state for backend in upstream.tors.values()}
     assert states == {ProviderState.STOPPED}
@@ -176,7 +170,7 @@ async def test_countries_that_tor_does_not_know_are_refused_at_the_start(answer:
     upstream._needs_countries = True
     upstream.backend.provider.control = Geoip(answer)
     if answer == "0":
-        with pytest.raises(NoCountries, match="tor-geoipdb"):
+        with pytest.raises(UpstreamError, match="tor-geoipdb"):
             await upstream.start()
     else:
         await upstream.start()

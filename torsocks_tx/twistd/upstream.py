@@ -7,6 +7,7 @@ import pwd
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -43,12 +44,8 @@ POOL_DELAY = 1.0
 """Seconds until a tor of a pool that is gone is tried again."""
 
 
-class NoCountries(Exception):
-    """Listeners choose exits by country, and tor knows none; the text says what to do."""
-
-
-class TorFailed(Exception):
-    """A tor of a pool cannot be used; the text says which and why."""
+class UpstreamError(Exception):
+    """A tor cannot be used, or not for what the listeners choose; the text says why."""
 
 
 class Upstream:
@@ -110,7 +107,7 @@ class Upstream:
             if len(starting) == 1:
                 first.subFailure.raiseException()
             name, why = list(self.tors)[first.index], first.subFailure.getErrorMessage()
-            raise TorFailed(f"{name}: {why}") from None
+            raise UpstreamError(f"{name}: {why}") from None
 
     async def _check(self, backend: TorBackend) -> None:
         """Raise an exception if this tor lacks what the listeners need, as far as is known now."""
@@ -122,7 +119,7 @@ class Upstream:
                 break
         control = backend.provider.control if self._needs_countries else None
         if control is not None and not await has_countries(control):
-            raise NoCountries(NO_GEOIP)
+            raise UpstreamError(NO_GEOIP)
 
     async def reload(self) -> str:
         """Read the client authorization keys again; return what to say about it."""
@@ -169,7 +166,7 @@ class HostEndpoint:
         self._reactor = reactor
         self._host = host
         self._port = port
-        self._waiters: Waiters[list[str]] | None = None
+        self._waiters: Waiters[list[IStreamClientEndpoint]] | None = None
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
         """Connect to the first address that answers."""
@@ -177,19 +174,13 @@ class HostEndpoint:
 
     async def _connect(self, factory: IProtocolFactory) -> Any:
         *others, last = await self._look_up()
-        for address in others:
-            try:
-                return await self._endpoint(address).connect(factory)
-            except ConnectError:
-                continue
-        return await self._endpoint(last).connect(factory)
+        for endpoint in others:
+            with suppress(ConnectError):
+                return await endpoint.connect(factory)
+        return await last.connect(factory)
 
-    def _endpoint(self, address: str) -> IStreamClientEndpoint:
-        kind = TCP6ClientEndpoint if ":" in address else TCP4ClientEndpoint
-        return kind(self._reactor, address, self._port, ATTEMPT_TIMEOUT)
-
-    def _look_up(self) -> Deferred[list[str]]:
-        """Fire with the addresses; fail with ``DNSLookupError``."""
+    def _look_up(self) -> Deferred[list[IStreamClientEndpoint]]:
+        """Fire with an endpoint for each address; fail with ``DNSLookupError``."""
         if self._waiters is None:
             self._waiters = Waiters(self._reactor)
             kind = socket.SOCK_STREAM
@@ -204,7 +195,11 @@ class HostEndpoint:
         if isinstance(found, Failure):
             waiters.fail(lambda: DNSLookupError("no address was found"))
         else:
-            waiters.fire([str(place[0]) for *_, place in found])
+            waiters.fire([self._endpoint(str(place[0])) for *_, place in found])
+
+    def _endpoint(self, address: str) -> IStreamClientEndpoint:
+        kind = TCP6ClientEndpoint if ":" in address else TCP4ClientEndpoint
+        return kind(self._reactor, address, self._port, ATTEMPT_TIMEOUT)
 
 
 def _socks_endpoint(reactor: Any, text: str) -> IStreamClientEndpoint:
