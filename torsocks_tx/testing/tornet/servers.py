@@ -10,8 +10,8 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred, fail, gatherResults, maybeDeferred, succeed
@@ -339,7 +339,8 @@ class NameServer:
 
     def start(self, reactor: Any, exit: Exit | None = None) -> int:
         """Listen on 127.0.0.1; return the UDP port. On a port for one exit, it has its own name."""
-        factory = server.DNSServerFactory(authorities=[_Authority(self._answer, exit)])
+        authority = SimpleNamespace(query=partial(self._answer, exit))
+        factory = server.DNSServerFactory(authorities=[authority])
         factory.noisy = False
         protocol = dns.DNSDatagramProtocol(factory, reactor=reactor)
         protocol.noisy = False
@@ -352,7 +353,7 @@ class NameServer:
         ports, self._ports = self._ports, []
         return _stopped(ports)
 
-    def _answer(self, query: dns.Query, exit: Exit | None) -> Deferred[Any]:
+    def _answer(self, exit: Exit | None, query: dns.Query, timeout: object = None) -> Deferred[Any]:
         name = query.name.name.decode("ascii", "replace").lower()
         if name != CHECK_NAME:
             kind = dns.QUERY_TYPES.get(query.type, str(query.type))
@@ -368,18 +369,6 @@ class NameServer:
             if query.type == record.TYPE
         ]
         return succeed((answers, [], []))
-
-
-@dataclass(frozen=True, slots=True)
-class _Authority:
-    """What ``twisted.names`` asks: the name server, by one exit or by all."""
-
-    answer: Callable[[dns.Query, Exit | None], Deferred[Any]]
-    exit: Exit | None
-
-    def query(self, query: dns.Query, timeout: object = None) -> Deferred[Any]:
-        """Answer one question."""
-        return self.answer(query, self.exit)
 
 
 def _stopped(ports: Iterable[Any]) -> Deferred[None]:
