@@ -47,7 +47,7 @@ class Builder:
         self._gencert = ""
         self._ports = servers.PortReservations()
         self._ipv6 = servers.has_ipv6_loopback()
-        self._voting_offset = 0
+        self._start = 0.0
         self._network = torrc.Network((), directory / "geoip", self._ipv6)
         self._has_begun = False
 
@@ -86,7 +86,7 @@ class Builder:
         self._network = replace(self._network, authorities=blanks)
         known: Sequence[torrc.Authority] = await all_of(map(self._with_keys, blanks))
         self._network = replace(self._network, authorities=known)
-        self._voting_offset = torrc.voting_offset(self._reactor.seconds())
+        self._start = self._reactor.seconds()
         return [self._node(each.name, self._authority_lines(each)) for each in known]
 
     def exit(self, exit: torrc.Exit, policy: Sequence[str], name_server: int) -> Node:
@@ -125,7 +125,7 @@ class Builder:
 
     def _authority_lines(self, authority: torrc.Authority) -> torrc.Lines:
         relay = torrc.relay(self._network, authority.or_port)
-        return (*relay, *torrc.authority(authority.dir_port, self._voting_offset))
+        return (*relay, *torrc.authority(authority.dir_port, self._start))
 
     def _node(self, name: str, lines: torrc.Lines, address: str = servers.LOOPBACK) -> Node:
         directory = self._make_directory(name)

@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
-from math import floor
 from pathlib import Path
 
 from torsocks_tx.backends.tor.events import quote_path
@@ -181,18 +180,11 @@ def exit_policy(rules: Iterable[str]) -> Lines:
     return tuple(f"ExitPolicy {rule}" for rule in (*rules, "accept *:*", "accept6 *6:*"))
 
 
-def voting_offset(now: float) -> int:
-    """Return the offset for authorities that start now (Unix time).
-
-    tor counts intervals from the epoch; the offset makes one of them begin now.
-    """
-    return floor(now) % _FIRST_INTERVAL
-
-
-def authority(dir_port: int, voting_offset: int) -> Lines:
-    """Return the further lines of a relay that is also an authority."""
+def authority(dir_port: int, start: float) -> Lines:
+    """Return the further lines of a relay that is also an authority, started at this Unix time."""
     return (
-        f"TestingV3AuthVotingStartOffset {voting_offset}",
+        # tor counts intervals from the epoch: one of them is to begin now.
+        f"TestingV3AuthVotingStartOffset {int(start) % _FIRST_INTERVAL}",
         f"DirPort 127.0.0.1:{dir_port}",
         "AuthoritativeDirectory 1",
         "V3AuthoritativeDirectory 1",
