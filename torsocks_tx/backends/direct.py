@@ -179,10 +179,8 @@ class DirectBackend:
 
     def resolve(self, request: Request, isolation: Isolation) -> Deferred[Address]:
         """Look up an address of a name; an IPv4 address if there is one."""
-        return Deferred.fromCoroutine(self._resolve(request.address, isolation.port_flags))
-
-    async def _resolve(self, address: Address, flags: frozenset[str]) -> Address:
-        return Address.of((await self._look_up(address, flags))[0])
+        looking = Deferred.fromCoroutine(self._look_up(request.address, isolation.port_flags))
+        return looking.addCallback(lambda hosts: Address.of(hosts[0]))
 
     def resolve_ptr(self, request: Request, isolation: Isolation) -> Deferred[Address]:
         """Look up the name of an IP address."""

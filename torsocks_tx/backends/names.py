@@ -12,7 +12,7 @@ import os
 import secrets
 import socket
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from os import PathLike
 from typing import Any, Generic, TypeVar
@@ -116,11 +116,9 @@ class _Answers:
         self.complete = True
         self.truncated = False
         self._open: dict[int, dns.Query] = {}
-        for kind in kinds:
-            number = secrets.randbelow(1 << 16)
-            while number in self._open:
-                number = secrets.randbelow(1 << 16)
-            self._open[number] = dns.Query(name.encode("ascii"), kind, dns.IN)
+        while len(self._open) < len(kinds):
+            query = dns.Query(name.encode("ascii"), kinds[len(self._open)], dns.IN)
+            self._open.setdefault(secrets.randbelow(1 << 16), query)
 
     def messages(self) -> list[bytes]:
         """Return the queries as datagrams."""
@@ -144,16 +142,12 @@ class _Answers:
         del self._open[message.id]
         self.truncated = self.truncated or bool(message.trunc)
         self.complete = self.complete and message.rCode in (dns.OK, dns.ENAME)
-        found = [record.payload for record in message.answers if record.type == query.type]
-        self.records += found
-        if not self._open:
-            self._finish()
+        self.records += [each.payload for each in message.answers if each.type == query.type]
+        if not self._open and not self.done.called:
+            self.done.callback(None)
 
     def fail(self) -> None:
         self.complete = False
-        self._finish()
-
-    def _finish(self) -> None:
         if not self.done.called:
             self.done.callback(None)
 
@@ -314,10 +308,11 @@ class NameResolver:
 
     def _leave(self, question: object, waiter: Deferred[tuple[Any, ...]]) -> None:
         """Remove a waiter; end the look-up if it was the last."""
-        _, waiters = self._look_ups.get(question, (None, set()))
-        waiters.discard(waiter)
-        if question in self._look_ups and not waiters:
-            self._end(question, None)
+        if question in self._look_ups:
+            _, waiters = self._look_ups[question]
+            waiters.discard(waiter)
+            if not waiters:
+                self._end(question, None)
 
     def _end(self, question: object, result: Any) -> None:
         """Give the result to all waiters, and cancel what still runs."""
@@ -341,29 +336,22 @@ class NameResolver:
         """Ask each name server in turn, in rounds, until one has answered."""
         for timeout in TIMEOUTS:
             for server in self._servers or self._resolv_conf.read():
-                answers = _Answers(name, kinds)
-                await self._ask_by_udp(server, answers, timeout)
+                answers = await self._ask_by_udp(server, _Answers(name, kinds), timeout)
                 if answers.truncated:
-                    answers = _Answers(name, kinds)
-                    await self._ask_by_tcp(server, answers, timeout)
+                    answers = await self._ask_by_tcp(server, _Answers(name, kinds), timeout)
                 if answers.records or answers.complete:
                     return tuple(answers.records)
         raise HostUnreachable("no name server answers")
 
-    async def _ask_by_udp(self, server: Server, answers: _Answers, timeout: float) -> None:
+    async def _ask_by_udp(self, server: Server, answers: _Answers, timeout: float) -> _Answers:
         try:
-            asked = _DNSSocket(self._reactor, server, answers)
-        except OSError:
-            answers.fail()
-            return
-        try:
-            await answers.done.addTimeout(timeout, self._reactor)
-        except DeferredTimeout:
+            with closing(_DNSSocket(self._reactor, server, answers)):
+                await answers.done.addTimeout(timeout, self._reactor)
+        except (DeferredTimeout, OSError):
             answers.complete = False
-        finally:
-            asked.close()
+        return answers
 
-    async def _ask_by_tcp(self, server: Server, answers: _Answers, timeout: float) -> None:
+    async def _ask_by_tcp(self, server: Server, answers: _Answers, timeout: float) -> _Answers:
         endpoint = TCP6ClientEndpoint if ":" in server[0] else TCP4ClientEndpoint
         asked = _DNSStream(answers)
         connecting = endpoint(self._reactor, *server).connect(OneProtocol(asked))
@@ -375,6 +363,7 @@ class NameResolver:
         finally:
             if asked.transport is not None:
                 abort(asked.transport)
+        return answers
 
 
 def _addresses(records: tuple[Any, ...]) -> list[str]:

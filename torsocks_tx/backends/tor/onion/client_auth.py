@@ -11,8 +11,8 @@ others use too, its other users can use the keys as well: for tor a key has no o
 from __future__ import annotations
 
 import base64
-import binascii
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -63,17 +63,15 @@ def parse_key(text: str, path: Path) -> ClientAuthKey:
     fields = text.strip().split(":")
     if len(fields) != 4 or fields[1:3] != ["descriptor", "x25519"]:
         raise BadKeyFile(f"{name_of(path)}: not a client authorization key; {_FORM}")
-    address = fields[0].lower()
+    address, private = fields[0].lower(), b""
     try:
         if _ADDRESS.fullmatch(address) is None:
             raise InvalidOnionAddress("not 56 characters of base32")
         check_onion(f"{address}.onion")
     except InvalidOnionAddress as error:
         raise BadKeyFile(f"{name_of(path)}: the address is not valid ({error}); {_FORM}") from None
-    try:
+    with suppress(ValueError):
         private = base64.b32decode(fields[3].upper() + "=" * (-len(fields[3]) % 8))
-    except (binascii.Error, ValueError):
-        private = b""
     if len(private) != _KEY_BYTES:
         raise BadKeyFile(f"{name_of(path)}: the key is not {_KEY_BYTES} bytes in base32; {_FORM}")
     return ClientAuthKey(address, private, path)
@@ -98,12 +96,10 @@ def load_directory(directory: Path) -> tuple[dict[str, ClientAuthKey], list[str]
         except BadKeyFile as error:
             complaints.append(str(error))
             continue
-        if key.address in keys:
-            first = name_of(Path(keys[key.address].path.name))
-            complaint = f"{first} is for the same address; remove one of them"
-            complaints.append(f"{name_of(path)}: {complaint}")
-        else:
-            keys[key.address] = key
+        first = keys.setdefault(key.address, key)
+        if first is not key:
+            complaint = f"{name_of(Path(first.path.name))} is for the same address"
+            complaints.append(f"{name_of(path)}: {complaint}; remove one of them")
     return keys, complaints
 
 
@@ -151,8 +147,7 @@ class Keyring:
             self._log.warn("{complaint}", complaint=complaint)
         if more := len(complaints[MOST_COMPLAINTS:]):
             self._log.warn("and {more} more files of that kind", more=more)
-        gone = {address: key for address, key in self._keys.items() if address not in keys}
-        self._withdrawn.update(gone)
+        self._withdrawn |= self._keys
         self._keys = keys
 
     async def install(self, control: Control) -> None:
