@@ -2,7 +2,7 @@
 
 Each listener has one block of whole numbers. Blocks are memory of this process, or memory that it
 was lent by another: what a process had counted is then still there after it was killed. A
-``Snapshot`` is the numbers of all listeners at one time, and snapshots can be added.
+``Snapshot`` is their numbers at one time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torsocks_tx.errors import OnionRefused, SOCKSError
 from torsocks_tx.http.answers import meaning_of
@@ -127,13 +127,6 @@ class ListenerCounts:
             self.slots[LINGERING] -= 1
 
 
-class Histogram(NamedTuple):
-    """``counts``: how many took at most so long, by ``BUCKETS``, and any time; ``sum`` of all."""
-
-    counts: tuple[int, ...]
-    sum: float
-
-
 class Snapshot(NamedTuple):
     """The ``numbers`` of one listener, or of several together, at one time."""
 
@@ -150,12 +143,14 @@ class Snapshot(NamedTuple):
         return {code: self.numbers[slot] for code, slot in _OUTCOME_SLOTS.items()}
 
     @property
-    def open_seconds(self) -> dict[str, Histogram]:
-        """How long it took to open streams."""
+    def open_seconds(self) -> dict[str, dict[str, Any]]:
+        """How long it took to open streams: how many took at most so long, and seconds of all."""
         found = {}
         for name, start in (("clearnet", _CLEARNET), ("onion", _ONION)):
             *each, microseconds = self.numbers[start : start + _SECONDS]
-            found[name] = Histogram(tuple(accumulate(each)), microseconds / 1_000_000)
+            *counts, every = accumulate(each)
+            buckets = list(map(list, zip(BUCKETS, counts, strict=True)))
+            found[name] = {"count": every, "sum": microseconds / 1_000_000, "buckets": buckets}
         return found
 
 

@@ -21,7 +21,6 @@ from torsocks_tx.backends.tor.providers import DONE
 from torsocks_tx.backends.tor.waiting import limit
 from torsocks_tx.errors import TorDown
 from torsocks_tx.status.registry import (
-    BUCKETS,
     CONNECTIONS,
     EARLY_DATA,
     FROM_CLIENTS,
@@ -29,7 +28,6 @@ from torsocks_tx.status.registry import (
     OUTCOMES,
     STREAMS,
     TO_CLIENTS,
-    Histogram,
     ListenerInfo,
     Registry,
     Snapshot,
@@ -126,7 +124,6 @@ class Monitor:
     async def report(self) -> dict[str, Any]:
         """Return what ``/status.json`` says."""
         total = self.registry.snapshot()
-        seconds = total.open_seconds.items()
         return {
             "version": VERSION,
             "uptime": int(self._reactor.seconds() - self._began),
@@ -144,7 +141,7 @@ class Monitor:
                 "to_clients": total.numbers[TO_CLIENTS],
             },
             "early_data_bytes": total.numbers[EARLY_DATA],
-            "open_seconds": {name: _histogram(each) for name, each in seconds},
+            "open_seconds": total.open_seconds,
             "rates": {
                 "interval": INTERVAL,
                 **{name: [it[i] for it in self._samples] for i, name in enumerate(RATES)},
@@ -217,9 +214,3 @@ def _listener(info: ListenerInfo, counts: Snapshot) -> dict[str, Any]:
         "connections_total": counts.protocols,
         "outcomes": counts.outcomes,
     }
-
-
-def _histogram(histogram: Histogram) -> dict[str, Any]:
-    *counts, every = histogram.counts
-    buckets = [[bound, count] for bound, count in zip(BUCKETS, counts, strict=True)]
-    return {"count": every, "sum": round(histogram.sum, 6), "buckets": buckets}
