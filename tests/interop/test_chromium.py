@@ -47,9 +47,8 @@ async def test_chromium_with_the_port_as_an_http_proxy_gets_the_page(
 ) -> None:
     proxy = f"--proxy-server=http://{served.address}"
     shot = tmp_path / "page.png"
-    arguments = [proxy, f"--screenshot={shot}", "--window-size=800,600", "http://canary.test/"]
-    await chromium(tmp_path / "a", *arguments)
-    dom = await chromium(tmp_path / "b", proxy, "--dump-dom", "http://canary.test/")
+    show = (f"--screenshot={shot}", "--window-size=800,600", "--dump-dom", "http://canary.test/")
+    dom = await chromium(tmp_path / "profile", proxy, *show)
     assert "This is a SOCKS proxy, not an HTTP proxy" in dom.text
     assert "canary" not in dom.text
     width, height, shades = look_at(shot.read_bytes())

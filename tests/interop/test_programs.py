@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from twisted.web.server import Site
 from twisted.web.static import File
 
 from tests.interop.conftest import Served
-from tests.interop.wheel import write_wheel
 from tests.support.clients import client
 from tests.support.recipes import recipe
 from tests.support.rows import rows
@@ -52,8 +52,7 @@ async def test_curl_under_proxychains(served: Served, tmp_path: Path, proxy: str
     ended = await run(
         client("proxychains4"), "-q", "-f", str(settings), client("curl"), "-q", "-sS", served.url()
     )
-    assert ended.status == 0, ended.complaint
-    assert "origin" in ended.text
+    ended.shows("origin")
 
 
 async def bare_repository(place: Path) -> tuple[dict[str, str], str]:
@@ -131,6 +130,18 @@ async def test_apt_updates_its_lists(
     ended = await apt_update(*files, tmp_path, proxy)
     assert ended.status == 0, ended.complaint
     assert re.search(r"Get:\d+ .* Packages \[\d+ B\]", ended.text), ended.text
+
+
+def write_wheel(directory: Path, name: str) -> Path:
+    """Write the smallest wheel that pip takes."""
+    path = directory / f"{name}-1-py3-none-any.whl"
+    info = f"{name}-1.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+        wheel = "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        archive.writestr(f"{info}/WHEEL", wheel)
+        archive.writestr(f"{info}/RECORD", "")
+    return path
 
 
 @rows("S-03", "S-06")

@@ -53,29 +53,18 @@ async def test_tor_resolve_fails_for_names_that_do_not_exist(
     assert ended.status == 1
 
 
-@rows("S-24", "R-26")
+@rows("S-17", "S-24", "R-26")
+@pytest.mark.parametrize("options", [[], ["-i"], ["-u", "alice", "-p", "secret"]])
 @pytest.mark.clients("torsocks", "curl")
-async def test_torsocks_looks_up_and_then_connects(served: Served) -> None:
-    ended = await torsocks(served, client("curl"), "-q", "-sS", served.url("doc.test"))
-    assert ended.status == 0, ended.complaint
-    assert "origin" in ended.text
-
-
-@rows("S-17")
-@pytest.mark.parametrize("options", [["-i"], ["-u", "alice", "-p", "secret"]])
-@pytest.mark.clients("torsocks", "curl")
-async def test_torsocks_with_isolation_gets_a_page(served: Served, options: list[str]) -> None:
+async def test_torsocks_looks_up_and_then_connects(served: Served, options: list[str]) -> None:
     ended = await torsocks(served, *options, client("curl"), "-q", "-sS", served.url("doc.test"))
-    assert ended.status == 0, ended.complaint
-    assert "origin" in ended.text
+    ended.shows("origin")
 
 
 @rows("S-01")
 @pytest.mark.clients("torsocks", "curl")
 async def test_torsocks_visits_an_onion_service(served: Served) -> None:
-    ended = await torsocks(served, client("curl"), "-q", "-sS", f"http://{served.onion}/")
-    assert ended.status == 0, ended.complaint
-    assert "origin" in ended.text
+    (await torsocks(served, client("curl"), "-q", "-sS", f"http://{served.onion}/")).shows("origin")
     bad = await torsocks(served, client("curl"), "-q", "-sS", f"http://{BAD_ONION}/")
     assert bad.status != 0
 

@@ -9,7 +9,6 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError
 from twisted.internet.endpoints import clientFromString, wrapClientTLS
 from twisted.internet.ssl import optionsForClientTLS
-from twisted.protocols.policies import WrappingFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from tests.loopback.conftest import extended_before_streams
@@ -90,15 +89,6 @@ async def test_every_way_to_ask(ground: Ground, options: ClientOptions) -> None:
     far.close()
     assert await client.take_rest() == ANSWER
     assert await client.ended_well()
-
-
-async def test_it_works_over_a_wrapped_connection(ground: Ground) -> None:
-    server, origin = await plain(ground)
-    client = await connected(ground, await ground.listen(WrappingFactory(server)))
-    far = await origin.peer()
-    far.send(ANSWER)
-    far.shut()
-    assert await client.take_rest() == ANSWER
 
 
 # Twisted itself is behind the newest pyOpenSSL.

@@ -36,7 +36,7 @@ async def first_served(ground: Ground, endpoint: Any) -> Peer:
 async def test_the_listener_survives_and_resumes(ground: Ground, tmp_path: Path) -> None:
     path = str(tmp_path / "listener")
     where = "tcp" if ground.kind == "tcp" else f"unix:{path}"
-    program = start_python("-m", "tests.loopback.crowded", str(FILES), where)
+    program = start_python("-m", "tests.loopback.servers", "crowded", str(FILES), where)
     port = int((await program.line("listening")).split()[1])
     endpoint: Any = UNIXClientEndpoint(reactor, path)
     if ground.kind == "tcp":

@@ -6,14 +6,17 @@ import socket
 from collections.abc import Callable
 
 import pytest
+from twisted.internet.task import Clock
+from twisted.protocols.policies import WrappingFactory
 
 from tests.loopback.conftest import before_streams
-from tests.support.fakes import Leg, grant, hold, opened, refuse, tor_like
+from tests.support.fakes import Leg, grant, hold, opened, plain, refuse, tor_like
 from tests.support.ground import Ground, WatchedServer
 from tests.support.peers import GRANTED, Peer, named, refused, turn
 from tests.support.rows import rows
 
 REQUEST = named("example.com", 80)
+ANSWER = b"0123456789abcdef" * 131072
 
 
 def needs_resets(ground: Ground) -> bool:
@@ -204,3 +207,82 @@ async def test_descriptors_that_a_client_passes_are_closed_unseen(ground: Ground
     # The end comes when nobody holds the other side any more.
     assert mine.recv(1) == b""
     mine.close()
+
+
+@rows("S-03")
+async def test_the_clients_fin_is_held_back_from_tor(ground: Ground) -> None:
+    server, client, leg = await opened(ground, tor=True)
+    client.send(b"question")
+    client.shut()
+    await server.until(lambda: server.ended == 1)
+    assert await leg.take(8) == b"question"
+    leg.send(ANSWER)
+    assert await client.take(len(ANSWER)) == ANSWER
+    assert not leg.over
+    leg.close()
+    assert await client.take_rest() == b""
+    assert await client.ended_well()
+    await server.emptied()
+
+
+@rows("S-03")
+async def test_after_the_clients_fin_a_silent_tor_is_left_in_the_end(ground: Ground) -> None:
+    clock = Clock()
+    server, client, leg = await opened(ground, tor=True, clock=clock)
+    client.shut()
+    await server.until(lambda: server.ended == 1)
+    clock.advance(29)
+    leg.send(b"late")
+    assert await client.take(4) == b"late"
+    # That byte started the 30 seconds again.
+    clock.advance(29)
+    assert not client.over
+    clock.advance(1)
+    assert await client.take_rest() == b""
+    assert await client.ended_well()
+    await leg.until(lambda: leg.over)
+    await server.emptied()
+    assert clock.getDelayedCalls() == []
+
+
+@rows("S-03")
+async def test_tors_fin_ends_the_stream_though_the_client_was_still_sending(ground: Ground) -> None:
+    server, client, leg = await opened(ground, tor=True)
+    # tor reads no more: what the client sends stays in our hands, and the client is paused.
+    leg.transport.pauseProducing()
+    client.send(ANSWER * 8)
+    transport = server.client.transport
+    await server.until(lambda: transport not in transport.reactor.getReaders())
+    leg.send(b"413 too large")
+    leg.shut()
+    assert await client.take_rest() == b"413 too large"
+    client.reset()
+    await server.emptied()
+
+
+async def wrapped_stream(ground: Ground) -> tuple[Peer, Peer]:
+    """Return both ends of a stream whose listener is wrapped, as by TLS: it cannot half-close."""
+    server, origin = await plain(ground)
+    client = await ground.connect(await ground.listen(WrappingFactory(server)))
+    assert await client.negotiate(named("example.com", 80)) == GRANTED
+    return client, await origin.peer()
+
+
+@rows("S-03")
+@before_streams  # it cannot be spliced
+async def test_fin_of_the_far_end_ends_a_wrapped_stream_after_its_last_byte(ground: Ground) -> None:
+    client, far = await wrapped_stream(ground)
+    far.send(ANSWER)
+    far.shut()
+    assert await client.take_rest() == ANSWER
+    assert await client.ended_well()
+
+
+@rows("S-03")
+@before_streams
+async def test_what_a_wrapped_client_sent_before_its_end_still_arrives(ground: Ground) -> None:
+    client, far = await wrapped_stream(ground)
+    client.send(ANSWER)
+    client.close()
+    assert await far.take_rest() == ANSWER
+    assert await far.ended_well()

@@ -1,9 +1,11 @@
-"""Names go to tor, never to this machine's resolver: every way to it is trapped."""
+"""Nothing goes around tor: no name to this machine's resolver, and no connection."""
 
 from __future__ import annotations
 
+import ast
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -12,6 +14,7 @@ from twisted.internet.interfaces import IHostnameResolver
 from twisted.logger import LogEvent
 from zope.interface import implementer
 
+import torsocks_tx
 from tests.loopback.conftest import before_streams
 from tests.support.fakes import grant, refuse, tor_like
 from tests.support.ground import Ground, WatchedServer
@@ -20,8 +23,7 @@ from tests.support.peers import named, refused
 from tests.support.rows import rows
 from torsocks_tx.backends.direct import DirectBackend
 from torsocks_tx.backends.names import NameResolver
-
-pytestmark = before_streams
+from torsocks_tx.relay.connector import Attempt, Target
 
 
 class Lookups(list[str]):
@@ -55,6 +57,7 @@ def lookups(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lookups]:
 
 
 @rows("S-07", "S-08", "R-23", "R-24")
+@before_streams
 @pytest.mark.parametrize(
     ("host", "kind", "raw"),
     [
@@ -88,6 +91,7 @@ async def test_a_name_goes_to_tor_as_it_came_and_nobody_looks_it_up(
 
 
 @rows("S-07")
+@before_streams
 @pytest.mark.parametrize(
     "host", ["bad name", 'quo"ted', "a\0b.com", "-a", "x.onion", "a" * 64 + "."]
 )
@@ -100,6 +104,7 @@ async def test_nor_is_a_name_that_is_refused(ground: Ground, lookups: Lookups, h
     assert lookups == []
 
 
+@before_streams
 async def test_the_trap_catches(
     ground: Ground, lookups: Lookups, logged_failures: list[LogEvent]
 ) -> None:
@@ -111,3 +116,34 @@ async def test_the_trap_catches(
         socket.getaddrinfo("example.org", 80)
     assert lookups == ["example.com", "example.org"]
     logged_failures.clear()
+
+
+def test_only_the_command_line_and_the_public_names_know_of_it() -> None:
+    root = Path(torsocks_tx.__file__).parent
+    users = set()
+    for path in root.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and "direct" in f"{node.module}".split("."):
+                users.add(path.relative_to(root).as_posix())
+    assert users == {"__init__.py", "twistd/upstream.py"}
+
+
+@before_streams
+async def test_a_tor_that_is_down_is_not_gone_around(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, _ = await tor_like(ground)
+    await ground.stop_listening()
+    client = await ground.client(server)
+    dialled: list[Target] = []
+    begin = Attempt.begin
+
+    def note(attempt: Attempt, targets: Sequence[Target]) -> None:
+        dialled.extend(targets)
+        begin(attempt, targets)
+
+    monkeypatch.setattr(Attempt, "begin", note)
+    assert await client.negotiate(named("127.0.0.1", 80)) == refused(1)
+    # One attempt, at tor's own port.
+    assert len(dialled) == 1
+    assert dialled[0].address[1:] != (80,)

@@ -81,7 +81,7 @@ def memory(process: subprocess.Popen[str]) -> int:
 def exposed(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
     """Start a server of its own process, over this backend."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.loopback.exposed", request.param],
+        [sys.executable, "-m", "tests.loopback.servers", "exposed", request.param],
         cwd=ROOT,
         env={**os.environ, "PYTHONDEVMODE": "0"},
         stdin=subprocess.PIPE,

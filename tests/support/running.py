@@ -28,6 +28,11 @@ class Ended:
         """Standard output, as text without the last line's end."""
         return self.out.decode("utf-8", "replace").rstrip("\n")
 
+    def shows(self, words: str) -> None:
+        """Fail unless it went well and printed these words."""
+        assert self.status == 0, self.complaint
+        assert words in self.text, self.text
+
     @property
     def complaint(self) -> str:
         """Standard error, as text."""

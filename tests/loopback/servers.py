@@ -1,25 +1,53 @@
-"""A server that strangers reach, over a name server and a SOCKS server that hardly ever answer.
+"""Servers that run as programs of their own: each says where it listens, and ends with its input.
 
-It says where it listens, and ends with its standard input.
-``python -m tests.loopback.exposed direct|socks``
+``python -m tests.loopback.servers crowded FILES tcp|unix:PATH``: one that may open few files, where
+every stream is granted and echoed.
+
+``python -m tests.loopback.servers exposed direct|socks``: one that strangers reach, over a name
+server and a SOCKS server that hardly ever answer.
 """
 
 from __future__ import annotations
 
+import resource
 import sys
 from itertools import cycle
 from typing import Any
 
 from twisted.internet import reactor, stdio
 from twisted.internet.endpoints import TCP4ClientEndpoint
-from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
+from twisted.internet.protocol import DatagramProtocol, Factory, Protocol, connectionDone
+from twisted.logger import globalLogBeginner, textFileLogObserver
+from twisted.python.failure import Failure
 
-from tests.loopback.crowded import UntilTheEnd
 from torsocks_tx.backends.direct import DirectBackend
+from torsocks_tx.backends.memory import MemoryBackend, MemoryOutbound
 from torsocks_tx.backends.names import NameResolver
 from torsocks_tx.backends.tor.backend import TorBackend
 from torsocks_tx.backends.tor.providers import FixedTorProvider
 from torsocks_tx.server.factory import SOCKSFactory
+from torsocks_tx.server.listen import listen_function, parse_listener
+
+
+class UntilTheEnd(Protocol):
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if reactor.running:
+            reactor.stop()
+
+
+def echo(outbound: MemoryOutbound) -> None:
+    outbound.on_write = outbound.receiver.data
+    reactor.callLater(0, outbound.receiver.opened)
+
+
+def crowded(files: str, where: str) -> None:
+    globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stderr)], redirectStandardIO=False)
+    place = "tcp:0:interface=127.0.0.1" if where == "tcp" else where
+    listen = listen_function(reactor, parse_listener(place))
+    host = listen(SOCKSFactory(MemoryBackend(echo))).getHost()
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (int(files), hard))
+    print(f"listening {getattr(host, 'port', 0)}", flush=True)
 
 
 class Upstream(Protocol):
@@ -51,12 +79,12 @@ def backend(kind: str) -> Any:
     return TorBackend(reactor, FixedTorProvider(endpoint))
 
 
-def main(kind: str) -> None:
-    stdio.StandardIO(UntilTheEnd())
+def exposed(kind: str) -> None:
     port = reactor.listenTCP(0, SOCKSFactory(backend(kind)), 500, "127.0.0.1")
     print(port.getHost().port, flush=True)
-    reactor.run()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    stdio.StandardIO(UntilTheEnd())
+    {"crowded": crowded, "exposed": exposed}[sys.argv[1]](*sys.argv[2:])
+    reactor.run()
