@@ -10,7 +10,7 @@ from tests.support.conversations import converse, without_reasons
 from tests.support.http import Answer, answers_in
 from tests.support.rows import rows
 from tests.support.tables import at, cuts, table
-from torsocks_tx.http.answers import Answers
+from torsocks_tx.http.answers import ISOLATION_HEADERS, Answers
 from torsocks_tx.http.server import (
     MAX_ANSWERS,
     MAX_HEAD,
@@ -187,23 +187,6 @@ def test_another_host_than_this_machine_is_closed_without_a_byte(method: str, ho
         assert without_reasons(converse([other], PLAIN)) == [Rejected(b"", "")]
 
 
-@pytest.mark.parametrize(
-    "more", ["Connection: close", "Connection: a, Close", "Content-Length: 5",
-             "Transfer-Encoding: chunked"]
-)  # fmt: skip
-def test_options_that_wants_a_close_or_has_a_body_ends_the_connection(more: str) -> None:
-    said = f"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n{more}\r\n\r\n".encode()
-    [step] = converse([said + ASK + b"\r\n"], PLAIN)
-    assert isinstance(step, Rejected)
-    assert answer_of(step, "OPTIONS").status == 200
-
-
-def test_a_connection_ends_after_some_answers() -> None:
-    said = b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    steps = converse([said * 100], PLAIN)
-    assert [type(step) for step in steps] == [Send] * (MAX_ANSWERS - 1) + [Rejected]
-
-
 def login(text: bytes) -> bytes:
     return ASK + b"Proxy-Authorization: " + text + b"\r\n\r\n"
 
@@ -211,56 +194,65 @@ def login(text: bytes) -> bytes:
 RIGHT, WRONG = login(basic(b"me:you")), login(basic(b"me:no"))
 
 
-@rows("H-17", "H-21")
-class TestCredentialsThatAreChecked:
-    def test_right_ones_are_served(self) -> None:
-        for chunks in cuts(RIGHT + b"early"):
-            assert converse(chunks, GUARDED) == [
-                Authenticate(Credentials(b"me", b"you")),
-                asked(rest=b"early", avatar=b"me", Proxy_Authorization=basic(b"me:you")),
-            ]
+NONE, ISOLATES = ASK + b"\r\n", ASK + b"Tor-Stream-Isolation: a\r\n\r\n"
+OPTIONS = b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n"
+ASKED, ASKED_AND_CLOSED, CHECKED, SERVED = "407", "407 and a close", "checked", "served"
+AGAIN = [ASKED, CHECKED, SERVED]
+# What a client says, in portions, and what happens.
+ANSWERED = table(
+    ("right ones", GUARDED, [RIGHT], [CHECKED, SERVED]),
+    ("none", GUARDED, [NONE, RIGHT], AGAIN),
+    ("isolation", GUARDED, [ISOLATES, RIGHT], AGAIN),
+    ("another scheme", GUARDED, [login(b"Bearer bWU6eW91"), RIGHT], AGAIN),
+    ("a scheme alone", GUARDED, [login(b"Basic"), RIGHT], AGAIN),
+    ("no base64", GUARDED, [login(b"Basic !"), RIGHT], AGAIN),
+    ("no colon", GUARDED, [login(basic(b"no colon")), RIGHT], AGAIN),
+    ("wrong ones", GUARDED, [WRONG, RIGHT], [CHECKED, *AGAIN]),
+    ("none, and three wrong ones", GUARDED, [NONE, WRONG, WRONG, WRONG, RIGHT],
+     [ASKED, CHECKED, ASKED, CHECKED, ASKED, CHECKED, ASKED_AND_CLOSED]),
+    # Data behind a head that is refused must not be read as a head.
+    ("none, and data at once", GUARDED, [NONE + RIGHT], [ASKED_AND_CLOSED]),
+    ("wrong ones, and data at once", GUARDED, [WRONG + RIGHT], [CHECKED, ASKED_AND_CLOSED]),
+    ("HTTP/1.0", GUARDED, [b"CONNECT a:1 HTTP/1.0\r\n\r\n", RIGHT], [ASKED_AND_CLOSED]),
+    ("no stay", GUARDED, [ASK + b"Connection: close\r\n\r\n", RIGHT], [ASKED_AND_CLOSED]),
+    ("none, where they are only asked for", ASKING, [NONE, NONE], [ASKED, SERVED]),
+    ("wrong ones there", ASKING, [NONE, WRONG], [ASKED, SERVED]),
+    *((f"{name} there", ASKING, [ASK + name.encode() + b": x\r\n\r\n"], [SERVED])
+      for name in ISOLATION_HEADERS),
+    ("OPTIONS without end", PLAIN, [(OPTIONS + b"\r\n") * 100],
+     ["200"] * (MAX_ANSWERS - 1) + ["200 and a close"]),
+    *((f"OPTIONS with {more}", PLAIN, [OPTIONS + more.encode() + b"\r\n\r\n" + NONE],
+       ["200 and a close"])
+      for more in ("Connection: close", "Connection: a, Close", "Content-Length: 5",
+                   "Transfer-Encoding: chunked")),
+)  # fmt: skip
 
-    @pytest.mark.parametrize(
-        "head",
-        [
-            ASK + b"\r\n",
-            ASK + b"Tor-Stream-Isolation: a\r\n\r\n",
-            login(b"Bearer bWU6eW91"),
-            login(b"Basic"),
-            login(b"Basic !"),
-            login(basic(b"no colon")),
-            WRONG,
-        ],
-    )
-    def test_others_are_asked_for_and_the_connection_stays(self, head: bytes) -> None:
-        steps = converse([head, RIGHT], GUARDED)
-        answer = answer_of(next(step for step in steps if isinstance(step, Send)))
-        assert answer.status == 407
+
+@rows("H-17", "H-21")
+@pytest.mark.parametrize(("options", "said", "expected"), ANSWERED)
+def test_when_a_client_is_asked_for_credentials_and_when_its_connection_ends(
+    options: HTTPOptions, said: list[bytes], expected: list[str]
+) -> None:
+    assert [happened(step) for step in converse(said, options)] == expected
+
+
+def happened(step: Step) -> str:
+    if isinstance(step, Authenticate | Requested):
+        return CHECKED if isinstance(step, Authenticate) else SERVED
+    answer = answer_of(step, "OPTIONS" if b" 200 " in step.data else "CONNECT")
+    if answer.status == 407:
         assert answer.headers["proxy-authenticate"] == 'Basic realm="torsocks_tx", charset="UTF-8"'
         assert answer.headers["content-length"] == str(len(answer.body))
-        assert isinstance(steps[-1], Requested)
+    return f"{answer.status}{' and a close' if isinstance(step, Rejected) else ''}"
 
-    def test_three_wrong_ones_close(self) -> None:
-        steps = converse([ASK + b"\r\n", WRONG, WRONG, WRONG, RIGHT], GUARDED)
-        sent = [step for step in steps if not isinstance(step, Authenticate)]
-        assert [type(step) for step in sent] == [Send, Send, Send, Rejected]
-        assert {answer_of(step).status for step in sent} == {407}
 
-    def test_data_behind_a_head_that_is_refused_is_not_read_as_a_head(self) -> None:
-        for head in (ASK + b"\r\n", WRONG):
-            steps = converse([head + RIGHT], GUARDED)
-            assert isinstance(steps[-1], Rejected)
-            assert answer_of(steps[-1]).status == 407
-
-    @pytest.mark.parametrize(
-        "head", [b"CONNECT a:1 HTTP/1.0\r\n\r\n", ASK + b"Connection: close\r\n\r\n"]
-    )
-    def test_a_client_that_lets_no_connection_stay_is_asked_and_closed_upon(
-        self, head: bytes
-    ) -> None:
-        [step] = converse([head, RIGHT], GUARDED)
-        assert isinstance(step, Rejected)
-        assert answer_of(step).status == 407
+@rows("H-17")
+def test_the_request_of_a_user_who_is_known_has_its_name() -> None:
+    for chunks in cuts(RIGHT + b"early"):
+        assert converse(chunks, GUARDED) == [
+            Authenticate(Credentials(b"me", b"you")),
+            asked(rest=b"early", avatar=b"me", Proxy_Authorization=basic(b"me:you")),
+        ]
 
 
 @pytest.mark.parametrize(
@@ -282,25 +274,6 @@ def test_a_request_has_the_credentials_that_its_client_sent(
     [step] = converse([login(header)], options)
     assert isinstance(step, Requested)
     assert step.request.credentials == credentials
-
-
-class TestAskingForCredentials:
-    def test_a_request_that_isolates_nothing_is_asked_once(self) -> None:
-        asks, granted = converse([ASK + b"\r\n", ASK + b"\r\n"], ASKING)
-        assert answer_of(asks).status == 407
-        assert granted == asked()
-
-    def test_credentials_are_not_checked_then(self) -> None:
-        asks, granted = converse([ASK + b"\r\n", WRONG], ASKING)
-        assert isinstance(asks, Send)
-        assert granted == asked(Proxy_Authorization=basic(b"me:no"))
-
-    @pytest.mark.parametrize(
-        "header", ["Proxy-Authorization", "Tor-Stream-Isolation", "X-Tor-Stream-Isolation"]
-    )
-    def test_a_request_that_isolates_is_served(self, header: str) -> None:
-        said = ASK + header.encode() + b": x\r\n\r\n"
-        assert converse([said], ASKING) == [asked(**{header.replace("-", "_"): b"x"})]
 
 
 @rows("H-04")
