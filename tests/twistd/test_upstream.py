@@ -104,8 +104,9 @@ async def test_a_pool_starts_with_all_its_tors_or_not_at_all() -> None:
 
 
 async def test_keys_of_onion_services_are_given_to_each_tor_and_taken_from_each(
-    tmp_path: Path,
+    tmp_path: Path, log_lines: list[str]
 ) -> None:
+    (tmp_path / "bad.auth_private").write_text("")
     file = tmp_path / "one.auth_private"
     file.write_text(f"{ADDRESS}:descriptor:x25519:{'A' * 52}")
     upstream = upstream_of("--tor", "unix:/a", "--tor", "unix:/b", keys=str(tmp_path))
@@ -113,7 +114,9 @@ async def test_keys_of_onion_services_are_given_to_each_tor_and_taken_from_each(
     for backend, control in zip(upstream.tors.values(), controls, strict=True):
         await backend.observer.follow(control)
     file.unlink()
+    assert len(log_lines) == 1, "a bad file is named once, however many tors there are"
     assert await upstream.reload() == "0 client authorization keys for onion services"
+    assert len(log_lines) == 2
     for control in controls:
         told = [line.split()[0] for line in control.commands if "CLIENT_AUTH" in line]
         assert told == ["ONION_CLIENT_AUTH_ADD", "ONION_CLIENT_AUTH_REMOVE"]
@@ -159,9 +162,9 @@ class Geoip:
     def __init__(self, answer: str) -> None:
         self.answer = answer
 
-    async def get_info(self, key: str) -> str:
-        assert key == "ip-to-country/ipv4-available"
-        return self.answer
+    async def command(self, line: str) -> str:
+        assert line == "GETINFO ip-to-country/ipv4-available"
+        return f"{line.removeprefix('GETINFO ')}={self.answer}"
 
 
 @pytest.mark.parametrize("answer", ["0", "1"])

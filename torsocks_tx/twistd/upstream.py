@@ -125,8 +125,9 @@ class Upstream:
         """Read the client authorization keys again; return what to say about it."""
         if self._keyring is None:
             return "there is no --onion-auth-dir to read again"
+        self._keyring.reload()
         for backend in self.tors.values():
-            await backend.observer.reload_keys()
+            await backend.observer.install_keys()
         return _count(self._keyring)
 
     def new_identity(self) -> str:
@@ -222,8 +223,7 @@ def make_upstream(
     policies = list({listener.policy.port_flags for listener in options.listeners})
     every = set().union(*(listener.policy.all_port_flags for listener in options.listeners))
     providers = _make_providers(reactor, options, sorted(every, key=sorted))
-    # One for each: a key whose file is gone is taken from each tor.
-    keyrings = {name: None if keys is None else Keyring(keys) for name in providers}
+    keyring = None if keys is None else Keyring(keys)
     epoch = epoch or Epoch()
     tors = {
         name: TorBackend(
@@ -231,7 +231,7 @@ def make_upstream(
             provider,
             optimistic_data=True if options["optimistic-data"] else None,
             onion_observer=OnionObserver(
-                reactor, rendezvous_timeout=options["rendezvous-timeout"], keyring=keyrings[name]
+                reactor, rendezvous_timeout=options["rendezvous-timeout"], keyring=keyring
             ),
             epoch=epoch,
         )
@@ -246,7 +246,7 @@ def make_upstream(
         TorPool(reactor, tors) if others else tors[first],
         tors,
         policies,
-        keyrings[first],
+        keyring,
         needs_countries=needs_countries,
     )
 

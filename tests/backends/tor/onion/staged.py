@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 
 from tests.support.names import ONION
-from torsocks_tx.backends.tor.control import ControlError, ControlLost
+from torsocks_tx.backends.tor.control import ControlError, ControlLost, TorLog
 from torsocks_tx.backends.tor.waiting import Waiters
 
 ADDRESS = ONION.removesuffix(".onion")
@@ -27,6 +27,7 @@ class StagedControl:
 
     def __init__(self) -> None:
         self.commands: list[str] = []
+        self.log = TorLog()
         self.answers: dict[str, Any] = {"GETINFO version": "0.4.9.11", VIEW: NO_KEY}
         self.listeners: dict[str, list[Callable[[str], None]]] = defaultdict(list)
         self.listening: Any = None

@@ -16,6 +16,7 @@ from torsocks_tx.backends.tor.onion.client_auth import (
     MAX_FILE_BYTES,
     MOST_COMPLAINTS,
     BadKeyFile,
+    InstalledKeys,
     Keyring,
     load_directory,
     parse_key,
@@ -105,12 +106,13 @@ class Play:
 
     def __init__(self, path: Path) -> None:
         self.ring = Keyring(path.parent)
+        self.installed = InstalledKeys(self.ring)
         self.control = staged()
 
     def install(self) -> list[Any]:
         """Give tor the keys; return a list that gets the outcome."""
         outcome: list[object] = []
-        Deferred.fromCoroutine(self.ring.install(self.control)).addBoth(outcome.append)
+        Deferred.fromCoroutine(self.installed.install(self.control)).addBoth(outcome.append)
         return outcome
 
     @property

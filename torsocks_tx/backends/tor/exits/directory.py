@@ -14,10 +14,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from twisted.logger import Logger
-
 from torsocks_tx.backends.tor.commands import AUTOMAP, COUNTRIES, HAS_COUNTRIES, RELAYS
-from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
+from torsocks_tx.backends.tor.control import Control, unless_refused
 from torsocks_tx.errors import NoSuchExit
 from torsocks_tx.policy.circuits import ExitChoice
 
@@ -97,12 +95,7 @@ class RelayReader:
 
 async def ask(control: Control, line: str) -> str:
     """Return tor's answer; "" where it refuses the question. Raises ``ControlLost``."""
-    try:
-        return await control.command(line)
-    except ControlLost:
-        raise
-    except ControlError:
-        return ""
+    return await unless_refused(control.command(line)) or ""
 
 
 async def has_countries(control: Control) -> bool:
@@ -149,8 +142,6 @@ class ExitDirectory:
     with an address that stands for the name at that exit, whichever was chosen later.
     """
 
-    _log = Logger()
-
     def __init__(
         self, exits: Iterable[Exit], *, knows_countries: bool, automaps: bool = False
     ) -> None:
@@ -169,7 +160,7 @@ class ExitDirectory:
         found = await countries_of(control, addresses)
         automaps = (await ask(control, AUTOMAP.line())).endswith("=1")
         if automaps:
-            cls._log.warn("{text}", text=AUTOMAPS)
+            control.log.say(AUTOMAPS)
         exits = [
             Exit(fingerprint, weight, found.get(address, UNKNOWN))
             for fingerprint, (address, weight) in reader.exits.items()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from os import PathLike
@@ -128,16 +129,14 @@ class Keyring:
     def __init__(self, directory: str | Path) -> None:
         check_arguments(str, PathLike, directory=directory)
         self._directory = Path(directory)
-        self._keys: dict[str, ClientAuthKey] = {}
-        self._withdrawn: dict[str, ClientAuthKey] = {}
-        self._lock = DeferredLock()
+        self.keys: Mapping[str, ClientAuthKey] = {}
         self.reload()
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self.keys)
 
     def reload(self) -> None:
-        """Read the files again; ``install`` then gives tor what has changed.
+        """Read the files again.
 
         Each bad file is one line in the log, and does not keep the others from being used. Raises
         as the constructor does; the keys are then those of before.
@@ -147,8 +146,16 @@ class Keyring:
             self._log.warn("{complaint}", complaint=complaint)
         if more := len(complaints[MOST_COMPLAINTS:]):
             self._log.warn("and {more} more files of that kind", more=more)
-        self._withdrawn |= self._keys
-        self._keys = keys
+        self.keys = keys
+
+
+class InstalledKeys:
+    """What one tor has been given of a keyring."""
+
+    def __init__(self, keyring: Keyring) -> None:
+        self._keyring = keyring
+        self._given: dict[str, ClientAuthKey] = {}
+        self._lock = DeferredLock()
 
     async def install(self, control: Control) -> None:
         """Give tor every key, and take those away whose files are gone.
@@ -160,26 +167,23 @@ class Keyring:
         await self._lock.run(lambda: Deferred.fromCoroutine(self._install(control)))
 
     async def _install(self, control: Control) -> None:
-        for address, key in tuple(self._withdrawn.items()):
-            if address not in self._keys:
-                await self._tell(control, key, CLIENT_AUTH_REMOVE.line(address=address))
-            self._withdrawn.pop(address, None)
-        for key in tuple(self._keys.values()):
+        for address, key in tuple(self._given.items()):
+            if address not in self._keyring.keys:
+                await _tell(control, key, CLIENT_AUTH_REMOVE.line(address=address))
+                del self._given[address]
+        for address, key in tuple(self._keyring.keys.items()):
+            self._given[address] = key
             private = base64.b64encode(key.private).decode("ascii")
-            command = CLIENT_AUTH_ADD.line(address=key.address, key=private)
-            await self._tell(control, key, command)
+            await _tell(control, key, CLIENT_AUTH_ADD.line(address=address, key=private))
 
-    async def _tell(self, control: Control, key: ClientAuthKey, command: str) -> None:
-        try:
-            await control.command(command)
-        except ControlError as error:
-            if not error.code:  # no answer
-                raise
-            if error.code == UNRECOGNIZED:  # no key at all, which ``control`` has said
-                return
-            self._log.warn(
-                "{path}: tor does not take this key ({code} {text})",
-                path=name_of(key.path),
-                code=error.code,
-                text=error.text.replace(key.address, "..."),
-            )
+
+async def _tell(control: Control, key: ClientAuthKey, command: str) -> None:
+    try:
+        await control.command(command)
+    except ControlError as error:
+        if not error.code:  # no answer
+            raise
+        if error.code == UNRECOGNIZED:  # no key at all, which ``control`` has said
+            return
+        said = error.text.replace(key.address, "...")
+        control.log.say(f"{name_of(key.path)}: tor does not take this key ({error.code} {said})")

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from torsocks_tx.backends.tor.control import Control, ControlError, ControlLost
-from torsocks_tx.backends.tor.onion.client_auth import Keyring
+from torsocks_tx.backends.tor.onion.client_auth import InstalledKeys, Keyring
 from torsocks_tx.backends.tor.onion.diagnosis import Diagnosis, Finding, diagnose, no_rendezvous
 from torsocks_tx.backends.tor.onion.events import parse_circuit, parse_hs_desc
 from torsocks_tx.backends.tor.onion.queries import TorQueries
@@ -78,6 +78,7 @@ class OnionObserver:
         self.rendezvous_timeout = rendezvous_timeout
         self.key_checks = DeferredLock()
         self._keyring = keyring
+        self._installed = None if keyring is None else InstalledKeys(keyring)
         self._on_diagnosis = on_diagnosis
         self._control: Control | None = None
         self._queries: TorQueries | None = None
@@ -122,7 +123,7 @@ class OnionObserver:
         try:
             await self._listen(control)
             if self._control is control:
-                await self._install_keys()
+                await self.install_keys()
         finally:
             if timeout.active():
                 timeout.cancel()
@@ -144,8 +145,8 @@ class OnionObserver:
             if self._control is control:
                 self._retry_at = self.clock.seconds() + RETRY_SECONDS
                 if not error.code:  # of what is refused, ``control`` has said what is lost
-                    text = "tor does not tell its events ({error}): failures of onion services keep"
-                    self._log.warn(f"{text} tor's own reply codes", error=error)
+                    text = "failures of onion services keep tor's own reply codes"
+                    control.log.say(f"tor does not tell its events ({error}): {text}")
             return
         self._queries = TorQueries(control, self.clock)
         self.tracker.follow()
@@ -226,12 +227,13 @@ class OnionObserver:
     async def _reload_keys(self) -> None:
         if self._keyring is not None:
             self._keyring.reload()
-            await self._install_keys()
+            await self.install_keys()
 
-    async def _install_keys(self) -> None:
-        if self._keyring is not None and self._control is not None:
+    async def install_keys(self) -> None:
+        """Give tor what has changed in the keyring, which others may have read again."""
+        if self._installed is not None and self._control is not None:
             with suppress(ControlError):  # tor is silent or gone: the next connection gets them
-                await self._keyring.install(self._control)
+                await self._installed.install(self._control)
 
     def _unlisten(self, control: Control) -> None:
         for event, callback in self._listeners:
@@ -249,7 +251,7 @@ class OnionObserver:
     def _note_signal(self, text: str) -> None:
         if text.partition(" ")[0] == "NEWNYM":
             self.tracker.forget()
-            Deferred.fromCoroutine(self._install_keys())
+            Deferred.fromCoroutine(self.install_keys())
 
 
 class OnionAttempt:
