@@ -34,4 +34,7 @@ async def main(reactor: Any, *given: str) -> None:
 
 
 asyncioreactor.install(loop)
-task.react(main, sys.argv[1:])
+try:
+    task.react(main, sys.argv[1:])
+finally:
+    loop.close()

@@ -129,7 +129,7 @@ class Measurement:
         """
         direct, ours = self._contenders[0], self._contenders[-1]
         times: dict[str, list[float]] = {direct.name: [], ours.name: []}
-        async with up(self._stage) as target:
+        async with up(80)(self._stage) as target:
             tokens = {each.name: self.token() for each in (direct, ours)}
             for contender in (direct, ours):
                 await listen(target, contender, tokens[contender.name])

@@ -225,7 +225,7 @@ async def test_reply_codes_without_a_control_port(
     async with never_published(stage) as target:
         assert await code_of(socks_only.extended, target.host) == 0xF0
         assert await code_of(socks_only.plain, target.host) == 0x04
-    async with up(stage) as target:
+    async with up(80)(stage) as target:
         assert await code_of(socks_only.extended, target.host) == 0
 
 

@@ -131,6 +131,18 @@ async def removed(stage: Stage) -> AsyncIterator[Target]:
     yield Target(service.address)
 
 
+@asynccontextmanager
+async def killed(stage: Stage) -> AsyncIterator[Target]:
+    """A service whose tor was killed; its introduction points notice it one by one."""
+    network = stage.network
+    host = await network.add_onion_host()
+    service = await network.add_onion_service(network.web.port, host=host)
+    node = network.daemons[host]
+    node.kill()
+    await node.when_exited()
+    yield Target(service.address)
+
+
 def client_authorization(right: bool | None) -> Provoke:
     """A service for authorized clients; tor has the right key, a wrong one (False) or none."""
 
@@ -201,18 +213,15 @@ async def some_directories(stage: Stage) -> AsyncIterator[Target]:
         await host.command("RESETCONF ExcludeNodes StrictNodes")
 
 
-@asynccontextmanager
-async def other_port(stage: Stage) -> AsyncIterator[Target]:
-    """A service that is up, asked for a port that it does not offer."""
-    service = await stage.network.add_onion_service(stage.network.web.port)
-    yield Target(service.address, 81)
+def up(port: int) -> Provoke:
+    """A service that works, and offers port 80, asked for this port."""
 
+    @asynccontextmanager
+    async def provoke(stage: Stage) -> AsyncIterator[Target]:
+        service = await stage.network.add_onion_service(stage.network.web.port)
+        yield Target(service.address, port)
 
-@asynccontextmanager
-async def port_zero(stage: Stage) -> AsyncIterator[Target]:
-    """A service that is up, asked for port 0."""
-    service = await stage.network.add_onion_service(stage.network.web.port)
-    yield Target(service.address, 0)
+    return provoke
 
 
 @asynccontextmanager
@@ -234,13 +243,6 @@ async def returned(stage: Stage) -> AsyncIterator[Target]:
     await publish(reactor, host, f"ADD_ONION {key} Port=80,127.0.0.1:{port}")
     yield Target(f"{name}.onion")
     await host.command(f"DEL_ONION {name}")
-
-
-@asynccontextmanager
-async def up(stage: Stage) -> AsyncIterator[Target]:
-    """A service that works."""
-    service = await stage.network.add_onion_service(stage.network.web.port)
-    yield Target(service.address)
 
 
 def local(host: str) -> Provoke:
@@ -268,10 +270,10 @@ QUICK = (
     Scenario("the right client authorization key", 0x00, 0x00, client_authorization(True)),
     Scenario("gone from its introduction points", 0xF2, 0x04, crafted(3)),
     Scenario("a descriptor without introduction points", 0xF2, 0x04, pointless),
-    Scenario("a port that it does not offer", 0x05, 0x05, other_port),
+    Scenario("a port that it does not offer", 0x05, 0x05, up(81)),
     Scenario("its own server refuses", 0x01, 0x01, server_refuses),
-    Scenario("port 0", 0x01, 0x01, port_zero),
-    Scenario("up", 0x00, 0x00, up),
+    Scenario("port 0", 0x01, 0x01, up(0)),
+    Scenario("up", 0x00, 0x00, up(80)),
     Scenario("taken down, and back with the same key", 0x00, 0x00, returned),
     Scenario("its descriptor at some directories only", 0x00, 0x00, some_directories),
 )  # fmt: skip

@@ -152,12 +152,6 @@ async def test_password_example_accepts_its_users_only(run: Run, tmp_path: Path)
     await tor.stop()
 
 
-async def test_password_example_needs_a_file() -> None:
-    program = start_python(str(ROOT / "examples" / "with_passwords.py"))
-    assert await program.end() == 1
-    assert b"give a file with a line name:password for each user" in program.errors
-
-
 async def fetch(*arguments: str) -> Program:
     program = start_python(*STRICT, str(ROOT / "examples" / "fetch.py"), *arguments)
     await program.end()
@@ -181,19 +175,21 @@ async def test_client_example_fetches_a_page_and_explains_failures() -> None:
     await server.stop()
 
 
-async def test_client_example_reports_an_error_in_one_line() -> None:
-    program = await fetch("web.test", "80", f"unix:{ROOT}/no/such/socket")
-    assert (program.status, program.errors.count(b"\n")) == (1, 1)
-    assert b"The proxy could not be reached" in program.errors
-    program = await fetch("web.test", "99999")
-    assert (program.status, program.errors.count(b"\n")) == (1, 1)
-    assert b"a port must be a whole number from 1 to 65535" in program.errors
-
-
-async def test_client_example_needs_a_destination() -> None:
-    program = await fetch()
-    assert program.status == 1
-    assert b"give the name of a host" in program.errors
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("with_passwords.py", b"give a file with a line name:password for each user"),
+        ("fetch.py", b"give the name of a host"),
+        ("fetch.py web.test 99999", b"a port must be a whole number from 1 to 65535"),
+        (f"fetch.py web.test 80 unix:{ROOT}/no/such/socket", b"The proxy could not be reached"),
+    ],
+)
+async def test_example_reports_an_error_in_one_line(arguments: str, words: bytes) -> None:
+    example, *more = arguments.split()
+    program = start_python(*STRICT, str(EXAMPLES / example), *more)
+    assert await program.end() == 1
+    assert program.errors.count(b"\n") == 1
+    assert words in program.errors
 
 
 @pytest.mark.network
