@@ -6,9 +6,8 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,23 +76,25 @@ def test_process_serves_a_blocking_client() -> None:
     server.stop()
 
 
-def test_process_has_methods_and_users() -> None:
-    with ScriptedProcess(methods=[2], users={"alice": "a:b"}) as server:
-        with connected(server.host, server.port) as client:
-            client.sendall(b"\5\1\0")
-            assert take(client, 10) == b"\5\xff"
-        with connected(server.host, server.port) as client:
-            client.sendall(b"\5\1\2\1\5alice\1a")
-            assert take(client, 2) == b"\5\2"
-            assert take(client, 2) == b"\1\1"
-        with connected(server.host, server.port) as client:
-            client.sendall(b"\5\1\2\1\5alice\3a:b" + named("reply-05.test", 80))
-            assert take(client, 4) == b"\5\2\1\0"
-            assert take(client, 10) == refused(5)
-        assert server.requests[0].credentials == Credentials(b"alice", b"a:b")
-    with ScriptedProcess(methods=[]) as server, connected(server.host, server.port) as client:
-        client.sendall(b"\5\2\0\2")
-        assert take(client, 10) == b"\5\xff"
+@pytest.mark.parametrize(
+    ("options", "sent", "heard"),
+    [
+        ({"methods": [2]}, b"\5\1\0", b"\5\xff"),
+        ({"methods": []}, b"\5\2\0\2", b"\5\xff"),
+        ({"users": {"alice": "a:b"}}, b"\5\1\2\1\5alice\1a", b"\5\2\1\1"),
+        (
+            {"methods": [2], "users": {"alice": "a:b"}},
+            b"\5\1\2\1\5alice\3a:b" + named("reply-05.test", 80),
+            b"\5\2\1\0" + refused(5),
+        ),
+    ],
+)
+def test_process_has_methods_and_users(options: dict[str, Any], sent: bytes, heard: bytes) -> None:
+    with ScriptedProcess(**options) as server, connected(server.host, server.port) as client:
+        client.sendall(sent)
+        assert take(client, 20) == heard
+        known = [request.credentials for request in server.requests]
+        assert known == [Credentials(b"alice", b"a:b")][: heard.endswith(refused(5))]
 
 
 def test_process_that_cannot_listen_raises(capfd: pytest.CaptureFixture[str]) -> None:
@@ -193,19 +194,6 @@ async def test_program_with_json_prints_requests_and_marks() -> None:
     assert program.errors == b""
 
 
-def run(*options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", MODULE, *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-
-
-def test_help_has_the_grammar_and_every_option() -> None:
-    done = run("--help")
-    assert done.returncode == 0
-    assert GRAMMAR in done.stdout
-    for option in ("--listen", "--methods", "--user", "--json"):
-        assert option in done.stdout
-
-
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
@@ -215,8 +203,17 @@ def test_help_has_the_grammar_and_every_option() -> None:
         (["--user", "alice"], "argument --user: alice has no colon "),
     ],
 )
-def test_invalid_option_is_an_error(options: list[str], complaint: str) -> None:
-    done = run(*options)
-    assert done.returncode != 0
-    assert complaint in done.stderr
-    assert "Traceback" not in done.stderr
+async def test_invalid_option_is_an_error(options: list[str], complaint: str) -> None:
+    program = start_python("-m", MODULE, *options)
+    assert await program.end() != 0
+    assert complaint in str(program)
+    assert "Traceback" not in str(program)
+
+
+async def test_help_has_the_grammar_and_every_option() -> None:
+    program = start_python("-m", MODULE, "--help")
+    assert await program.end() == 0
+    text = "\n".join(program.lines)
+    assert GRAMMAR in text + "\n"
+    for option in ("--listen", "--methods", "--user", "--json"):
+        assert option in text
