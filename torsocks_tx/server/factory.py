@@ -119,6 +119,7 @@ class SOCKSFactory(Factory):
     """
 
     protocol: Any = SOCKSProtocol
+    handler: type[RequestHandler] = RequestHandler
     noisy = False
     _log = Logger()
 
@@ -261,7 +262,7 @@ class SOCKSFactory(Factory):
     def request_handler(self, client: Client, request: Request) -> RequestHandler:
         """Return the handler of a request."""
         http = self.http_options if request.version is Version.HTTP else None
-        return RequestHandler(
+        return self.handler(
             client,
             request,
             clock=self.clock,

@@ -19,13 +19,13 @@ from twisted.internet.interfaces import IAddress, IReactorTime, IStreamServerEnd
 from torsocks_tx.backends.tor.waiting import Waiters
 from torsocks_tx.http.answers import build
 from torsocks_tx.limits import Limits, check_arguments
+from torsocks_tx.policy.listener import ListenerPolicy
 from torsocks_tx.relay.timeouts import Deadline
 from torsocks_tx.server.factory import SOCKSFactory
 from torsocks_tx.server.protocol import SOCKSProtocol, State
 from torsocks_tx.server.request import Client, RequestHandler
 from torsocks_tx.socks.constants import AddressType, Command, Method, Version
 from torsocks_tx.socks.messages import Address, Credentials, Request
-from torsocks_tx.socks.replies import ReplyContext
 from torsocks_tx.socks.server import HandshakeOptions
 from torsocks_tx.socks.wire import build_address
 from torsocks_tx.testing.scripted.backend import ScriptedBackend
@@ -179,6 +179,7 @@ class ScriptedFactory(SOCKSFactory):
     """The factory of a scripted server; ``requests`` lists the requests so far."""
 
     protocol = ScriptedProtocol
+    handler = ScriptedRequestHandler
 
     def __init__(
         self,
@@ -192,6 +193,7 @@ class ScriptedFactory(SOCKSFactory):
             raise ValueError("methods: a scripted server speaks 2 and 0 only")
         super().__init__(
             ScriptedBackend(clock),
+            policy=ListenerPolicy(extended_errors=True),
             limits=LIMITS,
             authenticator=None if users is None else partial(_check, dict(users)),
             clock=clock,
@@ -210,33 +212,13 @@ class ScriptedFactory(SOCKSFactory):
     def request_handler(self, client: Client, request: Request) -> RequestHandler:
         """Record a request, and return its handler."""
         assert isinstance(client, ScriptedProtocol)
+        asked = request.version, request.command, request.address, request.credentials
         mistake = script_of(request).mistake
-        self._record(
-            ScriptedRequest(
-                request.version,
-                request.command,
-                request.address,
-                request.credentials,
-                client.handshake,
-                mistake,
-            )
-        )
-        http = self.http_options if request.version is Version.HTTP else None
-        return ScriptedRequestHandler(
-            client,
-            request,
-            clock=self.clock,
-            limits=self.limits,
-            reply_context=partial(ReplyContext.of, extended_errors=True),
-            counts=self.counts,
-            answers=None if http is None else http.answers,
-        )
-
-    def _record(self, request: ScriptedRequest) -> None:
-        self.requests.append(request)
+        self.requests.append(ScriptedRequest(*asked, client.handshake, mistake))
         if self._on_request is not None:
-            self._on_request(request)
+            self._on_request(self.requests[-1])
         self._news.fire(None)
+        return super().request_handler(client, request)
 
     async def when_requested(self, number: int) -> ScriptedRequest:
         """Return the request of this number, counted from 0, once it is there."""
