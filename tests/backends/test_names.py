@@ -106,8 +106,11 @@ async def server() -> Any:
     assert [call for call in reactor.getDelayedCalls() if "names" in repr(call)] == []
 
 
-def resolver(server: NameServer, tmp_path: Path, *others: tuple[str, int]) -> NameResolver:
-    return NameResolver(reactor, servers=[*others, server.at], hosts=str(tmp_path / "hosts"))
+@pytest.fixture
+def resolver(server: NameServer, tmp_path: Path) -> NameResolver:
+    """Ask the name server, but for the one name in its hosts file."""
+    (tmp_path / "hosts").write_text("10.0.0.1 box")
+    return NameResolver(reactor, servers=[server.at], hosts=str(tmp_path / "hosts"))
 
 
 def outcome(look_up: Deferred[Any]) -> Any:
@@ -147,7 +150,9 @@ class TestFiles:
     def test_resolv_conf_is_parsed(self, text: str, servers: list[str]) -> None:
         assert parse_resolv_conf(text) == [(server, 53) for server in servers]
 
-    def test_a_file_is_read_again_when_it_has_changed(self, tmp_path: Path) -> None:
+    def test_a_file_is_read_again_when_it_has_changed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         path = tmp_path / "file"
         file = names._ParsedFile(str(path), str.split)
         assert file.read() == []
@@ -155,22 +160,15 @@ class TestFiles:
         assert file.read() is file.read()
         path.write_text("a b")
         assert file.read() == ["a", "b"]
-        path.unlink()
-        assert file.read() == []
-
-    def test_a_file_that_cannot_be_read_counts_as_unchanged(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        path = tmp_path / "file"
-        path.write_text("a")
-        file = names._ParsedFile(str(path), str.split)
-        assert file.read() == ["a"]
 
         def broken(*_: object, **__: object) -> None:
             raise OSError("no descriptor")
 
-        monkeypatch.setattr(names.os, "stat", broken)
-        assert file.read() == ["a"]
+        path.unlink()
+        with monkeypatch.context() as patched:
+            patched.setattr(names.os, "stat", broken)
+            assert file.read() == ["a", "b"], "what cannot be read counts as unchanged"
+        assert file.read() == []
 
 
 class TestAnswers:
@@ -189,10 +187,9 @@ class TestAnswers:
         ],
     )
     async def test_addresses_of_a_name_are_found(
-        self, server: NameServer, tmp_path: Path, name: str, found: list[str]
+        self, server: NameServer, resolver: NameResolver, name: str, found: list[str]
     ) -> None:
-        (tmp_path / "hosts").write_text("10.0.0.1 box")
-        assert await resolver(server, tmp_path).addresses(name) == found
+        assert await resolver.addresses(name) == found
         asked = {host for host, _ in server.zone.asked}
         assert asked == set() if found == ["10.0.0.1"] else asked == {name.lower().rstrip(".")}
 
@@ -200,10 +197,10 @@ class TestAnswers:
         "name", ["nowhere.example", "a" * 64 + ".example", "a..example", "ü.example"]
     )
     async def test_name_without_an_address_is_not_found(
-        self, server: NameServer, tmp_path: Path, name: str
+        self, resolver: NameResolver, name: str
     ) -> None:
         with pytest.raises(HostUnreachable):
-            await resolver(server, tmp_path).addresses(name)
+            await resolver.addresses(name)
 
     @pytest.mark.parametrize(
         ("ip", "name"),
@@ -217,14 +214,11 @@ class TestAnswers:
         ],
     )
     async def test_name_of_an_address_is_found(
-        self, server: NameServer, tmp_path: Path, ip: str, name: str | None
+        self, resolver: NameResolver, ip: str, name: str | None
     ) -> None:
-        (tmp_path / "hosts").write_text("10.0.0.1 box")
-        heard = outcome(resolver(server, tmp_path).name_of(ip))
-        if not heard:
-            await server.zone.until(lambda: bool(server.zone.asked))
-            while not heard:
-                await turn()
+        heard = outcome(resolver.name_of(ip))
+        while not heard:
+            await turn()
         assert isinstance(heard[0], HostUnreachable) if name is None else heard == [name]
 
     @pytest.mark.parametrize("first", ["closed", "no such family"])
@@ -236,17 +230,16 @@ class TestAnswers:
             other = ("127.0.0.1", unused.getsockname()[1])
         if first != "closed":
             other = ("fe80::1%none", 53)
-        names = resolver(server, tmp_path, other)
-        assert await names.addresses("www.example") == [HOST, HOST_6]
+        resolver = NameResolver(reactor, servers=[other, server.at], hosts=str(tmp_path / "none"))
+        assert await resolver.addresses("www.example") == [HOST, HOST_6]
 
 
 class TestSharing:
     async def test_all_who_ask_for_a_name_share_one_look_up(
-        self, server: NameServer, tmp_path: Path
+        self, server: NameServer, resolver: NameResolver
     ) -> None:
-        names = resolver(server, tmp_path)
-        heard = [outcome(names.addresses(name)) for name in ("www.example", "WWW.example")]
-        gone = names.addresses("www.example")
+        heard = [outcome(resolver.addresses(name)) for name in ("www.example", "WWW.example")]
+        gone = resolver.addresses("www.example")
         left = outcome(gone)
         gone.cancel()
         assert len(left) == 1
@@ -256,26 +249,24 @@ class TestSharing:
         assert len(server.zone.asked) == 2
 
     async def test_a_look_up_that_nobody_waits_for_leaves_nothing(
-        self, server: NameServer, tmp_path: Path
+        self, server: NameServer, resolver: NameResolver
     ) -> None:
-        names = resolver(server, tmp_path)
         before = (reactor.getReaders(), reactor.getDelayedCalls())
-        waiting = [names.addresses("silent.example") for _ in range(2)]
+        waiting = [resolver.addresses("silent.example") for _ in range(2)]
         await server.zone.until(lambda: len(server.zone.asked) == 2)
         for look_up in waiting:
             outcome(look_up)
             look_up.cancel()
         assert (set(reactor.getReaders()), reactor.getDelayedCalls()) == (set(before[0]), before[1])
-        assert names._look_ups == {}
+        assert resolver._look_ups == {}
 
     async def test_silent_names_delay_no_other(
-        self, server: NameServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, resolver: NameResolver, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(names, "MAX_LOOK_UPS", 20)
-        resolving = resolver(server, tmp_path)
-        silent = [resolving.addresses(f"{number}.silent.example") for number in range(30)]
+        silent = [resolver.addresses(f"{number}.silent.example") for number in range(30)]
         heard = [outcome(look_up) for look_up in silent]
-        assert await resolving.addresses("www.example") == [HOST, HOST_6]
+        assert await resolver.addresses("www.example") == [HOST, HOST_6]
         # The oldest look-ups were ended.
         assert [len(answers) for answers in heard] == [1] * 11 + [0] * 19
         assert all(isinstance(answer, Busy) for answers in heard for answer in answers)

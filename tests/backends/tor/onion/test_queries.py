@@ -49,14 +49,6 @@ def test_a_thousand_questions_at_once_cost_two_commands() -> None:
     assert len(play.sent) == 3
 
 
-def test_an_answer_is_never_older_than_its_question() -> None:
-    play = Play()
-    play.ask()
-    play.ask()
-    play.sent[0][1].callback("sent before the second question")
-    assert play.heard == ["sent before the second question"]
-
-
 def test_different_commands_are_sent_at_once() -> None:
     play = Play()
     play.ask("A")
