@@ -70,48 +70,14 @@ async def connect(
     side knows tor's cookie. ``name``: what error messages call the control port. ``log``: see
     ``Control``. Whatever goes wrong is a ``ControlUnavailable``.
     """
-    opening = Deferred.fromCoroutine(
-        _open(reactor, endpoint, name, password, proof, log or TorLog())
-    )
+    authentication = _Authentication(name, password, proof)
+    opening = Deferred.fromCoroutine(authentication.open(reactor, endpoint, log or TorLog()))
     try:
         return await limit(opening, CONNECT_TIMEOUT, reactor)
     except TimeoutError:
         raise ControlUnavailable(f"{name} did not answer within {CONNECT_TIMEOUT:g} s") from None
     except (CancelledError, ConnectingCancelledError):
         raise CancelledError from None
-
-
-async def _open(
-    reactor: IReactorTime,
-    endpoint: IStreamClientEndpoint,
-    name: str,
-    password: str | None,
-    proof: bool,
-    log: TorLog,
-) -> Control:
-    # txtorcon installs the reactor when it is imported: only now is one surely chosen.
-    from torsocks_tx.backends.tor.control_protocol import ControlProtocol
-
-    factory = Factory.forProtocol(partial(ControlProtocol, log))
-    factory.noisy = False
-    try:
-        protocol: ControlProtocol = await endpoint.connect(factory)  # type: ignore[assignment]
-    except (CancelledError, ConnectingCancelledError):
-        raise
-    except Exception as error:
-        raise ControlUnavailable(_explain_unreachable(name, error)) from None
-    control = Control(protocol, reactor, ours=True, log=log)
-    try:
-        authentication = _Authentication(control, name, password, proof)
-        control.is_proven = await authentication.run()
-        version = await _or_refused(control.get_info(commands.VERSION.key()))
-        protocol.introduce(authentication.version if version is None else version)
-    except BaseException as error:
-        control.close()
-        if isinstance(error, ControlError | EventError):
-            raise _explain(name, protocol, error) from None
-        raise
-    return control
 
 
 async def _or_refused(answer: Awaitable[str]) -> str | None:
@@ -125,17 +91,45 @@ async def _or_refused(answer: Awaitable[str]) -> str | None:
 
 
 class _Authentication:
-    """Authenticates over one new connection; ``version``: tor's, as PROTOCOLINFO has told it."""
+    """Makes one control connection, and authenticates over it."""
 
-    def __init__(self, control: Control, name: str, password: str | None, proof: bool) -> None:
-        self._control = control
+    _control: Control
+
+    def __init__(self, name: str, password: str | None, proof: bool) -> None:
+        self._name = name
         self._password = password
         self._proof = proof
-        self._name = name
         self._fault = ""
-        self.version = ""
+        self._version = ""  # tor's, as PROTOCOLINFO has told it
 
-    async def run(self) -> bool:
+    async def open(
+        self, reactor: IReactorTime, endpoint: IStreamClientEndpoint, log: TorLog
+    ) -> Control:
+        """Return a connection over which commands may be sent."""
+        # txtorcon installs the reactor when it is imported: only now is one surely chosen.
+        from torsocks_tx.backends.tor.control_protocol import ControlProtocol
+
+        factory = Factory.forProtocol(partial(ControlProtocol, log))
+        factory.noisy = False
+        try:
+            protocol: ControlProtocol = await endpoint.connect(factory)  # type: ignore[assignment]
+        except (CancelledError, ConnectingCancelledError):
+            raise
+        except Exception as error:
+            raise ControlUnavailable(_explain_unreachable(self._name, error)) from None
+        control = self._control = Control(protocol, reactor, ours=True, log=log)
+        try:
+            control.is_proven = await self._authenticate()
+            version = await _or_refused(control.get_info(commands.VERSION.key()))
+            protocol.introduce(self._version if version is None else version)
+        except BaseException as error:
+            control.close()
+            if isinstance(error, ControlError | EventError):
+                raise _explain(self._name, protocol, error) from None
+            raise
+        return control
+
+    async def _authenticate(self) -> bool:
         """Authenticate; return whether the other side has proved to know tor's cookie."""
         words = await self._ask_methods()
         methods = words["METHODS"].split(",")
@@ -153,7 +147,7 @@ class _Authentication:
         if answer is None:
             return {"METHODS": "NULL" if self._password is None else "HASHEDPASSWORD"}
         lines = dict(line.split(" ", 1) for line in answer.splitlines() if " " in line)
-        self.version = parse_event(lines.get("VERSION", "")).keywords.get("Tor", "")
+        self._version = parse_event(lines.get("VERSION", "")).keywords.get("Tor", "")
         words = parse_event(lines.get("AUTH", "")).keywords
         if "METHODS" not in words:
             raise EventError("no AUTH line in the answer to PROTOCOLINFO")

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import ProcessProtocol
@@ -180,17 +180,13 @@ class Watchdog:
         self._ready: Deferred[None] = Deferred()
         self._ended: Deferred[None] = Deferred()
 
-    def start(self) -> Deferred[None]:
-        """Start the process; fires when it is on guard.
+    async def start(self) -> None:
+        """Start the process, once, and wait until it is on guard.
 
-        Fails with :class:`SpawnError` or :class:`WatchdogError`, and then nothing is left.
+        Raises :class:`SpawnError` or :class:`WatchdogError`, and then nothing is left.
         """
-        return maybeDeferred(self._start)
-
-    def _start(self) -> Deferred[None]:
-        assert not self._ready.called, "a watchdog starts once"
         self._spawn()
-        return self._ready
+        await self._ready
 
     def _spawn(self) -> None:
         """Start a process, and have it guard what is guarded."""

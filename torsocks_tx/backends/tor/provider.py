@@ -217,10 +217,7 @@ class TorProvider(ABC):
         self._change_callbacks.append(callback)
 
     def at_stop(self, callback: Callable[[], Any]) -> None:
-        """Have ``callback`` called when the provider is stopped, while there is a control.
-
-        If it returns a Deferred, a control connection of ours is closed only once that has fired.
-        """
+        """Have this called at the stop; a control of ours is closed once its Deferred has fired."""
         self._at_stop.append(callback)
 
     def use_ports(self, ports: Sequence[SocksPort]) -> None:
