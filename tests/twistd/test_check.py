@@ -132,21 +132,19 @@ def closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return directory
 
 
-@pytest.mark.parametrize("option", ["--listen unix:{}/a/x", "--status unix:{}/a/x"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--backend direct --listen unix:{}/a/x",
+        "--backend direct --status unix:{}/a/x",
+        "--backend direct --new-isolation-secret {}/a/x",
+        "--tor-binary /bin/true --tor-data-directory {}/a/x",
+    ],
+)
 def test_directory_that_is_hidden_is_one_line(
-    option: str, closed: Path, capsys: pytest.CaptureFixture[str]
+    options: str, closed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        Options().parseOptions(["--check", "--backend", "direct", *option.format(closed).split()])
-    [line] = capsys.readouterr().err.splitlines()
-    assert line.endswith("cannot write there")
-
-
-def test_hidden_directory_of_tor_is_one_line(
-    closed: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    tor = ["--tor-binary", "/bin/true", "--tor-data-directory", f"{closed}/a/x"]
-    with pytest.raises(SystemExit):
-        Options().parseOptions(["--check", *tor])
+        Options().parseOptions(["--check", *options.format(closed).split()])
     [line] = capsys.readouterr().err.splitlines()
     assert line.endswith("cannot write there")

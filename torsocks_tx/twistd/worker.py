@@ -80,12 +80,10 @@ def _line(event: LogEvent) -> str | None:
 
 def read_orders() -> dict[str, Any]:
     """The one line of orders; nothing behind it is read."""
-    line = b""
-    while not line.endswith(b"\n"):
-        more = os.read(0, 65536)
-        if not more:
-            raise SystemExit("there are no orders: start this by twistd torsocks --workers")
-        line += more
+    with open(0, "rb", buffering=0, closefd=False) as stdin:
+        line = stdin.readline()
+    if not line.endswith(b"\n"):
+        raise SystemExit("there are no orders: start this by twistd torsocks --workers")
     orders: dict[str, Any] = json.loads(line)
     return orders
 
