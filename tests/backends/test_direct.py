@@ -255,6 +255,7 @@ def test_next_address_is_tried_after_ten_seconds() -> None:
 
     receiver = Receiver()
     backend = DirectBackend(clock, resolver=world, connect=connect)
+    assert verifyObject(IBackend, backend)
     stream = backend.open(REQUEST, ISOLATION, receiver)
     clock.advance(0)
     clock.advance(9.9)
@@ -317,7 +318,3 @@ class TestLookUps:
 )
 def test_port_flags_choose_and_order_addresses(flags: tuple[str, ...], order: list[str]) -> None:
     assert direct._chosen([PUBLIC_6, PUBLIC], frozenset(flags)) == order
-
-
-def test_backend_provides_ibackend() -> None:
-    assert verifyObject(IBackend, DirectBackend(reactor))

@@ -7,20 +7,16 @@ from zope.interface.verify import verifyObject
 
 from tests.backends.ends import Receiver
 from tests.support.relaying import ISOLATION, REQUEST
-from torsocks_tx.backends.memory import MemoryBackend, MemoryOutbound
+from torsocks_tx.backends.memory import MemoryBackend
 from torsocks_tx.interfaces import IBackend, IOutbound
 from torsocks_tx.socks.messages import Address
-
-
-def test_backend_and_stream_provide_their_interfaces() -> None:
-    backend = MemoryBackend()
-    assert verifyObject(IBackend, backend)
-    assert verifyObject(IOutbound, backend.open(REQUEST, ISOLATION, Receiver()))
 
 
 def test_a_stream_without_a_script_waits_for_the_test() -> None:
     backend, receiver = MemoryBackend(), Receiver()
     outbound = backend.open(REQUEST, ISOLATION, receiver)
+    assert verifyObject(IBackend, backend)
+    assert verifyObject(IOutbound, outbound)
     assert backend.outbounds == [outbound]
     assert (outbound.request, outbound.isolation) == (REQUEST, ISOLATION)
     assert receiver.heard == []
@@ -31,12 +27,8 @@ def test_a_stream_without_a_script_waits_for_the_test() -> None:
 
 def test_script_gets_what_is_written() -> None:
     said: list[bytes] = []
-
-    def script(outbound: MemoryOutbound) -> None:
-        outbound.on_write = said.append
-
-    outbound = MemoryBackend(script).open(REQUEST, ISOLATION, Receiver())
-    outbound.write(b"a")
+    backend = MemoryBackend(lambda outbound: setattr(outbound, "on_write", said.append))
+    backend.open(REQUEST, ISOLATION, Receiver()).write(b"a")
     assert said == [b"a"]
 
 

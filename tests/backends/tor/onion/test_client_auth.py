@@ -10,6 +10,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from tests.backends.tor.onion.staged import staged
+from tests.support.tables import table
 from torsocks_tx.backends.tor import files
 from torsocks_tx.backends.tor.control import ControlError, ControlLost
 from torsocks_tx.backends.tor.onion.client_auth import (
@@ -29,7 +30,7 @@ PATH = Path("/keys/duck.auth_private")
 
 GOOD = [LINE, f"{LINE}\n", f"  {LINE}\r\n", LINE.replace(DUCK, DUCK.upper()),
         LINE.replace(SECRET, SECRET.lower()), f"{LINE}===="]  # fmt: skip
-BAD = [
+BAD = table(
     ("empty", "", "not a client authorization key"),
     ("another kind", LINE.replace("descriptor", "introduction"), "not a client authorization key"),
     ("another curve", LINE.replace("x25519", "ed25519"), "not a client authorization key"),
@@ -43,7 +44,7 @@ BAD = [
     ("a subdomain", f"www.{LINE}", "the address is not valid"),
     ("a line break", f"x\r\nSIGNAL HALT.{LINE}", "the address is not valid"),
     ("not ASCII", LINE.replace("BB", "é"), "the key is not 32 bytes"),
-]
+)
 
 
 @pytest.fixture
@@ -71,8 +72,8 @@ def test_a_good_file_is_read(text: str) -> None:
     assert "x84" not in repr(key)
 
 
-@pytest.mark.parametrize(("name", "text", "complaint"), BAD, ids=[case[0] for case in BAD])
-def test_a_bad_file_is_an_error_without_its_text(name: str, text: str, complaint: str) -> None:
+@pytest.mark.parametrize(("text", "complaint"), BAD)
+def test_a_bad_file_is_an_error_without_its_text(text: str, complaint: str) -> None:
     with pytest.raises(BadKeyFile) as caught:
         parse_key(text, PATH)
     assert str(caught.value).startswith(f"{PATH}: {complaint}")
@@ -123,13 +124,6 @@ class Play:
 ADD = f"ONION_CLIENT_AUTH_ADD {DUCK} x25519:CEIQhCEIQhCEIQhCEIQhCEIQhCEIQhCEIQhCEIQhCEI="
 
 
-def test_a_bad_file_is_one_line_and_the_others_count(path: Path, log_lines: list[str]) -> None:
-    path.with_name("b.auth_private").write_text("nothing")
-    assert len(Keyring(path.parent)) == 1
-    (line,) = log_lines
-    assert "b.auth_private" in line
-
-
 def test_what_tor_refuses_is_one_line_and_names_no_address(
     path: Path, log_lines: list[str]
 ) -> None:
@@ -160,11 +154,6 @@ def test_a_file_that_comes_back_is_not_withdrawn(path: Path) -> None:
     assert play.commands == ["ADD"]
 
 
-def test_no_directory_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        Keyring(tmp_path / "none")
-
-
 def test_a_key_that_is_withdrawn_meanwhile_does_not_come_back(path: Path) -> None:
     play = Play(path)
     play.control.answers[ADD] = answer = Deferred()
@@ -177,11 +166,14 @@ def test_a_key_that_is_withdrawn_meanwhile_does_not_come_back(path: Path) -> Non
     assert play.commands == ["ADD", "REMOVE"]
 
 
-def test_the_lines_about_bad_files_are_bounded(tmp_path: Path, log_lines: list[str]) -> None:
+def test_bad_files_are_one_line_each_up_to_a_bound_and_the_others_count(
+    path: Path, log_lines: list[str]
+) -> None:
     for number in range(MOST_COMPLAINTS + 5):
-        (tmp_path / f"{number}.auth_private").write_text("nothing")
-    Keyring(tmp_path)
+        path.with_name(f"{number}.auth_private").write_text("nothing")
+    assert len(Keyring(path.parent)) == 1
     assert len(log_lines) == MOST_COMPLAINTS + 1
+    assert "0.auth_private" in log_lines[0]
     assert log_lines[-1].endswith("and 5 more files of that kind")
 
 

@@ -149,16 +149,12 @@ def log_of(seen: Seen, others: tuple[Step, ...] = ()) -> AttemptLog:
 @rows("S-43", "S-44", "S-45", "S-46", "S-47", "S-48", "S-50")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_finding_follows_from_what_was_seen(case: Case) -> None:
-    diagnosis = diagnose(case.code, log_of(case.seen), case.history, NOW)
+    log = log_of(case.seen)
+    diagnosis = diagnose(case.code, log, case.history, NOW)
     assert diagnosis.finding is case.finding
     assert diagnosis.unless_joined is case.unless_joined
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_no_finding_follows_if_events_were_lost(case: Case) -> None:
-    log = log_of(case.seen)
     log.complete = False
-    assert diagnose(case.code, log, case.history, NOW).finding is NOTHING
+    assert diagnose(case.code, log, case.history, NOW).finding is NOTHING, "events may be missing"
 
 
 def test_breaking_circuits_count_for_each_introduction_point() -> None:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.rows import rows
+from tests.support.tables import table
 from torsocks_tx.backends.tor.events import quote
 from torsocks_tx.backends.tor.onion.events import (
     Fetch,
@@ -21,7 +22,7 @@ ADDRESS = "a" * 56
 RELAY = "$EF3D~exit2"
 DIRECTORY = "$EF3DC1C847353C2CCC2E17E77D8956A822F4DD97~exit2 DTmtYbfAG2ga/hwysG+/fBo+YeMiBr0/lADV"
 
-FETCHES = [
+FETCHES = table(
     ("REQUESTED", f"REQUESTED {ADDRESS} NO_AUTH {DIRECTORY} HSDIR_INDEX=003C", Fetch.REQUESTED),
     ("RECEIVED", f"RECEIVED {ADDRESS} NO_AUTH {DIRECTORY}", Fetch.RECEIVED),
     ("404", f"FAILED {ADDRESS} NO_AUTH {DIRECTORY} REASON=NOT_FOUND", Fetch.NOT_FOUND),
@@ -31,7 +32,7 @@ FETCHES = [
     ("a new reason", f"FAILED {ADDRESS} NO_AUTH {DIRECTORY} REASON=NOVEL X=Y", Fetch.OTHER_FAILURE),
     ("no reason", f"FAILED {ADDRESS} NO_AUTH {DIRECTORY}", Fetch.OTHER_FAILURE),
     ("upper case", f"RECEIVED {ADDRESS.upper()} NO_AUTH {DIRECTORY}", Fetch.RECEIVED),
-]  # fmt: skip
+)  # fmt: skip
 NO_FETCHES = [
     f"UPLOAD {ADDRESS} UNKNOWN {DIRECTORY}",
     f"UPLOADED {ADDRESS} UNKNOWN {DIRECTORY}",
@@ -45,8 +46,8 @@ NO_FETCHES = [
 
 
 @rows("S-43", "S-44")
-@pytest.mark.parametrize(("name", "text", "fetch"), FETCHES, ids=[case[0] for case in FETCHES])
-def test_descriptor_fetches_are_read(name: str, text: str, fetch: Fetch) -> None:
+@pytest.mark.parametrize(("text", "fetch"), FETCHES)
+def test_descriptor_fetches_are_read(text: str, fetch: Fetch) -> None:
     assert parse_hs_desc(text) == HSDescEvent(ADDRESS, fetch, DIRECTORY.split()[0])
 
 
@@ -80,7 +81,7 @@ def circuit(
 
 REND = "HS_CLIENT_REND"
 SENT = "HSCI_INTRO_SENT"
-CIRCUITS = [
+CIRCUITS = table(
     ("extended", circuit("EXTENDED"), Step.SEEN),
     ("built", circuit("BUILT"), Step.SEEN),
     ("introduction sent", circuit(state=SENT, before="HSCI_CONNECTING"), Step.SEEN),
@@ -102,24 +103,20 @@ CIRCUITS = [
      Step.JOINED),
     ("joined once", circuit("CLOSED", REND, "HSCR_JOINED", reason="FINISHED"), Step.LEFT),
     ("no state", circuit("LAUNCHED", state=""), Step.SEEN),
-]  # fmt: skip
+)  # fmt: skip
 
 
 @rows("S-45", "S-46", "S-50")
-@pytest.mark.parametrize(("name", "text", "step"), CIRCUITS, ids=[case[0] for case in CIRCUITS])
-def test_circuit_events_are_read(name: str, text: str, step: Step) -> None:
+@pytest.mark.parametrize(("text", "step"), CIRCUITS)
+def test_circuit_events_are_read(text: str, step: Step) -> None:
     assert parse_circuit(text) == HSCircuitEvent(ADDRESS, "secret", step, relay=RELAY)
 
 
-def test_a_circuit_that_carries_no_stream_yet_has_no_token() -> None:
+def test_proof_of_work_and_circuits_that_carry_no_stream_yet_are_read() -> None:
     event = parse_circuit(circuit("BUILT", REND, "HSCR_CONNECTING", token=None))
     assert event == HSCircuitEvent(ADDRESS, None, Step.SEEN, relay=RELAY)
-
-
-def test_proof_of_work_is_read() -> None:
     event = parse_circuit(circuit(more="HS_POW=v1,300"))
-    assert event is not None
-    assert event.proof_of_work
+    assert event == HSCircuitEvent(ADDRESS, "secret", Step.SEEN, True, RELAY)
 
 
 @pytest.mark.parametrize(

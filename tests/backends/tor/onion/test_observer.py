@@ -9,7 +9,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from tests.backends.tor.onion.staged import ADDRESS, failed, requested, staged
+from tests.backends.tor.onion.staged import ADDRESS, requested, staged
 from torsocks_tx.backends.tor.control import ControlError
 from torsocks_tx.backends.tor.onion.client_auth import Keyring
 from torsocks_tx.backends.tor.onion.observer import FOLLOW_TIMEOUT, RETRY_SECONDS, OnionObserver
@@ -119,23 +119,18 @@ def test_detaching_before_tor_agrees_leaves_no_listeners(control: Any) -> None:
 @pytest.mark.parametrize("agrees", [True, False])
 def test_what_an_old_connection_comes_to_changes_nothing(control: Any, agrees: bool) -> None:
     play, new = Play(control, Deferred()), staged()
-    play.follow(new)
+    play.follow(new, Deferred())
     if agrees:
         agree(control)
     else:
         control.listening.errback(ControlError(552, "no"))
-    assert play.is_following
-    assert not any(control.listeners.values())
-    log = play.attempt()
-    new.send(requested())
-    assert log.fetches == 1
-
-
-def test_a_late_agreement_on_an_old_connection_is_not_one_on_the_new(control: Any) -> None:
-    play = Play(control, Deferred())
-    play.follow(staged(), Deferred())
-    agree(control)
     assert not play.is_following
+    assert not any(control.listeners.values())
+    agree(new)
+    log = play.attempt()
+    control.lose()
+    new.send(requested())
+    assert (log.complete, log.fetches) == (True, 1)
 
 
 def test_detaching_leaves_the_connection_as_it_was(control: Any) -> None:
@@ -147,16 +142,6 @@ def test_detaching_leaves_the_connection_as_it_was(control: Any) -> None:
     play.observer.detach()
     play.follow(control)
     assert play.is_following
-
-
-def test_the_loss_of_an_old_connection_changes_nothing(control: Any) -> None:
-    play, new = Play(control), staged()
-    play.follow(new)
-    log = play.attempt()
-    control.lose()
-    assert log.complete
-    new.send(requested(), failed("NOT_FOUND"))
-    assert log.fetches == 1
 
 
 class TestKeys:
