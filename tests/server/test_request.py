@@ -96,8 +96,17 @@ class TestConnect:
 
 def answering(answer: Any) -> MemoryBackend:
     """Return a backend whose look-ups give this answer, or fail with this exception."""
-    failed = isinstance(answer, Exception)
-    return MemoryBackend(look_up=lambda _: fail(answer) if failed else answer)
+
+    def look_up(_: object) -> Any:
+        if isinstance(answer, Exception):
+            return fail(answer)
+        return succeed(answer) if isinstance(answer, Address) else answer
+
+    return MemoryBackend(look_up=look_up)
+
+
+LOOK_UP = GREETING + named(ONION, 0, RESOLVE)
+LOOK_UP_PTR = GREETING + b"\5\xf1\0\1\x08\x08\x08\x08\0\0"
 
 
 class TestLookUp:
@@ -138,16 +147,25 @@ class TestLookUp:
         assert stage.transport.take() == b"\5\0\0\3\x0adns.google\0\0"
         assert stage.closes
 
-    @rows("S-24", "S-27")
-    def test_resolve_by_socks4a(self) -> None:
-        stage = Stage(answering(succeed(Address.of("192.0.2.1"))))
-        assert stage.say(resolve_4(b"example.com")) == bytes.fromhex("00 5A 0000 C0000201")
-        assert stage.closes
-
-    @rows("S-27", "R-04")
-    def test_an_ipv6_answer_does_not_fit_socks4(self) -> None:
-        stage = Stage(answering(succeed(Address.of("2001:db8::1"))))
-        assert stage.say(resolve_4(b"example.com")) == REJECTED_4
+    @rows("S-24", "S-26", "S-27", "R-04")
+    @pytest.mark.parametrize(
+        ("said", "outcome", "reply"),
+        [
+            (resolve_4(b"example.com"), Address.of("192.0.2.1"), b"\0\x5a\0\0\xc0\0\2\1"),
+            (resolve_4(b"example.com"), Address.of("2001:db8::1"), REJECTED_4),
+            (LOOK_UP, HostUnreachable("x"), b"\5\0" + refused(4)),
+            (LOOK_UP, GeneralFailure("x"), b"\5\0" + refused(4)),
+            (LOOK_UP, DescriptorNotFound("x"), b"\5\0" + refused(4)),
+            (LOOK_UP, TorDown("x"), b"\5\0" + refused(1)),
+            (LOOK_UP_PTR, Address.of("x" * 256), b"\5\0" + refused(4)),
+            (LOOK_UP_PTR, Address.of("\u263a.example"), b"\5\0" + refused(4)),
+        ],
+    )
+    def test_reply_to_a_look_up(
+        self, said: bytes, outcome: Address | SOCKSError, reply: bytes
+    ) -> None:
+        stage = Stage(answering(outcome), policy=ListenerPolicy(extended_errors=True))
+        assert stage.say(said) == reply
         assert stage.closes
 
     @rows("S-28", "R-05", "R-24")
@@ -170,21 +188,6 @@ class TestLookUp:
         stage = Stage()
         assert stage.say(said) == bytes.fromhex(reply)
         assert stage.backend.lookups == []
-        assert stage.closes
-
-    @rows("S-26")
-    @pytest.mark.parametrize(
-        ("reason", "code"),
-        [
-            (HostUnreachable("x"), 4),
-            (GeneralFailure("x"), 4),
-            (DescriptorNotFound("x"), 4),
-            (TorDown("x"), 1),
-        ],
-    )
-    def test_failure(self, reason: SOCKSError, code: int) -> None:
-        stage = Stage(answering(reason), policy=ListenerPolicy(extended_errors=True))
-        assert stage.ask(named(ONION, 0, RESOLVE)) == refused(code)
         assert stage.closes
 
     def test_the_deadline_cancels_a_look_up(self) -> None:
@@ -217,11 +220,6 @@ class TestLookUp:
         stage.backend.lookups[0][2].callback(Address.of("192.0.2.1"))
         assert len(stage.transport.take()) == 10
         assert stage.backend.outbounds == []
-
-    @pytest.mark.parametrize("name", ["x" * 256, "\u263a.example"])
-    def test_an_answer_that_does_not_fit_the_reply_is_a_failure(self, name: str) -> None:
-        stage = Stage(answering(succeed(Address.of(name))))
-        assert stage.ask(b"\5\xf1\0\1\x08\x08\x08\x08\0\0") == refused(4)
 
     def test_a_fault_in_a_look_up_is_logged_and_gives_a_failure(
         self, logged_failures: list[LogEvent]
