@@ -18,6 +18,7 @@ from tests.support.transports import FakeTransport
 from torsocks_tx.backends.tor.backend import TorBackend
 from torsocks_tx.backends.tor.ports import SocksPort
 from torsocks_tx.backends.tor.providers import FixedTorProvider
+from torsocks_tx.errors import SOCKSError
 from torsocks_tx.policy.circuits import ExitChoice
 from torsocks_tx.policy.fresh import FREE, Tries
 from torsocks_tx.policy.isolation import Isolation
@@ -30,6 +31,11 @@ _ALIAS = re.compile(rb"[0-9a-f]{32}\.invalid")
 
 def fingerprint(name: str) -> str:
     return name.encode().ljust(20, b"-").hex().upper()
+
+
+def kinds(heard: list[Any]) -> list[Any]:
+    """Return what a receiver heard, with the class of each refusal in its place."""
+    return [type(each) if isinstance(each, SOCKSError) else each for each in heard]
 
 
 def choice_of(*countries: str) -> ExitChoice:
@@ -180,7 +186,23 @@ class Play:
         self.turn()
         return stream, receiver
 
-    def turn(self) -> None:
-        """Let everything happen that needs no time."""
+    def outcome(self, *arguments: Any, **more: Any) -> Any:
+        """Open a stream; return "opened", the class of its refusal, or None while it waits."""
+        try:
+            heard = self.open(*arguments, **more)[1].heard
+        except SOCKSError as reason:
+            heard = [reason]
+        return (kinds(heard) or [None])[0]
+
+    def turn(self, seconds: float = 0.0) -> None:
+        """Let so much time pass, and everything happen that needs no more."""
+        self.clock.advance(seconds)
         for _ in range(40):
             self.clock.advance(0)
+
+
+def waiting() -> tuple[Play, Receiver]:
+    """Return a play whose exits do not answer, and the receiver of a stream that waits for one."""
+    play = Play()
+    play.codes = dict.fromkeys(play.control.relays)
+    return play, play.open()[1]

@@ -6,7 +6,7 @@ import base64
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -122,6 +122,21 @@ def turns() -> Iterator[list[float]]:
     loop.stop()
 
 
+def answer_by(fake_tor: FakeTor, known: Callable[[str], list[str] | None]) -> None:
+    """Have tor know countries, and answer each GETINFO by the lines for its first key, if any."""
+    answer = fake_tor.answer
+
+    def told(command: str) -> str | None:
+        keys = command.split(" ")[1:]
+        lines = known(keys[0])
+        if keys[0].startswith("ip-to-country/10."):
+            lines = [f"250-{key}=de" for key in keys]
+        return answer(command) if lines is None else "\n".join([*lines, "250 OK"])
+
+    fake_tor.info["ip-to-country/ipv4-available"] = "1"
+    fake_tor.answer = told  # type: ignore[method-assign]
+
+
 async def test_a_directory_of_the_live_networks_size_costs_little(
     fake_tor: FakeTor, control: Control, turns: list[float]
 ) -> None:
@@ -129,21 +144,11 @@ async def test_a_directory_of_the_live_networks_size_costs_little(
     for number in range(RELAYS):
         flags = GOOD if number % 4 == 0 else "s Fast Guard HSDir Running Stable V2Dir Valid"
         lines += relay(number, flags, f"w Bandwidth={number + 1}")
-    said = "\r\n".join([*lines, ".", "250 OK", ""]).encode()
+    answer_by(fake_tor, lambda key: None)
     fake_tor.answers["GETINFO ns/all"] = None
-    fake_tor.info["ip-to-country/ipv4-available"] = "1"
-    answer = fake_tor.answer
-
-    def with_countries(command: str) -> str | None:
-        keys = command.split(" ")[1:]
-        if len(keys) > 1 and keys[0].startswith("ip-to-country/"):
-            return "\n".join([*(f"250-{key}=de" for key in keys), "250 OK"])
-        return answer(command)
-
-    fake_tor.answer = with_countries  # type: ignore[method-assign]
     reading = Deferred.fromCoroutine(ExitDirectory.read(control))
     transport: Any = fake_tor.connections[0].transport
-    transport.write(said)
+    transport.write("\r\n".join([*lines, ".", "250 OK", ""]).encode())
     await deferLater(reactor, 0)
     turns.clear()
     began = time.process_time()
@@ -165,23 +170,16 @@ async def test_a_list_of_a_thousand_circuits_leaves_time_for_clients(
         path = ",".join(f"${fingerprint(3 * number + hop)}~relay" for hop in range(3))
         token = f'PURPOSE=GENERAL TIME_CREATED=2026-01-01T00:00:10.5 SOCKS_PASSWORD="{number:064}"'
         lines.append(f"{number} BUILT {path} BUILD_FLAGS=NEED_CAPACITY {token}")
-    answer = fake_tor.answer
 
-    def answer_to(command: str) -> str | None:
-        keys = command.split(" ")[1:]
-        if keys == ["circuit-status"]:
-            return "\n".join([*lines, ".", "250 OK"])
-        if keys[0].startswith("ns/id/"):
-            number = int(keys[0].removeprefix("ns/id/"), 16)
-            return "\n".join(
-                [f"250+{keys[0]}=", *relay(number, GOOD, "w Bandwidth=1"), ".", "250 OK"]
-            )
-        if keys[0].startswith("ip-to-country/10."):
-            return "\n".join([*(f"250-{key}=de" for key in keys), "250 OK"])
-        return answer(command)
+    def known(key: str) -> list[str] | None:
+        if key == "circuit-status":
+            return [*lines, "."]
+        if not key.startswith("ns/id/"):
+            return None
+        number = int(key.removeprefix("ns/id/"), 16)
+        return [f"250+{key}=", *relay(number, GOOD, "w Bandwidth=1"), "."]
 
-    fake_tor.info["ip-to-country/ipv4-available"] = "1"
-    fake_tor.answer = answer_to  # type: ignore[method-assign]
+    answer_by(fake_tor, known)
     provider = FixedTorProvider(TCP4ClientEndpoint(reactor, "127.0.0.1", 9))
     provider.control = control
     backend = TorBackend(reactor, provider)

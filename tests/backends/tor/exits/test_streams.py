@@ -13,7 +13,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from tests.backends.ends import REQUEST, Receiver
-from tests.backends.tor.exits.scripted import Play, choice_of, fingerprint, tor
+from tests.backends.tor.exits.scripted import Play, choice_of, fingerprint, kinds, tor, waiting
 from tests.support.names import ONION
 from torsocks_tx.backends.tor.control import ControlError, ControlLost
 from torsocks_tx.backends.tor.exits import session
@@ -59,8 +59,7 @@ def names(play: Play) -> set[str]:
 def test_streams_leave_by_exits_of_the_choice_each_key_by_its_own() -> None:
     play = Play()
     for number in range(60):
-        _, receiver = play.open(BB, key=b"%d" % number)
-        assert receiver.heard == ["opened"]
+        assert play.outcome(BB, key=b"%d" % number) == "opened"
         play.open(BB, key=b"%d" % number)
         assert play.asked[-1] == play.asked[-2]
     assert names(play) == {"b0", "b1", "b2"}
@@ -143,8 +142,7 @@ def test_exits_that_refuse_are_followed_by_others_of_the_choice(code: int) -> No
         assert what == "opened" or type(what) is NotAllowed
     play.codes = dict.fromkeys((f"a{number}" for number in range(6)), code)
     play.asked.clear()
-    _, receiver = play.open()
-    assert [type(what) for what in receiver.heard] == [NotAllowed]
+    assert play.outcome() is NotAllowed
     assert len(play.asked) == len(names(play)) == TRIES
 
 
@@ -153,8 +151,7 @@ def test_exits_that_refuse_are_followed_by_others_of_the_choice(code: int) -> No
 def test_what_an_exit_says_of_the_destination_is_the_answer(code: int, kind: type) -> None:
     play = Play()
     play.codes = dict.fromkeys(play.control.relays, code)
-    _, receiver = play.open()
-    assert [type(what) for what in receiver.heard] == [kind]
+    assert play.outcome() is kind
     assert len(play.asked) == 1
 
 
@@ -206,12 +203,8 @@ def test_a_look_up_that_tor_would_answer_itself_is_refused(log_lines: list[str])
     play = Play()
     play.control.answers["GETCONF AutomapHostsOnResolve"] = "AutomapHostsOnResolve=1"
     for number in range(2):
-        assert play.open()[1].heard == ["opened"]
-        try:
-            heard = play.open(command=Command.RESOLVE)[1].heard
-        except CommandNotSupported as reason:
-            heard = [reason]
-        assert [type(what) for what in heard] == [CommandNotSupported]
+        assert play.outcome() == "opened"
+        assert play.outcome(command=Command.RESOLVE) is CommandNotSupported
         assert len(play.asked) == number + 1
     assert log_lines.count(f"warn: {AUTOMAPS}") == 1
 
@@ -219,8 +212,7 @@ def test_a_look_up_that_tor_would_answer_itself_is_refused(log_lines: list[str])
 def test_the_longest_name_keeps_its_exit() -> None:
     play = Play()
     longest = ".".join(["a" * 51] * 4) + ".a"
-    _, receiver = play.open(host=longest)
-    assert receiver.heard == ["opened"]
+    assert play.outcome(host=longest) == "opened"
     assert max(map(len, play.control.mapped.values())) == 255, "tor cuts off what is beyond"
 
 
@@ -239,14 +231,9 @@ def test_a_tor_without_geoip_serves_exits_by_fingerprint_and_says_what_countries
     play = Play()
     play.control.countries = None
     for _ in range(3):
-        try:
-            _, receiver = play.open()
-        except NoSuchExit:
-            continue
-        assert [type(what) for what in receiver.heard] == [NoSuchExit]
+        assert play.outcome() is NoSuchExit
     assert [line for line in log_lines if "geoip" in line] == [f"warn: {NO_GEOIP}"]
-    _, receiver = play.open(ExitChoice(fingerprints=frozenset({fingerprint("b1")})))
-    assert receiver.heard == ["opened"]
+    assert play.outcome(ExitChoice(fingerprints=frozenset({fingerprint("b1")}))) == "opened"
 
 
 def test_clients_that_ask_for_no_exit_silence_no_other_line(log_lines: list[str]) -> None:
@@ -295,9 +282,7 @@ def test_a_consensus_that_comes_while_exits_are_read_is_read_too() -> None:
 
 
 def test_a_stream_that_opens_by_a_lost_control_connection_begins_again() -> None:
-    play = Play()
-    play.codes = dict.fromkeys(play.control.relays)
-    _, receiver = play.open()
+    play, receiver = waiting()
     old = set(play.control.mapped)
     after = tor()
     after.mapped = dict(play.control.mapped)  # the same tor: only the connection was lost
@@ -345,9 +330,7 @@ def test_streams_through_exits_are_counted_also_by_their_fresh_circuits() -> Non
 
 
 def test_a_name_that_a_new_tor_does_not_know_is_no_answer() -> None:
-    play = Play()
-    play.codes = dict.fromkeys(play.control.relays)
-    _, receiver = play.open()
+    play, receiver = waiting()
     play.lose(tor())
     play.codes = {}
     play.reply(play.transports[0], 4)
@@ -356,14 +339,12 @@ def test_a_name_that_a_new_tor_does_not_know_is_no_answer() -> None:
 
 
 def test_a_tor_that_is_started_again_and_again_is_given_up() -> None:
-    play = Play()
-    play.codes = dict.fromkeys(play.control.relays)
-    _, receiver = play.open()
+    play, receiver = waiting()
     for _ in range(RESTARTS + 1):
         play.lose(tor())
         play.reply(play.transports[-1], 1)
         play.turn()
-    assert [type(what) for what in receiver.heard] == [GeneralFailure]
+    assert kinds(receiver.heard) == [GeneralFailure]
     assert len(play.transports) == RESTARTS + 1
 
 
@@ -396,12 +377,7 @@ def test_a_mapping_that_cannot_be_made_refuses_the_stream(
 
     play.control.command = command
     for _ in range(2):
-        try:
-            heard = play.open(host="other.test")[1].heard
-        except SOCKSError as reason:
-            heard = [reason]
-            assert not is_late
-        assert [type(what) for what in heard] == [kind]
+        assert play.outcome(host="other.test") is kind
 
 
 def test_what_was_mapped_goes_when_the_backend_stops() -> None:
@@ -418,8 +394,7 @@ def test_mappings_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "MOST_MAPPINGS", 3)
     play = Play()
     for number in range(9):
-        _, receiver = play.open(host=f"h{number}.test")
-        assert receiver.heard == ["opened"]
+        assert play.outcome(host=f"h{number}.test") == "opened"
         assert len(play.control.mapped) <= 3, "the one unused for longest goes"
     play.codes = dict.fromkeys(play.control.relays)
     held = [play.open(host=f"k{number}.test")[0] for number in range(3)]
@@ -428,21 +403,18 @@ def test_mappings_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for stream in held:
         stream.abort()
     play.codes = {}
-    assert play.open(host="one.more.test")[1].heard == ["opened"]
+    assert play.outcome(host="one.more.test") == "opened"
 
 
 # An exit to which there is no circuit.
 
 
 def test_an_exit_without_a_circuit_is_left_and_this_key_tries_it_last() -> None:
-    play = Play()
-    play.codes = dict.fromkeys(play.control.relays)
-    _, receiver = play.open()
+    play, receiver = waiting()
     dead = play.asked[0][1]
     play.control.circuits = [line_for(play, token="another")]
     play.codes = {dead: None}
-    play.clock.advance(CIRCUIT_SECONDS)
-    play.turn()
+    play.turn(CIRCUIT_SECONDS)
     assert receiver.heard == ["opened"]
     assert "abortConnection" in play.transports[0].asked
     assert play.asked[1][1] != dead
@@ -451,46 +423,36 @@ def test_an_exit_without_a_circuit_is_left_and_this_key_tries_it_last() -> None:
 
 
 def test_the_last_exit_of_the_choice_has_more_time_for_a_circuit() -> None:
-    play = Play()
-    play.codes = dict.fromkeys(play.control.relays)
-    _, receiver = play.open()
+    play, receiver = waiting()
     tries = 0
     while receiver.heard == []:
         before = len(play.asked)
-        play.clock.advance(CIRCUIT_SECONDS)
-        play.turn()
+        play.turn(CIRCUIT_SECONDS)
         tries += len(play.asked) == before
-    assert [type(what) for what in receiver.heard] == [NotAllowed]
+    assert kinds(receiver.heard) == [NotAllowed]
     assert tries == LAST_CIRCUIT_SECONDS / CIRCUIT_SECONDS
 
 
 def test_a_slow_destination_is_waited_for_where_there_is_a_circuit() -> None:
-    play = Play()
-    play.codes = dict.fromkeys(play.control.relays)
-    _, receiver = play.open()
+    play, receiver = waiting()
     play.control.circuits = [line_for(play)]
     for _ in range(4):
-        play.clock.advance(CIRCUIT_SECONDS)
-        play.turn()
+        play.turn(CIRCUIT_SECONDS)
     assert (receiver.heard, len(play.asked)) == ([], 1)
     play.reply(play.transports[0], 6)
-    assert [type(what) for what in receiver.heard] == [TimedOut]
+    assert kinds(receiver.heard) == [TimedOut]
 
 
 def test_an_exit_to_which_tor_builds_circuit_after_circuit_refuses_the_stream() -> None:
-    play = Play()
-    play.codes = dict.fromkeys(play.control.relays)
-    _, receiver = play.open()
+    play, receiver = waiting()
     refusing = play.asked[0][1]
     play.control.circuits = [line_for(play)] * MOST_CIRCUITS
     play.control.circuits += [line_for(play, token="another")] * 9
-    play.clock.advance(LOOK_SECONDS)
-    play.turn()
+    play.turn(LOOK_SECONDS)
     assert len(play.asked) == 1
     play.control.circuits *= 2
     play.codes = {refusing: None}
-    play.clock.advance(LOOK_SECONDS)
-    play.turn()
+    play.turn(LOOK_SECONDS)
     assert receiver.heard == ["opened"]
     assert "abortConnection" in play.transports[0].asked
     play.open()
@@ -522,8 +484,7 @@ class Refusing(Play):
         while not receiver.heard:
             line = line_for(self, token=key.decode())
             self.control.circuits = [line] * (MOST_CIRCUITS + 1)
-            self.clock.advance(LOOK_SECONDS)
-            self.turn()
+            self.turn(LOOK_SECONDS)
         self.outcomes += [each if each == "opened" else type(each) for each in receiver.heard]
 
 
@@ -592,8 +553,7 @@ def test_a_stream_can_be_given_up_at_any_time_and_holds_nothing_then() -> None:
         for _ in range(turns):
             play.clock.advance(0)
         stream.abort()
-        play.clock.advance(CIRCUIT_SECONDS)
-        play.turn()
+        play.turn(CIRCUIT_SECONDS)
         play.clock.advance(session.UNUSED_SECONDS)
         assert receiver.heard == []
         assert play.control.mapped == {}
