@@ -162,9 +162,8 @@ class TestHandshake:
     def test_the_pairs_that_the_server_said_come_with_the_protocol(
         self, optimistic: bool, reply: bytes
     ) -> None:
-        proxy, app, transport, options = (
-            FakeEndpoint(), App(), FakeTransport(), ClientOptions(optimistic=optimistic)
-        )  # fmt: skip
+        proxy, app, transport = FakeEndpoint(), App(), FakeTransport()
+        options = ClientOptions(optimistic=optimistic)
         endpoint = SOCKSClientEndpoint(Clock(), proxy, "example.com", 80, options)
         heard: list[Any] = []
         endpoint.connect_with_answer(AppFactory(app)).addCallback(heard.append)
@@ -187,19 +186,19 @@ class TestHandshake:
         assert Scene(host=host).factory.addresses == [address]
 
     def test_the_factory_is_started_and_stopped(self) -> None:
-        calls: list[str] = []
-        scene = Scene()
-        scene.factory.startFactory = lambda: calls.append("start")  # type: ignore[method-assign]
-        scene.factory.stopFactory = lambda: calls.append("stop")  # type: ignore[method-assign]
-        ours = scene.proxy.factory
-        ours.doStart()
-        ours.doStop()
-        assert calls == ["start", "stop"]
+        class Counted(AppFactory):
+            def startFactory(self) -> None:
+                self.addresses.append("start")
 
-    def test_no_protocol_no_connection(self) -> None:
-        proxy = FakeEndpoint()
-        SOCKSClientEndpoint(Clock(), proxy, "a", 1).connect(AppFactory(None))
-        assert proxy.protocol is None
+            def stopFactory(self) -> None:
+                self.addresses.append("stop")
+
+        proxy, factory = FakeEndpoint(), Counted(None)
+        SOCKSClientEndpoint(Clock(), proxy, "a", 1).connect(factory)
+        assert proxy.protocol is None, "no protocol, no connection"
+        proxy.factory.doStart()
+        proxy.factory.doStop()
+        assert factory.addresses[1:] == ["start", "stop"]
 
 
 # What the server answers, and what it means.
@@ -503,8 +502,7 @@ class TestOptimistic:
         assert scene.clock.getDelayedCalls() == []
 
     def test_by_socks4_data_goes_right_behind_the_request(self) -> None:
-        scene = self.scene(version=4)
-        assert scene.come().endswith(b"example.com\0early")
+        assert self.scene(version=4).come().endswith(b"example.com\0early")
 
     @rows("S-40")
     @pytest.mark.parametrize(
