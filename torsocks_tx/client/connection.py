@@ -111,7 +111,8 @@ class Stream(Protocol):
         self._state = State.CONNECTING
         self._early = b""
         self._takes_early = False
-        self._handshake: ClientHandshake | HTTPClientHandshake | None = None
+        # A ClientHandshake or an HTTPClientHandshake, while there is something to ask.
+        self._handshake: Any = None
         self._application: Application | None = None
         self._explainer: FailureExplainer | None = None
         self._pending: Deferred[Any] | Attempt | None = None
@@ -178,8 +179,7 @@ class Stream(Protocol):
     @property
     def _has_asked(self) -> bool:
         """Whether the request is sent, and not answered yet."""
-        handshake = self._handshake if self._state is State.HANDSHAKE else None
-        return handshake is not None and handshake.requested
+        return self._state is State.HANDSHAKE and bool(self._handshake.requested)
 
     def register_producer(self, producer: IPushProducer) -> None:
         """Pause this producer while the connection takes no more."""
@@ -253,7 +253,7 @@ class Stream(Protocol):
         """Pass payload on, or go on with the handshake."""
         if self._state is State.OPEN:
             self._receiver.data(data)
-        elif self._state is State.HANDSHAKE and self._handshake is not None:
+        elif self._state is State.HANDSHAKE:
             self._follow(self._handshake.receive(data))
 
     def readConnectionLost(self) -> None:
@@ -267,7 +267,7 @@ class Stream(Protocol):
                 self._state = State.OVER
                 self._receiver.lost(clean)
         elif self._state is State.HANDSHAKE:
-            self._end_handshake()
+            self._follow(self._handshake.eof())
 
     def writeConnectionLost(self) -> None:
         """Our sending side is shut down."""
@@ -279,7 +279,7 @@ class Stream(Protocol):
         self._deadline.stop()
         self.end = reason
         if self._state is State.HANDSHAKE:
-            self._end_handshake()
+            self._follow(self._handshake.eof())
         previous, self._state = self._state, State.OVER
         if previous in (State.OPEN, State.CLOSING):
             self._receiver.lost(isinstance(reason.value, ConnectionDone))
@@ -303,18 +303,12 @@ class Stream(Protocol):
             self._application.requested()
 
     def _timed_out(self) -> None:
-        if self._handshake is not None:
-            # Until it has taken the request, the proxy is to blame, and not the destination.
-            kind = TimedOut if self._handshake.requested else ProxyUnreachable
-            self._follow(self._handshake.give_up(kind("the proxy did not answer in time")))
+        # Until it has taken the request, the proxy is to blame, and not the destination.
+        kind = TimedOut if self._handshake.requested else ProxyUnreachable
+        self._follow(self._handshake.give_up(kind("the proxy did not answer in time")))
 
     def _confirm(self) -> None:
-        if self._handshake is not None:
-            self._follow(self._handshake.confirm())
-
-    def _end_handshake(self) -> None:
-        if self._handshake is not None:
-            self._follow(self._handshake.eof())
+        self._follow(self._handshake.confirm())
 
     def _open(self, outcome: Opened | None) -> None:
         self._deadline.stop()

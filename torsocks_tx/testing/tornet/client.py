@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from twisted.internet.defer import Deferred, TimeoutError
-from twisted.internet.endpoints import UNIXClientEndpoint
+from twisted.internet.endpoints import UNIXClientEndpoint, connectProtocol
 from twisted.internet.error import ConnectError
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Protocol
 from twisted.internet.task import deferLater
 
 from torsocks_tx.backends.tor.control import Control
@@ -205,11 +205,9 @@ class Client:
         options = ClientOptions(credentials=Credentials(b"exit-check", host.encode("ascii")))
         proxy = UNIXClientEndpoint(self._reactor, self.socks_unix)
         endpoint = SOCKSClientEndpoint(self._reactor, proxy, host, port, options)
-        factory = Factory.forProtocol(Protocol)
-        factory.noisy = False
         while True:
             try:
-                protocol: Any = await endpoint.connect(factory)
+                protocol: Any = await connectProtocol(endpoint, Protocol())
             except ConnectError:
                 await deferLater(self._reactor, _PAUSE)
             else:

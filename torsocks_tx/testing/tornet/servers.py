@@ -54,13 +54,9 @@ DEFAULT_NAMES: Mapping[str, Sequence[str]] = {
 }
 """What clients of the private network can ask for, if nothing else is given.
 
-- ``web.test`` (IPv4), ``web6.test`` (IPv6), ``both.test``: an exit looks the name up and connects
-  to 127.0.0.1 or ::1, where the servers are.
-- ``203.0.113.9`` and ``2001:db8::9``: each client maps them (MapAddress) to 127.0.0.1 and ::1 and
-  has an exit connect there. A RESOLVE of such an address gives the mapped one.
-- ``doc.test``, ``doc6.test``, ``docs.test``: an exit answers a RESOLVE with those addresses, and a
-  RESOLVE_PTR of them with the first two names. For clients that look a name up and then connect to
-  the address. A CONNECT by such a name fails: the exits reach loopback only.
+The servers are at ``web.test``, ``web6.test`` and ``both.test``. A client maps (MapAddress) the
+other two addresses to 127.0.0.1 and ::1 for a CONNECT; their names are for clients that look a name
+up, and then connect to the address. A CONNECT by such a name fails: exits reach loopback only.
 """
 
 DEFAULT_POINTERS: Mapping[str, str] = {
