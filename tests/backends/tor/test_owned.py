@@ -72,7 +72,6 @@ async def test_a_protocol_that_is_not_ready_yet_is_waited_for(fake_tor: FakeTor)
     await until(lambda: heard == [protocol])
     assert provider.state is ProviderState.READY
     await provider.stop()
-    fake_tor.drop()
 
 
 async def test_the_applications_own_listeners_stay(fake_tor: FakeTor, protocol: Any) -> None:
@@ -143,7 +142,6 @@ async def test_an_application_replaces_the_tor_whose_connection_was_lost(
     await backend.stop()
     assert provider.state is ProviderState.STOPPED
     assert len(fake_tor.connections) == 2, "they are the application's"
-    fake_tor.drop()
 
 
 @pytest.mark.parametrize("is_stopped", [False, True])
@@ -164,7 +162,6 @@ async def test_a_tor_can_be_replaced_and_stopped_by_a_callback_of_the_one_before
         await provider.when_ready()
         await backend.stop()
     assert provider.state is ProviderState.STOPPED
-    fake_tor.drop()
 
 
 async def test_a_backend_over_an_applications_tor_takes_all_that_a_backend_takes(
@@ -191,7 +188,6 @@ async def test_clients_do_not_wait_for_an_application_that_may_not_control_tor(
     (line,) = log_lines
     assert line.startswith("error: the application's control connection failed (")
     assert line.endswith("; clients are refused")
-    fake_tor.drop()
 
 
 @pytest.mark.parametrize("tor", [None, object(), UNIXClientEndpoint(reactor, "/run/tor/control")])
