@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 import pytest
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionRefusedError as ConnectionRefusedByHost
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import Clock
@@ -48,8 +48,15 @@ class TestOpen:
         backend = EndpointBackend(self.clock, choose or self.choose)
         assert verifyObject(IBackend, backend)
         stream = backend.open(REQUEST, ISOLATION, self.receiver)
+        assert self.receiver.heard == []
         assert verifyObject(IOutbound, stream)
         return stream
+
+    def outcome(self) -> Any:
+        """Let the next turn come, and return what is heard by then."""
+        self.clock.advance(0)
+        [what] = self.receiver.heard
+        return what
 
     def test_endpoint_is_chosen_in_the_next_turn(self) -> None:
         stream = self.open()
@@ -60,17 +67,20 @@ class TestOpen:
         assert self.receiver.heard == []
         transport = FakeTransport()
         self.endpoint.come(transport)
-        assert self.receiver.heard == ["opened"]
-        assert transport.take() == b"early"
+        assert self.outcome() == "opened"
         stream.write(b"later")
-        assert transport.take() == b"later"
+        assert transport.take() == b"earlylater"
 
-    def test_a_failed_attempt_is_refused(self) -> None:
+    @pytest.mark.parametrize("at_once", [False, True])
+    def test_a_failed_attempt_is_refused(self, at_once: bool) -> None:
+        failed = self.endpoint = FakeEndpoint(Deferred())
+        if at_once:
+            failed.fail(ConnectionRefusedByHost())
         self.open()
-        self.clock.advance(0)
-        self.endpoint.fail(ConnectionRefusedByHost())
-        [reason] = self.receiver.heard
-        assert isinstance(reason, ConnectionRefused)
+        if not at_once:
+            self.clock.advance(0)
+            failed.fail(ConnectionRefusedByHost())
+        assert isinstance(self.outcome(), ConnectionRefused)
 
     @pytest.mark.parametrize("failure", [ConnectionRefusedByHost(), HostUnreachable("a chain")])
     def test_unreachable_proxy_is_a_general_failure(self, failure: Exception) -> None:
@@ -78,7 +88,7 @@ class TestOpen:
         self.open(lambda *_: SOCKSClientEndpoint(self.clock, proxy, "example.com", 80))
         self.clock.advance(0)
         proxy.fail(failure)
-        [reason] = self.receiver.heard
+        reason = self.outcome()
         assert type(reason) is ProxyUnreachable
         assert reason.code == 1
 
@@ -88,7 +98,7 @@ class TestOpen:
         transport = FakeTransport()
         self.endpoint.come(transport)
         self.endpoint.protocol.dataReceived(b"\5\0\5\5\0\1\0\0\0\0\0\0")
-        [reason] = self.receiver.heard
+        reason = self.outcome()
         assert type(reason) is ConnectionRefused
         assert reason.reply == 5
 
@@ -122,15 +132,11 @@ class TestOpen:
             raise NotAllowed("not there")
 
         self.open(choose)
-        self.clock.advance(0)
-        [reason] = self.receiver.heard
-        assert isinstance(reason, NotAllowed)
+        assert isinstance(self.outcome(), NotAllowed)
 
     def test_choice_that_is_no_endpoint_is_told_and_refused(self, log_lines: list[str]) -> None:
         self.open(lambda *_: None)  # type: ignore[arg-type,return-value]
-        self.clock.advance(0)
-        [reason] = self.receiver.heard
-        assert isinstance(reason, Internal)
+        assert isinstance(self.outcome(), Internal)
         assert log_lines == [
             "error: what should choose an endpoint has returned NoneType; the client is refused"
         ]
@@ -145,9 +151,7 @@ class TestOpen:
         if in_connect:
             self.endpoint.connect = broken  # type: ignore[method-assign]
         self.open(None if in_connect else broken)
-        self.clock.advance(0)
-        [reason] = self.receiver.heard
-        assert isinstance(reason, GeneralFailure)
+        assert isinstance(self.outcome(), GeneralFailure)
         assert [event["log_failure"].type for event in logged_failures] == [RuntimeError]
         logged_failures.clear()
 
@@ -176,16 +180,7 @@ class TestOpen:
                 return succeed(protocol)
 
         self.open(lambda *_: Instant())
-        assert self.receiver.heard == []
-        self.clock.advance(0)
-        assert self.receiver.heard == ["opened"]
-
-    def test_an_endpoint_may_fail_at_once(self) -> None:
-        self.endpoint = FakeEndpoint(fail(ConnectionRefusedByHost()))
-        self.open()
-        self.clock.advance(0)
-        [reason] = self.receiver.heard
-        assert isinstance(reason, ConnectionRefused)
+        assert self.outcome() == "opened"
 
 
 @pytest.mark.parametrize("look_up", ["resolve", "resolve_ptr"])
