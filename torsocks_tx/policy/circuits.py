@@ -13,7 +13,7 @@ costs no command to tor.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
@@ -47,10 +47,6 @@ _PATTERNS = {
 }
 
 
-def _set_of(values: Iterable[str] | None, change: Callable[[str], str]) -> frozenset[str] | None:
-    return None if values is None else frozenset(map(change, values))
-
-
 @dataclass(frozen=True, slots=True)
 class ExitChoice:
     """The exit relays that a stream may use: those that are in both sets. None stands for all.
@@ -63,14 +59,18 @@ class ExitChoice:
     fingerprints: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
-        given = {"countries": self.countries, "fingerprints": self.fingerprints}
-        check_arguments(Collection, None, **given)
-        for name, values in (("country", self.countries), ("exit", self.fingerprints)):
+        for field, kind, spell in (
+            ("countries", "country", str.lower),
+            ("fingerprints", "exit", str.upper),
+        ):
+            values = getattr(self, field)
+            check_arguments(Collection, None, **{field: values})
+            pattern, sentence = _PATTERNS[kind]
             for value in values or ():
-                if "," in value or not re.fullmatch(_PATTERNS[name][0], value):
-                    raise ValueError(_PATTERNS[name][1])
-        object.__setattr__(self, "countries", _set_of(self.countries, str.lower))
-        object.__setattr__(self, "fingerprints", _set_of(self.fingerprints, str.upper))
+                if "," in value or not re.fullmatch(pattern, value):
+                    raise ValueError(sentence)
+            if values is not None:
+                object.__setattr__(self, field, frozenset(map(spell, values)))
 
     def __bool__(self) -> bool:
         return self.countries is not None or self.fingerprints is not None

@@ -12,14 +12,8 @@ import contextlib
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from torsocks_tx.errors import (
-    DescriptorNotFound,
-    GeneralFailure,
-    Incomplete,
-    ProtocolError,
-    ProxyBroken,
-    SOCKSError,
-)
+from torsocks_tx import errors
+from torsocks_tx.errors import Incomplete, ProtocolError, ProxyBroken, SOCKSError
 from torsocks_tx.socks import extended, socks4, socks5, userpass
 from torsocks_tx.socks.client_options import Offer
 from torsocks_tx.socks.constants import CodeSet, Command, Method, Reply4, Reply5, Version
@@ -34,7 +28,7 @@ UNCONFIRMED_TIMEOUT = 0.5
 
 _ANONYMOUS = Offer((Method.NO_AUTH,))
 _NAMED = Offer((Method.USERNAME_PASSWORD,))
-_NOT_FOUND = bytes([Version.SOCKS5, DescriptorNotFound.onion_code])
+_NOT_FOUND = bytes([Version.SOCKS5, errors.DescriptorNotFound.onion_code])
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +253,7 @@ class ClientHandshake:
             reply = socks4.parse_reply(reader)
             if reply.code != Reply4.GRANTED:
                 reason = "the SOCKS4 server rejected the request"
-                return self._fail(GeneralFailure(reason, reply=reply.code))
+                return self._fail(errors.GeneralFailure(reason, reply=reply.code))
         else:
             # The code is in the second byte, and some servers send no more than that.
             start = reader.data[:2]

@@ -116,12 +116,10 @@ class MessageReader:
         if reader.take_u8() != VERSION:
             # No answer: the sender of another message would not understand it.
             raise ProtocolError("not a message of method 0x97")
-        most = MAX_PAIRS
-        if self._rules is None:
-            self.status = reader.take_u8()
-        else:
-            most = self._rules.max_pairs
+        status = reader.take_u8() if self._rules is None else None
+        most = MAX_PAIRS if self._rules is None else self._rules.max_pairs
         count = reader.take_u16()
+        self.status = status
         if count > most or count * _SHORTEST_PAIR > self._room:
             raise _invalid("too many pairs")
         return count
