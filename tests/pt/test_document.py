@@ -13,11 +13,11 @@ from twisted.internet.protocol import Factory
 from tests.project.test_snippets import execute, snippets
 from tests.pt.ports import Port
 from tests.support.peers import GRANTED, Peer, PeerFactory, talk
-from tests.support.processes import ROOT, start_python
+from tests.support.processes import ROOT
 from tests.support.tables import octets
 from torsocks_tx import pt
 from torsocks_tx.errors import InvalidBridge
-from torsocks_tx.pt import CodecEndpoint, Target, TransportFactory
+from torsocks_tx.pt import Target, TransportFactory
 from torsocks_tx.pt.channel import Channel
 from torsocks_tx.socks import userpass
 from torsocks_tx.socks.messages import Credentials
@@ -59,37 +59,6 @@ async def test_code_of_the_document_runs() -> None:
         await port.stopListening()
     for factory in (other, names["factory"]):
         await factory.when_empty()
-
-
-async def test_far_side_of_the_document_undoes_the_codec() -> None:
-    """It is started as a bridge's tor would do it, in front of what should be a relay."""
-    [far] = [piece.code for piece in PIECES if piece.kind == "far"]
-    names: dict[str, Any] = {"__name__": "document"}
-    await execute([piece for piece in PIECES if "class Invert" in piece.code], names)
-    relays = PeerFactory()
-    relay = reactor.listenTCP(0, relays, interface="127.0.0.1")
-    environment = {
-        "TOR_PT_MANAGED_TRANSPORT_VER": "1",
-        "TOR_PT_SERVER_TRANSPORTS": "invert",
-        "TOR_PT_SERVER_BINDADDR": "invert-127.0.0.1:0",
-        "TOR_PT_ORPORT": f"127.0.0.1:{relay.getHost().port}",
-        "TOR_PT_EXIT_ON_STDIN_CLOSE": "1",
-    }
-    program = start_python("-W", "error", "-c", far, environment=environment)
-    assert await program.line() == "VERSION 1"
-    word, name, place = (await program.line()).split()
-    assert (word, name, await program.line()) == ("SMETHOD", "invert", "SMETHODS DONE")
-    port = TCP4ClientEndpoint(reactor, "127.0.0.1", int(place.rpartition(":")[2]))
-    client: Peer = await CodecEndpoint(port, names["Invert"]).connect(PeerFactory())
-    peer = await relays.peer()
-    await talk(client, peer)
-    peer.close()
-    assert await client.take_rest() == b""
-    client.close()
-    program.transport.closeStdin()
-    assert await program.end() == 0
-    assert program.errors == b""
-    await relay.stopListening()
 
 
 def test_arguments_of_the_document_are_encoded_as_shown() -> None:

@@ -1,8 +1,8 @@
 """One of the processes of ``--workers N``, started by the supervisor.
 
-Its orders are one line of JSON on standard input. Further lines there say that all get fresh
-circuits (``epoch``, with a number), or that another serves in its place (``drain``): it then ends
-with its last client. The end of that input is the order to stop.
+Its orders are one line of JSON on standard input. A further line there, ``drain``, says that
+another serves in its place: it then ends with its last client. The end of that input is the order
+to stop.
 """
 
 from __future__ import annotations
