@@ -11,13 +11,11 @@ from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint, clientFromString
 
 from tests.network.asking import serving
-from tests.onion.scenarios import QUICK, Scenario, Stage
 from tests.support.fakes import connected
 from tests.support.peers import PeerFactory
 from tests.support.rows import rows
 from torsocks_tx import ClientOptions, Credentials, SOCKSError, resolve, resolve_ptr
-from torsocks_tx.errors import HostUnreachable, NotIsolated, Refused
-from torsocks_tx.socks.replies import HIDDEN_SERVICE
+from torsocks_tx.errors import HostUnreachable, NotIsolated
 from torsocks_tx.testing.tornet import PrivateNetwork
 
 pytestmark = pytest.mark.network
@@ -155,38 +153,3 @@ async def test_endpoint_string_connects(private_network: PrivateNetwork) -> None
     peer.send(PAGE)
     assert b"origin" in await peer.take_rest()
     peer.reset()
-
-
-# One scenario for each code: the backend tells the others apart before codes are mapped.
-LEFT_OUT = ("port 0", "a descriptor without introduction points")
-SAID = list({each.code: each for each in QUICK if each.name not in LEFT_OUT}.values())
-# The codes of proposal 229 for those of socks-extensions.
-FOLD = {0xF0: 0xE0, 0xF1: 0xE0, 0xF6: 0xE0} | dict.fromkeys((0xF2, 0xF3, 0xF4, 0xF5, 0xF7), 0xE1)
-
-
-async def outcome(
-    proxy: Proxy, host: str, port: int, options: ClientOptions
-) -> tuple[int | None, type[Refused] | None]:
-    """The reply code and the class of the error; 0 and None for a stream."""
-    try:
-        peer = await connected(proxy, host, port, options, deadline=200.0)
-    except SOCKSError as error:
-        return error.reply, type(error)
-    peer.reset()
-    return 0, None
-
-
-@rows("P-01", "P-26", "P-27", "P-28")
-@pytest.mark.parametrize("scenario", SAID, ids=lambda scenario: scenario.name)
-async def test_failing_onion_services_are_explained(
-    private_network: PrivateNetwork, ours: Proxy, scenario: Scenario
-) -> None:
-    """A client that offers method 0x97 gets the codes of proposal 229, others the plain ones."""
-    stage = Stage(private_network, private_network.client)
-    async with scenario.provoke(stage) as target:
-        for extended, code in ((True, FOLD.get(scenario.code, scenario.code)),
-                               (False, scenario.plain)):  # fmt: skip
-            options = ClientOptions(extended=extended)
-            heard, kind = await outcome(ours, target.host, target.port, options)
-            assert heard == code
-            assert (kind in HIDDEN_SERVICE) is (code in (0xE0, 0xE1))

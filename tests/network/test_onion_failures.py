@@ -33,17 +33,18 @@ from tests.onion.scenarios import (
     some_directories,
     up,
 )
+from tests.support.fakes import connected
 from tests.support.http import Answer, read_answer
 from tests.support.rows import rows
 from tests.support.running import Twistd
-from torsocks_tx import TorBackend
+from torsocks_tx import ClientOptions, TorBackend
 from torsocks_tx.backends.tor.provider import ProviderState, TorProvider
 from torsocks_tx.backends.tor.providers import FixedTorProvider
 from torsocks_tx.errors import OnionRefused, Refused, SOCKSError
 from torsocks_tx.http.answers import meaning_of
 from torsocks_tx.limits import RENDEZVOUS_TIMEOUT
 from torsocks_tx.socks.constants import Version
-from torsocks_tx.socks.replies import refusal
+from torsocks_tx.socks.replies import HIDDEN_SERVICE, refusal
 from torsocks_tx.testing.tornet import Client, ClientKey, OnionService, PrivateNetwork
 
 pytestmark = pytest.mark.network
@@ -103,6 +104,24 @@ async def answer_of(server: str, host: str, port: int) -> Answer:
     return read_answer(asker.heard)[0]
 
 
+# The codes of proposal 229 for those of socks-extensions.
+FOLD = {0xF0: 0xE0, 0xF1: 0xE0, 0xF6: 0xE0} | dict.fromkeys((0xF2, 0xF3, 0xF4, 0xF5, 0xF7), 0xE1)
+
+
+async def check_client(server: str, host: str, port: int, code: int) -> None:
+    """Check what our client hears, which offers method 0x97."""
+    name, _, number = server.rpartition(":")
+    proxy = TCP4ClientEndpoint(reactor, name, int(number))
+    asking = connected(proxy, host, port, ClientOptions(), deadline=200.0)
+    if code == 0:
+        (await asking).reset()
+        return
+    with pytest.raises(SOCKSError) as caught:
+        await asking
+    assert caught.value.reply == FOLD.get(code, code)
+    assert (type(caught.value) in HIDDEN_SERVICE) is (code in FOLD)
+
+
 def check_answer(answer: Answer, port: int, code: int) -> None:
     """Check that an answer by HTTP says the same as this code, or has nothing to say."""
     if port == 0 or code == 0:
@@ -116,13 +135,13 @@ def check_answer(answer: Answer, port: int, code: int) -> None:
 
 @rows(
     "S-21", "S-22", "S-41", "S-42", "S-43", "S-44", "S-45", "S-46", "S-47", "S-48", "S-49", "S-50",
-    "H-14", "H-15", "H-16"
+    "H-14", "H-15", "H-16", "P-01", "P-26", "P-27", "P-28"
 )  # fmt: skip
 @pytest.mark.parametrize("scenario", QUICK, ids=lambda scenario: scenario.name)
 async def test_onion_failure_is_its_reply_code(
     private_network: PrivateNetwork, servers: Servers, scenario: Scenario
 ) -> None:
-    """With the flag, without it, by SOCKS4 and HTTP, and again: tor's cache changes nothing."""
+    """With the flag, without it, again, by SOCKS4, HTTP and 0x97: tor's cache changes nothing."""
     stage = Stage(private_network, private_network.client)
     async with scenario.provoke(stage) as target:
         host, port = target.host, target.port
@@ -133,6 +152,8 @@ async def test_onion_failure_is_its_reply_code(
         again = await code_of(servers.extended, host, port, user=b"another", password=b"circuit")
         assert again == scenario.code
         check_answer(await answer_of(servers.plain, host, port), port, scenario.code)
+        if port:
+            await check_client(servers.plain, host, port, scenario.code)
 
 
 @rows(
