@@ -28,7 +28,7 @@ from torsocks_tx.relay.pipes import Pipe, pool
 from torsocks_tx.relay.sockets import abort, note_partly_spliced, note_unsent, send
 from torsocks_tx.relay.timeouts import one_for
 
-READ = 512 * 1024
+READ = 1024 * 1024
 """Bytes that are copied at one time."""
 
 LARGE = 64 * 1024
@@ -38,12 +38,12 @@ MOST_AT_ONCE, ALL_AT_ONCE = 1024 * 1024, 3 * 1024 * 1024
 """Bytes that one event moves at most, and what all streams together may move in a turn of the
 reactor: what one stream takes, the others wait for."""
 
-TICK = 0.02
+TICK = 0.04
 """Seconds between two reads by the clock: each wake-up costs more than what it reads."""
 
 PERIOD, LEAST, MOST = 0.05, 64 * 1024, 1024 * 1024
 """A side through which so many bytes come in each period, in seconds, is read by the clock. Less is
-not worth it; more would wait for the clock."""
+not worth it; more would not fit in one read."""
 
 BY_EVENT_ONLY = (socket.AF_UNIX,)
 """Families of sockets that are never read by the clock: a unix socket holds so little that its
