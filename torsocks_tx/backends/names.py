@@ -320,17 +320,8 @@ class NameResolver:
             return
         work, waiters = self._look_ups.pop(question)
         work.cancel()
-        self._tell(waiters, result)
-
-    def _tell(self, waiters: Waiters, result: Any) -> None:
-        """Give the result to all waiters, in as many turns of the reactor as that takes."""
-        while waiters:
-            waiter = waiters.pop()
-            if not waiter.called:  # cancelled meanwhile
-                waiter.callback(result)
-            if waiters and not self._turns.has_time():
-                self._turns.later(partial(self._tell, waiters, result))
-                return
+        left = (waiter for waiter in waiters if not waiter.called)  # others are cancelled meanwhile
+        self._turns.each(left, lambda waiter: waiter.callback(result))
 
     async def _ask(self, name: str, *kinds: int) -> tuple[Any, ...]:
         """Ask each name server in turn, in rounds, until one has answered."""

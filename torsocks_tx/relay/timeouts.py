@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -54,6 +55,15 @@ class Turns:
         # trial cancels what a test has left in the reactor.
         if self._call is None or not self._call.active():
             self._call = self._clock.callLater(0, self._turn)
+
+    def each(self, items: Iterable[_T], tell: Callable[[_T], object]) -> None:
+        """Call a function with one after the other, in as many turns as that takes."""
+        left = iter(items)
+        for item in left:
+            tell(item)
+            if not self.has_time():
+                self.later(partial(self.each, left, tell))
+                return
 
     def _turn(self) -> None:
         self._began = self._clock.seconds()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from twisted.application.internet import backoffPolicy
@@ -64,18 +63,13 @@ class Waiters(Generic[_T]):
 
     def _fire_all(self, tell: Callable[[Deferred[_T]], None]) -> None:
         taken, self._waiting = self._waiting, {}
-        self._fire_some(iter(taken), tell)
-
-    def _fire_some(
-        self, taken: Iterator[Deferred[_T]], tell: Callable[[Deferred[_T]], None]
-    ) -> None:
-        turns = self._turns
-        for waiting in taken:
-            if not waiting.called:  # cancelled by one that was fired before
+        # Those that one of the others has cancelled are skipped.
+        left = (waiting for waiting in taken if not waiting.called)
+        if self._turns is not None:
+            self._turns.each(left, tell)
+        else:
+            for waiting in left:
                 tell(waiting)
-            if turns is not None and not turns.has_time():
-                turns.later(partial(self._fire_some, taken, tell))
-                return
 
 
 def limit(waiting: Deferred[_T], seconds: float, clock: IReactorTime) -> Deferred[_T]:

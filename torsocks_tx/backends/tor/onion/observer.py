@@ -6,7 +6,7 @@ control connection there is; without one, or after a loss, clients get tor's own
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from math import inf
 
@@ -174,16 +174,11 @@ class OnionObserver:
         was_idle = not self._changed
         self._changed.update(log.attempts)
         if was_idle:
-            self._tell_changed()
+            self._turns.each(self._take_changed(), OnionAttempt.log_changed)
 
-    def _tell_changed(self) -> None:
-        """Have attempts look at their logs, in as many turns of the reactor as that takes."""
+    def _take_changed(self) -> Iterator[OnionAttempt]:
         while self._changed:
-            attempt, _ = self._changed.popitem()
-            attempt.log_changed()
-            if self._changed and not self._turns.has_time():
-                self._turns.later(self._tell_changed)
-                return
+            yield self._changed.popitem()[0]
 
     def diagnosed(self, address: str, diagnosis: Diagnosis) -> None:
         """Tell the application of a diagnosis."""
