@@ -277,6 +277,7 @@ def test_while_a_stopped_worker_has_the_lock_the_others_count_alone_and_do_not_w
         assert refused == 102, "the rate holds for each process"
         assert sum(pauses) < 0.002, "and all of that waited once"
     finally:
+        monkeypatch.undo()
         holder.send_signal(signal.SIGKILL)
         holder.communicate(timeout=60)
     assert number(b"a") == shared
