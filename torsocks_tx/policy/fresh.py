@@ -35,7 +35,7 @@ CLOCKS_APART = 10.0
 KEYS_ALONE = 4_096
 """Places for keys of a process that counts by itself."""
 
-LOCK_TRIES = 20
+LOCK_TRIES = 10
 """How often a lock is asked for, every 0.1 ms: a worker has it for microseconds."""
 
 _MINUTE = 60.0
