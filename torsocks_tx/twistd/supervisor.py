@@ -86,16 +86,16 @@ class Worker(LineProtocol):
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, number: int) -> None:
+    def __init__(self, reactor: Any, number: int, lent: LentMemory) -> None:
         super().__init__(reactor, self._log_line, self._ended)
         self.number = number
+        self.lent = lent
+        """Where it counts."""
         self.ready: Deferred[str] = Deferred()
         """Fires with ``READY``, or with the reason why it will never serve."""
         self.ended: Deferred[str] = Deferred()
         """Fires with how it ended, also if it could not be started."""
         self.is_ready = False
-        self.lent: LentMemory | None = None
-        """Where it counts."""
         self.lifetime = 0.0
         self._now = reactor.seconds
         self._began = self._now()
@@ -276,7 +276,7 @@ class Supervisor:
 
     def _serve(self, number: int) -> Worker:
         """Start a worker for a place that has none."""
-        worker = self._workers[number] = Worker(self._reactor, number)
+        worker = self._workers[number] = Worker(self._reactor, number, self._registry.lend())
         self._launch(worker)
         return worker
 
@@ -287,15 +287,13 @@ class Supervisor:
         if self._upstream is not None and self._is_ours:
             ours: dict[str, Any] = {n: tor.provider for n, tor in self._upstream.tors.items()}
             orders["tors"] = [(name, tor.control_address) for name, tor in ours.items()]
-        ports = enumerate(self.server.ports, FIRST_DESCRIPTOR)
-        descriptors = {number: port.fileno() for number, port in ports}
-        lent = worker.lent = self._registry.lend()
-        descriptors |= {
+        descriptors = {
             COUNTS_DESCRIPTOR: self._counts.descriptor,
-            LENT_DESCRIPTOR: lent.descriptor,
+            LENT_DESCRIPTOR: worker.lent.descriptor,
+            **{n: port.fileno() for n, port in enumerate(self.server.ports, FIRST_DESCRIPTOR)},
         }
         worker.start(orders, descriptors)
-        lent.close()
+        worker.lent.close()
 
     def new_identity(self) -> str:
         """Give fresh circuits to all from now on, the same in every worker."""
@@ -305,8 +303,7 @@ class Supervisor:
     def _has_ended(self, reason: str, worker: Worker) -> None:
         number = worker.number
         self._living.remove(worker)
-        if worker.lent is not None:
-            self._registry.take_back(worker.lent)
+        self._registry.take_back(worker.lent)
         if self._workers.get(number) is not worker:
             if worker.is_ready:
                 self._log.info("an old worker {number} has ended", number=number)
@@ -340,7 +337,7 @@ class Supervisor:
             for worker in self._living:
                 worker.reload()
         for number in self._failures:
-            new = Worker(self._reactor, number)
+            new = Worker(self._reactor, number, self._registry.lend())
             self._launch(new)
             reason = await new.ready
             if self._is_stopping:

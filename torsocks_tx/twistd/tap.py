@@ -74,7 +74,11 @@ def makeService(options: Options, *more: Report) -> TorsocksService:
         serving = make_supervisor(reactor, options, binding, watches=watches)
     else:
         serving = make_own_process(reactor, options, binding)
-    status = make_status(reactor, options, serving)
+    status = None
+    if options.status is not None:
+        show = partial(bind, reactor, authenticated=False, status=True)
+        monitor = serving.monitor()
+        status = StatusServer(reactor, options.status, monitor, show, serving.new_identity)
     return TorsocksService(
         reactor,
         serving,
@@ -83,16 +87,6 @@ def makeService(options: Options, *more: Report) -> TorsocksService:
         status=status,
         drain_delay=options["drain-delay"],
     )
-
-
-def make_status(
-    reactor: Any, options: Options, serving: OwnProcess | Supervisor
-) -> StatusServer | None:
-    """What shows how the server is, if the options ask for it."""
-    if options.status is None:
-        return None
-    show = partial(bind, reactor, authenticated=False, status=True)
-    return StatusServer(reactor, options.status, serving.monitor(), show, serving.new_identity)
 
 
 def main() -> None:
