@@ -185,19 +185,12 @@ def names(count: int) -> list[str]:
     return [f"{number:056}" for number in range(count)]
 
 
-def test_memory_is_bounded_and_the_oldest_goes_first() -> None:
+def test_memory_is_bounded_and_the_oldest_without_an_attempt_goes_first() -> None:
     book = tracker(remembered=4)
-    for name in names(10):
-        book.end(book.begin(name, "m"))
-        book.note_circuit(nack(name))
-    remembered = [name for name in names(10) if book.history(name).is_nacked(1000.0)]
-    assert remembered == names(10)[6:]
-
-
-def test_an_address_with_an_attempt_is_never_forgotten() -> None:
-    book = tracker(remembered=2)
     book.begin(HERE, "m")
     book.note_circuit(nack())
     for name in names(10):
         book.end(book.begin(name, "m"))
-    assert book.history(HERE).is_nacked(1000.0)
+        book.note_circuit(nack(name))
+    remembered = [name for name in [HERE, *names(10)] if book.history(name).is_nacked(1000.0)]
+    assert remembered == [HERE, *names(10)[6:]]
