@@ -217,21 +217,12 @@ class Options(usage.Options, AuthOptionMixin):
         yield from _faults_together(self)
         yield from _faults_of_listeners(self)
         yield from _faults_of_files(self)
-        yield from self._read_secrets()
+        yield from _read_secrets(self)
 
     def check_files(self) -> None:
         """Raise ``UsageError`` if the user that this process runs as cannot read what is named."""
         if fault := next(_faults_of_files(self), None):
             raise usage.UsageError(fault)
-
-    def _read_secrets(self) -> Iterator[str]:
-        """Read the files whose content is kept, or yield why that cannot be."""
-        for name, read in (("tor-password", _read_password), ("isolation-secret", _read_secret)):
-            path = self[f"{name}-file"]
-            try:
-                self[name] = read(path) if path else None
-            except ValueError as error:
-                yield f"--{name}-file {path!r}: {error}"
 
     def _absolute(self, path: str) -> str:
         return os.path.join(self.directory, os.path.expanduser(path))
@@ -346,6 +337,16 @@ def _faults_of_files(options: Options) -> Iterator[str]:
         except OSError as error:
             fix = f"name a directory that uid {os.geteuid()} can read"
             yield f"--onion-auth-dir {path!r}: {error.strerror}; {fix}"
+
+
+def _read_secrets(options: Options) -> Iterator[str]:
+    """Read the files whose content is kept, or yield why that cannot be."""
+    for name, read in (("tor-password", _read_password), ("isolation-secret", _read_secret)):
+        path = options[f"{name}-file"]
+        try:
+            options[name] = read(path) if path else None
+        except ValueError as error:
+            yield f"--{name}-file {path!r}: {error}"
 
 
 def _refuse(name: str, value: str, reason: str) -> NoReturn:
