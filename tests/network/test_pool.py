@@ -41,8 +41,12 @@ class Streams:
         found = {}
         for client, watch in self.watches.items():
             await client.stream_circuits()  # its answer comes behind the events
-            new = [event for event in watch.events[before[client] :] if event.status == "NEW"]
-            found[client] = {event.socks_password for event in new}
+            # Tor has streams of its own too, for its directory.
+            found[client] = {
+                event.socks_password
+                for event in watch.events[before[client] :]
+                if event.status == "NEW" and event.requested == f"web.test:{self._port}"
+            }
         return found
 
     async def watch(self, client: Client) -> None:
