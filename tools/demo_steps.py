@@ -114,8 +114,8 @@ class Demo:
         url = f"http://exit.test:{self.port}/"
         proxy = f"socks5h://{user}:1@{self.address}"
         page = await output("curl", "-sS", "-x", proxy, url, words="You came by")
-        [found] = re.findall(r"You came by (\w+), in the country (\w+)", page)
-        return found
+        [(relay, country)] = re.findall(r"You came by (\w+), in the country (\w+)", page)
+        return relay, country
 
     async def countries(self) -> str:
         """The same page from two countries at once."""
