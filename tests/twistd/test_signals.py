@@ -1,15 +1,12 @@
-"""The signals of a process, and what they are to the service that runs in it."""
+"""The signals of a process in which several services run, as in a larger application."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
-import pytest_twisted
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
@@ -46,50 +43,51 @@ class FakeReactor(Clock):
         self.callLater(0, call, *arguments)
 
 
-NUMBERS = (signal.SIGHUP, signal.SIGUSR2, signal.SIGINT, signal.SIGTERM)
-
-
-@pytest_twisted.async_yield_fixture  # once the real reactor runs, which takes signals too
-async def taken() -> AsyncIterator[tuple[FakeReactor, FakeService]]:
-    """Give a service to which signals are told; afterwards all handlers are those of before."""
-    before = [signal.getsignal(number) for number in NUMBERS]
-    clock, service = FakeReactor(), FakeService()
-    signals = ProcessSignals(clock, service)
-    signals.take()
-    assert [signal.getsignal(number) for number in NUMBERS[2:]] == before[2:]
-    yield clock, service
-    signals.put_back()
-    signals.put_back()
-    # A service that stops earlier than the reactor leaves nothing to be taken.
-    clock.shut_down()
-    assert [signal.getsignal(number) for number in NUMBERS] == before
-
-
 @pytest.mark.parametrize(
-    ("number", "running", "told"),
-    [
-        (signal.SIGHUP, True, ["reload"]),
-        (signal.SIGHUP, False, []),
-        (signal.SIGUSR2, True, ["new_identity"]),
-        (signal.SIGUSR2, False, ["new_identity"]),
-        (signal.SIGINT, False, ["end_grace"]),
-        (signal.SIGTERM, False, ["end_grace"]),
-    ],
+    ("number", "told", "stopping"),
+    [(signal.SIGHUP, "reload", []), (signal.SIGUSR2, "new_identity", ["new_identity"])],
 )
-def test_signals_reach_the_service(
-    taken: Any, number: signal.Signals, running: bool, told: list[str]
+def test_signals_reach_every_service_that_runs_and_fresh_circuits_who_stop(
+    number: signal.Signals, told: str, stopping: list[str]
 ) -> None:
-    clock, service = taken
-    service.running = running
-    if number in NUMBERS[2:]:  # Twisted's own until the reactor stops
-        clock.shut_down()
+    signals, clock = ProcessSignals(), FakeReactor()
+    before = signal.getsignal(number)
+    services = [FakeService() for _ in range(3)]
+    for service in services:
+        signals.add(clock, service)
+    services[1].running = False
+    signals.remove(services[2])
     os.kill(os.getpid(), number)
     clock.advance(0)
-    assert service.told == told
+    assert [service.told for service in services] == [[told], stopping, []]
+    for service in services:
+        signals.remove(service)
+    assert signal.getsignal(number) is before
 
 
-def test_reload_that_takes_long_is_followed_by_one_more(taken: Any) -> None:
-    clock, service = taken
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_sigint_and_sigterm_are_taken_only_once_the_reactor_stops(number: signal.Signals) -> None:
+    signals, clock, services = ProcessSignals(), FakeReactor(), [FakeService(), FakeService()]
+    before = signal.getsignal(number)
+    for service in services:
+        signals.add(clock, service)
+    services[0].running = False
+    assert signal.getsignal(number) == before
+    clock.shut_down()
+    os.kill(os.getpid(), number)
+    clock.advance(0)
+    assert [service.told for service in services] == [["end_grace"], ["end_grace"]]
+    for service in services:
+        signals.remove(service)
+        signals.remove(service)
+    # A service that stops earlier than the reactor leaves nothing to be taken.
+    clock.shut_down()
+    assert signal.getsignal(number) == before
+
+
+def test_reload_that_takes_long_is_followed_by_one_more() -> None:
+    signals, clock, service = ProcessSignals(), FakeReactor(), FakeService()
+    signals.add(clock, service)
     reloading = service.reloading = Deferred()
     for _ in range(9):
         os.kill(os.getpid(), signal.SIGHUP)
@@ -100,13 +98,14 @@ def test_reload_that_takes_long_is_followed_by_one_more(taken: Any) -> None:
     clock.advance(RELOAD_PAUSE)
     assert service.told == ["reload", "reload"]
     assert clock.getDelayedCalls() == []
+    signals.remove(service)
 
 
 def test_reactor_in_another_thread_takes_no_signals() -> None:
+    signals, service = ProcessSignals(), FakeService()
     before = signal.getsignal(signal.SIGHUP)
-    signals = ProcessSignals(FakeReactor(), FakeService())
-    thread = threading.Thread(target=signals.take)
+    thread = threading.Thread(target=signals.add, args=(FakeReactor(), service))
     thread.start()
     thread.join()
     assert signal.getsignal(signal.SIGHUP) is before
-    signals.put_back()
+    signals.remove(service)

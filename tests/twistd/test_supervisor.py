@@ -35,7 +35,7 @@ from torsocks_tx.server.serving import Server
 from torsocks_tx.status.registry import Registry
 from torsocks_tx.twistd import service
 from torsocks_tx.twistd import supervisor as module
-from torsocks_tx.twistd.service import StartError, TorsocksService
+from torsocks_tx.twistd.service import ProcessSignals, StartError, TorsocksService
 from torsocks_tx.twistd.supervisor import (
     BEAT,
     COUNTS_DESCRIPTOR,
@@ -270,7 +270,7 @@ class Team:
         self.said: list[str] = []
         self.left = 0
         monkeypatch.setattr(atexit, "register", self._leave)
-        monkeypatch.setattr(service, "ProcessSignals", Mock())
+        monkeypatch.setattr(service, "signals", Mock(ProcessSignals))
         monkeypatch.setattr(module, "retry_delay", lambda failures: float(2**failures))
         self.counts = CircuitCounts([FRESH_RATE])
         self.supervisor = Supervisor(

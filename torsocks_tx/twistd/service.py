@@ -64,64 +64,85 @@ class StartError(SystemExit, Exception):
 
 
 class ProcessSignals:
-    """The signals of this process, for the service that runs in it.
+    """The signals of this process, which reach all services that run in it.
 
     SIGHUP reloads, SIGUSR2 gives fresh circuits to all. Once the reactor stops, SIGINT and SIGTERM
-    end the grace: Twisted has no use for them any more.
+    end the grace: Twisted has no use for them any more. When the last service has stopped, the
+    handlers of before are put back.
     """
 
-    def __init__(self, reactor: Any, service: TorsocksService) -> None:
-        self._reactor = reactor
-        self._service = service
+    def __init__(self) -> None:
+        self._services: list[TorsocksService] = []
         self._previous: dict[int, Any] = {}
+        self._reactor: Any = None
         self._is_asked = False
         self._is_reloading = False
 
-    def take(self) -> None:
-        """Handle them from now on."""
-        self._take(signal.SIGHUP, lambda: Deferred.fromCoroutine(self._reload()))
-        self._take(signal.SIGUSR2, self._renew)
-        self._reactor.addSystemEventTrigger("before", "shutdown", self._shut_down)
+    def add(self, reactor: Any, service: TorsocksService) -> None:
+        """Let signals reach a service."""
+        self._reactor = reactor
+        self._services.append(service)
+        self._take(signal.SIGHUP, lambda: Deferred.fromCoroutine(self._reload_all()))
+        self._take(signal.SIGUSR2, self._renew_all)
+        reactor.addSystemEventTrigger("before", "shutdown", self._shut_down)
 
-    def put_back(self) -> None:
-        """Put back the handlers of before; harmless if none was taken."""
-        while self._previous:
-            number, handler = self._previous.popitem()
-            signal.signal(number, handler or signal.SIG_DFL)
+    def remove(self, service: TorsocksService) -> None:
+        """Let them reach it no more; harmless if they never did."""
+        if service in self._services:
+            self._services.remove(service)
+        if not self._services:
+            while self._previous:
+                number, handler = self._previous.popitem()
+                signal.signal(number, handler or signal.SIG_DFL)
 
     def _take(self, number: int, call: Callable[[], object]) -> None:
         def handle(_number: int, _frame: Any) -> None:
             self._reactor.callFromThread(call)
 
         # Python has signals in its main thread only; the reactor may run in another.
-        if threading.current_thread() is threading.main_thread():
+        if number not in self._previous and threading.current_thread() is threading.main_thread():
             self._previous[number] = signal.signal(number, handle)
 
     def _shut_down(self) -> None:
-        if self._previous:  # the service may have stopped before
-            self._take(signal.SIGINT, self._service.end_grace)
-            self._take(signal.SIGTERM, self._service.end_grace)
+        if self._services:
+            self._take(signal.SIGINT, self._end_grace_of_all)
+            self._take(signal.SIGTERM, self._end_grace_of_all)
 
-    def _renew(self) -> None:
-        # Also while it stops: clients may still come.
-        _log.info("SIGUSR2: {text}", text=self._service.new_identity())
+    def _end_grace_of_all(self) -> None:
+        for service in list(self._services):
+            service.end_grace()
 
-    async def _reload(self) -> None:
+    def _renew_all(self) -> None:
+        for service in list(self._services):  # also those that stop: clients may still come
+            _log.info("SIGUSR2: {text}", text=service.new_identity())
+
+    async def _reload_all(self) -> None:
         """Reload; of the signals that come meanwhile, one more time serves them all."""
         self._is_asked = True
         if self._is_reloading:
             return
         self._is_reloading = True
-        while self._is_asked and self._service.running:
-            self._is_asked = False
-            try:
-                _log.info("SIGHUP: {text}", text=await self._service.reload())
-            except Exception as error:
-                reason = error.strerror if isinstance(error, OSError) else str(error)
-                _log.error("SIGHUP: {reason}; what was read before stands", reason=reason)
-            if self._is_asked:
-                await deferLater(self._reactor, RELOAD_PAUSE, lambda: None)
-        self._is_reloading = False
+        try:
+            while self._is_asked:
+                self._is_asked = False
+                for service in list(self._services):
+                    if service.running:
+                        await self._reload(service)
+                if self._is_asked:
+                    await deferLater(self._reactor, RELOAD_PAUSE, lambda: None)
+        finally:
+            self._is_reloading = False
+
+    async def _reload(self, service: TorsocksService) -> None:
+        try:
+            _log.info("SIGHUP: {text}", text=await service.reload())
+        except Exception as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            _log.error("SIGHUP: {reason}; what was read before stands", reason=reason)
+
+
+signals = ProcessSignals()
+"""Those of this process."""
 
 
 class OwnProcess:
@@ -221,7 +242,6 @@ class TorsocksService(Service):
         self._draining: Deferred[None] = succeed(None)
         self._standing = Standing(Stage.STARTING, "starting")
         self._status = status
-        self._signals = ProcessSignals(reactor, self)
         self.started: Deferred[None] = Deferred()
         """Fires once clients are served; never if they cannot be."""
 
@@ -270,7 +290,7 @@ class TorsocksService(Service):
         if failures:
             self._abandon(failures[0].getErrorMessage())
         starting.addCallback(lambda _: self._start_failed(*failures) if failures else None)
-        self._signals.take()
+        signals.add(self._reactor, self)
 
     async def _start(self) -> None:
         self._check()
@@ -359,6 +379,6 @@ class TorsocksService(Service):
                     await self._draining
             await self._serving.stop()
         finally:
-            self._signals.put_back()
+            signals.remove(self)
             if self._status is not None:
                 await self._status.close()
