@@ -415,12 +415,18 @@ async def test_a_server_that_fails_by_tcp(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_tcp: bytes | None
 ) -> None:
     monkeypatch.setattr(names, "TIMEOUTS", (5.0,))
-    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     factory = Factory.forProtocol(lambda: Reply(by_tcp or b""))
     factory.noisy = False
-    tcp = reactor.listenTCP(0, factory, interface="127.0.0.1")
-    where = ("127.0.0.1", tcp.getHost().port)
-    udp.bind(where)
+    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    while True:  # a port that is free for TCP may be taken for UDP
+        tcp = reactor.listenTCP(0, factory, interface="127.0.0.1")
+        where = ("127.0.0.1", tcp.getHost().port)
+        try:
+            udp.bind(where)
+        except OSError:
+            await tcp.stopListening()
+        else:
+            break
     if by_tcp is None:
         await tcp.stopListening()
     heard = outcome(NameResolver(reactor, servers=[where]).addresses("x.example"))
