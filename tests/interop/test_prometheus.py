@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint
-from twisted.internet.task import deferLater
 
+from tests.network.asking import becomes_true
 from tests.status.test_site import Shown, shown
 from tests.support.clients import client
 from tests.support.processes import Program
@@ -51,14 +51,12 @@ async def test_prometheus_scrapes_the_metrics(shown: Shown, tmp_path: Path) -> N
     try:
         await program.complaint('msg="Listening on" address=')
         [place] = re.findall(rb'"Listening on" address=127.0.0.1:(\d+)', program.errors)
-        end = reactor.seconds() + 60
-        health = ""
-        while health != "up":
-            assert reactor.seconds() < end, health
-            await deferLater(reactor, 0.2)
-            data = await api(shown, int(place), "targets")
-            targets = data.get("activeTargets")
-            health = targets[0]["health"] if targets else ""
+
+        async def is_up() -> bool:
+            targets = (await api(shown, int(place), "targets")).get("activeTargets")
+            return bool(targets and targets[0]["health"] == "up")
+
+        await becomes_true(is_up)
         query = 'query?query=torsocks_streams_total{listener="first",outcome="F2"}'
         [sample] = (await api(shown, int(place), query))["result"]
         assert sample["value"][1] == "1"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -10,6 +10,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, clientFromString
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from torsocks_tx import SOCKSFactory, TorBackend
@@ -95,6 +96,16 @@ async def ask(
     await endpoint.connect(Factory.forProtocol(lambda: asker))
     await asker.outcome.addTimeout(deadline, reactor)
     return asker
+
+
+def becomes_true(condition: Callable[[], Awaitable[bool]]) -> Deferred[None]:
+    """Fire when this holds; it is asked again and again."""
+
+    async def wait() -> None:
+        while not await condition():
+            await deferLater(reactor, 0.05)
+
+    return Deferred.fromCoroutine(wait()).addTimeout(2 * DEADLINE, reactor)
 
 
 async def hang_up(asker: Asker) -> None:

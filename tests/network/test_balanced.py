@@ -22,7 +22,7 @@ from twisted.internet.error import ConnectError
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 
-from tests.network.asking import Asker, request
+from tests.network.asking import Asker, becomes_true, request
 from tests.support.clients import client
 from tests.support.peers import PeerFactory
 from tests.support.processes import ROOT, Program, descendants, is_alive, process_ended
@@ -247,23 +247,12 @@ class Site:
                     used[run, event.circuit_id].add(event.socks_password)
         return used
 
-    def tors_ready(self) -> Deferred[bool]:
+    def tors_ready(self) -> Deferred[None]:
         """Fire when both servers see all three tors."""
-        return until(self._all_ready)
+        return becomes_true(self._all_ready)
 
     async def _all_ready(self) -> bool:
         return all([await server.is_ready() for server in self.servers])
-
-
-def until(condition: Callable[[], Awaitable[bool]]) -> Deferred[bool]:
-    """Fire when this holds."""
-
-    async def wait() -> bool:
-        while not await condition():
-            await deferLater(reactor, 0.1, lambda: None)
-        return True
-
-    return Deferred.fromCoroutine(wait()).addTimeout(DEADLINE, reactor)
 
 
 @pytest_twisted.async_yield_fixture
@@ -351,7 +340,7 @@ async def end_worker(site: Site, number: int) -> Outcome:
     lost = await site.lost()
     before[which] -= lost.total()
     assert [await each.streams() for each in site.servers] == before
-    return lost, lambda: until(server.has_workers)
+    return lost, lambda: becomes_true(server.has_workers)
 
 
 async def drain_server(site: Site, _number: int) -> Outcome:

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from twisted.internet import reactor
-from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
+from tests.network.asking import becomes_true
+from tests.support.peers import until
 from tests.support.rows import rows
 from tests.support.running import Twistd, run
 from torsocks_tx.testing.tornet import PrivateNetwork
@@ -80,13 +80,12 @@ async def withstand(twistd: Twistd) -> None:
     attack = sys.executable, "-m", "tests.support.attack", str(port), SECONDS
     ended = await run(*attack, cwd=ROOT)
     assert int(ended.text) > 1000
-    end = reactor.seconds() + 60
-    while descriptors(twistd.pid) > before and reactor.seconds() < end:
-        await deferLater(reactor, 0.05)
-    assert descriptors(twistd.pid) <= before
+    await until(lambda: descriptors(twistd.pid) <= before, 0.05)
+
+    async def are_all_free() -> bool:
+        return bool(await deferToThread(free_slots, port) == MOST)
+
     # The kernel may have accepted clients that the server has not met yet.
-    while (free := await deferToThread(free_slots, port)) < MOST and reactor.seconds() < end:
-        await deferLater(reactor, 0.05)
-    assert free == MOST
+    await becomes_true(are_all_free)
     assert len(twistd.output.splitlines()) <= said + 3, twistd.output
     assert "Traceback" not in twistd.output

@@ -17,8 +17,10 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall, deferLater
 
-from tests.network.asking import Asker, Serving, ask, hang_up, request, serving
+from tests.network.asking import Asker, Serving, ask, becomes_true, hang_up, request, serving
+from tests.support.peers import until
 from tests.support.running import Twistd
+from torsocks_tx import TorBackend
 from torsocks_tx.backends.tor.exits import session
 from torsocks_tx.errors import CommandNotSupported, GeneralFailure, NotAllowed, SOCKSError
 from torsocks_tx.socks.constants import Command, Version
@@ -43,6 +45,13 @@ async def server(country_network: PrivateNetwork) -> AsyncIterator[Serving]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def other_tor(country_network: PrivateNetwork) -> Client:
+    """A tor for tests that kill it, or have it delay a NEWNYM: that would come in a later test."""
+    tor: Client = pytest_twisted.blockon(Deferred.fromCoroutine(country_network.add_client()))
+    return tor
+
+
 async def fetch(place: str, what: Any) -> tuple[str, str]:
     """Fetch the page that says by which exit and country it was fetched."""
     asker = await ask(place, what, deadline=DEADLINE)
@@ -57,11 +66,8 @@ async def mapped(tor: Client) -> str:
     return await (await tor.node.control()).get_info("address-mappings/control")
 
 
-async def no_mapping_left(tor: Client) -> None:
-    end = reactor.seconds() + DEADLINE
-    while await mapped(tor):
-        assert reactor.seconds() < end
-        await deferLater(reactor, 0.05)
+async def has_no_mapping(tor: Client) -> bool:
+    return await mapped(tor) == ""
 
 
 class Visitor:
@@ -115,10 +121,10 @@ async def check_ip_streams(tor: Client, events: list[Any]) -> int:
 
 
 async def test_two_hundred_streams_of_twenty_clients_leave_by_what_each_has_chosen(
-    country_network: PrivateNetwork,
+    country_network: PrivateNetwork, other_tor: Client
 ) -> None:
     """By two servers on one tor, with a NEWNYM every second."""
-    network, tor = country_network, country_network.client
+    network, tor = country_network, other_tor
     web, banner = len(network.web.exits), len(network.banner.exits)
     watch = await tor.watch_streams()
     control = await tor.node.control()
@@ -133,7 +139,7 @@ async def test_two_hundred_streams_of_twenty_clients_leave_by_what_each_has_chos
         finally:
             signals.stop()
             await newnyms
-        await no_mapping_left(tor)
+        await becomes_true(lambda: has_no_mapping(tor))
     assert await check_ip_streams(tor, watch.events) > 0
     await watch.close()
     assert {network.exits[name].country for name in network.web.exits[web:]} == {"aa", "bb"}
@@ -143,18 +149,15 @@ async def test_two_hundred_streams_of_twenty_clients_leave_by_what_each_has_chos
 
 async def ten_more(seen: list[tuple[str, str]]) -> None:
     """Wait until ten more countries have been seen."""
-    before, end = len(seen), reactor.seconds() + DEADLINE
-    while len(seen) < before + 10:
-        assert reactor.seconds() < end
-        await deferLater(reactor, 0.05)
+    before = len(seen)
+    await until(lambda: len(seen) >= before + 10, 0.05)
 
 
 async def test_no_stream_leaves_elsewhere_while_tor_dies_and_comes_back(
-    country_network: PrivateNetwork,
+    country_network: PrivateNetwork, other_tor: Client
 ) -> None:
     """Twenty clients of two countries: pages, look-ups, IP addresses, a port that most refuse."""
-    network = country_network
-    tor = await network.add_client()
+    network, tor = country_network, other_tor
     banner = len(network.banner.exits)
     seen: list[tuple[str, str]] = []
     is_over = False
@@ -188,7 +191,7 @@ async def test_no_stream_leaves_elsewhere_while_tor_dies_and_comes_back(
             await each.addTimeout(DEADLINE, reactor)
         await check_ip_streams(tor, watch.events)
         await watch.close()
-        await no_mapping_left(tor)
+        await becomes_true(lambda: has_no_mapping(tor))
     assert set(seen) == {("aa", "aa"), ("bb", "bb")}
     assert set(network.banner.exits[banner:]) <= {"exit2", "exit5"}
 
@@ -205,10 +208,7 @@ async def circuit_of(network: PrivateNetwork, place: str, user: bytes) -> tuple[
 async def echoes(asker: Asker) -> bool:
     before = len(asker.received)
     asker.transport.write(b"still here")
-    end = reactor.seconds() + DEADLINE
-    while len(asker.received) == before:
-        assert reactor.seconds() < end
-        await deferLater(reactor, 0.01)
+    await until(lambda: len(asker.received) > before, 0.01)
     return True
 
 
@@ -218,13 +218,13 @@ async def test_a_key_moves_to_a_fresh_circuit_and_its_open_streams_stay(
     place, other = server.listen("RotateEvery=1"), server.listen()
     asker, before = await circuit_of(country_network, place, b"a")
     kept, circuit = await circuit_of(country_network, other, b"a")
-    end = reactor.seconds() + DEADLINE
-    while True:
+
+    async def has_moved() -> bool:
         again, after = await circuit_of(country_network, place, b"a")
         await hang_up(again)
-        if after != before:
-            break
-        assert reactor.seconds() < end
+        return after != before
+
+    await becomes_true(has_moved)
     assert await echoes(asker)
     for epoch in (False, True):
         same, now = await circuit_of(country_network, other, b"a")
@@ -236,18 +236,11 @@ async def test_a_key_moves_to_a_fresh_circuit_and_its_open_streams_stay(
         await hang_up(each)
 
 
-async def followed_right(server: Serving) -> None:
-    """Wait until the circuits that are followed are those of tor's own list."""
-    backend, end = server.backend, reactor.seconds() + DEADLINE
-    while True:
-        followed = [(each.number, each.purpose) for each in await backend.circuits()]
-        listed = [
-            (each.number, each.purpose) for each in await backend.exits.session.circuits.ask()
-        ]
-        if sorted(followed) == sorted(listed):
-            return
-        assert reactor.seconds() < end
-        await deferLater(reactor, 0.05)
+async def is_followed_right(backend: TorBackend) -> bool:
+    """Whether the circuits that are followed are those of tor's own list."""
+    followed = [(each.number, each.purpose) for each in await backend.circuits()]
+    listed = [(each.number, each.purpose) for each in await backend.exits.session.circuits.ask()]
+    return sorted(followed) == sorted(listed)
 
 
 async def test_a_hundred_fresh_circuits_and_not_one_more(
@@ -281,7 +274,7 @@ async def test_a_hundred_fresh_circuits_and_not_one_more(
             assert hop.country == known.get(hop.fingerprint, "??")
     for asker in askers:
         await hang_up(asker)
-    await followed_right(server)
+    await becomes_true(lambda: is_followed_right(server.backend))
 
 
 async def test_a_client_by_http_hears_its_exit(

@@ -16,7 +16,6 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import Factory
-from twisted.internet.task import deferLater
 
 from tests.network.asking import Asker, Serving, ask, hang_up, request, serving
 from tests.onion.recording import Recorder
@@ -35,10 +34,11 @@ from tests.onion.scenarios import (
 )
 from tests.support.fakes import connected
 from tests.support.http import Answer, read_answer
+from tests.support.peers import until
 from tests.support.rows import rows
 from tests.support.running import Twistd
 from torsocks_tx import ClientOptions, TorBackend
-from torsocks_tx.backends.tor.provider import ProviderState, TorProvider
+from torsocks_tx.backends.tor.provider import ProviderState
 from torsocks_tx.backends.tor.providers import FixedTorProvider
 from torsocks_tx.errors import OnionRefused, Refused, SOCKSError
 from torsocks_tx.http.answers import meaning_of
@@ -264,7 +264,7 @@ async def test_lost_control_connection_loses_the_reason_only(
         provider.control.close()
         assert await asking == 0x04
         await watch.close()
-        await ready(provider)
+        await until(lambda: provider.state is ProviderState.READY)
         assert await code_of(servers.extended, target.host) == 0xF0
 
 
@@ -278,14 +278,8 @@ async def test_tor_is_killed_during_an_attempt(private_network: PrivateNetwork) 
         client.node.kill()
         assert await asking == 0x01
         await private_network.restart(client.name)
-        await ready(server.provider)
+        await until(lambda: server.provider.state is ProviderState.READY)
         assert await code_of(address, target.host) == 0xF0
-
-
-async def ready(provider: TorProvider) -> None:
-    """Wait until tor is back: before, requests are refused at once."""
-    while provider.state is not ProviderState.READY:
-        await deferLater(reactor, 0)
 
 
 @dataclass

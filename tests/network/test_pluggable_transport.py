@@ -17,11 +17,11 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.error import NoRouteError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
-from twisted.internet.task import deferLater
 
 from tests.network.asking import ask, hang_up, request
 from tests.project.test_snippets import Snippet, execute, snippets
 from tests.pt.bridge import EXAMPLE, Bridge, load_example
+from tests.support.peers import until
 from tests.support.processes import ROOT, descendants, is_alive, process_ended
 from tests.support.rows import rows
 from tests.support.tables import table
@@ -167,13 +167,8 @@ async def test_both_sides_of_the_document_make_a_bridge(
 
 async def test_tor_logs_which_argument_a_bridge_line_lacks(place: Place) -> None:
     starting = Deferred.fromCoroutine(place.client(EXEC, arguments=""))
-    words = "the bridge line has no argument secret"
-
-    async def logged() -> None:
-        while not (place.directory / "parent.log").exists() or words not in place.log:
-            await deferLater(reactor, 0.1)
-
-    await Deferred.fromCoroutine(logged()).addTimeout(60, reactor)
+    words, log = "the bridge line has no argument secret", place.directory / "parent.log"
+    await until(lambda: log.exists() and words in place.log, 0.1)
     assert all(words in line for line in place.warnings if "Managed proxy" in line)
     starting.cancel()
     with pytest.raises(CancelledError):

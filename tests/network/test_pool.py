@@ -6,22 +6,14 @@ import pytest
 from twisted.internet import reactor
 from twisted.internet.endpoints import clientFromString
 
-from tests.network.asking import DEADLINE, Asker, ask, hang_up, request, serving
-from torsocks_tx import ProviderState, RunningTorProvider, TorBackend, TorPool, TorProvider
-from torsocks_tx.backends.tor.waiting import Waiters
+from tests.network.asking import Asker, ask, hang_up, request, serving
+from tests.support.peers import until
+from torsocks_tx import ProviderState, RunningTorProvider, TorBackend, TorPool
 from torsocks_tx.testing.tornet import Client, PrivateNetwork, StreamWatch
 
 pytestmark = pytest.mark.network
 
 USERS = [b"user %d" % number for number in range(12)]
-
-
-async def becomes(provider: TorProvider, state: ProviderState) -> None:
-    """Wait until the provider of a tor has this state."""
-    news: Waiters[None] = Waiters()
-    provider.on_change(lambda _: news.fire(None))
-    while provider.state is not state:
-        await news.wait().addTimeout(DEADLINE, reactor)
 
 
 class Streams:
@@ -80,7 +72,7 @@ async def test_only_keys_of_a_tor_that_was_killed_move_and_they_return(
         opened = streams.open[:]
 
         victim.node.kill()
-        await becomes(tor, ProviderState.DOWN)
+        await until(lambda: tor.state is ProviderState.DOWN, 0.05)
         del streams.watches[victim]
         moved = await streams.begin()
         assert set().union(*moved.values()) == everything
@@ -91,7 +83,7 @@ async def test_only_keys_of_a_tor_that_was_killed_move_and_they_return(
                 stream.transport.write(b"still here")
 
         await network.restart(victim.name)
-        await becomes(tor, ProviderState.READY)
+        await until(lambda: tor.state is ProviderState.READY, 0.05)
         await streams.watch(victim)
         assert await streams.begin() == before
         assert sum(stream.lost.called for stream in opened) == len(before[victim])
