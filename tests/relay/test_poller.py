@@ -29,6 +29,7 @@ from zope.interface.verify import verifyObject
 
 from tests.relay.test_sockets import End as SocketEnd
 from tests.support.transports import FakeTransport
+from torsocks_tx.relay import poller as module
 from torsocks_tx.relay.poller import CLIENTS, EVENTS, OUTGOING, Paused, Poller, poller_of
 
 BUDGET = 1.0
@@ -171,6 +172,16 @@ def test_what_a_test_has_left_open_is_named_and_keeps_nobody_from_being_served(
     polled.poller.addReader(other)
     other.far.send(b"x")
     assert polled.turn() == [other]
+
+
+def test_what_is_closed_is_refused_and_changes_nothing_for_others(polled: Polled) -> None:
+    end, closed = polled.end(), polled.end()
+    polled.poller.addReader(end)
+    closed.close()
+    for add in (polled.poller.addReader, polled.poller.addWriter, polled.poller.addHangup):
+        with pytest.raises(ValueError, match="closed"):
+            add(closed)
+    assert (polled.poller.getReaders(), polled.poller.getWriters()) == ([end], [])
 
 
 def test_thousands_that_are_ready_at_once_are_served_in_turns_the_first_first(
@@ -396,6 +407,16 @@ class TestPaused:
         assert reactor.getReaders() == [poller_of(reactor, OUTGOING)]
         paused.resume()
         assert reactor.getReaders() == [end.transport.reactor]
+
+    def test_one_of_a_select_reactor_is_heard_too(
+        self, ends: list[SocketEnd], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "SelectReactor", MemoryReactorClock)
+        assert poller_of(ends[0].reactor, OUTGOING) is ends[0].reactor
+        Paused(ends[0].transport)
+        ends[0].far.close()
+        self.turn(ends[0])
+        assert ends[0].ear.heard == ["reset"]
 
     def test_what_is_no_socket_is_paused_and_resumed(self) -> None:
         transport = FakeTransport()

@@ -119,6 +119,8 @@ class Poller:
 
     def _add(self, descriptor: Any, event: int) -> None:
         number = descriptor.fileno()
+        if number < 0:
+            raise ValueError("what is closed cannot be watched")
         missing = number + 1 - len(self._events)
         if missing > 0:
             self._descriptors.extend([None] * missing)
@@ -264,8 +266,6 @@ def poller_of(reactor: Any, budget: float) -> Any:
 
     A ``SelectReactor`` is not given one: an epoll whose number is 1,024 or more it cannot watch.
     """
-    if isinstance(reactor, Poller):
-        reactor = reactor.reactor
     if not hasattr(select, "epoll") or isinstance(reactor, SelectReactor):
         return reactor
     return one_for(reactor, Poller, budget)
@@ -276,7 +276,7 @@ class Paused:
     """A transport that is not read; if it is a plain socket, it is aborted when its peer hangs up.
 
     More bytes do not wake it. A FIN that is queued behind bytes for which there is no room cannot
-    be heard; a reset can. Where there is no poller, or no room in it, a deadline must do.
+    be heard; a reset can. Where there is no epoll, or no room in it, a deadline must do.
     """
 
     __slots__ = ("_number", "_poller", "_transport")
@@ -286,13 +286,15 @@ class Paused:
         self._poller: Poller | None = None
         self._number = -1
         transport.pauseProducing()
-        if is_socket(transport):
-            poller = poller_of(transport.reactor, OUTGOING)
-            if isinstance(poller, Poller):
-                self._number = transport.fileno()
-                with contextlib.suppress(OSError):
-                    poller.addHangup(self)
-                    self._poller = poller
+        if is_socket(transport) and hasattr(select, "epoll"):
+            reactor = transport.reactor
+            # Also for a SelectReactor, which can watch one epoll, if not surely all of them.
+            below = reactor.reactor if isinstance(reactor, Poller) else reactor
+            poller = one_for(below, Poller, OUTGOING)
+            self._number = transport.fileno()
+            with contextlib.suppress(OSError):
+                poller.addHangup(self)
+                self._poller = poller
 
     def forget(self) -> None:
         """Do not wait for its peer's end any more: it is resumed, or closed."""
