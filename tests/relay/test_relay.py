@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from functools import partial
+from unittest.mock import Mock
 
 import pytest
 from zope.interface.verify import verifyObject
@@ -13,7 +15,8 @@ from tests.support.rows import rows
 from tests.support.transports import WholeTransport
 from torsocks_tx.errors import ConnectionRefused
 from torsocks_tx.interfaces import IReceiver
-from torsocks_tx.relay.relay import Relay, State
+from torsocks_tx.relay import relay as module
+from torsocks_tx.relay.relay import BULK, Relay, State
 
 
 def test_bytes_are_metered_as_they_pass_whichever_way() -> None:
@@ -89,6 +92,18 @@ class TestOpening:
 
 @rows("S-03")
 class TestOpen:
+    def test_sockets_that_could_not_all_be_taken_are_given_back_with_the_stream(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        splice = Mock(**{"start.side_effect": OSError(errno.ENOSPC, "no room")})
+        monkeypatch.setattr(module, "Splice", lambda *_: splice)
+        monkeypatch.setattr(module, "_is_flushed", lambda _: True)
+        stage = RelayStage().open()
+        with pytest.raises(OSError, match="no room"):
+            stage.relay.client_data(bytes(BULK))
+        stage.relay.client_lost(clean=False)
+        splice.stop.assert_called_once_with()
+
     def test_bytes_go_both_ways_and_are_counted(self) -> None:
         stage = RelayStage().open()
         assert stage.idle

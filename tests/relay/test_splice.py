@@ -43,6 +43,7 @@ class Stream:
         for transport in ends:
             self.reactor.addReader(transport)
         self.splice = Splice(self, *ends, has_ended)
+        self.splice.start()
         self.side, self.other = self.splice._sides
 
     def spliced(self, by_client: bool, count: int) -> None:
@@ -372,7 +373,9 @@ class TestPipes:
         assert pool.borrow() is None
         assert (pool.lent, open_files("pipe")) == (0, before)
         monkeypatch.delattr(os, "splice")  # as on other systems than Linux
-        assert PipePool().borrow() is None
+        monkeypatch.setattr(pipes, "pool", PipePool())
+        share_pool(2)
+        assert pipes.pool.borrow() is None
 
 
 class TestUrgentData:

@@ -99,4 +99,4 @@ pool = PipePool()
 
 def share_pool(processes: int) -> None:
     """Leave room for other processes of this server: what the user gets is for all of them."""
-    pool.most = max(1, min(MOST_PIPES, PIPES_TOGETHER // processes))
+    pool.most = min(pool.most, max(1, PIPES_TOGETHER // processes))

@@ -238,6 +238,7 @@ class Relay:
         if not self.is_blocked and _is_flushed(client) and _is_flushed(remote):
             has_ended = self.state is State.CLIENT_DONE, self.state is State.REMOTE_DONE
             self._splice = Splice(self, client, remote, has_ended)
+            self._splice.start()
 
     def spliced(self, by_client: bool, count: int) -> None:
         """Count bytes that went past the protocols."""

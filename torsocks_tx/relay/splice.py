@@ -326,7 +326,7 @@ class Clock:
 
 
 class Splice:
-    """Both sides of one stream, until ``stop``: their sockets, taken from their transports.
+    """Both sides of one stream, from ``start`` to ``stop``.
 
     Both transports are plain sockets to which nothing waits to be sent. ``has_ended``: whether the
     client's, and the remote's, peer has sent its last byte.
@@ -344,6 +344,9 @@ class Splice:
         ours.peer, theirs.peer = theirs, ours
         self._sides: tuple[Side, ...] = (ours, theirs)
         self.clock.streams += 1
+
+    def start(self) -> None:
+        """Take the sockets from their transports; where that fails, ``stop`` gives them back."""
         for side in self._sides:
             side.transport.pauseProducing()
         for side in self._sides:
