@@ -179,10 +179,11 @@ def extended_refusal(code: int, role: Role | None, codes: CodeSet | None) -> SOC
     kind of port, where that is known; otherwise the set of ``codes`` that the server announced
     decides: under proposal 229 they are those of a transport.
     """
+    by_transport = role is Role.PT or (role is None and codes is CodeSet.PROP229)
     kind: type[SOCKSError] | None = _BY_CODE.get(code)
     if role is not Role.PT and code in _BY_PROPOSAL_229:
         kind = _BY_PROPOSAL_229[code]
-    elif code >= 0xF0 and (role is Role.PT or (role is None and codes is CodeSet.PROP229)):
+    elif by_transport and code >= errors.Temporary.transport_code:
         kind = _BY_TRANSPORT_CODE.get(code)
     return _refusal(kind, code)
 

@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 
 from tests.support.names import ONION
-from torsocks_tx.backends.tor.control import ControlError, ControlLost, TorLog
+from torsocks_tx.backends.tor.control import ControlLost, TorLog
 from torsocks_tx.backends.tor.waiting import Waiters
 
 ADDRESS = ONION.removesuffix(".onion")
@@ -55,7 +55,7 @@ class StagedControl:
     async def listen(self, event: str, callback: Callable[[str], None]) -> None:
         if isinstance(self.listening, Deferred):
             await self.listening
-        if isinstance(self.listening, ControlError):
+        if isinstance(self.listening, Exception):
             raise self.listening
         self.listeners[event].append(callback)
 

@@ -91,6 +91,18 @@ def test_a_tor_that_sends_no_events_is_asked_again_later(
     assert len(log_lines) == (not error.code)
 
 
+def test_a_fault_of_ours_is_logged_and_following_is_tried_again_later(
+    control: Any, logged_failures: list[str]
+) -> None:
+    play = Play(control, ZeroDivisionError())
+    assert play.settled == [None]
+    assert len(logged_failures) == 1
+    logged_failures.clear()
+    play.clock.advance(RETRY_SECONDS)
+    play.follow(control)
+    assert play.is_following
+
+
 def test_a_connection_lost_before_tor_agrees_settles_the_waiting(control: Any) -> None:
     play = Play(control, Deferred())
     control.lose()

@@ -176,7 +176,7 @@ class ExitStream:
     # An exit that does not answer, or to which there is no circuit.
 
     def _look_for_circuit(self, this: _Try) -> None:
-        this.session.circuits.ask().addCallbacks(self._looked, lambda _: None, (this,))
+        this.session.circuits.ask().addCallback(self._looked, this).addErrback(lambda _: None)
 
     def _looked(self, circuits: list[CircuitLine], this: _Try) -> None:
         """Leave an exit that is dead or refuses; a slow destination is waited for."""

@@ -140,11 +140,13 @@ class OnionObserver:
                 if self._control is not control:
                     self._unlisten(control)
                     return
-        except ControlError as error:
+        except Exception as error:
             self._unlisten(control)
             if self._control is control:
                 self._retry_at = self.clock.seconds() + RETRY_SECONDS
-                if not error.code:  # of what is refused, ``control`` has said what is lost
+                if not isinstance(error, ControlError):
+                    self._log.failure("following tor's events failed", without_text(Failure()))
+                elif not error.code:  # of what is refused, ``control`` has said what is lost
                     text = "failures of onion services keep tor's own reply codes"
                     control.log.say(f"tor does not tell its events ({error}): {text}")
             return
