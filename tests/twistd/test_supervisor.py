@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import errno
+import gc
 import json
 import os
 import signal
@@ -427,13 +428,28 @@ def test_delay_is_short_again_after_a_worker_that_lived_long(team: Team) -> None
     assert [worker.number for worker in team.spawned] == [1, 2, 1, 1]
 
 
-def test_worker_that_cannot_be_spawned_later_is_tried_again(team: Team) -> None:
+@pytest.mark.parametrize("lacking", ["a process", "memory", "the second descriptor of memory"])
+def test_worker_that_cannot_be_spawned_later_is_tried_again(
+    lacking: str, team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
     team.start()
-    team.reactor.trouble = BlockingIOError(errno.EAGAIN, "Try again")
-    team.end(0)
-    team.reactor.advance(1)
-    team.reactor.advance(2)
-    team.reactor.trouble = None
+    before = os.listdir("/proc/self/fd")
+    lack = BlockingIOError(errno.EAGAIN, "Try again")
+    with monkeypatch.context() as patch:
+        if lacking == "a process":
+            patch.setattr(team.reactor, "trouble", lack)
+        else:
+            call = "memfd_create" if lacking == "memory" else "dup"
+            patch.setattr(os, call, Mock(side_effect=lack))
+        team.end(0)
+        team.reactor.advance(1)
+        team.reactor.advance(2)
+        outcome: list[Any] = []
+        team.reload().addBoth(outcome.append)
+        assert "Try again" in str(outcome[0].value)
+    lack.__traceback__ = None  # it holds on to all that the tries had
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) <= len(before), "descriptors were left open"
     team.reactor.advance(4)
     assert [worker.number for worker in team.spawned] == [1, 2, 1]
 

@@ -176,8 +176,12 @@ class LentMemory:
         else:
             with tempfile.TemporaryFile() as file:
                 self.descriptor = os.dup(file.fileno())
-        os.ftruncate(self.descriptor, max(listeners, 1) * SLOTS * _WIDTH)
-        self.slots = map_memory(os.dup(self.descriptor))
+        try:
+            os.ftruncate(self.descriptor, max(listeners, 1) * SLOTS * _WIDTH)
+            self.slots = map_memory(os.dup(self.descriptor))
+        except OSError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close the descriptor, once the other process has it; the memory stays."""

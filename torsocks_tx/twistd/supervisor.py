@@ -86,11 +86,11 @@ class Worker(LineProtocol):
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, number: int, lent: LentMemory) -> None:
+    def __init__(self, reactor: Any, number: int) -> None:
         super().__init__(reactor, self._log_line, self._ended)
         self.number = number
-        self.lent = lent
-        """Where it counts."""
+        self.lent: LentMemory | None = None
+        """Where it counts; None if it could not be lent any."""
         self.ready: Deferred[str] = Deferred()
         """Fires with ``READY``, or with the reason why it will never serve."""
         self.ended: Deferred[str] = Deferred()
@@ -104,17 +104,25 @@ class Worker(LineProtocol):
         self._is_alive = False
         self._watching: Any = None
 
-    def start(self, orders: dict[str, Any], descriptors: dict[int, Any]) -> None:
-        """Start the process, and say what is to be done."""
+    def start(
+        self, orders: dict[str, Any], descriptors: dict[int, Any], registry: Registry
+    ) -> None:
+        """Start the process, lend it memory to count in, and say what is to be done."""
         command = python_command("torsocks_tx.twistd.worker", not_from=orders["directory"])
         pipes = {0: "w", 1: "r", 2: "r", STATUS_DESCRIPTOR: "r"}
         try:
-            process = spawn(self._reactor, self, command, descriptors={**pipes, **descriptors})
-        except SpawnError as error:
+            # Memory takes descriptors too, of which there may be none left.
+            self.lent = registry.lend()
+            descriptors = {**pipes, **descriptors, LENT_DESCRIPTOR: self.lent.descriptor}
+            process = spawn(self._reactor, self, command, descriptors=descriptors)
+        except (OSError, SpawnError) as error:
             self._finish(str(error))
         else:
             process.write(json.dumps(orders).encode() + b"\n")
             self._kill_after(START_TIMEOUT)
+        finally:
+            if self.lent is not None:
+                self.lent.close()
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         """Take its status from its descriptor, and lines for the log from the others."""
@@ -276,7 +284,7 @@ class Supervisor:
 
     def _serve(self, number: int) -> Worker:
         """Start a worker for a place that has none."""
-        worker = self._workers[number] = Worker(self._reactor, number, self._registry.lend())
+        worker = self._workers[number] = Worker(self._reactor, number)
         self._launch(worker)
         return worker
 
@@ -289,11 +297,9 @@ class Supervisor:
             orders["tors"] = [(name, tor.control_address) for name, tor in ours.items()]
         descriptors = {
             COUNTS_DESCRIPTOR: self._counts.descriptor,
-            LENT_DESCRIPTOR: worker.lent.descriptor,
             **{n: port.fileno() for n, port in enumerate(self.server.ports, FIRST_DESCRIPTOR)},
         }
-        worker.start(orders, descriptors)
-        worker.lent.close()
+        worker.start(orders, descriptors, self._registry)
 
     def new_identity(self) -> str:
         """Give fresh circuits to all from now on, the same in every worker."""
@@ -303,7 +309,8 @@ class Supervisor:
     def _has_ended(self, reason: str, worker: Worker) -> None:
         number = worker.number
         self._living.remove(worker)
-        self._registry.take_back(worker.lent)
+        if worker.lent is not None:
+            self._registry.take_back(worker.lent)
         if self._workers.get(number) is not worker:
             if worker.is_ready:
                 self._log.info("an old worker {number} has ended", number=number)
@@ -337,7 +344,7 @@ class Supervisor:
             for worker in self._living:
                 worker.reload()
         for number in self._failures:
-            new = Worker(self._reactor, number, self._registry.lend())
+            new = Worker(self._reactor, number)
             self._launch(new)
             reason = await new.ready
             if self._is_stopping:
