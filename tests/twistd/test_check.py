@@ -30,6 +30,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "empty").write_text("\n")
     keys = tmp_path / "keys"
     keys.mkdir(mode=0o700)
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
     (keys / "one.auth_private").write_text("x:descriptor:x25519:qzjx")
     return tmp_path
 
@@ -48,6 +50,11 @@ FAULTS: list[tuple[str, list[str]]] = [
     ("--auth file:odd --auth file:empty", ["line 2 is not", "line 3 is for a name", "no line"]),
     ("--auth file:none --onion-auth-dir none", ["none: No such file", "none': No such file"]),
     ("--onion-auth-dir keys", ["not valid"]),
+    ("--onion-auth-dir open", ["open': "]),
+    ("--onion-auth-dir users", ["users': Not a directory"]),
+    ("--listen foo:1 --listen ssl:1", ["'foo:1': Unknown endpoint type", "'ssl:1': "]),
+    ("--listen|tcp:1:interface=127.0.0.1 Name=a|--listen|tcp:2:interface=127.0.0.1 Name=a"
+     "|--listen foo:1", ["Unknown endpoint type", "Name=a is the name of several"]),
     ("--tor-option|Bad 1|--tor-data-directory tor/x", ["Unknown option Bad", "there is none"]),
     ("--tors 2 --tor-data-directory tor/x", ["tor/x: ", "tor/x-2: "]),
     ("--new-isolation-secret new --status unix:nowhere/x", ["--status unix:nowhere/x"]),

@@ -8,6 +8,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +87,10 @@ def _faults_in_files(options: plain.Options) -> Iterator[str]:
     for checker in options.get("credCheckers") or ():
         if isinstance(checker, PasswordFile):
             yield from _faults_of_passwords(Path(checker.filename))
-    if os.path.isdir(options["onion-auth-dir"] or ""):
-        for complaint in load_directory(Path(options["onion-auth-dir"]))[1]:
-            yield f"--onion-auth-dir {complaint}"
+    if options["onion-auth-dir"]:
+        with suppress(OSError):  # that the directory cannot be read is told already
+            for complaint in load_directory(Path(options["onion-auth-dir"]))[1]:
+                yield f"--onion-auth-dir {complaint}"
     for name, listener in options.places:
         positional, _ = fields_of(listener.endpoint)
         if listener.kind == "unix":

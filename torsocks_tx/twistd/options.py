@@ -299,7 +299,7 @@ def _faults_of_listeners(options: Options) -> Iterator[str]:
     from twisted.internet import reactor
 
     has_users = bool(options.get("credCheckers"))
-    faults: dict[str, None] = {}
+    good = []
     for name, listener in options.places:
         is_status = name == "status"  # served by the first process, without passwords
         try:
@@ -311,13 +311,13 @@ def _faults_of_listeners(options: Options) -> Iterator[str]:
                 fix = "workers share plain sockets only: tcp, tcp6, unix or systemd"
                 raise ListenError(f"{listener.text!r}: {fix}")
             check_reach(listener, authenticated=has_users and not is_status, status=is_status)
+            good.append(listener)
         except ListenError as error:
-            faults[f"--{name} {error}"] = None
+            yield f"--{name} {error}"
     try:
-        check_listeners(options.listeners, authenticated=has_users)
+        check_listeners(good, authenticated=has_users)
     except ListenError as error:
-        faults[f"--listen {error}"] = None
-    yield from faults
+        yield f"--listen {error}"
 
 
 def _faults_of_files(options: Options) -> Iterator[str]:
