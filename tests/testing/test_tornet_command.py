@@ -89,6 +89,9 @@ async def test_network_stops_after_its_time_and_with_standard_input() -> None:
     await program.line("{")
     program.transport.write(b"not the end\n")
     assert is_alive(program.pid)
+    output = Path(f"/proc/{program.pid}/fdinfo/1").read_text().split()
+    flags = int(output[output.index("flags:") + 1], 8)
+    assert not flags & os.O_NONBLOCK, "others may write to the same output"
     program.transport.closeStdin()
     assert await program.line() == "stopped"
     assert await program.end() == 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -14,9 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.protocol import Protocol, connectionDone
-from twisted.internet.stdio import StandardIO
+from twisted.internet.error import ConnectionDone
 from twisted.internet.task import deferLater, react
 from twisted.python.failure import Failure
 
@@ -51,6 +52,8 @@ What there is to reach, through a client's SocksPort:
 
 Exit status: 0 after a stop; 1 if the network does not come up, or is stopped before.
 """
+
+_READ_SIZE = 65536
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -162,7 +165,7 @@ async def _serve(reactor: Any, network: PrivateNetwork, options: argparse.Namesp
     if options.run_for is not None:
         reactor.callLater(options.run_for, over.cancel)
     if options.stop_with_stdin:
-        StandardIO(_Input(over.cancel), reactor=reactor)
+        _StandardInput(reactor, over.cancel).startReading()
     with suppress(CancelledError):
         await over
 
@@ -177,13 +180,23 @@ async def _start(network: PrivateNetwork, with_onion: bool) -> dict[str, Any]:
     return network.facts() | {"onion": onion.address}
 
 
-class _Input(Protocol):
-    """Reads standard input to its end."""
+class _StandardInput(FileDescriptor):
+    """Reads standard input to its end.
 
-    def __init__(self, at_end: Callable[[], None]) -> None:
+    ``StandardIO`` would make standard output non-blocking as well, for all who write to it.
+    """
+
+    def __init__(self, reactor: Any, at_end: Callable[[], None]) -> None:
+        super().__init__(reactor)
         self._at_end = at_end
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
+    def fileno(self) -> int:
+        return 0
+
+    def doRead(self) -> Exception | None:
+        return None if os.read(0, _READ_SIZE) else ConnectionDone()
+
+    def connectionLost(self, reason: Failure) -> None:
         self._at_end()
 
 
