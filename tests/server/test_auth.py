@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import os
 from pathlib import Path
@@ -270,16 +271,19 @@ def test_guesses_of_one_address_are_checked_one_at_a_time(log_lines: list[str]) 
     assert refused_at_once < number < refused_at_once + 60
 
 
-def test_an_address_waits_too_after_logins_that_made_the_authenticator_fail() -> None:
+@pytest.mark.parametrize("kind", [ValueError, asyncio.CancelledError])
+def test_an_address_waits_too_after_logins_that_made_the_authenticator_fail(
+    kind: type[BaseException],
+) -> None:
     clock, asked = Clock(), []
 
     def fail_for_the_wrong(credentials: Credentials) -> bytes:
         asked.append(credentials)
-        raise ValueError("wrong password")
+        raise kind("wrong password")
 
     guard = LoginGuard(fail_for_the_wrong, clock)
     for _ in range(10):
-        guard.check(WRONG, HERE).addErrback(lambda failure: failure.trap(ValueError))
+        guard.check(WRONG, HERE).addErrback(lambda failure: failure.trap(kind))
     assert len(asked) == 1
     clock.advance(0.25)
     assert len(asked) == 2

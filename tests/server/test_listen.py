@@ -232,6 +232,7 @@ async def test_burst_of_clients_is_accepted_in_portions(form: str, tmp_path: Pat
         ("tcp:0:interface=127.0.0.1", 1024),
         ("tcp:0:interface=127.0.0.1:backlog=7", 7),
         ("tcp:0:127.0.0.1:8 AllowPublic", 8),
+        (r"TCP6:0:interface=\:\:1", 1024),
         ("ssl:0:interface=127.0.0.1:privateKey={} AllowPublic", 1024),
         ("ssl:0:interface=127.0.0.1:privateKey={}:backlog=7 AllowPublic", 7),
     ],

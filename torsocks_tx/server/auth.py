@@ -280,7 +280,7 @@ class LoginGuard:
             answer = await asking.addCallback(run_if_coroutine)
         except CancelledError:
             raise
-        except Exception:
+        except BaseException:
             # Else what fails for a wrong password could be asked without a delay.
             self._refuse(client, proof)
             raise

@@ -52,8 +52,8 @@ class Listener:
 
     @property
     def kind(self) -> str:
-        """The endpoint's kind: ``tcp``, ``unix`` and so on."""
-        return self.endpoint.partition(":")[0]
+        """The endpoint's kind: ``tcp``, ``unix`` and so on; Twisted knows some in capitals, too."""
+        return self.endpoint.partition(":")[0].lower()
 
 
 def parse_listener(text: str, directory: str = "") -> Listener:
@@ -288,8 +288,8 @@ def listen_function(reactor: Any, listener: Listener) -> Callable[[Factory], Any
 
     Raises ``ListenError`` if the endpoint cannot be understood.
     """
-    (kind, *positional), named = fields_of(listener.endpoint)
-    text = listener.endpoint
+    (_, *positional), named = fields_of(listener.endpoint)
+    kind, text = listener.kind, listener.endpoint
     if kind == "ssl":
         text += "" if "backlog" in named else f":backlog={BACKLOG}"
         reactor = _TLSListening(reactor)
