@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -21,7 +22,8 @@ from tests.support.ground import open_files
 from tests.support.rows import rows
 from torsocks_tx.relay import pipes
 from torsocks_tx.relay import splice as module
-from torsocks_tx.relay.pipes import IDLE_PIPES, LEAST_PIPE, PipePool, share_pool
+from torsocks_tx.relay.pipes import IDLE_PIPES, LEAST_PIPE, Pipe, PipePool, share_pool
+from torsocks_tx.relay.sockets import was_reset
 from torsocks_tx.relay.splice import PERIOD, TICK, Reading, Side, Splice
 
 LOST = Failure(ConnectionLost())
@@ -81,6 +83,20 @@ class Stream:
         self.remote.close()
 
 
+class WatchedPool(PipePool):
+    """A pool that remembers its pipes: others may be opened meanwhile, as by the reactor."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(most)
+        self.seen: set[str] = set()
+
+    def borrow(self) -> Pipe | None:
+        pipe = super().borrow()
+        if pipe is not None:
+            self.seen.add(os.readlink(f"/proc/self/fd/{pipe.reader}"))
+        return pipe
+
+
 def close_kept(pool: PipePool) -> None:
     """Close the pipes that are kept for the next stream."""
     while pool.idle:
@@ -90,12 +106,12 @@ def close_kept(pool: PipePool) -> None:
 @pytest.fixture
 def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[PipePool]:
     """A pool of pipes for the test alone, all of which come back."""
-    pool, before = PipePool(2), open_files("pipe")
+    pool = WatchedPool(2)
     monkeypatch.setattr(module, "pool", pool)
     yield pool
     assert pool.lent == 0
     close_kept(pool)
-    assert open_files("pipe") <= before
+    assert not pool.seen & open_files("pipe")
 
 
 @pytest.fixture
@@ -151,6 +167,13 @@ class TestMoving:
         assert each.side in each.reactor.getReaders()
         each.come(b"more")
         assert each.remote.take() == b"more"
+
+    def test_what_waits_is_not_mixed_with_the_bytes_of_another_stream(self, each: Stream) -> None:
+        other, filled = Stream(), each.remote.fill()
+        each.come(b"mine")
+        other.come(b"theirs")
+        assert (each.run()[filled:], other.remote.take()) == (b"mine", b"theirs")
+        other.close()
 
 
 @rows("S-03")
@@ -216,6 +239,15 @@ class TestEnds:
         stream.reactor.advance(0)
         assert not stream.is_spliced
         assert stream.remote.ear.heard == ["reset"]
+        stream.close()
+
+    def test_a_sink_that_was_reset_is_noted(self, pool: PipePool) -> None:
+        stream = Stream(tcp_end())
+        stream.client.far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        stream.client.far.close()
+        stream.remote.far.send(b"too late")
+        stream.other.doRead()
+        assert was_reset(stream.client.transport)
         stream.close()
 
     @pytest.mark.parametrize("happen", ["stop", "fail"])
@@ -354,6 +386,15 @@ class TestPipes:
         assert lent[-2] is not None
         pool.give_back(lent[-2])
         close_kept(pool)
+
+    def test_one_with_bytes_in_it_is_lent_no_more(self, pool: PipePool) -> None:
+        pipe = pool.borrow()
+        assert pipe is not None
+        with contextlib.closing(End()) as end:
+            end.far.send(b"secret")
+            pipe.fill(end.transport.fileno(), 6)
+        pool.give_back(pipe)
+        assert pool.idle == []
 
     def test_there_is_none_without_descriptors_or_room(
         self, monkeypatch: pytest.MonkeyPatch

@@ -22,7 +22,7 @@ ME = Credentials(b"me", b"you")
 LONG = Credentials(b"u" * 256, b"")
 COLOUR = KeyValues.of({"X-paint.colour": b"red"})
 SECRET = bytes(range(32))
-TOKEN = hmac.digest(SECRET, b"x", "sha256").hex().encode()
+TOKEN, EMPTY = (hmac.digest(SECRET, text, "sha256").hex().encode() for text in (b"x", b""))
 TOR_TOKEN = Credentials(b"<torS0X>0", TOKEN)
 
 # The options, the methods offered, what is sent by 97 and by 02, and what a refusal means.
@@ -36,6 +36,8 @@ OFFERS = table(
      {"USERNAME": b"u" * 256, "PASSWD": b""}, LONG, ArgumentsRefused),
     ("isolation", {"isolation": b"x"}, [EXTENDED, USERPASS],
      {"ISOLATION": b"x", "REQUIRE": b"ISOLATION"}, TOR_TOKEN, NotIsolated),
+    ("isolation by an empty value", {"isolation": b""}, [EXTENDED, USERPASS],
+     {"ISOLATION": b"", "REQUIRE": b"ISOLATION"}, Credentials(b"<torS0X>0", EMPTY), NotIsolated),
     ("isolation, without 97", {"isolation": b"x", "extended": False}, [USERPASS],
      {"ISOLATION": b"x", "REQUIRE": b"ISOLATION"}, TOR_TOKEN, NotIsolated),
     ("isolation and credentials", {"isolation": b"x", "credentials": ME}, [EXTENDED],
