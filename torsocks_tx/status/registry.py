@@ -246,6 +246,8 @@ class Registry:
             theirs = _block(lent.slots, number)
             for slot in range(GAUGES, SLOTS):
                 block[slot] += theirs[slot]
+            theirs.release()
+        lent.slots.release()  # now, and not when garbage is collected: it has a descriptor
 
     def snapshots(self) -> list[Snapshot]:
         """Return the numbers of each listener."""
