@@ -21,7 +21,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import Site
 
 from tests.support.certificates import key_and_certificate
-from tests.support.peers import Peer, PeerFactory, named
+from tests.support.peers import Peer, PeerFactory, named, until
 from tests.support.processes import start_python
 from tests.support.rows import rows
 from torsocks_tx.backends.memory import MemoryBackend
@@ -314,6 +314,13 @@ async def test_listener_is_bound_to_its_interface_alone(text: str, host: str | N
 def test_place_that_cannot_be_had_is_told_with_the_fix(endpoint: str, words: str) -> None:
     with pytest.raises(ListenError, match=words):
         bind(reactor, parse_listener(f"{endpoint} AllowPublic"), Factory(), authenticated=False)
+
+
+async def test_a_socket_that_others_can_reach_by_surprise_is_closed() -> None:
+    factory = Factory()
+    with pytest.raises(ListenError, match="where others could reach it; ask for passwords"):
+        bind(reactor, parse_listener("tcp:0:interface=0.0.0.0"), factory, authenticated=False)
+    await until(lambda: factory.numPorts == 0)
 
 
 class TestSocketFile:

@@ -222,6 +222,7 @@ def bind(
     address = port.getHost()
     public = not bound_privately(address)
     if public and not (listener.policy.allow_public or authenticated):
+        port.stopListening()  # an application may go on without it
         raise ListenError(
             f"{listener.text} is a socket at {describe(address)}, where others could reach it;"
             f" {'' if status else PASSWORDS}add the flag AllowPublic"
