@@ -22,7 +22,7 @@ from twisted.cred.credentials import (
     IUsernamePassword,
 )
 from twisted.cred.error import UnauthorizedLogin
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent
 from zope.interface import implementer
@@ -230,11 +230,12 @@ class Guarded:
     def __init__(self) -> None:
         self.clock = Clock()
         self.asked: list[Credentials] = []
+        self.right = b"secret"
         self.guard = LoginGuard(self._authenticate, self.clock)
 
     def _authenticate(self, credentials: Credentials) -> Deferred[bytes | None]:
         self.asked.append(credentials)
-        right = credentials.password == b"secret"
+        right = credentials.password == self.right
         return succeed(credentials.username if right else None)
 
     def log_in(self, credentials: Credentials, client: bytes | None = HERE) -> list[bytes | None]:
@@ -289,6 +290,21 @@ def test_an_address_waits_too_after_logins_that_made_the_authenticator_fail(
     assert len(asked) == 2
 
 
+def test_a_client_that_leaves_while_it_is_checked_is_not_refused() -> None:
+    asked: list[Credentials] = []
+
+    def never(credentials: Credentials) -> Deferred[bytes | None]:
+        asked.append(credentials)
+        return Deferred()
+
+    guard = LoginGuard(never, Clock())
+    for number in (1, 2, 3):
+        checking = guard.check(WRONG, HERE)
+        assert len(asked) == number
+        checking.cancel()
+        checking.addErrback(lambda failure: failure.trap(CancelledError))
+
+
 def test_another_address_does_not_wait() -> None:
     guarded = Guarded()
     for _ in range(50):
@@ -305,6 +321,25 @@ def test_known_credentials_do_not_wait_and_guesses_still_do() -> None:
         assert guarded.log_in(RIGHT) == [b"alice"]
     assert guarded.asked.count(WRONG) == 1
     assert guarded.log_in(Credentials(b"alices", b"ecret")) == []
+
+
+def test_credentials_that_become_known_elsewhere_wait_no_longer() -> None:
+    guarded = Guarded()
+    guarded.log_in(WRONG)
+    guarded.log_in(WRONG)
+    waiting = guarded.log_in(RIGHT)
+    assert guarded.log_in(RIGHT, THERE) == [b"alice"]
+    assert waiting == []
+    guarded.clock.advance(0.25)
+    assert waiting == [b"alice"]
+
+
+def test_credentials_that_are_not_right_any_more_are_not_known() -> None:
+    guarded = Guarded()
+    assert guarded.log_in(RIGHT) == [b"alice"]
+    guarded.right = b"changed"
+    assert guarded.log_in(RIGHT) == [None]
+    assert guarded.log_in(RIGHT) == []
 
 
 def test_right_credentials_wait_only_the_first_time() -> None:

@@ -30,7 +30,7 @@ from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import IsolationFlags, Isolator
 from torsocks_tx.policy.listener import ListenerPolicy
 from torsocks_tx.server.auth import CredAuthenticator, PasswordFile
-from torsocks_tx.server.factory import SOCKS4Factory, SOCKS5Factory, SOCKSFactory
+from torsocks_tx.server.factory import SILENCE, SOCKS4Factory, SOCKS5Factory, SOCKSFactory
 from torsocks_tx.server.protocol import SOCKS4Protocol, SOCKS5Protocol, SOCKSProtocol
 from torsocks_tx.socks import extended
 from torsocks_tx.socks.constants import Role
@@ -121,6 +121,27 @@ class TestEmptiness:
             assert transport.asked[-1] == "abortConnection"
             transport.finish()
         assert clients.factory.connections == set()
+
+    def test_of_open_streams_a_shutdown_resets_those_whose_client_has_left(self) -> None:
+        clients: Any = Clients()
+        left, others, staying = clients.come(), clients.come(), clients.come()
+        for transport in (left, others, staying):
+            transport.protocol.dataReceived(GREETING + CONNECT)
+        clients.factory.clock.advance(0)
+        for outbound in clients.factory.backend.outbounds:
+            outbound.receiver.opened()
+        for transport in (left, others):
+            transport.protocol.readConnectionLost()
+        # A listener with the same limit, which goes on.
+        clients.factory.connections.remove(others.protocol)
+        ended = clients.factory.shutdown(600)
+        clients.factory.clock.pump([SILENCE] * 3)
+        reset = ["abortConnection" in each.asked for each in (left, others, staying)]
+        assert reset == [True, False, False]
+        for transport in (left, staying):
+            transport.lose()
+        clients.factory.clock.advance(0)
+        assert ended.called
 
     def test_a_client_that_cannot_be_reset_keeps_no_other(
         self, logged_failures: list[LogEvent]
