@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from stat import S_IMODE
@@ -17,6 +18,8 @@ from twisted.internet.task import LoopingCall
 
 from tests.support.peers import DEADLINE, GRANTED, Peer, PeerFactory, named, refused, turn, until
 from torsocks_tx import Limits, ListenError, MemoryBackend, MemoryOutbound, Server, serve
+from torsocks_tx.policy.isolation import Isolator
+from torsocks_tx.relay.poller import Paused
 from torsocks_tx.server.connections import ONIONS_AT_ONCE
 
 LOOPBACK = "tcp:0:interface=127.0.0.1"
@@ -84,6 +87,15 @@ async def test_servers_share_circuits_only_in_a_session_group(serving: Serving) 
     found = [await serving.credentials(server) for server in (apart, apart, other)]
     assert found[0] == found[1] != found[2]
     assert await serving.credentials(both) == await serving.credentials(both, 1)
+
+
+async def test_servers_with_one_secret_share_circuits_by_the_name_of_a_listener(
+    serving: Serving,
+) -> None:
+    place = f"{LOOPBACK} Name=one"
+    servers = [serving.start(place, isolator=Isolator(bytes([n]) * 32)) for n in (1, 1, 2)]
+    first, second, apart = [await serving.credentials(server) for server in servers]
+    assert first == second != apart
 
 
 PUBLIC = ["tcp:0", "tcp:0:interface=0.0.0.0", "tcp:0 ProxyProtocol=192.0.2.1"]
@@ -187,6 +199,12 @@ async def test_a_shutdown_that_is_cancelled_leaves_the_clients_and_no_timers(
     assert await client.take(4) == b"more"
 
 
+def count_paused() -> int:
+    """Count the clients that are not read, and whose end is waited for."""
+    gc.collect()
+    return sum(type(each) is Paused for each in gc.get_objects())
+
+
 async def test_clients_that_wait_for_others_of_their_address_and_leave_are_forgotten(
     serving: Serving,
 ) -> None:
@@ -203,3 +221,9 @@ async def test_clients_that_wait_for_others_of_their_address_and_leave_are_forgo
     client.close()
     await until(lambda: server.count() == ONIONS_AT_ONCE)
     assert len(serving.backend.outbounds) == ONIONS_AT_ONCE
+    before = count_paused()
+    client = await serving.connect(server)
+    client.send(b"\5\1\0" + ONION + bytes(limits.early_data))
+    await until(lambda: count_paused() > before, 0.05)
+    await server.shutdown(0)
+    assert count_paused() <= before
