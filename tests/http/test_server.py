@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from dataclasses import replace
 
 import pytest
 
@@ -194,6 +195,11 @@ def login(text: bytes) -> bytes:
 RIGHT, WRONG = login(basic(b"me:you")), login(basic(b"me:no"))
 
 
+def understand_none(name: bytes) -> tuple[bytes, KeyValues]:
+    raise ValueError("a name")
+
+
+NO_NAMES = replace(PLAIN, split_name=understand_none)
 NONE, ISOLATES = ASK + b"\r\n", ASK + b"Tor-Stream-Isolation: a\r\n\r\n"
 OPTIONS = b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n"
 ASKED, ASKED_AND_CLOSED, CHECKED, SERVED = "407", "407 and a close", "checked", "served"
@@ -215,6 +221,8 @@ ANSWERED = table(
     ("wrong ones, and data at once", GUARDED, [WRONG + RIGHT], [CHECKED, ASKED_AND_CLOSED]),
     ("HTTP/1.0", GUARDED, [b"CONNECT a:1 HTTP/1.0\r\n\r\n", RIGHT], [ASKED_AND_CLOSED]),
     ("no stay", GUARDED, [ASK + b"Connection: close\r\n\r\n", RIGHT], [ASKED_AND_CLOSED]),
+    ("a name that is not understood", NO_NAMES, [RIGHT, RIGHT], [ASKED_AND_CLOSED]),
+    ("no base64, where names are read", NO_NAMES, [login(b"Basic !")], [ASKED_AND_CLOSED]),
     ("none, where they are only asked for", ASKING, [NONE, NONE], [ASKED, SERVED]),
     ("wrong ones there", ASKING, [NONE, WRONG], [ASKED, SERVED]),
     *((f"{name} there", ASKING, [ASK + name.encode() + b": x\r\n\r\n"], [SERVED])

@@ -184,6 +184,17 @@ def test_what_is_closed_is_refused_and_changes_nothing_for_others(polled: Polled
     assert (polled.poller.getReaders(), polled.poller.getWriters()) == ([end], [])
 
 
+def test_one_that_is_closed_while_another_process_has_its_socket_is_served_no_more(
+    polled: Polled,
+) -> None:
+    end = polled.end()
+    polled.poller.addReader(end)
+    with contextlib.closing(end.near.dup()):  # so that the kernel goes on to tell of it
+        end.near.close()
+        end.far.send(b"x")
+        assert polled.turn() == []
+
+
 def test_thousands_that_are_ready_at_once_are_served_in_turns_the_first_first(
     polled: Polled,
 ) -> None:
