@@ -17,13 +17,13 @@ PACKAGE = ROOT / "torsocks_tx"
 
 # Each is kept by a test. Lower them as the package shrinks.
 BOUNDS = {
-    "lines": 26_260,
-    "modules": 135,
+    "lines": 25_300,
+    "modules": 128,
     # __init__, interfaces, errors, limits; __main__ for python -m
     "modules on the top floor": 5,
-    "lines of tests": 42_400,
-    "import lines, of 1,000": 75,
-    "small modules with one importer": 3,
+    "lines of tests": 40_800,
+    "import lines, of 1,000": 74,
+    "small modules with one importer": 1,
     "methods of instances replaced": 0,
     "modules that name something private": 0,
 }
