@@ -92,7 +92,7 @@ class Service:
         They name the same introductions: what tor has found out about them holds in the next
         period, too, and a test sees nothing of its beginning.
         """
-        period = (int(time.time()) // 60 - _OFFSET_MINUTES) // PERIOD_MINUTES
+        period = time_period(time.time())
         keys = [(relay, Ed25519PrivateKey.generate()) for relay in points]
         return [self._descriptor(period + step, keys, flaw) for step in (-1, 0, 1)]
 
@@ -108,6 +108,11 @@ class Service:
             identity_key=self._key, signing_key=signing_key, blinding_nonce=nonce, **layers
         )
         return str(content.decode("ascii"))
+
+
+def time_period(now: float) -> int:
+    """Return the number of the time period at this Unix time (rend-spec-v3, 2.2.1)."""
+    return (int(now) // 60 - _OFFSET_MINUTES) // PERIOD_MINUTES
 
 
 def _blinding_nonce(public: bytes, period: int) -> bytes:

@@ -6,14 +6,16 @@ Each scenario is provoked on the private network and says which code a client ge
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TypeVar
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
-from tests.onion.craft import Flaw, Relay, Service, post, relays
+from tests.onion.craft import Flaw, Relay, Service, post, relays, time_period
 from torsocks_tx.backends.tor.control import Control
 from torsocks_tx.backends.tor.onion.events import parse_circuit
 from torsocks_tx.testing.tornet import PrivateNetwork
@@ -23,6 +25,8 @@ from torsocks_tx.testing.tornet.servers import PortReservations
 
 SERVICE = "service0"
 DEADLINE = 120.0
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,23 @@ class Stage:
     async def host(self) -> Control:
         """The control port of the daemon that hosts the services."""
         return await self.network.daemons[SERVICE].control()
+
+    async def in_one_period(self, ask: Callable[[], Awaitable[_T]]) -> _T:
+        """Ask, and once more if a time period has ended meanwhile; return what was heard.
+
+        With the next period tor takes another descriptor, and says 01 to streams that wait.
+        """
+        while True:
+            period = await self._period()
+            heard = await ask()
+            if await self._period() == period:
+                return heard
+
+    async def _period(self) -> int:
+        """The time period of onion services that the client's tor is in, by its consensus."""
+        control = await self.client.node.control()
+        begun = datetime.fromisoformat(await control.get_info("consensus/valid-after"))
+        return time_period(begun.replace(tzinfo=UTC).timestamp())
 
 
 Provoke = Callable[[Stage], AbstractAsyncContextManager[Target]]
