@@ -41,6 +41,7 @@ defaults
     mode tcp
     log stdout format raw daemon
     timeout connect 20s
+    timeout check 20s
     timeout client 1m
     timeout server 1m
 """
@@ -62,7 +63,7 @@ def configuration(places: dict[str, str]) -> Iterator[str]:
     for header in ("send-proxy", "send-proxy-v2"):
         yield f"backend check-{header}{CHECK}    tcp-check send-binary {REQUEST.hex()}\n"
         yield "    tcp-check expect binary 0500\n"
-        yield f"    server it {places['checked']} {header} check inter 200ms fall 1\n"
+        yield f"    server it {places['checked']} {header} check inter 1s fall 1\n"
 
 
 class Ground:
