@@ -87,7 +87,7 @@ class Server:
         self.program = Twistd(
             *("--listen", f"tcp:{self.port}:{place} {flags}"),
             *("--status", f"tcp:{self.status_port}:{place}"),
-            *("--workers", "2", "--drain-delay", "3", "--shutdown-grace", "1"),
+            *("--workers", "2", "--drain-delay", "10", "--shutdown-grace", "1"),
             *("--isolation-secret-file", str(self._directory / "secret"), *self._tors),
             directory=self._directory,
         )
@@ -178,7 +178,9 @@ class Site:
         self.watches.append((tor, await tor.watch_streams()))
 
     async def kill(self, server: Server) -> None:
-        """Kill all processes of a server."""
+        """Kill all processes of a server, if it has not ended."""
+        if server.program.status is not None:
+            return
         ending = [server.program.pid, *server.workers]
         for pid in ending:
             with suppress(ProcessLookupError):
@@ -349,7 +351,7 @@ async def drain_server(site: Site, _number: int) -> Outcome:
     expected, number = max((count, number) for number, count in enumerate(counts))
     server = site.servers[number]
     server.program.transport.signalProcess("TERM")
-    await server.program.said("clients may come for 3 s more")
+    await server.program.said("clients may come for 10 s more")
     await site.open("127.0.8.1")
     assert await server.program.end() == -signal.SIGTERM
     lost = await site.lost()
@@ -365,6 +367,6 @@ END = {"t": end_tor, "s": end_server, "w": end_worker, "d": drain_server}
 async def test_only_streams_of_what_was_killed_are_lost(site: Site) -> None:
     clients = [f"127.0.8.{number}" for number in range(1, 41)]
     measured = await survive(site, clients, 6, "twsd")
-    assert max(measured["refused"]) < 20
+    assert max(measured["refused"]) < 60
     # A client has one circuit in a tor, by whichever servers; tor makes another if one fails.
     assert measured["circuits"][1] > 0.8 * measured["circuits"].total()
