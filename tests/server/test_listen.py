@@ -384,6 +384,12 @@ class TestSocketFile:
             self.bind(path)
         assert path.read_text() == "precious"
 
+    @pytest.mark.parametrize("form", ["unix:{}:mode=777777777777", "unix:{}:backlog=9999999999"])
+    def test_number_that_is_too_large_leaves_no_file(self, path: Path, form: str) -> None:
+        with pytest.raises(ListenError, match="choose another place"):
+            self.bind(path, form)
+        assert os.listdir(path.parent) == []
+
     def test_missing_directory_is_told(self, path: Path) -> None:
         with pytest.raises(ListenError, match="its directory is missing: make it"):
             self.bind(path / "socks")

@@ -184,9 +184,13 @@ def listen_at_path(
         lock = _lock(os.path.dirname(path) or os.curdir)
         _remove_stale(path)
         sock.bind(path)
-        os.chmod(path, mode)
-        sock.listen(backlog)
-    except OSError:
+        try:
+            os.chmod(path, mode)
+            sock.listen(backlog)
+        except (OSError, OverflowError):
+            os.unlink(path)
+            raise
+    except (OSError, OverflowError):
         sock.close()
         raise
     finally:
