@@ -88,6 +88,7 @@ MISTAKES = [
     (["--status", "tcp:9180 SafeSocks"], ["--status", "AllowPublic is the only flag"]),
     (["--status", "nonsense"], ["--status 'nonsense'", "begin with an endpoint"]),
     (["--status", "tcp:x:interface=127.0.0.1"], ["--status", "a part is missing"]),
+    (["--tor-data-directory", "~no-such-user/x"], ["'~no-such-user/x': there is no such home"]),
     (["--onion-auth-dir", ""], ["--onion-auth-dir ''", "directory that uid"]),
     (["--onion-auth-dir", "/tmp"], ["--onion-auth-dir '/tmp'", "others may write to it"]),
     (["--onion-auth-dir", "/nowhere"], ["--onion-auth-dir '/nowhere'", "No such file"]),

@@ -225,7 +225,9 @@ class Options(usage.Options, AuthOptionMixin):
             raise usage.UsageError(fault)
 
     def _absolute(self, path: str) -> str:
-        return os.path.join(self.directory, os.path.expanduser(path))
+        path = os.path.expanduser(path)
+        # Else a path in a home directory that nobody has would be one in the working directory.
+        return path if path.startswith("~") else os.path.join(self.directory, path)
 
     @property
     def upstream(self) -> str:
@@ -322,6 +324,9 @@ def _faults_of_listeners(options: Options) -> Iterator[str]:
 
 def _faults_of_files(options: Options) -> Iterator[str]:
     """Yield which of the files that are named this user cannot read."""
+    directory = options["tor-data-directory"] or ""
+    if directory.startswith("~"):
+        yield f"--tor-data-directory {directory!r}: there is no such home; name another place"
     for checker in options.get("credCheckers") or ():
         if isinstance(checker, PasswordFile):
             try:

@@ -128,8 +128,8 @@ def _check_lock(directory: Path) -> None:
 
 def _unusable(directory: Path, reason: str) -> str:
     return (
-        f"tor's data directory {printable(directory)} {reason}: give another one that"
-        f" this user ({name_of_user(os.geteuid())}) can write"
+        f"tor's data directory {printable(directory)} {reason}: give another one,"
+        f" which this user ({name_of_user(os.geteuid())}) can write, with --tor-data-directory"
     )
 
 
