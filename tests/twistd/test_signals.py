@@ -85,6 +85,17 @@ def test_sigint_and_sigterm_are_taken_only_once_the_reactor_stops(number: signal
     assert signal.getsignal(number) == before
 
 
+def test_handler_that_the_application_has_set_meanwhile_stays() -> None:
+    signals, service, before = ProcessSignals(), FakeService(), signal.getsignal(signal.SIGHUP)
+    signals.add(FakeReactor(), service)
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signals.remove(service)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_reload_that_takes_long_is_followed_by_one_more() -> None:
     signals, clock, service = ProcessSignals(), FakeReactor(), FakeService()
     signals.add(clock, service)

@@ -225,8 +225,7 @@ class Options(usage.Options, AuthOptionMixin):
             raise usage.UsageError(fault)
 
     def _absolute(self, path: str) -> str:
-        path = os.path.expanduser(path)
-        # Else a path in a home directory that nobody has would be one in the working directory.
+        path = os.path.expanduser(path)  # which leaves a home that nobody has as it is
         return path if path.startswith("~") else os.path.join(self.directory, path)
 
     @property
@@ -324,8 +323,7 @@ def _faults_of_listeners(options: Options) -> Iterator[str]:
 
 def _faults_of_files(options: Options) -> Iterator[str]:
     """Yield which of the files that are named this user cannot read."""
-    directory = options["tor-data-directory"] or ""
-    if directory.startswith("~"):
+    if (directory := options["tor-data-directory"] or "").startswith("~"):
         yield f"--tor-data-directory {directory!r}: there is no such home; name another place"
     for checker in options.get("credCheckers") or ():
         if isinstance(checker, PasswordFile):

@@ -92,8 +92,9 @@ class ProcessSignals:
             self._services.remove(service)
         if not self._services:
             while self._previous:
-                number, handler = self._previous.popitem()
-                signal.signal(number, handler or signal.SIG_DFL)
+                number, (handler, ours) = self._previous.popitem()
+                if signal.getsignal(number) is ours:  # else the application has its own by now
+                    signal.signal(number, handler or signal.SIG_DFL)
 
     def _take(self, number: int, call: Callable[[], object]) -> None:
         def handle(_number: int, _frame: Any) -> None:
@@ -101,7 +102,7 @@ class ProcessSignals:
 
         # Python has signals in its main thread only; the reactor may run in another.
         if number not in self._previous and threading.current_thread() is threading.main_thread():
-            self._previous[number] = signal.signal(number, handle)
+            self._previous[number] = signal.signal(number, handle), handle
 
     def _shut_down(self) -> None:
         if self._services:
