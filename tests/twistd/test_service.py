@@ -72,6 +72,12 @@ async def test_a_tor_that_cannot_start_is_one_line_and_status_1(
     assert "Traceback" not in ended.text + ended.complaint
 
 
+async def test_why_it_cannot_start_is_told_whatever_bytes_a_path_has() -> None:
+    ended = await twistd("--listen", "unix:/nowhere\udcff/s", *DIRECT)
+    assert ended.status == 1
+    assert r"--listen unix:/nowhere\xff/s: No such file or directory" in ended.text
+
+
 async def test_usage_error_is_one_line_and_how_to_get_help() -> None:
     ended = await twistd("--listen", "tcp:1080")
     assert (ended.status, ended.text) == (1, "")

@@ -30,8 +30,9 @@ def new_secret(path: Path) -> None:
     assert ended.value.code == 0
 
 
+@pytest.mark.usefixtures("capsys")  # strict where it is told
 def test_a_new_secret_is_for_its_owner_and_never_written_over(tmp_path: Path) -> None:
-    path = tmp_path / "secret"
+    path = tmp_path / "secret\udcff"
     previous = os.umask(0)
     try:
         new_secret(path)

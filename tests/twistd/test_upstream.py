@@ -63,6 +63,8 @@ def names_of(*arguments: str) -> list[str]:
 
 def test_several_tors_are_a_pool_by_address_or_by_data_directory() -> None:
     assert names_of(*LAUNCHED, "--tors", "3") == ["nowhere", "nowhere-2", "nowhere-3"]
+    odd = upstream_of(*LAUNCHED, "--tors", "2", "--tor-data-directory", "/t\udcff")
+    assert [provider.log.label for provider in odd.providers] == [r"t\xff: ", r"t\xff-2: "]
     addresses = ["unix:/base/control", "tcp:127.0.0.1:9051"]
     assert names_of("--tor", "unix:control", "--tor", "tcp:127.0.0.1:9051") == addresses
 

@@ -18,6 +18,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from torsocks_tx.backends.endpoint import run_if_coroutine
+from torsocks_tx.backends.tor.events import printable
 from torsocks_tx.limits import check_arguments
 from torsocks_tx.server.connections import RareWarning
 from torsocks_tx.socks.messages import Credentials
@@ -119,7 +120,9 @@ class PasswordFile:
             self._passwords, state = {}, error.errno
             if state != self._state:
                 text = "cannot read the password file {path}: {reason}; nobody can log in"
-                self._log.error(text, path=self.filename, reason=error.strerror)
+                self._log.error(
+                    text, path=printable(os.fspath(self.filename)), reason=error.strerror
+                )
         self._state = state
 
 

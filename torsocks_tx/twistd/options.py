@@ -178,7 +178,7 @@ class Options(usage.Options, AuthOptionMixin):
                 file.write(os.urandom(SECRET_BYTES))
         except OSError as error:
             _refuse("new-isolation-secret", path, f"{error.strerror}; choose another name")
-        print(f"{path}: give each server a copy, by --isolation-secret-file")
+        print(f"{path!r}: give each server a copy, by --isolation-secret-file")
         raise SystemExit(0)
 
     def opt_help_flags(self) -> NoReturn:

@@ -19,6 +19,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from torsocks_tx.backends.tor.events import printable
 from torsocks_tx.backends.tor.provider import Progress, ProviderState, TorProvider, state_of
 from torsocks_tx.server.listen import ListenError
 from torsocks_tx.server.serving import Server
@@ -41,7 +42,7 @@ _log = Logger()
 
 def log_failure(reason: str) -> None:
     """Say in one line of the log why the server cannot start."""
-    _log.critical("{reason}", reason=reason)
+    _log.critical("{reason}", reason=printable(reason))
 
 
 def _leave() -> None:

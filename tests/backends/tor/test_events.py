@@ -230,6 +230,11 @@ def test_a_path_in_a_message_can_be_written_anywhere(path: str) -> None:
     assert printable(path).encode()
 
 
+def test_what_tor_says_is_printable_whatever_the_locale(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsencode", lambda text: text.encode("ascii", "surrogateescape"))
+    assert printable("\ufffd t\udcc3\udca4 \udcff") == "\ufffd t\u00e4 \\xff"
+
+
 def test_a_torrc_holds_any_path_and_no_line_that_is_two(tmp_path: Path) -> None:
     torrc = tmp_path / "torrc"
     lines = [f"DataDirectory {quote_path(os.fsdecode(name))}" for name in ODD_NAMES]

@@ -90,7 +90,7 @@ def unix_endpoint(path: str | Path) -> str:
 
 def printable(text: str | Path) -> str:
     """Return a path, or what tor said, for a message: whatever cannot be printed is escaped."""
-    decoded = os.fsencode(text).decode("utf-8", "backslashreplace")
+    decoded = os.fspath(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in decoded

@@ -19,6 +19,7 @@ from zope.interface import implementer
 
 from torsocks_tx.backends.tor.backend import TorBackend, look_up
 from torsocks_tx.backends.tor.control import TorLog
+from torsocks_tx.backends.tor.events import printable
 from torsocks_tx.backends.tor.exits.streams import ExitStream
 from torsocks_tx.backends.tor.provider import ProviderState
 from torsocks_tx.backends.tor.waiting import Waiters
@@ -48,9 +49,9 @@ class TorPool:
         for name, backend in tors.items():
             check_arguments(str, name=name)
             check_arguments(TorBackend, tors=backend)
-            backend.provider.log.label = f"{name}: "
+            backend.provider.log.label = f"{printable(name)}: "
         self.tors: Mapping[str, TorBackend] = MappingProxyType(dict(tors))
-        self._seeds = [(each, hashlib.blake2b(name.encode()).digest())
+        self._seeds = [(each, hashlib.blake2b(name.encode("utf-8", "surrogateescape")).digest())
                        for name, each in self.tors.items()]  # fmt: skip
         self._waiting: Waiters[None] = Waiters(reactor)
         self._watched: set[TorBackend] = set()
