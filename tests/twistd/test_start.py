@@ -171,3 +171,13 @@ async def test_inherited_unix_socket_is_served_and_left_as_it_was(tmp_path: Path
             assert S_IMODE(path.stat().st_mode) == 0o660
             assert await server.stop() == -signal.SIGTERM
             assert S_IMODE(path.stat().st_mode) == 0o660
+
+
+async def test_inherited_file_that_is_no_socket_is_refused_in_one_line() -> None:
+    export = "export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=file"
+    shell = ("/bin/sh", "-c", f'{export}; exec "$@" 3</dev/null', "sh")
+    ended = await run(*shell, *MODULE, *DIRECT, environment={"PYTHONPATH": str(ROOT)})
+    assert ended.status == 1
+    said = ended.text + ended.complaint
+    assert lines_with(said, "index=0: Socket operation on non-socket; choose another place") == 1
+    assert "Traceback" not in said

@@ -352,6 +352,10 @@ def inherited_endpoints(reactor: Any, but: Listener | None = None) -> list[str]:
         except IndexError:
             break
         if taken is None or endpoint.fileno != taken.fileno:
-            with socket.socket(fileno=os.dup(endpoint.fileno)) as passed:
-                texts.append(f"systemd:domain={passed.family.name.removeprefix('AF_')}:{place}")
+            domain = "UNIX"  # what is no socket at all is refused when it is bound
+            with suppress(OSError):
+                passed = socket.socket(fileno=endpoint.fileno)
+                domain = passed.family.name.removeprefix("AF_")
+                passed.detach()
+            texts.append(f"systemd:domain={domain}:{place}")
     return texts
