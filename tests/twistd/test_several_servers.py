@@ -198,6 +198,8 @@ def test_clients_are_served_for_the_drain_delay_or_until_a_second_signal() -> No
             assert serving.told == ["stop"]
         assert ended.called
         assert clock.getDelayedCalls() == []
+        with pytest.raises(RuntimeError, match="make another"):
+            service.startService()
 
 
 def test_a_server_that_never_served_has_no_drain_delay() -> None:

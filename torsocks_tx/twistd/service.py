@@ -280,7 +280,9 @@ class TorsocksService(Service):
             self._abandon(f"--{option} {error}")
 
     def startService(self) -> None:
-        """Start; ``StartError`` if that fails at once."""
+        """Start, once; ``StartError`` if that fails at once."""
+        if self.started.called:
+            raise RuntimeError("this service has been started before: make another")
         super().startService()
         self.privilegedStartService()
         for provider in self.providers:
