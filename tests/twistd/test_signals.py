@@ -63,6 +63,10 @@ def test_signals_reach_every_service_that_runs_and_fresh_circuits_who_stop(
     for service in services:
         signals.remove(service)
     assert signal.getsignal(number) is before
+    signals.add(clock, services[0])
+    signal.signal(number, signal.SIG_IGN)  # by the application, and it stays
+    signals.remove(services[0])
+    assert signal.signal(number, before) is signal.SIG_IGN
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -83,17 +87,6 @@ def test_sigint_and_sigterm_are_taken_only_once_the_reactor_stops(number: signal
     # A service that stops earlier than the reactor leaves nothing to be taken.
     clock.shut_down()
     assert signal.getsignal(number) == before
-
-
-def test_handler_that_the_application_has_set_meanwhile_stays() -> None:
-    signals, service, before = ProcessSignals(), FakeService(), signal.getsignal(signal.SIGHUP)
-    signals.add(FakeReactor(), service)
-    try:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        signals.remove(service)
-        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, before)
 
 
 def test_reload_that_takes_long_is_followed_by_one_more() -> None:

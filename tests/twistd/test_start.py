@@ -174,10 +174,6 @@ async def test_inherited_unix_socket_is_served_and_left_as_it_was(tmp_path: Path
 
 
 async def test_inherited_file_that_is_no_socket_is_refused_in_one_line() -> None:
-    export = "export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=file"
-    shell = ("/bin/sh", "-c", f'{export}; exec "$@" 3</dev/null', "sh")
-    ended = await run(*shell, *MODULE, *DIRECT, environment={"PYTHONPATH": str(ROOT)})
-    assert ended.status == 1
-    said = ended.text + ended.complaint
-    assert lines_with(said, "index=0: Socket operation on non-socket; choose another place") == 1
-    assert "Traceback" not in said
+    line = f'PYTHONPATH={ROOT} LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=x exec "$@" 3</dev/null'
+    ended = await run("/bin/sh", "-c", line, "sh", *MODULE, *DIRECT)
+    assert ended.status == 1 == lines_with(ended.text, "index=0: Socket operation on non-socket")
