@@ -103,13 +103,6 @@ def end() -> Iterator[End]:
     end.close()
 
 
-@pytest.fixture
-def other() -> Iterator[End]:
-    end = End()
-    yield end
-    end.close()
-
-
 def test_what_is_a_socket(end: End) -> None:
     assert is_socket(end.transport)
     assert not is_socket(FakeTransport())
@@ -140,6 +133,12 @@ class TestSend:
         send(end.transport, b"hello")
         assert end.ear.heard == []
         assert end.transport in end.reactor.getWriters()
+
+    def test_a_close_that_is_under_way_is_not_forgotten(self, end: End) -> None:
+        end.transport.loseConnection()
+        for say in (lambda transport: send(transport, b"hello"), shut):
+            say(end.transport)
+            assert end.transport in end.reactor.getWriters()
 
     def test_others_write(self) -> None:
         transport = FakeTransport()

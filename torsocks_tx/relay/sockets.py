@@ -65,12 +65,15 @@ def send(transport: Any, data: bytes) -> None:
     transport.write(data)
     # Moves the rest to ``dataBuffer``. That the connection is lost, the reactor finds out itself.
     transport.doWrite()
+    if transport.connected and transport.disconnecting:
+        # That was the last of one that is to be closed: nobody would watch it any more.
+        transport.startWriting()
 
 
 def shut(transport: Any) -> None:
     """Shut the sending side down; the FIN leaves before this returns, if nothing is queued."""
     transport.loseWriteConnection()
-    if is_socket(transport) and transport.connected:
+    if is_socket(transport) and transport.connected and not transport.disconnecting:
         transport.doWrite()
 
 
