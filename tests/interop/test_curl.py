@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.network, pytest.mark.clients("curl")]
 
 async def curl(*arguments: str) -> Ended:
     """Run curl with its errors shown and no settings of the user's."""
-    return await run(client("curl"), "-q", "-sS", "--max-time", "50", *arguments)
+    return await run(client("curl"), "-q", "-sS", "--max-time", "110", *arguments)
 
 
 async def page(*arguments: str, words: str = "origin") -> None:

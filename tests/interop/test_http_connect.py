@@ -124,7 +124,7 @@ async def test_curl_asks_for_the_capabilities(served: Served) -> None:
         for each in (
             "ncat --proxy {} --proxy-type http web.test {}",
             "ncat --proxy {} --proxy-type http --proxy-auth tor-iso:token web.test {}",
-            "nc.openbsd -q5 -X connect -x {} web.test {}",
+            "nc.openbsd -N -X connect -x {} web.test {}",
         )
     ],
 )
@@ -171,7 +171,7 @@ async def test_urllib_fetches_by_https(served: Served, secure: tuple[Path, str],
     )
 
     def fetch() -> bytes:
-        with opener.open(f"{secure[1]}/", timeout=50) as answer:
+        with opener.open(f"{secure[1]}/", timeout=110) as answer:
             text: bytes = answer.read()
             return text
 
@@ -222,11 +222,12 @@ browser, url, server, password, *arguments = sys.argv[1:]
 with sync_playwright() as playwright:
     chromium = playwright.chromium.launch(
         executable_path=browser,
+        timeout=110_000,
         args=arguments,
         proxy={"server": server, "username": "tor-iso", "password": password},
     )
     page = chromium.new_page(ignore_https_errors=True)
-    page.goto(url)
+    page.goto(url, timeout=110_000)
     print(page.title())
     chromium.close()
 """

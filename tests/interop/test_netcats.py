@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 
 from tests.interop.conftest import Served
 from tests.support.clients import client
+from tests.support.processes import start_program
 from tests.support.recipes import recipe
 from tests.support.rows import rows
 from tests.support.running import run
@@ -27,15 +28,14 @@ pytestmark = pytest.mark.network
 
 REQUEST = b"GET / HTTP/1.0\r\n\r\n"
 
-
 COMMANDS = [
     "ncat --proxy {address} --proxy-type socks5 web.test {web}",
     "ncat --proxy {address} --proxy-type socks5 --proxy-auth alice:secret web.test {web}",
     "ncat --proxy {address} --proxy-type socks4 203.0.113.9 {web}",
-    "socat -t10 - SOCKS4A:127.0.0.1:web.test:{web},socksport={port}",
-    "socat -t10 - SOCKS4A:127.0.0.1:web.test:{web},socksport={port},socksuser=alice",
-    "nc.openbsd -q5 -X 5 -x {address} web.test {web}",
-    "nc.openbsd -q5 -X 4 -x {address} 203.0.113.9 {web}",
+    "socat -t110 - SOCKS4A:127.0.0.1:web.test:{web},socksport={port}",
+    "socat -t110 - SOCKS4A:127.0.0.1:web.test:{web},socksport={port},socksuser=alice",
+    "nc.openbsd -N -X 5 -x {address} web.test {web}",
+    "nc.openbsd -N -X 4 -x {address} 203.0.113.9 {web}",
 ]
 
 
@@ -52,11 +52,9 @@ async def test_a_client_that_half_closes_prints_the_answer(served: Served, comma
 @rows("S-03", "R-32")
 @pytest.mark.clients("ncat")
 async def test_ncat_with_a_server_that_sends_first(served: Served) -> None:
-    ended = await run(
-        client("ncat"), "--proxy", served.address, "--proxy-type", "socks5", "--recv-only",
-        "-i", "2", "web.test", str(served.banner),
-    )  # fmt: skip
-    assert "220 this server speaks first" in ended.text
+    words = f"--proxy {served.address} --proxy-type socks5 --recv-only web.test {served.banner}"
+    ncat = start_program([client("ncat"), *words.split()])
+    await ncat.line("220 this server speaks first")
 
 
 class _Program(ProcessProtocol):

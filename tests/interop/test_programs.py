@@ -48,7 +48,7 @@ def files(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 async def test_curl_under_proxychains(served: Served, tmp_path: Path, proxy: str) -> None:
     settings = tmp_path / "proxychains.conf"
     line = proxy.format(f"127.0.0.1 {served.port}")
-    settings.write_text(f"strict_chain\nproxy_dns\n[ProxyList]\n{line}\n")
+    settings.write_text(f"strict_chain\nproxy_dns\ntcp_read_time_out 110000\n[ProxyList]\n{line}\n")
     ended = await run(
         client("proxychains4"), "-q", "-f", str(settings), client("curl"), "-q", "-sS", served.url()
     )

@@ -25,7 +25,7 @@ def fetch_by_pysocks(kind: int, served: Served, host: str, **credentials: Any) -
     """Ask the web origin for its page over a socket of PySocks."""
     connection = socks.socksocket()
     connection.set_proxy(kind, "127.0.0.1", int(served.port), rdns=True, **credentials)
-    connection.settimeout(50)
+    connection.settimeout(110)
     try:
         connection.connect((host, served.web))
         connection.sendall(REQUEST)
@@ -69,7 +69,7 @@ async def test_requests_gets_a_page(served: Served, scheme: str) -> None:
     def fetch() -> requests.Response:
         with requests.Session() as session:
             session.trust_env = False
-            return session.get(served.url(), proxies=proxies, timeout=50)
+            return session.get(served.url(), proxies=proxies, timeout=110)
 
     answer = await deferToThread(fetch)
     assert answer.status_code == 200

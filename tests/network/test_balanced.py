@@ -22,7 +22,7 @@ from twisted.internet.error import ConnectError
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 
-from tests.network.asking import Asker, becomes_true, request
+from tests.network.asking import DEADLINE, Asker, becomes_true, request
 from tests.support.clients import client
 from tests.support.peers import PeerFactory
 from tests.support.processes import ROOT, Program, descendants, is_alive, process_ended
@@ -36,7 +36,6 @@ from torsocks_tx.twistd.options import Options
 pytestmark = pytest.mark.network
 
 CONFIG = ROOT / "contrib" / "haproxy" / "haproxy.cfg"
-DEADLINE = 120
 AT_ONCE = 100
 """Streams that are begun at one time."""
 

@@ -10,7 +10,7 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint, clientFromString
 
-from tests.network.asking import serving
+from tests.network.asking import DEADLINE, serving
 from tests.support.fakes import connected
 from tests.support.peers import PeerFactory
 from tests.support.rows import rows
@@ -20,7 +20,6 @@ from torsocks_tx.testing.tornet import PrivateNetwork
 
 pytestmark = pytest.mark.network
 
-DEADLINE = 120.0
 PAGE = b"GET / HTTP/1.0\r\n\r\n"
 LONG = b"0123456789" * 6000
 
@@ -42,7 +41,7 @@ async def circuit_of(network: PrivateNetwork, proxy: Proxy, options: ClientOptio
     peer.send(PAGE)
     assert b"origin" in await peer.take_rest()
     peer.reset()
-    (event, *_) = await watch.wait_for("SENTCONNECT", f"web.test:{network.web.port}")
+    (event,) = await watch.wait_for("SUCCEEDED", f"web.test:{network.web.port}")
     await watch.close()
     return event.circuit_id
 

@@ -20,7 +20,7 @@ DEMO = Path(__file__).resolve().parents[2] / "tools" / "demo.py"
 @pytest.mark.slow
 async def test_every_step_of_the_demo_succeeds(tmp_path: Path) -> None:
     environment = {"TMPDIR": str(tmp_path), "NO_COLOR": "1"}
-    ended = await run(sys.executable, str(DEMO), environment=environment, deadline=150)
+    ended = await run(sys.executable, str(DEMO), environment=environment, deadline=400)
     assert ended.status == 0, ended.text + ended.complaint
     assert ended.text.count("\nok ") == 17
     assert ended.text.endswith("Every step succeeded.")

@@ -39,7 +39,7 @@ def free_slots(port: int) -> int:
     clients = []
     try:
         for _ in range(MOST):
-            client = socket.create_connection(("127.0.0.1", port), timeout=60)
+            client = socket.create_connection(("127.0.0.1", port), timeout=120)
             clients.append(client)
             client.sendall(b"\5\1\0")
             if client.recv(2) != b"\5\0":

@@ -30,7 +30,6 @@ from torsocks_tx.testing.tornet.node import all_of
 from torsocks_tx.testing.tornet.servers import EchoProtocol
 
 pytestmark = pytest.mark.network
-DEADLINE = 120.0
 PAGE = re.compile(rb"You came by (\w+), in the country (\w+)")
 
 
@@ -54,9 +53,9 @@ def other_tor(country_network: PrivateNetwork) -> Client:
 
 async def fetch(place: str, what: Any) -> tuple[str, str]:
     """Fetch the page that says by which exit and country it was fetched."""
-    asker = await ask(place, what, deadline=DEADLINE)
+    asker = await ask(place, what)
     asker.transport.write(b"GET / HTTP/1.0\r\n\r\n")
-    await asker.lost.addTimeout(DEADLINE, reactor)
+    await asker.lost.addTimeout(120, reactor)
     said = PAGE.search(asker.received)
     assert said is not None
     return said[1].decode(), said[2].decode()
@@ -169,11 +168,11 @@ async def test_no_stream_leaves_elsewhere_while_tor_dies_and_comes_back(
                 _, by = await fetch(place, visitor.request("exit.test", network.web.port))
                 seen.append((country, by))
                 what = visitor.request("exit.test", 0, command=Command.RESOLVE)
-                found = (await ask(place, what, deadline=DEADLINE)).outcome
+                found = (await ask(place, what)).outcome
                 seen.append((country, visitor.addresses[(await found).reply.address.host]))
                 for host, origin in (("127.0.0.1", network.echo), ("exit.test", network.banner)):
                     asked = visitor.request(host, origin.port)
-                    await hang_up(await ask(place, asked, deadline=DEADLINE))
+                    await hang_up(await ask(place, asked))
             except (SOCKSError, AssertionError):
                 await deferLater(reactor, 0.05)  # tor is gone, or has cut the page
 
@@ -188,7 +187,7 @@ async def test_no_stream_leaves_elsewhere_while_tor_dies_and_comes_back(
         await ten_more(seen)
         is_over = True
         for each in visiting:
-            await each.addTimeout(DEADLINE, reactor)
+            await each.addTimeout(120, reactor)
         await check_ip_streams(tor, watch.events)
         await watch.close()
         await becomes_true(lambda: has_no_mapping(tor))

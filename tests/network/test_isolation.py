@@ -84,7 +84,7 @@ async def _circuit_of(network: PrivateNetwork, servers: list[str], who: Who) -> 
     what = request(who.host, port, version=who.version, user=who.user, password=who.password)
     asker = await ask(servers[who.listener], what, source=who.source)
     target = f"{who.host}:{port}"
-    (event,) = await watch.wait_for("SENTCONNECT", target)
+    (event,) = await watch.wait_for("SUCCEEDED", target)
     await watch.close()
     await hang_up(asker)
     # tor's events hold no credentials of the client.

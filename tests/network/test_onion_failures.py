@@ -274,8 +274,8 @@ async def test_lost_control_connection_loses_the_reason_only(
 ) -> None:
     stage = Stage(private_network, private_network.client)
     async with never_published(stage) as target:
-        asking = Deferred.fromCoroutine(code_of(servers.extended, target.host))
         watch = await stage.client.watch_streams()
+        asking = Deferred.fromCoroutine(code_of(servers.extended, target.host))
         await watch.wait_for("NEW", f"{target.host}:80")
         provider = servers.backend.provider
         assert provider.control is not None

@@ -18,7 +18,7 @@ from twisted.internet.error import NoRouteError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 
-from tests.network.asking import ask, hang_up, request
+from tests.network.asking import DEADLINE, ask, hang_up, request
 from tests.project.test_snippets import Snippet, execute, snippets
 from tests.pt.bridge import EXAMPLE, Bridge, load_example
 from tests.support.peers import until
@@ -105,7 +105,7 @@ class Place:
         host, port = client.socks_tcp
         asker = await ask(f"{host}:{port}", request("web.test", self.network.web.port))
         asker.transport.write(b"GET / HTTP/1.0\r\n\r\n")
-        await asker.lost.addTimeout(60, reactor)
+        await asker.lost.addTimeout(DEADLINE, reactor)
         return asker.received
 
 

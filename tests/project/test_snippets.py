@@ -27,7 +27,7 @@ from torsocks_tx.testing.scripted import GRAMMAR
 from torsocks_tx.testing.tornet import PrivateNetwork
 
 DOCS = ROOT / "docs"
-TIMEOUT = 150
+TIMEOUT = 400
 WARNINGS = ("-W", "error", "-W", "ignore:'cgi' is deprecated:DeprecationWarning")
 
 

@@ -17,8 +17,8 @@ QUIET = (
     "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
     "--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )  # fmt: skip
-MILLISECONDS = 50_000.0
-"""What a page may take for anything."""
+MILLISECONDS = 110_000.0
+"""What Chromium may take to start, and a page for anything."""
 
 SEVERE = ("serious", "critical")
 
@@ -102,7 +102,9 @@ class Browser:
 def main() -> None:
     """Do what the lines of standard input say, to its end."""
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=sys.argv[1], args=[*QUIET])
+        chromium = playwright.chromium.launch(
+            executable_path=sys.argv[1], args=[*QUIET], timeout=MILLISECONDS
+        )
         browser = Browser(chromium)
         for line in sys.stdin:
             name, *arguments = json.loads(line)

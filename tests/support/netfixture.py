@@ -13,8 +13,10 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
-from tests.support.processes import is_alive
-from torsocks_tx.testing.tornet import DEFAULT_NAMES, PrivateNetwork
+from tests.support.processes import DEADLINE, is_alive
+from torsocks_tx.testing.tornet import DEFAULT_NAMES, PrivateNetwork, client
+
+client.WAIT_DEADLINE = DEADLINE  # for busy machines
 
 
 @pytest.fixture(scope="session")
