@@ -3,6 +3,8 @@ explains a failure."""
 
 from __future__ import annotations
 
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from tests.backends.ends import REQUEST, FakeEndpoint, Receiver, StreamStage
 from tests.support.peers import GRANTED, named
 from tests.support.rows import rows
 from tests.support.transports import FakeTransport, WholeTransport
-from torsocks_tx.client.connection import CLOSE_TIMEOUT, Stream
+from torsocks_tx.client.connection import CLOSE_TIMEOUT, LookUp, Stream
 from torsocks_tx.errors import (
     ConnectionRefused,
     DescriptorNotFound,
@@ -382,3 +384,14 @@ class TestUnconfirmed:
         assert closed.explainer.heard == [DescriptorNotFound]
         assert left.heard == []
         assert closed.clock.getDelayedCalls() == left.clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize("how", ["answered", "refused", "left"])
+def test_a_look_up_that_is_over_does_not_hold_its_stream(how: str) -> None:
+    asking, nothing = LookUp(), lambda: None
+    outcome = SimpleNamespace(reply=SimpleNamespace(address=None))
+    asking.stream = SimpleNamespace(outcome=outcome, close=nothing, abort=nothing)
+    asking.answer.addErrback(lambda _: None)
+    refuse = partial(asking.refused, HostUnreachable("x"))
+    {"answered": asking.opened, "refused": refuse, "left": asking.answer.cancel}[how]()
+    assert asking.stream is None

@@ -361,17 +361,21 @@ class LookUp:
         self.answer: Deferred[Address] = Deferred(lambda _: self._give_up())
 
     def _give_up(self) -> None:
-        if self.stream is not None:
-            self.stream.abort()
+        # It refers to this one: leave no cycle.
+        stream, self.stream = self.stream, None
+        if stream is not None:
+            stream.abort()
 
     def opened(self) -> None:
         """The reply is there."""
-        if self.stream is not None and self.stream.outcome is not None:
-            self.stream.close()
-            self.answer.callback(self.stream.outcome.reply.address)
+        stream, self.stream = self.stream, None
+        if stream is not None and stream.outcome is not None:
+            stream.close()
+            self.answer.callback(stream.outcome.reply.address)
 
     def refused(self, reason: SOCKSError) -> None:
         """There is no answer."""
+        self.stream = None
         self.answer.errback(reason)
 
     def data(self, data: bytes) -> None:
