@@ -111,3 +111,8 @@ def test_the_onion_label_alone_is_an_onion_address_that_is_not_valid(host: str) 
     checked = check_destination(Address(AddressType.HOSTNAME, host, 80))
     assert checked.is_onion
     assert not checked.host.endswith(".")
+
+
+@pytest.mark.parametrize("text", ["::ffff:1.2.3.4", "::ffff:0.0.0.0", "0:0:0:ffff::"])
+def test_an_address_has_the_same_text_on_every_python(text: str) -> None:
+    assert Address.of(text).host == text
