@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,15 +107,14 @@ class Sshd:
 
 
 @pytest.fixture
-def sshd(tmp_path: Path) -> Iterator[Sshd]:
-    """Keys for an sshd. Its separation directory must exist, as its package makes it at boot."""
-    separation = Path("/run/sshd")
-    made = os.geteuid() == 0 and not separation.exists()
-    if made:
-        separation.mkdir(mode=0o755)
-    yield Sshd(tmp_path)
-    if made:
-        shutil.rmtree(separation)
+def sshd(tmp_path: Path) -> Sshd:
+    """Keys for an sshd. Its separation directory must exist, as its package makes it at boot.
+
+    It stays: another run of the tests may need it.
+    """
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+    return Sshd(tmp_path)
 
 
 @rows("S-03")

@@ -67,10 +67,10 @@ async def test_settings_bound_the_time_and_the_size(proxy: Proxy) -> None:
     server = ScriptedServer(reactor)
     address = await server.start()
     handler = Handler(proxy, SOCKS_PROXY=f"tcp:127.0.0.1:{address.port}")
-    with pytest.raises(SOCKSError, match="not made in time"):
+    with pytest.raises(SOCKSError, match="in time"):
         await handler.get("http://silent.test/", download_timeout=0.2)
-    with pytest.raises(DownloadTimeoutError, match=r"longer than 0\.2 s"):
-        await handler.get("http://sink.test/", download_timeout=0.2)
+    with pytest.raises(DownloadTimeoutError, match="longer than 3 s"):
+        await handler.get("http://sink.test/", download_timeout=3)
     await handler.made.close()
     await server.stop()
 
