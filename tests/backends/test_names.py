@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import socket
 import struct
@@ -14,7 +13,7 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.error import CannotListenError, ConnectionLost
+from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IReadWriteDescriptor
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import MemoryReactorClock
@@ -74,6 +73,21 @@ class Zone(ResolverBase, Watcher):
         return succeed(([dns.RRHeader(name, r.TYPE, cls, 60, r) for r in records], [], []))
 
 
+def one_number() -> tuple[socket.socket, socket.socket]:
+    """Return sockets of UDP and TCP whose ports have one number; the second listens."""
+    while True:
+        udp = socket.socket(type=socket.SOCK_DGRAM)
+        udp.bind(("127.0.0.1", 0))
+        udp.setblocking(False)
+        try:
+            tcp = socket.create_server(udp.getsockname())
+        except OSError:  # another program has the TCP port of this number
+            udp.close()
+        else:
+            tcp.setblocking(False)
+            return udp, tcp
+
+
 class NameServer:
     """A name server on loopback, by UDP and TCP."""
 
@@ -82,14 +96,11 @@ class NameServer:
         factory = DNSServerFactory(clients=[self.zone])
         factory.noisy = False
         protocol = dns.DNSDatagramProtocol(factory)
-        while True:
-            self.tcp = reactor.listenTCP(0, factory, interface="127.0.0.1")
-            self.at = ("127.0.0.1", self.tcp.getHost().port)
-            # Another program may have the UDP port of this number.
-            with contextlib.suppress(CannotListenError):
-                self.udp = reactor.listenUDP(self.at[1], protocol, interface="127.0.0.1")
-                break
-            self.tcp.stopListening()
+        udp, tcp = one_number()
+        self.at = udp.getsockname()
+        with udp, tcp:
+            self.udp = reactor.adoptDatagramPort(udp.fileno(), udp.family, protocol)
+            self.tcp = reactor.adoptStreamPort(tcp.fileno(), tcp.family, factory)
 
     async def stop(self) -> None:
         await self.udp.stopListening()
@@ -417,18 +428,13 @@ async def test_a_server_that_fails_by_tcp(
     monkeypatch.setattr(names, "TIMEOUTS", (5.0,))
     factory = Factory.forProtocol(lambda: Reply(by_tcp or b""))
     factory.noisy = False
-    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    while True:  # a port that is free for TCP may be taken for UDP
-        tcp = reactor.listenTCP(0, factory, interface="127.0.0.1")
-        where = ("127.0.0.1", tcp.getHost().port)
-        try:
-            udp.bind(where)
-        except OSError:
-            await tcp.stopListening()
-        else:
-            break
+    udp, tcp = one_number()
+    udp.setblocking(True)
+    where = udp.getsockname()
+    with tcp:
+        port = reactor.adoptStreamPort(tcp.fileno(), tcp.family, factory)
     if by_tcp is None:
-        await tcp.stopListening()
+        await port.stopListening()
     heard = outcome(NameResolver(reactor, servers=[where]).addresses("x.example"))
     for _ in range(2):
         data, peer = udp.recvfrom(512)
@@ -441,7 +447,7 @@ async def test_a_server_that_fails_by_tcp(
     assert isinstance(heard[0], Refused)
     udp.close()
     if by_tcp is not None:
-        await tcp.stopListening()
+        await port.stopListening()
 
 
 @pytest.mark.parametrize(

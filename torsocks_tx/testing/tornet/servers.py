@@ -15,7 +15,6 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred, fail, gatherResults, maybeDeferred, succeed
-from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IHalfCloseableProtocol, IPullProducer
 from twisted.internet.protocol import Factory, Protocol
 from twisted.names import dns, error, server
@@ -133,16 +132,16 @@ class Origin:
 
     def start(self, reactor: Any) -> int:
         """Listen; return the port. Raises ``NetworkError`` where there is none for each address."""
-        failed: CannotListenError | None = None
+        failed: OSError | None = None
         for _ in range(_LISTEN_ATTEMPTS):
             self.port = 0
             try:
                 for address, exit in self._places.items():
                     entrance = _Entrance(self._factory, partial(self._note, exit))
-                    port = reactor.listenTCP(self.port, entrance, interface=address)
+                    port = _listen(reactor, (address, self.port), entrance)
                     self._listening.append(port)
                     self.port = port.getHost().port
-            except CannotListenError as error:
+            except OSError as error:
                 failed = error
                 self.stop()
             else:
@@ -157,6 +156,14 @@ class Origin:
     def _note(self, exit: str, peer: tuple[str, int]) -> None:
         self.peers.append(peer)
         self.exits.append(exit)
+
+
+def _listen(reactor: Any, where: tuple[str, int], factory: Factory) -> Any:
+    """Listen; raise OSError. ``listenTCP`` of Twisted 22.4 does not close what it cannot bind."""
+    family = socket.AF_INET6 if ":" in where[0] else socket.AF_INET
+    with socket.create_server(where, family=family, backlog=50) as listening:
+        listening.setblocking(False)
+        return reactor.adoptStreamPort(listening.fileno(), family, factory)
 
 
 class _Entrance(Factory):
