@@ -185,7 +185,7 @@ def directory() -> Iterator[Path]:
 
 @pytest.mark.clients("logrotate", "setpriv")
 async def test_socket_file_is_for_its_group_and_the_log_file_is_rotated(directory: Path) -> None:
-    group = 54321 if os.geteuid() == 0 else os.getgroups()[-1]
+    group = 54321 if os.geteuid() == 0 else [os.getegid(), *os.getgroups()][-1]
     place, log = directory / "run", directory / "log"
     place.mkdir()
     os.chown(place, -1, group)
