@@ -10,11 +10,16 @@ from collections.abc import Iterator
 
 import pytest
 import pytest_twisted
+from hypothesis import settings
 from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 
 from tests.support.processes import kill_programs
 
 pytest_plugins = ["tests.support.netfixture", "tests.support.clients", "tests.support.ground"]
+
+# One example may take long on a busy machine, and the checkout may be read-only.
+settings.register_profile("tests", deadline=None, database=None, derandomize="CI" in os.environ)
+settings.load_profile("tests")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

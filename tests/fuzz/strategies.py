@@ -12,9 +12,8 @@ from torsocks_tx.socks import extended, socks4, socks5, userpass
 from torsocks_tx.socks.constants import AddressType, Command, Version
 from torsocks_tx.socks.messages import Address, Credentials, KeyValues, Request, ip_text
 
-# No deadline for one example: the machine may be busy.
-fuzz = settings(max_examples=200, deadline=None)
-thorough = settings(max_examples=600, deadline=None)
+fuzz = settings(max_examples=200)
+thorough = settings(max_examples=600)
 
 Chunks = tuple[bytes, ...]
 

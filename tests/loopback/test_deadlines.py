@@ -20,7 +20,6 @@ from torsocks_tx.server.protocol import State
 
 pytestmark = before_streams
 
-
 REQUEST = named("example.com", 80)
 
 

@@ -17,7 +17,6 @@ from tests.support.processes import start_python
 
 pytestmark = extended_before_streams  # the server is another process
 
-
 FILES = 40
 CLIENT = "127.77.66.55"
 

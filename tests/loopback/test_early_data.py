@@ -8,9 +8,7 @@ import socket
 
 import pytest
 from twisted.internet import reactor
-from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.threads import deferToThread
-from zope.interface import implementer
 
 from tests.loopback.conftest import before_streams
 from tests.support.fakes import Leg, hold, plain, refuse, tor_like
@@ -173,7 +171,6 @@ async def test_the_far_end_may_speak_in_the_segment_of_the_reply_and_leave(groun
     await server.emptied()
 
 
-@implementer(IHalfCloseableProtocol)
 class SpeaksFirst(Peer):
     def connectionMade(self) -> None:
         super().connectionMade()

@@ -50,7 +50,6 @@ from torsocks_tx.testing.tornet import Client, ClientKey, OnionService, PrivateN
 
 pytestmark = pytest.mark.network
 
-
 TRIES = 12
 """Of the provocations that may come too late: those are over within a second."""
 TOR_GIVES_UP = 120.0

@@ -17,7 +17,7 @@ from twisted.internet.task import Clock
 
 from tests.loopback.test_logs import Log, log
 from tests.support.ground import Ground, WatchedServer
-from tests.support.peers import GRANTED, Peer, named
+from tests.support.peers import GRANTED, Peer, named, until
 from tests.support.processes import ROOT
 from tests.support.statuses import Visit
 from torsocks_tx import MemoryBackend, MemoryOutbound, Registry
@@ -175,7 +175,7 @@ async def test_what_strangers_can_hold_is_bounded(
 ) -> None:
     monkeypatch.setattr(module, "MOST_CONNECTIONS", 2)
     first, second = await shown.connect(), await shown.connect()
-    await shown.server.until(lambda: len(shown.status.site.protocols) == 2)
+    await until(lambda: len(shown.status.site.protocols) == 2)
     third = await shown.connect()
     assert await third.take_rest() == b""
     first.send(

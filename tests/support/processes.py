@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
 
 DEADLINE = 120.0
@@ -163,9 +165,8 @@ def start_program(arguments: Sequence[str], environment: dict[str, str] | None =
 def kill_programs() -> None:
     """Kill whatever a test that failed has left running."""
     while _started:
-        if _started[-1].status is None:
-            _started[-1].transport.signalProcess("KILL")
-        _started.pop()
+        with contextlib.suppress(ProcessExitedAlready):
+            _started.pop().transport.signalProcess("KILL")
 
 
 def start_python(*arguments: str, environment: dict[str, str] | None = None) -> Program:
