@@ -6,6 +6,7 @@ import gc
 import inspect
 import itertools
 import os
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +15,10 @@ from hypothesis import settings
 from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 
 from tests.support.processes import kill_programs
+
+# A unix socket has room for 107 bytes of a path.
+if len(tempfile.gettempdir()) > 16:
+    os.environ["TMPDIR"] = tempfile.tempdir = "/tmp"
 
 pytest_plugins = ["tests.support.netfixture", "tests.support.clients", "tests.support.ground"]
 

@@ -290,6 +290,8 @@ def chosen(names: Sequence[str]) -> list[list[Stage]]:
 
 async def main(already: float, lanes: Sequence[Sequence[Stage]]) -> int:
     """Run the lanes side by side; return the exit status."""
+    if len(tempfile.gettempdir()) > 16:
+        os.environ["TMPDIR"] = tempfile.tempdir = "/tmp"  # SCRATCH is to be short
     run = Run(already)
     tasks = asyncio.gather(*map(run.lane, lanes))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

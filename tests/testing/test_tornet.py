@@ -295,6 +295,11 @@ async def test_path_too_long_for_sockets_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_long_tmpdir_is_left_for_tmp(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/var/" + "x" * 60)
+    assert PrivateNetwork(reactor).directory.parent == Path("/tmp")
+
+
 async def test_missing_tor_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("torsocks_tx.backends.tor.daemon._search_path", lambda: str(tmp_path))
     network = PrivateNetwork(reactor, tmp_path / "net")

@@ -21,7 +21,7 @@ from torsocks_tx.testing.tornet.node import CONTROL_SOCKET, NetworkError, Node, 
 TOOL_DEADLINE = 60.0
 """Seconds for one of tor's own tools; it needs about one."""
 
-_MAX_PATH = 88
+MAX_PATH = 88
 """Of the directory, in bytes: the path of a unix socket in it has at most 107."""
 
 _MONTHS_VALID = "12"
@@ -60,7 +60,7 @@ class Builder:
         """
         self._tor, self._gencert = find_tor(), find_tor(name="tor-gencert")
         path = self._directory
-        if len(os.fsencode(path)) > _MAX_PATH:
+        if len(os.fsencode(path)) > MAX_PATH:
             raise NetworkError(f"the path {path} is too long for sockets in it: give a shorter one")
         try:
             path.mkdir(mode=0o700)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +22,7 @@ from torsocks_tx.backends.tor.process import Watchdog
 from torsocks_tx.backends.tor.providers import RunningTorProvider
 from torsocks_tx.limits import check_arguments
 from torsocks_tx.testing.tornet import servers
-from torsocks_tx.testing.tornet.builder import Builder
+from torsocks_tx.testing.tornet.builder import MAX_PATH, Builder
 from torsocks_tx.testing.tornet.client import Client
 from torsocks_tx.testing.tornet.node import CONTROL_SOCKET, Node, Progress, all_of
 from torsocks_tx.testing.tornet.onion import ClientKey, OnionService, add_onion_service
@@ -255,7 +256,9 @@ class PrivateNetwork:
 
 
 def _fresh_path() -> Path:
-    return Path(tempfile.gettempdir(), f"torsocks_tx-{secrets.token_hex(6)}")
+    name = f"torsocks_tx-{secrets.token_hex(6)}"
+    path = Path(tempfile.gettempdir(), name)
+    return path if len(os.fsencode(path)) <= MAX_PATH else Path("/tmp", name)
 
 
 class PrivateTorProvider(RunningTorProvider):
