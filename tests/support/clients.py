@@ -9,6 +9,7 @@ missing; a skip for any other reason is a failure everywhere.
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import sys
 from collections.abc import Generator, Iterator, Mapping
@@ -17,6 +18,8 @@ import pytest
 
 MISSING = "no client "
 NETWORK_NEEDS = ("tor", "tor-gencert")
+NEED_AN_ACCOUNT = {"ssh", "danted"}
+"""Programs that do not run for a user who has no line in passwd(5), as in some containers."""
 NODE_LIBRARIES = {"undici": "/usr/share/nodejs/undici"}
 """Libraries of Node, and where Debian has them."""
 
@@ -34,6 +37,8 @@ def find(name: str) -> str | None:
     if name in NODE_LIBRARIES:
         library = NODE_LIBRARIES[name]
         return library if os.path.exists(library) and find("node") else None
+    if name in NEED_AN_ACCOUNT and os.geteuid() not in {each.pw_uid for each in pwd.getpwall()}:
+        return None
     beside = os.path.dirname(sys.executable)
     return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), beside]))
 

@@ -212,9 +212,11 @@ def test_options_that_tor_refuses_are_told_before_anything_starts(tmp_path: Path
 
 def test_options_of_tor_are_judged_by_the_user_that_serves() -> None:
     # Only root can become another user.
-    server = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
+    user, group = os.geteuid(), os.getegid()
+    if user == 0:
+        _, _, user, group, *_ = pwd.getpwnam("nobody")
     options = Options()
-    options.parent = {"uid": server.pw_uid}  # type: ignore[assignment]
+    options.parent = {"uid": user}  # type: ignore[assignment]
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:
         os.chmod(directory, 0o755)
         tor = Path(directory, "tor")
@@ -224,7 +226,7 @@ def test_options_of_tor_are_judged_by_the_user_that_serves() -> None:
         tor.chmod(0o755)
         arguments = ("--tor-binary", str(tor), "--tor-data-directory", f"{directory}/data")
         options.parseOptions([*arguments, "--tor-option", "A 1"])
-        with pytest.raises(ValueError, match=f"user {server.pw_uid} of group {server.pw_gid}$"):
+        with pytest.raises(ValueError, match=f"user {user} of group {group}$"):
             make_upstream(Clock(), options)
 
 

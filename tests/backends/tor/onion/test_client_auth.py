@@ -199,5 +199,5 @@ def test_files_and_directories_of_others_are_refused(
     assert "a.auth_private: others may write to it" in complaint
     assert not keys
     monkeypatch.setattr(files, "trusted_users", lambda: {0x7FFFFFFE})
-    with pytest.raises(OSError, match=f"it belongs to {path.owner()}"):
+    with pytest.raises(OSError, match=f"it belongs to {files.name_of_user(os.geteuid())}"):
         load_directory(path.parent)
