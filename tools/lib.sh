@@ -23,11 +23,13 @@ fail() { complain "$@"; exit 1; }
 # at once when this script is asked to stop: Ctrl-C reaches it from the terminal by itself, SIGTERM
 # and SIGHUP are passed on as SIGINT, which works even where a script started all this by `&`.
 foreground() {
-    local child signalled status
+    local child='' signalled='' status
+    # Before there is a child, which may be signalled as soon as it is there.
+    trap 'signalled=yes' INT
+    trap 'signalled=yes; [ -z "$child" ] || kill -INT "$child" 2>/dev/null' TERM HUP
     env --default-signal=INT,QUIT "$@" <&0 &
     child=$!
-    trap 'signalled=yes' INT
-    trap 'signalled=yes; kill -INT "$child" 2>/dev/null' TERM HUP
+    if [ -n "$signalled" ]; then kill -INT "$child" 2>/dev/null || true; fi
     signalled=yes
     while [ -n "$signalled" ]; do
         signalled=
