@@ -14,8 +14,10 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+# Among it is what other runs may write and remove meanwhile.
 LEFT_OUT = shutil.ignore_patterns(
-    ".git", ".venv*", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis"
+    *(".git", ".venv*", "build", "dist", "*.egg-info"),
+    *("__pycache__", ".*_cache", ".hypothesis", "*dropin.cache*"),
 )
 
 

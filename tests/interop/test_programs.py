@@ -63,12 +63,12 @@ async def bare_repository(place: Path) -> tuple[dict[str, str], str]:
         environment |= {f"GIT_{name}_NAME": "A", f"GIT_{name}_EMAIL": "a@web.test"}
 
     async def made(*arguments: str) -> str:
-        ended = await run(git, "-C", str(place), *arguments, environment=environment)
+        ended = await run(git, "--git-dir", str(place), *arguments, environment=environment)
         assert ended.status == 0, ended.complaint
         return ended.text
 
     place.mkdir()
-    await made("init", "-q", "--bare", str(place))
+    await made("init", "-q", "--bare")
     commit = await made("commit-tree", await made("mktree"), "-m", "x")
     await made("update-ref", "refs/heads/main", commit)
     await made("update-server-info")

@@ -11,11 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.packaging.environment import Environment, closure_of, run
-
-ROOT = Path(__file__).resolve().parents[2]
-LEFT_OUT = shutil.ignore_patterns(
-    ".git", ".venv*", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", "dropin.cache"
-)
+from tools.newcomer import LEFT_OUT, ROOT
 
 
 @pytest.fixture(scope="session")

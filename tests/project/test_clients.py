@@ -52,11 +52,12 @@ def outcome(directory: Path, text: str, **environment: str) -> tuple[int, str]:
     """Run pytest with the plugin over one module; return its exit code and what it printed."""
     (directory / "test_it.py").write_text(text)
     inherited = {k: v for k, v in os.environ.items() if k not in {"CI", "TORSOCKS_TX_NO_SKIP"}}
+    inherited |= {"PYTHONPATH": str(ROOT), "PY_COLORS": "0", "PYTEST_ADDOPTS": ""}
     command = [sys.executable, "-m", "pytest", "-c", os.devnull, "test_it.py", "-rsf"]
     done = subprocess.run(
         [*command, "-p", "tests.support.clients", "-p", "no:cacheprovider"],
         cwd=directory,
-        env=inherited | {"PYTHONPATH": str(ROOT)} | environment,
+        env=inherited | environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -1,8 +1,8 @@
 """Clients that ask for a stream, send early data and leave: ``python -m tests.support.attack``.
 
-Arguments: the port on 127.0.0.1, and for how many seconds. They come from six addresses, send less
-than the bound of early data, as much, or more, and close or reset at any moment. How many there
-were is printed.
+Arguments: the port on 127.0.0.1, and for how many seconds at least. They come from six addresses,
+from each 200 at least, send less than the bound of early data, as much, or more, and close or reset
+at any moment. How many there were is printed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 
 REQUEST = b"\5\1\0\5\1\0\3\4test\0\x50"
 EARLY = (0, 1000, 64 * 1024, 70_000)
-BURST, THREADS = 12, 6
+BURST, THREADS, LEAST = 12, 6, 200
 WITH_RESET = struct.pack("ii", 1, 0)
 
 
@@ -25,7 +25,7 @@ def attack(port: int, until: float, address: str, counts: list[int]) -> None:
     """Be one address of many clients, in bursts."""
     dice = random.Random(address)
     count = 0
-    while time.monotonic() < until:
+    while time.monotonic() < until or count < LEAST:
         burst = []
         for _ in range(BURST):
             with contextlib.suppress(OSError):

@@ -178,6 +178,7 @@ def descendants(pid: int) -> list[int]:
     """Return the ids of all processes that this one started, and so on; of other sessions too."""
     found: list[int] = []
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, path.read_text().split()):
-            found += [child, *descendants(child)]
+        with contextlib.suppress(OSError):  # it has ended since
+            for child in map(int, path.read_text().split()):
+                found += [child, *descendants(child)]
     return found

@@ -36,7 +36,7 @@ async def run(program: str, *arguments: str) -> tuple[int, str]:
 
 async def curl(network: PrivateNetwork, url: str, *options: str) -> tuple[int, str]:
     host, port = network.client.socks_tcp
-    return await run("curl", "-sS", "-m", "110", *options, "-x", f"socks5h://{host}:{port}", url)
+    return await run("curl", "-qsS", "-m", "110", *options, "-x", f"socks5h://{host}:{port}", url)
 
 
 async def resolve(network: PrivateNetwork, *arguments: str) -> tuple[int, str]:
@@ -76,7 +76,7 @@ async def test_every_socks_port_of_a_client_works(private_network: PrivateNetwor
         "socks5h://{}:{}".format(*client.socks_extended),
         "socks4a://{}:{}".format(*client.socks_tcp),
     ):
-        assert await run("curl", "-sS", "-m", "110", "-x", proxy, url) == (0, "xxx"), proxy
+        assert await run("curl", "-qsS", "-m", "110", "-x", proxy, url) == (0, "xxx"), proxy
     control = await client.node.control()
     flags = await control.command("GETCONF SocksPort")
     assert [line.endswith("ExtendedErrors") for line in flags.splitlines()] == [False, False, True]
@@ -153,7 +153,7 @@ async def test_streams_are_listed_with_their_circuits(private_network: PrivateNe
     proxy = ["-x", f"socks5h://{host}:{port}", f"http://{target}/bytes/{2**30}"]
     curls = [
         start_program(
-            [client("curl"), "-sS", "--limit-rate", "20k", "-o", "/dev/null", "-U", user, *proxy]
+            [client("curl"), "-qsS", "--limit-rate", "20k", "-o", "/dev/null", "-U", user, *proxy]
         )
         for user in ("alice:one", "alice:two")
     ]
@@ -234,11 +234,11 @@ async def test_a_killed_client_is_restarted_on_the_same_ports(
     await lost
     proxy = "socks5h://{}:{}".format(*client.socks_tcp)
     url = f"http://web.test:{private_network.web.port}/bytes/3"
-    assert (await run("curl", "-sS", "-x", proxy, url))[0] == CANNOT_CONNECT
+    assert (await run("curl", "-qsS", "-x", proxy, url))[0] == CANNOT_CONNECT
     await private_network.restart(other)
     assert client.node.pid != first
     assert await client.node.control() is not control
-    assert await run("curl", "-sS", "-m", "110", "-x", proxy, url) == (0, "xxx")
+    assert await run("curl", "-qsS", "-m", "110", "-x", proxy, url) == (0, "xxx")
 
 
 async def test_a_client_that_cannot_start_says_why(private_network: PrivateNetwork) -> None:

@@ -195,10 +195,10 @@ async def test_killed_network_leaves_no_process_and_no_file(tmp_path: Path) -> N
     for each in facts["clients"]:
         proxy = "socks5h://{}:{}".format(*each["socks_tcp"])
         url = f"http://{facts['onion']}/bytes/3"
-        page = await getProcessOutputAndValue(client("curl"), ["-sS", "-x", proxy, url], env=None)
+        page = await getProcessOutputAndValue(client("curl"), ["-qsS", "-x", proxy, url], env=None)
         assert page == (b"xxx", b"", 0)
         seen = f"http://exit.test:{facts['origins']['web']}/"
-        page = await getProcessOutputAndValue(client("curl"), ["-sS", "-x", proxy, seen], env=None)
+        page = await getProcessOutputAndValue(client("curl"), ["-qsS", "-x", proxy, seen], env=None)
         [(exit, country)] = re.findall(rb"You came by exit(\d), in the country (\w+)", page[0])
         assert facts["exits"][int(exit)]["country"].encode() == country
     os.kill(facts["pids"]["exit0"], signal.SIGSTOP)
