@@ -14,7 +14,7 @@ from twisted.logger import LogEvent
 from zope.interface.verify import verifyObject
 
 from tests.support.names import ONION
-from tests.support.peers import named, refused
+from tests.support.peers import GRANTED, named, refused
 from tests.support.rows import rows
 from tests.support.stage import CONNECT, GREETING, Stage, come, key_of
 from torsocks_tx.backends.memory import MemoryBackend
@@ -30,7 +30,13 @@ from torsocks_tx.limits import Limits
 from torsocks_tx.policy.isolation import IsolationFlags, Isolator
 from torsocks_tx.policy.listener import ListenerPolicy
 from torsocks_tx.server.auth import CredAuthenticator, PasswordFile
-from torsocks_tx.server.factory import SILENCE, SOCKS4Factory, SOCKS5Factory, SOCKSFactory
+from torsocks_tx.server.factory import (
+    REQUEST_GRACE,
+    SILENCE,
+    SOCKS4Factory,
+    SOCKS5Factory,
+    SOCKSFactory,
+)
 from torsocks_tx.server.protocol import SOCKS4Protocol, SOCKS5Protocol, SOCKSProtocol
 from torsocks_tx.socks import extended
 from torsocks_tx.socks.constants import Role
@@ -142,6 +148,17 @@ class TestEmptiness:
             transport.lose()
         clients.factory.clock.advance(0)
         assert ended.called
+
+    def test_client_that_came_last_may_finish_its_request(self) -> None:
+        clients: Any = Clients()
+        last, silent = clients.come(GREETING), clients.come(GREETING)
+        clients.factory.shutdown(600)
+        clients.factory.clock.advance(REQUEST_GRACE * 0.9)
+        last.protocol.dataReceived(CONNECT)
+        clients.factory.clock.pump([REQUEST_GRACE] * 3)
+        assert ["abortConnection" in each.asked for each in (last, silent)] == [False, True]
+        clients.factory.backend.outbounds[0].receiver.opened()
+        assert last.take().endswith(GRANTED)
 
     def test_a_client_that_cannot_be_reset_keeps_no_other(
         self, logged_failures: list[LogEvent]

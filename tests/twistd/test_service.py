@@ -155,20 +155,6 @@ async def test_open_streams_get_their_grace(
     assert await server.ended == -signal.SIGTERM
 
 
-async def test_client_that_came_last_may_finish_its_request(
-    tmp_path: Path, origin: tuple[PeerFactory, bytes]
-) -> None:
-    origins, request = origin
-    server, client = await greeted(tmp_path)
-    server.transport.signalProcess("TERM")
-    await server.said("stopping: open connections")
-    client.send(request)
-    assert await client.take(10) == GRANTED
-    client.reset()
-    (await origins.peer()).reset()
-    assert await server.ended == -signal.SIGTERM
-
-
 @pytest.mark.parametrize("size", [10, 1 << 20])
 async def test_what_is_cut_by_the_end_of_the_grace_is_reset(
     tmp_path: Path, origin: tuple[PeerFactory, bytes], size: int

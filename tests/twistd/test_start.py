@@ -14,7 +14,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import UNIXClientEndpoint
 
-from tests.support.peers import PeerFactory
+from tests.support.peers import PeerFactory, until
 from tests.support.processes import ROOT
 from tests.support.rows import rows
 from tests.support.running import Ended, Twistd, run
@@ -58,7 +58,8 @@ async def test_start_that_fails_is_one_line_status_1_and_no_pidfile(tmp_path: Pa
             assert lines_with(said, f"--listen {text}: Address already in use; end the") == 1, said
             assert "Traceback" not in said + ended.complaint
             left = ["twistd.log"] if way.startswith("daemon") else []
-            assert os.listdir(tmp_path / way) == left, way
+            # A daemon tells its parent that it failed before it removes its pidfile.
+            await until(lambda way=way, left=left: os.listdir(tmp_path / way) == left)
 
 
 @pytest.mark.parametrize("program", [SCRIPT, MODULE], ids=["torsocks-tx", "python -m"])

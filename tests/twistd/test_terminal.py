@@ -71,7 +71,7 @@ async def test_a_terminal_shows_a_line_that_moves_and_then_what_to_do(
     assert len(shown.screen) == 1
     assert "\n" not in shown.output
     tor.event(f"STATUS_CLIENT {BOOTSTRAPPED}")
-    await shown.shows("Ctrl-C stops it.")
+    await shown.until(lambda: "Ctrl-C stops it.\r\n" in shown.output)
     ready, place, command, *rest = shown.screen
     assert ready == "tor is ready"
     assert rest == ["Ctrl-C stops it.", ""]

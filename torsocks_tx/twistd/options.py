@@ -386,7 +386,7 @@ def _version_of_tor(binary: str | None) -> str:
     """Return what tor says of its version, or why there is none."""
     try:
         command = [find_tor(binary), "--version"]
-        said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     except (TorNotFound, OSError, subprocess.SubprocessError) as error:
         return f"no tor: {error}"
     return f"{said.stdout.partition(chr(10))[0].rstrip('.')} ({command[0]})"

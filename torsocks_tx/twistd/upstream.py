@@ -315,7 +315,7 @@ def _check_torrc(
             command,
             input=text,
             capture_output=True,
-            timeout=10,
+            timeout=30,
             check=False,
             user=become,
             group=None if become is None else pwd.getpwuid(become).pw_gid,
