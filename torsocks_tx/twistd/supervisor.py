@@ -153,7 +153,7 @@ class Worker(LineProtocol):
     def retire(self, limit: float) -> None:
         """Let it take no more clients, and end with the last, or after so many seconds."""
         if self.is_ready:
-            self.transport.write(b"drain\n")  # type: ignore[union-attr]
+            self.transport.write(b"drain\n")
             self._kill_after(limit + QUICK)
         else:
             self.stop(0)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NoReturn
 
 import pytest
@@ -21,9 +22,11 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
 
+from tests.support.ground import open_files
 from tests.support.processes import ROOT, Program, is_alive, process_ended, start_python
 from torsocks_tx.backends.tor import process, watchdog_process
 from torsocks_tx.backends.tor.process import (
+    OUTPUT_DEADLINE,
     Ending,
     LineProtocol,
     SpawnError,
@@ -84,7 +87,7 @@ def test_a_process_that_cannot_be_started_is_an_error_with_its_reason(tmp_path: 
 async def test_a_watchdog_that_cannot_start_is_an_error_and_can_be_stopped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    open_before = os.listdir("/dev/fd")
+    before = open_files("pipe")
     for executable, error in (("/bin/false", WatchdogError), ("/nonexistent/python", SpawnError)):
         monkeypatch.setattr(sys, "executable", executable)
         watchdog = Watchdog(reactor)
@@ -95,7 +98,7 @@ async def test_a_watchdog_that_cannot_start_is_an_error_and_can_be_stopped(
     with no_descriptors(), pytest.raises(SpawnError, match="Too many open files"):
         await watchdog.start()
     await watchdog.stop()
-    assert len(os.listdir("/dev/fd")) == len(open_before)
+    assert open_files("pipe") <= before
 
 
 def test_a_fault_at_the_last_line_does_not_hide_the_end() -> None:
@@ -103,13 +106,24 @@ def test_a_fault_at_the_last_line_does_not_hide_the_end() -> None:
         raise RuntimeError("a fault")
 
     ends: list[Ending] = []
-    clock = Clock()
-    process = LineProtocol(clock, fault, ends.append)
+    process = LineProtocol(Clock(), fault, ends.append)
     process.childDataReceived(1, b"a line without an end")
-    process._closing = clock.callLater(1, int)
     with pytest.raises(RuntimeError):
         process.processEnded(Failure(ProcessDone(0)))
     assert len(ends) == 1
+
+
+def test_output_that_waits_while_this_process_is_stopped_is_read() -> None:
+    clock, lines, closed = Clock(), list[str](), list[bool]()
+    process = LineProtocol(clock, lines.append, print)
+    process.transport = SimpleNamespace(loseConnection=lambda: closed.append(True))
+    process.processExited(Failure(ProcessDone(0)))
+    clock.advance(3 * OUTPUT_DEADLINE)
+    assert closed == []
+    process.childDataReceived(1, b"why it has ended\n")
+    assert lines == ["why it has ended"]
+    clock.advance(OUTPUT_DEADLINE)
+    assert closed == [True]
 
 
 @pytest.mark.parametrize("is_here", [False, True], ids=["where-it-started", "where-it-is"])

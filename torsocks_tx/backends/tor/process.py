@@ -25,6 +25,7 @@ from twisted.python.failure import Failure
 
 from torsocks_tx.backends.tor import watchdog_process
 from torsocks_tx.backends.tor.events import printable
+from torsocks_tx.backends.tor.waiting import limit
 
 Ending = int | str
 """How a process ended: its exit status, or the name of the signal."""
@@ -105,14 +106,14 @@ def _is_same(path: str, other: str) -> bool:
 
 def signal_if_alive(transport: Any, number: int) -> None:
     """Send a signal to a process of the reactor, unless it has ended."""
-    try:
+    with contextlib.suppress(ProcessExitedAlready):
         transport.signalProcess(number)
-    except ProcessExitedAlready:
-        return
 
 
 class LineProtocol(ProcessProtocol):
     """Cuts a process's output into lines and reports its end."""
+
+    transport: Any
 
     def __init__(
         self, reactor: Any, on_line: Callable[[str], None], on_end: Callable[[Ending], None]
@@ -121,6 +122,7 @@ class LineProtocol(ProcessProtocol):
         self._on_line = on_line
         self._on_end = on_end
         self._pending = {1: b"", 2: b""}
+        self._closing: Deferred[None] = Deferred()
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         """Take output; standard output and standard error are cut into lines apart."""
@@ -131,13 +133,12 @@ class LineProtocol(ProcessProtocol):
 
     def processExited(self, reason: Failure) -> None:
         """Wait a moment for the rest of its output."""
-        assert self.transport is not None
-        self._closing = self._reactor.callLater(OUTPUT_DEADLINE, self.transport.loseConnection)
+        close = self.transport.loseConnection
+        limit(self._closing, OUTPUT_DEADLINE, self._reactor).addErrback(lambda _: close())
 
     def processEnded(self, reason: Failure) -> None:
         """Deliver the rest of its output, then report how it ended."""
-        if self._closing.active():
-            self._closing.cancel()
+        self._closing.callback(None)
         try:
             for rest in self._pending.values():
                 if rest:
