@@ -167,14 +167,15 @@ async def post(
     tor does not say that an upload was lost with its circuit: it is sent again where nothing is
     heard.
     """
-    uploads = _Uploads(len(descriptors), [relay.fingerprint for relay in relays])
+    name = address.removesuffix(".onion")
+    uploads = _Uploads(name, len(descriptors), [relay.fingerprint for relay in relays])
     await control.listen("HS_DESC", uploads.note)
     try:
         for _ in range(TRIES):
             servers = " ".join(f"SERVER={fingerprint}" for fingerprint in uploads.begin())
             for text in descriptors:
                 lines = text.strip().replace("\n", "\r\n")
-                head = f"+HSPOST {servers} HSADDRESS={address.removesuffix('.onion')}"
+                head = f"+HSPOST {servers} HSADDRESS={name}"
                 await control.protocol.queue_command(f"{head}\r\n{lines}\r\n.")
             with suppress(TimeoutError):
                 await uploads.done.addTimeout(DEADLINE, reactor)
@@ -185,10 +186,11 @@ async def post(
 
 
 class _Uploads:
-    """Counts the descriptors that each directory has accepted, or says that it has already."""
+    """Counts the descriptors of one service that each directory has accepted or had already."""
 
-    def __init__(self, each: int, fingerprints: Sequence[str]) -> None:
+    def __init__(self, name: str, each: int, fingerprints: Sequence[str]) -> None:
         self.done: Deferred[None] = Deferred()
+        self._name = name
         self._each = each
         self._left = dict.fromkeys(fingerprints, each)
 
@@ -200,9 +202,9 @@ class _Uploads:
         return missing
 
     def note(self, text: str) -> None:
-        action, _, _, directory, *_ = text.split()
+        action, name, _, directory, *_ = text.split()
         fingerprint = directory[1:41]
-        if fingerprint not in self._left:
+        if name != self._name or fingerprint not in self._left:  # the host has other services
             return
         if action == "UPLOADED" or text.endswith("REASON=UPLOAD_REJECTED"):
             self._left[fingerprint] -= 1

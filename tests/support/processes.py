@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -61,6 +62,16 @@ def is_alive(pid: int) -> bool:
     except OSError:
         return False
     return state not in (b"Z", b"X")
+
+
+def write_program(path: Path, *command: str) -> str:
+    """Write a program that runs this command, with its own arguments at the end; return its path.
+
+    A ``#!`` line takes no path of a Python that is long or has a blank.
+    """
+    path.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
+    path.chmod(0o755)
+    return str(path)
 
 
 _started: list[Program] = []

@@ -20,8 +20,8 @@ from torsocks_tx.backends.tor.process import Watchdog
 
 @pytest.fixture
 def short_directory() -> Iterator[Path]:
-    """Give a private directory with a path short enough for unix sockets."""
-    path = Path(tempfile.mkdtemp(prefix="tor-"))
+    """Give a private directory with a path short enough for unix sockets, whatever TMPDIR is."""
+    path = Path(tempfile.mkdtemp(prefix="tor-", dir="/tmp"))
     yield path
     shutil.rmtree(path)
 

@@ -7,13 +7,14 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from socket import socket
 from typing import Any
 
 import pytest
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, UNIXClientEndpoint
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 
 from tests.backends.tor.fake_tor import COOKIE, FakeTor, listen_at
@@ -333,12 +334,11 @@ async def test_an_error_after_authentication_is_passed_on(fake_tor: FakeTor) -> 
 async def test_an_unreachable_port_is_an_error_with_a_remedy(short_directory: Path) -> None:
     with pytest.raises(ControlUnavailable, match=r"\(No such file or directory\): tor must run"):
         await connect(reactor, UNIXClientEndpoint(reactor, str(short_directory / "none")))
-    port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(Factory())
-    number = port.getHost().port
-    await port.stopListening()
-    endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", number)
-    with pytest.raises(ControlUnavailable, match=r"X cannot be reached \(Connection refused\)"):
-        await connect(reactor, endpoint, name="X")
+    with socket() as closed:  # it does not listen, and nobody else gets the port
+        closed.bind(("127.0.0.1", 0))
+        endpoint = TCP4ClientEndpoint(reactor, *closed.getsockname())
+        with pytest.raises(ControlUnavailable, match=r"X cannot be .*\(Connection refused\)"):
+            await connect(reactor, endpoint, name="X")
 
 
 async def test_connecting_can_be_cancelled(fake_tor: FakeTor) -> None:

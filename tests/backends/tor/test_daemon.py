@@ -12,7 +12,7 @@ import pytest
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
-from tests.support.processes import is_alive, process_ended
+from tests.support.processes import is_alive, process_ended, write_program
 from torsocks_tx.backends.tor.daemon import (
     KEPT_LINES,
     DaemonState,
@@ -33,11 +33,10 @@ def daemon_of(
     watchdog: Watchdog, directory: Path, text: str, on_line: Callable[[str], None] | None = None
 ) -> TorDaemon:
     """A daemon that runs a Python program in tor's place."""
-    path = directory / "program"
-    path.write_text(f"#!{sys.executable}\nimport os, signal, sys\n{text}\n")
-    path.chmod(0o700)
+    command = (sys.executable, "-c", f"import os, signal, sys\n{text}")
+    program = write_program(directory / "program", *command)
     return TorDaemon(
-        reactor, directory / "tor", (), tor_binary=str(path), watchdog=watchdog, on_line=on_line
+        reactor, directory / "tor", (), tor_binary=program, watchdog=watchdog, on_line=on_line
     )
 
 
