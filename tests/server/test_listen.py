@@ -21,6 +21,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import Site
 
 from tests.support.certificates import key_and_certificate
+from tests.support.clients import IPV6
 from tests.support.peers import Peer, PeerFactory, named, until
 from tests.support.processes import start_python
 from tests.support.rows import rows
@@ -40,6 +41,7 @@ from torsocks_tx.server.ports import adopt
 from torsocks_tx.status.site import BoundedSite
 
 REQUEST = b"\5\1\0" + named("example.com", 80)
+BY_IPV6 = pytest.mark.clients(IPV6)
 RACER = """
 import sys
 from twisted.internet import reactor
@@ -200,7 +202,7 @@ async def test_the_log_names_what_a_listener_serves_and_where(
     [
         "tcp:0:interface=127.0.0.1",
         "tcp:port=0:interface=127.0.0.1:backlog=300",
-        r"tcp6:0:interface=\:\:1",
+        pytest.param(r"tcp6:0:interface=\:\:1", marks=BY_IPV6),
         "unix:{}",
         "ssl:0:interface=127.0.0.1:privateKey={}.pem",
     ],
@@ -232,7 +234,7 @@ async def test_burst_of_clients_is_accepted_in_portions(form: str, tmp_path: Pat
         ("tcp:0:interface=127.0.0.1", 1024),
         ("tcp:0:interface=127.0.0.1:backlog=7", 7),
         ("tcp:0:127.0.0.1:8 AllowPublic", 8),
-        (r"TCP6:0:interface=\:\:1", 1024),
+        pytest.param(r"TCP6:0:interface=\:\:1", 1024, marks=BY_IPV6),
         ("ssl:0:interface=127.0.0.1:privateKey={} AllowPublic", 1024),
         ("ssl:0:interface=127.0.0.1:privateKey={}:backlog=7 AllowPublic", 7),
     ],
@@ -275,18 +277,18 @@ def test_browsers_that_offer_alpn_by_tls_are_answered_that_http_is_spoken(factor
     assert IProtocolNegotiationFactory(factory).acceptableProtocols() == [b"http/1.1"]
 
 
-BOUND = {
-    "tcp:0:interface=127.0.0.1": "127.0.0.1",
-    "tcp:port=0:interface=localhost": "127.0.0.1",
-    "tcp:0:interface=0.0.0.0:interface=127.0.0.1": "127.0.0.1",
-    r"tcp6:0:interface=\:\:1": "::1",
-    "tcp6:0:interface=127.0.0.1": "127.0.0.1",
-    "tcp:0:127.0.0.1 AllowPublic": "127.0.0.1",
-    "tcp:127.0.0.1:port=0 AllowPublic": None,
-}
+BOUND = [
+    ("tcp:0:interface=127.0.0.1", "127.0.0.1"),
+    ("tcp:port=0:interface=localhost", "127.0.0.1"),
+    ("tcp:0:interface=0.0.0.0:interface=127.0.0.1", "127.0.0.1"),
+    pytest.param(r"tcp6:0:interface=\:\:1", "::1", marks=BY_IPV6),
+    ("tcp6:0:interface=127.0.0.1", "127.0.0.1"),
+    ("tcp:0:127.0.0.1 AllowPublic", "127.0.0.1"),
+    ("tcp:127.0.0.1:port=0 AllowPublic", None),
+]
 
 
-@pytest.mark.parametrize(("text", "host"), BOUND.items())
+@pytest.mark.parametrize(("text", "host"), BOUND)
 async def test_listener_is_bound_to_its_interface_alone(text: str, host: str | None) -> None:
     listener = parse_listener(text)
     check_reach(listener, authenticated=False)
@@ -435,7 +437,10 @@ class TestInherited:
             with socket.socket(socket.AF_UNIX) as waiting:
                 waiting.connect(path)
 
-    @pytest.mark.parametrize(("family", "host"), [("AF_INET", "127.0.0.1"), ("AF_INET6", "::1")])
+    @pytest.mark.parametrize(
+        ("family", "host"),
+        [("AF_INET", "127.0.0.1"), pytest.param("AF_INET6", "::1", marks=BY_IPV6)],
+    )
     async def test_tcp_socket_goes_on_listening(self, family: str, host: str) -> None:
         with socket.socket(getattr(socket, family)) as maker:
             maker.bind((host, 0))

@@ -16,6 +16,10 @@ from collections.abc import Generator, Iterator, Mapping
 
 import pytest
 
+from torsocks_tx.testing.tornet.servers import has_ipv6_loopback
+
+IPV6 = "IPv6"
+"""What a test names that needs the address ::1, which some containers have not."""
 MISSING = "no client "
 NETWORK_NEEDS = ("tor", "tor-gencert")
 NEED_AN_ACCOUNT = {"ssh", "danted"}
@@ -32,8 +36,10 @@ def nothing_may_be_missing(environment: Mapping[str, str]) -> bool:
 def find(name: str) -> str | None:
     """Return the path of a program, in ``PATH`` or beside our Python; None if it is not there.
 
-    Or that of a library of Node, where there is Node.
+    Or that of a library of Node, where there is Node; or ``IPV6``.
     """
+    if name == IPV6:
+        return name if has_ipv6_loopback() else None
     if name in NODE_LIBRARIES:
         library = NODE_LIBRARIES[name]
         return library if os.path.exists(library) and find("node") else None

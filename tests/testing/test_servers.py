@@ -16,6 +16,7 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import ConnectError
 from twisted.names import dns
 
+from tests.support.clients import IPV6
 from tests.support.peers import Peer, PeerFactory
 from torsocks_tx.testing.tornet import servers
 from torsocks_tx.testing.tornet.node import NetworkError
@@ -69,6 +70,7 @@ def origin(request: pytest.FixtureRequest) -> Iterator[Origin]:
     pytest_twisted.blockon(origin.stop())
 
 
+@pytest.mark.clients(IPV6)
 @pytest.mark.parametrize("origin", [web_origin, echo_origin, banner_origin], indirect=True)
 async def test_origin_has_one_port_for_both_families_and_records_connections(
     origin: Origin,
@@ -104,6 +106,7 @@ async def test_origin_says_by_which_exit_a_connection_came() -> None:
     await origin.stop()
 
 
+@pytest.mark.clients(IPV6)
 async def test_front_page_names_the_address_family(origin: Origin) -> None:
     status, page = await fetch(origin.port, "GET / HTTP/1.0\r\n\r\n")
     assert status == 200
