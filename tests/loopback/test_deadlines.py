@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import select
 
 import pytest
@@ -12,7 +10,7 @@ from twisted.internet.task import Clock
 
 from tests.loopback.conftest import before_streams
 from tests.support.fakes import Leg, hold, refuse, tor_like
-from tests.support.ground import Ground
+from tests.support.ground import Ground, open_files
 from tests.support.names import ONION
 from tests.support.peers import Peer, named, refused
 from tests.support.rows import rows
@@ -130,20 +128,11 @@ async def test_where_that_cannot_be_heard_the_deadline_is_the_end(
     assert clock.getDelayedCalls() == []
 
 
-def epolls() -> int:
-    """How many epolls this process has."""
-    links = []
-    for number in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            links.append(os.readlink(f"/proc/self/fd/{number}"))
-    return links.count("anon_inode:[eventpoll]")
-
-
 @rows("S-40")
 async def test_paused_clients_are_watched_by_one_descriptor_together(ground: Ground) -> None:
     server, _ = await tor_like(ground, hold)
     endpoint = await ground.listen(server)
-    before = epolls()
+    before = open_files("anon_inode")
     clients = [await ground.connect(endpoint) for _ in range(10)]
     for client in clients:
         client.send(b"\5\1\0" + REQUEST + bytes(100_000))
@@ -154,8 +143,8 @@ async def test_paused_clients_are_watched_by_one_descriptor_together(ground: Gro
 
     await server.until(lambda: paused() == len(clients))
     # It watches the connections to the proxy, too.
-    assert epolls() == before + 1
+    assert open_files("anon_inode") - before == {"anon_inode:[eventpoll]": 1}
     for client in clients:
         client.reset()
     await server.emptied()
-    assert epolls() == before
+    assert not open_files("anon_inode") - before

@@ -111,7 +111,7 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[PipePool]:
     yield pool
     assert pool.lent == 0
     close_kept(pool)
-    assert not pool.seen & open_files("pipe")
+    assert not pool.seen & open_files("pipe").keys()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -97,13 +98,13 @@ class WatchedServer(SOCKSFactory, Watcher):
         await self.until(lambda: not self.connections)
 
 
-def open_files(kind: str) -> set[str]:
-    """Return the open files of this process of one kind, "socket" or "pipe"."""
-    names = set()
+def open_files(kind: str) -> Counter[str]:
+    """Return the open files of this process of one kind: "socket", "pipe" or "anon_inode"."""
+    names = []
     for number in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
-            names.add(os.readlink(f"/proc/self/fd/{number}"))
-    return {name for name in names if name.startswith(f"{kind}:")}
+            names.append(os.readlink(f"/proc/self/fd/{number}"))
+    return Counter(name for name in names if name.startswith(f"{kind}:"))
 
 
 class Ground:
@@ -113,6 +114,7 @@ class Ground:
         self.kind = kind
         self._directory = directory
         self._ports: list[Any] = []
+        self._held: list[socket.socket] = []
         self._paths = 0
         self._clients: list[Peer] = []
         self._servers: list[SOCKSFactory] = []
@@ -155,13 +157,21 @@ class Ground:
         return await self.connect(await self.listen(server))
 
     async def stop_listening(self) -> None:
-        """Close all listeners that there are so far."""
+        """Close all listeners that there are so far; nobody else gets their ports meanwhile."""
         while self._ports:
-            await self._ports.pop().stopListening()
+            port = self._ports.pop()
+            host = port.getHost()
+            await port.stopListening()
+            if self.kind == "tcp":
+                self._held.append(socket.socket())
+                self._held[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                self._held[-1].bind((host.host, host.port))
 
     async def close(self) -> None:
         """End all clients; fail if a server then keeps a stream, a socket or a timer."""
         await self.stop_listening()
+        while self._held:
+            self._held.pop().close()
         for server in self._servers:
             server.abort_all()
         for client in self._clients:
