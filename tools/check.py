@@ -290,8 +290,8 @@ def chosen(names: Sequence[str]) -> list[list[Stage]]:
 
 async def main(already: float, lanes: Sequence[Sequence[Stage]]) -> int:
     """Run the lanes side by side; return the exit status."""
-    if len(tempfile.gettempdir()) > 16:
-        os.environ["TMPDIR"] = tempfile.tempdir = "/tmp"  # SCRATCH is to be short
+    if not re.fullmatch(r"[\w/.-]{1,16}", tempfile.gettempdir(), re.ASCII):
+        os.environ["TMPDIR"] = tempfile.tempdir = "/tmp"  # SCRATCH is to be short and plain
     run = Run(already)
     tasks = asyncio.gather(*map(run.lane, lanes))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
