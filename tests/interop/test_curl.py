@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.interop.conftest import BAD_ONION, Served
-from tests.support.clients import client
+from tests.support.clients import IPV6, client
 from tests.support.rows import rows
 from tests.support.running import Ended, run
 
@@ -32,7 +32,7 @@ async def page(*arguments: str, words: str = "origin") -> None:
         ("-x socks4a://{}", "web.test", "origin"),
         ("-x socks4a://alice@{}", "web.test", "origin"),
         ("--socks5-hostname {}", "web.test", "origin"),  # GSSAPI is offered too
-        ("--socks5 {}", "[2001:db8::9]", "IPv6"),
+        pytest.param("--socks5 {}", "[2001:db8::9]", "IPv6", marks=pytest.mark.clients(IPV6)),
         *(
             (f"-x socks5h://{user}@{{}}", "web.test", "origin")
             for user in ("alice:secret", ":", "alice:", ":secret", "%3CtorS0X%3E0:token")

@@ -19,7 +19,7 @@ from tests.interop.test_chromium import QUIET, chromium
 from tests.interop.test_curl import curl
 from tests.interop.test_programs import apt_update, bare_repository, site_of
 from tests.support.certificates import certificate
-from tests.support.clients import client
+from tests.support.clients import IPV6, client
 from tests.support.rows import rows
 from tests.support.running import Ended, run
 from torsocks_tx.testing.tornet import PrivateNetwork
@@ -59,7 +59,10 @@ def secure(tmp_path: Path) -> Iterator[tuple[Path, str]]:
         ("-x", "http://{0}", "--proxy-header", "Tor-Family-Preference: ipv4-preferred"),
     ],
 )
-@pytest.mark.parametrize("host", ["web.test", "203.0.113.9", "[2001:db8::9]"])
+@pytest.mark.parametrize(
+    "host",
+    ["web.test", "203.0.113.9", pytest.param("[2001:db8::9]", marks=pytest.mark.clients(IPV6))],
+)
 async def test_curl_tunnels(served: Served, proxy: tuple[str, ...], host: str) -> None:
     # The other listener asks: curl sends its login on the same connection then.
     arguments = [word.format(served.address, served.extended) for word in proxy]

@@ -10,6 +10,7 @@ from twisted.internet import reactor
 from twisted.internet.endpoints import clientFromString
 
 from tests.network.asking import serving
+from tests.support.clients import IPV6
 from tests.support.http import read_answer
 from tests.support.peers import PeerFactory
 from tests.support.rows import rows
@@ -28,6 +29,7 @@ FAMILIES = {
 
 
 @rows("H-10")
+@pytest.mark.clients(IPV6)
 async def test_tor_keeps_to_the_family_that_a_request_asks_for(
     private_network: PrivateNetwork, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.utils import getProcessOutputAndValue
 
-from tests.support.clients import client
+from tests.support.clients import IPV6, client
 from tests.support.processes import DEADLINE, is_alive, start_program
 from torsocks_tx.backends.tor.control import ControlError
 from torsocks_tx.backends.tor.daemon import DaemonState, TorNotFound
@@ -49,12 +49,12 @@ async def resolve(network: PrivateNetwork, *arguments: str) -> tuple[int, str]:
     ("host", "family"),
     [
         ("web.test", "IPv4"),
-        ("web6.test", "IPv6"),
+        pytest.param("web6.test", "IPv6", marks=pytest.mark.clients(IPV6)),
         ("both.test", "IPv4"),
         ("203.0.113.9", "IPv4"),
-        ("[2001:db8::9]", "IPv6"),
+        pytest.param("[2001:db8::9]", "IPv6", marks=pytest.mark.clients(IPV6)),
         ("127.0.0.1", "IPv4"),
-        ("[::1]", "IPv6"),
+        pytest.param("[::1]", "IPv6", marks=pytest.mark.clients(IPV6)),
     ],
 )
 async def test_web_server_is_reached_by_name_and_by_address(
