@@ -22,7 +22,7 @@ from torsocks_tx.backends.tor.daemon import (
 )
 from torsocks_tx.backends.tor.process import MAX_LINE, Watchdog
 
-OFFLINE = ("DisableNetwork 1", "SocksPort 0")
+OFFLINE = ("DisableNetwork 1", "SocksPort 0", "ConnLimit 99")  # of 1000 descriptors
 MINUTE = 60
 
 ENDED_BY_ITSELF = (0, "SIGABRT")
