@@ -32,6 +32,8 @@ from torsocks_tx.testing.tornet.servers import has_ipv6_loopback
 
 PUBLIC = "93.184.216.34"
 PUBLIC_6 = "2606:2800:220:1:248:1893:25c8:1946"
+CLOSED = ("127.0.0.2", "127.0.0.3")
+"""Where connections lead to port 1: another program may listen there at the origin's."""
 
 
 class FakeNames(Watcher, NameResolver):
@@ -66,7 +68,8 @@ class FakeNames(Watcher, NameResolver):
             self._sockets.append(sock)
             self.dialled.append(host)
         local = host if host.startswith("127.") or host == "::1" else "127.0.0.1"
-        return sock.connect_ex((local, *address[1:]))
+        port = 1 if host in CLOSED else address[1]
+        return sock.connect_ex((local, port, *address[2:]))
 
 
 class Site:
@@ -97,7 +100,7 @@ NAMES = {
     "private.example": ["10.0.0.1", "fe80::1"],
     "nat64.example": ["64:ff9b::7f00:1"],
     "mixed.example": ["10.0.0.1", PUBLIC, "127.0.0.1"],
-    # Nothing listens on the first two.
+    # Nothing listens on those of ``CLOSED``.
     "many.example": ["127.0.0.2", "127.0.0.3", "127.0.0.2", "127.0.0.1", "127.0.0.4"],
     "closed.example": ["127.0.0.2", "127.0.0.3"],
     "x.onion": ["127.0.0.1"],
