@@ -233,7 +233,8 @@ class FakeReactor(Clock):
         self.trouble: OSError | None = None
         self.stopped = False
 
-    def spawnProcess(self, worker: Any, *_: Any, childFDs: Any, **__: Any) -> Process:
+    def spawnProcess(self, worker: Any, _: Any, words: Any, childFDs: Any, **__: Any) -> Process:
+        assert b"signal.signal(signal.SIGINT, signal.SIG_IGN)\nimport" in words[3]
         if self.trouble is not None:
             raise self.trouble
         assert childFDs == {0: "w", 1: "r", 2: "r", 3: "r", 4: ANY, 5: ANY, 6: 77}

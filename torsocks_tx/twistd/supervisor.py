@@ -108,7 +108,10 @@ class Worker(LineProtocol):
         self, orders: dict[str, Any], descriptors: dict[int, Any], registry: Registry
     ) -> None:
         """Start the process, lend it memory to count in, and say what is to be done."""
-        command = python_command("torsocks_tx.twistd.worker", not_from=orders["directory"])
+        # Ctrl-C reaches every process of the terminal: we say when they stop.
+        first = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+        module = "torsocks_tx.twistd.worker"
+        command = python_command(module, not_from=orders["directory"], first=first)
         pipes = {0: "w", 1: "r", 2: "r", STATUS_DESCRIPTOR: "r"}
         try:
             # Memory takes descriptors too, of which there may be none left.

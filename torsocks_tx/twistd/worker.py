@@ -62,8 +62,6 @@ class _StopOrder(Protocol):
 
     def take_signals(self) -> None:
         """Handle signals from now on."""
-        # Ctrl-C reaches every process of the terminal: the supervisor says when to stop.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._terminated)
 
