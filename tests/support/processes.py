@@ -168,7 +168,8 @@ class Program(ProcessProtocol):
 def start_program(arguments: Sequence[str], environment: dict[str, str] | None = None) -> Program:
     """Start a program, which ends with the test; the package is importable in it."""
     program = Program()
-    program.start(arguments, {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})})
+    inherited = {name: os.environ[name] for name in os.environ if not name.startswith("TOR_PT_")}
+    program.start(arguments, {**inherited, "PYTHONPATH": str(ROOT), **(environment or {})})
     _started.append(program)
     return program
 
