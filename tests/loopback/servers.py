@@ -25,6 +25,7 @@ from torsocks_tx.backends.memory import MemoryBackend, MemoryOutbound
 from torsocks_tx.backends.names import NameResolver
 from torsocks_tx.backends.tor.backend import TorBackend
 from torsocks_tx.backends.tor.providers import FixedTorProvider
+from torsocks_tx.server.connections import raise_descriptor_limit
 from torsocks_tx.server.factory import SOCKSFactory
 from torsocks_tx.server.listen import listen_function, parse_listener
 
@@ -80,6 +81,7 @@ def backend(kind: str) -> Any:
 
 
 def exposed(kind: str) -> None:
+    raise_descriptor_limit()
     port = reactor.listenTCP(0, SOCKSFactory(backend(kind)), 500, "127.0.0.1")
     print(port.getHost().port, flush=True)
 
