@@ -10,6 +10,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import ensureDeferred
 
+from tests.onion.scenarios import Stage
 from tests.support.running import Twistd
 from torsocks_tx.testing.tornet import PrivateNetwork
 from torsocks_tx.testing.tornet.onion import OnionService
@@ -32,6 +33,7 @@ class Served:
     web: int
     banner: int
     onion: str
+    stage: Stage
 
     @property
     def port(self) -> str:
@@ -69,7 +71,8 @@ def served(
     twistd, onion = pytest_twisted.blockon(ensureDeferred(_serve(private_network, directory)))
     plain, extended = twistd.addresses
     ports = (each.port for each in (private_network.web, private_network.banner))
-    yield Served(twistd, plain, extended, *ports, onion.address)
+    stage = Stage(private_network, private_network.client)
+    yield Served(twistd, plain, extended, *ports, onion.address, stage)
     pytest_twisted.blockon(ensureDeferred(twistd.stop()))
     log = twistd.output
     assert "Traceback" not in log

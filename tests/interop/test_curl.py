@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from tests.interop.conftest import BAD_ONION, Served
@@ -109,11 +111,13 @@ async def test_ten_megabytes_each_way(served: Served, tmp_path_factory: object) 
 
 @rows("S-01", "S-07")
 async def test_an_onion_service_by_each_version(served: Served) -> None:
-    url = f"http://{served.onion}/"
-    await page("--socks5-hostname", served.address, url)
-    await page("--socks4a", served.address, url)
     upper = served.onion.removesuffix(".onion").upper()
-    await page("--socks5-hostname", served.address, "-H", "Host: x", f"http://www.{upper}.onion/")
+    for arguments in (
+        ("--socks5-hostname", served.address, f"http://{served.onion}/"),
+        ("--socks4a", served.address, f"http://{served.onion}/"),
+        ("--socks5-hostname", served.address, "-H", "Host: x", f"http://www.{upper}.onion/"),
+    ):
+        (await served.stage.in_one_period(partial(curl, *arguments))).shows("origin")
 
 
 @rows("S-06", "R-23")
