@@ -19,6 +19,14 @@ complain() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 
 fail() { complain "$@"; exit 1; }
 
+# interrupt PID: end it as by Ctrl-C; by SIGTERM where it ignores that, as bash has every child do
+# that it starts by `&`, until `env` runs.
+interrupt() {
+    local number=INT
+    ! grep -qs '^SigIgn:.*[2367abef]$' "/proc/$1/status" || number=TERM
+    kill -"$number" "$1" 2>/dev/null || true
+}
+
 # foreground COMMAND...: run it to its end and return its status. Unlike a plain command, it is told
 # at once when this script is asked to stop: Ctrl-C reaches it from the terminal by itself, SIGTERM
 # and SIGHUP are passed on as SIGINT, which works even where a script started all this by `&`.
@@ -26,10 +34,10 @@ foreground() {
     local child='' signalled='' status
     # Before there is a child, which may be signalled as soon as it is there.
     trap 'signalled=yes' INT
-    trap 'signalled=yes; [ -z "$child" ] || kill -INT "$child" 2>/dev/null' TERM HUP
+    trap 'signalled=yes; [ -z "$child" ] || interrupt "$child"' TERM HUP
     env --default-signal=INT,QUIT "$@" <&0 &
     child=$!
-    if [ -n "$signalled" ]; then kill -INT "$child" 2>/dev/null || true; fi
+    [ -z "$signalled" ] || interrupt "$child"
     signalled=yes
     while [ -n "$signalled" ]; do
         signalled=

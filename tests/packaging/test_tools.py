@@ -9,11 +9,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
 from tests.packaging.conftest import ROOT
+from tests.support.processes import write_program
 
 # Prints a line once it is ready; its exit code tells the signal.
 CHILD = """
@@ -56,6 +58,13 @@ def test_script_forwards_a_signal_to_its_command(number: signal.Signals, before:
     with foreground(sys.executable, "-c", CHILD, before=before) as running:
         running.send_signal(number)
         assert running.wait(60) == 40 + signal.SIGINT
+
+
+def test_a_signal_that_comes_before_the_command_runs_ends_it(tmp_path: Path) -> None:
+    write_program(tmp_path / "env", "sh", "-c", "echo there; exec sleep 600")
+    with foreground("true", before=f"PATH={tmp_path}:$PATH;") as running:
+        running.terminate()
+        assert running.wait(60) == 128 + signal.SIGTERM
 
 
 def test_ctrl_c_reaches_the_command() -> None:

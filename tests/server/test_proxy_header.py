@@ -227,11 +227,6 @@ def parsed(data: bytes) -> Any:
         return type(reason)
 
 
-def is_plain(user: bytes) -> bool:
-    """Whether a user name does not begin extended credentials."""
-    return not user.startswith(b"<torS0X>")
-
-
 @fuzz
 @given(source=ipv4 | ipv6, port=ports, tlvs=st.binary(max_size=300), rest=st.binary(max_size=50))
 def test_any_address_is_read_from_both_versions(

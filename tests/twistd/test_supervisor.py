@@ -16,13 +16,13 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import UNIXClientEndpoint
-from twisted.internet.error import ProcessExitedAlready, ProcessTerminated
+from twisted.internet.error import ProcessExitedAlready, ProcessTerminated, ReactorNotRunning
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from tests.support.fakes import Upstream, grant
 from tests.support.ground import Ground
-from tests.support.peers import GRANTED, named
+from tests.support.peers import GRANTED, named, until
 from tests.support.processes import descendants, is_alive, process_ended, start_python
 from tests.support.rows import rows
 from tests.support.running import Twistd
@@ -48,6 +48,8 @@ from torsocks_tx.twistd.supervisor import (
     Worker,
 )
 from torsocks_tx.twistd.tap import make_supervisor
+
+HELD = {signal.SIGINT, signal.SIGTERM}
 
 
 def workers_of(server: Twistd) -> list[int]:
@@ -129,6 +131,18 @@ async def test_a_signal_to_all_of_them_is_an_orderly_end(site: Site) -> None:
     assert await server.stop() == -signal.SIGTERM
     for pid in workers:
         await process_ended(pid)
+    assert "Traceback" not in server.output
+
+
+async def test_a_signal_to_workers_that_start_waits_until_they_have(tmp_path: Path) -> None:
+    arguments = ("--listen", LOOPBACK, "--backend", "direct", "--workers", "2")
+    server = Twistd(*arguments, directory=tmp_path)
+    await until(lambda: len(workers_of(server)) == 2)
+    for pid in workers_of(server):
+        os.kill(pid, signal.SIGINT)
+        os.kill(pid, signal.SIGTERM)
+    await server.said("2 workers serve")
+    assert await server.stop() == -signal.SIGTERM
     assert "Traceback" not in server.output
 
 
@@ -233,8 +247,8 @@ class FakeReactor(Clock):
         self.trouble: OSError | None = None
         self.stopped = False
 
-    def spawnProcess(self, worker: Any, _: Any, words: Any, childFDs: Any, **__: Any) -> Process:
-        assert b"signal.signal(signal.SIGINT, signal.SIG_IGN)\nimport" in words[3]
+    def spawnProcess(self, worker: Any, *_: Any, childFDs: Any, **__: Any) -> Process:
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) >= HELD
         if self.trouble is not None:
             raise self.trouble
         assert childFDs == {0: "w", 1: "r", 2: "r", 3: "r", 4: ANY, 5: ANY, 6: 77}
@@ -250,6 +264,9 @@ class FakeReactor(Clock):
         call(*arguments)
 
     def stop(self) -> None:
+        assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & HELD
+        if self.stopped:
+            raise ReactorNotRunning
         self.stopped = True
 
 
@@ -388,9 +405,12 @@ def test_worker_that_cannot_be_spawned_at_first_ends_the_start(team: Team) -> No
     team.port.stopListening.assert_called_once_with()
 
 
-@pytest.mark.parametrize("number", [0, 1])
-def test_worker_that_ends_before_it_is_ready_ends_the_start(team: Team, number: int) -> None:
+@pytest.mark.parametrize(("number", "is_stopping"), [(0, False), (1, False), (1, True)])
+def test_worker_that_ends_before_it_is_ready_ends_the_start(
+    team: Team, number: int, is_stopping: bool
+) -> None:
     team.service.startService()
+    team.reactor.stopped = is_stopping
     team.get_ready(1 - number)
     team.end(number, b"it has no file")
     team.reactor.advance(0)

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -43,6 +44,12 @@ _log = Logger()
 def log_failure(reason: str) -> None:
     """Say in one line of the log why the server cannot start."""
     _log.critical("{reason}", reason=printable(reason))
+
+
+def stop(reactor: Any) -> None:
+    """Stop the reactor, unless it is being stopped already."""
+    with suppress(ReactorNotRunning):
+        reactor.stop()
 
 
 def _leave() -> None:
@@ -343,8 +350,7 @@ class TorsocksService(Service):
             # Whatever stops a backend from starting is something that a person must fix.
             self._fail(failure.getErrorMessage())
             atexit.register(_leave)
-            # Not if it is being stopped already.
-            self._reactor.callLater(0, lambda: self._reactor.stop() if self.running else None)
+            self._reactor.callLater(0, lambda: stop(self._reactor) if self.running else None)
 
     async def reload(self) -> str:
         """Read files again: return what has been done, or raise the reason why nothing was."""

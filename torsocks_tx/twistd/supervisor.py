@@ -56,7 +56,6 @@ QUICK = 10.0
 START_TIMEOUT = 60.0
 """Seconds in which a worker must be ready."""
 
-
 BEAT, SILENCE = 10.0, 60.0
 """Seconds between signs of life of a worker, and without one until it is killed: it is stuck."""
 
@@ -108,11 +107,10 @@ class Worker(LineProtocol):
         self, orders: dict[str, Any], descriptors: dict[int, Any], registry: Registry
     ) -> None:
         """Start the process, lend it memory to count in, and say what is to be done."""
-        # Ctrl-C reaches every process of the terminal: we say when they stop.
-        first = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
-        module = "torsocks_tx.twistd.worker"
-        command = python_command(module, not_from=orders["directory"], first=first)
+        command = python_command("torsocks_tx.twistd.worker", not_from=orders["directory"])
         pipes = {0: "w", 1: "r", 2: "r", STATUS_DESCRIPTOR: "r"}
+        # Ctrl-C and service managers tell all processes: we say when they stop.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
         try:
             # Memory takes descriptors too, of which there may be none left.
             self.lent = registry.lend()
@@ -124,6 +122,7 @@ class Worker(LineProtocol):
             process.write(json.dumps(orders).encode() + b"\n")
             self._kill_after(START_TIMEOUT)
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             if self.lent is not None:
                 self.lent.close()
 

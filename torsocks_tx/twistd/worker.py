@@ -28,7 +28,7 @@ from torsocks_tx.server.listen import Listener
 from torsocks_tx.server.ports import adopt
 from torsocks_tx.status.registry import Registry, map_memory
 from torsocks_tx.twistd.check import Options
-from torsocks_tx.twistd.service import OwnProcess, TorsocksService
+from torsocks_tx.twistd.service import OwnProcess, TorsocksService, stop
 from torsocks_tx.twistd.supervisor import (
     BEAT,
     COUNTS_DESCRIPTOR,
@@ -47,7 +47,6 @@ class _StopOrder(Protocol):
         self._reactor = reactor
         self._serving = serving
         self._drain_limit = drain_limit
-        self._is_given = False
 
     def dataReceived(self, data: bytes) -> None:
         """Serve the clients that there are, and then stop."""
@@ -56,17 +55,13 @@ class _StopOrder(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Stop."""
-        if not self._is_given and self._reactor.running:
-            self._is_given = True
-            self._reactor.stop()
+        stop(self._reactor)
 
     def take_signals(self) -> None:
         """Handle signals from now on."""
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, self._terminated)
-
-    def _terminated(self, _number: int, _frame: Any) -> None:
-        self._reactor.callFromThread(self.connectionLost)
+        signal.signal(signal.SIGTERM, lambda *_: self._reactor.callFromThread(stop, self._reactor))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])  # SIGINT stays blocked
 
 
 def _line(event: LogEvent) -> str | None:

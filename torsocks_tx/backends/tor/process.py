@@ -82,18 +82,18 @@ def spawn(
         raise SpawnError(f"{name} cannot be started ({error.strerror})") from None
 
 
-def python_command(module: str, *, not_from: str = os.curdir, first: str = "") -> list[str]:
+def python_command(module: str, *, not_from: str = os.curdir) -> list[str]:
     """Return the command that runs a module as the main program, with this Python.
 
     It runs isolated, and imports from where we do, but for the working directory and ``not_from``:
-    a ``json.py`` there would be run. ``first``: a statement that is run before all imports.
+    a ``json.py`` there would be run.
     """
     paths = [path for path in sys.path if os.path.isabs(path)]
     for excluded in (os.curdir, not_from):
         paths = [path for path in paths if not _is_same(path, excluded)]
     if _PACKAGE_PARENT not in paths:
         paths.append(_PACKAGE_PARENT)
-    code = f"{first}\nimport runpy, sys; sys.path[:] = {paths!a}; runpy.run_module({module!r},"
+    code = f"import runpy, sys; sys.path[:] = {paths!a}; runpy.run_module({module!r},"
     return [sys.executable, "-I", "-c", f"{code} run_name='__main__', alter_sys=True)"]
 
 

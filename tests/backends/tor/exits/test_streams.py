@@ -49,7 +49,7 @@ from torsocks_tx.socks.constants import Command, Version
 from torsocks_tx.socks.messages import Address, Credentials, Request
 
 AA, BB = choice_of("aa"), choice_of("bb")
-PACKAGE = session.__file__.partition("backends")[0]
+PACKAGE = session.__file__.rpartition("backends")[0]
 CHOOSING = Isolation(Credentials(b"<torS0X>0", b"key"), exits=AA)
 
 
