@@ -109,8 +109,6 @@ class Worker(LineProtocol):
         """Start the process, lend it memory to count in, and say what is to be done."""
         command = python_command("torsocks_tx.twistd.worker", not_from=orders["directory"])
         pipes = {0: "w", 1: "r", 2: "r", STATUS_DESCRIPTOR: "r"}
-        # Ctrl-C and service managers tell all processes: we say when they stop.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
         try:
             # Memory takes descriptors too, of which there may be none left.
             self.lent = registry.lend()
@@ -122,7 +120,6 @@ class Worker(LineProtocol):
             process.write(json.dumps(orders).encode() + b"\n")
             self._kill_after(START_TIMEOUT)
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             if self.lent is not None:
                 self.lent.close()
 

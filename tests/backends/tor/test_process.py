@@ -17,6 +17,7 @@ from typing import NoReturn
 
 import pytest
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessDone
 from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import Clock, deferLater
@@ -274,11 +275,25 @@ async def test_a_daemon_whose_owner_died_before_guarding_it_never_starts(tmp_pat
 async def test_guarded_programs_have_a_session_of_their_own_and_no_input(
     watchdog: Watchdog,
 ) -> None:
-    report = "import os, sys; print(os.getsid(0) == os.getpid(), repr(sys.stdin.read()))"
+    report = """import os, signal, sys
+print(os.getsid(0) == os.getpid(), repr(sys.stdin.read()), signal.pthread_sigmask(0, ()),
+    signal.getsignal(signal.SIGINT) is signal.default_int_handler)"""
     program = Program()
-    spawn_guarded(reactor, watchdog, program, (sys.executable, "-I", "-S", "-c", report))
-    assert await program.line() == "True ''"
+    command = (sys.executable, "-I", "-S", "-c", report)
+    os.kill(spawn_guarded(reactor, watchdog, program, command), signal.SIGINT)
+    assert await program.line() == "True '' set() True"
     assert await program.end() == 0
+
+
+async def test_ctrl_c_while_a_watchdog_starts_does_not_end_it(log_lines: list[str]) -> None:
+    watchdog = Watchdog(reactor)
+    started = Deferred.fromCoroutine(watchdog.start())
+    assert watchdog.pid is not None
+    os.kill(watchdog.pid, signal.SIGINT)
+    os.kill(watchdog.pid, signal.SIGTERM)
+    await started
+    await watchdog.stop()
+    assert log_lines == []
 
 
 @pytest.mark.parametrize("delay", [0, 60], ids=["meanwhile", "at-the-end"])

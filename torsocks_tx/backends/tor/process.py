@@ -60,7 +60,7 @@ def spawn(
     *,
     descriptors: Mapping[int, int | str],
 ) -> Any:
-    """Start a program and return its transport, or raise ``SpawnError``.
+    """Start a program, SIGINT and SIGTERM blocked; return its transport, or raise ``SpawnError``.
 
     Args:
         reactor: what starts the process.
@@ -68,18 +68,21 @@ def spawn(
         command: the full path of the program, and its arguments.
         descriptors: as ``childFDs`` of ``spawnProcess``.
     """
-    program, *arguments = map(os.fsencode, command)
-    name = program.decode("utf-8", "backslashreplace")
-    if not os.access(program, os.X_OK):
+    words = list(map(os.fsencode, command))
+    name = words[0].decode("utf-8", "backslashreplace")
+    if not os.access(words[0], os.X_OK):
         raise SpawnError(f"{name} cannot be started (this user has no such program to execute)")
-    # All as bytes: Twisted encodes text strictly, and not every path is UTF-8.
-    words, variables = [program, *arguments], dict(os.environb)
+    # Ctrl-C and service managers tell all processes: these hear of it once they handle it.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
     try:
+        # All as bytes: Twisted encodes text strictly, and not every path is UTF-8.
         return reactor.spawnProcess(
-            protocol, program, words, env=variables, childFDs=dict(descriptors)
+            protocol, words[0], words, env=dict(os.environb), childFDs=dict(descriptors)
         )
     except OSError as error:
         raise SpawnError(f"{name} cannot be started ({error.strerror})") from None
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def python_command(module: str, *, not_from: str = os.curdir) -> list[str]:
@@ -286,8 +289,7 @@ def spawn_guarded(
 ) -> int:
     """Start a program (``arguments[0]`` is its full path) under guard and return its process id.
 
-    It gets no standard input and a session of its own. It stays guarded until released. Raises
-    ``SpawnError``.
+    It has no input and its own session, and is guarded until released. Raises ``SpawnError``.
     """
     read_end, write_end = _pipe()
     try:
@@ -311,6 +313,5 @@ def _spawn_python(
     reactor: Any, protocol: ProcessProtocol, arguments: Sequence[str], stdin: int
 ) -> int:
     command = [sys.executable, "-I", "-S", watchdog_process.__file__, *arguments]
-    transport = spawn(reactor, protocol, command, descriptors={0: stdin, 1: "r", 2: "r"})
-    pid: int = transport.pid
+    pid: int = spawn(reactor, protocol, command, descriptors={0: stdin, 1: "r", 2: "r"}).pid
     return pid

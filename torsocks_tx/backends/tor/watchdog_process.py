@@ -110,8 +110,10 @@ def become(command: list[str]) -> int:
     os.setsid()
     if not os.read(0, 1):
         return 0
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for handling in (signal.SIG_IGN, signal.SIG_DFL):  # drops a Ctrl-C from before our session
+        signal.signal(signal.SIGINT, handling)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT, signal.SIGTERM])
     try:
         os.execv(command[0], command)
     except OSError as error:
