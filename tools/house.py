@@ -21,7 +21,7 @@ BOUNDS = {
     "modules": 128,
     # __init__, interfaces, errors, limits; __main__ for python -m
     "modules on the top floor": 5,
-    "lines of tests": 40_990,
+    "lines of tests": 41_000,
     "import lines, of 1,000": 74,
     "small modules with one importer": 1,
     "methods of instances replaced": 0,

@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from tests.backends.ends import Receiver
+from tests.support.clients import IPV6
 from tests.support.ground import Ground, WatchedServer
 from tests.support.peers import GRANTED, PeerFactory, Watcher, named, refused
 from tests.support.relaying import ISOLATION, REQUEST
@@ -218,12 +219,10 @@ async def test_bytes_of_the_remote_reach_the_client(ground: Ground) -> None:
     assert await site.client.take(5) == b"hello"
 
 
+@pytest.mark.clients(IPV6)
 async def test_ipv6_address_is_connected_to(ground: Ground) -> None:
     world = FakeNames()
     site = Site(ground, world, True)
-    if not has_ipv6_loopback():
-        assert await site.ask("[::1]") in (refused(1), refused(3))
-        return
     port = await TCP6ServerEndpoint(reactor, 0, interface="::1").listen(site.origin)
     client = await ground.client(site.server)
     assert await client.negotiate(named("[::1]", port.getHost().port)) == GRANTED

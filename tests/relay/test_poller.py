@@ -195,9 +195,7 @@ def test_one_that_is_closed_while_another_process_has_its_socket_is_served_no_mo
         assert polled.turn() == []
 
 
-def test_thousands_that_are_ready_at_once_are_served_in_turns_the_first_first(
-    polled: Polled,
-) -> None:
+def test_many_that_are_ready_at_once_are_served_in_turns_the_first_first(polled: Polled) -> None:
     ends = [polled.end(cost=BUDGET / 20) for _ in range(80)]  # two descriptors each
     for end in ends:
         polled.poller.addReader(end)

@@ -33,6 +33,13 @@ def nothing_may_be_missing(environment: Mapping[str, str]) -> bool:
     return bool(environment.get("CI")) or environment.get("TORSOCKS_TX_NO_SKIP") == "1"
 
 
+def _has_account(user: int) -> bool:
+    try:
+        return bool(pwd.getpwuid(user))
+    except KeyError:
+        return False
+
+
 def find(name: str) -> str | None:
     """Return the path of a program, in ``PATH`` or beside our Python; None if it is not there.
 
@@ -43,7 +50,7 @@ def find(name: str) -> str | None:
     if name in NODE_LIBRARIES:
         library = NODE_LIBRARIES[name]
         return library if os.path.exists(library) and find("node") else None
-    if name in NEED_AN_ACCOUNT and os.geteuid() not in {each.pw_uid for each in pwd.getpwall()}:
+    if name in NEED_AN_ACCOUNT and not _has_account(os.geteuid()):
         return None
     beside = os.path.dirname(sys.executable)
     return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), beside]))
