@@ -116,9 +116,19 @@ async def test_an_address_that_an_exit_refuses_is_known_to_that_exit_only(
 
 async def test_a_killed_exit_comes_back_as_the_same_exit(country_network: PrivateNetwork) -> None:
     net, node = country_network, country_network.daemons["exit3"]
-    node.kill()
-    await node.when_exited()
-    await net.restart("exit3")
     async with by_each_exit(net, EXIT_NAME) as aliases:
-        await hang_up(await through(net, aliases["exit3"], net.web.port))
+        asker = await through(net, aliases["exit3"], net.web.port)
+        paths = [each.path for each in await net.client.stream_circuits()]
+        await hang_up(asker)
+        relay = net.daemons[next(path for path in paths if path[-1:] == ("exit3",))[1]]
+        relay.suspend()  # it hears late that the exit is gone
+        node.kill()
+        await node.when_exited()
+        await net.restart("exit3")
+        watch = await net.client.watch_streams()
+        asking = Deferred.fromCoroutine(through(net, aliases["exit3"], net.web.port))
+        await watch.wait_for("SENTCONNECT", f"{aliases['exit3']}:{net.web.port}")
+        relay.resume()
+        await hang_up(await asking)
+    await watch.close()
     assert net.web.exits[-1] == "exit3"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from twisted.internet.error import ConnectError
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import deferLater
 
-from torsocks_tx.backends.tor.control import Control
+from torsocks_tx.backends.tor.control import Control, ControlError
 from torsocks_tx.backends.tor.events import parse_event
 from torsocks_tx.backends.tor.waiting import Waiters
 from torsocks_tx.client.endpoint import SOCKSClientEndpoint
@@ -213,6 +214,14 @@ class Client:
             else:
                 protocol.transport.abortConnection()
                 return
+
+    async def leave(self, name: str) -> None:
+        """Close the circuits through a relay whose process has ended: another hop may be late."""
+        control = await self.node.control()
+        for line in (await control.get_info("circuit-status")).splitlines():
+            if name in _HOP.findall(line):
+                with suppress(ControlError):  # closed meanwhile
+                    await control.command(f"CLOSECIRCUIT {line.partition(' ')[0]}")
 
     async def stream_circuits(self) -> list[StreamEvent]:
         """Return the streams that exist now, with their circuits."""
