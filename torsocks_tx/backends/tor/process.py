@@ -60,7 +60,7 @@ def spawn(
     *,
     descriptors: Mapping[int, int | str],
 ) -> Any:
-    """Start a program, SIGINT and SIGTERM blocked; return its transport, or raise ``SpawnError``.
+    """Start a program, which unblocks SIGINT and SIGTERM; return its transport or raise SpawnError.
 
     Args:
         reactor: what starts the process.
@@ -72,7 +72,7 @@ def spawn(
     name = words[0].decode("utf-8", "backslashreplace")
     if not os.access(words[0], os.X_OK):
         raise SpawnError(f"{name} cannot be started (this user has no such program to execute)")
-    # Ctrl-C and service managers tell all processes: these hear of it once they handle it.
+    # Ctrl-C, or a service manager, signals all processes: one that starts hears of it when ready.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
     try:
         # All as bytes: Twisted encodes text strictly, and not every path is UTF-8.

@@ -215,8 +215,8 @@ class Client:
                 protocol.transport.abortConnection()
                 return
 
-    async def leave(self, name: str) -> None:
-        """Close the circuits through a relay whose process has ended: another hop may be late."""
+    async def close_circuits(self, name: str) -> None:
+        """Close the circuits through a relay that has ended; others in them may not know yet."""
         control = await self.node.control()
         for line in (await control.get_info("circuit-status")).splitlines():
             if name in _HOP.findall(line):

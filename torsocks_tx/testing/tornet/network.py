@@ -162,7 +162,7 @@ class PrivateNetwork:
         await node.stop()
         clients = [client for client in self.clients if client.node is node]
         running = [each for each in self.clients if each.node.state is DaemonState.RUNNING]
-        await all_of(client.leave(name) for client in running)
+        await all_of(client.close_circuits(name) for client in running)
         await all_of(map(self._bring_in_client, clients) if clients else [node.start()])
         if name in self.exits:
             await all_of(self._reach_exits(client, [name]) for client in running)
